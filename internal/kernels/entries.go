@@ -63,10 +63,30 @@ const (
 	fnFitSymmetric
 	fnTileQ80
 	fnTileQ40
+	fnTileQ41
+	fnTileQ50
+	fnTileQ51
+	fnTileQ2K
+	fnTileQ3K
+	fnTileQ4K
+	fnTileQ5K
+	fnTileQ6K
 	fnPackLines
 	fnPackHalves
+	fnPackBits
 	fnUntileQ80
 	fnUntileQ40
+	fnUntileQ41
+	fnUntileQ50
+	fnUntileQ51
+	fnUntileQ2K
+	fnUntileQ3K
+	fnUntileQ4K
+	fnUntileQ5K
+	fnUntileQ6K
 	fnTilePanel
+	fnTilePanelMin
+	fnTilePanel16
+	fnTilePanel16Min
 	fnCount
 )

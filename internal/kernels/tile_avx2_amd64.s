@@ -14,408 +14,3561 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// tile_q8_0
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03a68e0f; WORD $0x0000 // jle 0x3b4 <k_tile_q8_0+0x3b4>
+	LONG $0x02d18e0f; WORD $0x0000 // jle 0x2e4 <k_tile_q8_0+0x2e4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02ea8e0f; WORD $0x0000 // jle 0x30c <k_tile_q8_0+0x30c>
+	LONG $0x020b8e0f; WORD $0x0000 // jle 0x232 <k_tile_q8_0+0x232>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00079205797de2c4; BYTE $0x00 // vpbroadcastw 0x792(%rip), %ymm0 # 0x7c8 <k_tile_q4_0+0x408>
-	QUAD $0x0007850d587de2c4; BYTE $0x00 // vpbroadcastd 0x785(%rip), %ymm1 # 0x7c4 <k_tile_q4_0+0x404>
-	QUAD $0x00077815187de2c4; BYTE $0x00 // vbroadcastss 0x778(%rip), %ymm2 # 0x7c0 <k_tile_q4_0+0x400>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0049610d797de2c4; BYTE $0x00 // vpbroadcastw 0x4961(%rip), %ymm1 # 0x49a0 <k_tile_q6_k+0xd70>
+	QUAD $0x00495415587de2c4; BYTE $0x00 // vpbroadcastd 0x4954(%rip), %ymm2 # 0x499c <k_tile_q6_k+0xd6c>
+	QUAD $0x00493b1d187de2c4; BYTE $0x00 // vbroadcastss 0x493b(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x70 <k_tile_q8_0+0x70>
-	LONG $0x107ca1c4; WORD $0x1024 // vmovups (%rax,%r10), %ymm4
-	LONG $0x107ca1c4; WORD $0x105c; BYTE $0x20 // vmovups 0x20(%rax,%r10), %ymm3
-	WORD $0x1aeb // jmp 0x85 <k_tile_q8_0+0x85>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x117ca1c4; WORD $0x101c // vmovups %ymm3, (%rax,%r10)
-	LONG $0x117ca1c4; WORD $0x105c; BYTE $0x20 // vmovups %ymm3, 0x20(%rax,%r10)
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x0b75 // jne 0x7a <k_tile_q8_0+0x7a>
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x2f6ffec5 // vmovdqu (%rdi), %ymm5
-	LONG $0x776ffec5; BYTE $0x40 // vmovdqu 0x40(%rdi), %ymm6
-	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
-	LONG $0x587d62c4; BYTE $0x2b // vpbroadcastd (%rbx), %ymm13
-	LONG $0x0815e2c4; BYTE $0xed // vpsignb %ymm5, %ymm13, %ymm5
-	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
-	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
-	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d62c4; WORD $0x0463 // vpbroadcastd 0x4(%rbx), %ymm12
-	LONG $0x081de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm12, %ymm6
-	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x00000080b76ffec5 // vmovdqu 0x80(%rdi), %ymm6
-	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d62c4; WORD $0x0853 // vpbroadcastd 0x8(%rbx), %ymm10
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3a24 // vmovups (%r10,%r15), %ymm4
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	LONG $0x6f7ea1c4; WORD $0x3f2c // vmovdqu (%rdi,%r15), %ymm5
+	LONG $0x6f7ea1c4; WORD $0x3f74; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm6
+	QUAD $0x00803fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm7
+	QUAD $0x00c03f846f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm8
+	LONG $0x1c7d62c4; BYTE $0xcd // vpabsb %ymm5, %ymm9
+	LONG $0x587d62c4; BYTE $0x13 // vpbroadcastd (%rbx), %ymm10
+	LONG $0x082de2c4; BYTE $0xed // vpsignb %ymm5, %ymm10, %ymm5
+	LONG $0x0435e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm9, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
+	LONG $0x1c7d62c4; BYTE $0xce // vpabsb %ymm6, %ymm9
+	LONG $0x587d62c4; WORD $0x0453 // vpbroadcastd 0x4(%rbx), %ymm10
 	LONG $0x082de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm10, %ymm6
-	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	QUAD $0x000000c0bf6ffec5 // vmovdqu 0xc0(%rdi), %ymm7
-	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
-	LONG $0x587d62c4; WORD $0x0c5b // vpbroadcastd 0xc(%rbx), %ymm11
-	LONG $0x0825e2c4; BYTE $0xff // vpsignb %ymm7, %ymm11, %ymm7
-	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0x0435e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm9, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf7 // vpabsb %ymm7, %ymm6
+	LONG $0x587d62c4; WORD $0x084b // vpbroadcastd 0x8(%rbx), %ymm9
+	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
+	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0x1c7dc2c4; BYTE $0xf8 // vpabsb %ymm8, %ymm7
+	LONG $0x587d62c4; WORD $0x0c4b // vpbroadcastd 0xc(%rbx), %ymm9
+	LONG $0x083542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm9, %ymm8
+	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x00000100b76ffec5 // vmovdqu 0x100(%rdi), %ymm6
+	QUAD $0x01003fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdi,%r15), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
 	LONG $0x587d62c4; WORD $0x1043 // vpbroadcastd 0x10(%rbx), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	QUAD $0x00000140bf6ffec5 // vmovdqu 0x140(%rdi), %ymm7
-	LONG $0x1c7d62c4; BYTE $0xf7 // vpabsb %ymm7, %ymm14
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	QUAD $0x01403fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rdi,%r15), %ymm7
+	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
 	LONG $0x587d62c4; WORD $0x144b // vpbroadcastd 0x14(%rbx), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
-	LONG $0x040de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm14, %ymm7
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0xfffecdc5 // vpaddd %ymm7, %ymm6, %ymm7
-	QUAD $0x00000180b76f7ec5 // vmovdqu 0x180(%rdi), %ymm14
-	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
-	LONG $0x587de2c4; WORD $0x1873 // vpbroadcastd 0x18(%rbx), %ymm6
-	LONG $0x084d42c4; BYTE $0xf6 // vpsignb %ymm14, %ymm6, %ymm14
-	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
-	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
-	LONG $0xfffe8dc5 // vpaddd %ymm7, %ymm14, %ymm7
-	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x000001c0b76f7ec5 // vmovdqu 0x1c0(%rdi), %ymm14
-	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
-	LONG $0x587de2c4; WORD $0x1c7b // vpbroadcastd 0x1c(%rbx), %ymm7
-	LONG $0x084542c4; BYTE $0xf6 // vpsignb %ymm14, %ymm7, %ymm14
-	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
-	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
-	LONG $0xf1fe0dc5 // vpaddd %ymm1, %ymm14, %ymm14
-	LONG $0xf5fe0dc5 // vpaddd %ymm5, %ymm14, %ymm14
-	QUAD $0x000200bf137d62c4; BYTE $0x00 // vcvtph2ps 0x200(%rdi), %ymm15
-	LONG $0xea5984c5 // vmulps %ymm2, %ymm15, %ymm5
-	LONG $0xb805c2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm14) + ymm5
-	LONG $0x776f7ec5; BYTE $0x20 // vmovdqu 0x20(%rdi), %ymm14
-	LONG $0x081542c4; BYTE $0xee // vpsignb %ymm14, %ymm13, %ymm13
-	LONG $0x1c7d42c4; BYTE $0xf6 // vpabsb %ymm14, %ymm14
-	LONG $0x040d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm14, %ymm13
-	LONG $0x776f7ec5; BYTE $0x60 // vmovdqu 0x60(%rdi), %ymm14
-	LONG $0x081d42c4; BYTE $0xe6 // vpsignb %ymm14, %ymm12, %ymm12
-	LONG $0x1c7d42c4; BYTE $0xf6 // vpabsb %ymm14, %ymm14
-	LONG $0x040d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm14, %ymm12
-	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	LONG $0xfe1541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm13, %ymm12
-	QUAD $0x000000a0af6f7ec5 // vmovdqu 0xa0(%rdi), %ymm13
-	LONG $0x082d42c4; BYTE $0xd5 // vpsignb %ymm13, %ymm10, %ymm10
-	LONG $0x1c7d42c4; BYTE $0xed // vpabsb %ymm13, %ymm13
-	LONG $0x041542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm13, %ymm10
-	QUAD $0x000000e0af6f7ec5 // vmovdqu 0xe0(%rdi), %ymm13
-	LONG $0x082542c4; BYTE $0xdd // vpsignb %ymm13, %ymm11, %ymm11
-	LONG $0x1c7d42c4; BYTE $0xed // vpabsb %ymm13, %ymm13
-	LONG $0x041542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm13, %ymm11
-	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
-	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
-	LONG $0xfe1d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm12, %ymm10
-	QUAD $0x000001209f6f7ec5 // vmovdqu 0x120(%rdi), %ymm11
-	LONG $0x083d42c4; BYTE $0xc3 // vpsignb %ymm11, %ymm8, %ymm8
-	LONG $0x1c7d42c4; BYTE $0xdb // vpabsb %ymm11, %ymm11
-	LONG $0x042542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm11, %ymm8
-	QUAD $0x000001609f6f7ec5 // vmovdqu 0x160(%rdi), %ymm11
-	LONG $0x083542c4; BYTE $0xcb // vpsignb %ymm11, %ymm9, %ymm9
-	LONG $0x1c7d42c4; BYTE $0xdb // vpabsb %ymm11, %ymm11
-	LONG $0x042542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm11, %ymm9
-	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
-	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
-	LONG $0xfe3d41c4; BYTE $0xc1 // vpaddd %ymm9, %ymm8, %ymm8
-	QUAD $0x000001a08f6f7ec5 // vmovdqu 0x1a0(%rdi), %ymm9
-	LONG $0x084dc2c4; BYTE $0xf1 // vpsignb %ymm9, %ymm6, %ymm6
-	LONG $0x1c7d42c4; BYTE $0xc9 // vpabsb %ymm9, %ymm9
-	LONG $0x0435e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm9, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	LONG $0xf6feadc5 // vpaddd %ymm6, %ymm10, %ymm6
-	QUAD $0x000001e0876f7ec5 // vmovdqu 0x1e0(%rdi), %ymm8
-	LONG $0x0845c2c4; BYTE $0xf8 // vpsignb %ymm8, %ymm7, %ymm7
-	LONG $0x1c7d42c4; BYTE $0xc0 // vpabsb %ymm8, %ymm8
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0xf9fec5c5 // vpaddd %ymm1, %ymm7, %ymm7
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
-	QUAD $0x000210bf137de2c4; BYTE $0x00 // vcvtph2ps 0x210(%rdi), %ymm7
-	LONG $0xc25944c5 // vmulps %ymm2, %ymm7, %ymm8
-	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	LONG $0x187de2c4; WORD $0x2073 // vbroadcastss 0x20(%rbx), %ymm6
-	LONG $0xb84de2c4; BYTE $0xe5 // vfmadd231ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm5) + ymm4
-	LONG $0xb84dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm8) + ymm3
+	QUAD $0x01803fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rdi,%r15), %ymm7
+	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
+	LONG $0x587d62c4; WORD $0x184b // vpbroadcastd 0x18(%rbx), %ymm9
+	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
+	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	QUAD $0x01c03fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rdi,%r15), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
+	LONG $0x587d62c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm8
+	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0xf2fecdc5 // vpaddd %ymm2, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	QUAD $0x020037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x200(%rdi,%r14), %ymm6
+	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
+	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
+	LONG $0x187de2c4; WORD $0x206b // vbroadcastss 0x20(%rbx), %ymm5
+	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
+	LONG $0x117c81c4; WORD $0x3a2c // vmovups %ymm5, (%r10,%r15)
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfe86850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x20c78148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rdi # imm = 0x220
 	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	LONG $0xfda2850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
-	LONG $0x117ca1c4; WORD $0x1024 // vmovups %ymm4, (%rax,%r10)
-	LONG $0x117ca1c4; WORD $0x105c; BYTE $0x20 // vmovups %ymm3, 0x20(%rax,%r10)
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfe5f850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfd49850f; WORD $0xffff // jne 0x50 <k_tile_q8_0+0x50>
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x3b4 <k_tile_q8_0+0x3b4>
+	LONG $0xfe33850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x2e4 <k_tile_q8_0+0x2e4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x009f850f; WORD $0x0000 // jne 0x3b4 <k_tile_q8_0+0x3b4>
+	LONG $0x00a9850f; WORD $0x0000 // jne 0x2e4 <k_tile_q8_0+0x2e4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x324 <k_tile_q8_0+0x324>
+	WORD $0x0473 // jae 0x24a <k_tile_q8_0+0x24a>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5ceb // jmp 0x380 <k_tile_q8_0+0x380>
+	WORD $0x66eb // jmp 0x2b0 <k_tile_q8_0+0x2b0>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
-	QUAD $0xffffff20877ffec5 // vmovdqu %ymm0, -0xe0(%rdi)
-	QUAD $0xffffff40877ffec5 // vmovdqu %ymm0, -0xc0(%rdi)
-	QUAD $0xffffff60877ffec5 // vmovdqu %ymm0, -0xa0(%rdi)
-	LONG $0x477ffec5; BYTE $0x80 // vmovdqu %ymm0, -0x80(%rdi)
-	LONG $0x477ffec5; BYTE $0xa0 // vmovdqu %ymm0, -0x60(%rdi)
-	LONG $0x477ffec5; BYTE $0xc0 // vmovdqu %ymm0, -0x40(%rdi)
-	LONG $0x477ffec5; BYTE $0xe0 // vmovdqu %ymm0, -0x20(%rdi)
-	LONG $0x077ffec5 // vmovdqu %ymm0, (%rdi)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x340 <k_tile_q8_0+0x340>
+	WORD $0xc075 // jne 0x270 <k_tile_q8_0+0x270>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x3b4 <k_tile_q8_0+0x3b4>
+	WORD $0x2f74 // je 0x2e4 <k_tile_q8_0+0x2e4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x447ffec5; WORD $0xe008 // vmovdqu %ymm0, -0x20(%rax,%rcx)
-	LONG $0x047ffec5; BYTE $0x08 // vmovdqu %ymm0, (%rax,%rcx)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x3a0 <k_tile_q8_0+0x3a0>
+	WORD $0xec75 // jne 0x2d0 <k_tile_q8_0+0x2d0>
 	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x9066 // nop
 
 	// tile_q4_0
 	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x038c8e0f; WORD $0x0000 // jle 0x764 <k_tile_q4_0+0x3a4>
+	LONG $0x02bd8e0f; WORD $0x0000 // jle 0x5c4 <k_tile_q4_0+0x2d4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02ce8e0f; WORD $0x0000 // jle 0x6ba <k_tile_q4_0+0x2fa>
+	LONG $0x01f78e0f; WORD $0x0000 // jle 0x512 <k_tile_q4_0+0x222>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0x24c08349 // addq $0x24, %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0003c63d787de2c4; BYTE $0x00 // vpbroadcastb 0x3c6(%rip), %ymm7 # 0x7ca <k_tile_q4_0+0x40a>
-	QUAD $0x0003bf0d797de2c4; BYTE $0x00 // vpbroadcastw 0x3bf(%rip), %ymm1 # 0x7cc <k_tile_q4_0+0x40c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00466f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x466f(%rip), %ymm1 # 0x49a2 <k_tile_q6_k+0xd72>
+	QUAD $0x00466815797de2c4; BYTE $0x00 // vpbroadcastw 0x4668(%rip), %ymm2 # 0x49a4 <k_tile_q6_k+0xd74>
+	QUAD $0x0046471d187de2c4; BYTE $0x00 // vbroadcastss 0x4647(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x430 <k_tile_q4_0+0x70>
-	LONG $0x107ca1c4; WORD $0x1024 // vmovups (%rax,%r10), %ymm4
-	LONG $0x107ca1c4; WORD $0x105c; BYTE $0x20 // vmovups 0x20(%rax,%r10), %ymm3
-	WORD $0x1aeb // jmp 0x445 <k_tile_q4_0+0x85>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x117ca1c4; WORD $0x101c // vmovups %ymm3, (%rax,%r10)
-	LONG $0x117ca1c4; WORD $0x105c; BYTE $0x20 // vmovups %ymm3, 0x20(%rax,%r10)
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x5c11fcc5; WORD $0x6024 // vmovups %ymm3, 0x60(%rsp)
-	WORD $0x8b45; BYTE $0x33 // movl (%r11), %r14d
-	LONG $0x00ae8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r14), %ebp
-	LONG $0x7fc68141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r14d # imm = 0xB4C0007F
-	WORD $0xed85 // testl %ebp, %ebp
-	LONG $0xf5490f44 // cmovnsl %ebp, %r14d
-	LONG $0x07fec141 // sarl $0x7, %r14d
-	QUAD $0x4b400000f52c8d42 // leal 0x4b400000(,%r14,8), %ebp
-	LONG $0xed6ef9c5 // vmovd %ebp, %xmm5
-	LONG $0x587de2c4; BYTE $0xc5 // vpbroadcastd %xmm5, %ymm0
-	LONG $0x447ffec5; WORD $0x2024 // vmovdqu %ymm0, 0x20(%rsp)
-	LONG $0x1f6f7ec5 // vmovdqu (%rdi), %ymm11
-	LONG $0x5710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm2
-	LONG $0x5411fcc5; WORD $0x4024 // vmovups %ymm2, 0x40(%rsp)
-	LONG $0x676f7ec5; BYTE $0x40 // vmovdqu 0x40(%rdi), %ymm12
-	LONG $0xc7db25c5 // vpand %ymm7, %ymm11, %ymm8
-	LONG $0x587dc2c4; WORD $0xdc73 // vpbroadcastd -0x24(%r11), %ymm6
-	LONG $0x043d62c4; BYTE $0xc6 // vpmaddubsw %ymm6, %ymm8, %ymm8
-	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
-	LONG $0xd0fe3dc5 // vpaddd %ymm0, %ymm8, %ymm10
-	LONG $0x587d42c4; WORD $0xe043 // vpbroadcastd -0x20(%r11), %ymm8
-	LONG $0xcfdb1dc5 // vpand %ymm7, %ymm12, %ymm9
-	LONG $0x043542c4; BYTE $0xc8 // vpmaddubsw %ymm8, %ymm9, %ymm9
-	LONG $0xe9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm13
-	QUAD $0x00000080b76f7ec5 // vmovdqu 0x80(%rdi), %ymm14
-	LONG $0xffdb0dc5 // vpand %ymm7, %ymm14, %ymm15
-	LONG $0x587dc2c4; WORD $0xe46b // vpbroadcastd -0x1c(%r11), %ymm5
-	LONG $0x040562c4; BYTE $0xfd // vpmaddubsw %ymm5, %ymm15, %ymm15
-	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
-	LONG $0xfe0541c4; BYTE $0xed // vpaddd %ymm13, %ymm15, %ymm13
-	LONG $0xfe1541c4; BYTE $0xea // vpaddd %ymm10, %ymm13, %ymm13
-	QUAD $0x000000c0bf6f7ec5 // vmovdqu 0xc0(%rdi), %ymm15
-	LONG $0xd7db85c5 // vpand %ymm7, %ymm15, %ymm2
-	LONG $0x587dc2c4; WORD $0xe843 // vpbroadcastd -0x18(%r11), %ymm0
-	LONG $0x047ffec5; BYTE $0x24 // vmovdqu %ymm0, (%rsp)
-	LONG $0x046de2c4; BYTE $0xd0 // vpmaddubsw %ymm0, %ymm2, %ymm2
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
-	LONG $0x7165c1c4; WORD $0x04d3 // vpsrlw $0x4, %ymm11, %ymm3
-	LONG $0x587d42c4; WORD $0xec5b // vpbroadcastd -0x14(%r11), %ymm11
-	LONG $0xdfdbe5c5 // vpand %ymm7, %ymm3, %ymm3
-	LONG $0x0465c2c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm3, %ymm3
-	LONG $0xd9f5e5c5 // vpmaddwd %ymm1, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
-	LONG $0x7165c1c4; WORD $0x04d4 // vpsrlw $0x4, %ymm12, %ymm3
-	LONG $0x587d42c4; WORD $0xf06b // vpbroadcastd -0x10(%r11), %ymm13
-	LONG $0xdfdbe5c5 // vpand %ymm7, %ymm3, %ymm3
-	LONG $0x0465c2c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm3, %ymm3
-	LONG $0xd9f5e5c5 // vpmaddwd %ymm1, %ymm3, %ymm3
-	LONG $0x711dc1c4; WORD $0x04d6 // vpsrlw $0x4, %ymm14, %ymm12
-	LONG $0xe7db1dc5 // vpand %ymm7, %ymm12, %ymm12
-	LONG $0x587d42c4; WORD $0xf473 // vpbroadcastd -0xc(%r11), %ymm14
-	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
-	LONG $0xe1f51dc5 // vpmaddwd %ymm1, %ymm12, %ymm12
-	LONG $0xdbfe9dc5 // vpaddd %ymm3, %ymm12, %ymm3
-	LONG $0x711dc1c4; WORD $0x04d7 // vpsrlw $0x4, %ymm15, %ymm12
-	LONG $0xe7db1dc5 // vpand %ymm7, %ymm12, %ymm12
-	LONG $0x587d42c4; WORD $0xf87b // vpbroadcastd -0x8(%r11), %ymm15
-	LONG $0x041d42c4; BYTE $0xe7 // vpmaddubsw %ymm15, %ymm12, %ymm12
-	LONG $0xe1f51dc5 // vpmaddwd %ymm1, %ymm12, %ymm12
-	LONG $0xdbfe9dc5 // vpaddd %ymm3, %ymm12, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	QUAD $0x0001009f137de2c4; BYTE $0x00 // vcvtph2ps 0x100(%rdi), %ymm3
-	QUAD $0x00022b25187d62c4; BYTE $0x00 // vbroadcastss 0x22b(%rip), %ymm12 # 0x7c0 <k_tile_q4_0+0x400>
-	LONG $0xd4287cc5 // vmovaps %ymm4, %ymm10
-	LONG $0xcb591cc5 // vmulps %ymm3, %ymm12, %ymm9
-	LONG $0xb86562c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm2) + ymm9
-	LONG $0x676ffec5; BYTE $0x60 // vmovdqu 0x60(%rdi), %ymm4
-	LONG $0x446ffec5; WORD $0x4024 // vmovdqu 0x40(%rsp), %ymm0
-	LONG $0xdfdbfdc5 // vpand %ymm7, %ymm0, %ymm3
-	LONG $0x0465e2c4; BYTE $0xde // vpmaddubsw %ymm6, %ymm3, %ymm3
-	LONG $0xd9f5e5c5 // vpmaddwd %ymm1, %ymm3, %ymm3
-	LONG $0x54fee5c5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm3, %ymm2
-	LONG $0xf7dbddc5 // vpand %ymm7, %ymm4, %ymm6
-	LONG $0x044dc2c4; BYTE $0xf0 // vpmaddubsw %ymm8, %ymm6, %ymm6
-	QUAD $0x000000a09f6ffec5 // vmovdqu 0xa0(%rdi), %ymm3
-	LONG $0xc7db65c5 // vpand %ymm7, %ymm3, %ymm8
-	LONG $0x043d62c4; BYTE $0xc5 // vpmaddubsw %ymm5, %ymm8, %ymm8
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
+	WORD $0x0b75 // jne 0x36a <k_tile_q4_0+0x7a>
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3a24 // vmovups (%r10,%r15), %ymm4
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	LONG $0x24638b44 // movl 0x24(%rbx), %r12d
+	QUAD $0xb4c0000024ac8d45 // leal -0x4b400000(%r12), %r13d
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xed // testl %r13d, %r13d
+	LONG $0xe5490f45 // cmovnsl %r13d, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000e5248d46 // leal 0x4b400000(,%r12,8), %r12d
+	LONG $0x6e79c1c4; BYTE $0xec // vmovd %r12d, %xmm5
+	LONG $0x587de2c4; BYTE $0xfd // vpbroadcastd %xmm5, %ymm7
+	LONG $0x6f7e21c4; WORD $0x3f04 // vmovdqu (%rdi,%r15), %ymm8
+	LONG $0x6f7e21c4; WORD $0x3f4c; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm9
+	QUAD $0x00803fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm6
+	QUAD $0x00c03fac6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm5
+	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
+	LONG $0x587d62c4; BYTE $0x1b // vpbroadcastd (%rbx), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
+	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
+	LONG $0xd1db35c5 // vpand %ymm1, %ymm9, %ymm10
+	LONG $0x587d62c4; WORD $0x045b // vpbroadcastd 0x4(%rbx), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
+	LONG $0xd9db4dc5 // vpand %ymm1, %ymm6, %ymm11
+	LONG $0x587d62c4; WORD $0x0863 // vpbroadcastd 0x8(%rbx), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdaf525c5 // vpmaddwd %ymm2, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
+	LONG $0xd1db55c5 // vpand %ymm1, %ymm5, %ymm10
+	LONG $0x587d62c4; WORD $0x0c5b // vpbroadcastd 0xc(%rbx), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x587d62c4; WORD $0x105b // vpbroadcastd 0x10(%rbx), %ymm11
+	LONG $0x043d42c4; BYTE $0xc3 // vpmaddubsw %ymm11, %ymm8, %ymm8
+	LONG $0xc2f53dc5 // vpmaddwd %ymm2, %ymm8, %ymm8
+	LONG $0xfe3d41c4; BYTE $0xc2 // vpaddd %ymm10, %ymm8, %ymm8
+	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
+	LONG $0x723dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x587d62c4; WORD $0x144b // vpbroadcastd 0x14(%rbx), %ymm9
+	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
+	LONG $0xc2f53dc5 // vpmaddwd %ymm2, %ymm8, %ymm8
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
+	LONG $0x587d62c4; WORD $0x184b // vpbroadcastd 0x18(%rbx), %ymm9
+	LONG $0x044dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm6, %ymm6
+	LONG $0xf2f5cdc5 // vpmaddwd %ymm2, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
-	QUAD $0x000000e0b76ffec5 // vmovdqu 0xe0(%rdi), %ymm6
-	LONG $0xc7db4dc5 // vpand %ymm7, %ymm6, %ymm8
-	LONG $0x043d62c4; WORD $0x2404 // vpmaddubsw (%rsp), %ymm8, %ymm8
-	LONG $0xd071d5c5; BYTE $0x04 // vpsrlw $0x4, %ymm0, %ymm5
-	LONG $0xefdbd5c5 // vpand %ymm7, %ymm5, %ymm5
-	LONG $0x0455c2c4; BYTE $0xeb // vpmaddubsw %ymm11, %ymm5, %ymm5
-	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
-	LONG $0xedfebdc5 // vpaddd %ymm5, %ymm8, %ymm5
-	LONG $0xc2fed5c5 // vpaddd %ymm2, %ymm5, %ymm0
-	LONG $0xd471edc5; BYTE $0x04 // vpsrlw $0x4, %ymm4, %ymm2
-	LONG $0xd7dbedc5 // vpand %ymm7, %ymm2, %ymm2
-	LONG $0x046dc2c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm2, %ymm2
-	LONG $0xd371d5c5; BYTE $0x04 // vpsrlw $0x4, %ymm3, %ymm5
-	LONG $0xefdbd5c5 // vpand %ymm7, %ymm5, %ymm5
-	LONG $0x0455c2c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm5, %ymm5
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
-	LONG $0xd2fed5c5 // vpaddd %ymm2, %ymm5, %ymm2
-	LONG $0xd671d5c5; BYTE $0x04 // vpsrlw $0x4, %ymm6, %ymm5
-	LONG $0xefdbd5c5 // vpand %ymm7, %ymm5, %ymm5
-	LONG $0x0455c2c4; BYTE $0xef // vpmaddubsw %ymm15, %ymm5, %ymm5
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
-	LONG $0xd2fed5c5 // vpaddd %ymm2, %ymm5, %ymm2
-	LONG $0xd0feedc5 // vpaddd %ymm0, %ymm2, %ymm2
-	QUAD $0x0001109f137de2c4; BYTE $0x00 // vcvtph2ps 0x110(%rdi), %ymm3
-	LONG $0xeb599cc5 // vmulps %ymm3, %ymm12, %ymm5
-	LONG $0xb865e2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm2) + ymm5
-	LONG $0x5c10fcc5; WORD $0x6024 // vmovups 0x60(%rsp), %ymm3
-	LONG $0x187dc2c4; WORD $0xfc53 // vbroadcastss -0x4(%r11), %ymm2
-	LONG $0xb86d42c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm2, %ymm10 # ymm10 = (ymm2 * ymm9) + ymm10
-	LONG $0xd4297cc5 // vmovaps %ymm10, %ymm4
-	LONG $0xb86de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm5) + ymm3
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
+	LONG $0x587d62c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm8
+	LONG $0x0455c2c4; BYTE $0xe8 // vpmaddubsw %ymm8, %ymm5, %ymm5
+	LONG $0xeaf5d5c5 // vpmaddwd %ymm2, %ymm5, %ymm5
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
+	QUAD $0x010037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdi,%r14), %ymm6
+	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
+	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
+	LONG $0x187de2c4; WORD $0x206b // vbroadcastss 0x20(%rbx), %ymm5
+	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
+	LONG $0x117c81c4; WORD $0x3a2c // vmovups %ymm5, (%r10,%r15)
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfe96850f; WORD $0xffff // jne 0x380 <k_tile_q4_0+0x90>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x20c78148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdi # imm = 0x120
-	LONG $0x40c38349 // addq $0x40, %r11
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0xfdb4850f; WORD $0xffff // jne 0x450 <k_tile_q4_0+0x90>
-	LONG $0x117ca1c4; WORD $0x1024 // vmovups %ymm4, (%rax,%r10)
-	LONG $0x117ca1c4; WORD $0x105c; BYTE $0x20 // vmovups %ymm3, 0x20(%rax,%r10)
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfe6f850f; WORD $0xffff // jne 0x370 <k_tile_q4_0+0x80>
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfd5b850f; WORD $0xffff // jne 0x410 <k_tile_q4_0+0x50>
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x764 <k_tile_q4_0+0x3a4>
+	LONG $0xfe43850f; WORD $0xffff // jne 0x350 <k_tile_q4_0+0x60>
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x5c4 <k_tile_q4_0+0x2d4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a1850f; WORD $0x0000 // jne 0x764 <k_tile_q4_0+0x3a4>
+	LONG $0x00a9850f; WORD $0x0000 // jne 0x5c4 <k_tile_q4_0+0x2d4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x6d2 <k_tile_q4_0+0x312>
+	WORD $0x0473 // jae 0x52a <k_tile_q4_0+0x23a>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5eeb // jmp 0x730 <k_tile_q4_0+0x370>
+	WORD $0x66eb // jmp 0x590 <k_tile_q4_0+0x2a0>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0xffffff20877ffec5 // vmovdqu %ymm0, -0xe0(%rdi)
-	QUAD $0xffffff40877ffec5 // vmovdqu %ymm0, -0xc0(%rdi)
-	QUAD $0xffffff60877ffec5 // vmovdqu %ymm0, -0xa0(%rdi)
-	LONG $0x477ffec5; BYTE $0x80 // vmovdqu %ymm0, -0x80(%rdi)
-	LONG $0x477ffec5; BYTE $0xa0 // vmovdqu %ymm0, -0x60(%rdi)
-	LONG $0x477ffec5; BYTE $0xc0 // vmovdqu %ymm0, -0x40(%rdi)
-	LONG $0x477ffec5; BYTE $0xe0 // vmovdqu %ymm0, -0x20(%rdi)
-	LONG $0x077ffec5 // vmovdqu %ymm0, (%rdi)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x6f0 <k_tile_q4_0+0x330>
+	WORD $0xc075 // jne 0x550 <k_tile_q4_0+0x260>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x764 <k_tile_q4_0+0x3a4>
+	WORD $0x2f74 // je 0x5c4 <k_tile_q4_0+0x2d4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x447ffec5; WORD $0xe008 // vmovdqu %ymm0, -0x20(%rax,%rcx)
-	LONG $0x047ffec5; BYTE $0x08 // vmovdqu %ymm0, (%rax,%rcx)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x750 <k_tile_q4_0+0x390>
-	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
+	WORD $0xec75 // jne 0x5b0 <k_tile_q4_0+0x2c0>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q4_1
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02a18e0f; WORD $0x0000 // jle 0x894 <k_tile_q4_1+0x2b4>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x01e38e0f; WORD $0x0000 // jle 0x7ea <k_tile_q4_1+0x20a>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0043870d787de2c4; BYTE $0x00 // vpbroadcastb 0x4387(%rip), %ymm1 # 0x49a6 <k_tile_q6_k+0xd76>
+	QUAD $0x00438015797de2c4; BYTE $0x00 // vpbroadcastw 0x4380(%rip), %ymm2 # 0x49a8 <k_tile_q6_k+0xd78>
+	QUAD $0x00436b1d587de2c4; BYTE $0x00 // vpbroadcastd 0x436b(%rip), %ymm3 # 0x499c <k_tile_q6_k+0xd6c>
+	QUAD $0x00435225187de2c4; BYTE $0x00 // vbroadcastss 0x4352(%rip), %ymm4 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x65a <k_tile_q4_1+0x7a>
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3a2c // vmovups (%r10,%r15), %ymm5
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	LONG $0x6f7e21c4; WORD $0x3f04 // vmovdqu (%rdi,%r15), %ymm8
+	LONG $0x6f7e21c4; WORD $0x3f4c; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm9
+	QUAD $0x00803fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm7
+	QUAD $0x00c03fb46f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm6
+	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
+	LONG $0x587d62c4; BYTE $0x1b // vpbroadcastd (%rbx), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
+	LONG $0xd9db35c5 // vpand %ymm1, %ymm9, %ymm11
+	LONG $0x587d62c4; WORD $0x0463 // vpbroadcastd 0x4(%rbx), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdaf525c5 // vpmaddwd %ymm2, %ymm11, %ymm11
+	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
+	LONG $0xd9db45c5 // vpand %ymm1, %ymm7, %ymm11
+	LONG $0x587d62c4; WORD $0x0863 // vpbroadcastd 0x8(%rbx), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdaf525c5 // vpmaddwd %ymm2, %ymm11, %ymm11
+	LONG $0xe1db4dc5 // vpand %ymm1, %ymm6, %ymm12
+	LONG $0x587d62c4; WORD $0x0c6b // vpbroadcastd 0xc(%rbx), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe2f51dc5 // vpmaddwd %ymm2, %ymm12, %ymm12
+	LONG $0xfe2541c4; BYTE $0xdc // vpaddd %ymm12, %ymm11, %ymm11
+	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x587d62c4; WORD $0x105b // vpbroadcastd 0x10(%rbx), %ymm11
+	LONG $0x043d42c4; BYTE $0xc3 // vpmaddubsw %ymm11, %ymm8, %ymm8
+	LONG $0xc2f53dc5 // vpmaddwd %ymm2, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x587d62c4; WORD $0x145b // vpbroadcastd 0x14(%rbx), %ymm11
+	LONG $0x043542c4; BYTE $0xcb // vpmaddubsw %ymm11, %ymm9, %ymm9
+	LONG $0xcaf535c5 // vpmaddwd %ymm2, %ymm9, %ymm9
+	LONG $0xfe3d41c4; BYTE $0xc1 // vpaddd %ymm9, %ymm8, %ymm8
+	LONG $0xfe2d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm10, %ymm8
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0x587d62c4; WORD $0x184b // vpbroadcastd 0x18(%rbx), %ymm9
+	LONG $0x0445c2c4; BYTE $0xf9 // vpmaddubsw %ymm9, %ymm7, %ymm7
+	LONG $0xfaf5c5c5 // vpmaddwd %ymm2, %ymm7, %ymm7
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
+	LONG $0x587d62c4; WORD $0x1c4b // vpbroadcastd 0x1c(%rbx), %ymm9
+	LONG $0x044dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm6, %ymm6
+	LONG $0xf2f5cdc5 // vpmaddwd %ymm2, %ymm6, %ymm6
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0xf3fecdc5 // vpaddd %ymm3, %ymm6, %ymm6
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	QUAD $0x010037bc137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdi,%r14), %ymm7
+	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
+	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
+	LONG $0x187de2c4; WORD $0x2073 // vbroadcastss 0x20(%rbx), %ymm6
+	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
+	QUAD $0x012037ac137da2c4; WORD $0x0000 // vcvtph2ps 0x120(%rdi,%r14), %ymm5
+	LONG $0x187de2c4; WORD $0x307b // vbroadcastss 0x30(%rbx), %ymm7
+	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
+	LONG $0x117c81c4; WORD $0x3a3c // vmovups %ymm7, (%r10,%r15)
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfeae850f; WORD $0xffff // jne 0x670 <k_tile_q4_1+0x90>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x40c78148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rdi # imm = 0x140
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfe87850f; WORD $0xffff // jne 0x660 <k_tile_q4_1+0x80>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xfe5b850f; WORD $0xffff // jne 0x640 <k_tile_q4_1+0x60>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x894 <k_tile_q4_1+0x2b4>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00a1850f; WORD $0x0000 // jne 0x894 <k_tile_q4_1+0x2b4>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x802 <k_tile_q4_1+0x222>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x5eeb // jmp 0x860 <k_tile_q4_1+0x280>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0x820 <k_tile_q4_1+0x240>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0x894 <k_tile_q4_1+0x2b4>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0x880 <k_tile_q4_1+0x2a0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
+
+	// tile_q5_0
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x032d8e0f; WORD $0x0000 // jle 0xbe4 <k_tile_q5_0+0x344>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02728e0f; WORD $0x0000 // jle 0xb3d <k_tile_q5_0+0x29d>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0040c70d787de2c4; BYTE $0x00 // vpbroadcastb 0x40c7(%rip), %ymm1 # 0x49aa <k_tile_q6_k+0xd7a>
+	QUAD $0x0040bf15787de2c4; BYTE $0x00 // vpbroadcastb 0x40bf(%rip), %ymm2 # 0x49ab <k_tile_q6_k+0xd7b>
+	QUAD $0x0040b71d797de2c4; BYTE $0x00 // vpbroadcastw 0x40b7(%rip), %ymm3 # 0x49ac <k_tile_q6_k+0xd7c>
+	QUAD $0x00408e25187de2c4; BYTE $0x00 // vbroadcastss 0x408e(%rip), %ymm4 # 0x498c <k_tile_q6_k+0xd5c>
+	WORD $0x9066 // nop
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x91a <k_tile_q5_0+0x7a>
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3a2c // vmovups (%r10,%r15), %ymm5
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	LONG $0x24638b44 // movl 0x24(%rbx), %r12d
+	QUAD $0xb4c0000024ac8d45 // leal -0x4b400000(%r12), %r13d
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xed // testl %r13d, %r13d
+	LONG $0xe5490f45 // cmovnsl %r13d, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xf4 // vmovd %r12d, %xmm6
+	LONG $0x587d62c4; BYTE $0xde // vpbroadcastd %xmm6, %ymm11
+	QUAD $0x01003fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdi,%r15), %ymm6
+	LONG $0x6f7e21c4; WORD $0x3f14 // vmovdqu (%rdi,%r15), %ymm10
+	LONG $0x6f7e21c4; WORD $0x3f4c; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm9
+	QUAD $0x00803f846f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm8
+	QUAD $0x00c03fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm7
+	LONG $0xe1db2dc5 // vpand %ymm1, %ymm10, %ymm12
+	LONG $0xf67295c5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x587d62c4; BYTE $0x2b // vpbroadcastd (%rbx), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	LONG $0xe1db35c5 // vpand %ymm1, %ymm9, %ymm12
+	LONG $0xf67295c5; BYTE $0x03 // vpslld $0x3, %ymm6, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x587d62c4; WORD $0x046b // vpbroadcastd 0x4(%rbx), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xe9db3dc5 // vpand %ymm1, %ymm8, %ymm13
+	LONG $0xf6728dc5; BYTE $0x02 // vpslld $0x2, %ymm6, %ymm14
+	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
+	LONG $0x587d62c4; WORD $0x0873 // vpbroadcastd 0x8(%rbx), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
+	LONG $0xfe1541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm13, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	LONG $0xe1db45c5 // vpand %ymm1, %ymm7, %ymm12
+	LONG $0xeefe4dc5 // vpaddd %ymm6, %ymm6, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x587d62c4; WORD $0x0c6b // vpbroadcastd 0xc(%rbx), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0xeadb4dc5 // vpand %ymm2, %ymm6, %ymm13
+	LONG $0xeb1541c4; BYTE $0xd2 // vpor %ymm10, %ymm13, %ymm10
+	LONG $0x587d62c4; WORD $0x106b // vpbroadcastd 0x10(%rbx), %ymm13
+	LONG $0x042d42c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd4 // vpaddd %ymm12, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0xd6729dc5; BYTE $0x01 // vpsrld $0x1, %ymm6, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	LONG $0xeb1d41c4; BYTE $0xc9 // vpor %ymm9, %ymm12, %ymm9
+	LONG $0x587d62c4; WORD $0x1463 // vpbroadcastd 0x14(%rbx), %ymm12
+	LONG $0x043542c4; BYTE $0xcc // vpmaddubsw %ymm12, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xca // vpaddd %ymm10, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xd672adc5; BYTE $0x02 // vpsrld $0x2, %ymm6, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc0 // vpor %ymm8, %ymm10, %ymm8
+	LONG $0x587d62c4; WORD $0x1853 // vpbroadcastd 0x18(%rbx), %ymm10
+	LONG $0x043d42c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm8, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xd672cdc5; BYTE $0x03 // vpsrld $0x3, %ymm6, %ymm6
+	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
+	LONG $0xf7ebcdc5 // vpor %ymm7, %ymm6, %ymm6
+	LONG $0x587de2c4; WORD $0x1c7b // vpbroadcastd 0x1c(%rbx), %ymm7
+	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
+	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
+	QUAD $0x014037bc137da2c4; WORD $0x0000 // vcvtph2ps 0x140(%rdi,%r14), %ymm7
+	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
+	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
+	LONG $0x187de2c4; WORD $0x2073 // vbroadcastss 0x20(%rbx), %ymm6
+	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
+	LONG $0x117c81c4; WORD $0x3a34 // vmovups %ymm6, (%r10,%r15)
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfe1b850f; WORD $0xffff // jne 0x930 <k_tile_q5_0+0x90>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x60c78148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rdi # imm = 0x160
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfdf4850f; WORD $0xffff // jne 0x920 <k_tile_q5_0+0x80>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xfdc8850f; WORD $0xffff // jne 0x900 <k_tile_q5_0+0x60>
+	LONG $0x0000a7e9; BYTE $0x00 // jmp 0xbe4 <k_tile_q5_0+0x344>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x009e850f; WORD $0x0000 // jne 0xbe4 <k_tile_q5_0+0x344>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0xb55 <k_tile_q5_0+0x2b5>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x5beb // jmp 0xbb0 <k_tile_q5_0+0x310>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	BYTE $0x90 // nop
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0xb70 <k_tile_q5_0+0x2d0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0xbe4 <k_tile_q5_0+0x344>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0xbd0 <k_tile_q5_0+0x330>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q5_1
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03318e0f; WORD $0x0000 // jle 0xf44 <k_tile_q5_1+0x344>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02698e0f; WORD $0x0000 // jle 0xe90 <k_tile_q5_1+0x290>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x003d6f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3d6f(%rip), %ymm1 # 0x49ae <k_tile_q6_k+0xd7e>
+	QUAD $0x003d6715787de2c4; BYTE $0x00 // vpbroadcastb 0x3d67(%rip), %ymm2 # 0x49af <k_tile_q6_k+0xd7f>
+	QUAD $0x003d5f1d797de2c4; BYTE $0x00 // vpbroadcastw 0x3d5f(%rip), %ymm3 # 0x49b0 <k_tile_q6_k+0xd80>
+	QUAD $0x003d4225587de2c4; BYTE $0x00 // vpbroadcastd 0x3d42(%rip), %ymm4 # 0x499c <k_tile_q6_k+0xd6c>
+	QUAD $0x003d292d187de2c4; BYTE $0x00 // vbroadcastss 0x3d29(%rip), %ymm5 # 0x498c <k_tile_q6_k+0xd5c>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0xc8a <k_tile_q5_1+0x8a>
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3a34 // vmovups (%r10,%r15), %ymm6
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	QUAD $0x01003fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdi,%r15), %ymm7
+	LONG $0x6f7e21c4; WORD $0x3f1c // vmovdqu (%rdi,%r15), %ymm11
+	LONG $0x6f7e21c4; WORD $0x3f54; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm10
+	QUAD $0x00803f8c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm9
+	QUAD $0x00c03f846f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm8
+	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
+	LONG $0xf77295c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x587d62c4; BYTE $0x2b // vpbroadcastd (%rbx), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xe9db2dc5 // vpand %ymm1, %ymm10, %ymm13
+	LONG $0xf7728dc5; BYTE $0x03 // vpslld $0x3, %ymm7, %ymm14
+	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
+	LONG $0x587d62c4; WORD $0x0473 // vpbroadcastd 0x4(%rbx), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0xe9db35c5 // vpand %ymm1, %ymm9, %ymm13
+	LONG $0xf7728dc5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm14
+	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
+	LONG $0x587d62c4; WORD $0x0873 // vpbroadcastd 0x8(%rbx), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
+	LONG $0xf1db3dc5 // vpand %ymm1, %ymm8, %ymm14
+	LONG $0xfffe45c5 // vpaddd %ymm7, %ymm7, %ymm15
+	LONG $0xfadb05c5 // vpand %ymm2, %ymm15, %ymm15
+	LONG $0xeb0541c4; BYTE $0xf6 // vpor %ymm14, %ymm15, %ymm14
+	LONG $0x587d62c4; WORD $0x0c7b // vpbroadcastd 0xc(%rbx), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf3f50dc5 // vpmaddwd %ymm3, %ymm14, %ymm14
+	LONG $0xfe1541c4; BYTE $0xee // vpaddd %ymm14, %ymm13, %ymm13
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0xeadb45c5 // vpand %ymm2, %ymm7, %ymm13
+	LONG $0xeb1541c4; BYTE $0xdb // vpor %ymm11, %ymm13, %ymm11
+	LONG $0x587d62c4; WORD $0x106b // vpbroadcastd 0x10(%rbx), %ymm13
+	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0xd77295c5; BYTE $0x01 // vpsrld $0x1, %ymm7, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xd2 // vpor %ymm10, %ymm13, %ymm10
+	LONG $0x587d62c4; WORD $0x146b // vpbroadcastd 0x14(%rbx), %ymm13
+	LONG $0x042d42c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0xd772a5c5; BYTE $0x02 // vpsrld $0x2, %ymm7, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xc9 // vpor %ymm9, %ymm11, %ymm9
+	LONG $0x587d62c4; WORD $0x185b // vpbroadcastd 0x18(%rbx), %ymm11
+	LONG $0x043542c4; BYTE $0xcb // vpmaddubsw %ymm11, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe1d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm12, %ymm9
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xd772c5c5; BYTE $0x03 // vpsrld $0x3, %ymm7, %ymm7
+	LONG $0xfadbc5c5 // vpand %ymm2, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0x587d62c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm8
+	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
+	LONG $0xfbf5c5c5 // vpmaddwd %ymm3, %ymm7, %ymm7
+	LONG $0xfcfec5c5 // vpaddd %ymm4, %ymm7, %ymm7
+	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
+	QUAD $0x01403784137d22c4; WORD $0x0000 // vcvtph2ps 0x140(%rdi,%r14), %ymm8
+	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
+	LONG $0xb83d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm7) + ymm9
+	LONG $0x187de2c4; WORD $0x207b // vbroadcastss 0x20(%rbx), %ymm7
+	LONG $0xa835e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm6
+	QUAD $0x016037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x160(%rdi,%r14), %ymm6
+	LONG $0x187d62c4; WORD $0x3043 // vbroadcastss 0x30(%rbx), %ymm8
+	LONG $0xa84d62c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm7
+	LONG $0x117c01c4; WORD $0x3a04 // vmovups %ymm8, (%r10,%r15)
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfe38850f; WORD $0xffff // jne 0xca0 <k_tile_q5_1+0xa0>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x80c78148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdi # imm = 0x180
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfe11850f; WORD $0xffff // jne 0xc90 <k_tile_q5_1+0x90>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xfde5850f; WORD $0xffff // jne 0xc70 <k_tile_q5_1+0x70>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0xf44 <k_tile_q5_1+0x344>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00ab850f; WORD $0x0000 // jne 0xf44 <k_tile_q5_1+0x344>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0xea8 <k_tile_q5_1+0x2a8>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x68eb // jmp 0xf10 <k_tile_q5_1+0x310>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0xed0 <k_tile_q5_1+0x2d0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0xf44 <k_tile_q5_1+0x344>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0xf30 <k_tile_q5_1+0x330>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
+
+	// tile_q2_k
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x09358e0f; WORD $0x0000 // jle 0x1892 <k_tile_q2_k+0x942>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x18ec8348 // subq $0x18, %rsp
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x08518e0f; WORD $0x0000 // jle 0x17d4 <k_tile_q2_k+0x884>
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0039e40d187de2c4; BYTE $0x00 // vbroadcastss 0x39e4(%rip), %ymm1 # 0x4984 <k_tile_q6_k+0xd54>
+	QUAD $0x003a0915787de2c4; BYTE $0x00 // vpbroadcastb 0x3a09(%rip), %ymm2 # 0x49b2 <k_tile_q6_k+0xd82>
+	QUAD $0x003a021d797de2c4; BYTE $0x00 // vpbroadcastw 0x3a02(%rip), %ymm3 # 0x49b4 <k_tile_q6_k+0xd84>
+	QUAD $0x0039e125587de2c4; BYTE $0x00 // vpbroadcastd 0x39e1(%rip), %ymm4 # 0x499c <k_tile_q6_k+0xd6c>
+	QUAD $0x0039c82d187de2c4; BYTE $0x00 // vbroadcastss 0x39c8(%rip), %ymm5 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2414034c // addq (%rsp), %r10
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0b75 // jne 0xfee <k_tile_q2_k+0x9e>
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3a34 // vmovups (%r10,%r15), %ymm6
+	LONG $0x3f248d4e // leaq (%rdi,%r15), %r12
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x09e0c149 // shlq $0x9, %r8
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
+	LONG $0x107cc1c4; WORD $0x143c // vmovups (%r12,%rdx), %ymm7
+	LONG $0xc95444c5 // vandps %ymm1, %ymm7, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm8, %ymm9
+	QUAD $0x01c00494db6d01c4; WORD $0x0000 // vpand 0x1c0(%r12,%r8), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x0c5d // vpbroadcastd 0xc(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x0180049cdb6d01c4; WORD $0x0000 // vpand 0x180(%r12,%r8), %ymm2, %ymm11
+	LONG $0x587d42c4; WORD $0x0865 // vpbroadcastd 0x8(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	QUAD $0x0140049cdb6d01c4; WORD $0x0000 // vpand 0x140(%r12,%r8), %ymm2, %ymm11
+	LONG $0x587d42c4; WORD $0x0465 // vpbroadcastd 0x4(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	QUAD $0x010004a4db6d01c4; WORD $0x0000 // vpand 0x100(%r12,%r8), %ymm2, %ymm12
+	LONG $0x587d42c4; WORD $0x006d // vpbroadcastd (%r13), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
+	LONG $0xdd5934c5 // vmulps %ymm5, %ymm9, %ymm11
+	LONG $0xb83542c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm11 # ymm11 = (ymm9 * ymm10) + ymm11
+	QUAD $0x02c0048cdb6d01c4; WORD $0x0000 // vpand 0x2c0(%r12,%r8), %ymm2, %ymm9
+	LONG $0x587d42c4; WORD $0x1c55 // vpbroadcastd 0x1c(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	QUAD $0x02800494db6d01c4; WORD $0x0000 // vpand 0x280(%r12,%r8), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x1865 // vpbroadcastd 0x18(%r13), %ymm12
+	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	QUAD $0x02400494db6d01c4; WORD $0x0000 // vpand 0x240(%r12,%r8), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x1465 // vpbroadcastd 0x14(%r13), %ymm12
+	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x020004a4db6d01c4; WORD $0x0000 // vpand 0x200(%r12,%r8), %ymm2, %ymm12
+	LONG $0x587d42c4; WORD $0x106d // vpbroadcastd 0x10(%r13), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm12, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xccfe35c5 // vpaddd %ymm4, %ymm9, %ymm9
+	LONG $0xcd5834c5 // vaddps %ymm5, %ymm9, %ymm9
+	LONG $0xd772adc5; BYTE $0x08 // vpsrld $0x8, %ymm7, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593c41c4; BYTE $0xc2 // vmulps %ymm10, %ymm8, %ymm8
+	LONG $0xa83542c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm11
+	LONG $0x187d42c4; WORD $0x204d // vbroadcastss 0x20(%r13), %ymm9
+	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
+	QUAD $0x052037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm6
+	LONG $0xd772bdc5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xc6593cc5 // vmulps %ymm6, %ymm8, %ymm8
+	LONG $0x187d42c4; WORD $0x3455 // vbroadcastss 0x34(%r13), %ymm10
+	LONG $0xac3d42c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = -(ymm8 * ymm10) + ymm9
+	LONG $0xd772c5c5; BYTE $0x0c // vpsrld $0xc, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	LONG $0x187dc2c4; WORD $0x3875 // vbroadcastss 0x38(%r13), %ymm6
+	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
+	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
+	LONG $0x6f7ec1c4; WORD $0x143c // vmovdqu (%r12,%rdx), %ymm7
+	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
+	QUAD $0x0100048c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm9
+	QUAD $0x0140049c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm11
+	QUAD $0x018004a46f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm12
+	QUAD $0x01c004ac6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm13
+	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0x587d42c4; WORD $0x4c75 // vpbroadcastd 0x4c(%r13), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
+	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	LONG $0x587d42c4; WORD $0x4875 // vpbroadcastd 0x48(%r13), %ymm14
+	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0x587d42c4; WORD $0x446d // vpbroadcastd 0x44(%r13), %ymm13
+	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0x406d // vpbroadcastd 0x40(%r13), %ymm13
+	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcc // vpaddd %ymm12, %ymm9, %ymm9
+	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
+	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
+	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
+	QUAD $0x02c004946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0x587d42c4; WORD $0x5c5d // vpbroadcastd 0x5c(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0x587d42c4; WORD $0x5865 // vpbroadcastd 0x58(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	QUAD $0x0240049c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0x587d42c4; WORD $0x5465 // vpbroadcastd 0x54(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	QUAD $0x020004a46f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm12
+	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	LONG $0x587d42c4; WORD $0x506d // vpbroadcastd 0x50(%r13), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
+	LONG $0xd5582cc5 // vaddps %ymm5, %ymm10, %ymm10
+	LONG $0xd772a5c5; BYTE $0x18 // vpsrld $0x18, %ymm7, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x593c41c4; BYTE $0xc3 // vmulps %ymm11, %ymm8, %ymm8
+	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
+	LONG $0x187d42c4; WORD $0x604d // vbroadcastss 0x60(%r13), %ymm9
+	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
+	QUAD $0x052037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm6
+	LONG $0xd772bdc5; BYTE $0x1c // vpsrld $0x1c, %ymm7, %ymm8
+	LONG $0xd772c5c5; BYTE $0x14 // vpsrld $0x14, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	LONG $0x187d42c4; WORD $0x7455 // vbroadcastss 0x74(%r13), %ymm10
+	LONG $0xac4542c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm7, %ymm10 # ymm10 = -(ymm7 * ymm10) + ymm9
+	LONG $0x5b7cc1c4; BYTE $0xf8 // vcvtdq2ps %ymm8, %ymm7
+	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
+	LONG $0x187dc2c4; WORD $0x787d // vbroadcastss 0x78(%r13), %ymm7
+	LONG $0xac4dc2c4; BYTE $0xfa // vfnmadd213ps %ymm10, %ymm6, %ymm7 # ymm7 = -(ymm6 * ymm7) + ymm10
+	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
+	LONG $0x107cc1c4; WORD $0x1474; BYTE $0x40 // vmovups 0x40(%r12,%rdx), %ymm6
+	LONG $0xc9544cc5 // vandps %ymm1, %ymm6, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
+	QUAD $0x0100048c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm9
+	QUAD $0x0140049c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm11
+	QUAD $0x018004a46f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm12
+	QUAD $0x01c004ac6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm13
+	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	QUAD $0x00008cb5587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r13), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
+	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	QUAD $0x000088b5587d42c4; BYTE $0x00 // vpbroadcastd 0x88(%r13), %ymm14
+	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	QUAD $0x000084ad587d42c4; BYTE $0x00 // vpbroadcastd 0x84(%r13), %ymm13
+	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x000080ad587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r13), %ymm13
+	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcc // vpaddd %ymm12, %ymm9, %ymm9
+	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
+	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
+	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
+	QUAD $0x02c004946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	QUAD $0x00009c9d587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	QUAD $0x000098a5587d42c4; BYTE $0x00 // vpbroadcastd 0x98(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	QUAD $0x0240049c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	QUAD $0x000094a5587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	QUAD $0x020004a46f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm12
+	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	QUAD $0x000090ad587d42c4; BYTE $0x00 // vpbroadcastd 0x90(%r13), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
+	LONG $0xd5582cc5 // vaddps %ymm5, %ymm10, %ymm10
+	LONG $0xd672a5c5; BYTE $0x08 // vpsrld $0x8, %ymm6, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x593c41c4; BYTE $0xc3 // vmulps %ymm11, %ymm8, %ymm8
+	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
+	QUAD $0x0000a08d187d42c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm9
+	LONG $0xa83d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm7
+	QUAD $0x052037bc137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm7
+	LONG $0xd672bdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xc7593cc5 // vmulps %ymm7, %ymm8, %ymm8
+	QUAD $0x0000b495187d42c4; BYTE $0x00 // vbroadcastss 0xb4(%r13), %ymm10
+	LONG $0xac3d42c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = -(ymm8 * ymm10) + ymm9
+	LONG $0xd672cdc5; BYTE $0x0c // vpsrld $0xc, %ymm6, %ymm6
+	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xfe59c4c5 // vmulps %ymm6, %ymm7, %ymm7
+	QUAD $0x0000b8b5187dc2c4; BYTE $0x00 // vbroadcastss 0xb8(%r13), %ymm6
+	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
+	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
+	LONG $0x6f7ec1c4; WORD $0x147c; BYTE $0x40 // vmovdqu 0x40(%r12,%rdx), %ymm7
+	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
+	QUAD $0x0100048c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm9
+	QUAD $0x0140049c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm11
+	QUAD $0x018004a46f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm12
+	QUAD $0x01c004ac6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm13
+	LONG $0x7215c1c4; WORD $0x06d5 // vpsrld $0x6, %ymm13, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	QUAD $0x0000ccb5587d42c4; BYTE $0x00 // vpbroadcastd 0xcc(%r13), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
+	LONG $0x721dc1c4; WORD $0x06d4 // vpsrld $0x6, %ymm12, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	QUAD $0x0000c8b5587d42c4; BYTE $0x00 // vpbroadcastd 0xc8(%r13), %ymm14
+	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	QUAD $0x0000c4ad587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r13), %ymm13
+	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x0000c0ad587d42c4; BYTE $0x00 // vpbroadcastd 0xc0(%r13), %ymm13
+	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcc // vpaddd %ymm12, %ymm9, %ymm9
+	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
+	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
+	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
+	QUAD $0x02c004946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	QUAD $0x0000dc9d587d42c4; BYTE $0x00 // vpbroadcastd 0xdc(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	QUAD $0x0000d8a5587d42c4; BYTE $0x00 // vpbroadcastd 0xd8(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	QUAD $0x0240049c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	QUAD $0x0000d4a5587d42c4; BYTE $0x00 // vpbroadcastd 0xd4(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	QUAD $0x020004a46f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm12
+	LONG $0x721dc1c4; WORD $0x06d4 // vpsrld $0x6, %ymm12, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	QUAD $0x0000d0ad587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r13), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
+	LONG $0xd5582cc5 // vaddps %ymm5, %ymm10, %ymm10
+	LONG $0xd772a5c5; BYTE $0x18 // vpsrld $0x18, %ymm7, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x593c41c4; BYTE $0xc3 // vmulps %ymm11, %ymm8, %ymm8
+	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
+	QUAD $0x0000e08d187d42c4; BYTE $0x00 // vbroadcastss 0xe0(%r13), %ymm9
+	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
+	QUAD $0x052037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm6
+	LONG $0xd772bdc5; BYTE $0x1c // vpsrld $0x1c, %ymm7, %ymm8
+	LONG $0xd772c5c5; BYTE $0x14 // vpsrld $0x14, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	QUAD $0x0000f495187d42c4; BYTE $0x00 // vbroadcastss 0xf4(%r13), %ymm10
+	LONG $0xac4542c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm7, %ymm10 # ymm10 = -(ymm7 * ymm10) + ymm9
+	LONG $0x5b7cc1c4; BYTE $0xf8 // vcvtdq2ps %ymm8, %ymm7
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	QUAD $0x0000f8b5187dc2c4; BYTE $0x00 // vbroadcastss 0xf8(%r13), %ymm6
+	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
+	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf8aa850f; WORD $0xffff // jne 0x1030 <k_tile_q2_k+0xe0>
+	LONG $0x117c81c4; WORD $0x3a34 // vmovups %ymm6, (%r10,%r15)
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xf86f850f; WORD $0xffff // jne 0x1010 <k_tile_q2_k+0xc0>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x40c78148; WORD $0x0005; BYTE $0x00 // addq $0x540, %rdi # imm = 0x540
+	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xf845850f; WORD $0xffff // jne 0x1000 <k_tile_q2_k+0xb0>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xf801850f; WORD $0xffff // jne 0xfd0 <k_tile_q2_k+0x80>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x1884 <k_tile_q2_k+0x934>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a7850f; WORD $0x0000 // jne 0x1884 <k_tile_q2_k+0x934>
+	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x0473 // jae 0x17ed <k_tile_q2_k+0x89d>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x63eb // jmp 0x1850 <k_tile_q2_k+0x900>
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xd0 // andq %rdx, %r8
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xe0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rdx), %rsi
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0xffffff208611fcc5 // vmovups %ymm0, -0xe0(%rsi)
+	QUAD $0xffffff408611fcc5 // vmovups %ymm0, -0xc0(%rsi)
+	QUAD $0xffffff608611fcc5 // vmovups %ymm0, -0xa0(%rsi)
+	LONG $0x4611fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rsi)
+	LONG $0x4611fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rsi)
+	LONG $0x4611fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rsi)
+	LONG $0x4611fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rsi)
+	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0xc075 // jne 0x1810 <k_tile_q2_k+0x8c0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x1884 <k_tile_q2_k+0x934>
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x1870 <k_tile_q2_k+0x920>
+	LONG $0x18c48348 // addq $0x18, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q3_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0de58e0f; WORD $0x0000 // jle 0x2692 <k_tile_q3_k+0xdf2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0cf28e0f; WORD $0x0000 // jle 0x25d5 <k_tile_q3_k+0xd35>
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	LONG $0xecc18148; WORD $0x0000; BYTE $0x00 // addq $0xec, %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x00308d05187de2c4; BYTE $0x00 // vbroadcastss 0x308d(%rip), %ymm0 # 0x4990 <k_tile_q6_k+0xd60>
+	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
+	QUAD $0x00308305187de2c4; BYTE $0x00 // vbroadcastss 0x3083(%rip), %ymm0 # 0x4998 <k_tile_q6_k+0xd68>
+	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
+	QUAD $0x00305925587de2c4; BYTE $0x00 // vpbroadcastd 0x3059(%rip), %ymm4 # 0x4980 <k_tile_q6_k+0xd50>
+	QUAD $0x00306405587d62c4; BYTE $0x00 // vpbroadcastd 0x3064(%rip), %ymm8 # 0x4994 <k_tile_q6_k+0xd64>
+	QUAD $0x00307d2d787de2c4; BYTE $0x00 // vpbroadcastb 0x307d(%rip), %ymm5 # 0x49b6 <k_tile_q6_k+0xd86>
+	QUAD $0x00307535787de2c4; BYTE $0x00 // vpbroadcastb 0x3075(%rip), %ymm6 # 0x49b7 <k_tile_q6_k+0xd87>
+	QUAD $0x00306d3d797de2c4; BYTE $0x00 // vpbroadcastw 0x306d(%rip), %ymm7 # 0x49b8 <k_tile_q6_k+0xd88>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x647ffdc5; WORD $0x6024 // vmovdqa %ymm4, 0x60(%rsp)
+	LONG $0x447f7dc5; WORD $0x4024 // vmovdqa %ymm8, 0x40(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0f75 // jne 0x1992 <k_tile_q3_k+0xf2>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c01c4; WORD $0x222c // vmovups (%r10,%r12), %ymm13
+	LONG $0x272c8d4e // leaq (%rdi,%r12), %r13
+	QUAD $0x060027846f7ea1c4; WORD $0x0000 // vmovdqu 0x600(%rdi,%r12), %ymm0
+	QUAD $0x0640278c6f7ea1c4; WORD $0x0000 // vmovdqu 0x640(%rdi,%r12), %ymm1
+	QUAD $0x0680279c6f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdi,%r12), %ymm11
+	QUAD $0x0000a024946ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm2
+	LONG $0xe2db7dc5 // vpand %ymm2, %ymm0, %ymm12
+	LONG $0x720dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm14
+	QUAD $0x000080249c6ffdc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm3
+	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
+	QUAD $0x0000c024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xc0(%rsp)
+	LONG $0xe2db75c5 // vpand %ymm2, %ymm1, %ymm12
+	LONG $0x720dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm14
+	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
+	QUAD $0x0000e024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xe0(%rsp)
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0xe3db25c5 // vpand %ymm3, %ymm11, %ymm12
+	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
+	QUAD $0x00010024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x100(%rsp)
+	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
+	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0x7275c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	QUAD $0x002f2d1d187de2c4; BYTE $0x00 // vbroadcastss 0x2f2d(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	QUAD $0x00012024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x120(%rsp)
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x00000000850c8d44 // leal (,%rax,4), %r9d
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	QUAD $0x06c03fb4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm14
+	QUAD $0x0000c00ca46f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rsp,%rcx), %ymm12
+	LONG $0xc4db9dc5 // vpand %ymm4, %ymm12, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
+	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
+	QUAD $0x0000808d6f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm9
+	QUAD $0x0000c0856f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm0
+	LONG $0x6e7941c4; BYTE $0xd9 // vmovd %r9d, %xmm11
+	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
+	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
+	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	QUAD $0x02c00594db4d41c4; WORD $0x0000 // vpand 0x2c0(%r13,%rax), %ymm6, %ymm10
+	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
+	QUAD $0xffff2093587d42c4; BYTE $0xff // vpbroadcastd -0xe0(%r11), %ymm10
+	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
+	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
+	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	QUAD $0x02800594db4d41c4; WORD $0x0000 // vpand 0x280(%r13,%rax), %ymm6, %ymm10
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	QUAD $0xffff1c93587d42c4; BYTE $0xff // vpbroadcastd -0xe4(%r11), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcff535c5 // vpmaddwd %ymm7, %ymm9, %ymm9
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x02400594db4d41c4; WORD $0x0000 // vpand 0x240(%r13,%rax), %ymm6, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	QUAD $0xffff1893587d42c4; BYTE $0xff // vpbroadcastd -0xe8(%r11), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x0200058cdb4d41c4; WORD $0x0000 // vpand 0x200(%r13,%rax), %ymm6, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	QUAD $0xffff148b587d42c4; BYTE $0xff // vpbroadcastd -0xec(%r11), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	LONG $0x3cb38b41; WORD $0xffff; BYTE $0xff // movl -0xc4(%r11), %esi
+	LONG $0x408b8b45; WORD $0xffff; BYTE $0xff // movl -0xc0(%r11), %r9d
+	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xdb85 // testl %ebx, %ebx
+	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
+	LONG $0xce6e79c5 // vmovd %esi, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	LONG $0xc9feb5c5 // vpaddd %ymm1, %ymm9, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
+	LONG $0xc35984c5 // vmulps %ymm3, %ymm15, %ymm0
+	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
+	QUAD $0x00002d5a0d6ffdc5 // vmovdqa 0x2d5a(%rip), %ymm1 # 0x4940 <k_tile_q6_k+0xd10>
+	LONG $0x001de2c4; BYTE $0xc9 // vpshufb %ymm1, %ymm12, %ymm1
+	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
+	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c00594db4dc1c4; WORD $0x0000 // vpand 0x3c0(%r13,%rax), %ymm6, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	QUAD $0xffff3093587dc2c4; BYTE $0xff // vpbroadcastd -0xd0(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
+	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03800594db4dc1c4; WORD $0x0000 // vpand 0x380(%r13,%rax), %ymm6, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	QUAD $0xffff2c93587dc2c4; BYTE $0xff // vpbroadcastd -0xd4(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0340058cdb4d41c4; WORD $0x0000 // vpand 0x340(%r13,%rax), %ymm6, %ymm9
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	QUAD $0xffff288b587d42c4; BYTE $0xff // vpbroadcastd -0xd8(%r11), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0300058cdb4d41c4; WORD $0x0000 // vpand 0x300(%r13,%rax), %ymm6, %ymm9
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	QUAD $0xffff248b587d42c4; BYTE $0xff // vpbroadcastd -0xdc(%r11), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
+	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xce490f44 // cmovnsl %esi, %r9d
+	LONG $0x07f9c141 // sarl $0x7, %r9d
+	QUAD $0x4b4000008d348d42 // leal 0x4b400000(,%r9,4), %esi
+	LONG $0xce6e79c5 // vmovd %esi, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
+	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
+	QUAD $0xffff34b3187d42c4; BYTE $0xff // vbroadcastss -0xcc(%r11), %ymm14
+	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
+	QUAD $0x06c03fac137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm13
+	QUAD $0x00002bab056ffdc5 // vmovdqa 0x2bab(%rip), %ymm0 # 0x48e0 <k_tile_q6_k+0xcb0>
+	LONG $0x001de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm12, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
+	QUAD $0x0000808d6f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm9
+	QUAD $0x0000c0956f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	QUAD $0x0200059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm3
+	QUAD $0x024005846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm8
+	QUAD $0x028005a46f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm4
+	QUAD $0x02c005bc6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm15
+	LONG $0x7205c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm15
+	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
+	LONG $0xeb2d41c4; BYTE $0xd7 // vpor %ymm15, %ymm10, %ymm10
+	QUAD $0xffff60bb587d42c4; BYTE $0xff // vpbroadcastd -0xa0(%r11), %ymm15
+	LONG $0x042d42c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm10, %ymm10
+	LONG $0xfff52dc5 // vpmaddwd %ymm7, %ymm10, %ymm15
+	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
+	LONG $0xe4ebb5c5 // vpor %ymm4, %ymm9, %ymm4
+	QUAD $0xffff5c8b587d42c4; BYTE $0xff // vpbroadcastd -0xa4(%r11), %ymm9
+	LONG $0x045dc2c4; BYTE $0xe1 // vpmaddubsw %ymm9, %ymm4, %ymm4
+	LONG $0xe7f5ddc5 // vpmaddwd %ymm7, %ymm4, %ymm4
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	QUAD $0xffff5883587d42c4; BYTE $0xff // vpbroadcastd -0xa8(%r11), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
+	QUAD $0xffff549b587dc2c4; BYTE $0xff // vpbroadcastd -0xac(%r11), %ymm3
+	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	LONG $0x7cb38b41; WORD $0xffff; BYTE $0xff // movl -0x84(%r11), %esi
+	LONG $0x804b8b45 // movl -0x80(%r11), %r9d
+	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xdb85 // testl %ebx, %ebx
+	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
+	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	QUAD $0x002b0315187de2c4; BYTE $0x00 // vbroadcastss 0x2b03(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
+	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
+	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
+	LONG $0x44fefdc5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c005946f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	QUAD $0xffff7093587dc2c4; BYTE $0xff // vpbroadcastd -0x90(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
+	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x038005946f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	QUAD $0xffff6c93587dc2c4; BYTE $0xff // vpbroadcastd -0x94(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0340059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	QUAD $0xffff689b587dc2c4; BYTE $0xff // vpbroadcastd -0x98(%r11), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0300059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	QUAD $0xffff649b587dc2c4; BYTE $0xff // vpbroadcastd -0x9c(%r11), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
+	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xce490f44 // cmovnsl %esi, %r9d
+	LONG $0x07f9c141 // sarl $0x7, %r9d
+	QUAD $0x4b4000008d348d42 // leal 0x4b400000(,%r9,4), %esi
+	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
+	QUAD $0x0029a815187de2c4; BYTE $0x00 // vbroadcastss 0x29a8(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
+	QUAD $0xffff74ab187d42c4; BYTE $0xff // vbroadcastss -0x8c(%r11), %ymm13
+	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
+	QUAD $0x06c03fb4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm14
+	QUAD $0x0000e00ca46f7ec5; BYTE $0x00 // vmovdqu 0xe0(%rsp,%rcx), %ymm12
+	LONG $0x44db9dc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm12, %ymm0
+	LONG $0x44fefdc5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
+	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
+	QUAD $0x0000809d6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm3
+	QUAD $0x0000c0856f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm0
+	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
+	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
+	QUAD $0x020005a46f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm4
+	QUAD $0x024005846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm8
+	QUAD $0x0280058c6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm9
+	QUAD $0x02c005946f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd6db2dc5 // vpand %ymm6, %ymm10, %ymm10
+	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
+	LONG $0x587d42c4; WORD $0xa053 // vpbroadcastd -0x60(%r11), %ymm10
+	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
+	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
+	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcedb35c5 // vpand %ymm6, %ymm9, %ymm9
+	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
+	LONG $0x587d42c4; WORD $0x9c4b // vpbroadcastd -0x64(%r11), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	LONG $0x587d42c4; WORD $0x9843 // vpbroadcastd -0x68(%r11), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xd472e5c5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0x945b // vpbroadcastd -0x6c(%r11), %ymm3
+	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	LONG $0xbc738b41 // movl -0x44(%r11), %esi
+	LONG $0xc04b8b41 // movl -0x40(%r11), %ecx
+	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xf1490f41 // cmovnsl %r9d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
+	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
+	QUAD $0x00284505187de2c4; BYTE $0x00 // vbroadcastss 0x2845(%rip), %ymm0 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xc05984c5 // vmulps %ymm0, %ymm15, %ymm0
+	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
+	QUAD $0x0027e70d001de2c4; BYTE $0x00 // vpshufb 0x27e7(%rip), %ymm12, %ymm1 # 0x4940 <k_tile_q6_k+0xd10>
+	LONG $0x4cfef5c5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
+	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c005946f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0xb053 // vpbroadcastd -0x50(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
+	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x038005946f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0xac53 // vpbroadcastd -0x54(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0340059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587dc2c4; WORD $0xa85b // vpbroadcastd -0x58(%r11), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0300059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587dc2c4; WORD $0xa45b // vpbroadcastd -0x5c(%r11), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0x0000b18d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %esi
+	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0x490f; BYTE $0xce // cmovnsl %esi, %ecx
+	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
+	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
+	LONG $0xd96ef9c5 // vmovd %ecx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	QUAD $0x00270815187de2c4; BYTE $0x00 // vbroadcastss 0x2708(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
+	LONG $0x187d42c4; WORD $0xb473 // vbroadcastss -0x4c(%r11), %ymm14
+	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
+	QUAD $0x06c03fac137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm13
+	QUAD $0x00263505001de2c4; BYTE $0x00 // vpshufb 0x2635(%rip), %ymm12, %ymm0 # 0x48e0 <k_tile_q6_k+0xcb0>
+	LONG $0x44fefdc5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
+	QUAD $0x0000809d6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm3
+	QUAD $0x0000c0a56f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm4
+	LONG $0xd25dc1c4; BYTE $0xe3 // vpsrld %xmm11, %ymm4, %ymm4
+	LONG $0xd472ddc5; BYTE $0x01 // vpsrld $0x1, %ymm4, %ymm4
+	LONG $0xe5dbddc5 // vpand %ymm5, %ymm4, %ymm4
+	QUAD $0x020005846f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm8
+	QUAD $0x0240058c6f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm9
+	QUAD $0x028005946f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm10
+	QUAD $0x02c005bc6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm15
+	LONG $0x7205c1c4; WORD $0x06d7 // vpsrld $0x6, %ymm15, %ymm15
+	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
+	LONG $0xe4eb85c5 // vpor %ymm4, %ymm15, %ymm4
+	LONG $0x587d42c4; WORD $0xe07b // vpbroadcastd -0x20(%r11), %ymm15
+	LONG $0x045dc2c4; BYTE $0xe7 // vpmaddubsw %ymm15, %ymm4, %ymm4
+	LONG $0xfff55dc5 // vpmaddwd %ymm7, %ymm4, %ymm15
+	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
+	LONG $0xd372e5c5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0x725dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm4
+	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0x587dc2c4; WORD $0xdc63 // vpbroadcastd -0x24(%r11), %ymm4
+	LONG $0x0465e2c4; BYTE $0xdc // vpmaddubsw %ymm4, %ymm3, %ymm3
+	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0x725dc1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm4
+	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
+	LONG $0xd4ebedc5 // vpor %ymm4, %ymm2, %ymm2
+	LONG $0x587dc2c4; WORD $0xd863 // vpbroadcastd -0x28(%r11), %ymm4
+	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
+	LONG $0x646ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm4
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0x7265c1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm3
+	LONG $0x446f7dc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm8
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0xd45b // vpbroadcastd -0x2c(%r11), %ymm3
+	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	LONG $0xfc738b41 // movl -0x4(%r11), %esi
+	WORD $0x8b41; BYTE $0x0b // movl (%r11), %ecx
+	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xf1490f41 // cmovnsl %r9d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
+	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	QUAD $0x00258e15187de2c4; BYTE $0x00 // vbroadcastss 0x258e(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
+	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
+	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c005946f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0xf053 // vpbroadcastd -0x10(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
+	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x038005946f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0xec53 // vpbroadcastd -0x14(%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0340059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587dc2c4; WORD $0xe85b // vpbroadcastd -0x18(%r11), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x0300059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587dc2c4; WORD $0xe45b // vpbroadcastd -0x1c(%r11), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0x0000818d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %eax
+	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0x490f; BYTE $0xc8 // cmovnsl %eax, %ecx
+	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
+	LONG $0x008d048d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %eax
+	LONG $0xd86ef9c5 // vmovd %eax, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	QUAD $0x00244a1d187de2c4; BYTE $0x00 // vbroadcastss 0x244a(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
+	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
+	LONG $0x187d42c4; WORD $0xf46b // vbroadcastss -0xc(%r11), %ymm13
+	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
+	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xf508850f; WORD $0xffff // jne 0x1a80 <k_tile_q3_k+0x1e0>
+	LONG $0x117c01c4; WORD $0x222c // vmovups %ymm13, (%r10,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf41c850f; WORD $0xffff // jne 0x19b0 <k_tile_q3_k+0x110>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xe0c78148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdi # imm = 0x6E0
+	LONG $0x00c08149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r8 # imm = 0x200
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	LONG $0xf3eb850f; WORD $0xffff // jne 0x19a0 <k_tile_q3_k+0x100>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xf3a0850f; WORD $0xffff // jne 0x1970 <k_tile_q3_k+0xd0>
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x2684 <k_tile_q3_k+0xde4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a6850f; WORD $0x0000 // jne 0x2684 <k_tile_q3_k+0xde4>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x25ed <k_tile_q3_k+0xd4d>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x63eb // jmp 0x2650 <k_tile_q3_k+0xdb0>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x2610 <k_tile_q3_k+0xd70>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x2684 <k_tile_q3_k+0xde4>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x9066 // nop
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x2670 <k_tile_q3_k+0xdd0>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q4_k
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x08b58e0f; WORD $0x0000 // jle 0x2f62 <k_tile_q4_k+0x8c2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x07c18e0f; WORD $0x0000 // jle 0x2e9e <k_tile_q4_k+0x7fe>
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00229205187de2c4; BYTE $0x00 // vbroadcastss 0x2292(%rip), %ymm0 # 0x4988 <k_tile_q6_k+0xd58>
+	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
+	QUAD $0x00228805187de2c4; BYTE $0x00 // vbroadcastss 0x2288(%rip), %ymm0 # 0x4990 <k_tile_q6_k+0xd60>
+	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
+	QUAD $0x00227e05187de2c4; BYTE $0x00 // vbroadcastss 0x227e(%rip), %ymm0 # 0x4998 <k_tile_q6_k+0xd68>
+	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
+	QUAD $0x00228e25787de2c4; BYTE $0x00 // vpbroadcastb 0x228e(%rip), %ymm4 # 0x49ba <k_tile_q6_k+0xd8a>
+	QUAD $0x0022872d797de2c4; BYTE $0x00 // vpbroadcastw 0x2287(%rip), %ymm5 # 0x49bc <k_tile_q6_k+0xd8c>
+	QUAD $0x00225e35587de2c4; BYTE $0x00 // vpbroadcastd 0x225e(%rip), %ymm6 # 0x499c <k_tile_q6_k+0xd6c>
+	QUAD $0x0022393d187de2c4; BYTE $0x00 // vbroadcastss 0x2239(%rip), %ymm7 # 0x4980 <k_tile_q6_k+0xd50>
+	QUAD $0x00223c05187d62c4; BYTE $0x00 // vbroadcastss 0x223c(%rip), %ymm8 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x0000217e156f7dc5 // vmovdqa 0x217e(%rip), %ymm10 # 0x48e0 <k_tile_q6_k+0xcb0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2414034c // addq (%rsp), %r10
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0f75 // jne 0x278f <k_tile_q4_k+0xef>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c01c4; WORD $0x221c // vmovups (%r10,%r12), %ymm11
+	LONG $0x272c8d4e // leaq (%rdi,%r12), %r13
+	QUAD $0x080027a46f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdi,%r12), %ymm12
+	QUAD $0x084027ac6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdi,%r12), %ymm13
+	QUAD $0x088027b46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdi,%r12), %ymm14
+	QUAD $0x0000e024846ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm0
+	LONG $0xf8db1dc5 // vpand %ymm0, %ymm12, %ymm15
+	LONG $0x7c7f7ec5; WORD $0x2024 // vmovdqu %ymm15, 0x20(%rsp)
+	QUAD $0x0000c0248c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm1
+	LONG $0xf9db0dc5 // vpand %ymm1, %ymm14, %ymm15
+	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
+	QUAD $0x0000a024946ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm2
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	LONG $0xeb0541c4; BYTE $0xe4 // vpor %ymm12, %ymm15, %ymm12
+	LONG $0x647f7ec5; WORD $0x4024 // vmovdqu %ymm12, 0x40(%rsp)
+	LONG $0xe0db15c5 // vpand %ymm0, %ymm13, %ymm12
+	LONG $0x647f7ec5; WORD $0x6024 // vmovdqu %ymm12, 0x60(%rsp)
+	LONG $0x721dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1d41c4; BYTE $0xe5 // vpor %ymm13, %ymm12, %ymm12
+	QUAD $0x00008024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x80(%rsp)
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x0ae2c148 // shlq $0xa, %rdx
+	QUAD $0x01c015a4db5d41c4; WORD $0x0000 // vpand 0x1c0(%r13,%rdx), %ymm4, %ymm12
+	LONG $0x587d62c4; WORD $0x1c6b // vpbroadcastd 0x1c(%rbx), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe5f51dc5 // vpmaddwd %ymm5, %ymm12, %ymm12
+	QUAD $0x018015acdb5d41c4; WORD $0x0000 // vpand 0x180(%r13,%rdx), %ymm4, %ymm13
+	LONG $0x587d62c4; WORD $0x1873 // vpbroadcastd 0x18(%rbx), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
+	QUAD $0x014015b4db5d41c4; WORD $0x0000 // vpand 0x140(%r13,%rdx), %ymm4, %ymm14
+	LONG $0x587d62c4; WORD $0x147b // vpbroadcastd 0x14(%rbx), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
+	QUAD $0x010015bcdb5d41c4; WORD $0x0000 // vpand 0x100(%r13,%rdx), %ymm4, %ymm15
+	LONG $0x587de2c4; WORD $0x1043 // vpbroadcastd 0x10(%rbx), %ymm0
+	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	LONG $0xc0fe8dc5 // vpaddd %ymm0, %ymm14, %ymm0
+	LONG $0xc0fe95c5 // vpaddd %ymm0, %ymm13, %ymm0
+	QUAD $0x00c015acdb5d41c4; WORD $0x0000 // vpand 0xc0(%r13,%rdx), %ymm4, %ymm13
+	LONG $0x587d62c4; WORD $0x0c73 // vpbroadcastd 0xc(%rbx), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
+	QUAD $0x008015b4db5d41c4; WORD $0x0000 // vpand 0x80(%r13,%rdx), %ymm4, %ymm14
+	LONG $0x587d62c4; WORD $0x087b // vpbroadcastd 0x8(%rbx), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
+	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
+	LONG $0xdb5d41c4; WORD $0x1574; BYTE $0x40 // vpand 0x40(%r13,%rdx), %ymm4, %ymm14
+	LONG $0x587d62c4; WORD $0x047b // vpbroadcastd 0x4(%rbx), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
+	LONG $0xdb5d41c4; WORD $0x157c; BYTE $0x00 // vpand (%r13,%rdx), %ymm4, %ymm15
+	LONG $0x587de2c4; BYTE $0x0b // vpbroadcastd (%rbx), %ymm1
+	LONG $0x0405e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm15, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc9fe8dc5 // vpaddd %ymm1, %ymm14, %ymm1
+	LONG $0xc9fe95c5 // vpaddd %ymm1, %ymm13, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe9dc5 // vpaddd %ymm6, %ymm12, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
+	LONG $0x645444c5; WORD $0x200c // vandps 0x20(%rsp,%rcx), %ymm7, %ymm12
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
+	LONG $0xe1593cc5 // vmulps %ymm1, %ymm8, %ymm12
+	LONG $0xb87562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm0) + ymm12
+	LONG $0x187de2c4; WORD $0x2043 // vbroadcastss 0x20(%rbx), %ymm0
+	LONG $0xa81dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm11
+	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
+	LONG $0x5c5444c5; WORD $0x600c // vandps 0x60(%rsp,%rcx), %ymm7, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
+	LONG $0x187d62c4; WORD $0x305b // vbroadcastss 0x30(%rbx), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0x6c6f7ec5; WORD $0x200c // vmovdqu 0x20(%rsp,%rcx), %ymm13
+	LONG $0x646f7ec5; WORD $0x600c // vmovdqu 0x60(%rsp,%rcx), %ymm12
+	QUAD $0x01c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r13,%rdx), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	LONG $0x587de2c4; WORD $0x5c4b // vpbroadcastd 0x5c(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
+	QUAD $0x018015846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r13,%rdx), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	LONG $0x587de2c4; WORD $0x584b // vpbroadcastd 0x58(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	QUAD $0x0140158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r13,%rdx), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x587d62c4; WORD $0x547b // vpbroadcastd 0x54(%rbx), %ymm15
+	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x010015bc6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r13,%rdx), %ymm15
+	LONG $0x7205c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0x587de2c4; WORD $0x5053 // vpbroadcastd 0x50(%rbx), %ymm2
+	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x6f7ec1c4; WORD $0x154c; BYTE $0x00 // vmovdqu (%r13,%rdx), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x1554; BYTE $0x40 // vmovdqu 0x40(%r13,%rdx), %ymm2
+	QUAD $0x008015bc6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r13,%rdx), %ymm15
+	QUAD $0x00c0159c6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r13,%rdx), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	LONG $0x587d62c4; WORD $0x4c4b // vpbroadcastd 0x4c(%rbx), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
+	LONG $0x7235c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0x587d62c4; WORD $0x487b // vpbroadcastd 0x48(%rbx), %ymm15
+	LONG $0x043542c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm9, %ymm9
+	LONG $0xcdf535c5 // vpmaddwd %ymm5, %ymm9, %ymm9
+	LONG $0xdbfeb5c5 // vpaddd %ymm3, %ymm9, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0x587d62c4; WORD $0x444b // vpbroadcastd 0x44(%rbx), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x587d62c4; WORD $0x404b // vpbroadcastd 0x40(%rbx), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
+	QUAD $0x00001e581d6ffdc5 // vmovdqa 0x1e58(%rip), %ymm3 # 0x4940 <k_tile_q6_k+0xd10>
+	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187de2c4; WORD $0x6043 // vbroadcastss 0x60(%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
+	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
+	LONG $0x001de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d62c4; WORD $0x705b // vbroadcastss 0x70(%rbx), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0x6c6f7ec5; WORD $0x200c // vmovdqu 0x20(%rsp,%rcx), %ymm13
+	LONG $0x646f7ec5; WORD $0x600c // vmovdqu 0x60(%rsp,%rcx), %ymm12
+	QUAD $0x03c01584db5dc1c4; WORD $0x0000 // vpand 0x3c0(%r13,%rdx), %ymm4, %ymm0
+	QUAD $0x00009c8b587de2c4; BYTE $0x00 // vpbroadcastd 0x9c(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
+	QUAD $0x03801584db5dc1c4; WORD $0x0000 // vpand 0x380(%r13,%rdx), %ymm4, %ymm0
+	QUAD $0x0000988b587de2c4; BYTE $0x00 // vpbroadcastd 0x98(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	QUAD $0x0340158cdb5dc1c4; WORD $0x0000 // vpand 0x340(%r13,%rdx), %ymm4, %ymm1
+	QUAD $0x00009493587de2c4; BYTE $0x00 // vpbroadcastd 0x94(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x03001594db5dc1c4; WORD $0x0000 // vpand 0x300(%r13,%rdx), %ymm4, %ymm2
+	QUAD $0x0000909b587de2c4; BYTE $0x00 // vpbroadcastd 0x90(%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x02c0158cdb5dc1c4; WORD $0x0000 // vpand 0x2c0(%r13,%rdx), %ymm4, %ymm1
+	QUAD $0x00008c93587de2c4; BYTE $0x00 // vpbroadcastd 0x8c(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x02801594db5dc1c4; WORD $0x0000 // vpand 0x280(%r13,%rdx), %ymm4, %ymm2
+	QUAD $0x0000889b587de2c4; BYTE $0x00 // vpbroadcastd 0x88(%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x02401594db5dc1c4; WORD $0x0000 // vpand 0x240(%r13,%rdx), %ymm4, %ymm2
+	QUAD $0x0000849b587de2c4; BYTE $0x00 // vpbroadcastd 0x84(%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	QUAD $0x0200159cdb5dc1c4; WORD $0x0000 // vpand 0x200(%r13,%rdx), %ymm4, %ymm3
+	QUAD $0x0000808b587d62c4; BYTE $0x00 // vpbroadcastd 0x80(%rbx), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
+	LONG $0x0015c2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	QUAD $0x0000a083187de2c4; BYTE $0x00 // vbroadcastss 0xa0(%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
+	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
+	LONG $0x001dc2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	QUAD $0x0000b09b187d62c4; BYTE $0x00 // vbroadcastss 0xb0(%rbx), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0x6c6f7ec5; WORD $0x200c // vmovdqu 0x20(%rsp,%rcx), %ymm13
+	LONG $0x646f7ec5; WORD $0x600c // vmovdqu 0x60(%rsp,%rcx), %ymm12
+	QUAD $0x03c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rdx), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x0000dc8b587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
+	QUAD $0x038015846f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rdx), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x0000d88b587de2c4; BYTE $0x00 // vpbroadcastd 0xd8(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	QUAD $0x0340158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rdx), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x0000d493587de2c4; BYTE $0x00 // vpbroadcastd 0xd4(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x030015946f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rdx), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x0000d09b587de2c4; BYTE $0x00 // vpbroadcastd 0xd0(%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0200158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rdx), %ymm1
+	QUAD $0x024015946f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rdx), %ymm2
+	QUAD $0x0280159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rdx), %ymm3
+	QUAD $0x02c0158c6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rdx), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	QUAD $0x0000ccbb587d62c4; BYTE $0x00 // vpbroadcastd 0xcc(%rbx), %ymm15
+	LONG $0x043542c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm9, %ymm9
+	LONG $0xcdf535c5 // vpmaddwd %ymm5, %ymm9, %ymm9
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	QUAD $0x0000c8bb587d62c4; BYTE $0x00 // vpbroadcastd 0xc8(%rbx), %ymm15
+	LONG $0x0465c2c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm3, %ymm3
+	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
+	LONG $0xdbfeb5c5 // vpaddd %ymm3, %ymm9, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x0000c48b587d62c4; BYTE $0x00 // vpbroadcastd 0xc4(%rbx), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x0000c08b587d62c4; BYTE $0x00 // vpbroadcastd 0xc0(%rbx), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d5 // vpsrld $0x18, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	QUAD $0x0000e083187de2c4; BYTE $0x00 // vbroadcastss 0xe0(%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
+	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	QUAD $0x0000f09b187d62c4; BYTE $0x00 // vbroadcastss 0xf0(%rbx), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xfa13850f; WORD $0xffff // jne 0x2860 <k_tile_q4_k+0x1c0>
+	LONG $0x117c01c4; WORD $0x221c // vmovups %ymm11, (%r10,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf947850f; WORD $0xffff // jne 0x27b0 <k_tile_q4_k+0x110>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x00c78148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdi # imm = 0x900
+	LONG $0x00c08149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r8 # imm = 0x200
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xf91d850f; WORD $0xffff // jne 0x27a0 <k_tile_q4_k+0x100>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xf8d7850f; WORD $0xffff // jne 0x2770 <k_tile_q4_k+0xd0>
+	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x2f54 <k_tile_q4_k+0x8b4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00ad850f; WORD $0x0000 // jne 0x2f54 <k_tile_q4_k+0x8b4>
+	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x0473 // jae 0x2eb7 <k_tile_q4_k+0x817>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x69eb // jmp 0x2f20 <k_tile_q4_k+0x880>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	WORD $0xc075 // jne 0x2ee0 <k_tile_q4_k+0x840>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x2f54 <k_tile_q4_k+0x8b4>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x2f40 <k_tile_q4_k+0x8a0>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q5_k
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0ca58e0f; WORD $0x0000 // jle 0x3c22 <k_tile_q5_k+0xcb2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0bb08e0f; WORD $0x0000 // jle 0x3b5e <k_tile_q5_k+0xbee>
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0019c105187de2c4; BYTE $0x00 // vbroadcastss 0x19c1(%rip), %ymm0 # 0x4988 <k_tile_q6_k+0xd58>
+	QUAD $0x000140248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x140(%rsp)
+	QUAD $0x0019b705187de2c4; BYTE $0x00 // vbroadcastss 0x19b7(%rip), %ymm0 # 0x4990 <k_tile_q6_k+0xd60>
+	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
+	QUAD $0x0019ad05187de2c4; BYTE $0x00 // vbroadcastss 0x19ad(%rip), %ymm0 # 0x4998 <k_tile_q6_k+0xd68>
+	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
+	QUAD $0x0019c125787de2c4; BYTE $0x00 // vpbroadcastb 0x19c1(%rip), %ymm4 # 0x49be <k_tile_q6_k+0xd8e>
+	QUAD $0x0019b92d787de2c4; BYTE $0x00 // vpbroadcastb 0x19b9(%rip), %ymm5 # 0x49bf <k_tile_q6_k+0xd8f>
+	QUAD $0x0019b135797de2c4; BYTE $0x00 // vpbroadcastw 0x19b1(%rip), %ymm6 # 0x49c0 <k_tile_q6_k+0xd90>
+	QUAD $0x0019840d587d62c4; BYTE $0x00 // vpbroadcastd 0x1984(%rip), %ymm9 # 0x499c <k_tile_q6_k+0xd6c>
+	QUAD $0x00195f1d187d62c4; BYTE $0x00 // vbroadcastss 0x195f(%rip), %ymm11 # 0x4980 <k_tile_q6_k+0xd50>
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x4c7f7dc5; WORD $0x6024 // vmovdqa %ymm9, 0x60(%rsp)
+	QUAD $0x000160249c297cc5; BYTE $0x00 // vmovaps %ymm11, 0x160(%rsp)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454034c; BYTE $0x18 // addq 0x18(%rsp), %r10
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0f75 // jne 0x3062 <k_tile_q5_k+0xf2>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c01c4; WORD $0x222c // vmovups (%r10,%r12), %ymm13
+	LONG $0x272c8d4e // leaq (%rdi,%r12), %r13
+	QUAD $0x0a0027846f7ea1c4; WORD $0x0000 // vmovdqu 0xa00(%rdi,%r12), %ymm0
+	QUAD $0x0a40278c6f7ea1c4; WORD $0x0000 // vmovdqu 0xa40(%rdi,%r12), %ymm1
+	QUAD $0x0a8027946f7ea1c4; WORD $0x0000 // vmovdqu 0xa80(%rdi,%r12), %ymm2
+	QUAD $0x000140249c6ffdc5; BYTE $0x00 // vmovdqa 0x140(%rsp), %ymm3
+	LONG $0xe3db7dc5 // vpand %ymm3, %ymm0, %ymm12
+	QUAD $0x00008024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x80(%rsp)
+	QUAD $0x00012024bc6ffdc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm7
+	LONG $0xe7db6dc5 // vpand %ymm7, %ymm2, %ymm12
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	QUAD $0x00010024846f7dc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm8
+	LONG $0xc0dbbdc5 // vpand %ymm0, %ymm8, %ymm0
+	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
+	QUAD $0x0000a024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xa0(%rsp)
+	LONG $0xc3dbf5c5 // vpand %ymm3, %ymm1, %ymm0
+	QUAD $0x0000c024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xc0(%rsp)
+	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
+	LONG $0xc7dbfdc5 // vpand %ymm7, %ymm0, %ymm0
+	QUAD $0x00187c3d187de2c4; BYTE $0x00 // vbroadcastss 0x187c(%rip), %ymm7 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xc9dbbdc5 // vpand %ymm1, %ymm8, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	QUAD $0x0000e024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xe0(%rsp)
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000950c8d44 // leal (,%rdx,4), %r9d
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x0ae2c148 // shlq $0xa, %rdx
+	QUAD $0x01c01584db5dc1c4; WORD $0x0000 // vpand 0x1c0(%r13,%rdx), %ymm4, %ymm0
+	QUAD $0x0009c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm1
+	LONG $0x6e7941c4; BYTE $0xe1 // vmovd %r9d, %xmm12
+	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587de2c4; WORD $0x1c4b // vpbroadcastd 0x1c(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	QUAD $0x0180158cdb5dc1c4; WORD $0x0000 // vpand 0x180(%r13,%rdx), %ymm4, %ymm1
+	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x04 // vpslld $0x4, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0x1853 // vpbroadcastd 0x18(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x01401594db5dc1c4; WORD $0x0000 // vpand 0x140(%r13,%rdx), %ymm4, %ymm2
+	QUAD $0x000940b56f7e41c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm14
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xd2eb8dc5 // vpor %ymm2, %ymm14, %ymm2
+	LONG $0x587d62c4; WORD $0x1473 // vpbroadcastd 0x14(%rbx), %ymm14
+	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x010015b4db5d41c4; WORD $0x0000 // vpand 0x100(%r13,%rdx), %ymm4, %ymm14
+	QUAD $0x000900bd6f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm15
+	LONG $0xd20541c4; BYTE $0xfc // vpsrld %xmm12, %ymm15, %ymm15
+	LONG $0x7205c1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm15
+	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
+	LONG $0xeb0d41c4; BYTE $0xf7 // vpor %ymm15, %ymm14, %ymm14
+	LONG $0x587d62c4; WORD $0x107b // vpbroadcastd 0x10(%rbx), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf6f50dc5 // vpmaddwd %ymm6, %ymm14, %ymm14
+	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x00c01594db5dc1c4; WORD $0x0000 // vpand 0xc0(%r13,%rdx), %ymm4, %ymm2
+	QUAD $0x000800b56f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm14
+	QUAD $0x000840bd6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm15
+	QUAD $0x0008809d6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm3
+	QUAD $0x0008c0956f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d62c4; WORD $0x0c53 // vpbroadcastd 0xc(%rbx), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x00801594db5d41c4; WORD $0x0000 // vpand 0x80(%r13,%rdx), %ymm4, %ymm10
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
+	LONG $0x587d62c4; WORD $0x0853 // vpbroadcastd 0x8(%rbx), %ymm10
+	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xdb5dc1c4; WORD $0x155c; BYTE $0x40 // vpand 0x40(%r13,%rdx), %ymm4, %ymm3
+	LONG $0xd20541c4; BYTE $0xd4 // vpsrld %xmm12, %ymm15, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
+	LONG $0x587d62c4; WORD $0x0453 // vpbroadcastd 0x4(%rbx), %ymm10
+	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xdb5d41c4; WORD $0x1554; BYTE $0x00 // vpand (%r13,%rdx), %ymm4, %ymm10
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xeb2d41c4; BYTE $0xd6 // vpor %ymm14, %ymm10, %ymm10
+	LONG $0x587d62c4; BYTE $0x33 // vpbroadcastd (%rbx), %ymm14
+	LONG $0x042d42c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm10, %ymm10
+	LONG $0xd6f52dc5 // vpmaddwd %ymm6, %ymm10, %ymm10
+	LONG $0xdbfeadc5 // vpaddd %ymm3, %ymm10, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0ac03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm1
+	QUAD $0x0000800c9454a4c5; BYTE $0x00 // vandps 0x80(%rsp,%rcx), %ymm11, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187de2c4; WORD $0x2043 // vbroadcastss 0x20(%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
+	QUAD $0x0000c00c9454a4c5; BYTE $0x00 // vandps 0xc0(%rsp,%rcx), %ymm11, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d62c4; WORD $0x306b // vbroadcastss 0x30(%rbx), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	QUAD $0x0000800cbc6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rsp,%rcx), %ymm15
+	QUAD $0x0000c00c8410fcc5; BYTE $0x00 // vmovups 0xc0(%rsp,%rcx), %ymm0
+	LONG $0x4429fcc5; WORD $0x4024 // vmovaps %ymm0, 0x40(%rsp)
+	QUAD $0x01c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r13,%rdx), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x0009c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587de2c4; WORD $0x5c4b // vpbroadcastd 0x5c(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	QUAD $0x0180158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r13,%rdx), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x03 // vpslld $0x3, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0x5853 // vpbroadcastd 0x58(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x014015946f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r13,%rdx), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x0009409d6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm3
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587de2c4; WORD $0x545b // vpbroadcastd 0x54(%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x0100159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r13,%rdx), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	QUAD $0x000900956f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
+	LONG $0x587d62c4; WORD $0x5053 // vpbroadcastd 0x50(%rbx), %ymm10
+	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0x6f7ec1c4; WORD $0x1554; BYTE $0x00 // vmovdqu (%r13,%rdx), %ymm2
+	LONG $0x6f7ec1c4; WORD $0x155c; BYTE $0x40 // vmovdqu 0x40(%r13,%rdx), %ymm3
+	QUAD $0x008015946f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r13,%rdx), %ymm10
+	QUAD $0x00c0159c6f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r13,%rdx), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	QUAD $0x000800856f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm8
+	QUAD $0x0008408d6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm9
+	QUAD $0x000880bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm7
+	QUAD $0x0008c0b56f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm14
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0x720dc1c4; WORD $0x03f6 // vpslld $0x3, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xeb2541c4; BYTE $0xde // vpor %ymm14, %ymm11, %ymm11
+	LONG $0x587d62c4; WORD $0x4c73 // vpbroadcastd 0x4c(%rbx), %ymm14
+	LONG $0x042542c4; BYTE $0xde // vpmaddubsw %ymm14, %ymm11, %ymm11
+	LONG $0xdef525c5 // vpmaddwd %ymm6, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xf772c5c5; BYTE $0x03 // vpslld $0x3, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xffebadc5 // vpor %ymm7, %ymm10, %ymm7
+	LONG $0x587d62c4; WORD $0x4853 // vpbroadcastd 0x48(%rbx), %ymm10
+	LONG $0x0445c2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm7, %ymm7
+	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
+	LONG $0xfffea5c5 // vpaddd %ymm7, %ymm11, %ymm7
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x03f1 // vpslld $0x3, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
+	LONG $0x587d62c4; WORD $0x444b // vpbroadcastd 0x44(%rbx), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
+	LONG $0x723dc1c4; WORD $0x03f0 // vpslld $0x3, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	LONG $0x587d62c4; WORD $0x4043 // vpbroadcastd 0x40(%rbx), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0x44fefdc5; WORD $0x6024 // vpaddd 0x60(%rsp), %ymm0, %ymm0
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0ac03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm1
+	QUAD $0x0000139e1d6ffdc5 // vmovdqa 0x139e(%rip), %ymm3 # 0x4940 <k_tile_q6_k+0xd10>
+	LONG $0x0005e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm15, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	QUAD $0x0013d415187de2c4; BYTE $0x00 // vbroadcastss 0x13d4(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xd259f4c5 // vmulps %ymm2, %ymm1, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187de2c4; WORD $0x6043 // vbroadcastss 0x60(%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
+	LONG $0x546ffdc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm2
+	LONG $0x006de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d62c4; WORD $0x706b // vbroadcastss 0x70(%rbx), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	QUAD $0x0000800c846ffec5; BYTE $0x00 // vmovdqu 0x80(%rsp,%rcx), %ymm0
+	QUAD $0x0000c00cb46f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rsp,%rcx), %ymm14
+	QUAD $0x03c0158cdb5dc1c4; WORD $0x0000 // vpand 0x3c0(%r13,%rdx), %ymm4, %ymm1
+	QUAD $0x0009c0956f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	QUAD $0x00009c93587de2c4; BYTE $0x00 // vpbroadcastd 0x9c(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xfef575c5 // vpmaddwd %ymm6, %ymm1, %ymm15
+	QUAD $0x0380158cdb5dc1c4; WORD $0x0000 // vpand 0x380(%r13,%rdx), %ymm4, %ymm1
+	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	QUAD $0x00009893587de2c4; BYTE $0x00 // vpbroadcastd 0x98(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x03401594db5dc1c4; WORD $0x0000 // vpand 0x340(%r13,%rdx), %ymm4, %ymm2
+	QUAD $0x0009409d6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm3
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	QUAD $0x0000949b587de2c4; BYTE $0x00 // vpbroadcastd 0x94(%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x0300159cdb5dc1c4; WORD $0x0000 // vpand 0x300(%r13,%rdx), %ymm4, %ymm3
+	QUAD $0x000900bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm7
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
+	QUAD $0x000090bb587de2c4; BYTE $0x00 // vpbroadcastd 0x90(%rbx), %ymm7
+	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x02c01594db5dc1c4; WORD $0x0000 // vpand 0x2c0(%r13,%rdx), %ymm4, %ymm2
+	QUAD $0x0008009d6f7ec1c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm3
+	QUAD $0x000840bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm7
+	QUAD $0x000880856f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm8
+	QUAD $0x0008c08d6f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm9
+	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	QUAD $0x00008c8b587d62c4; BYTE $0x00 // vpbroadcastd 0x8c(%rbx), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x0280158cdb5d41c4; WORD $0x0000 // vpand 0x280(%r13,%rdx), %ymm4, %ymm9
+	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
+	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xeb3541c4; BYTE $0xc0 // vpor %ymm8, %ymm9, %ymm8
+	QUAD $0x0000888b587d62c4; BYTE $0x00 // vpbroadcastd 0x88(%rbx), %ymm9
+	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
+	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
+	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
+	QUAD $0x02401584db5d41c4; WORD $0x0000 // vpand 0x240(%r13,%rdx), %ymm4, %ymm8
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	QUAD $0x00008483587d62c4; BYTE $0x00 // vpbroadcastd 0x84(%rbx), %ymm8
+	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
+	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
+	QUAD $0x02001584db5d41c4; WORD $0x0000 // vpand 0x200(%r13,%rdx), %ymm4, %ymm8
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
+	QUAD $0x00008083587d62c4; BYTE $0x00 // vpbroadcastd 0x80(%rbx), %ymm8
+	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xdffee5c5 // vpaddd %ymm7, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0x54fe85c5; WORD $0x6024 // vpaddd 0x60(%rsp), %ymm15, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x0ac03f94137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm2
+	QUAD $0x000010eb1d6ffdc5 // vmovdqa 0x10eb(%rip), %ymm3 # 0x48e0 <k_tile_q6_k+0xcb0>
+	LONG $0x007de2c4; BYTE $0xc3 // vpshufb %ymm3, %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc059ecc5 // vmulps %ymm0, %ymm2, %ymm0
+	QUAD $0x00118115187de2c4; BYTE $0x00 // vbroadcastss 0x1181(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xd259fcc5 // vmulps %ymm2, %ymm0, %ymm2
+	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
+	QUAD $0x0000a083187de2c4; BYTE $0x00 // vbroadcastss 0xa0(%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
+	LONG $0x000de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm14, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	QUAD $0x0000b0ab187d62c4; BYTE $0x00 // vbroadcastss 0xb0(%rbx), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	QUAD $0x0000800cbc6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rsp,%rcx), %ymm15
+	QUAD $0x0000c00c8410fcc5; BYTE $0x00 // vmovups 0xc0(%rsp,%rcx), %ymm0
+	LONG $0x4429fcc5; WORD $0x4024 // vmovaps %ymm0, 0x40(%rsp)
+	QUAD $0x03c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rdx), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x0009c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	QUAD $0x0000dc8b587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	QUAD $0x0380158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rdx), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	QUAD $0x0000d893587de2c4; BYTE $0x00 // vpbroadcastd 0xd8(%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x034015946f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rdx), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x0009409d6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm3
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xdbfee5c5 // vpaddd %ymm3, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	QUAD $0x0000d49b587de2c4; BYTE $0x00 // vpbroadcastd 0xd4(%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x0300159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rdx), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	QUAD $0x000900bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm7
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xfffec5c5 // vpaddd %ymm7, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
+	QUAD $0x0000d0bb587de2c4; BYTE $0x00 // vpbroadcastd 0xd0(%rbx), %ymm7
+	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x020015946f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rdx), %ymm2
+	QUAD $0x0240159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rdx), %ymm3
+	QUAD $0x028015bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rdx), %ymm7
+	QUAD $0x02c015846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rdx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc4db3dc5 // vpand %ymm4, %ymm8, %ymm8
+	QUAD $0x0008008d6f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm9
+	QUAD $0x000840956f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm10
+	QUAD $0x0008809d6f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm11
+	QUAD $0x0008c0b56f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm14
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0xfe0d41c4; BYTE $0xf6 // vpaddd %ymm14, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xeb3d41c4; BYTE $0xc6 // vpor %ymm14, %ymm8, %ymm8
+	QUAD $0x0000ccb3587d62c4; BYTE $0x00 // vpbroadcastd 0xcc(%rbx), %ymm14
+	LONG $0x043d42c4; BYTE $0xc6 // vpmaddubsw %ymm14, %ymm8, %ymm8
+	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
+	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xffeba5c5 // vpor %ymm7, %ymm11, %ymm7
+	QUAD $0x0000c89b587d62c4; BYTE $0x00 // vpbroadcastd 0xc8(%rbx), %ymm11
+	LONG $0x0445c2c4; BYTE $0xfb // vpmaddubsw %ymm11, %ymm7, %ymm7
+	QUAD $0x000160249c287cc5; BYTE $0x00 // vmovaps 0x160(%rsp), %ymm11
+	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
+	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	LONG $0xd22d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm10, %ymm8
+	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
+	QUAD $0x0000c483587d62c4; BYTE $0x00 // vpbroadcastd 0xc4(%rbx), %ymm8
+	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd23541c4; BYTE $0xc4 // vpsrld %xmm12, %ymm9, %ymm8
+	LONG $0x4c6f7dc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm9
+	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	QUAD $0x0000c083587d62c4; BYTE $0x00 // vpbroadcastd 0xc0(%rbx), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
+	QUAD $0x000f033d187de2c4; BYTE $0x00 // vbroadcastss 0xf03(%rip), %ymm7 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0ac03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d7 // vpsrld $0x18, %ymm15, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	QUAD $0x0000e083187de2c4; BYTE $0x00 // vbroadcastss 0xe0(%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
+	LONG $0x546ffdc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm2
+	LONG $0xd272edc5; BYTE $0x18 // vpsrld $0x18, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	QUAD $0x0000f0ab187d62c4; BYTE $0x00 // vbroadcastss 0xf0(%rbx), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf638850f; WORD $0xffff // jne 0x3140 <k_tile_q5_k+0x1d0>
+	LONG $0x117c01c4; WORD $0x222c // vmovups %ymm13, (%r10,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf55c850f; WORD $0xffff // jne 0x3080 <k_tile_q5_k+0x110>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x00c78148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdi # imm = 0xB00
+	LONG $0x00c08149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r8 # imm = 0x200
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xf532850f; WORD $0xffff // jne 0x3070 <k_tile_q5_k+0x100>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xf4e7850f; WORD $0xffff // jne 0x3040 <k_tile_q5_k+0xd0>
+	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x3c14 <k_tile_q5_k+0xca4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00ad850f; WORD $0x0000 // jne 0x3c14 <k_tile_q5_k+0xca4>
+	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x0473 // jae 0x3b77 <k_tile_q5_k+0xc07>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x69eb // jmp 0x3be0 <k_tile_q5_k+0xc70>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	WORD $0xc075 // jne 0x3ba0 <k_tile_q5_k+0xc30>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x3c14 <k_tile_q5_k+0xca4>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x9066 // nop
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x3c00 <k_tile_q5_k+0xc90>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q6_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0c358e0f; WORD $0x0000 // jle 0x4872 <k_tile_q6_k+0xc42>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x38ec8348 // subq $0x38, %rsp
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0b4b8e0f; WORD $0x0000 // jle 0x47b3 <k_tile_q6_k+0xb83>
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	LONG $0xecc18148; WORD $0x0000; BYTE $0x00 // addq $0xec, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x000d3a0d787de2c4; BYTE $0x00 // vpbroadcastb 0xd3a(%rip), %ymm1 # 0x49c2 <k_tile_q6_k+0xd92>
+	QUAD $0x000d3215787de2c4; BYTE $0x00 // vpbroadcastb 0xd32(%rip), %ymm2 # 0x49c3 <k_tile_q6_k+0xd93>
+	QUAD $0x000d2a1d797de2c4; BYTE $0x00 // vpbroadcastw 0xd2a(%rip), %ymm3 # 0x49c4 <k_tile_q6_k+0xd94>
+	QUAD $0x000ce925187de2c4; BYTE $0x00 // vbroadcastss 0xce9(%rip), %ymm4 # 0x498c <k_tile_q6_k+0xd5c>
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2414034c // addq (%rsp), %r10
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0f75 // jne 0x3cd1 <k_tile_q6_k+0xa1>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
+	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3a2c // vmovups (%r10,%r15), %ymm5
+	LONG $0x3f248d4e // leaq (%rdi,%r15), %r12
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	QUAD $0x0d0037b4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm6
+	QUAD $0x0c000cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc00(%r12,%rcx), %ymm7
+	LONG $0x3c858b45; WORD $0xffff; BYTE $0xff // movl -0xc4(%r13), %r8d
+	LONG $0x408d8b45; WORD $0xffff; BYTE $0xff // movl -0xc0(%r13), %r9d
+	LONG $0x00b08d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %esi
+	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xc6490f44 // cmovnsl %esi, %r8d
+	LONG $0x07f8c141 // sarl $0x7, %r8d
+	LONG $0x05e0c141 // shll $0x5, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc0 // vmovd %r8d, %xmm8
+	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x0ae0c149 // shlq $0xa, %r8
+	LONG $0xdb7501c4; WORD $0x040c // vpand (%r12,%r8), %ymm1, %ymm9
+	LONG $0x09e2c148 // shlq $0x9, %rdx
+	QUAD $0x080014946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r12,%rdx), %ymm10
+	QUAD $0x0840149c6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r12,%rdx), %ymm11
+	QUAD $0x088014a46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r12,%rdx), %ymm12
+	QUAD $0x08c014ac6f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r12,%rdx), %ymm13
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0xffff1495587d42c4; BYTE $0xff // vpbroadcastd -0xec(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0xdb7501c4; WORD $0x044c; BYTE $0x40 // vpand 0x40(%r12,%r8), %ymm1, %ymm9
+	LONG $0x722dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0xffff1895587d42c4; BYTE $0xff // vpbroadcastd -0xe8(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	QUAD $0x00800494db7501c4; WORD $0x0000 // vpand 0x80(%r12,%r8), %ymm1, %ymm10
+	LONG $0x7225c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0xffff1c9d587d42c4; BYTE $0xff // vpbroadcastd -0xe4(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	QUAD $0x00c0048cdb7501c4; WORD $0x0000 // vpand 0xc0(%r12,%r8), %ymm1, %ymm9
+	LONG $0x722dc1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0xffff2095587d42c4; BYTE $0xff // vpbroadcastd -0xe0(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
+	LONG $0xf772bdc5; BYTE $0x18 // vpslld $0x18, %ymm7, %ymm8
+	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
+	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
+	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
+	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
+	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xce490f44 // cmovnsl %esi, %r9d
+	LONG $0x07f9c141 // sarl $0x7, %r9d
+	LONG $0x05e1c141 // shll $0x5, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc9 // vmovd %r9d, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	QUAD $0x090014946f7e41c4; WORD $0x0000 // vmovdqu 0x900(%r12,%rdx), %ymm10
+	QUAD $0x0100049cdb7501c4; WORD $0x0000 // vpand 0x100(%r12,%r8), %ymm1, %ymm11
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0xffff249d587d42c4; BYTE $0xff // vpbroadcastd -0xdc(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	QUAD $0x094014946f7e41c4; WORD $0x0000 // vmovdqu 0x940(%r12,%rdx), %ymm10
+	QUAD $0x0140049cdb7501c4; WORD $0x0000 // vpand 0x140(%r12,%r8), %ymm1, %ymm11
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0xffff289d587d42c4; BYTE $0xff // vpbroadcastd -0xd8(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x0980149c6f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r12,%rdx), %ymm11
+	QUAD $0x018004a4db7501c4; WORD $0x0000 // vpand 0x180(%r12,%r8), %ymm1, %ymm12
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
+	QUAD $0xffff2ca5587d42c4; BYTE $0xff // vpbroadcastd -0xd4(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	QUAD $0x09c014946f7e41c4; WORD $0x0000 // vmovdqu 0x9c0(%r12,%rdx), %ymm10
+	QUAD $0x01c0049cdb7501c4; WORD $0x0000 // vpand 0x1c0(%r12,%r8), %ymm1, %ymm11
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0xffff309d587d42c4; BYTE $0xff // vpbroadcastd -0xd0(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xf772c5c5; BYTE $0x10 // vpslld $0x10, %ymm7, %ymm7
+	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
+	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
+	LONG $0xa84dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm8
+	QUAD $0xffff34b5187dc2c4; BYTE $0xff // vbroadcastss -0xcc(%r13), %ymm6
+	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
+	QUAD $0x0d0037ac137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm5
+	QUAD $0x0c000cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc00(%r12,%rcx), %ymm7
+	LONG $0x7cb58b41; WORD $0xffff; BYTE $0xff // movl -0x84(%r13), %esi
+	LONG $0x804d8b45 // movl -0x80(%r13), %r9d
+	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xdb85 // testl %ebx, %ebx
+	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0xc66e79c5 // vmovd %esi, %xmm8
+	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
+	QUAD $0x0200048cdb7501c4; WORD $0x0000 // vpand 0x200(%r12,%r8), %ymm1, %ymm9
+	QUAD $0x080014946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r12,%rdx), %ymm10
+	QUAD $0x0840149c6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r12,%rdx), %ymm11
+	QUAD $0x088014a46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r12,%rdx), %ymm12
+	QUAD $0x08c014ac6f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r12,%rdx), %ymm13
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0xffff5495587d42c4; BYTE $0xff // vpbroadcastd -0xac(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	QUAD $0x0240048cdb7501c4; WORD $0x0000 // vpand 0x240(%r12,%r8), %ymm1, %ymm9
+	LONG $0x722dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0xffff5895587d42c4; BYTE $0xff // vpbroadcastd -0xa8(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	QUAD $0x02800494db7501c4; WORD $0x0000 // vpand 0x280(%r12,%r8), %ymm1, %ymm10
+	LONG $0x7225c1c4; WORD $0x02f4 // vpslld $0x2, %ymm12, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0xffff5c9d587d42c4; BYTE $0xff // vpbroadcastd -0xa4(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	QUAD $0x02c0048cdb7501c4; WORD $0x0000 // vpand 0x2c0(%r12,%r8), %ymm1, %ymm9
+	LONG $0x722dc1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0xffff6095587d42c4; BYTE $0xff // vpbroadcastd -0xa0(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
+	LONG $0xf772bdc5; BYTE $0x08 // vpslld $0x8, %ymm7, %ymm8
+	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xd5593cc5 // vmulps %ymm5, %ymm8, %ymm10
+	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
+	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
+	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
+	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xce490f44 // cmovnsl %esi, %r9d
+	LONG $0x07f9c141 // sarl $0x7, %r9d
+	LONG $0x05e1c141 // shll $0x5, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc9 // vmovd %r9d, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	QUAD $0x090014946f7e41c4; WORD $0x0000 // vmovdqu 0x900(%r12,%rdx), %ymm10
+	QUAD $0x0300049cdb7501c4; WORD $0x0000 // vpand 0x300(%r12,%r8), %ymm1, %ymm11
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0xffff649d587d42c4; BYTE $0xff // vpbroadcastd -0x9c(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	QUAD $0x094014946f7e41c4; WORD $0x0000 // vmovdqu 0x940(%r12,%rdx), %ymm10
+	QUAD $0x0340049cdb7501c4; WORD $0x0000 // vpand 0x340(%r12,%r8), %ymm1, %ymm11
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0xffff689d587d42c4; BYTE $0xff // vpbroadcastd -0x98(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x0980149c6f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r12,%rdx), %ymm11
+	QUAD $0x038004a4db7501c4; WORD $0x0000 // vpand 0x380(%r12,%r8), %ymm1, %ymm12
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
+	QUAD $0xffff6ca5587d42c4; BYTE $0xff // vpbroadcastd -0x94(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	QUAD $0x09c014946f7e41c4; WORD $0x0000 // vmovdqu 0x9c0(%r12,%rdx), %ymm10
+	QUAD $0x03c0049cdb7501c4; WORD $0x0000 // vpand 0x3c0(%r12,%r8), %ymm1, %ymm11
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0xffff709d587d42c4; BYTE $0xff // vpbroadcastd -0x90(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
+	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
+	LONG $0xa855c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm8
+	QUAD $0xffff74ad187dc2c4; BYTE $0xff // vbroadcastss -0x8c(%r13), %ymm5
+	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
+	QUAD $0x0d0037b4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm6
+	QUAD $0x0c400cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc40(%r12,%rcx), %ymm7
+	LONG $0xbc758b41 // movl -0x44(%r13), %esi
+	LONG $0xc04d8b45 // movl -0x40(%r13), %r9d
+	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xdb85 // testl %ebx, %ebx
+	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0xc66e79c5 // vmovd %esi, %xmm8
+	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
+	LONG $0x6f7e01c4; WORD $0x040c // vmovdqu (%r12,%r8), %ymm9
+	LONG $0x6f7e01c4; WORD $0x0454; BYTE $0x40 // vmovdqu 0x40(%r12,%r8), %ymm10
+	QUAD $0x0080049c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r12,%r8), %ymm11
+	QUAD $0x00c004a46f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r12,%r8), %ymm12
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	QUAD $0x080014acdb6d41c4; WORD $0x0000 // vpand 0x800(%r12,%rdx), %ymm2, %ymm13
+	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
+	LONG $0x587d42c4; WORD $0x946d // vpbroadcastd -0x6c(%r13), %ymm13
+	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x7235c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	QUAD $0x08401494db6d41c4; WORD $0x0000 // vpand 0x840(%r12,%rdx), %ymm2, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0x587d42c4; WORD $0x9855 // vpbroadcastd -0x68(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	QUAD $0x0880149cdb6d41c4; WORD $0x0000 // vpand 0x880(%r12,%rdx), %ymm2, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0x587d42c4; WORD $0x9c5d // vpbroadcastd -0x64(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	QUAD $0x08c01494db6d41c4; WORD $0x0000 // vpand 0x8c0(%r12,%rdx), %ymm2, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0x587d42c4; WORD $0xa055 // vpbroadcastd -0x60(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
+	LONG $0xf772bdc5; BYTE $0x18 // vpslld $0x18, %ymm7, %ymm8
+	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
+	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
+	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
+	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
+	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xce490f44 // cmovnsl %esi, %r9d
+	LONG $0x07f9c141 // sarl $0x7, %r9d
+	LONG $0x05e1c141 // shll $0x5, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc9 // vmovd %r9d, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	QUAD $0x010004946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	QUAD $0x0900149cdb6d41c4; WORD $0x0000 // vpand 0x900(%r12,%rdx), %ymm2, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0x587d42c4; WORD $0xa45d // vpbroadcastd -0x5c(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	QUAD $0x014004946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	QUAD $0x0940149cdb6d41c4; WORD $0x0000 // vpand 0x940(%r12,%rdx), %ymm2, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0x587d42c4; WORD $0xa85d // vpbroadcastd -0x58(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	QUAD $0x0180049c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	QUAD $0x098014a4db6d41c4; WORD $0x0000 // vpand 0x980(%r12,%rdx), %ymm2, %ymm12
+	LONG $0xeb1d41c4; BYTE $0xdb // vpor %ymm11, %ymm12, %ymm11
+	LONG $0x587d42c4; WORD $0xac65 // vpbroadcastd -0x54(%r13), %ymm12
+	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	QUAD $0x01c004946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	QUAD $0x09c0149cdb6d41c4; WORD $0x0000 // vpand 0x9c0(%r12,%rdx), %ymm2, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0x587d42c4; WORD $0xb05d // vpbroadcastd -0x50(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xf772c5c5; BYTE $0x10 // vpslld $0x10, %ymm7, %ymm7
+	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
+	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
+	LONG $0xa84dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm8
+	LONG $0x187dc2c4; WORD $0xb475 // vbroadcastss -0x4c(%r13), %ymm6
+	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
+	QUAD $0x0d0037ac137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm5
+	QUAD $0x0c400cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc40(%r12,%rcx), %ymm7
+	LONG $0xfc758b41 // movl -0x4(%r13), %esi
+	LONG $0x004d8b41 // movl (%r13), %ecx
+	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xf1490f41 // cmovnsl %r9d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0xc66e79c5 // vmovd %esi, %xmm8
+	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
+	QUAD $0x0200048c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm9
+	QUAD $0x024004946f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm10
+	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
+	QUAD $0x02c004a46f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm12
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	QUAD $0x080014ac6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r12,%rdx), %ymm13
+	QUAD $0x084014b46f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r12,%rdx), %ymm14
+	QUAD $0x088014bc6f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r12,%rdx), %ymm15
+	QUAD $0x08c014846f7ec1c4; WORD $0x0000 // vmovdqu 0x8c0(%r12,%rdx), %ymm0
+	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
+	LONG $0x587d42c4; WORD $0xd46d // vpbroadcastd -0x2c(%r13), %ymm13
+	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x7235c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0x587d42c4; WORD $0xd855 // vpbroadcastd -0x28(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0x587d42c4; WORD $0xdc5d // vpbroadcastd -0x24(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0xc0ebb5c5 // vpor %ymm0, %ymm9, %ymm0
+	LONG $0x587d42c4; WORD $0xe04d // vpbroadcastd -0x20(%r13), %ymm9
+	LONG $0x047dc2c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm0, %ymm0
+	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xf772bdc5; BYTE $0x08 // vpslld $0x8, %ymm7, %ymm8
+	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
+	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
+	LONG $0xb83562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm0) + ymm8
+	LONG $0x0000b18d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %esi
+	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0x490f; BYTE $0xce // cmovnsl %esi, %ecx
+	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
+	WORD $0xe1c1; BYTE $0x05 // shll $0x5, %ecx
+	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x0900148c6f7e41c4; WORD $0x0000 // vmovdqu 0x900(%r12,%rdx), %ymm9
+	QUAD $0x030004946f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0xe455 // vpbroadcastd -0x1c(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	QUAD $0x0940148c6f7e41c4; WORD $0x0000 // vmovdqu 0x940(%r12,%rdx), %ymm9
+	QUAD $0x034004946f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0xe855 // vpbroadcastd -0x18(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	QUAD $0x098014946f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r12,%rdx), %ymm10
+	QUAD $0x0380049c6f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r12,%r8), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0x587d42c4; WORD $0xec5d // vpbroadcastd -0x14(%r13), %ymm11
+	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	QUAD $0x09c0148c6f7e41c4; WORD $0x0000 // vmovdqu 0x9c0(%r12,%rdx), %ymm9
+	QUAD $0x03c004946f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r12,%r8), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0xf055 // vpbroadcastd -0x10(%r13), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
+	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
+	LONG $0xa855c2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm8
+	LONG $0x187dc2c4; WORD $0xf46d // vbroadcastss -0xc(%r13), %ymm5
+	LONG $0xa87de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm6
+	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf5b9850f; WORD $0xffff // jne 0x3d10 <k_tile_q6_k+0xe0>
+	LONG $0x117c81c4; WORD $0x3a2c // vmovups %ymm5, (%r10,%r15)
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xf57e850f; WORD $0xffff // jne 0x3cf0 <k_tile_q6_k+0xc0>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x20c78148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdi # imm = 0xD20
+	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0xf54d850f; WORD $0xffff // jne 0x3ce0 <k_tile_q6_k+0xb0>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xf502850f; WORD $0xffff // jne 0x3cb0 <k_tile_q6_k+0x80>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x4864 <k_tile_q6_k+0xc34>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a8850f; WORD $0x0000 // jne 0x4864 <k_tile_q6_k+0xc34>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x47cb <k_tile_q6_k+0xb9b>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x65eb // jmp 0x4830 <k_tile_q6_k+0xc00>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x47f0 <k_tile_q6_k+0xbc0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x4864 <k_tile_q6_k+0xc34>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x4850 <k_tile_q6_k+0xc20>
+	LONG $0x38c48348 // addq $0x38, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -429,9 +3582,6 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
@@ -456,10 +3606,111 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
+	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x30808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30303080(%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
+	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
+	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
+	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
+	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x00ff // incl (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0xffe0 // loopne 0x4995 <k_tile_q6_k+0xd65>
+	WORD $0xffff // <unknown>
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x4b40 // <unknown>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x000f; BYTE $0x01 // sldtw (%rcx)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0110 // adcb %al, (%rcx)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0110 // adcb %al, (%rcx)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0400; BYTE $0x03 // addb %al, (%rbx,%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x000f; BYTE $0x01 // sldtw (%rcx)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0110 // adcb %al, (%rcx)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0130 // xorb %al, (%rcx)
 	WORD $0x0000; BYTE $0x00 // <unknown>

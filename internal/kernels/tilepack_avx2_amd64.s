@@ -281,6 +281,80 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_bits
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0x588 <k_pack_bits+0x118>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x40570348 // addq 0x40(%rdi), %rdx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	LONG $0x38770348 // addq 0x38(%rdi), %rsi
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x000128052179e2c4; BYTE $0x00 // vpmovsxbd 0x128(%rip), %xmm0 # 0x5d4 <k_pack_bits+0x164>
+	QUAD $0x00011b0d587de2c4; BYTE $0x00 // vpbroadcastd 0x11b(%rip), %ymm1 # 0x5d0 <k_pack_bits+0x160>
+	QUAD $0x00000123156ffdc5 // vmovdqa 0x123(%rip), %ymm2 # 0x5e0 <k_pack_bits+0x170>
+	QUAD $0x0000013b1d6ffdc5 // vmovdqa 0x13b(%rip), %ymm3 # 0x600 <k_pack_bits+0x190>
+	WORD $0x18eb // jmp 0x4df <k_pack_bits+0x6f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0x00a5840f; WORD $0x0000 // je 0x584 <k_pack_bits+0x114>
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0xdaaf0f4d // imulq %r10, %r11
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x12eb // jmp 0x4ff <k_pack_bits+0x8f>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x2c89; BYTE $0x9a // movl %ebp, (%rdx,%rbx,4)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	WORD $0xd174 // je 0x4d0 <k_pack_bits+0x60>
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0xea7d // jge 0x4f0 <k_pack_bits+0x80>
+	WORD $0x8b41; BYTE $0x2b // movl (%r11), %ebp
+	WORD $0x8941; BYTE $0xee // movl %ebp, %r14d
+	LONG $0x04eec141 // shrl $0x4, %r14d
+	LONG $0xe56ef9c5 // vmovd %ebp, %xmm4
+	LONG $0x587de2c4; BYTE $0xe4 // vpbroadcastd %xmm4, %ymm4
+	LONG $0x4559e2c4; BYTE $0xe8 // vpsrlvd %xmm0, %xmm4, %xmm5
+	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
+	LONG $0x2249e3c4; WORD $0x01f5 // vpinsrd $0x1, %ebp, %xmm6, %xmm6
+	WORD $0xedc1; BYTE $0x18 // shrl $0x18, %ebp
+	LONG $0x00fde3c4; WORD $0xd0ed // vpermq $0xd0, %ymm5, %ymm5 # ymm5 = ymm5[0,0,1,3]
+	LONG $0x0255e3c4; WORD $0x03ee // vpblendd $0x3, %ymm6, %ymm5, %ymm5 # ymm5 = ymm6[0,1],ymm5[2,3,4,5,6,7]
+	LONG $0xf56ef9c5 // vmovd %ebp, %xmm6
+	LONG $0x587de2c4; BYTE $0xf6 // vpbroadcastd %xmm6, %ymm6
+	LONG $0x0255e3c4; WORD $0x40ee // vpblendd $0x40, %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[0,1,2,3,4,5],ymm6[6],ymm5[7]
+	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
+	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
+	LONG $0x0255e3c4; WORD $0x80e4 // vpblendd $0x80, %ymm4, %ymm5, %ymm4 # ymm4 = ymm5[0,1,2,3,4,5,6],ymm4[7]
+	LONG $0x405de2c4; BYTE $0xe2 // vpmulld %ymm2, %ymm4, %ymm4
+	LONG $0xe3dbddc5 // vpand %ymm3, %ymm4, %ymm4
+	LONG $0x397de3c4; WORD $0x01e5 // vextracti128 $0x1, %ymm4, %xmm5
+	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
+	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
+	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
+	LONG $0xec70f9c5; BYTE $0x55 // vpshufd $0x55, %xmm4, %xmm5 # xmm5 = xmm4[1,1,1,1]
+	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
+	LONG $0xe57ef9c5 // vmovd %xmm4, %ebp
+	LONG $0xffff6ce9; BYTE $0xff // jmp 0x4f0 <k_pack_bits+0x80>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -309,3 +383,71 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0008 // orb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000c // orb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0014 // adcb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x100c // orb $0x10, %al
+	WORD $0xcc14 // adcb $-0x34, %al
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	LONG $0x00408102; WORD $0x4081 // addb 0x40810040(%rcx), %al
+	WORD $0x0020 // andb %al, (%rax)
+	WORD $0x0204 // addb $0x2, %al
+	LONG $0x04080081; WORD $0x0102 // addl $0x1020408, (%rax) # imm = 0x1020408
+	WORD $0x0810 // adcb %cl, (%rax)
+	WORD $0x0204 // addb $0x2, %al
+	WORD $0x1020 // andb %dl, (%rax)
+	WORD $0x0408; BYTE $0x40 // orb %al, (%rax,%rax,2)
+	WORD $0x1020 // andb %dl, (%rax)
+	LONG $0x20408008; WORD $0x0210 // orb %al, 0x2102040(%rax)
+	WORD $0x0202 // addb (%rdx), %al
+	WORD $0x0102 // addb (%rcx), %al
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0401; BYTE $0x04 // addl %eax, (%rsp,%rax)
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0808 // orb %cl, (%rax)
+	WORD $0x0808 // orb %cl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x2020 // andb %ah, (%rax)
+	WORD $0x2020 // andb %ah, (%rax)
+	WORD $0x4040 // <unknown>
+	WORD $0x4040 // <unknown>
+	WORD $0x8080 // <unknown>
+	WORD $0x8080 // <unknown>

@@ -1234,6 +1234,77 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
 	WORD $0x910383ff // add sp, sp, #0xe0
 	WORD $0xd65f03c0 // ret
+
+	// pack_bits
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400084b // b.lt 0x1418 <k_pack_bits+0x110>
+	WORD $0x1000096c // adr x12, 0x1440 <k_pack_bits+0x138>
+	WORD $0xa9403c0e // ldp x14, x15, [x0]
+	WORD $0xfd400180 // ldr d0, [x12]
+	WORD $0x10000a0c // adr x12, 0x1460 <k_pack_bits+0x158>
+	WORD $0x1000092d // adr x13, 0x1448 <k_pack_bits+0x140>
+	WORD $0x3dc00183 // ldr q3, [x12]
+	WORD $0x10000aac // adr x12, 0x1480 <k_pack_bits+0x178>
+	WORD $0x4f0005e2 // movi v2.4s, #0xf
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0x100008cc // adr x12, 0x1450 <k_pack_bits+0x148>
+	WORD $0xfd4001a1 // ldr d1, [x13]
+	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
+	WORD $0x3dc00185 // ldr q5, [x12]
+	WORD $0x1000094c // adr x12, 0x1470 <k_pack_bits+0x168>
+	WORD $0xa942a80b // ldp x11, x10, [x0, #0x28]
+	WORD $0x3dc00186 // ldr q6, [x12]
+	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x8b1001ce // add x14, x14, x16
+	WORD $0x8b1101ef // add x15, x15, x17
+	WORD $0x14000005 // b 0x1378 <k_pack_bits+0x70>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x8b0a01ce // add x14, x14, x10
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54000520 // b.eq 0x1418 <k_pack_bits+0x110>
+	WORD $0x9b093d70 // madd x16, x11, x9, x15
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0x1400001e // b 0x13f8 <k_pack_bits+0xf0>
+	WORD $0xb9400200 // ldr w0, [x16]
+	WORD $0x4e040c07 // dup v7.4s, w0
+	WORD $0x53047c01 // lsr w1, w0, #4
+	WORD $0x53187c02 // lsr w2, w0, #24
+	WORD $0x1e270031 // fmov s17, w1
+	WORD $0x2ea144f0 // ushl v16.2s, v7.2s, v1.2s
+	WORD $0x2ea044f2 // ushl v18.2s, v7.2s, v0.2s
+	WORD $0x6f2404e7 // ushr v7.4s, v7.4s, #0x1c
+	WORD $0x4e0c1c11 // mov v17.s[1], w0
+	WORD $0x4e141c50 // mov v16.s[2], w2
+	WORD $0x6e180651 // mov v17.d[1], v18.d[0]
+	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
+	WORD $0x6e1c64f0 // mov v16.s[3], v7.s[3]
+	WORD $0x4e221e27 // and v7.16b, v17.16b, v2.16b
+	WORD $0x4ea39ce7 // mul v7.4s, v7.4s, v3.4s
+	WORD $0x4ea49e10 // mul v16.4s, v16.4s, v4.4s
+	WORD $0x4e251ce7 // and v7.16b, v7.16b, v5.16b
+	WORD $0x4e261e10 // and v16.16b, v16.16b, v6.16b
+	WORD $0x4eb01ce7 // orr v7.16b, v7.16b, v16.16b
+	WORD $0x6e0740f0 // ext v16.16b, v7.16b, v7.16b, #0x8
+	WORD $0x0eb01ce7 // orr v7.8b, v7.8b, v16.8b
+	WORD $0x9e6600e0 // fmov x0, d7
+	WORD $0xd360fc01 // lsr x1, x0, #32
+	WORD $0x2a010000 // orr w0, w0, w1
+	WORD $0xb83179c0 // str w0, [x14, x17, lsl #2]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x8b0d0210 // add x16, x16, x13
+	WORD $0xf100423f // cmp x17, #0x10
+	WORD $0x54fffba0 // b.eq 0x1368 <k_pack_bits+0x60>
+	WORD $0xeb0c023f // cmp x17, x12
+	WORD $0x54fffc4b // b.lt 0x1384 <k_pack_bits+0x7c>
+	WORD $0xb83179df // str wzr, [x14, x17, lsl #2]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x8b0d0210 // add x16, x16, x13
+	WORD $0xf100423f // cmp x17, #0x10
+	WORD $0x54ffff41 // b.ne 0x13f8 <k_pack_bits+0xf0>
+	WORD $0x17ffffd5 // b 0x1368 <k_pack_bits+0x60>
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
@@ -1243,8 +1314,23 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+	WORD $0xfffffff8 // f8 ff ff ff .word 0xfffffff8
+	WORD $0xfffffff4 // f4 ff ff ff .word 0xfffffff4
+	WORD $0xfffffff0 // f0 ff ff ff .word 0xfffffff0
+	WORD $0xffffffec // ec ff ff ff .word 0xffffffec
+	WORD $0x02020202 // 02 02 02 02 .word 0x02020202
+	WORD $0x01010101 // 01 01 01 01 .word 0x01010101
+	WORD $0x04040404 // 04 04 04 04 .word 0x04040404
+	WORD $0x08080808 // 08 08 08 08 .word 0x08080808
+	WORD $0x00408102 // 02 81 40 00 .word 0x00408102
+	WORD $0x00204081 // 81 40 20 00 .word 0x00204081
+	WORD $0x00810204 // 04 02 81 00 .word 0x00810204
+	WORD $0x01020408 // 08 04 02 01 .word 0x01020408
+	WORD $0x10101010 // 10 10 10 10 .word 0x10101010
+	WORD $0x20202020 // 20 20 20 20 .word 0x20202020
+	WORD $0x40404040 // 40 40 40 40 .word 0x40404040
+	WORD $0x80808080 // 80 80 80 80 .word 0x80808080
+	WORD $0x02040810 // 10 08 04 02 .word 0x02040810
+	WORD $0x04081020 // 20 10 08 04 .word 0x04081020
+	WORD $0x08102040 // 40 20 10 08 .word 0x08102040
+	WORD $0x10204080 // 80 40 20 10 .word 0x10204080

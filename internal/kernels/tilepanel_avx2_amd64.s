@@ -16,135 +16,1978 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01328e0f; WORD $0x0000 // jle 0x13f <k_untile_q8_0+0x13f>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x110 <k_untile_q8_0+0x110>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x0210fcc5 // vmovups (%rdx), %ymm0
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	LONG $0x4210fcc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm0
-	LONG $0x4111fcc5; BYTE $0x40 // vmovups %ymm0, 0x40(%rcx)
-	QUAD $0x000000808210fcc5 // vmovups 0x80(%rdx), %ymm0
-	QUAD $0x000000808111fcc5 // vmovups %ymm0, 0x80(%rcx)
-	QUAD $0x000000c08210fcc5 // vmovups 0xc0(%rdx), %ymm0
-	QUAD $0x000000c08111fcc5 // vmovups %ymm0, 0xc0(%rcx)
-	QUAD $0x000001008210fcc5 // vmovups 0x100(%rdx), %ymm0
-	QUAD $0x000001008111fcc5 // vmovups %ymm0, 0x100(%rcx)
-	QUAD $0x000001408210fcc5 // vmovups 0x140(%rdx), %ymm0
-	QUAD $0x000001408111fcc5 // vmovups %ymm0, 0x140(%rcx)
-	QUAD $0x000001808210fcc5 // vmovups 0x180(%rdx), %ymm0
-	QUAD $0x000001808111fcc5 // vmovups %ymm0, 0x180(%rcx)
-	QUAD $0x000001c08210fcc5 // vmovups 0x1c0(%rdx), %ymm0
-	QUAD $0x000001c08111fcc5 // vmovups %ymm0, 0x1c0(%rcx)
-	QUAD $0x00020082137de2c4; BYTE $0x00 // vcvtph2ps 0x200(%rdx), %ymm0
-	QUAD $0x000002008111fcc5 // vmovups %ymm0, 0x200(%rcx)
-	LONG $0x4210fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm0
-	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
-	LONG $0x4210fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm0
-	LONG $0x4111fcc5; BYTE $0x60 // vmovups %ymm0, 0x60(%rcx)
-	QUAD $0x000000a08210fcc5 // vmovups 0xa0(%rdx), %ymm0
-	QUAD $0x000000a08111fcc5 // vmovups %ymm0, 0xa0(%rcx)
-	QUAD $0x000000e08210fcc5 // vmovups 0xe0(%rdx), %ymm0
-	QUAD $0x000000e08111fcc5 // vmovups %ymm0, 0xe0(%rcx)
-	QUAD $0x000001208210fcc5 // vmovups 0x120(%rdx), %ymm0
-	QUAD $0x000001208111fcc5 // vmovups %ymm0, 0x120(%rcx)
-	QUAD $0x000001608210fcc5 // vmovups 0x160(%rdx), %ymm0
-	QUAD $0x000001608111fcc5 // vmovups %ymm0, 0x160(%rcx)
-	QUAD $0x000001a08210fcc5 // vmovups 0x1a0(%rdx), %ymm0
-	QUAD $0x000001a08111fcc5 // vmovups %ymm0, 0x1a0(%rcx)
-	QUAD $0x000001e08210fcc5 // vmovups 0x1e0(%rdx), %ymm0
-	QUAD $0x000001e08111fcc5 // vmovups %ymm0, 0x1e0(%rcx)
-	QUAD $0x00021082137de2c4; BYTE $0x00 // vcvtph2ps 0x210(%rdx), %ymm0
-	QUAD $0x000002208111fcc5 // vmovups %ymm0, 0x220(%rcx)
-	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x107ca1c4; WORD $0x0a04 // vmovups (%rdx,%r9), %ymm0
+	LONG $0x117ca1c4; WORD $0x0904 // vmovups %ymm0, (%rcx,%r9)
+	LONG $0x107ca1c4; WORD $0x0a44; BYTE $0x40 // vmovups 0x40(%rdx,%r9), %ymm0
+	LONG $0x117ca1c4; WORD $0x0944; BYTE $0x40 // vmovups %ymm0, 0x40(%rcx,%r9)
+	QUAD $0x00800a84107ca1c4; WORD $0x0000 // vmovups 0x80(%rdx,%r9), %ymm0
+	QUAD $0x00800984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0x80(%rcx,%r9)
+	QUAD $0x00c00a84107ca1c4; WORD $0x0000 // vmovups 0xc0(%rdx,%r9), %ymm0
+	QUAD $0x00c00984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0xc0(%rcx,%r9)
+	QUAD $0x01000a84107ca1c4; WORD $0x0000 // vmovups 0x100(%rdx,%r9), %ymm0
+	QUAD $0x01000984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0x100(%rcx,%r9)
+	QUAD $0x01400a84107ca1c4; WORD $0x0000 // vmovups 0x140(%rdx,%r9), %ymm0
+	QUAD $0x01400984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0x140(%rcx,%r9)
+	QUAD $0x01800a84107ca1c4; WORD $0x0000 // vmovups 0x180(%rdx,%r9), %ymm0
+	QUAD $0x01800984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0x180(%rcx,%r9)
+	QUAD $0x01c00a84107ca1c4; WORD $0x0000 // vmovups 0x1c0(%rdx,%r9), %ymm0
+	QUAD $0x01c00984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0x1c0(%rcx,%r9)
+	QUAD $0x02000284137da2c4; WORD $0x0000 // vcvtph2ps 0x200(%rdx,%r8), %ymm0
+	QUAD $0x02000984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xff3a850f; WORD $0xffff // jne 0x30 <k_untile_q8_0+0x30>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rdx # imm = 0x220
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfee1850f; WORD $0xffff // jne 0x20 <k_untile_q8_0+0x20>
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff10850f; WORD $0xffff // jne 0x20 <k_untile_q8_0+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// untile_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01da8e0f; WORD $0x0000 // jle 0x337 <k_untile_q4_0+0x1e7>
+	LONG $0x01508e0f; WORD $0x0000 // jle 0x27d <k_untile_q4_0+0x15d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000cf105787de2c4; BYTE $0x00 // vpbroadcastb 0xcf1(%rip), %ymm0 # 0xe60 <k_tile_panel+0xb20>
-	QUAD $0x000ce90d787de2c4; BYTE $0x00 // vpbroadcastb 0xce9(%rip), %ymm1 # 0xe61 <k_tile_panel+0xb21>
+	QUAD $0x005ac105787de2c4; BYTE $0x00 // vpbroadcastb 0x5ac1(%rip), %ymm0 # 0x5c00 <k_tile_panel_16_min+0xc20>
+	QUAD $0x005ab90d787de2c4; BYTE $0x00 // vpbroadcastb 0x5ab9(%rip), %ymm1 # 0x5c01 <k_tile_panel_16_min+0xc21>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x14dbfdc5; BYTE $0x32 // vpand (%rdx,%rsi), %ymm0, %ymm2
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0xdb7da1c4; WORD $0x0a14 // vpand (%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x147ffec5; BYTE $0x71 // vmovdqu %ymm2, (%rcx,%rsi,2)
-	LONG $0x54dbfdc5; WORD $0x4032 // vpand 0x40(%rdx,%rsi), %ymm0, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0914 // vmovdqu %ymm2, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a54; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x547ffec5; WORD $0x4071 // vmovdqu %ymm2, 0x40(%rcx,%rsi,2)
-	QUAD $0x0000803294dbfdc5; BYTE $0x00 // vpand 0x80(%rdx,%rsi), %ymm0, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0954; BYTE $0x40 // vmovdqu %ymm2, 0x40(%rcx,%r9)
+	QUAD $0x00800a94db7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00008071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x80(%rcx,%rsi,2)
-	QUAD $0x0000c03294dbfdc5; BYTE $0x00 // vpand 0xc0(%rdx,%rsi), %ymm0, %ymm2
+	QUAD $0x008009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x80(%rcx,%r9)
+	QUAD $0x00c00a94db7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0000c071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0xc0(%rcx,%rsi,2)
-	LONG $0x146ffec5; BYTE $0x32 // vmovdqu (%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x00c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00010071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x100(%rcx,%rsi,2)
-	LONG $0x546ffec5; WORD $0x4032 // vmovdqu 0x40(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x010009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00014071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x140(%rcx,%rsi,2)
-	QUAD $0x00008032946ffec5; BYTE $0x00 // vmovdqu 0x80(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x014009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x140(%rcx,%r9)
+	QUAD $0x00800a946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00018071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x180(%rcx,%rsi,2)
-	QUAD $0x0000c032946ffec5; BYTE $0x00 // vmovdqu 0xc0(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x018009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x180(%rcx,%r9)
+	QUAD $0x00c00a946f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0001c071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x1c0(%rcx,%rsi,2)
-	QUAD $0x01003294137de2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%rsi), %ymm2
-	QUAD $0x000200719411fcc5; BYTE $0x00 // vmovups %ymm2, 0x200(%rcx,%rsi,2)
-	LONG $0x54dbfdc5; WORD $0x2032 // vpand 0x20(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x547ffec5; WORD $0x2071 // vmovdqu %ymm2, 0x20(%rcx,%rsi,2)
-	LONG $0x54dbfdc5; WORD $0x6032 // vpand 0x60(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x547ffec5; WORD $0x6071 // vmovdqu %ymm2, 0x60(%rcx,%rsi,2)
-	QUAD $0x0000a03294dbfdc5; BYTE $0x00 // vpand 0xa0(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0000a071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0xa0(%rcx,%rsi,2)
-	QUAD $0x0000e03294dbfdc5; BYTE $0x00 // vpand 0xe0(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0000e071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0xe0(%rcx,%rsi,2)
-	LONG $0x546ffec5; WORD $0x2032 // vmovdqu 0x20(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x01c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x1c0(%rcx,%r9)
+	QUAD $0x01000294137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%r8), %ymm2
+	QUAD $0x02000994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfefd850f; WORD $0xffff // jne 0x160 <k_untile_q4_0+0x40>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x20c28148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdx # imm = 0x120
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfed3850f; WORD $0xffff // jne 0x150 <k_untile_q4_0+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q4_1
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01348e0f; WORD $0x0000 // jle 0x3d1 <k_untile_q4_1+0x141>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00595305787de2c4; BYTE $0x00 // vpbroadcastb 0x5953(%rip), %ymm0 # 0x5c02 <k_tile_panel_16_min+0xc22>
+	BYTE $0x90 // nop
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a0c // vpand (%rdx,%r9), %ymm0, %ymm1
+	LONG $0x7f7ea1c4; WORD $0x090c // vmovdqu %ymm1, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a4c; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm1
+	LONG $0x7f7ea1c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm1, 0x40(%rcx,%r9)
+	QUAD $0x00800a8cdb7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm1
+	QUAD $0x0080098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x80(%rcx,%r9)
+	QUAD $0x00c00a8cdb7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm1
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x00c0098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a0c // vmovdqu (%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x0100098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a4c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x0140098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x140(%rcx,%r9)
+	QUAD $0x00800a8c6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x0180098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x180(%rcx,%r9)
+	QUAD $0x00c00a8c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x01c0098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x1c0(%rcx,%r9)
+	QUAD $0x0100028c137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%r8), %ymm1
+	QUAD $0x0200098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x200(%rcx,%r9)
+	QUAD $0x0120028c137da2c4; WORD $0x0000 // vcvtph2ps 0x120(%rdx,%r8), %ymm1
+	QUAD $0x0240098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x240(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xff09850f; WORD $0xffff // jne 0x2c0 <k_untile_q4_1+0x30>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c28148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rdx # imm = 0x140
+	LONG $0x80c18148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rcx # imm = 0x280
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfedf850f; WORD $0xffff // jne 0x2b0 <k_untile_q4_1+0x20>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q5_0
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01de8e0f; WORD $0x0000 // jle 0x5cb <k_untile_q5_0+0x1eb>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00580405787de2c4; BYTE $0x00 // vpbroadcastb 0x5804(%rip), %ymm0 # 0x5c03 <k_tile_panel_16_min+0xc23>
+	QUAD $0x0057fc0d787de2c4; BYTE $0x00 // vpbroadcastb 0x57fc(%rip), %ymm1 # 0x5c04 <k_tile_panel_16_min+0xc24>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x01000a946f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm2
+	LONG $0xf272edc5; BYTE $0x04 // vpslld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00012071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x120(%rcx,%rsi,2)
-	LONG $0x546ffec5; WORD $0x6032 // vmovdqu 0x60(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	LONG $0xeb75a1c4; WORD $0x0a1c // vpor (%rdx,%r9), %ymm1, %ymm3
+	LONG $0xd2fce5c5 // vpaddb %ymm2, %ymm3, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0914 // vmovdqu %ymm2, (%rcx,%r9)
+	QUAD $0x01000a946f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm2
+	LONG $0xf272edc5; BYTE $0x03 // vpslld $0x3, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00016071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x160(%rcx,%rsi,2)
-	QUAD $0x0000a032946ffec5; BYTE $0x00 // vmovdqu 0xa0(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	LONG $0xeb75a1c4; WORD $0x0a5c; BYTE $0x40 // vpor 0x40(%rdx,%r9), %ymm1, %ymm3
+	LONG $0xd2fce5c5 // vpaddb %ymm2, %ymm3, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0954; BYTE $0x40 // vmovdqu %ymm2, 0x40(%rcx,%r9)
+	QUAD $0x01000a946f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0001a071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x1a0(%rcx,%rsi,2)
-	QUAD $0x0000e032946ffec5; BYTE $0x00 // vmovdqu 0xe0(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x00800a9ceb75a1c4; WORD $0x0000 // vpor 0x80(%rdx,%r9), %ymm1, %ymm3
+	LONG $0xd2fce5c5 // vpaddb %ymm2, %ymm3, %ymm2
+	QUAD $0x008009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x80(%rcx,%r9)
+	QUAD $0x01000a946f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	QUAD $0x00c00a9ceb75a1c4; WORD $0x0000 // vpor 0xc0(%rdx,%r9), %ymm1, %ymm3
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0001e071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x1e0(%rcx,%rsi,2)
-	QUAD $0x01103294137de2c4; WORD $0x0000 // vcvtph2ps 0x110(%rdx,%rsi), %ymm2
-	QUAD $0x000220719411fcc5; BYTE $0x00 // vmovups %ymm2, 0x220(%rcx,%rsi,2)
-	LONG $0x20c68148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsi # imm = 0x120
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfe49850f; WORD $0xffff // jne 0x180 <k_untile_q4_0+0x30>
+	LONG $0xd2fce5c5 // vpaddb %ymm2, %ymm3, %ymm2
+	QUAD $0x00c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	QUAD $0x01000a9cdb7da1c4; WORD $0x0000 // vpand 0x100(%rdx,%r9), %ymm0, %ymm3
+	LONG $0xd1ebedc5 // vpor %ymm1, %ymm2, %ymm2
+	LONG $0xd3fcedc5 // vpaddb %ymm3, %ymm2, %ymm2
+	QUAD $0x010009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd1ebedc5 // vpor %ymm1, %ymm2, %ymm2
+	LONG $0xd3fcedc5 // vpaddb %ymm3, %ymm2, %ymm2
+	QUAD $0x014009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x140(%rcx,%r9)
+	QUAD $0x00800a946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd1ebedc5 // vpor %ymm1, %ymm2, %ymm2
+	LONG $0xd3fcedc5 // vpaddb %ymm3, %ymm2, %ymm2
+	QUAD $0x018009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x180(%rcx,%r9)
+	QUAD $0x00c00a946f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x03 // vpsrld $0x3, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd1ebedc5 // vpor %ymm1, %ymm2, %ymm2
+	LONG $0xd3fcedc5 // vpaddb %ymm3, %ymm2, %ymm2
+	QUAD $0x01c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x1c0(%rcx,%r9)
+	QUAD $0x01400294137da2c4; WORD $0x0000 // vcvtph2ps 0x140(%rdx,%r8), %ymm2
+	QUAD $0x02000994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe6f850f; WORD $0xffff // jne 0x420 <k_untile_q5_0+0x40>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x60c28148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rdx # imm = 0x160
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe45850f; WORD $0xffff // jne 0x410 <k_untile_q5_0+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// untile_q5_1
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01f28e0f; WORD $0x0000 // jle 0x7cf <k_untile_q5_1+0x1ff>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00561605787de2c4; BYTE $0x00 // vpbroadcastb 0x5616(%rip), %ymm0 # 0x5c05 <k_tile_panel_16_min+0xc25>
+	QUAD $0x00560e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x560e(%rip), %ymm1 # 0x5c06 <k_tile_panel_16_min+0xc26>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a14 // vpand (%rdx,%r9), %ymm0, %ymm2
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0914 // vmovdqu %ymm2, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a54; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xf372e5c5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0954; BYTE $0x40 // vmovdqu %ymm2, 0x40(%rcx,%r9)
+	QUAD $0x00800a94db7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x008009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x80(%rcx,%r9)
+	QUAD $0x00c00a94db7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xdbfee5c5 // vpaddd %ymm3, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x00c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	QUAD $0x01000a9cdb75a1c4; WORD $0x0000 // vpand 0x100(%rdx,%r9), %ymm1, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x010009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x014009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x140(%rcx,%r9)
+	QUAD $0x00800a946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x018009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x180(%rcx,%r9)
+	QUAD $0x00c00a946f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x03 // vpsrld $0x3, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x01c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x1c0(%rcx,%r9)
+	QUAD $0x01400294137da2c4; WORD $0x0000 // vcvtph2ps 0x140(%rdx,%r8), %ymm2
+	QUAD $0x02000994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x200(%rcx,%r9)
+	QUAD $0x01600294137da2c4; WORD $0x0000 // vcvtph2ps 0x160(%rdx,%r8), %ymm2
+	QUAD $0x02400994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x240(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe5b850f; WORD $0xffff // jne 0x610 <k_untile_q5_1+0x40>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80c28148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdx # imm = 0x180
+	LONG $0x80c18148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rcx # imm = 0x280
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe31850f; WORD $0xffff // jne 0x600 <k_untile_q5_1+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q2_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06b78e0f; WORD $0x0000 // jle 0xea4 <k_untile_q2_k+0x6c4>
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00540305787de2c4; BYTE $0x00 // vpbroadcastb 0x5403(%rip), %ymm0 # 0x5c07 <k_tile_panel_16_min+0xc27>
+	QUAD $0x00540f0d187de2c4; BYTE $0x00 // vbroadcastss 0x540f(%rip), %ymm1 # 0x5c1c <k_tile_panel_16_min+0xc3c>
+	QUAD $0x00541615187de2c4; BYTE $0x00 // vbroadcastss 0x5416(%rip), %ymm2 # 0x5c2c <k_tile_panel_16_min+0xc4c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	QUAD $0x01003a9cdb7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm0, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	QUAD $0x01403a9cdb7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm0, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	QUAD $0x01803a9cdb7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x01c03a9cdb7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	QUAD $0x02003a9cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	QUAD $0x02403a9cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x02803a9cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x02c03a9cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm0, %ymm3
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x547481c4; WORD $0x3224 // vandps (%r10,%r14), %ymm1, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
+	QUAD $0x052002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xe257dcc5 // vxorps %ymm2, %ymm4, %ymm4
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x0280099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x280(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x02c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x2c0(%rcx,%r9)
+	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
+	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
+	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
+	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
+	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0480099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x480(%rcx,%r9)
+	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x04c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x4c0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0500099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x500(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0580099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x580(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
+	QUAD $0x050002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm4
+	LONG $0xd372e5c5; BYTE $0x18 // vpsrld $0x18, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x0540099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x540(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x05c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x5c0(%rcx,%r9)
+	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
+	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
+	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
+	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0700099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x700(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0740099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x740(%rcx,%r9)
+	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
+	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x547481c4; WORD $0x3264; BYTE $0x40 // vandps 0x40(%r10,%r14), %ymm1, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0800099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x800(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0880099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x880(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0840099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x840(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x08c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x8c0(%rcx,%r9)
+	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
+	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
+	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0980099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x980(%rcx,%r9)
+	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x09c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x9c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0a00099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa00(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0a40099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa40(%rcx,%r9)
+	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0a80099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa80(%rcx,%r9)
+	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0ac0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xac0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0b00099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb00(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0b80099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb80(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x18 // vpsrld $0x18, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0b40099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb40(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0bc0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xbc0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000c; BYTE $0x00 // addq $0xc00, %r9 # imm = 0xC00
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf9e0850f; WORD $0xffff // jne 0x850 <k_untile_q2_k+0x70>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf9ab850f; WORD $0xffff // jne 0x830 <k_untile_q2_k+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c28148; WORD $0x0005; BYTE $0x00 // addq $0x540, %rdx # imm = 0x540
+	LONG $0x00c18148; WORD $0x0018; BYTE $0x00 // addq $0x1800, %rcx # imm = 0x1800
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf981850f; WORD $0xffff // jne 0x820 <k_untile_q2_k+0x40>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// untile_q3_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x09a18e0f; WORD $0x0000 // jle 0x185e <k_untile_q3_k+0x9ae>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x004d4105587de2c4; BYTE $0x00 // vpbroadcastd 0x4d41(%rip), %ymm0 # 0x5c28 <k_tile_panel_16_min+0xc48>
+	QUAD $0x004d440d587de2c4; BYTE $0x00 // vpbroadcastd 0x4d44(%rip), %ymm1 # 0x5c34 <k_tile_panel_16_min+0xc54>
+	QUAD $0x004d0f15787de2c4; BYTE $0x00 // vpbroadcastb 0x4d0f(%rip), %ymm2 # 0x5c08 <k_tile_panel_16_min+0xc28>
+	QUAD $0x004d071d787de2c4; BYTE $0x00 // vpbroadcastb 0x4d07(%rip), %ymm3 # 0x5c09 <k_tile_panel_16_min+0xc29>
+	QUAD $0x004d0d25587de2c4; BYTE $0x00 // vpbroadcastd 0x4d0d(%rip), %ymm4 # 0x5c18 <k_tile_panel_16_min+0xc38>
+	QUAD $0x004d1c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x4d1c(%rip), %ymm5 # 0x5c30 <k_tile_panel_16_min+0xc50>
+	QUAD $0x00004c64356ffdc5 // vmovdqa 0x4c64(%rip), %ymm6 # 0x5b80 <k_tile_panel_16_min+0xba0>
+	QUAD $0x00004bfc3d6ffdc5 // vmovdqa 0x4bfc(%rip), %ymm7 # 0x5b20 <k_tile_panel_16_min+0xb40>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	QUAD $0x06000a846f7e21c4; WORD $0x0000 // vmovdqu 0x600(%rdx,%r9), %ymm8
+	QUAD $0x06400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x640(%rdx,%r9), %ymm9
+	QUAD $0x06800a946f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdx,%r9), %ymm10
+	LONG $0xd8db3dc5 // vpand %ymm0, %ymm8, %ymm11
+	LONG $0x721dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0xeb1d41c4; BYTE $0xdb // vpor %ymm11, %ymm12, %ymm11
+	LONG $0x1c7f7ec5; BYTE $0x24 // vmovdqu %ymm11, (%rsp)
+	LONG $0xd8db35c5 // vpand %ymm0, %ymm9, %ymm11
+	LONG $0x721dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0xeb1d41c4; BYTE $0xdb // vpor %ymm11, %ymm12, %ymm11
+	LONG $0x5c7f7ec5; WORD $0x2024 // vmovdqu %ymm11, 0x20(%rsp)
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc0db3dc5 // vpand %ymm0, %ymm8, %ymm8
+	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
+	LONG $0xeb2541c4; BYTE $0xc0 // vpor %ymm8, %ymm11, %ymm8
+	LONG $0x447f7ec5; WORD $0x4024 // vmovdqu %ymm8, 0x40(%rsp)
+	LONG $0x723dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm8
+	LONG $0xc0db3dc5 // vpand %ymm0, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xc0 // vpor %ymm8, %ymm9, %ymm8
+	LONG $0x447f7ec5; WORD $0x6024 // vmovdqu %ymm8, 0x60(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000000bd2c8d46 // leal (,%r15,4), %r13d
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x6f7e21c4; WORD $0x0a0c // vmovdqu (%rdx,%r9), %ymm9
+	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x09e4c149 // shlq $0x9, %r12
+	QUAD $0x02002294eb6501c4; WORD $0x0000 // vpor 0x200(%r10,%r12), %ymm3, %ymm10
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	LONG $0x0c7f7ec5; BYTE $0x19 // vmovdqu %ymm9, (%rcx,%rbx)
+	LONG $0x6f7e21c4; WORD $0x0a4c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x02402294eb6501c4; WORD $0x0000 // vpor 0x240(%r10,%r12), %ymm3, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x4019 // vmovdqu %ymm9, 0x40(%rcx,%rbx)
+	QUAD $0x00800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x02802294eb6501c4; WORD $0x0000 // vpor 0x280(%r10,%r12), %ymm3, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000080198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x80(%rcx,%rbx)
+	QUAD $0x00c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	QUAD $0x02c02294eb6501c4; WORD $0x0000 // vpor 0x2c0(%r10,%r12), %ymm3, %ymm10
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x0000c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xc0(%rcx,%rbx)
+	QUAD $0x01000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x03002294eb6501c4; WORD $0x0000 // vpor 0x300(%r10,%r12), %ymm3, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000100198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x100(%rcx,%rbx)
+	QUAD $0x01400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x03402294eb6501c4; WORD $0x0000 // vpor 0x340(%r10,%r12), %ymm3, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000140198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x140(%rcx,%rbx)
+	QUAD $0x01800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	QUAD $0x03802294eb6501c4; WORD $0x0000 // vpor 0x380(%r10,%r12), %ymm3, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000180198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x180(%rcx,%rbx)
+	QUAD $0x01c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm9
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x03c02294eb6501c4; WORD $0x0000 // vpor 0x3c0(%r10,%r12), %ymm3, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x0001c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x1c0(%rcx,%rbx)
+	LONG $0xdb5d21c4; WORD $0x3c0c // vpand (%rsp,%r15), %ymm4, %ymm9
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x000200198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x200(%rcx,%rbx)
+	LONG $0x6f7e21c4; WORD $0x3c0c // vmovdqu (%rsp,%r15), %ymm9
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
+	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x000240198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x240(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000280198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x280(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
+	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x0002c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x2c0(%rcx,%rbx)
+	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000300198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x300(%rcx,%rbx)
+	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
+	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000340198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x340(%rcx,%rbx)
+	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000380198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x380(%rcx,%rbx)
+	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
+	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x0003c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x3c0(%rcx,%rbx)
+	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000400198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x400(%rcx,%rbx)
+	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
+	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000440198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x440(%rcx,%rbx)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3c14 // vmovdqu (%rsp,%r15), %ymm10
+	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
+	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x000480198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x480(%rcx,%rbx)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3c14 // vmovdqu (%rsp,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
+	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0004c0198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x4c0(%rcx,%rbx)
+	LONG $0x6f7e21c4; WORD $0x0a0c // vmovdqu (%rdx,%r9), %ymm9
+	LONG $0x6f7e01c4; WORD $0x2314 // vmovdqu (%r11,%r12), %ymm10
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000500198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x500(%rcx,%rbx)
+	LONG $0x6f7e21c4; WORD $0x0a4c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x2354; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000540198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x540(%rcx,%rbx)
+	QUAD $0x00800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	QUAD $0x008023946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000580198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x580(%rcx,%rbx)
+	QUAD $0x00c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm9
+	QUAD $0x00c023946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm10
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x0005c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x5c0(%rcx,%rbx)
+	QUAD $0x01000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	QUAD $0x010023946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000600198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x600(%rcx,%rbx)
+	QUAD $0x01400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	QUAD $0x014023946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000640198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x640(%rcx,%rbx)
+	QUAD $0x01800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm9
+	QUAD $0x018023946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm10
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x000680198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x680(%rcx,%rbx)
+	QUAD $0x01c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm9
+	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
+	QUAD $0x01c023946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
+	QUAD $0x0006c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x6c0(%rcx,%rbx)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0xdb5d21c4; WORD $0x3c54; BYTE $0x20 // vpand 0x20(%rsp,%r15), %ymm4, %ymm10
+	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x000700198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x700(%rcx,%rbx)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3c54; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm10
+	LONG $0x002d62c4; BYTE $0xd6 // vpshufb %ymm6, %ymm10, %ymm10
+	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x000740198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x740(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
+	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000780198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x780(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x0007c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x7c0(%rcx,%rbx)
+	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
+	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000800198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x800(%rcx,%rbx)
+	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000840198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x840(%rcx,%rbx)
+	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
+	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000880198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x880(%rcx,%rbx)
+	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x0008c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x8c0(%rcx,%rbx)
+	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
+	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
+	QUAD $0x000900198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x900(%rcx,%rbx)
+	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xc0 // vpsrld %xmm8, %ymm10, %ymm8
+	LONG $0x723dc1c4; WORD $0x01d0 // vpsrld $0x1, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	QUAD $0x00094019847f7ec5; BYTE $0x00 // vmovdqu %ymm8, 0x940(%rcx,%rbx)
+	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x3c4c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm9
+	LONG $0x003562c4; BYTE $0xcf // vpshufb %ymm7, %ymm9, %ymm9
+	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x0009801984117cc5; BYTE $0x00 // vmovups %ymm8, 0x980(%rcx,%rbx)
+	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x3c4c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm9
+	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
+	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x0009c01984117cc5; BYTE $0x00 // vmovups %ymm8, 0x9c0(%rcx,%rbx)
+	LONG $0x00c38148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rbx # imm = 0xA00
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf7cf850f; WORD $0xffff // jne 0xff0 <k_untile_q3_k+0x140>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf70a850f; WORD $0xffff // jne 0xf40 <k_untile_q3_k+0x90>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xe0c28148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdx # imm = 0x6E0
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf6e0850f; WORD $0xffff // jne 0xf30 <k_untile_q3_k+0x80>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// untile_q4_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x05b08e0f; WORD $0x0000 // jle 0x1e2d <k_untile_q4_k+0x5bd>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x00438105587de2c4; BYTE $0x00 // vpbroadcastd 0x4381(%rip), %ymm0 # 0x5c20 <k_tile_panel_16_min+0xc40>
+	QUAD $0x0043800d587de2c4; BYTE $0x00 // vpbroadcastd 0x4380(%rip), %ymm1 # 0x5c28 <k_tile_panel_16_min+0xc48>
+	QUAD $0x00438315587de2c4; BYTE $0x00 // vpbroadcastd 0x4383(%rip), %ymm2 # 0x5c34 <k_tile_panel_16_min+0xc54>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00434e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x434e(%rip), %ymm3 # 0x5c0a <k_tile_panel_16_min+0xc2a>
+	QUAD $0x00435325187de2c4; BYTE $0x00 // vbroadcastss 0x4353(%rip), %ymm4 # 0x5c18 <k_tile_panel_16_min+0xc38>
+	QUAD $0x00435e2d187de2c4; BYTE $0x00 // vbroadcastss 0x435e(%rip), %ymm5 # 0x5c2c <k_tile_panel_16_min+0xc4c>
+	QUAD $0x000042aa356ffdc5 // vmovdqa 0x42aa(%rip), %ymm6 # 0x5b80 <k_tile_panel_16_min+0xba0>
+	QUAD $0x000042423d6ffdc5 // vmovdqa 0x4242(%rip), %ymm7 # 0x5b20 <k_tile_panel_16_min+0xb40>
+	WORD $0x9066 // nop
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
+	QUAD $0x08400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm9
+	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	LONG $0xd8db3dc5 // vpand %ymm0, %ymm8, %ymm11
+	LONG $0x1c7f7ec5; BYTE $0x24 // vmovdqu %ymm11, (%rsp)
+	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	LONG $0xeb2541c4; BYTE $0xc0 // vpor %ymm8, %ymm11, %ymm8
+	LONG $0x447f7ec5; WORD $0x2024 // vmovdqu %ymm8, 0x20(%rsp)
+	LONG $0xc0db35c5 // vpand %ymm0, %ymm9, %ymm8
+	LONG $0x447f7ec5; WORD $0x4024 // vmovdqu %ymm8, 0x40(%rsp)
+	LONG $0x723dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb3d41c4; BYTE $0xc1 // vpor %ymm9, %ymm8, %ymm8
+	LONG $0x447f7ec5; WORD $0x6024 // vmovdqu %ymm8, 0x60(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x0ae3c148 // shlq $0xa, %rbx
+	LONG $0xdb6541c4; WORD $0x1a04 // vpand (%r10,%rbx), %ymm3, %ymm8
+	LONG $0x7f7e21c4; WORD $0x0904 // vmovdqu %ymm8, (%rcx,%r9)
+	LONG $0xdb6541c4; WORD $0x1a44; BYTE $0x40 // vpand 0x40(%r10,%rbx), %ymm3, %ymm8
+	LONG $0x7f7e21c4; WORD $0x0944; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r9)
+	QUAD $0x00801a84db6541c4; WORD $0x0000 // vpand 0x80(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x008009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r9)
+	QUAD $0x00c01a84db6541c4; WORD $0x0000 // vpand 0xc0(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x00c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r9)
+	QUAD $0x01001a84db6541c4; WORD $0x0000 // vpand 0x100(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x010009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r9)
+	QUAD $0x01401a84db6541c4; WORD $0x0000 // vpand 0x140(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x014009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r9)
+	QUAD $0x01801a84db6541c4; WORD $0x0000 // vpand 0x180(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x018009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r9)
+	QUAD $0x01c01a84db6541c4; WORD $0x0000 // vpand 0x1c0(%r10,%rbx), %ymm3, %ymm8
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	QUAD $0x01c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r9)
+	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	LONG $0x545c21c4; WORD $0x340c // vandps (%rsp,%r14), %ymm4, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x02000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x545c21c4; WORD $0x344c; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm4, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x02400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r9)
+	LONG $0x6f7e41c4; WORD $0x1a04 // vmovdqu (%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x028009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r9)
+	LONG $0x6f7e41c4; WORD $0x1a44; BYTE $0x40 // vmovdqu 0x40(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x02c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r9)
+	QUAD $0x00801a846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x030009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r9)
+	QUAD $0x00c01a846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x034009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r9)
+	QUAD $0x01001a846f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x038009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r9)
+	QUAD $0x01401a846f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x03c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r9)
+	QUAD $0x01801a846f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x040009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r9)
+	QUAD $0x01c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x044009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r9)
+	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x04800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
+	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x04c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r9)
+	QUAD $0x02001a84db6541c4; WORD $0x0000 // vpand 0x200(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x050009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r9)
+	QUAD $0x02401a84db6541c4; WORD $0x0000 // vpand 0x240(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x054009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r9)
+	QUAD $0x02801a84db6541c4; WORD $0x0000 // vpand 0x280(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x058009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r9)
+	QUAD $0x02c01a84db6541c4; WORD $0x0000 // vpand 0x2c0(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x05c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r9)
+	QUAD $0x03001a84db6541c4; WORD $0x0000 // vpand 0x300(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x060009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r9)
+	QUAD $0x03401a84db6541c4; WORD $0x0000 // vpand 0x340(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x064009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r9)
+	QUAD $0x03801a84db6541c4; WORD $0x0000 // vpand 0x380(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x068009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r9)
+	QUAD $0x03c01a84db6541c4; WORD $0x0000 // vpand 0x3c0(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x06c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
+	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	LONG $0x003d62c4; BYTE $0xc7 // vpshufb %ymm7, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x07000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x003562c4; BYTE $0xcf // vpshufb %ymm7, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x07400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r9)
+	QUAD $0x02001a846f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x078009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r9)
+	QUAD $0x02401a846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x07c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r9)
+	QUAD $0x02801a846f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x080009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r9)
+	QUAD $0x02c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x084009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r9)
+	QUAD $0x03001a846f7e41c4; WORD $0x0000 // vmovdqu 0x300(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x088009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r9)
+	QUAD $0x03401a846f7e41c4; WORD $0x0000 // vmovdqu 0x340(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x08c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r9)
+	QUAD $0x03801a846f7e41c4; WORD $0x0000 // vmovdqu 0x380(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x090009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r9)
+	QUAD $0x03c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x094009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
+	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	LONG $0x723dc1c4; WORD $0x18d0 // vpsrld $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x09800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x09c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xfb7a850f; WORD $0xffff // jne 0x1970 <k_untile_q4_k+0x100>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfae5850f; WORD $0xffff // jne 0x18f0 <k_untile_q4_k+0x80>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x00c28148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdx # imm = 0x900
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfabb850f; WORD $0xffff // jne 0x18e0 <k_untile_q4_k+0x70>
+	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q5_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x09888e0f; WORD $0x0000 // jle 0x27d5 <k_untile_q5_k+0x995>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x003dab05587de2c4; BYTE $0x00 // vpbroadcastd 0x3dab(%rip), %ymm0 # 0x5c20 <k_tile_panel_16_min+0xc40>
+	QUAD $0x003daa0d587de2c4; BYTE $0x00 // vpbroadcastd 0x3daa(%rip), %ymm1 # 0x5c28 <k_tile_panel_16_min+0xc48>
+	QUAD $0x003dad15587de2c4; BYTE $0x00 // vpbroadcastd 0x3dad(%rip), %ymm2 # 0x5c34 <k_tile_panel_16_min+0xc54>
+	QUAD $0x003d7b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x3d7b(%rip), %ymm3 # 0x5c0b <k_tile_panel_16_min+0xc2b>
+	QUAD $0x003d7325787de2c4; BYTE $0x00 // vpbroadcastb 0x3d73(%rip), %ymm4 # 0x5c0c <k_tile_panel_16_min+0xc2c>
+	QUAD $0x003d762d187de2c4; BYTE $0x00 // vbroadcastss 0x3d76(%rip), %ymm5 # 0x5c18 <k_tile_panel_16_min+0xc38>
+	QUAD $0x003d8135187de2c4; BYTE $0x00 // vbroadcastss 0x3d81(%rip), %ymm6 # 0x5c2c <k_tile_panel_16_min+0xc4c>
+	QUAD $0x00003ccd3d6ffdc5 // vmovdqa 0x3ccd(%rip), %ymm7 # 0x5b80 <k_tile_panel_16_min+0xba0>
+	QUAD $0x00003c65056f7dc5 // vmovdqa 0x3c65(%rip), %ymm8 # 0x5b20 <k_tile_panel_16_min+0xb40>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	QUAD $0x0a000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xa00(%rdx,%r9), %ymm9
+	QUAD $0x0a400a946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r9), %ymm10
+	QUAD $0x0a800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r9), %ymm11
+	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
+	LONG $0x247f7ec5; BYTE $0x24 // vmovdqu %ymm12, (%rsp)
+	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb1d41c4; BYTE $0xc9 // vpor %ymm9, %ymm12, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x2024 // vmovdqu %ymm9, 0x20(%rsp)
+	LONG $0xc8db2dc5 // vpand %ymm0, %ymm10, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x4024 // vmovdqu %ymm9, 0x40(%rsp)
+	LONG $0x7235c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x6024 // vmovdqu %ymm9, 0x60(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x00000000bd248d46 // leal (,%r15,4), %r12d
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	LONG $0xdb6501c4; WORD $0x3a14 // vpand (%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
+	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0x7f7e21c4; WORD $0x1914 // vmovdqu %ymm10, (%rcx,%r11)
+	LONG $0xdb6501c4; WORD $0x3a54; BYTE $0x40 // vpand 0x40(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0x7f7e21c4; WORD $0x1954; BYTE $0x40 // vmovdqu %ymm10, 0x40(%rcx,%r11)
+	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	QUAD $0x00803a9cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x008019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x80(%rcx,%r11)
+	QUAD $0x00c03a94db6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x00c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0xc0(%rcx,%r11)
+	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
+	QUAD $0x01003a9cdb6501c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x010019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x100(%rcx,%r11)
+	QUAD $0x01403a94db6501c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x014019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x140(%rcx,%r11)
+	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
+	QUAD $0x01803a9cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x018019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x180(%rcx,%r11)
+	QUAD $0x01c03a94db6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x01c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x1c0(%rcx,%r11)
+	LONG $0x545421c4; WORD $0x3414 // vandps (%rsp,%r14), %ymm5, %ymm10
+	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x02001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x200(%rcx,%r11)
+	LONG $0x545421c4; WORD $0x3454; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm5, %ymm10
+	QUAD $0x0ae0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm11
+	LONG $0xde5724c5 // vxorps %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x02401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x240(%rcx,%r11)
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x028019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x280(%rcx,%r11)
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x02c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x2c0(%rcx,%r11)
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x030019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x300(%rcx,%r11)
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x034019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x340(%rcx,%r11)
+	QUAD $0x01003a946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm10
+	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x038019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x380(%rcx,%r11)
+	QUAD $0x01403a946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x03c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x3c0(%rcx,%r11)
+	QUAD $0x01803a946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm10
+	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x040019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x400(%rcx,%r11)
+	QUAD $0x01c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x044019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x440(%rcx,%r11)
+	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
+	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x04801994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x480(%rcx,%r11)
+	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
+	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
+	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x04c01994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x4c0(%rcx,%r11)
+	QUAD $0x08000a946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm10
+	QUAD $0x02003a9cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x050019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x500(%rcx,%r11)
+	QUAD $0x02403a94db6501c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x054019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x540(%rcx,%r11)
+	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	QUAD $0x02803a9cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x058019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x580(%rcx,%r11)
+	QUAD $0x02c03a94db6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x05c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x5c0(%rcx,%r11)
+	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
+	QUAD $0x03003a9cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x060019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x600(%rcx,%r11)
+	QUAD $0x03403a94db6501c4; WORD $0x0000 // vpand 0x340(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x064019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x640(%rcx,%r11)
+	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
+	QUAD $0x03803a9cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x068019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x680(%rcx,%r11)
+	QUAD $0x03c03a94db6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x06c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x6c0(%rcx,%r11)
+	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
+	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x07001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x700(%rcx,%r11)
+	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
+	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
+	LONG $0x002542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x07401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x740(%rcx,%r11)
+	QUAD $0x02003a946f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r15), %ymm10
+	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x078019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x780(%rcx,%r11)
+	QUAD $0x02403a946f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r15), %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x07c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x7c0(%rcx,%r11)
+	QUAD $0x02803a946f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r15), %ymm10
+	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x080019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x800(%rcx,%r11)
+	QUAD $0x02c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r15), %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x084019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x840(%rcx,%r11)
+	QUAD $0x03003a946f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r15), %ymm10
+	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x088019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x880(%rcx,%r11)
+	QUAD $0x03403a946f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r15), %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x08c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x8c0(%rcx,%r11)
+	QUAD $0x03803a946f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r15), %ymm10
+	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x090019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x900(%rcx,%r11)
+	QUAD $0x03c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r15), %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xc9 // vpsrld %xmm9, %ymm11, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0940198c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r11)
+	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x0980198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r11)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm10
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x09c0198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r11)
+	LONG $0x00c38149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r11 # imm = 0xA00
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf7b6850f; WORD $0xffff // jne 0x1f50 <k_untile_q5_k+0x110>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf721850f; WORD $0xffff // jne 0x1ed0 <k_untile_q5_k+0x90>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x00c28148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdx # imm = 0xB00
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf6f7850f; WORD $0xffff // jne 0x1ec0 <k_untile_q5_k+0x80>
+	LONG $0xe0658d48 // leaq -0x20(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+
+	// untile_q6_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x083a8e0f; WORD $0x0000 // jle 0x3027 <k_untile_q6_k+0x847>
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00340705787de2c4; BYTE $0x00 // vpbroadcastb 0x3407(%rip), %ymm0 # 0x5c0d <k_tile_panel_16_min+0xc2d>
+	QUAD $0x0033ff0d787de2c4; BYTE $0x00 // vpbroadcastb 0x33ff(%rip), %ymm1 # 0x5c0e <k_tile_panel_16_min+0xc2e>
+	QUAD $0x0033f715787de2c4; BYTE $0x00 // vpbroadcastb 0x33f7(%rip), %ymm2 # 0x5c0f <k_tile_panel_16_min+0xc2f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x0ae4c149 // shlq $0xa, %r12
+	QUAD $0x08003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x800(%r10,%r15), %ymm3
+	LONG $0xdb7d81c4; WORD $0x2224 // vpand (%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	QUAD $0x08403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x840(%r10,%r15), %ymm3
+	LONG $0xdb7d81c4; WORD $0x2264; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	QUAD $0x08803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x880(%r10,%r15), %ymm3
+	QUAD $0x008022a4db7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x08c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%r15), %ymm3
+	QUAD $0x00c022a4db7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	QUAD $0x09003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x900(%r10,%r15), %ymm3
+	QUAD $0x010022a4db7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	QUAD $0x09403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x940(%r10,%r15), %ymm3
+	QUAD $0x014022a4db7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x09803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x980(%r10,%r15), %ymm3
+	QUAD $0x018022a4db7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x09c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x9c0(%r10,%r15), %ymm3
+	QUAD $0x01c022a4db7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
+	QUAD $0x0200229cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm0, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0280099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x280(%rcx,%r9)
+	QUAD $0x0240229cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm0, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x02c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x2c0(%rcx,%r9)
+	QUAD $0x0280229cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
+	QUAD $0x02c0229cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
+	QUAD $0x0300229cdb7d81c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
+	QUAD $0x0340229cdb7d81c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
+	QUAD $0x0380229cdb7d81c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
+	QUAD $0x03c0229cdb7d81c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x08 // vpslld $0x8, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0480099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x480(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x04c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x4c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x221c // vmovdqu (%r10,%r12), %ymm3
+	LONG $0xdb7581c4; WORD $0x3b24 // vpand (%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0500099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x500(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x225c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm3
+	LONG $0xdb7581c4; WORD $0x3b64; BYTE $0x40 // vpand 0x40(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0540099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x540(%rcx,%r9)
+	QUAD $0x0080229c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm3
+	QUAD $0x00803ba4db7581c4; WORD $0x0000 // vpand 0x80(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0580099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x580(%rcx,%r9)
+	QUAD $0x00c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm3
+	QUAD $0x00c03ba4db7581c4; WORD $0x0000 // vpand 0xc0(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x05c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x5c0(%rcx,%r9)
+	QUAD $0x0100229c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r12), %ymm3
+	QUAD $0x01003ba4db7581c4; WORD $0x0000 // vpand 0x100(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
+	QUAD $0x0140229c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r12), %ymm3
+	QUAD $0x01403ba4db7581c4; WORD $0x0000 // vpand 0x140(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
+	QUAD $0x0180229c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r12), %ymm3
+	QUAD $0x01803ba4db7581c4; WORD $0x0000 // vpand 0x180(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
+	QUAD $0x01c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r12), %ymm3
+	QUAD $0x01c03ba4db7581c4; WORD $0x0000 // vpand 0x1c0(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0700099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x700(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0740099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x740(%rcx,%r9)
+	QUAD $0x0200229c6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
+	QUAD $0x0240229c6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
+	QUAD $0x0280229c6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0800099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x800(%rcx,%r9)
+	QUAD $0x02c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0840099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x840(%rcx,%r9)
+	QUAD $0x0300229c6f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0880099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x880(%rcx,%r9)
+	QUAD $0x0340229c6f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x08c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x8c0(%rcx,%r9)
+	QUAD $0x0380229c6f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
+	QUAD $0x03c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
+	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
+	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
+	LONG $0xf372e5c5; BYTE $0x08 // vpslld $0x8, %ymm3, %ymm3
+	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x0980099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x980(%rcx,%r9)
+	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
+	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
+	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x09c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf85f850f; WORD $0xffff // jne 0x2850 <k_untile_q6_k+0x70>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf82a850f; WORD $0xffff // jne 0x2830 <k_untile_q6_k+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf800850f; WORD $0xffff // jne 0x2820 <k_untile_q6_k+0x40>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -161,42 +2004,42 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x000aff05797de2c4; BYTE $0x00 // vpbroadcastw 0xaff(%rip), %ymm0 # 0xe62 <k_tile_panel+0xb22>
-	QUAD $0x000afc2d587d62c4; BYTE $0x00 // vpbroadcastd 0xafc(%rip), %ymm13 # 0xe68 <k_tile_panel+0xb28>
-	QUAD $0x000aef1d187d62c4; BYTE $0x00 // vbroadcastss 0xaef(%rip), %ymm11 # 0xe64 <k_tile_panel+0xb24>
+	QUAD $0x002bbd05797de2c4; BYTE $0x00 // vpbroadcastw 0x2bbd(%rip), %ymm0 # 0x5c10 <k_tile_panel_16_min+0xc30>
+	QUAD $0x002bdc2d587d62c4; BYTE $0x00 // vpbroadcastd 0x2bdc(%rip), %ymm13 # 0x5c38 <k_tile_panel_16_min+0xc58>
+	QUAD $0x002bbf1d187d62c4; BYTE $0x00 // vbroadcastss 0x2bbf(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
 	LONG $0x6c7f7ec5; WORD $0x3024 // vmovdqu %ymm13, 0x30(%rsp)
-	WORD $0x29eb // jmp 0x3ab <k_tile_panel+0x6b>
+	WORD $0x29eb // jmp 0x309b <k_tile_panel+0x6b>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117ca1c4; WORD $0x001c // vmovups %ymm3, (%rax,%r8)
 	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
 	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x0a0e840f; WORD $0x0000 // je 0xdb9 <k_tile_panel+0xa79>
+	LONG $0x0a0e840f; WORD $0x0000 // je 0x3aa9 <k_tile_panel+0xa79>
 	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
 	LONG $0x14244489 // movl %eax, 0x14(%rsp)
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x557d // jge 0x410 <k_tile_panel+0xd0>
+	WORD $0x557d // jge 0x3100 <k_tile_panel+0xd0>
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0x02cf8349 // orq $0x2, %r15
 	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x05428e0f; WORD $0x0000 // jle 0x910 <k_tile_panel+0x5d0>
+	LONG $0x05428e0f; WORD $0x0000 // jle 0x3600 <k_tile_panel+0x5d0>
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	WORD $0xbd7d // jge 0x396 <k_tile_panel+0x56>
+	WORD $0xbd7d // jge 0x3086 <k_tile_panel+0x56>
 	LONG $0x18478b48 // movq 0x18(%rdi), %rax
 	LONG $0xc6af0f48 // imulq %rsi, %rax
 	LONG $0x02e0c148 // shlq $0x2, %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
 	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x0831840f; WORD $0x0000 // je 0xc24 <k_tile_panel+0x8e4>
+	LONG $0x0831840f; WORD $0x0000 // je 0x3914 <k_tile_panel+0x8e4>
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x107ca1c4; WORD $0x001c // vmovups (%rax,%r8), %ymm3
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x082f8f0f; WORD $0x0000 // jg 0xc3a <k_tile_panel+0x8fa>
-	WORD $0x83eb // jmp 0x390 <k_tile_panel+0x50>
+	LONG $0x082f8f0f; WORD $0x0000 // jg 0x392a <k_tile_panel+0x8fa>
+	WORD $0x83eb // jmp 0x3080 <k_tile_panel+0x50>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
@@ -223,7 +2066,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017a8d48 // leaq 0x1(%rdx), %rdi
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x2feb // jmp 0x4a7 <k_tile_panel+0x167>
+	WORD $0x2feb // jmp 0x3197 <k_tile_panel+0x167>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x1811fcc5 // vmovups %ymm3, (%rax)
 	LONG $0x117ca1c4; WORD $0x9824 // vmovups %ymm4, (%rax,%r11,4)
@@ -232,17 +2075,17 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
 	WORD $0x014d; BYTE $0xee // addq %r13, %r14
 	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x3bd <k_tile_panel+0x7d>
+	LONG $0xff168f0f; WORD $0xffff // jg 0x30ad <k_tile_panel+0x7d>
 	LONG $0xf3af0f49 // imulq %r11, %rsi
 	LONG $0xb3048d48 // leaq (%rbx,%rsi,4), %rax
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x2674 // je 0x4e0 <k_tile_panel+0x1a0>
+	WORD $0x2674 // je 0x31d0 <k_tile_panel+0x1a0>
 	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
 	LONG $0x107ca1c4; WORD $0x9824 // vmovups (%rax,%r11,4), %ymm4
 	LONG $0x107ca1c4; WORD $0xd82c // vmovups (%rax,%r11,8), %ymm5
 	LONG $0x107ca1c4; WORD $0x2034 // vmovups (%rax,%r12), %ymm6
-	WORD $0x1eeb // jmp 0x4f0 <k_tile_panel+0x1b0>
+	WORD $0x1eeb // jmp 0x31e0 <k_tile_panel+0x1b0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -252,7 +2095,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x807e // jle 0x480 <k_tile_panel+0x140>
+	WORD $0x807e // jle 0x3170 <k_tile_panel+0x140>
 	LONG $0x6f7e41c4; BYTE $0x28 // vmovdqu (%r8), %ymm13
 	LONG $0x6f7e41c4; WORD $0x4060 // vmovdqu 0x40(%r8), %ymm12
 	QUAD $0x000080806f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm8
@@ -422,7 +2265,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
 	LONG $0xc0f525c5 // vpmaddwd %ymm0, %ymm11, %ymm8
-	QUAD $0x0005e31d187d62c4; BYTE $0x00 // vbroadcastss 0x5e3(%rip), %ymm11 # 0xe64 <k_tile_panel+0xb24>
+	QUAD $0x0026b31d187d62c4; BYTE $0x00 // vbroadcastss 0x26b3(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
 	LONG $0xfe3d41c4; BYTE $0xc5 // vpaddd %ymm13, %ymm8, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0xc8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm9
@@ -449,8 +2292,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28349 // addq $0x40, %r10
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfbf7870f; WORD $0xffff // ja 0x500 <k_tile_panel+0x1c0>
-	LONG $0xfffb72e9; BYTE $0xff // jmp 0x480 <k_tile_panel+0x140>
+	LONG $0xfbf7870f; WORD $0xffff // ja 0x31f0 <k_tile_panel+0x1c0>
+	LONG $0xfffb72e9; BYTE $0xff // jmp 0x3170 <k_tile_panel+0x140>
 	WORD $0x9066 // nop
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
@@ -475,7 +2318,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	LONG $0x20c38349 // addq $0x20, %r11
 	LONG $0x01588d49 // leaq 0x1(%r8), %rbx
-	WORD $0x26eb // jmp 0x98f <k_tile_panel+0x64f>
+	WORD $0x26eb // jmp 0x367f <k_tile_panel+0x64f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x117cc1c4; BYTE $0x26 // vmovups %ymm4, (%r14)
 	LONG $0x117cc1c4; WORD $0x8e1c // vmovups %ymm3, (%r14,%rcx,4)
@@ -483,22 +2326,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
 	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xfa448f0f; WORD $0xffff // jg 0x3d3 <k_tile_panel+0x93>
+	LONG $0xfa448f0f; WORD $0xffff // jg 0x30c3 <k_tile_panel+0x93>
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	LONG $0xb2348d4c // leaq (%rdx,%rsi,4), %r14
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2174 // je 0x9c0 <k_tile_panel+0x680>
+	WORD $0x2174 // je 0x36b0 <k_tile_panel+0x680>
 	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
 	LONG $0x107cc1c4; WORD $0x8e1c // vmovups (%r14,%rcx,4), %ymm3
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1e7f // jg 0x9cd <k_tile_panel+0x68d>
-	WORD $0xbfeb // jmp 0x970 <k_tile_panel+0x630>
+	WORD $0x1e7f // jg 0x36bd <k_tile_panel+0x68d>
+	WORD $0xbfeb // jmp 0x3660 <k_tile_panel+0x630>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xa37e // jle 0x970 <k_tile_panel+0x630>
+	WORD $0xa37e // jle 0x3660 <k_tile_panel+0x630>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
@@ -611,13 +2454,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c48349 // addq $0x40, %r12
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfdc1870f; WORD $0xffff // ja 0x9e0 <k_tile_panel+0x6a0>
-	LONG $0xfffd4ce9; BYTE $0xff // jmp 0x970 <k_tile_panel+0x630>
+	LONG $0xfdc1870f; WORD $0xffff // ja 0x36d0 <k_tile_panel+0x6a0>
+	LONG $0xfffd4ce9; BYTE $0xff // jmp 0x3660 <k_tile_panel+0x630>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf7568e0f; WORD $0xffff // jle 0x390 <k_tile_panel+0x50>
+	LONG $0xf7568e0f; WORD $0xffff // jle 0x3080 <k_tile_panel+0x50>
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
@@ -690,9 +2533,1640 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfeac870f; WORD $0xffff // ja 0xc60 <k_tile_panel+0x920>
-	LONG $0xfff5d7e9; BYTE $0xff // jmp 0x390 <k_tile_panel+0x50>
+	LONG $0xfeac870f; WORD $0xffff // ja 0x3950 <k_tile_panel+0x920>
+	LONG $0xfff5d7e9; BYTE $0xff // jmp 0x3080 <k_tile_panel+0x50>
 	LONG $0x50c48348 // addq $0x50, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+
+	// tile_panel_min
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x30ec8348 // subq $0x30, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00213305797de2c4; BYTE $0x00 // vpbroadcastw 0x2133(%rip), %ymm0 # 0x5c12 <k_tile_panel_16_min+0xc32>
+	QUAD $0x00215035587d62c4; BYTE $0x00 // vpbroadcastd 0x2150(%rip), %ymm14 # 0x5c38 <k_tile_panel_16_min+0xc58>
+	QUAD $0x0021330d187de2c4; BYTE $0x00 // vbroadcastss 0x2133(%rip), %ymm1 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x23eb // jmp 0x3b1b <k_tile_panel_min+0x5b>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x117c81c4; WORD $0x081c // vmovups %ymm3, (%r8,%r9)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0x08dd840f; WORD $0x0000 // je 0x43f8 <k_tile_panel_min+0x938>
+	LONG $0x14244c89 // movl %ecx, 0x14(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	WORD $0x577d // jge 0x3b80 <k_tile_panel_min+0xc0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x02cc8349 // orq $0x2, %r12
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0x04d58e0f; WORD $0x0000 // jle 0x4010 <k_tile_panel_min+0x550>
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0xc17d // jge 0x3b06 <k_tile_panel_min+0x46>
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	WORD $0x034c; BYTE $0x07 // addq (%rdi), %r8
+	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
+	LONG $0x0754840f; WORD $0x0000 // je 0x42b3 <k_tile_panel_min+0x7f3>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x107c81c4; WORD $0x081c // vmovups (%r8,%r9), %ymm3
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x07528f0f; WORD $0x0000 // jg 0x42c8 <k_tile_panel_min+0x808>
+	WORD $0x88eb // jmp 0x3b00 <k_tile_panel_min+0x40>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x38778b4c // movq 0x38(%rdi), %r14
+	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
+	LONG $0x52248d4c // leaq (%rdx,%rdx,2), %r12
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x014f8d49 // leaq 0x1(%r15), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x32eb // jmp 0x3c17 <k_tile_panel_min+0x157>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
+	LONG $0x117c81c4; WORD $0x9124 // vmovups %ymm4, (%r9,%r10,4)
+	LONG $0x117c81c4; WORD $0xd12c // vmovups %ymm5, (%r9,%r10,8)
+	LONG $0x117c81c4; WORD $0x2134 // vmovups %ymm6, (%r9,%r12)
+	LONG $0x04518d48 // leaq 0x4(%rcx), %rdx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0xff148f0f; WORD $0xffff // jg 0x3b2b <k_tile_panel_min+0x6b>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x930c8d4c // leaq (%rbx,%rdx,4), %r9
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2674 // je 0x3c50 <k_tile_panel_min+0x190>
+	LONG $0x107cc1c4; BYTE $0x19 // vmovups (%r9), %ymm3
+	LONG $0x107c81c4; WORD $0x9124 // vmovups (%r9,%r10,4), %ymm4
+	LONG $0x107c81c4; WORD $0xd12c // vmovups (%r9,%r10,8), %ymm5
+	LONG $0x107c81c4; WORD $0x2134 // vmovups (%r9,%r12), %ymm6
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x1f7f // jg 0x3c65 <k_tile_panel_min+0x1a5>
+	WORD $0xa8eb // jmp 0x3bf0 <k_tile_panel_min+0x130>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x8b7e // jle 0x3bf0 <k_tile_panel_min+0x130>
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x587d62c4; BYTE $0x06 // vpbroadcastd (%rsi), %ymm8
+	LONG $0x6f7e41c4; BYTE $0x20 // vmovdqu (%r8), %ymm12
+	LONG $0x6f7e41c4; WORD $0x4068 // vmovdqu 0x40(%r8), %ymm13
+	QUAD $0x000080886f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm9
+	QUAD $0x0000c0b86f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r8), %ymm7
+	LONG $0x041d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm12, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0x587d62c4; WORD $0x0456 // vpbroadcastd 0x4(%rsi), %ymm10
+	LONG $0x041542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm13, %ymm10
+	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
+	LONG $0xfe3d41c4; BYTE $0xc2 // vpaddd %ymm10, %ymm8, %ymm8
+	LONG $0x587d22c4; WORD $0x2e14 // vpbroadcastd (%rsi,%r13), %ymm10
+	LONG $0x041d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm12, %ymm10
+	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
+	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm11
+	LONG $0x041542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm13, %ymm11
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0xf17f7dc5 // vmovdqa %ymm14, %ymm1
+	LONG $0x587d22c4; WORD $0x1e34 // vpbroadcastd (%rsi,%r11), %ymm14
+	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
+	LONG $0x041d42c4; BYTE $0xde // vpmaddubsw %ymm14, %ymm12, %ymm11
+	LONG $0x587d22c4; WORD $0x1e74; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r11), %ymm14
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0x041542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm13, %ymm14
+	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
+	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
+	LONG $0x587d62c4; WORD $0x2e34 // vpbroadcastd (%rsi,%rbp), %ymm14
+	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
+	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
+	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0x587d62c4; WORD $0x086e // vpbroadcastd 0x8(%rsi), %ymm13
+	LONG $0x043542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm9, %ymm13
+	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
+	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm14
+	LONG $0x043542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm9, %ymm14
+	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
+	LONG $0x587d22c4; WORD $0x1e7c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r11), %ymm15
+	LONG $0x043542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm9, %ymm15
+	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
+	LONG $0x587de2c4; WORD $0x2e54; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm2
+	LONG $0x0435e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm9, %ymm2
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x587d62c4; WORD $0x0c4e // vpbroadcastd 0xc(%rsi), %ymm9
+	LONG $0x044542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm7, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0xfe1541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm13, %ymm9
+	LONG $0x587d22c4; WORD $0x2e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r13), %ymm13
+	LONG $0xfe3d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm8, %ymm9
+	LONG $0x044542c4; BYTE $0xc5 // vpmaddubsw %ymm13, %ymm7, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0xfe0d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm14, %ymm8
+	LONG $0xfe2d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm10, %ymm8
+	LONG $0x587d22c4; WORD $0x1e54; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r11), %ymm10
+	LONG $0x044542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm7, %ymm10
+	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
+	LONG $0xfe0541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm15, %ymm10
+	LONG $0x587d62c4; WORD $0x2e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%rbp), %ymm13
+	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
+	LONG $0x0445c2c4; BYTE $0xfd // vpmaddubsw %ymm13, %ymm7, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
+	LONG $0xfafe9dc5 // vpaddd %ymm2, %ymm12, %ymm7
+	QUAD $0x000100906f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r8), %ymm2
+	LONG $0x587d62c4; WORD $0x105e // vpbroadcastd 0x10(%rsi), %ymm11
+	LONG $0x046d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm2, %ymm11
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm12
+	LONG $0x046d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm2, %ymm12
+	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
+	LONG $0x587d22c4; WORD $0x1e6c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r11), %ymm13
+	LONG $0x046d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm2, %ymm13
+	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
+	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm14
+	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x587d62c4; WORD $0x1476 // vpbroadcastd 0x14(%rsi), %ymm14
+	QUAD $0x000140b86f7e41c4; BYTE $0x00 // vmovdqu 0x140(%r8), %ymm15
+	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
+	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
+	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
+	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm14
+	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
+	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
+	LONG $0xfe1d41c4; BYTE $0xe6 // vpaddd %ymm14, %ymm12, %ymm12
+	LONG $0x587d22c4; WORD $0x1e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r11), %ymm14
+	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
+	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
+	LONG $0xfe1541c4; BYTE $0xee // vpaddd %ymm14, %ymm13, %ymm13
+	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm14
+	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
+	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
+	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
+	QUAD $0x000180b06f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r8), %ymm14
+	LONG $0x587d62c4; WORD $0x187e // vpbroadcastd 0x18(%rsi), %ymm15
+	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
+	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
+	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
+	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
+	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm11
+	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
+	LONG $0x587d22c4; WORD $0x1e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r11), %ymm11
+	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0xfe1541c4; BYTE $0xdb // vpaddd %ymm11, %ymm13, %ymm11
+	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
+	LONG $0x587d62c4; WORD $0x2e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm11
+	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0xd2fea5c5 // vpaddd %ymm2, %ymm11, %ymm2
+	LONG $0xd2fec5c5 // vpaddd %ymm2, %ymm7, %ymm2
+	QUAD $0x0001c0b86f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r8), %ymm7
+	LONG $0x587d62c4; WORD $0x1c5e // vpbroadcastd 0x1c(%rsi), %ymm11
+	LONG $0x044542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm7, %ymm11
+	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm12
+	LONG $0x587d22c4; WORD $0x1e6c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r11), %ymm13
+	LONG $0x044542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm7, %ymm12
+	LONG $0x044542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm7, %ymm13
+	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm14
+	LONG $0x0445c2c4; BYTE $0xfe // vpmaddubsw %ymm14, %ymm7, %ymm7
+	LONG $0xf16f7dc5 // vmovdqa %ymm1, %ymm14
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0xd9fe25c5 // vpaddd %ymm1, %ymm11, %ymm11
+	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
+	LONG $0xd8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm11
+	LONG $0xe0f515c5 // vpmaddwd %ymm0, %ymm13, %ymm12
+	QUAD $0x001ce60d187de2c4; BYTE $0x00 // vbroadcastss 0x1ce6(%rip), %ymm1 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
+	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
+	LONG $0xfe1d41c4; BYTE $0xde // vpaddd %ymm14, %ymm12, %ymm11
+	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
+	LONG $0xfffe8dc5 // vpaddd %ymm7, %ymm14, %ymm7
+	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
+	QUAD $0x000200b8107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm7
+	LONG $0xd95944c5 // vmulps %ymm1, %ymm7, %ymm11
+	LONG $0xa84542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm11
+	LONG $0xa84542c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm11
+	LONG $0xa84542c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm11
+	LONG $0x187d62c4; WORD $0x2066 // vbroadcastss 0x20(%rsi), %ymm12
+	LONG $0xa845c2c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm11
+	LONG $0xa83562c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm9, %ymm12 # ymm12 = (ymm9 * ymm12) + ymm3
+	LONG $0x187da2c4; WORD $0x2e7c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm7
+	LONG $0xa83de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm4
+	LONG $0x187d22c4; WORD $0x1e44; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r11), %ymm8
+	LONG $0xa82d62c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm5
+	LONG $0x187d62c4; WORD $0x2e4c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm9
+	LONG $0xa86d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm6
+	QUAD $0x00024090107cc1c4; BYTE $0x00 // vmovups 0x240(%r8), %ymm2
+	LONG $0x187de2c4; WORD $0x305e // vbroadcastss 0x30(%rsi), %ymm3
+	LONG $0x187da2c4; WORD $0x2e64; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r13), %ymm4
+	LONG $0xa86dc2c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm12
+	LONG $0xa86de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm7
+	LONG $0x187da2c4; WORD $0x1e6c; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r11), %ymm5
+	LONG $0xa86dc2c4; BYTE $0xe8 // vfmadd213ps %ymm8, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm8
+	LONG $0x187de2c4; WORD $0x2e74; BYTE $0x30 // vbroadcastss 0x30(%rsi,%rbp), %ymm6
+	LONG $0xa86dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm9
+	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfc82870f; WORD $0xffff // ja 0x3c80 <k_tile_panel_min+0x1c0>
+	LONG $0xfffbede9; BYTE $0xff // jmp 0x3bf0 <k_tile_panel_min+0x130>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x07e3c148 // shlq $0x7, %rbx
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x01718d4d // leaq 0x1(%r9), %r14
+	WORD $0x29eb // jmp 0x408e <k_tile_panel_min+0x5ce>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x27 // vmovups %ymm4, (%r15)
+	LONG $0x117cc1c4; WORD $0x971c // vmovups %ymm3, (%r15,%rdx,4)
+	LONG $0x02618d4c // leaq 0x2(%rcx), %r12
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0xfaad8f0f; WORD $0xffff // jg 0x3b3b <k_tile_panel_min+0x7b>
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x8e3c8d4c // leaq (%rsi,%rcx,4), %r15
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1274 // je 0x40b0 <k_tile_panel_min+0x5f0>
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	LONG $0x107cc1c4; WORD $0x971c // vmovups (%r15,%rdx,4), %ymm3
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x0f7f // jg 0x40bd <k_tile_panel_min+0x5fd>
+	WORD $0xc0eb // jmp 0x4070 <k_tile_panel_min+0x5b0>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0xb37e // jle 0x4070 <k_tile_panel_min+0x5b0>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x587d82c4; WORD $0x2b14 // vpbroadcastd (%r11,%r13), %ymm2
+	LONG $0x6d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm5
+	LONG $0x756ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm6
+	QUAD $0x00000080bd6ffec5 // vmovdqu 0x80(%rbp), %ymm7
+	QUAD $0x000000c0856f7ec5 // vmovdqu 0xc0(%rbp), %ymm8
+	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
+	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm9
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x044d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm6, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
+	LONG $0x587d02c4; WORD $0x2a0c // vpbroadcastd (%r10,%r13), %ymm9
+	LONG $0x0455c2c4; BYTE $0xe9 // vpmaddubsw %ymm9, %ymm5, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0x587d02c4; WORD $0x2a4c; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm9
+	LONG $0x044dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm6, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0x587d82c4; WORD $0x2b74; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm6
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0x587d02c4; WORD $0x2a4c; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm9
+	LONG $0x0445c2c4; BYTE $0xf9 // vpmaddubsw %ymm9, %ymm7, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm9
+	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
+	LONG $0x587d02c4; WORD $0x2a4c; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm9
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0x043dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm8, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	QUAD $0x00000100b56ffec5 // vmovdqu 0x100(%rbp), %ymm6
+	LONG $0x587d82c4; WORD $0x2b7c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm7
+	LONG $0x044de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm6, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0x587d02c4; WORD $0x2a44; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm8
+	LONG $0x044dc2c4; BYTE $0xf0 // vpmaddubsw %ymm8, %ymm6, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0x587d02c4; WORD $0x2b44; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm8
+	QUAD $0x000001408d6f7ec5 // vmovdqu 0x140(%rbp), %ymm9
+	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
+	LONG $0x587d02c4; WORD $0x2a44; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm8
+	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	QUAD $0x00000180856f7ec5 // vmovdqu 0x180(%rbp), %ymm8
+	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm9
+	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
+	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
+	LONG $0x587d82c4; WORD $0x2a7c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm7
+	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0x587d82c4; WORD $0x2b74; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm6
+	QUAD $0x000001c0bd6ffec5 // vmovdqu 0x1c0(%rbp), %ymm7
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0x587d02c4; WORD $0x2a44; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm8
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xf6fe8dc5 // vpaddd %ymm6, %ymm14, %ymm6
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0xf7fe8dc5 // vpaddd %ymm7, %ymm14, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	QUAD $0x00000200b510fcc5 // vmovups 0x200(%rbp), %ymm6
+	LONG $0xf959ccc5 // vmulps %ymm1, %ymm6, %ymm7
+	LONG $0xa84de2c4; BYTE $0xd7 // vfmadd213ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm2) + ymm7
+	LONG $0x187d02c4; WORD $0x2b44; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm8
+	LONG $0xa84de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm7
+	LONG $0xa86d62c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm2, %ymm8 # ymm8 = (ymm2 * ymm8) + ymm4
+	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm2
+	LONG $0xa855e2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm3
+	QUAD $0x00000240ad10fcc5 // vmovups 0x240(%rbp), %ymm5
+	LONG $0x187d82c4; WORD $0x2b64; BYTE $0x30 // vbroadcastss 0x30(%r11,%r13), %ymm4
+	LONG $0xa855c2c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm8
+	LONG $0x187d82c4; WORD $0x2a5c; BYTE $0x30 // vbroadcastss 0x30(%r10,%r13), %ymm3
+	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfe22870f; WORD $0xffff // ja 0x40d0 <k_tile_panel_min+0x610>
+	LONG $0xfffdbde9; BYTE $0xff // jmp 0x4070 <k_tile_panel_min+0x5b0>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf8388e0f; WORD $0xffff // jle 0x3b00 <k_tile_panel_min+0x40>
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	LONG $0x4faf0f48; BYTE $0x20 // imulq 0x20(%rdi), %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	BYTE $0x90 // nop
+	LONG $0x587de2c4; BYTE $0x11 // vpbroadcastd (%rcx), %ymm2
+	LONG $0x266ffec5 // vmovdqu (%rsi), %ymm4
+	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
+	LONG $0x666ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm4
+	QUAD $0x00000080ae6ffec5 // vmovdqu 0x80(%rsi), %ymm5
+	QUAD $0x000000c0b66ffec5 // vmovdqu 0xc0(%rsi), %ymm6
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x587de2c4; WORD $0x0479 // vpbroadcastd 0x4(%rcx), %ymm7
+	LONG $0x045de2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm4, %ymm4
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0x587de2c4; WORD $0x0879 // vpbroadcastd 0x8(%rcx), %ymm7
+	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
+	LONG $0x0455e2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm5, %ymm4
+	LONG $0x587de2c4; WORD $0x0c69 // vpbroadcastd 0xc(%rcx), %ymm5
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
+	QUAD $0x00000100a66ffec5 // vmovdqu 0x100(%rsi), %ymm4
+	LONG $0x587de2c4; WORD $0x1069 // vpbroadcastd 0x10(%rcx), %ymm5
+	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0x587de2c4; WORD $0x1469 // vpbroadcastd 0x14(%rcx), %ymm5
+	QUAD $0x00000140b66ffec5 // vmovdqu 0x140(%rsi), %ymm6
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	QUAD $0x00000180ae6ffec5 // vmovdqu 0x180(%rsi), %ymm5
+	LONG $0x587de2c4; WORD $0x1871 // vpbroadcastd 0x18(%rcx), %ymm6
+	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
+	QUAD $0x000001c0a66ffec5 // vmovdqu 0x1c0(%rsi), %ymm4
+	LONG $0x587de2c4; WORD $0x1c69 // vpbroadcastd 0x1c(%rcx), %ymm5
+	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0xe4fe8dc5 // vpaddd %ymm4, %ymm14, %ymm4
+	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
+	QUAD $0x00000200a610fcc5 // vmovups 0x200(%rsi), %ymm4
+	LONG $0xe959dcc5 // vmulps %ymm1, %ymm4, %ymm5
+	LONG $0xb85de2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm2) + ymm5
+	LONG $0x187de2c4; WORD $0x2051 // vbroadcastss 0x20(%rcx), %ymm2
+	LONG $0xa855e2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm3
+	LONG $0x187de2c4; WORD $0x3059 // vbroadcastss 0x30(%rcx), %ymm3
+	QUAD $0x0002409e986de2c4; BYTE $0x00 // vfmadd132ps 0x240(%rsi), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
+	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfeed870f; WORD $0xffff // ja 0x42e0 <k_tile_panel_min+0x820>
+	LONG $0xfff708e9; BYTE $0xff // jmp 0x3b00 <k_tile_panel_min+0x40>
+	LONG $0x30c48348 // addq $0x30, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
+	// tile_panel_16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0017de05797de2c4; BYTE $0x00 // vpbroadcastw 0x17de(%rip), %ymm0 # 0x5c14 <k_tile_panel_16_min+0xc34>
+	QUAD $0x0017f90d187de2c4; BYTE $0x00 // vbroadcastss 0x17f9(%rip), %ymm1 # 0x5c38 <k_tile_panel_16_min+0xc58>
+	LONG $0x4c11fcc5; WORD $0x5024 // vmovups %ymm1, 0x50(%rsp)
+	QUAD $0x0017d62d187d62c4; BYTE $0x00 // vbroadcastss 0x17d6(%rip), %ymm13 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x26eb // jmp 0x447b <k_tile_panel_16+0x6b>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x081c // vmovups %ymm3, (%rax,%r9)
+	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x0b48840f; WORD $0x0000 // je 0x4fc3 <k_tile_panel_16+0xbb3>
+	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x557d // jge 0x44e0 <k_tile_panel_16+0xd0>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x02cf8349 // orq $0x2, %r15
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0x06228e0f; WORD $0x0000 // jle 0x4ac0 <k_tile_panel_16+0x6b0>
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x24343b48 // cmpq (%rsp), %rsi
+	WORD $0xbd7d // jge 0x4466 <k_tile_panel_16+0x56>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
+	LONG $0x095c840f; WORD $0x0000 // je 0x4e1f <k_tile_panel_16+0xa0f>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x6f7ea1c4; WORD $0x081c // vmovdqu (%rax,%r9), %ymm3
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x095a8f0f; WORD $0x0000 // jg 0x4e35 <k_tile_panel_16+0xa25>
+	WORD $0x83eb // jmp 0x4460 <k_tile_panel_16+0x50>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x30778b4c // movq 0x30(%rdi), %r14
+	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
+	LONG $0x493c8d4c // leaq (%rcx,%rcx,2), %r15
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x02400548; WORD $0x0000 // addq $0x240, %rax # imm = 0x240
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x20c38348 // addq $0x20, %rbx
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0x08e5c149 // shlq $0x8, %r13
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x017e8d49 // leaq 0x1(%r14), %rdi
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x29eb // jmp 0x4577 <k_tile_panel_16+0x167>
+	WORD $0x9066 // nop
+	LONG $0x1011fcc5 // vmovups %ymm2, (%rax)
+	LONG $0x7f7ea1c4; WORD $0x901c // vmovdqu %ymm3, (%rax,%r10,4)
+	LONG $0x117ca1c4; WORD $0xd024 // vmovups %ymm4, (%rax,%r10,8)
+	LONG $0x117ca1c4; WORD $0x380c // vmovups %ymm1, (%rax,%r15)
+	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0xff168f0f; WORD $0xffff // jg 0x448d <k_tile_panel_16+0x7d>
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0xb3048d49 // leaq (%r11,%rsi,4), %rax
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	WORD $0x2674 // je 0x45b0 <k_tile_panel_16+0x1a0>
+	LONG $0x1010fcc5 // vmovups (%rax), %ymm2
+	LONG $0x6f7ea1c4; WORD $0x901c // vmovdqu (%rax,%r10,4), %ymm3
+	LONG $0x107ca1c4; WORD $0xd024 // vmovups (%rax,%r10,8), %ymm4
+	LONG $0x107ca1c4; WORD $0x380c // vmovups (%rax,%r15), %ymm1
+	WORD $0x1eeb // jmp 0x45c0 <k_tile_panel_16+0x1b0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x807e // jle 0x4550 <k_tile_panel_16+0x140>
+	LONG $0x4c11fcc5; WORD $0x7024 // vmovups %ymm1, 0x70(%rsp)
+	QUAD $0x00011024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x110(%rsp)
+	QUAD $0x000090249c7ffec5; BYTE $0x00 // vmovdqu %ymm3, 0x90(%rsp)
+	LONG $0x5411fcc5; WORD $0x3024 // vmovups %ymm2, 0x30(%rsp)
+	LONG $0x107c41c4; WORD $0x245c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm11
+	LONG $0x592441c4; BYTE $0xe5 // vmulps %ymm13, %ymm11, %ymm12
+	QUAD $0xfdc024bc6f7ec1c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm7
+	QUAD $0xfe0024ac6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm13
+	QUAD $0xfe40248c6f7ec1c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm1
+	QUAD $0xfe8024946f7ec1c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm2
+	LONG $0x1c7de2c4; BYTE $0xda // vpabsb %ymm2, %ymm3
+	LONG $0x587dc2c4; WORD $0x0864; BYTE $0xec // vpbroadcastd -0x14(%r8,%rcx), %ymm4
+	LONG $0x085de2c4; BYTE $0xe2 // vpsignb %ymm2, %ymm4, %ymm4
+	LONG $0x0465e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm3, %ymm4
+	LONG $0xe8f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xe1 // vpabsb %ymm1, %ymm4
+	LONG $0x587d42c4; WORD $0x0844; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rcx), %ymm8
+	LONG $0x083d62c4; BYTE $0xc1 // vpsignb %ymm1, %ymm8, %ymm8
+	LONG $0x045d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm4, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
+	LONG $0x1c7dc2c4; BYTE $0xed // vpabsb %ymm13, %ymm5
+	LONG $0x587d42c4; WORD $0x084c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rcx), %ymm9
+	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
+	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0x0854; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rcx), %ymm10
+	LONG $0x1c7d62c4; BYTE $0xf7 // vpabsb %ymm7, %ymm14
+	LONG $0x082d62c4; BYTE $0xd7 // vpsignb %ymm7, %ymm10, %ymm10
+	LONG $0x040d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm14, %ymm10
+	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x587d02c4; WORD $0x084c; BYTE $0xec // vpbroadcastd -0x14(%r8,%r9), %ymm9
+	LONG $0x746ffec5; WORD $0x5024 // vmovdqu 0x50(%rsp), %ymm6
+	LONG $0xd6fe3dc5 // vpaddd %ymm6, %ymm8, %ymm10
+	LONG $0x083562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm9, %ymm8
+	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0x587d02c4; WORD $0x084c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%r9), %ymm9
+	LONG $0x083562c4; BYTE $0xc9 // vpsignb %ymm1, %ymm9, %ymm9
+	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x587d02c4; WORD $0x084c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%r9), %ymm9
+	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
+	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
+	LONG $0x587d02c4; WORD $0x087c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%r9), %ymm15
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0x080562c4; BYTE $0xff // vpsignb %ymm7, %ymm15, %ymm15
+	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
+	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
+	LONG $0xfe0541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm15, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x587d42c4; WORD $0x287c; BYTE $0xec // vpbroadcastd -0x14(%r8,%rbp), %ymm15
+	LONG $0xc6fe3dc5 // vpaddd %ymm6, %ymm8, %ymm8
+	QUAD $0x0000b024847f7ec5; BYTE $0x00 // vmovdqu %ymm8, 0xb0(%rsp)
+	LONG $0xce6f7dc5 // vmovdqa %ymm6, %ymm9
+	LONG $0x080562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm15, %ymm8
+	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0x587d42c4; WORD $0x287c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rbp), %ymm15
+	LONG $0x080562c4; BYTE $0xf9 // vpsignb %ymm1, %ymm15, %ymm15
+	LONG $0x045d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm4, %ymm15
+	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
+	LONG $0xfe0541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm15, %ymm8
+	LONG $0x587d42c4; WORD $0x287c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rbp), %ymm15
+	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
+	LONG $0x045542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm5, %ymm15
+	LONG $0x587dc2c4; WORD $0x2874; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rbp), %ymm6
+	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
+	LONG $0x084de2c4; BYTE $0xf7 // vpsignb %ymm7, %ymm6, %ymm6
+	LONG $0x040de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm14, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xf6fe85c5 // vpaddd %ymm6, %ymm15, %ymm6
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	LONG $0x587d42c4; WORD $0xec78 // vpbroadcastd -0x14(%r8), %ymm15
+	LONG $0x6f7d41c4; BYTE $0xc1 // vmovdqa %ymm9, %ymm8
+	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
+	LONG $0x0805e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm15, %ymm2
+	LONG $0x0465e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm3, %ymm2
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x587dc2c4; WORD $0xe858 // vpbroadcastd -0x18(%r8), %ymm3
+	LONG $0x0865e2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm3, %ymm1
+	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
+	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0xe450 // vpbroadcastd -0x1c(%r8), %ymm2
+	LONG $0x086dc2c4; BYTE $0xd5 // vpsignb %ymm13, %ymm2, %ymm2
+	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
+	LONG $0x587dc2c4; WORD $0xe058 // vpbroadcastd -0x20(%r8), %ymm3
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x0865e2c4; BYTE $0xdf // vpsignb %ymm7, %ymm3, %ymm3
+	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
+	LONG $0xd8f5e5c5 // vpmaddwd %ymm0, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9feb5c5 // vpaddd %ymm1, %ymm9, %ymm1
+	LONG $0xa825c2c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm1) + ymm12
+	QUAD $0x0000f0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xf0(%rsp)
+	LONG $0xa825c2c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm11, %ymm6 # ymm6 = (ymm11 * ymm6) + ymm12
+	QUAD $0x0000d024b411fcc5; BYTE $0x00 // vmovups %ymm6, 0xd0(%rsp)
+	QUAD $0x0000b0248c107cc5; BYTE $0x00 // vmovups 0xb0(%rsp), %ymm9
+	LONG $0xa82542c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm12
+	LONG $0xa82542c4; BYTE $0xd4 // vfmadd213ps %ymm12, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm12
+	LONG $0x6f7e41c4; WORD $0x2464; BYTE $0x80 // vmovdqu -0x80(%r12), %ymm12
+	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
+	LONG $0x587dc2c4; WORD $0x084c; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rcx), %ymm1
+	LONG $0x0875c2c4; BYTE $0xcc // vpsignb %ymm12, %ymm1, %ymm1
+	LONG $0x0415e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm13, %ymm1
+	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
+	QUAD $0xff4024b46f7e41c4; WORD $0xffff // vmovdqu -0xc0(%r12), %ymm14
+	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
+	LONG $0x587dc2c4; WORD $0x0854; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%rcx), %ymm2
+	LONG $0x086dc2c4; BYTE $0xd6 // vpsignb %ymm14, %ymm2, %ymm2
+	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0xe9feedc5 // vpaddd %ymm1, %ymm2, %ymm5
+	QUAD $0xff0024946f7ec1c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm2
+	LONG $0x1c7de2c4; BYTE $0xca // vpabsb %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x085c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%rcx), %ymm3
+	LONG $0x0865e2c4; BYTE $0xda // vpsignb %ymm2, %ymm3, %ymm3
+	LONG $0x0475e2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm1, %ymm3
+	LONG $0xf0f5e5c5 // vpmaddwd %ymm0, %ymm3, %ymm6
+	QUAD $0xfec0249c6f7ec1c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm3
+	LONG $0x587d42c4; WORD $0x085c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rcx), %ymm11
+	LONG $0x1c7de2c4; BYTE $0xe3 // vpabsb %ymm3, %ymm4
+	LONG $0x082562c4; BYTE $0xdb // vpsignb %ymm3, %ymm11, %ymm11
+	LONG $0x045d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm4, %ymm11
+	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
+	LONG $0xf6fea5c5 // vpaddd %ymm6, %ymm11, %ymm6
+	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
+	LONG $0xedfebdc5 // vpaddd %ymm5, %ymm8, %ymm5
+	QUAD $0x00136f35187de2c4; BYTE $0x00 // vbroadcastss 0x136f(%rip), %ymm6 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0xde5854c5 // vaddps %ymm6, %ymm5, %ymm11
+	LONG $0x107cc1c4; WORD $0x242c // vmovups (%r12), %ymm5
+	LONG $0xa85542c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm10
+	LONG $0x587d82c4; WORD $0x0874; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r9), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
+	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
+	LONG $0x587d02c4; WORD $0x0854; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%r9), %ymm10
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0x082d42c4; BYTE $0xd6 // vpsignb %ymm14, %ymm10, %ymm10
+	LONG $0x040542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm15, %ymm10
+	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
+	LONG $0xf6feadc5 // vpaddd %ymm6, %ymm10, %ymm6
+	LONG $0x587d02c4; WORD $0x0854; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%r9), %ymm10
+	LONG $0x082d62c4; BYTE $0xd2 // vpsignb %ymm2, %ymm10, %ymm10
+	LONG $0x047542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm1, %ymm10
+	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
+	LONG $0x587d82c4; WORD $0x087c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r9), %ymm7
+	LONG $0x0845e2c4; BYTE $0xfb // vpsignb %ymm3, %ymm7, %ymm7
+	LONG $0x045de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm4, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	QUAD $0x0012f33d187de2c4; BYTE $0x00 // vbroadcastss 0x12f3(%rip), %ymm7 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0xd7584cc5 // vaddps %ymm7, %ymm6, %ymm10
+	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
+	LONG $0x587dc2c4; WORD $0x2874; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rbp), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
+	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0x587dc2c4; WORD $0x287c; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%rbp), %ymm7
+	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
+	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0x587d42c4; WORD $0x284c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%rbp), %ymm9
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0x0835e2c4; BYTE $0xfa // vpsignb %ymm2, %ymm9, %ymm7
+	LONG $0x0475e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm1, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0x587d42c4; WORD $0x284c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rbp), %ymm9
+	LONG $0x083562c4; BYTE $0xcb // vpsignb %ymm3, %ymm9, %ymm9
+	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	QUAD $0x00127d3d187de2c4; BYTE $0x00 // vbroadcastss 0x127d(%rip), %ymm7 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0xcf584cc5 // vaddps %ymm7, %ymm6, %ymm9
+	QUAD $0x00d0248ca85562c4; WORD $0x0000 // vfmadd213ps 0xd0(%rsp), %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + mem
+	LONG $0x587dc2c4; WORD $0xfc70 // vpbroadcastd -0x4(%r8), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
+	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
+	QUAD $0x0012562d187d62c4; BYTE $0x00 // vbroadcastss 0x1256(%rip), %ymm13 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0x587dc2c4; WORD $0xf878 // vpbroadcastd -0x8(%r8), %ymm7
+	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
+	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0x587dc2c4; WORD $0xf478 // vpbroadcastd -0xc(%r8), %ymm7
+	LONG $0x0845e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm7, %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0xf050 // vpbroadcastd -0x10(%r8), %ymm2
+	LONG $0x086de2c4; BYTE $0xd3 // vpsignb %ymm3, %ymm2, %ymm2
+	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
+	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	QUAD $0x00f0248ca855e2c4; WORD $0x0000 // vfmadd213ps 0xf0(%rsp), %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + mem
+	LONG $0x187dc2c4; BYTE $0x10 // vbroadcastss (%r8), %ymm2
+	LONG $0x187dc2c4; WORD $0x281c // vbroadcastss (%r8,%rbp), %ymm3
+	LONG $0x6410fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm4
+	LONG $0xb875e2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm2) + ymm4
+	LONG $0x6411fcc5; WORD $0x3024 // vmovups %ymm4, 0x30(%rsp)
+	QUAD $0x00011024a410fcc5; BYTE $0x00 // vmovups 0x110(%rsp), %ymm4
+	LONG $0x5410fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm2
+	QUAD $0x000090248c10fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm1
+	LONG $0xb835e2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm3) + ymm1
+	QUAD $0x000090248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x90(%rsp)
+	QUAD $0x000090249c6ffec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm3
+	LONG $0x187d82c4; WORD $0x080c // vbroadcastss (%r8,%r9), %ymm1
+	LONG $0xb82de2c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm1) + ymm4
+	LONG $0x187dc2c4; WORD $0x080c // vbroadcastss (%r8,%rcx), %ymm1
+	LONG $0x6c10fcc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm5
+	LONG $0xb825e2c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm1) + ymm5
+	LONG $0x6c11fcc5; WORD $0x7024 // vmovups %ymm5, 0x70(%rsp)
+	LONG $0x4c10fcc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm1
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfb19870f; WORD $0xffff // ja 0x45d0 <k_tile_panel_16+0x1c0>
+	LONG $0xfffa94e9; BYTE $0xff // jmp 0x4550 <k_tile_panel_16+0x140>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	LONG $0x20c38349 // addq $0x20, %r11
+	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
+	WORD $0x1feb // jmp 0x4b3f <k_tile_panel_16+0x72f>
+	LONG $0x117cc1c4; BYTE $0x26 // vmovups %ymm4, (%r14)
+	LONG $0x117cc1c4; WORD $0x860c // vmovups %ymm1, (%r14,%rax,4)
+	LONG $0x027e8d4c // leaq 0x2(%rsi), %r15
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0xf9648f0f; WORD $0xffff // jg 0x44a3 <k_tile_panel_16+0x93>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0xb1348d4c // leaq (%rcx,%rsi,4), %r14
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2174 // je 0x4b70 <k_tile_panel_16+0x760>
+	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
+	LONG $0x107cc1c4; WORD $0x860c // vmovups (%r14,%rax,4), %ymm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x1e7f // jg 0x4b7d <k_tile_panel_16+0x76d>
+	WORD $0xbfeb // jmp 0x4b20 <k_tile_panel_16+0x710>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xa37e // jle 0x4b20 <k_tile_panel_16+0x710>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4c11fcc5; WORD $0x3024 // vmovups %ymm1, 0x30(%rsp)
+	LONG $0x107cc1c4; WORD $0xc06d // vmovups -0x40(%r13), %ymm5
+	LONG $0xf55994c5 // vmulps %ymm5, %ymm13, %ymm6
+	QUAD $0xfffdc08d6f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r13), %ymm1
+	QUAD $0xfffe00bd6f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r13), %ymm7
+	QUAD $0xfffe40856f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r13), %ymm8
+	QUAD $0xfffe808d6f7e41c4; BYTE $0xff // vmovdqu -0x180(%r13), %ymm9
+	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
+	LONG $0x587d82c4; WORD $0x2354; BYTE $0xec // vpbroadcastd -0x14(%r11,%r12), %ymm2
+	LONG $0x086dc2c4; BYTE $0xd1 // vpsignb %ymm9, %ymm2, %ymm2
+	LONG $0x042de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm10, %ymm2
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x1c7d42c4; BYTE $0xd8 // vpabsb %ymm8, %ymm11
+	LONG $0x587d02c4; WORD $0x2364; BYTE $0xe8 // vpbroadcastd -0x18(%r11,%r12), %ymm12
+	LONG $0x081d42c4; BYTE $0xe0 // vpsignb %ymm8, %ymm12, %ymm12
+	LONG $0x042542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm11, %ymm12
+	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
+	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
+	LONG $0x1c7d62c4; BYTE $0xe7 // vpabsb %ymm7, %ymm12
+	LONG $0x587d02c4; WORD $0x236c; BYTE $0xe4 // vpbroadcastd -0x1c(%r11,%r12), %ymm13
+	LONG $0x081562c4; BYTE $0xef // vpsignb %ymm7, %ymm13, %ymm13
+	LONG $0x041d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm12, %ymm13
+	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
+	LONG $0x587d02c4; WORD $0x2374; BYTE $0xe0 // vpbroadcastd -0x20(%r11,%r12), %ymm14
+	LONG $0x1c7d62c4; BYTE $0xf9 // vpabsb %ymm1, %ymm15
+	LONG $0x080d62c4; BYTE $0xf1 // vpsignb %ymm1, %ymm14, %ymm14
+	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
+	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
+	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
+	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
+	LONG $0x587d02c4; WORD $0x216c; BYTE $0xec // vpbroadcastd -0x14(%r9,%r12), %ymm13
+	LONG $0x5c6ffec5; WORD $0x5024 // vmovdqu 0x50(%rsp), %ymm3
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0x081542c4; BYTE $0xc9 // vpsignb %ymm9, %ymm13, %ymm9
+	LONG $0x042d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm10, %ymm9
+	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
+	LONG $0x587d02c4; WORD $0x2154; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r12), %ymm10
+	LONG $0x082d42c4; BYTE $0xc0 // vpsignb %ymm8, %ymm10, %ymm8
+	LONG $0x042542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm11, %ymm8
+	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
+	LONG $0xfe3d41c4; BYTE $0xc1 // vpaddd %ymm9, %ymm8, %ymm8
+	LONG $0x587d02c4; WORD $0x214c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r12), %ymm9
+	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
+	LONG $0x041de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm12, %ymm7
+	LONG $0x587d02c4; WORD $0x214c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r12), %ymm9
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0x0835e2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm9, %ymm1
+	LONG $0x0405e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm15, %ymm1
+	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
+	LONG $0xcffef5c5 // vpaddd %ymm7, %ymm1, %ymm1
+	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xa855e2c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm6
+	LONG $0xa855e2c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm6
+	LONG $0x6f7ec1c4; WORD $0x8075 // vmovdqu -0x80(%r13), %ymm6
+	LONG $0x587d82c4; WORD $0x236c; BYTE $0xfc // vpbroadcastd -0x4(%r11,%r12), %ymm5
+	LONG $0x1c7d62c4; BYTE $0xc6 // vpabsb %ymm6, %ymm8
+	LONG $0x0855e2c4; BYTE $0xee // vpsignb %ymm6, %ymm5, %ymm5
+	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	QUAD $0xffff408d6f7e41c4; BYTE $0xff // vmovdqu -0xc0(%r13), %ymm9
+	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
+	LONG $0x587d82c4; WORD $0x237c; BYTE $0xf8 // vpbroadcastd -0x8(%r11,%r12), %ymm7
+	LONG $0x0845c2c4; BYTE $0xf9 // vpsignb %ymm9, %ymm7, %ymm7
+	LONG $0x042de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm10, %ymm7
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xedfec5c5 // vpaddd %ymm5, %ymm7, %ymm5
+	QUAD $0xffff009d6f7e41c4; BYTE $0xff // vmovdqu -0x100(%r13), %ymm11
+	LONG $0x1c7dc2c4; BYTE $0xfb // vpabsb %ymm11, %ymm7
+	LONG $0x587d02c4; WORD $0x2364; BYTE $0xf4 // vpbroadcastd -0xc(%r11,%r12), %ymm12
+	LONG $0x081d42c4; BYTE $0xe3 // vpsignb %ymm11, %ymm12, %ymm12
+	LONG $0x044542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm7, %ymm12
+	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
+	QUAD $0xfffec0ad6f7e41c4; BYTE $0xff // vmovdqu -0x140(%r13), %ymm13
+	LONG $0x1c7d42c4; BYTE $0xf5 // vpabsb %ymm13, %ymm14
+	LONG $0x587d02c4; WORD $0x237c; BYTE $0xf0 // vpbroadcastd -0x10(%r11,%r12), %ymm15
+	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
+	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
+	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
+	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
+	LONG $0xedfe9dc5 // vpaddd %ymm5, %ymm12, %ymm5
+	LONG $0xebfed5c5 // vpaddd %ymm3, %ymm5, %ymm5
+	QUAD $0x000ecf25187d62c4; BYTE $0x00 // vbroadcastss 0xecf(%rip), %ymm12 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
+	LONG $0x107c41c4; WORD $0x0065 // vmovups (%r13), %ymm12
+	LONG $0xa81de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm2
+	LONG $0x587d82c4; WORD $0x2154; BYTE $0xfc // vpbroadcastd -0x4(%r9,%r12), %ymm2
+	LONG $0x086de2c4; BYTE $0xd6 // vpsignb %ymm6, %ymm2, %ymm2
+	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
+	LONG $0x587d82c4; WORD $0x2174; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%r12), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf1 // vpsignb %ymm9, %ymm6, %ymm6
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	LONG $0x042de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm10, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0x587d02c4; WORD $0x2144; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%r12), %ymm8
+	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
+	LONG $0x083dc2c4; BYTE $0xf3 // vpsignb %ymm11, %ymm8, %ymm6
+	LONG $0x587d02c4; WORD $0x2144; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r12), %ymm8
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0x083dc2c4; BYTE $0xfd // vpsignb %ymm13, %ymm8, %ymm7
+	QUAD $0x000e6c2d187d62c4; BYTE $0x00 // vbroadcastss 0xe6c(%rip), %ymm13 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0x040de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm14, %ymm7
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
+	LONG $0xa81de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm1
+	LONG $0x187d82c4; WORD $0x210c // vbroadcastss (%r9,%r12), %ymm1
+	LONG $0xb86de2c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm1) + ymm4
+	LONG $0x187d82c4; WORD $0x230c // vbroadcastss (%r11,%r12), %ymm1
+	LONG $0x5410fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm2
+	LONG $0xb855e2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm1) + ymm2
+	LONG $0x5411fcc5; WORD $0x3024 // vmovups %ymm2, 0x30(%rsp)
+	LONG $0x4c10fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm1
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xfd76870f; WORD $0xffff // ja 0x4b90 <k_tile_panel_16+0x780>
+	LONG $0xfffd01e9; BYTE $0xff // jmp 0x4b20 <k_tile_panel_16+0x710>
+	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf62b8e0f; WORD $0xffff // jle 0x4460 <k_tile_panel_16+0x50>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x4c6f7ec5; WORD $0x5024 // vmovdqu 0x50(%rsp), %ymm9
+	LONG $0x5210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm2
+	QUAD $0xfffffdc08a6ffec5 // vmovdqu -0x240(%rdx), %ymm1
+	QUAD $0xfffffe00a26ffec5 // vmovdqu -0x200(%rdx), %ymm4
+	QUAD $0xfffffe40aa6ffec5 // vmovdqu -0x1c0(%rdx), %ymm5
+	QUAD $0xfffffe80b26ffec5 // vmovdqu -0x180(%rdx), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
+	LONG $0x587d62c4; WORD $0xec46 // vpbroadcastd -0x14(%rsi), %ymm8
+	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
+	LONG $0x587d62c4; WORD $0xe846 // vpbroadcastd -0x18(%rsi), %ymm8
+	LONG $0x083de2c4; BYTE $0xed // vpsignb %ymm5, %ymm8, %ymm5
+	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf4 // vpabsb %ymm4, %ymm6
+	LONG $0x587de2c4; WORD $0xe47e // vpbroadcastd -0x1c(%rsi), %ymm7
+	LONG $0x0845e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm7, %ymm4
+	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0x587de2c4; WORD $0xe076 // vpbroadcastd -0x20(%rsi), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xf9 // vpabsb %ymm1, %ymm7
+	LONG $0x084de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm6, %ymm1
+	LONG $0x0445e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm7, %ymm1
+	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
+	LONG $0xccfef5c5 // vpaddd %ymm4, %ymm1, %ymm1
+	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
+	LONG $0xe1feb5c5 // vpaddd %ymm1, %ymm9, %ymm4
+	LONG $0xca5994c5 // vmulps %ymm2, %ymm13, %ymm1
+	LONG $0xb86de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm4) + ymm1
+	LONG $0x526ffec5; BYTE $0x80 // vmovdqu -0x80(%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0xfc66 // vpbroadcastd -0x4(%rsi), %ymm4
+	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
+	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
+	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
+	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
+	QUAD $0xffffff40a26ffec5 // vmovdqu -0xc0(%rdx), %ymm4
+	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
+	LONG $0x587de2c4; WORD $0xf876 // vpbroadcastd -0x8(%rsi), %ymm6
+	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
+	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	QUAD $0xffffff00a26ffec5 // vmovdqu -0x100(%rdx), %ymm4
+	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
+	LONG $0x587de2c4; WORD $0xf476 // vpbroadcastd -0xc(%rsi), %ymm6
+	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
+	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	QUAD $0xfffffec0aa6ffec5 // vmovdqu -0x140(%rdx), %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
+	LONG $0x587de2c4; WORD $0xf07e // vpbroadcastd -0x10(%rsi), %ymm7
+	LONG $0x0845e2c4; BYTE $0xed // vpsignb %ymm5, %ymm7, %ymm5
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xe4fed5c5 // vpaddd %ymm4, %ymm5, %ymm4
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
+	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
+	LONG $0x9875e2c4; BYTE $0x12 // vfmadd132ps (%rdx), %ymm1, %ymm2 # ymm2 = (ymm2 * mem) + ymm1
+	LONG $0x187de2c4; BYTE $0x0e // vbroadcastss (%rsi), %ymm1
+	LONG $0xb86de2c4; BYTE $0xd9 // vfmadd231ps %ymm1, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm1) + ymm3
+	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xfea2870f; WORD $0xffff // ja 0x4e60 <k_tile_panel_16+0xa50>
+	LONG $0xfff49de9; BYTE $0xff // jmp 0x4460 <k_tile_panel_16+0x50>
+	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// tile_panel_16_min
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xd0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xd0, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000c0f35797d62c4; BYTE $0x00 // vpbroadcastw 0xc0f(%rip), %ymm14 # 0x5c16 <k_tile_panel_16_min+0xc36>
+	QUAD $0x000c283d187d62c4; BYTE $0x00 // vbroadcastss 0xc28(%rip), %ymm15 # 0x5c38 <k_tile_panel_16_min+0xc58>
+	QUAD $0x000c0b1d187d62c4; BYTE $0x00 // vbroadcastss 0xc0b(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x7c117cc5; WORD $0x3024 // vmovups %ymm15, 0x30(%rsp)
+	WORD $0x26eb // jmp 0x504c <k_tile_panel_16_min+0x6c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x011c // vmovups %ymm3, (%rcx,%r8)
+	LONG $0x0020b841; WORD $0x0000 // movl $0x20, %r8d
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x09f5840f; WORD $0x0000 // je 0x5a41 <k_tile_panel_16_min+0xa61>
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	WORD $0x547d // jge 0x50b0 <k_tile_panel_16_min+0xd0>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x02cc8349 // orq $0x2, %r12
+	LONG $0x24243b4c // cmpq (%rsp), %r12
+	LONG $0x05718e0f; WORD $0x0000 // jle 0x55e0 <k_tile_panel_16_min+0x600>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0xbc7d // jge 0x5036 <k_tile_panel_16_min+0x56>
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
+	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
+	LONG $0x0846840f; WORD $0x0000 // je 0x58da <k_tile_panel_16_min+0x8fa>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107ca1c4; WORD $0x011c // vmovups (%rcx,%r8), %ymm3
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x08448f0f; WORD $0x0000 // jg 0x58f0 <k_tile_panel_16_min+0x910>
+	WORD $0x82eb // jmp 0x5030 <k_tile_panel_16_min+0x50>
+	WORD $0x9066 // nop
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	LONG $0x30778b4c // movq 0x30(%rdi), %r14
+	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
+	LONG $0x763c8d4c // leaq (%rsi,%rsi,2), %r15
+	LONG $0x023c8d4a // leaq (%rdx,%r8), %rdi
+	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x01468d49 // leaq 0x1(%r14), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x42eb // jmp 0x5157 <k_tile_panel_16_min+0x177>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
+	LONG $0x117c81c4; WORD $0x9024 // vmovups %ymm4, (%r8,%r10,4)
+	LONG $0x117c81c4; WORD $0xd02c // vmovups %ymm5, (%r8,%r10,8)
+	LONG $0x117c81c4; WORD $0x380c // vmovups %ymm1, (%r8,%r15)
+	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0x7c107cc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm15
+	QUAD $0x000ad31d187d62c4; BYTE $0x00 // vbroadcastss 0xad3(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0xff078f0f; WORD $0xffff // jg 0x505e <k_tile_panel_16_min+0x7e>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x93048d4d // leaq (%r11,%rdx,4), %r8
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2674 // je 0x5190 <k_tile_panel_16_min+0x1b0>
+	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
+	LONG $0x107c81c4; WORD $0x9024 // vmovups (%r8,%r10,4), %ymm4
+	LONG $0x107c81c4; WORD $0xd02c // vmovups (%r8,%r10,8), %ymm5
+	LONG $0x107c81c4; WORD $0x380c // vmovups (%r8,%r15), %ymm1
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x237f // jg 0x51a9 <k_tile_panel_16_min+0x1c9>
+	WORD $0x98eb // jmp 0x5120 <k_tile_panel_16_min+0x140>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xff778e0f; WORD $0xffff // jle 0x5120 <k_tile_panel_16_min+0x140>
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	WORD $0x9066 // nop
+	LONG $0x5c11fcc5; WORD $0x5024 // vmovups %ymm3, 0x50(%rsp)
+	LONG $0x6c11fcc5; WORD $0x7024 // vmovups %ymm5, 0x70(%rsp)
+	QUAD $0x00009024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x90(%rsp)
+	QUAD $0x0000b0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xb0(%rsp)
+	QUAD $0xff4024bc107cc1c4; WORD $0xffff // vmovups -0xc0(%r12), %ymm7
+	QUAD $0xfd4024846f7e41c4; WORD $0xffff // vmovdqu -0x2c0(%r12), %ymm8
+	QUAD $0xfd80248c6f7e41c4; WORD $0xffff // vmovdqu -0x280(%r12), %ymm9
+	QUAD $0xfdc024946f7e41c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm10
+	QUAD $0xfe00249c6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm11
+	LONG $0x587de2c4; WORD $0x2e54; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%rbp), %ymm2
+	LONG $0x0425e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm11, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0x587d62c4; WORD $0x2e64; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm12
+	LONG $0x042d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm10, %ymm12
+	LONG $0xf51d41c4; BYTE $0xe6 // vpmaddwd %ymm14, %ymm12, %ymm12
+	LONG $0x587d62c4; WORD $0x2e6c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm13
+	LONG $0x043542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm9, %ymm13
+	LONG $0xf51541c4; BYTE $0xee // vpmaddwd %ymm14, %ymm13, %ymm13
+	LONG $0xf47f7dc5 // vmovdqa %ymm14, %ymm4
+	LONG $0x587d62c4; WORD $0x2e34 // vpbroadcastd (%rsi,%rbp), %ymm14
+	LONG $0x043d42c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm8, %ymm14
+	LONG $0xf4f50dc5 // vpmaddwd %ymm4, %ymm14, %ymm14
+	LONG $0x587d22c4; WORD $0x0e7c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r9), %ymm15
+	LONG $0x042542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm11, %ymm15
+	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
+	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r9), %ymm1
+	LONG $0x042de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm10, %ymm1
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x0e44; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r9), %ymm0
+	LONG $0x0435e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm9, %ymm0
+	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
+	LONG $0xc4f5fdc5 // vpmaddwd %ymm4, %ymm0, %ymm0
+	LONG $0x587d22c4; WORD $0x0e24 // vpbroadcastd (%rsi,%r9), %ymm12
+	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
+	LONG $0x043d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm8, %ymm12
+	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r13), %ymm14
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0x042542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm11, %ymm14
+	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm15
+	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
+	LONG $0xf4f50dc5 // vpmaddwd %ymm4, %ymm14, %ymm14
+	LONG $0x042d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm10, %ymm15
+	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
+	LONG $0xc0fe9dc5 // vpaddd %ymm0, %ymm12, %ymm0
+	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm12
+	LONG $0x043542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm9, %ymm12
+	LONG $0xfe0541c4; BYTE $0xf6 // vpaddd %ymm14, %ymm15, %ymm14
+	LONG $0x587d22c4; WORD $0x2e3c // vpbroadcastd (%rsi,%r13), %ymm15
+	LONG $0x043d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm8, %ymm15
+	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
+	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
+	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
+	LONG $0x587d62c4; WORD $0x0c7e // vpbroadcastd 0xc(%rsi), %ymm15
+	LONG $0x042542c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm11, %ymm11
+	QUAD $0x00092235187de2c4; BYTE $0x00 // vbroadcastss 0x922(%rip), %ymm6 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	LONG $0xfe5944c5 // vmulps %ymm6, %ymm7, %ymm15
+	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
+	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
+	LONG $0x587d62c4; WORD $0x086e // vpbroadcastd 0x8(%rsi), %ymm13
+	LONG $0x042d42c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm10, %ymm10
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xccf5adc5 // vpmaddwd %ymm4, %ymm10, %ymm1
+	LONG $0x587d62c4; WORD $0x0456 // vpbroadcastd 0x4(%rsi), %ymm10
+	LONG $0xfe1d41c4; BYTE $0xe6 // vpaddd %ymm14, %ymm12, %ymm12
+	LONG $0xc9fea5c5 // vpaddd %ymm1, %ymm11, %ymm1
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xccf535c5 // vpmaddwd %ymm4, %ymm9, %ymm9
+	LONG $0x6c6ffec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm5
+	LONG $0xddfe6dc5 // vpaddd %ymm5, %ymm2, %ymm11
+	LONG $0x587de2c4; BYTE $0x16 // vpbroadcastd (%rsi), %ymm2
+	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
+	LONG $0xd5fe7dc5 // vpaddd %ymm5, %ymm0, %ymm10
+	LONG $0xc4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm0
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xc5fe1dc5 // vpaddd %ymm5, %ymm12, %ymm8
+	QUAD $0xff0024ac6f7e41c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm13
+	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm1
+	LONG $0xcdfe7dc5 // vpaddd %ymm5, %ymm0, %ymm9
+	LONG $0x0415e2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm13, %ymm0
+	LONG $0xc4f5fdc5 // vpmaddwd %ymm4, %ymm0, %ymm0
+	QUAD $0xfec024a46f7e41c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm12
+	LONG $0xa84542c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm15
+	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm1
+	LONG $0x041de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm12, %ymm1
+	LONG $0xa84542c4; BYTE $0xc7 // vfmadd213ps %ymm15, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm15
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0x2e54; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm2
+	LONG $0xa84542c4; BYTE $0xd7 // vfmadd213ps %ymm15, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm15
+	QUAD $0xfe8024b46f7e41c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm14
+	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
+	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
+	LONG $0xa84542c4; BYTE $0xdf // vfmadd213ps %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
+	QUAD $0xfe4024bc6f7ec1c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm7
+	LONG $0x587d62c4; WORD $0x2e7c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm15
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x0445c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm7, %ymm1
+	LONG $0x587d22c4; WORD $0x0e7c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r9), %ymm15
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x0e54; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r9), %ymm2
+	LONG $0x041542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm13, %ymm15
+	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
+	LONG $0x041de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm12, %ymm2
+	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
+	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
+	LONG $0x587d22c4; WORD $0x0e7c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r9), %ymm15
+	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r9), %ymm1
+	LONG $0x0445e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm7, %ymm1
+	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm15
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0x0415c2c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm13, %ymm2
+	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm15
+	LONG $0x041dc2c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm12, %ymm3
+	LONG $0xfe587cc5 // vaddps %ymm6, %ymm0, %ymm15
+	LONG $0xc4f5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm0
+	LONG $0xc2fefdc5 // vpaddd %ymm2, %ymm0, %ymm0
+	LONG $0x107cc1c4; WORD $0x2454; BYTE $0x80 // vmovups -0x80(%r12), %ymm2
+	LONG $0xa86d42c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm2, %ymm15 # ymm15 = (ymm2 * ymm15) + ymm11
+	LONG $0x587da2c4; WORD $0x2e5c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm3
+	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
+	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
+	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm11
+	LONG $0x044542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm7, %ymm11
+	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
+	LONG $0xdbfea5c5 // vpaddd %ymm3, %ymm11, %ymm3
+	LONG $0xc0fee5c5 // vpaddd %ymm0, %ymm3, %ymm0
+	LONG $0x587de2c4; WORD $0x1c5e // vpbroadcastd 0x1c(%rsi), %ymm3
+	LONG $0x0415e2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm13, %ymm3
+	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
+	LONG $0xde5874c5 // vaddps %ymm6, %ymm1, %ymm11
+	LONG $0xa86d42c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm2, %ymm11 # ymm11 = (ymm2 * ymm11) + ymm10
+	LONG $0x587de2c4; WORD $0x184e // vpbroadcastd 0x18(%rsi), %ymm1
+	LONG $0x041de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm12, %ymm1
+	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0x145e // vpbroadcastd 0x14(%rsi), %ymm3
+	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
+	LONG $0xf46f7dc5 // vmovdqa %ymm4, %ymm14
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm8
+	LONG $0x587d62c4; WORD $0x1046 // vpbroadcastd 0x10(%rsi), %ymm8
+	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
+	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
+	LONG $0xfcf5c5c5 // vpmaddwd %ymm4, %ymm7, %ymm7
+	LONG $0xdbfec5c5 // vpaddd %ymm3, %ymm7, %ymm3
+	LONG $0xc9fee5c5 // vpaddd %ymm1, %ymm3, %ymm1
+	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xa86dc2c4; BYTE $0xc9 // vfmadd213ps %ymm9, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm9
+	LONG $0x187de2c4; WORD $0x2056 // vbroadcastss 0x20(%rsi), %ymm2
+	LONG $0xa875e2c4; WORD $0x2454; BYTE $0x50 // vfmadd213ps 0x50(%rsp), %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + mem
+	LONG $0x187da2c4; WORD $0x2e4c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm1
+	QUAD $0x0090248ca87de2c4; WORD $0x0000 // vfmadd213ps 0x90(%rsp), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
+	LONG $0x187da2c4; WORD $0x0e44; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r9), %ymm0
+	LONG $0x187de2c4; WORD $0x2e5c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm3
+	LONG $0xa825e2c4; WORD $0x2444; BYTE $0x70 // vfmadd213ps 0x70(%rsp), %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + mem
+	LONG $0x187de2c4; WORD $0x3476 // vbroadcastss 0x34(%rsi), %ymm6
+	QUAD $0x00b0249ca805e2c4; WORD $0x0000 // vfmadd213ps 0xb0(%rsp), %ymm15, %ymm3 # ymm3 = (ymm15 * ymm3) + mem
+	LONG $0x107cc1c4; WORD $0x2464; BYTE $0xc0 // vmovups -0x40(%r12), %ymm4
+	LONG $0x187da2c4; WORD $0x2e7c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r13), %ymm7
+	LONG $0xa85de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm2
+	LONG $0xa85de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm1
+	LONG $0x187da2c4; WORD $0x0e4c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r9), %ymm1
+	LONG $0xa85de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm0
+	LONG $0x187de2c4; WORD $0x2e44; BYTE $0x34 // vbroadcastss 0x34(%rsi,%rbp), %ymm0
+	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
+	LONG $0xa85de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm3
+	LONG $0x187de2c4; WORD $0x385e // vbroadcastss 0x38(%rsi), %ymm3
+	LONG $0x187da2c4; WORD $0x2e64; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r13), %ymm4
+	LONG $0xa86de2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm6
+	LONG $0xa86de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm7
+	LONG $0x187da2c4; WORD $0x0e6c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r9), %ymm5
+	LONG $0xa86de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm1
+	LONG $0x187de2c4; WORD $0x2e4c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%rbp), %ymm1
+	LONG $0xa86de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm0
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfbf4870f; WORD $0xffff // ja 0x51c0 <k_tile_panel_16_min+0x1e0>
+	LONG $0xfffb4fe9; BYTE $0xff // jmp 0x5120 <k_tile_panel_16_min+0x140>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	LONG $0x30478b4c // movq 0x30(%rdi), %r8
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0xc0c18149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r9 # imm = 0x2C0
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x07e3c148 // shlq $0x7, %rbx
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x01708d4d // leaq 0x1(%r8), %r14
+	WORD $0x27eb // jmp 0x565f <k_tile_panel_16_min+0x67f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x27 // vmovups %ymm4, (%r15)
+	LONG $0x117cc1c4; WORD $0x8f1c // vmovups %ymm3, (%r15,%rcx,4)
+	LONG $0x02608d4c // leaq 0x2(%rax), %r12
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x24243b4c // cmpq (%rsp), %r12
+	LONG $0xfa108f0f; WORD $0xffff // jg 0x506f <k_tile_panel_16_min+0x8f>
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2174 // je 0x5690 <k_tile_panel_16_min+0x6b0>
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	LONG $0x107cc1c4; WORD $0x8f1c // vmovups (%r15,%rcx,4), %ymm3
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1e7f // jg 0x569d <k_tile_panel_16_min+0x6bd>
+	WORD $0xbfeb // jmp 0x5640 <k_tile_panel_16_min+0x660>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0xa37e // jle 0x5640 <k_tile_panel_16_min+0x660>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xfffffd40956ffec5 // vmovdqu -0x2c0(%rbp), %ymm2
+	QUAD $0xfffffd80856f7ec5 // vmovdqu -0x280(%rbp), %ymm8
+	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
+	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm1
+	QUAD $0xfffffe008d6f7ec5 // vmovdqu -0x200(%rbp), %ymm9
+	LONG $0x587d82c4; WORD $0x2a6c; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm5
+	LONG $0x0435e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm9, %ymm1
+	LONG $0x047de2c4; BYTE $0xf5 // vpmaddubsw %ymm5, %ymm0, %ymm6
+	LONG $0x587d82c4; WORD $0x2a7c; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm7
+	LONG $0xe9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm5
+	LONG $0x043de2c4; BYTE $0xcf // vpmaddubsw %ymm7, %ymm8, %ymm1
+	LONG $0x587d82c4; WORD $0x2a3c // vpbroadcastd (%r10,%r13), %ymm7
+	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0x046d62c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm10
+	LONG $0x587d02c4; WORD $0x2b5c; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm11
+	LONG $0xf9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm7
+	LONG $0x0435c2c4; BYTE $0xcb // vpmaddubsw %ymm11, %ymm9, %ymm1
+	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm9
+	LONG $0xf52d41c4; BYTE $0xd6 // vpmaddwd %ymm14, %ymm10, %ymm10
+	LONG $0x047dc2c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm0, %ymm0
+	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm9
+	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
+	LONG $0x587d02c4; WORD $0x2b0c // vpbroadcastd (%r11,%r13), %ymm9
+	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
+	LONG $0xf53d41c4; BYTE $0xde // vpmaddwd %ymm14, %ymm8, %ymm11
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	QUAD $0xffffff00856f7ec5 // vmovdqu -0x100(%rbp), %ymm8
+	LONG $0xe2f50dc5 // vpmaddwd %ymm2, %ymm14, %ymm12
+	LONG $0x587d82c4; WORD $0x2a54; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm2
+	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
+	LONG $0xeaf50dc5 // vpmaddwd %ymm2, %ymm14, %ymm13
+	QUAD $0xfffffec08d6f7ec5 // vmovdqu -0x140(%rbp), %ymm9
+	LONG $0x587d82c4; WORD $0x2a54; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm2
+	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
+	LONG $0x0435e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm9, %ymm2
+	LONG $0xf2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm6
+	QUAD $0xfffffe80956ffec5 // vmovdqu -0x180(%rbp), %ymm2
+	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
+	LONG $0x587d02c4; WORD $0x2a54; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm10
+	LONG $0x046d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm10
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xf52dc1c4; BYTE $0xce // vpmaddwd %ymm14, %ymm10, %ymm1
+	LONG $0x587d02c4; WORD $0x2a54; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm10
+	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
+	QUAD $0xfffffe40a56f7ec5 // vmovdqu -0x1c0(%rbp), %ymm12
+	LONG $0x041d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm12, %ymm10
+	LONG $0xf52d41c4; BYTE $0xd6 // vpmaddwd %ymm14, %ymm10, %ymm10
+	LONG $0xf6fe95c5 // vpaddd %ymm6, %ymm13, %ymm6
+	LONG $0xc9feadc5 // vpaddd %ymm1, %ymm10, %ymm1
+	LONG $0x587d02c4; WORD $0x2b54; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm10
+	LONG $0xedfec5c5 // vpaddd %ymm5, %ymm7, %ymm5
+	LONG $0x043dc2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm8, %ymm7
+	LONG $0x587d02c4; WORD $0x2b44; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm8
+	LONG $0xc0fea5c5 // vpaddd %ymm0, %ymm11, %ymm0
+	QUAD $0x0004351d187d62c4; BYTE $0x00 // vbroadcastss 0x435(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	QUAD $0xffffff4095107cc5 // vmovups -0xc0(%rbp), %ymm10
+	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
+	LONG $0x592c41c4; BYTE $0xcb // vmulps %ymm11, %ymm10, %ymm9
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xedfe85c5 // vpaddd %ymm5, %ymm15, %ymm5
+	LONG $0xf7f58dc5 // vpmaddwd %ymm7, %ymm14, %ymm6
+	LONG $0xf53dc1c4; BYTE $0xfe // vpmaddwd %ymm14, %ymm8, %ymm7
+	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0x587d82c4; WORD $0x2b7c; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm7
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0x046de2c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm2
+	LONG $0x587d82c4; WORD $0x2b7c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm7
+	LONG $0xa82dc2c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
+	LONG $0x041de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm12, %ymm7
+	LONG $0x45107cc5; BYTE $0x80 // vmovups -0x80(%rbp), %ymm8
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0xa82dc2c4; BYTE $0xe9 // vfmadd213ps %ymm9, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm5) + ymm9
+	LONG $0xfff58dc5 // vpmaddwd %ymm7, %ymm14, %ymm7
+	LONG $0xd2fec5c5 // vpaddd %ymm2, %ymm7, %ymm2
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0xc958a4c5 // vaddps %ymm1, %ymm11, %ymm1
+	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
+	LONG $0x187d82c4; WORD $0x2b74; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm6
+	LONG $0xa83de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm5
+	LONG $0xd258a4c5 // vaddps %ymm2, %ymm11, %ymm2
+	LONG $0x187d82c4; WORD $0x2a6c; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm5
+	LONG $0xa83de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm0
+	LONG $0xa86de2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm4
+	LONG $0x187d82c4; WORD $0x2b44; BYTE $0x34 // vbroadcastss 0x34(%r11,%r13), %ymm0
+	LONG $0xa875e2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm3
+	LONG $0x4d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm1
+	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x34 // vbroadcastss 0x34(%r10,%r13), %ymm2
+	LONG $0xa875e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm6
+	LONG $0x7510fcc5; BYTE $0x00 // vmovups (%rbp), %ymm6
+	LONG $0x187d82c4; WORD $0x2b64; BYTE $0x38 // vbroadcastss 0x38(%r11,%r13), %ymm4
+	LONG $0xa875e2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm5
+	LONG $0xa84de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm0
+	LONG $0x187d82c4; WORD $0x2a5c; BYTE $0x38 // vbroadcastss 0x38(%r10,%r13), %ymm3
+	LONG $0xa84de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm3) + ymm2
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfddb870f; WORD $0xffff // ja 0x56b0 <k_tile_panel_16_min+0x6d0>
+	LONG $0xfffd66e9; BYTE $0xff // jmp 0x5640 <k_tile_panel_16_min+0x660>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf7408e0f; WORD $0xffff // jle 0x5030 <k_tile_panel_16_min+0x50>
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x47af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x08470348 // addq 0x8(%rdi), %rax
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0xc0c68148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rsi # imm = 0x2C0
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x9066 // nop
+	QUAD $0xffffff408610fcc5 // vmovups -0xc0(%rsi), %ymm0
+	QUAD $0xfffffd408e6ffec5 // vmovdqu -0x2c0(%rsi), %ymm1
+	QUAD $0xfffffd80966ffec5 // vmovdqu -0x280(%rsi), %ymm2
+	QUAD $0xfffffdc0a66ffec5 // vmovdqu -0x240(%rsi), %ymm4
+	LONG $0x587de2c4; WORD $0x0c68 // vpbroadcastd 0xc(%rax), %ymm5
+	QUAD $0xfffffe00b66ffec5 // vmovdqu -0x200(%rsi), %ymm6
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0x587de2c4; WORD $0x0870 // vpbroadcastd 0x8(%rax), %ymm6
+	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
+	LONG $0x045de2c4; BYTE $0xe6 // vpmaddubsw %ymm6, %ymm4, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0x587de2c4; WORD $0x0468 // vpbroadcastd 0x4(%rax), %ymm5
+	LONG $0x046de2c4; BYTE $0xd5 // vpmaddubsw %ymm5, %ymm2, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0x587de2c4; BYTE $0x28 // vpbroadcastd (%rax), %ymm5
+	LONG $0x0475e2c4; BYTE $0xcd // vpmaddubsw %ymm5, %ymm1, %ymm1
+	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xccfef5c5 // vpaddd %ymm4, %ymm1, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0xd059a4c5 // vmulps %ymm0, %ymm11, %ymm2
+	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
+	QUAD $0xffffff00866ffec5 // vmovdqu -0x100(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0x1c48 // vpbroadcastd 0x1c(%rax), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
+	LONG $0x587de2c4; WORD $0x1848 // vpbroadcastd 0x18(%rax), %ymm1
+	QUAD $0xfffffec0a66ffec5 // vmovdqu -0x140(%rsi), %ymm4
+	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
+	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0xfffffe808e6ffec5 // vmovdqu -0x180(%rsi), %ymm1
+	LONG $0x587de2c4; WORD $0x1460 // vpbroadcastd 0x14(%rax), %ymm4
+	LONG $0x0475e2c4; BYTE $0xcc // vpmaddubsw %ymm4, %ymm1, %ymm1
+	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	QUAD $0xfffffe40a66ffec5 // vmovdqu -0x1c0(%rsi), %ymm4
+	LONG $0x587de2c4; WORD $0x1068 // vpbroadcastd 0x10(%rax), %ymm5
+	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xc9feddc5 // vpaddd %ymm1, %ymm4, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
+	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
+	LONG $0x986de2c4; WORD $0x8046 // vfmadd132ps -0x80(%rsi), %ymm2, %ymm0 # ymm0 = (ymm0 * mem) + ymm2
+	LONG $0x187de2c4; WORD $0x2048 // vbroadcastss 0x20(%rax), %ymm1
+	LONG $0xa87de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm3
+	LONG $0x187de2c4; WORD $0x3440 // vbroadcastss 0x34(%rax), %ymm0
+	LONG $0x9875e2c4; WORD $0xc046 // vfmadd132ps -0x40(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187de2c4; WORD $0x3858 // vbroadcastss 0x38(%rax), %ymm3
+	LONG $0x987de2c4; BYTE $0x1e // vfmadd132ps (%rsi), %ymm0, %ymm3 # ymm3 = (ymm3 * mem) + ymm0
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfed4870f; WORD $0xffff // ja 0x5910 <k_tile_panel_16_min+0x930>
+	LONG $0xfff5efe9; BYTE $0xff // jmp 0x5030 <k_tile_panel_16_min+0x50>
+	LONG $0xd0c48148; WORD $0x0000; BYTE $0x00 // addq $0xd0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -743,17 +4217,6 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -786,6 +4249,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
+	WORD $0xe0e0 // loopne 0x5a82 <k_tile_panel_16_min+0xaa2>
+	WORD $0xe0e0 // loopne 0x5a84 <k_tile_panel_16_min+0xaa4>
+	WORD $0xe0e0 // loopne 0x5a86 <k_tile_panel_16_min+0xaa6>
+	WORD $0xe0e0 // loopne 0x5a88 <k_tile_panel_16_min+0xaa8>
+	WORD $0xe0e0 // loopne 0x5a8a <k_tile_panel_16_min+0xaaa>
+	WORD $0xe0e0 // loopne 0x5a8c <k_tile_panel_16_min+0xaac>
+	WORD $0xe0e0 // loopne 0x5a8e <k_tile_panel_16_min+0xaae>
+	WORD $0xe0e0 // loopne 0x5a90 <k_tile_panel_16_min+0xab0>
+	WORD $0xe0e0 // loopne 0x5a92 <k_tile_panel_16_min+0xab2>
+	WORD $0xe0e0 // loopne 0x5a94 <k_tile_panel_16_min+0xab4>
+	WORD $0xe0e0 // loopne 0x5a96 <k_tile_panel_16_min+0xab6>
+	WORD $0xe0e0 // loopne 0x5a98 <k_tile_panel_16_min+0xab8>
+	WORD $0xe0e0 // loopne 0x5a9a <k_tile_panel_16_min+0xaba>
+	WORD $0xe0e0 // loopne 0x5a9c <k_tile_panel_16_min+0xabc>
+	WORD $0xe0e0 // loopne 0x5a9e <k_tile_panel_16_min+0xabe>
+	WORD $0xe0e0 // loopne 0x5aa0 <k_tile_panel_16_min+0xac0>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
@@ -810,8 +4289,167 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xf80f; BYTE $0x01 // psubb (%rcx), %mm0
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
+	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x30808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30303080(%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
+	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
+	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
+	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
+	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
+	WORD $0xf010 // adcb %dh, %al
+	WORD $0x100f; BYTE $0x03 // movups (%rbx), %xmm0
+	WORD $0xfc04 // addb $-0x4, %al
+	LONG $0x0f100f0f // <unknown>
+	WORD $0xe030 // xorb %ah, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x4000; BYTE $0xcb // addb %al, -0x35(%rax)
+	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xcb40 // lretl
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x00004b40; WORD $0x0000 // <unknown>

@@ -19,7 +19,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00a68e0f; WORD $0x0000 // jle 0xb3 <k_untile_q8_0+0xb3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x102a0518487df262; WORD $0x0000 // vbroadcastss 0x102a(%rip), %zmm0 # 0x1048 <k_tile_panel+0xe68>
+	QUAD $0x68420518487df262; WORD $0x0000 // vbroadcastss 0x6842(%rip), %zmm0 # 0x6860 <k_tile_panel_16_min+0x16a0>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x0a57 // vxorps (%rdx), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
@@ -39,8 +39,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x4911; BYTE $0x07 // vmovups %zmm1, 0x1c0(%rcx)
 	LONG $0x487df262; WORD $0x4a13; BYTE $0x10 // vcvtph2ps 0x200(%rdx), %zmm1
 	LONG $0x487cf162; WORD $0x4911; BYTE $0x08 // vmovups %zmm1, 0x200(%rcx)
-	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
 	LONG $0x20c28148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rdx # imm = 0x220
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0xff6d850f; WORD $0xffff // jne 0x20 <k_untile_q8_0+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -54,8 +54,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0f600578487df262; WORD $0x0000 // vpbroadcastb 0xf60(%rip), %zmm0 # 0x1040 <k_tile_panel+0xe60>
-	QUAD $0x0f570d78487df262; WORD $0x0000 // vpbroadcastb 0xf57(%rip), %zmm1 # 0x1041 <k_tile_panel+0xe61>
+	QUAD $0x5fe00578487df262; WORD $0x0000 // vpbroadcastb 0x5fe0(%rip), %zmm0 # 0x60c0 <k_tile_panel_16_min+0xf00>
+	QUAD $0x5fd70d78487df262; WORD $0x0000 // vpbroadcastb 0x5fd7(%rip), %zmm1 # 0x60c1 <k_tile_panel_16_min+0xf01>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x48fdf162; WORD $0x14db; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
@@ -69,19 +69,19 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x033254db48fdf162 // vpandq 0xc0(%rdx,%rsi), %zmm0, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
 	QUAD $0x0371547f48fef162 // vmovdqu64 %zmm2, 0xc0(%rcx,%rsi,2)
-	QUAD $0x04321471486df162 // vpsrlw $0x4, (%rdx,%rsi), %zmm2
+	QUAD $0x04321472486df162 // vpsrld $0x4, (%rdx,%rsi), %zmm2
 	LONG $0x48edf162; WORD $0xd0db // vpandq %zmm0, %zmm2, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
 	QUAD $0x0471547f48fef162 // vmovdqu64 %zmm2, 0x100(%rcx,%rsi,2)
-	QUAD $0x01325471486df162; BYTE $0x04 // vpsrlw $0x4, 0x40(%rdx,%rsi), %zmm2
+	QUAD $0x01325472486df162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%rsi), %zmm2
 	LONG $0x48edf162; WORD $0xd0db // vpandq %zmm0, %zmm2, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
 	QUAD $0x0571547f48fef162 // vmovdqu64 %zmm2, 0x140(%rcx,%rsi,2)
-	QUAD $0x02325471486df162; BYTE $0x04 // vpsrlw $0x4, 0x80(%rdx,%rsi), %zmm2
+	QUAD $0x02325472486df162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%rsi), %zmm2
 	LONG $0x48edf162; WORD $0xd0db // vpandq %zmm0, %zmm2, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
 	QUAD $0x0671547f48fef162 // vmovdqu64 %zmm2, 0x180(%rcx,%rsi,2)
-	QUAD $0x03325471486df162; BYTE $0x04 // vpsrlw $0x4, 0xc0(%rdx,%rsi), %zmm2
+	QUAD $0x03325472486df162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%rsi), %zmm2
 	LONG $0x48edf162; WORD $0xd0db // vpandq %zmm0, %zmm2, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
 	QUAD $0x0771547f48fef162 // vmovdqu64 %zmm2, 0x1c0(%rcx,%rsi,2)
@@ -93,6 +93,1494 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+
+	// untile_q4_1
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00dc8e0f; WORD $0x0000 // jle 0x2c9 <k_untile_q4_1+0xe9>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x5f400578487df262; WORD $0x0000 // vpbroadcastb 0x5f40(%rip), %zmm0 # 0x6140 <k_tile_panel_16_min+0xf80>
+	LONG $0x48fdf162; WORD $0x0cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm1
+	LONG $0x48fef162; WORD $0x0c7f; BYTE $0x71 // vmovdqu64 %zmm1, (%rcx,%rsi,2)
+	QUAD $0x01324cdb48fdf162 // vpandq 0x40(%rdx,%rsi), %zmm0, %zmm1
+	QUAD $0x01714c7f48fef162 // vmovdqu64 %zmm1, 0x40(%rcx,%rsi,2)
+	QUAD $0x02324cdb48fdf162 // vpandq 0x80(%rdx,%rsi), %zmm0, %zmm1
+	QUAD $0x02714c7f48fef162 // vmovdqu64 %zmm1, 0x80(%rcx,%rsi,2)
+	QUAD $0x03324cdb48fdf162 // vpandq 0xc0(%rdx,%rsi), %zmm0, %zmm1
+	QUAD $0x03714c7f48fef162 // vmovdqu64 %zmm1, 0xc0(%rcx,%rsi,2)
+	QUAD $0x043214724875f162 // vpsrld $0x4, (%rdx,%rsi), %zmm1
+	LONG $0x48f5f162; WORD $0xc8db // vpandq %zmm0, %zmm1, %zmm1
+	QUAD $0x04714c7f48fef162 // vmovdqu64 %zmm1, 0x100(%rcx,%rsi,2)
+	QUAD $0x013254724875f162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%rsi), %zmm1
+	LONG $0x48f5f162; WORD $0xc8db // vpandq %zmm0, %zmm1, %zmm1
+	QUAD $0x05714c7f48fef162 // vmovdqu64 %zmm1, 0x140(%rcx,%rsi,2)
+	QUAD $0x023254724875f162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%rsi), %zmm1
+	LONG $0x48f5f162; WORD $0xc8db // vpandq %zmm0, %zmm1, %zmm1
+	QUAD $0x06714c7f48fef162 // vmovdqu64 %zmm1, 0x180(%rcx,%rsi,2)
+	QUAD $0x033254724875f162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%rsi), %zmm1
+	LONG $0x48f5f162; WORD $0xc8db // vpandq %zmm0, %zmm1, %zmm1
+	QUAD $0x07714c7f48fef162 // vmovdqu64 %zmm1, 0x1c0(%rcx,%rsi,2)
+	QUAD $0x08324c13487df262 // vcvtph2ps 0x100(%rdx,%rsi), %zmm1
+	QUAD $0x08714c11487cf162 // vmovups %zmm1, 0x200(%rcx,%rsi,2)
+	QUAD $0x09324c13487df262 // vcvtph2ps 0x120(%rdx,%rsi), %zmm1
+	QUAD $0x09714c11487cf162 // vmovups %zmm1, 0x240(%rcx,%rsi,2)
+	LONG $0x40c68148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rsi # imm = 0x140
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xff37850f; WORD $0xffff // jne 0x200 <k_untile_q4_1+0x20>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+
+	// untile_q5_0
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01878e0f; WORD $0x0000 // jle 0x464 <k_untile_q5_0+0x194>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x5f520578487df262; WORD $0x0000 // vpbroadcastb 0x5f52(%rip), %zmm0 # 0x6240 <k_tile_panel_16_min+0x1080>
+	QUAD $0x5f490d78487df262; WORD $0x0000 // vpbroadcastb 0x5f49(%rip), %zmm1 # 0x6241 <k_tile_panel_16_min+0x1081>
+	QUAD $0x5f401578487df262; WORD $0x0000 // vpbroadcastb 0x5f40(%rip), %zmm2 # 0x6242 <k_tile_panel_16_min+0x1082>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x040472724865f162 // vpslld $0x4, 0x100(%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48fdf362; WORD $0x1a25; BYTE $0xf8 // vpternlogq $0xf8, (%rdx), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x197f // vmovdqu64 %zmm3, (%rcx)
+	QUAD $0x030472724865f162 // vpslld $0x3, 0x100(%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0xf8015a2548fdf362 // vpternlogq $0xf8, 0x40(%rdx), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rcx)
+	QUAD $0x020472724865f162 // vpslld $0x2, 0x100(%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0xf8025a2548fdf362 // vpternlogq $0xf8, 0x80(%rdx), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rcx)
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm3
+	LONG $0x4865f162; WORD $0xdbfe // vpaddd %zmm3, %zmm3, %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0xf8035a2548fdf362 // vpternlogq $0xf8, 0xc0(%rdx), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x03 // vmovdqu64 %zmm3, 0xc0(%rcx)
+	LONG $0x4865f162; WORD $0x1272; BYTE $0x04 // vpsrld $0x4, (%rdx), %zmm3
+	LONG $0x48f5f162; WORD $0x62db; BYTE $0x04 // vpandq 0x100(%rdx), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x04 // vmovdqu64 %zmm3, 0x100(%rcx)
+	QUAD $0x040152724865f162 // vpsrld $0x4, 0x40(%rdx), %zmm3
+	QUAD $0x01045272485df162 // vpsrld $0x1, 0x100(%rdx), %zmm4
+	LONG $0x48ddf162; WORD $0xe1db // vpandq %zmm1, %zmm4, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x05 // vmovdqu64 %zmm3, 0x140(%rcx)
+	QUAD $0x040252724865f162 // vpsrld $0x4, 0x80(%rdx), %zmm3
+	QUAD $0x02045272485df162 // vpsrld $0x2, 0x100(%rdx), %zmm4
+	LONG $0x48ddf162; WORD $0xe1db // vpandq %zmm1, %zmm4, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x06 // vmovdqu64 %zmm3, 0x180(%rcx)
+	QUAD $0x040352724865f162 // vpsrld $0x4, 0xc0(%rdx), %zmm3
+	QUAD $0x03045272485df162 // vpsrld $0x3, 0x100(%rdx), %zmm4
+	LONG $0x48ddf162; WORD $0xe1db // vpandq %zmm1, %zmm4, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x07 // vmovdqu64 %zmm3, 0x1c0(%rcx)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x0a // vcvtph2ps 0x140(%rdx), %zmm3
+	LONG $0x487cf162; WORD $0x5911; BYTE $0x08 // vmovups %zmm3, 0x200(%rcx)
+	LONG $0x60c28148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rdx # imm = 0x160
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xfeac850f; WORD $0xffff // jne 0x310 <k_untile_q5_0+0x40>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// untile_q5_1
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01558e0f; WORD $0x0000 // jle 0x5d2 <k_untile_q5_1+0x162>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x5e720578487df262; WORD $0x0000 // vpbroadcastb 0x5e72(%rip), %zmm0 # 0x6300 <k_tile_panel_16_min+0x1140>
+	QUAD $0x5e690d78487df262; WORD $0x0000 // vpbroadcastb 0x5e69(%rip), %zmm1 # 0x6301 <k_tile_panel_16_min+0x1141>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x04047272486df162 // vpslld $0x4, 0x100(%rdx), %zmm2
+	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
+	LONG $0x48fdf362; WORD $0x1225; BYTE $0xf8 // vpternlogq $0xf8, (%rdx), %zmm0, %zmm2
+	LONG $0x48fef162; WORD $0x117f // vmovdqu64 %zmm2, (%rcx)
+	QUAD $0x03047272486df162 // vpslld $0x3, 0x100(%rdx), %zmm2
+	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
+	QUAD $0xf801522548fdf362 // vpternlogq $0xf8, 0x40(%rdx), %zmm0, %zmm2
+	LONG $0x48fef162; WORD $0x517f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rcx)
+	QUAD $0x02047272486df162 // vpslld $0x2, 0x100(%rdx), %zmm2
+	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
+	QUAD $0xf802522548fdf362 // vpternlogq $0xf8, 0x80(%rdx), %zmm0, %zmm2
+	LONG $0x48fef162; WORD $0x517f; BYTE $0x02 // vmovdqu64 %zmm2, 0x80(%rcx)
+	LONG $0x48fef162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm2
+	LONG $0x486df162; WORD $0xd2fe // vpaddd %zmm2, %zmm2, %zmm2
+	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
+	QUAD $0xf803522548fdf362 // vpternlogq $0xf8, 0xc0(%rdx), %zmm0, %zmm2
+	LONG $0x48fef162; WORD $0x517f; BYTE $0x03 // vmovdqu64 %zmm2, 0xc0(%rcx)
+	LONG $0x486df162; WORD $0x1272; BYTE $0x04 // vpsrld $0x4, (%rdx), %zmm2
+	LONG $0x48f5f162; WORD $0x5adb; BYTE $0x04 // vpandq 0x100(%rdx), %zmm1, %zmm3
+	LONG $0x48edf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm2, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x04 // vmovdqu64 %zmm3, 0x100(%rcx)
+	QUAD $0x04015272486df162 // vpsrld $0x4, 0x40(%rdx), %zmm2
+	QUAD $0x010452724865f162 // vpsrld $0x1, 0x100(%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48edf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm2, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x05 // vmovdqu64 %zmm3, 0x140(%rcx)
+	QUAD $0x04025272486df162 // vpsrld $0x4, 0x80(%rdx), %zmm2
+	QUAD $0x020452724865f162 // vpsrld $0x2, 0x100(%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48edf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm2, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x06 // vmovdqu64 %zmm3, 0x180(%rcx)
+	QUAD $0x04035272486df162 // vpsrld $0x4, 0xc0(%rdx), %zmm2
+	QUAD $0x030452724865f162 // vpsrld $0x3, 0x100(%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48edf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm2, %zmm3
+	LONG $0x48fef162; WORD $0x597f; BYTE $0x07 // vmovdqu64 %zmm3, 0x1c0(%rcx)
+	LONG $0x487df262; WORD $0x5213; BYTE $0x0a // vcvtph2ps 0x140(%rdx), %zmm2
+	LONG $0x487cf162; WORD $0x5111; BYTE $0x08 // vmovups %zmm2, 0x200(%rcx)
+	LONG $0x487df262; WORD $0x5213; BYTE $0x0b // vcvtph2ps 0x160(%rdx), %zmm2
+	LONG $0x487cf162; WORD $0x5111; BYTE $0x09 // vmovups %zmm2, 0x240(%rcx)
+	LONG $0x80c28148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdx # imm = 0x180
+	LONG $0x80c18148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rcx # imm = 0x280
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xfece850f; WORD $0xffff // jne 0x4a0 <k_untile_q5_1+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// untile_q2_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x05aa8e0f; WORD $0x0000 // jle 0xb97 <k_untile_q2_k+0x5b7>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x5d800578487df262; WORD $0x0000 // vpbroadcastb 0x5d80(%rip), %zmm0 # 0x6380 <k_tile_panel_16_min+0x11c0>
+	QUAD $0x623e0d58487df262; WORD $0x0000 // vpbroadcastd 0x623e(%rip), %zmm1 # 0x6848 <k_tile_panel_16_min+0x1688>
+	QUAD $0x62441518487df262; WORD $0x0000 // vbroadcastss 0x6244(%rip), %zmm2 # 0x6858 <k_tile_panel_16_min+0x1698>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	QUAD $0x04125cdb48fdd162 // vpandq 0x100(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
+	QUAD $0x05125cdb48fdd162 // vpandq 0x140(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdi)
+	QUAD $0x06125cdb48fdd162 // vpandq 0x180(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rdi)
+	QUAD $0x07125cdb48fdd162 // vpandq 0x1c0(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm3, 0xc0(%rdi)
+	QUAD $0x08125cdb48fdd162 // vpandq 0x200(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x04 // vmovdqu64 %zmm3, 0x100(%rdi)
+	QUAD $0x09125cdb48fdd162 // vpandq 0x240(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x05 // vmovdqu64 %zmm3, 0x140(%rdi)
+	QUAD $0x0a125cdb48fdd162 // vpandq 0x280(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x06 // vmovdqu64 %zmm3, 0x180(%rdi)
+	QUAD $0x0b125cdb48fdd162 // vpandq 0x2c0(%r10,%rdx), %zmm0, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x07 // vmovdqu64 %zmm3, 0x1c0(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x4875b162; WORD $0x24db; BYTE $0x0a // vpandd (%rdx,%r9), %zmm1, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm3, 0x200(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
+	QUAD $0x040a1472485db162 // vpsrld $0x4, (%rdx,%r9), %zmm4
+	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x0a // vmovups %zmm3, 0x280(%rdi)
+	QUAD $0x080a14724865b162 // vpsrld $0x8, (%rdx,%r9), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
+	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x09 // vmovups %zmm3, 0x240(%rdi)
+	QUAD $0x0c0a14724865b162 // vpsrld $0xc, (%rdx,%r9), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm4
+	LONG $0x485cf162; WORD $0xe257 // vxorps %zmm2, %zmm4, %zmm4
+	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x0b // vmovups %zmm3, 0x2c0(%rdi)
+	QUAD $0x041254724865d162; BYTE $0x02 // vpsrld $0x2, 0x100(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm3, 0x300(%rdi)
+	QUAD $0x051254724865d162; BYTE $0x02 // vpsrld $0x2, 0x140(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm3, 0x340(%rdi)
+	QUAD $0x061254724865d162; BYTE $0x02 // vpsrld $0x2, 0x180(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm3, 0x380(%rdi)
+	QUAD $0x071254724865d162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm3, 0x3c0(%rdi)
+	QUAD $0x081254724865d162; BYTE $0x02 // vpsrld $0x2, 0x200(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm3, 0x400(%rdi)
+	QUAD $0x091254724865d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm3, 0x440(%rdi)
+	QUAD $0x0a1254724865d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x12 // vmovdqu64 %zmm3, 0x480(%rdi)
+	QUAD $0x0b1254724865d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x13 // vmovdqu64 %zmm3, 0x4c0(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
+	QUAD $0x100a1472485db162 // vpsrld $0x10, (%rdx,%r9), %zmm4
+	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x14 // vmovups %zmm3, 0x500(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
+	QUAD $0x140a1472485db162 // vpsrld $0x14, (%rdx,%r9), %zmm4
+	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x16 // vmovups %zmm3, 0x580(%rdi)
+	QUAD $0x180a14724865b162 // vpsrld $0x18, (%rdx,%r9), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
+	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x15 // vmovups %zmm3, 0x540(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
+	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
+	QUAD $0x1c0a1472485db162 // vpsrld $0x1c, (%rdx,%r9), %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x17 // vmovups %zmm3, 0x5c0(%rdi)
+	QUAD $0x041254724865d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x18 // vmovdqu64 %zmm3, 0x600(%rdi)
+	QUAD $0x051254724865d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x19 // vmovdqu64 %zmm3, 0x640(%rdi)
+	QUAD $0x061254724865d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1a // vmovdqu64 %zmm3, 0x680(%rdi)
+	QUAD $0x071254724865d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1b // vmovdqu64 %zmm3, 0x6c0(%rdi)
+	QUAD $0x081254724865d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1c // vmovdqu64 %zmm3, 0x700(%rdi)
+	QUAD $0x091254724865d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1d // vmovdqu64 %zmm3, 0x740(%rdi)
+	QUAD $0x0a1254724865d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1e // vmovdqu64 %zmm3, 0x780(%rdi)
+	QUAD $0x0b1254724865d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1f // vmovdqu64 %zmm3, 0x7c0(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
+	QUAD $0x010a64db4875b162 // vpandd 0x40(%rdx,%r9), %zmm1, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x20 // vmovups %zmm3, 0x800(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
+	QUAD $0x010a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm4
+	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x22 // vmovups %zmm3, 0x880(%rdi)
+	QUAD $0x010a54724865b162; BYTE $0x08 // vpsrld $0x8, 0x40(%rdx,%r9), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
+	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x21 // vmovups %zmm3, 0x840(%rdi)
+	QUAD $0x010a54724865b162; BYTE $0x0c // vpsrld $0xc, 0x40(%rdx,%r9), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm4
+	LONG $0x485cf162; WORD $0xe257 // vxorps %zmm2, %zmm4, %zmm4
+	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x23 // vmovups %zmm3, 0x8c0(%rdi)
+	QUAD $0x041254724865d162; BYTE $0x06 // vpsrld $0x6, 0x100(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x24 // vmovdqu64 %zmm3, 0x900(%rdi)
+	QUAD $0x051254724865d162; BYTE $0x06 // vpsrld $0x6, 0x140(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x25 // vmovdqu64 %zmm3, 0x940(%rdi)
+	QUAD $0x061254724865d162; BYTE $0x06 // vpsrld $0x6, 0x180(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x26 // vmovdqu64 %zmm3, 0x980(%rdi)
+	QUAD $0x071254724865d162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x27 // vmovdqu64 %zmm3, 0x9c0(%rdi)
+	QUAD $0x081254724865d162; BYTE $0x06 // vpsrld $0x6, 0x200(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x28 // vmovdqu64 %zmm3, 0xa00(%rdi)
+	QUAD $0x091254724865d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x29 // vmovdqu64 %zmm3, 0xa40(%rdi)
+	QUAD $0x0a1254724865d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x2a // vmovdqu64 %zmm3, 0xa80(%rdi)
+	QUAD $0x0b1254724865d162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r10,%rdx), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x2b // vmovdqu64 %zmm3, 0xac0(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
+	QUAD $0x010a5472485db162; BYTE $0x10 // vpsrld $0x10, 0x40(%rdx,%r9), %zmm4
+	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2c // vmovups %zmm3, 0xb00(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
+	QUAD $0x010a5472485db162; BYTE $0x14 // vpsrld $0x14, 0x40(%rdx,%r9), %zmm4
+	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2e // vmovups %zmm3, 0xb80(%rdi)
+	QUAD $0x010a54724865b162; BYTE $0x18 // vpsrld $0x18, 0x40(%rdx,%r9), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
+	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2d // vmovups %zmm3, 0xb40(%rdi)
+	QUAD $0x010a54724865b162; BYTE $0x1c // vpsrld $0x1c, 0x40(%rdx,%r9), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm4
+	LONG $0x485cf162; WORD $0xe257 // vxorps %zmm2, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2f // vmovups %zmm3, 0xbc0(%rdi)
+	LONG $0x00c78148; WORD $0x000c; BYTE $0x00 // addq $0xc00, %rdi # imm = 0xC00
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfab3850f; WORD $0xffff // jne 0x630 <k_untile_q2_k+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c28148; WORD $0x0005; BYTE $0x00 // addq $0x540, %rdx # imm = 0x540
+	LONG $0x00c18148; WORD $0x0018; BYTE $0x00 // addq $0x1800, %rcx # imm = 0x1800
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfa89850f; WORD $0xffff // jne 0x620 <k_untile_q2_k+0x40>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+
+	// untile_q3_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x09198e0f; WORD $0x0000 // jle 0x14c6 <k_untile_q3_k+0x926>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x5c870558487df262; WORD $0x0000 // vpbroadcastd 0x5c87(%rip), %zmm0 # 0x6854 <k_tile_panel_16_min+0x1694>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x5c8b0d58487df262; WORD $0x0000 // vpbroadcastd 0x5c8b(%rip), %zmm1 # 0x6864 <k_tile_panel_16_min+0x16a4>
+	QUAD $0x591d1578487df262; WORD $0x0000 // vpbroadcastb 0x591d(%rip), %zmm2 # 0x6500 <k_tile_panel_16_min+0x1340>
+	QUAD $0x59141d78487df262; WORD $0x0000 // vpbroadcastb 0x5914(%rip), %zmm3 # 0x6501 <k_tile_panel_16_min+0x1341>
+	QUAD $0x590b2578487df262; WORD $0x0000 // vpbroadcastb 0x590b(%rip), %zmm4 # 0x6502 <k_tile_panel_16_min+0x1342>
+	QUAD $0x5c432d58487df262; WORD $0x0000 // vpbroadcastd 0x5c43(%rip), %zmm5 # 0x6844 <k_tile_panel_16_min+0x1684>
+	QUAD $0x5c513558487df262; WORD $0x0000 // vpbroadcastd 0x5c51(%rip), %zmm6 # 0x685c <k_tile_panel_16_min+0x169c>
+	QUAD $0x586b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x586b(%rip), %zmm7 # 0x6480 <k_tile_panel_16_min+0x12c0>
+	QUAD $0x58a1056f48fd7162; WORD $0x0000 // vmovdqa64 0x58a1(%rip), %zmm8 # 0x64c0 <k_tile_panel_16_min+0x1300>
+	BYTE $0x90 // nop
+	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x18 // vmovdqu64 0x600(%rdx), %zmm9
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x19 // vmovdqu64 0x640(%rdx), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x1a // vmovdqu64 0x680(%rdx), %zmm11
+	LONG $0x481dd162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xe1db // vpandd %zmm1, %zmm12, %zmm12
+	LONG $0x48357362; WORD $0xe025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm12
+	LONG $0x48fe7162; WORD $0x247f; BYTE $0x24 // vmovdqu64 %zmm12, (%rsp)
+	LONG $0x481dd162; WORD $0xf372; BYTE $0x02 // vpslld $0x2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xe1db // vpandd %zmm1, %zmm12, %zmm12
+	LONG $0x482d7362; WORD $0xe025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm12
+	QUAD $0x0124647f48fe7162 // vmovdqu64 %zmm12, 0x40(%rsp)
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm9
+	LONG $0x48257162; WORD $0xe1db // vpandd %zmm1, %zmm11, %zmm12
+	LONG $0x48357362; WORD $0xe025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm12
+	QUAD $0x0224647f48fe7162 // vmovdqu64 %zmm12, 0x80(%rsp)
+	LONG $0x4835d162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm9
+	LONG $0x482dd162; WORD $0xd372; BYTE $0x02 // vpsrld $0x2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd1db // vpandd %zmm1, %zmm10, %zmm10
+	LONG $0x48357362; WORD $0xd025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm10
+	QUAD $0x0324547f48fe7162 // vmovdqu64 %zmm10, 0xc0(%rsp)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000008d1c8d46 // leal (,%r9,4), %r11d
+	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x6e7941c4; BYTE $0xcb // vmovd %r11d, %xmm9
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x09e1c149 // shlq $0x9, %r9
+	QUAD $0x0811542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x177f // vmovdqu64 %zmm10, (%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0911542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm10, 0x40(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0a11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x02 // vmovdqu64 %zmm10, 0x80(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0b11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x03 // vmovdqu64 %zmm10, 0xc0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0c11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x04 // vmovdqu64 %zmm10, 0x100(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0d11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x05 // vmovdqu64 %zmm10, 0x140(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0e11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x06 // vmovdqu64 %zmm10, 0x180(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0f11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r9,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x07 // vmovdqu64 %zmm10, 0x1c0(%rdi)
+	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xe5db // vpandq %zmm5, %zmm10, %zmm12
+	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm11, 0x200(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
+	LONG $0x482d7262; WORD $0xd700 // vpshufb %zmm7, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
+	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x081154724825d162; BYTE $0x02 // vpsrld $0x2, 0x200(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0a // vmovdqu64 %zmm10, 0x280(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
+	QUAD $0x091154724825d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0b // vmovdqu64 %zmm10, 0x2c0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0a1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0c // vmovdqu64 %zmm10, 0x300(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
+	QUAD $0x0b1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0d // vmovdqu64 %zmm10, 0x340(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0c1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x300(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0e // vmovdqu64 %zmm10, 0x380(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
+	QUAD $0x0d1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x340(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0f // vmovdqu64 %zmm10, 0x3c0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0e1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x380(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x10 // vmovdqu64 %zmm10, 0x400(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
+	QUAD $0x0f1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x11 // vmovdqu64 %zmm10, 0x440(%rdi)
+	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
+	LONG $0x482d5262; WORD $0xe000 // vpshufb %zmm8, %zmm10, %zmm12
+	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x12 // vmovups %zmm11, 0x480(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x13 // vmovups %zmm10, 0x4c0(%rdi)
+	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x081154724825d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r9,%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x14 // vmovdqu64 %zmm10, 0x500(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
+	QUAD $0x091154724825d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x15 // vmovdqu64 %zmm10, 0x540(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0a1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r9,%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x16 // vmovdqu64 %zmm10, 0x580(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
+	QUAD $0x0b1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x17 // vmovdqu64 %zmm10, 0x5c0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0c1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r9,%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x18 // vmovdqu64 %zmm10, 0x600(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
+	QUAD $0x0d1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x19 // vmovdqu64 %zmm10, 0x640(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0e1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r9,%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1a // vmovdqu64 %zmm10, 0x680(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
+	QUAD $0x0f1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1b // vmovdqu64 %zmm10, 0x6c0(%rdi)
+	QUAD $0x0114546f48fe3162 // vmovdqu64 0x40(%rsp,%r10), %zmm10
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xe5db // vpandq %zmm5, %zmm10, %zmm12
+	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x1c // vmovups %zmm11, 0x700(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
+	LONG $0x482d7262; WORD $0xd700 // vpshufb %zmm7, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
+	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x081154724825d162; BYTE $0x06 // vpsrld $0x6, 0x200(%r9,%rdx), %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1e // vmovdqu64 %zmm10, 0x780(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
+	QUAD $0x091154724825d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1f // vmovdqu64 %zmm10, 0x7c0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0a1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r9,%rdx), %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x20 // vmovdqu64 %zmm10, 0x800(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
+	QUAD $0x0b1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x21 // vmovdqu64 %zmm10, 0x840(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0c1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x300(%r9,%rdx), %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x22 // vmovdqu64 %zmm10, 0x880(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
+	QUAD $0x0d1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x340(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x23 // vmovdqu64 %zmm10, 0x8c0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	QUAD $0x0e1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x380(%r9,%rdx), %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x24 // vmovdqu64 %zmm10, 0x900(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
+	QUAD $0x0f1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r9,%rdx), %zmm11
+	LONG $0x482d5162; WORD $0xc9d2 // vpsrld %xmm9, %zmm10, %zmm9
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x01 // vpsrld $0x1, %zmm9, %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	LONG $0x48a57362; WORD $0xca25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm9
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x25 // vmovdqu64 %zmm9, 0x940(%rdi)
+	QUAD $0x01144c6f48fe3162 // vmovdqu64 0x40(%rsp,%r10), %zmm9
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	LONG $0x48355262; WORD $0xd800 // vpshufb %zmm8, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x26 // vmovups %zmm10, 0x980(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
+	LONG $0x48357162; WORD $0xcefe // vpaddd %zmm6, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
+	LONG $0x487c7162; WORD $0x4f11; BYTE $0x27 // vmovups %zmm9, 0x9c0(%rdi)
+	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xf818850f; WORD $0xffff // jne 0xcc0 <k_untile_q3_k+0x120>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xe0c28148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdx # imm = 0x6E0
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf75e850f; WORD $0xffff // jne 0xc20 <k_untile_q3_k+0x80>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
+	// untile_q4_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x04af8e0f; WORD $0x0000 // jle 0x198c <k_untile_q4_k+0x4bc>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x534f0558487df262; WORD $0x0000 // vpbroadcastd 0x534f(%rip), %zmm0 # 0x684c <k_tile_panel_16_min+0x168c>
+	QUAD $0x534d0d58487df262; WORD $0x0000 // vpbroadcastd 0x534d(%rip), %zmm1 # 0x6854 <k_tile_panel_16_min+0x1694>
+	QUAD $0x53531558487df262; WORD $0x0000 // vpbroadcastd 0x5353(%rip), %zmm2 # 0x6864 <k_tile_panel_16_min+0x16a4>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x50e31d78487df262; WORD $0x0000 // vpbroadcastb 0x50e3(%rip), %zmm3 # 0x6600 <k_tile_panel_16_min+0x1440>
+	QUAD $0x531d2558487df262; WORD $0x0000 // vpbroadcastd 0x531d(%rip), %zmm4 # 0x6844 <k_tile_panel_16_min+0x1684>
+	QUAD $0x53272d18487df262; WORD $0x0000 // vbroadcastss 0x5327(%rip), %zmm5 # 0x6858 <k_tile_panel_16_min+0x1698>
+	QUAD $0x5045356f48fdf162; WORD $0x0000 // vmovdqa64 0x5045(%rip), %zmm6 # 0x6580 <k_tile_panel_16_min+0x13c0>
+	QUAD $0x507b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x507b(%rip), %zmm7 # 0x65c0 <k_tile_panel_16_min+0x1400>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
+	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm9
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm10
+	LONG $0x483d7162; WORD $0xd8db // vpandd %zmm0, %zmm8, %zmm11
+	LONG $0x48fe7162; WORD $0x1c7f; BYTE $0x24 // vmovdqu64 %zmm11, (%rsp)
+	LONG $0x482d7162; WORD $0xd9db // vpandd %zmm1, %zmm10, %zmm11
+	LONG $0x483dd162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm8, %zmm8
+	LONG $0x48257362; WORD $0xc225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm11, %zmm8
+	QUAD $0x0124447f48fe7162 // vmovdqu64 %zmm8, 0x40(%rsp)
+	LONG $0x48357162; WORD $0xc0db // vpandd %zmm0, %zmm9, %zmm8
+	QUAD $0x0224447f48fe7162 // vmovdqu64 %zmm8, 0x80(%rsp)
+	LONG $0x483dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm8
+	LONG $0x483d7162; WORD $0xc1db // vpandd %zmm1, %zmm8, %zmm8
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x02 // vpsrld $0x2, %zmm9, %zmm9
+	LONG $0x483d7362; WORD $0xca25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm8, %zmm9
+	QUAD $0x03244c7f48fe7162 // vmovdqu64 %zmm9, 0xc0(%rsp)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x0ae1c149 // shlq $0xa, %r9
+	LONG $0x48e53162; WORD $0x04db; BYTE $0x0a // vpandq (%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x077f // vmovdqu64 %zmm8, (%rdi)
+	QUAD $0x010a44db48e53162 // vpandq 0x40(%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x01 // vmovdqu64 %zmm8, 0x40(%rdi)
+	QUAD $0x020a44db48e53162 // vpandq 0x80(%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x02 // vmovdqu64 %zmm8, 0x80(%rdi)
+	QUAD $0x030a44db48e53162 // vpandq 0xc0(%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x03 // vmovdqu64 %zmm8, 0xc0(%rdi)
+	QUAD $0x040a44db48e53162 // vpandq 0x100(%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x04 // vmovdqu64 %zmm8, 0x100(%rdi)
+	QUAD $0x050a44db48e53162 // vpandq 0x140(%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x05 // vmovdqu64 %zmm8, 0x140(%rdi)
+	QUAD $0x060a44db48e53162 // vpandq 0x180(%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x06 // vmovdqu64 %zmm8, 0x180(%rdi)
+	QUAD $0x070a44db48e53162 // vpandq 0x1c0(%rdx,%r9), %zmm3, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x07 // vmovdqu64 %zmm8, 0x1c0(%rdi)
+	LONG $0x487d7262; WORD $0x4a13; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm9
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x48fe3162; WORD $0x046f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm8
+	LONG $0x48bd7162; WORD $0xd4db // vpandq %zmm4, %zmm8, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xca59 // vmulps %zmm10, %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x4f11; BYTE $0x08 // vmovups %zmm9, 0x200(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm10
+	QUAD $0x02144c6f48fe3162 // vmovdqu64 0x80(%rsp,%r10), %zmm9
+	LONG $0x48b57162; WORD $0xdcdb // vpandq %zmm4, %zmm9, %zmm11
+	LONG $0x482c7162; WORD $0xd557 // vxorps %zmm5, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
+	QUAD $0x040a1472482db162 // vpsrld $0x4, (%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0a // vmovdqu64 %zmm10, 0x280(%rdi)
+	QUAD $0x010a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0b // vmovdqu64 %zmm10, 0x2c0(%rdi)
+	QUAD $0x020a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0c // vmovdqu64 %zmm10, 0x300(%rdi)
+	QUAD $0x030a5472482db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0d // vmovdqu64 %zmm10, 0x340(%rdi)
+	QUAD $0x040a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0e // vmovdqu64 %zmm10, 0x380(%rdi)
+	QUAD $0x050a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0f // vmovdqu64 %zmm10, 0x3c0(%rdi)
+	QUAD $0x060a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x10 // vmovdqu64 %zmm10, 0x400(%rdi)
+	QUAD $0x070a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x11 // vmovdqu64 %zmm10, 0x440(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm10
+	LONG $0x483d7262; WORD $0xde00 // vpshufb %zmm6, %zmm8, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x12 // vmovups %zmm10, 0x480(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm10
+	LONG $0x482c7162; WORD $0xd557 // vxorps %zmm5, %zmm10, %zmm10
+	LONG $0x48357262; WORD $0xde00 // vpshufb %zmm6, %zmm9, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x13 // vmovups %zmm10, 0x4c0(%rdi)
+	QUAD $0x080a54db48e53162 // vpandq 0x200(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x14 // vmovdqu64 %zmm10, 0x500(%rdi)
+	QUAD $0x090a54db48e53162 // vpandq 0x240(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x15 // vmovdqu64 %zmm10, 0x540(%rdi)
+	QUAD $0x0a0a54db48e53162 // vpandq 0x280(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x16 // vmovdqu64 %zmm10, 0x580(%rdi)
+	QUAD $0x0b0a54db48e53162 // vpandq 0x2c0(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x17 // vmovdqu64 %zmm10, 0x5c0(%rdi)
+	QUAD $0x0c0a54db48e53162 // vpandq 0x300(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x18 // vmovdqu64 %zmm10, 0x600(%rdi)
+	QUAD $0x0d0a54db48e53162 // vpandq 0x340(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x19 // vmovdqu64 %zmm10, 0x640(%rdi)
+	QUAD $0x0e0a54db48e53162 // vpandq 0x380(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1a // vmovdqu64 %zmm10, 0x680(%rdi)
+	QUAD $0x0f0a54db48e53162 // vpandq 0x3c0(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1b // vmovdqu64 %zmm10, 0x6c0(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm10
+	LONG $0x483d7262; WORD $0xdf00 // vpshufb %zmm7, %zmm8, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x1c // vmovups %zmm10, 0x700(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm10
+	LONG $0x482c7162; WORD $0xd557 // vxorps %zmm5, %zmm10, %zmm10
+	LONG $0x48357262; WORD $0xdf00 // vpshufb %zmm7, %zmm9, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
+	QUAD $0x080a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1e // vmovdqu64 %zmm10, 0x780(%rdi)
+	QUAD $0x090a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1f // vmovdqu64 %zmm10, 0x7c0(%rdi)
+	QUAD $0x0a0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x20 // vmovdqu64 %zmm10, 0x800(%rdi)
+	QUAD $0x0b0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x21 // vmovdqu64 %zmm10, 0x840(%rdi)
+	QUAD $0x0c0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x22 // vmovdqu64 %zmm10, 0x880(%rdi)
+	QUAD $0x0d0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x23 // vmovdqu64 %zmm10, 0x8c0(%rdi)
+	QUAD $0x0e0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x24 // vmovdqu64 %zmm10, 0x900(%rdi)
+	QUAD $0x0f0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x25 // vmovdqu64 %zmm10, 0x940(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm10
+	LONG $0x483dd162; WORD $0xd072; BYTE $0x18 // vpsrld $0x18, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x482c5162; WORD $0xc059 // vmulps %zmm8, %zmm10, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x26 // vmovups %zmm8, 0x980(%rdi)
+	LONG $0x487d7262; WORD $0x4213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm8
+	LONG $0x483c7162; WORD $0xc557 // vxorps %zmm5, %zmm8, %zmm8
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x483c5162; WORD $0xc159 // vmulps %zmm9, %zmm8, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x27 // vmovups %zmm8, 0x9c0(%rdi)
+	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfc62850f; WORD $0xffff // jne 0x15d0 <k_untile_q4_k+0x100>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x00c28148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdx # imm = 0x900
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfbc8850f; WORD $0xffff // jne 0x1550 <k_untile_q4_k+0x80>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+
+	// untile_q5_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x08298e0f; WORD $0x0000 // jle 0x21c6 <k_untile_q5_k+0x836>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x4e8d0558487df262; WORD $0x0000 // vpbroadcastd 0x4e8d(%rip), %zmm0 # 0x684c <k_tile_panel_16_min+0x168c>
+	QUAD $0x4e8b0d58487df262; WORD $0x0000 // vpbroadcastd 0x4e8b(%rip), %zmm1 # 0x6854 <k_tile_panel_16_min+0x1694>
+	QUAD $0x4e911558487df262; WORD $0x0000 // vpbroadcastd 0x4e91(%rip), %zmm2 # 0x6864 <k_tile_panel_16_min+0x16a4>
+	QUAD $0x4d631d78487df262; WORD $0x0000 // vpbroadcastb 0x4d63(%rip), %zmm3 # 0x6740 <k_tile_panel_16_min+0x1580>
+	QUAD $0x4d5a2578487df262; WORD $0x0000 // vpbroadcastb 0x4d5a(%rip), %zmm4 # 0x6741 <k_tile_panel_16_min+0x1581>
+	QUAD $0x4e532d18487df262; WORD $0x0000 // vbroadcastss 0x4e53(%rip), %zmm5 # 0x6844 <k_tile_panel_16_min+0x1684>
+	QUAD $0x4e5d3518487df262; WORD $0x0000 // vbroadcastss 0x4e5d(%rip), %zmm6 # 0x6858 <k_tile_panel_16_min+0x1698>
+	QUAD $0x4cbb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x4cbb(%rip), %zmm7 # 0x66c0 <k_tile_panel_16_min+0x1500>
+	QUAD $0x4cf1056f48fd7162; WORD $0x0000 // vmovdqa64 0x4cf1(%rip), %zmm8 # 0x6700 <k_tile_panel_16_min+0x1540>
+	BYTE $0x90 // nop
+	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x28 // vmovdqu64 0xa00(%rdx), %zmm9
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x29 // vmovdqu64 0xa40(%rdx), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x2a // vmovdqu64 0xa80(%rdx), %zmm11
+	LONG $0x48357162; WORD $0xe0db // vpandd %zmm0, %zmm9, %zmm12
+	LONG $0x48fe7162; WORD $0x247f; BYTE $0x24 // vmovdqu64 %zmm12, (%rsp)
+	LONG $0x48257162; WORD $0xe1db // vpandd %zmm1, %zmm11, %zmm12
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x02 // vpsrld $0x2, %zmm9, %zmm9
+	LONG $0x481d7362; WORD $0xca25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm12, %zmm9
+	QUAD $0x01244c7f48fe7162 // vmovdqu64 %zmm9, 0x40(%rsp)
+	LONG $0x482d7162; WORD $0xc8db // vpandd %zmm0, %zmm10, %zmm9
+	QUAD $0x02244c7f48fe7162 // vmovdqu64 %zmm9, 0x80(%rsp)
+	LONG $0x4835d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x02 // vpsrld $0x2, %zmm10, %zmm10
+	LONG $0x48357362; WORD $0xd225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm9, %zmm10
+	QUAD $0x0324547f48fe7162 // vmovdqu64 %zmm10, 0xc0(%rsp)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x000000008d1c8d46 // leal (,%r9,4), %r11d
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x0ae1c149 // shlq $0xa, %r9
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm10
+	LONG $0x48e53162; WORD $0x1cdb; BYTE $0x0a // vpandq (%rdx,%r9), %zmm3, %zmm11
+	LONG $0x6e7941c4; BYTE $0xcb // vmovd %r11d, %xmm9
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x177f // vmovdqu64 %zmm10, (%rdi)
+	QUAD $0x010a54db48e53162 // vpandq 0x40(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm11, 0x40(%rdi)
+	QUAD $0x020a54db48e53162 // vpandq 0x80(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm11, 0x80(%rdi)
+	QUAD $0x030a54db48e53162 // vpandq 0xc0(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm11, 0xc0(%rdi)
+	QUAD $0x040a54db48e53162 // vpandq 0x100(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x04 // vmovdqu64 %zmm11, 0x100(%rdi)
+	QUAD $0x050a54db48e53162 // vpandq 0x140(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x05 // vmovdqu64 %zmm11, 0x140(%rdi)
+	QUAD $0x060a54db48e53162 // vpandq 0x180(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x06 // vmovdqu64 %zmm11, 0x180(%rdi)
+	QUAD $0x070a54db48e53162 // vpandq 0x1c0(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x07 // vmovdqu64 %zmm11, 0x1c0(%rdi)
+	LONG $0x48543162; WORD $0x1454; BYTE $0x14 // vandps (%rsp,%r10), %zmm5, %zmm10
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	QUAD $0x0214645448543162 // vandps 0x80(%rsp,%r10), %zmm5, %zmm12
+	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x08 // vmovups %zmm10, 0x200(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm10
+	LONG $0x482c7162; WORD $0xd657 // vxorps %zmm6, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xdc5b // vcvtdq2ps %zmm12, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
+	QUAD $0x040a1472482db162 // vpsrld $0x4, (%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0a // vmovdqu64 %zmm11, 0x280(%rdi)
+	QUAD $0x010a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0b // vmovdqu64 %zmm11, 0x2c0(%rdi)
+	QUAD $0x020a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm11, 0x300(%rdi)
+	QUAD $0x030a5472482db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm11, 0x340(%rdi)
+	QUAD $0x040a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm11, 0x380(%rdi)
+	QUAD $0x050a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm11, 0x3c0(%rdi)
+	QUAD $0x060a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm11, 0x400(%rdi)
+	QUAD $0x070a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm11, 0x440(%rdi)
+	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
+	LONG $0x482d7262; WORD $0xd700 // vpshufb %zmm7, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
+	QUAD $0x02145c6f48fe3162 // vmovdqu64 0x80(%rsp,%r10), %zmm11
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x12 // vmovups %zmm10, 0x480(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm10
+	LONG $0x482c7162; WORD $0xd657 // vxorps %zmm6, %zmm10, %zmm10
+	LONG $0x48257262; WORD $0xdf00 // vpshufb %zmm7, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x13 // vmovups %zmm10, 0x4c0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm10
+	QUAD $0x080a5cdb48e53162 // vpandq 0x200(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x14 // vmovdqu64 %zmm10, 0x500(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm10
+	QUAD $0x090a5cdb48e53162 // vpandq 0x240(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x15 // vmovdqu64 %zmm10, 0x540(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm10
+	QUAD $0x0a0a5cdb48e53162 // vpandq 0x280(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x16 // vmovdqu64 %zmm10, 0x580(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm10
+	QUAD $0x0b0a5cdb48e53162 // vpandq 0x2c0(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x17 // vmovdqu64 %zmm10, 0x5c0(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm10
+	QUAD $0x0c0a5cdb48e53162 // vpandq 0x300(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x18 // vmovdqu64 %zmm10, 0x600(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm10
+	QUAD $0x0d0a5cdb48e53162 // vpandq 0x340(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x19 // vmovdqu64 %zmm10, 0x640(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm10
+	QUAD $0x0e0a5cdb48e53162 // vpandq 0x380(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1a // vmovdqu64 %zmm10, 0x680(%rdi)
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm10
+	QUAD $0x0f0a5cdb48e53162 // vpandq 0x3c0(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
+	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1b // vmovdqu64 %zmm10, 0x6c0(%rdi)
+	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
+	LONG $0x482d5262; WORD $0xd000 // vpshufb %zmm8, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
+	QUAD $0x02145c6f48fe3162 // vmovdqu64 0x80(%rsp,%r10), %zmm11
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x1c // vmovups %zmm10, 0x700(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm10
+	LONG $0x482c7162; WORD $0xd657 // vxorps %zmm6, %zmm10, %zmm10
+	LONG $0x48255262; WORD $0xd800 // vpshufb %zmm8, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
+	QUAD $0x080a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1e // vmovdqu64 %zmm11, 0x780(%rdi)
+	QUAD $0x090a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1f // vmovdqu64 %zmm11, 0x7c0(%rdi)
+	QUAD $0x0a0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x20 // vmovdqu64 %zmm11, 0x800(%rdi)
+	QUAD $0x0b0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x21 // vmovdqu64 %zmm11, 0x840(%rdi)
+	QUAD $0x0c0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x22 // vmovdqu64 %zmm11, 0x880(%rdi)
+	QUAD $0x0d0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm11
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x23 // vmovdqu64 %zmm11, 0x8c0(%rdi)
+	QUAD $0x0e0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x24 // vmovdqu64 %zmm11, 0x900(%rdi)
+	QUAD $0x0f0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm11
+	LONG $0x48255162; WORD $0xc9d2 // vpsrld %xmm9, %zmm11, %zmm9
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48355162; WORD $0xc9fe // vpaddd %zmm9, %zmm9, %zmm9
+	LONG $0x48ad7362; WORD $0xcc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x25 // vmovdqu64 %zmm9, 0x940(%rdi)
+	QUAD $0x181414724835b162 // vpsrld $0x18, (%rsp,%r10), %zmm9
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm10
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x021454724825b162; BYTE $0x18 // vpsrld $0x18, 0x80(%rsp,%r10), %zmm11
+	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
+	LONG $0x487c7162; WORD $0x4f11; BYTE $0x26 // vmovups %zmm9, 0x980(%rdi)
+	LONG $0x487d7262; WORD $0x4a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm9
+	LONG $0x48347162; WORD $0xce57 // vxorps %zmm6, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xd35b // vcvtdq2ps %zmm11, %zmm10
+	LONG $0x48345162; WORD $0xca59 // vmulps %zmm10, %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x4f11; BYTE $0x27 // vmovups %zmm9, 0x9c0(%rdi)
+	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xf8e8850f; WORD $0xffff // jne 0x1a90 <k_untile_q5_k+0x100>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x00c28148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdx # imm = 0xB00
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf84e850f; WORD $0xffff // jne 0x1a10 <k_untile_q5_k+0x80>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
+	// untile_q6_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06a38e0f; WORD $0x0000 // jle 0x2880 <k_untile_q6_k+0x6b0>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x46500578487df262; WORD $0x0000 // vpbroadcastb 0x4650(%rip), %zmm0 # 0x6840 <k_tile_panel_16_min+0x1680>
+	QUAD $0x46470d78487df262; WORD $0x0000 // vpbroadcastb 0x4647(%rip), %zmm1 # 0x6841 <k_tile_panel_16_min+0x1681>
+	QUAD $0x463e1578487df262; WORD $0x0000 // vpbroadcastb 0x463e(%rip), %zmm2 # 0x6842 <k_tile_panel_16_min+0x1682>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x09e3c149 // shlq $0x9, %r11
+	QUAD $0x201a74724865b162; BYTE $0x04 // vpslld $0x4, 0x800(%rdx,%r11), %zmm3
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x0ae1c149 // shlq $0xa, %r9
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0xf80a1c2548fdb362 // vpternlogq $0xf8, (%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
+	QUAD $0x211a74724865b162; BYTE $0x04 // vpslld $0x4, 0x840(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x010a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdi)
+	QUAD $0x221a74724865b162; BYTE $0x04 // vpslld $0x4, 0x880(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x020a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rdi)
+	QUAD $0x231a74724865b162; BYTE $0x04 // vpslld $0x4, 0x8c0(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x030a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm3, 0xc0(%rdi)
+	QUAD $0x241a74724865b162; BYTE $0x04 // vpslld $0x4, 0x900(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x040a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x04 // vmovdqu64 %zmm3, 0x100(%rdi)
+	QUAD $0x251a74724865b162; BYTE $0x04 // vpslld $0x4, 0x940(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x050a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x05 // vmovdqu64 %zmm3, 0x140(%rdi)
+	QUAD $0x261a74724865b162; BYTE $0x04 // vpslld $0x4, 0x980(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x060a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x06 // vmovdqu64 %zmm3, 0x180(%rdi)
+	QUAD $0x271a74724865b162; BYTE $0x04 // vpslld $0x4, 0x9c0(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x070a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x07 // vmovdqu64 %zmm3, 0x1c0(%rdi)
+	QUAD $0x301274724865b162; BYTE $0x18 // vpslld $0x18, 0xc00(%rdx,%r10), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
+	LONG $0x4865f162; WORD $0xe372; BYTE $0x18 // vpsrad $0x18, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm3, 0x200(%rdi)
+	QUAD $0x301274724865b162; BYTE $0x10 // vpslld $0x10, 0xc00(%rdx,%r10), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
+	LONG $0x4865f162; WORD $0xe372; BYTE $0x18 // vpsrad $0x18, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x09 // vmovups %zmm3, 0x240(%rdi)
+	QUAD $0x201a74724865b162; BYTE $0x02 // vpslld $0x2, 0x800(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x080a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0a // vmovdqu64 %zmm3, 0x280(%rdi)
+	QUAD $0x211a74724865b162; BYTE $0x02 // vpslld $0x2, 0x840(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x090a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0b // vmovdqu64 %zmm3, 0x2c0(%rdi)
+	QUAD $0x221a74724865b162; BYTE $0x02 // vpslld $0x2, 0x880(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x0a0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm3, 0x300(%rdi)
+	QUAD $0x231a74724865b162; BYTE $0x02 // vpslld $0x2, 0x8c0(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x0b0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm3, 0x340(%rdi)
+	QUAD $0x241a74724865b162; BYTE $0x02 // vpslld $0x2, 0x900(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x0c0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm3, 0x380(%rdi)
+	QUAD $0x251a74724865b162; BYTE $0x02 // vpslld $0x2, 0x940(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x0d0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm3, 0x3c0(%rdi)
+	QUAD $0x261a74724865b162; BYTE $0x02 // vpslld $0x2, 0x980(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x0e0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm3, 0x400(%rdi)
+	QUAD $0x271a74724865b162; BYTE $0x02 // vpslld $0x2, 0x9c0(%rdx,%r11), %zmm3
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	QUAD $0x0f0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rdx,%r9), %zmm0, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm3, 0x440(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
+	QUAD $0x30127472485db162; BYTE $0x08 // vpslld $0x8, 0xc00(%rdx,%r10), %zmm4
+	LONG $0x485df162; WORD $0xe472; BYTE $0x18 // vpsrad $0x18, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x12 // vmovups %zmm3, 0x480(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
+	QUAD $0x30126472485db162; BYTE $0x18 // vpsrad $0x18, 0xc00(%rdx,%r10), %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x13 // vmovups %zmm3, 0x4c0(%rdi)
+	QUAD $0x040a14724865b162 // vpsrld $0x4, (%rdx,%r9), %zmm3
+	QUAD $0x201a64db48f5b162 // vpandq 0x800(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x14 // vmovdqu64 %zmm3, 0x500(%rdi)
+	QUAD $0x010a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm3
+	QUAD $0x211a64db48f5b162 // vpandq 0x840(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x15 // vmovdqu64 %zmm3, 0x540(%rdi)
+	QUAD $0x020a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm3
+	QUAD $0x221a64db48f5b162 // vpandq 0x880(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x16 // vmovdqu64 %zmm3, 0x580(%rdi)
+	QUAD $0x030a54724865b162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm3
+	QUAD $0x231a64db48f5b162 // vpandq 0x8c0(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x17 // vmovdqu64 %zmm3, 0x5c0(%rdi)
+	QUAD $0x040a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm3
+	QUAD $0x241a64db48f5b162 // vpandq 0x900(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x18 // vmovdqu64 %zmm3, 0x600(%rdi)
+	QUAD $0x050a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm3
+	QUAD $0x251a64db48f5b162 // vpandq 0x940(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x19 // vmovdqu64 %zmm3, 0x640(%rdi)
+	QUAD $0x060a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm3
+	QUAD $0x261a64db48f5b162 // vpandq 0x980(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1a // vmovdqu64 %zmm3, 0x680(%rdi)
+	QUAD $0x070a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm3
+	QUAD $0x271a64db48f5b162 // vpandq 0x9c0(%rdx,%r11), %zmm1, %zmm4
+	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
+	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1b // vmovdqu64 %zmm3, 0x6c0(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
+	QUAD $0x31127472485db162; BYTE $0x18 // vpslld $0x18, 0xc40(%rdx,%r10), %zmm4
+	LONG $0x485df162; WORD $0xe472; BYTE $0x18 // vpsrad $0x18, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x1c // vmovups %zmm3, 0x700(%rdi)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
+	QUAD $0x31127472485db162; BYTE $0x10 // vpslld $0x10, 0xc40(%rdx,%r10), %zmm4
+	LONG $0x485df162; WORD $0xe472; BYTE $0x18 // vpsrad $0x18, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x1d // vmovups %zmm3, 0x740(%rdi)
+	QUAD $0x201a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x800(%rdx,%r11), %zmm3
+	QUAD $0x080a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1e // vmovdqu64 %zmm3, 0x780(%rdi)
+	QUAD $0x211a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x840(%rdx,%r11), %zmm3
+	QUAD $0x090a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1f // vmovdqu64 %zmm3, 0x7c0(%rdi)
+	QUAD $0x221a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x880(%rdx,%r11), %zmm3
+	QUAD $0x0a0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x20 // vmovdqu64 %zmm3, 0x800(%rdi)
+	QUAD $0x231a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%rdx,%r11), %zmm3
+	QUAD $0x0b0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x21 // vmovdqu64 %zmm3, 0x840(%rdi)
+	QUAD $0x241a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x900(%rdx,%r11), %zmm3
+	QUAD $0x0c0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x22 // vmovdqu64 %zmm3, 0x880(%rdi)
+	QUAD $0x251a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x940(%rdx,%r11), %zmm3
+	QUAD $0x0d0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x23 // vmovdqu64 %zmm3, 0x8c0(%rdi)
+	QUAD $0x261a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x980(%rdx,%r11), %zmm3
+	QUAD $0x0e0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x24 // vmovdqu64 %zmm3, 0x900(%rdi)
+	QUAD $0x271a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%rdx,%r11), %zmm3
+	QUAD $0x0f0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm4
+	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
+	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x25 // vmovdqu64 %zmm3, 0x940(%rdi)
+	QUAD $0x311274724865b162; BYTE $0x08 // vpslld $0x8, 0xc40(%rdx,%r10), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
+	LONG $0x4865f162; WORD $0xe372; BYTE $0x18 // vpsrad $0x18, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x26 // vmovups %zmm3, 0x980(%rdi)
+	QUAD $0x311264724865b162; BYTE $0x18 // vpsrad $0x18, 0xc40(%rdx,%r10), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x27 // vmovups %zmm3, 0x9c0(%rdi)
+	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xf9ba850f; WORD $0xffff // jne 0x2220 <k_untile_q6_k+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf990850f; WORD $0xffff // jne 0x2210 <k_untile_q6_k+0x40>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel
 	BYTE $0x55 // pushq %rbp
@@ -106,27 +1594,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x0cf88348 // cmpq $0xc, %rax
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x5d7d // jge 0x261 <k_tile_panel+0x81>
+	WORD $0x5d7d // jge 0x2911 <k_tile_panel+0x81>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x04458d49 // leaq 0x4(%r13), %rax
 	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0x077c8e0f; WORD $0x0000 // jle 0x991 <k_tile_panel+0x7b1>
+	LONG $0x077c8e0f; WORD $0x0000 // jle 0x3041 <k_tile_panel+0x7b1>
 	LONG $0x02758d4d // leaq 0x2(%r13), %r14
 	LONG $0x24343b4c // cmpq (%rsp), %r14
-	LONG $0x0a518e0f; WORD $0x0000 // jle 0xc74 <k_tile_panel+0xa94>
+	LONG $0x0a518e0f; WORD $0x0000 // jle 0x3324 <k_tile_panel+0xa94>
 	LONG $0x242c3b4c // cmpq (%rsp), %r13
-	LONG $0x0d118d0f; WORD $0x0000 // jge 0xf3e <k_tile_panel+0xd5e>
+	LONG $0x0d118d0f; WORD $0x0000 // jge 0x35ee <k_tile_panel+0xd5e>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	WORD $0x8b49; BYTE $0x00 // movq (%r8), %rax
 	LONG $0x18488b49 // movq 0x18(%r8), %rcx
 	LONG $0xcdaf0f49 // imulq %r13, %rcx
 	LONG $0x38788349; BYTE $0x00 // cmpq $0x0, 0x38(%r8)
-	LONG $0x0c0c840f; WORD $0x0000 // je 0xe54 <k_tile_panel+0xc74>
+	LONG $0x0c0c840f; WORD $0x0000 // je 0x3504 <k_tile_panel+0xc74>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x88 // vmovups (%rax,%rcx,4), %zmm0
 	LONG $0x30508b49 // movq 0x30(%r8), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0c098f0f; WORD $0x0000 // jg 0xe65 <k_tile_panel+0xc85>
-	LONG $0x000cd6e9; BYTE $0x00 // jmp 0xf37 <k_tile_panel+0xd57>
+	LONG $0x0c098f0f; WORD $0x0000 // jg 0x3515 <k_tile_panel+0xc85>
+	LONG $0x000cd6e9; BYTE $0x00 // jmp 0x35e7 <k_tile_panel+0xd57>
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -161,7 +1649,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x0d3a0518487df262; WORD $0x0000 // vbroadcastss 0xd3a(%rip), %zmm0 # 0x1044 <k_tile_panel+0xe64>
+	QUAD $0x3e960518487df262; WORD $0x0000 // vbroadcastss 0x3e96(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x2cc86b49 // imulq $0x2c, %r8, %rcx
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
@@ -171,7 +1659,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
 	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
-	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x3de <k_tile_panel+0x1fe>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x2a8e <k_tile_panel+0x1fe>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x0b11 // vmovups %zmm1, (%r11)
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
@@ -199,14 +1687,14 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c458d49 // leaq 0xc(%r13), %rax
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xfe298f0f; WORD $0xffff // jg 0x207 <k_tile_panel+0x27>
+	LONG $0xfe298f0f; WORD $0xffff // jg 0x28b7 <k_tile_panel+0x27>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0xc1af0f48 // imulq %rcx, %rax
 	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
 	LONG $0x861c8d4c // leaq (%rsi,%rax,4), %r11
 	QUAD $0x0000008824bc8348; BYTE $0x00 // cmpq $0x0, 0x88(%rsp)
-	LONG $0x009d840f; WORD $0x0000 // je 0x4a0 <k_tile_panel+0x2c0>
+	LONG $0x009d840f; WORD $0x0000 // je 0x2b50 <k_tile_panel+0x2c0>
 	LONG $0x487cd162; WORD $0x0b10 // vmovups (%r11), %zmm1
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x83 // vmovups (%r11,%r8,4), %zmm2
 	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc3 // vmovups (%r11,%r8,8), %zmm3
@@ -230,8 +1718,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c5162; WORD $0x2410; BYTE $0x03 // vmovups (%r11,%rax), %zmm12
 	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
 	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
-	WORD $0x567f // jg 0x4e9 <k_tile_panel+0x309>
-	LONG $0xfffea8e9; BYTE $0xff // jmp 0x340 <k_tile_panel+0x160>
+	WORD $0x567f // jg 0x2b99 <k_tile_panel+0x309>
+	LONG $0xfffea8e9; BYTE $0xff // jmp 0x29f0 <k_tile_panel+0x160>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -247,7 +1735,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
 	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
-	LONG $0xfe578e0f; WORD $0xffff // jle 0x340 <k_tile_panel+0x160>
+	LONG $0xfe578e0f; WORD $0xffff // jle 0x29f0 <k_tile_panel+0x160>
 	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x244c0348; BYTE $0x70 // addq 0x70(%rsp), %rcx
@@ -411,8 +1899,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfb84870f; WORD $0xffff // ja 0x510 <k_tile_panel+0x330>
-	LONG $0xfff9afe9; BYTE $0xff // jmp 0x340 <k_tile_panel+0x160>
+	LONG $0xfb84870f; WORD $0xffff // ja 0x2bc0 <k_tile_panel+0x330>
+	LONG $0xfff9afe9; BYTE $0xff // jmp 0x29f0 <k_tile_panel+0x160>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
@@ -443,8 +1931,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x37748d4f; BYTE $0x24 // leaq 0x24(%r15,%r14), %r14
 	LONG $0x017f8d4c // leaq 0x1(%rdi), %r15
 	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
-	QUAD $0x06270518487df262; WORD $0x0000 // vbroadcastss 0x627(%rip), %zmm0 # 0x1044 <k_tile_panel+0xe64>
-	WORD $0x3aeb // jmp 0xa59 <k_tile_panel+0x879>
+	QUAD $0x37830518487df262; WORD $0x0000 // vbroadcastss 0x3783(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x3aeb // jmp 0x3109 <k_tile_panel+0x879>
 	BYTE $0x90 // nop
 	LONG $0x487cd162; WORD $0x2411; BYTE $0x24 // vmovups %zmm4, (%r12)
 	LONG $0x487cd162; WORD $0x1c11; BYTE $0x94 // vmovups %zmm3, (%r12,%rdx,4)
@@ -457,27 +1945,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
 	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
 	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xf7bc8f0f; WORD $0xffff // jg 0x215 <k_tile_panel+0x35>
+	LONG $0xf7bc8f0f; WORD $0xffff // jg 0x28c5 <k_tile_panel+0x35>
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
 	LONG $0xe2af0f4c // imulq %rdx, %r12
 	LONG $0xa1248d4e // leaq (%rcx,%r12,4), %r12
 	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2474 // je 0xa90 <k_tile_panel+0x8b0>
+	WORD $0x2474 // je 0x3140 <k_tile_panel+0x8b0>
 	LONG $0x487cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0x94 // vmovups (%r12,%rdx,4), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0xd4 // vmovups (%r12,%rdx,8), %zmm2
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x04 // vmovups (%r12,%r8), %zmm1
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1c7f // jg 0xaa9 <k_tile_panel+0x8c9>
-	WORD $0x91eb // jmp 0xa20 <k_tile_panel+0x840>
+	WORD $0x1c7f // jg 0x3159 <k_tile_panel+0x8c9>
+	WORD $0x91eb // jmp 0x30d0 <k_tile_panel+0x840>
 	BYTE $0x90 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xff778e0f; WORD $0xffff // jle 0xa20 <k_tile_panel+0x840>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x30d0 <k_tile_panel+0x840>
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -540,8 +2028,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c58348 // addq $0x40, %rbp
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe51870f; WORD $0xffff // ja 0xac0 <k_tile_panel+0x8e0>
-	LONG $0xfffdace9; BYTE $0xff // jmp 0xa20 <k_tile_panel+0x840>
+	LONG $0xfe51870f; WORD $0xffff // ja 0x3170 <k_tile_panel+0x8e0>
+	LONG $0xfffdace9; BYTE $0xff // jmp 0x30d0 <k_tile_panel+0x840>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -562,8 +2050,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xda // addq %r11, %r10
 	LONG $0x24c28349 // addq $0x24, %r10
 	LONG $0x015f8d4c // leaq 0x1(%rdi), %r11
-	QUAD $0x037a0518487df262; WORD $0x0000 // vbroadcastss 0x37a(%rip), %zmm0 # 0x1044 <k_tile_panel+0xe64>
-	WORD $0x25eb // jmp 0xcf1 <k_tile_panel+0xb11>
+	QUAD $0x34d60518487df262; WORD $0x0000 // vbroadcastss 0x34d6(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x25eb // jmp 0x33a1 <k_tile_panel+0xb11>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487cf162; WORD $0x1311 // vmovups %zmm2, (%rbx)
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x93 // vmovups %zmm1, (%rbx,%rdx,4)
@@ -571,23 +2059,23 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	WORD $0x014d; BYTE $0xca // addq %r9, %r10
 	LONG $0x24343b4c // cmpq (%rsp), %r14
-	LONG $0xf5328f0f; WORD $0xffff // jg 0x223 <k_tile_panel+0x43>
+	LONG $0xf5328f0f; WORD $0xffff // jg 0x28d3 <k_tile_panel+0x43>
 	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
 	LONG $0xdaaf0f48 // imulq %rdx, %rbx
 	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
 	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1c74 // je 0xd20 <k_tile_panel+0xb40>
+	WORD $0x1c74 // je 0x33d0 <k_tile_panel+0xb40>
 	LONG $0x487cf162; WORD $0x1310 // vmovups (%rbx), %zmm2
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x93 // vmovups (%rbx,%rdx,4), %zmm1
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x177f // jg 0xd2d <k_tile_panel+0xb4d>
-	WORD $0xb8eb // jmp 0xcd0 <k_tile_panel+0xaf0>
+	WORD $0x177f // jg 0x33dd <k_tile_panel+0xb4d>
+	WORD $0xb8eb // jmp 0x3380 <k_tile_panel+0xaf0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xa37e // jle 0xcd0 <k_tile_panel+0xaf0>
+	WORD $0xa37e // jle 0x3380 <k_tile_panel+0xaf0>
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
@@ -628,12 +2116,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xfef1870f; WORD $0xffff // ja 0xd40 <k_tile_panel+0xb60>
-	LONG $0xfffe7ce9; BYTE $0xff // jmp 0xcd0 <k_tile_panel+0xaf0>
+	LONG $0xfef1870f; WORD $0xffff // ja 0x33f0 <k_tile_panel+0xb60>
+	LONG $0xfffe7ce9; BYTE $0xff // jmp 0x3380 <k_tile_panel+0xaf0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x30508b49 // movq 0x30(%r8), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d28e0f; WORD $0x0000 // jle 0xf37 <k_tile_panel+0xd57>
+	LONG $0x00d28e0f; WORD $0x0000 // jle 0x35e7 <k_tile_panel+0xd57>
 	LONG $0x10708b49 // movq 0x10(%r8), %rsi
 	LONG $0x08788b49 // movq 0x8(%r8), %rdi
 	LONG $0x68af0f4d; BYTE $0x20 // imulq 0x20(%r8), %r13
@@ -641,7 +2129,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
 	LONG $0x24c78348 // addq $0x24, %rdi
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	QUAD $0x01ba0d18487df262; WORD $0x0000 // vbroadcastss 0x1ba(%rip), %zmm1 # 0x1044 <k_tile_panel+0xe64>
+	QUAD $0x33160d18487df262; WORD $0x0000 // vbroadcastss 0x3316(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487df262; WORD $0x1758 // vpbroadcastd (%rdi), %zmm2
 	LONG $0x48fef162; WORD $0x1e6f // vmovdqu64 (%rsi), %zmm3
@@ -668,7 +2156,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c78348 // addq $0x40, %rdi
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff59870f; WORD $0xffff // ja 0xe90 <k_tile_panel+0xcb0>
+	LONG $0xff59870f; WORD $0xffff // ja 0x3540 <k_tile_panel+0xcb0>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
 	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
 	BYTE $0x5b // popq %rbx
@@ -679,6 +2167,1818 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// tile_panel_min
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x0cf88348 // cmpq $0xc, %rax
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	WORD $0x5d7d // jge 0x3691 <k_tile_panel_min+0x81>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x04458d49 // leaq 0x4(%r13), %rax
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0x085f8e0f; WORD $0x0000 // jle 0x3ea4 <k_tile_panel_min+0x894>
+	LONG $0x02758d4d // leaq 0x2(%r13), %r14
+	LONG $0x24343b4c // cmpq (%rsp), %r14
+	LONG $0x0b988e0f; WORD $0x0000 // jle 0x41eb <k_tile_panel_min+0xbdb>
+	LONG $0x242c3b4c // cmpq (%rsp), %r13
+	LONG $0x0e9f8d0f; WORD $0x0000 // jge 0x44fc <k_tile_panel_min+0xeec>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
+	LONG $0x0d8c840f; WORD $0x0000 // je 0x4404 <k_tile_panel_min+0xdf4>
+	LONG $0x48fef162; WORD $0x046f; BYTE $0x88 // vmovdqu64 (%rax,%rcx,4), %zmm0
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0d898f0f; WORD $0x0000 // jg 0x4415 <k_tile_panel_min+0xe05>
+	LONG $0x000e64e9; BYTE $0x00 // jmp 0x44f5 <k_tile_panel_min+0xee5>
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0xc0148d4b // leaq (%r8,%r8,8), %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	QUAD $0x31320558487df262; WORD $0x0000 // vpbroadcastd 0x3132(%rip), %zmm0 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	QUAD $0x310c0d18487df262; WORD $0x0000 // vbroadcastss 0x310c(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x2cc86b49 // imulq $0x2c, %r8, %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x00000cb9; BYTE $0x00 // movl $0xc, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
+	LONG $0x0000f1e9; BYTE $0x00 // jmp 0x3866 <k_tile_panel_min+0x256>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0xed28 // vmovaps %zmm13, %zmm5
+	LONG $0x487c5162; WORD $0xd628 // vmovaps %zmm14, %zmm10
+	LONG $0x487cc162; WORD $0xc728 // vmovaps %zmm15, %zmm16
+	LONG $0x487cc162; WORD $0xcc28 // vmovaps %zmm12, %zmm17
+	LONG $0x487cc162; WORD $0xd328 // vmovaps %zmm11, %zmm18
+	LONG $0x487cc162; WORD $0xd828 // vmovaps %zmm8, %zmm19
+	LONG $0x487cc162; WORD $0xe128 // vmovaps %zmm9, %zmm20
+	LONG $0x487ce162; WORD $0xef28 // vmovaps %zmm7, %zmm21
+	LONG $0x487ce162; WORD $0xf628 // vmovaps %zmm6, %zmm22
+	LONG $0x487ce162; WORD $0xfb28 // vmovaps %zmm3, %zmm23
+	LONG $0x487c6162; WORD $0xc428 // vmovaps %zmm4, %zmm24
+	LONG $0x487c6162; WORD $0xca28 // vmovaps %zmm2, %zmm25
+	LONG $0x487cd162; WORD $0x2b11 // vmovups %zmm5, (%r11)
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	LONG $0x487c1162; WORD $0x1411; BYTE $0x83 // vmovups %zmm10, (%r11,%r8,4)
+	LONG $0x487c8162; WORD $0x0411; BYTE $0xc3 // vmovups %zmm16, (%r11,%r8,8)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x487cc162; WORD $0x0c11; BYTE $0x03 // vmovups %zmm17, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x487cc162; WORD $0x1411; BYTE $0x03 // vmovups %zmm18, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x487cc162; WORD $0x1c11; BYTE $0x03 // vmovups %zmm19, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x487cc162; WORD $0x2411; BYTE $0x03 // vmovups %zmm20, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x487cc162; WORD $0x2c11; BYTE $0x03 // vmovups %zmm21, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x487cc162; WORD $0x3411; BYTE $0x03 // vmovups %zmm22, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x487cc162; WORD $0x3c11; BYTE $0x03 // vmovups %zmm23, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487c4162; WORD $0x0411; BYTE $0x03 // vmovups %zmm24, (%r11,%rax)
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x487c4162; WORD $0x0c11; BYTE $0x03 // vmovups %zmm25, (%r11,%rax)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x0c4d8d49 // leaq 0xc(%r13), %rcx
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	LONG $0xfdd18f0f; WORD $0xffff // jg 0x3637 <k_tile_panel_min+0x27>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	LONG $0x8e1c8d4c // leaq (%rsi,%rcx,4), %r11
+	QUAD $0x0000008824bc8348; BYTE $0x00 // cmpq $0x0, 0x88(%rsp)
+	LONG $0x0095840f; WORD $0x0000 // je 0x3920 <k_tile_panel_min+0x310>
+	LONG $0x487c5162; WORD $0x2b10 // vmovups (%r11), %zmm13
+	LONG $0x487c1162; WORD $0x3410; BYTE $0x83 // vmovups (%r11,%r8,4), %zmm14
+	LONG $0x487c1162; WORD $0x3c10; BYTE $0xc3 // vmovups (%r11,%r8,8), %zmm15
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x2410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm12
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm11
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm8
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x0c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm9
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x3c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm7
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x3410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm6
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm3
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x2410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm4
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm2
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
+	WORD $0x507f // jg 0x396b <k_tile_panel_min+0x35b>
+	LONG $0xfffe60e9; BYTE $0xff // jmp 0x3780 <k_tile_panel_min+0x170>
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
+	LONG $0xfe158e0f; WORD $0xffff // jle 0x3780 <k_tile_panel_min+0x170>
+	LONG $0x44af0f48; WORD $0x6824 // imulq 0x68(%rsp), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24440348; BYTE $0x70 // addq 0x70(%rsp), %rax
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fe4162; WORD $0x2f6f // vmovdqu64 (%r15), %zmm29
+	LONG $0x48fe4162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm28
+	LONG $0x48fe4162; WORD $0x5f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm27
+	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
+	LONG $0x5015f262; WORD $0x2850 // vpdpbusd (%rax){1to16}, %zmm29, %zmm5
+	LONG $0x48fe4162; WORD $0x576f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm26
+	LONG $0x48fd7162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm10
+	LONG $0x50153262; WORD $0x1450; BYTE $0x08 // vpdpbusd (%rax,%r9){1to16}, %zmm29, %zmm10
+	LONG $0x08248d4e // leaq (%rax,%r9), %r12
+	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
+	LONG $0x50158262; WORD $0x0450; BYTE $0x21 // vpdpbusd (%r9,%r12){1to16}, %zmm29, %zmm16
+	LONG $0x0c048d4f // leaq (%r12,%r9), %r8
+	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
+	LONG $0x50158262; WORD $0x0c50; BYTE $0x01 // vpdpbusd (%r9,%r8){1to16}, %zmm29, %zmm17
+	LONG $0x083c8d4b // leaq (%r8,%r9), %rdi
+	LONG $0x48fde162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm18
+	LONG $0x5015c262; WORD $0x1450; BYTE $0x39 // vpdpbusd (%r9,%rdi){1to16}, %zmm29, %zmm18
+	LONG $0x0f348d4e // leaq (%rdi,%r9), %r14
+	LONG $0x48fde162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm19
+	LONG $0x50158262; WORD $0x1c50; BYTE $0x31 // vpdpbusd (%r9,%r14){1to16}, %zmm29, %zmm19
+	LONG $0x0e2c8d4f // leaq (%r14,%r9), %r13
+	LONG $0x48fde162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm20
+	LONG $0x50158262; WORD $0x2450; BYTE $0x29 // vpdpbusd (%r9,%r13){1to16}, %zmm29, %zmm20
+	LONG $0x0d748d4b; BYTE $0x00 // leaq (%r13,%r9), %rsi
+	LONG $0x48fde162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm21
+	LONG $0x5015c262; WORD $0x2c50; BYTE $0x31 // vpdpbusd (%r9,%rsi){1to16}, %zmm29, %zmm21
+	LONG $0x0e2c8d4a // leaq (%rsi,%r9), %rbp
+	LONG $0x48fde162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm22
+	LONG $0x48fde162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm23
+	LONG $0x0d4c8d4a; BYTE $0x00 // leaq (%rbp,%r9), %rcx
+	LONG $0x501df262; WORD $0x6850; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm28, %zmm5
+	LONG $0x5015c262; WORD $0x3450; BYTE $0x29 // vpdpbusd (%r9,%rbp){1to16}, %zmm29, %zmm22
+	LONG $0x48fd6162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm24
+	QUAD $0x01085450501d3262 // vpdpbusd 0x4(%rax,%r9){1to16}, %zmm28, %zmm10
+	LONG $0x09148d4e // leaq (%rcx,%r9), %r10
+	QUAD $0x01214450501d8262 // vpdpbusd 0x4(%r9,%r12){1to16}, %zmm28, %zmm16
+	LONG $0x5015c262; WORD $0x3c50; BYTE $0x09 // vpdpbusd (%r9,%rcx){1to16}, %zmm29, %zmm23
+	LONG $0x48fd6162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm25
+	QUAD $0x01014c50501d8262 // vpdpbusd 0x4(%r9,%r8){1to16}, %zmm28, %zmm17
+	LONG $0x0a148d4b // leaq (%r10,%r9), %rdx
+	QUAD $0x01395450501dc262 // vpdpbusd 0x4(%r9,%rdi){1to16}, %zmm28, %zmm18
+	LONG $0x50150262; WORD $0x0450; BYTE $0x11 // vpdpbusd (%r9,%r10){1to16}, %zmm29, %zmm24
+	QUAD $0x01315c50501d8262 // vpdpbusd 0x4(%r9,%r14){1to16}, %zmm28, %zmm19
+	LONG $0x50154262; WORD $0x0c50; BYTE $0x11 // vpdpbusd (%r9,%rdx){1to16}, %zmm29, %zmm25
+	QUAD $0x01296450501d8262 // vpdpbusd 0x4(%r9,%r13){1to16}, %zmm28, %zmm20
+	LONG $0x5025f262; WORD $0x6850; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm27, %zmm5
+	QUAD $0x0208545050253262 // vpdpbusd 0x8(%rax,%r9){1to16}, %zmm27, %zmm10
+	QUAD $0x01316c50501dc262 // vpdpbusd 0x4(%r9,%rsi){1to16}, %zmm28, %zmm21
+	QUAD $0x0221445050258262 // vpdpbusd 0x8(%r9,%r12){1to16}, %zmm27, %zmm16
+	QUAD $0x01297450501dc262 // vpdpbusd 0x4(%r9,%rbp){1to16}, %zmm28, %zmm22
+	QUAD $0x02014c5050258262 // vpdpbusd 0x8(%r9,%r8){1to16}, %zmm27, %zmm17
+	QUAD $0x01097c50501dc262 // vpdpbusd 0x4(%r9,%rcx){1to16}, %zmm28, %zmm23
+	QUAD $0x023954505025c262 // vpdpbusd 0x8(%r9,%rdi){1to16}, %zmm27, %zmm18
+	QUAD $0x01114450501d0262 // vpdpbusd 0x4(%r9,%r10){1to16}, %zmm28, %zmm24
+	QUAD $0x02315c5050258262 // vpdpbusd 0x8(%r9,%r14){1to16}, %zmm27, %zmm19
+	QUAD $0x01114c50501d4262 // vpdpbusd 0x4(%r9,%rdx){1to16}, %zmm28, %zmm25
+	QUAD $0x0229645050258262 // vpdpbusd 0x8(%r9,%r13){1to16}, %zmm27, %zmm20
+	QUAD $0x02316c505025c262 // vpdpbusd 0x8(%r9,%rsi){1to16}, %zmm27, %zmm21
+	LONG $0x502df262; WORD $0x6850; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm26, %zmm5
+	QUAD $0x022974505025c262 // vpdpbusd 0x8(%r9,%rbp){1to16}, %zmm27, %zmm22
+	QUAD $0x03085450502d3262 // vpdpbusd 0xc(%rax,%r9){1to16}, %zmm26, %zmm10
+	QUAD $0x02097c505025c262 // vpdpbusd 0x8(%r9,%rcx){1to16}, %zmm27, %zmm23
+	QUAD $0x03214450502d8262 // vpdpbusd 0xc(%r9,%r12){1to16}, %zmm26, %zmm16
+	QUAD $0x0211445050250262 // vpdpbusd 0x8(%r9,%r10){1to16}, %zmm27, %zmm24
+	QUAD $0x03014c50502d8262 // vpdpbusd 0xc(%r9,%r8){1to16}, %zmm26, %zmm17
+	QUAD $0x02114c5050254262 // vpdpbusd 0x8(%r9,%rdx){1to16}, %zmm27, %zmm25
+	QUAD $0x03395450502dc262 // vpdpbusd 0xc(%r9,%rdi){1to16}, %zmm26, %zmm18
+	QUAD $0x03315c50502d8262 // vpdpbusd 0xc(%r9,%r14){1to16}, %zmm26, %zmm19
+	QUAD $0x03296450502d8262 // vpdpbusd 0xc(%r9,%r13){1to16}, %zmm26, %zmm20
+	QUAD $0x03316c50502dc262 // vpdpbusd 0xc(%r9,%rsi){1to16}, %zmm26, %zmm21
+	QUAD $0x03297450502dc262 // vpdpbusd 0xc(%r9,%rbp){1to16}, %zmm26, %zmm22
+	QUAD $0x03097c50502dc262 // vpdpbusd 0xc(%r9,%rcx){1to16}, %zmm26, %zmm23
+	LONG $0x48fe4162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm27
+	QUAD $0x03114450502d0262 // vpdpbusd 0xc(%r9,%r10){1to16}, %zmm26, %zmm24
+	LONG $0x5025f262; WORD $0x6850; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm27, %zmm5
+	QUAD $0x03114c50502d4262 // vpdpbusd 0xc(%r9,%rdx){1to16}, %zmm26, %zmm25
+	QUAD $0x0408545050253262 // vpdpbusd 0x10(%rax,%r9){1to16}, %zmm27, %zmm10
+	QUAD $0x0421445050258262 // vpdpbusd 0x10(%r9,%r12){1to16}, %zmm27, %zmm16
+	QUAD $0x04014c5050258262 // vpdpbusd 0x10(%r9,%r8){1to16}, %zmm27, %zmm17
+	QUAD $0x043954505025c262 // vpdpbusd 0x10(%r9,%rdi){1to16}, %zmm27, %zmm18
+	QUAD $0x04315c5050258262 // vpdpbusd 0x10(%r9,%r14){1to16}, %zmm27, %zmm19
+	QUAD $0x0429645050258262 // vpdpbusd 0x10(%r9,%r13){1to16}, %zmm27, %zmm20
+	QUAD $0x04316c505025c262 // vpdpbusd 0x10(%r9,%rsi){1to16}, %zmm27, %zmm21
+	QUAD $0x042974505025c262 // vpdpbusd 0x10(%r9,%rbp){1to16}, %zmm27, %zmm22
+	QUAD $0x04097c505025c262 // vpdpbusd 0x10(%r9,%rcx){1to16}, %zmm27, %zmm23
+	QUAD $0x0411445050250262 // vpdpbusd 0x10(%r9,%r10){1to16}, %zmm27, %zmm24
+	QUAD $0x04114c5050254262 // vpdpbusd 0x10(%r9,%rdx){1to16}, %zmm27, %zmm25
+	LONG $0x48fe4162; WORD $0x576f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm26
+	LONG $0x502df262; WORD $0x6850; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm26, %zmm5
+	QUAD $0x05085450502d3262 // vpdpbusd 0x14(%rax,%r9){1to16}, %zmm26, %zmm10
+	QUAD $0x05214450502d8262 // vpdpbusd 0x14(%r9,%r12){1to16}, %zmm26, %zmm16
+	QUAD $0x05014c50502d8262 // vpdpbusd 0x14(%r9,%r8){1to16}, %zmm26, %zmm17
+	QUAD $0x05395450502dc262 // vpdpbusd 0x14(%r9,%rdi){1to16}, %zmm26, %zmm18
+	QUAD $0x05315c50502d8262 // vpdpbusd 0x14(%r9,%r14){1to16}, %zmm26, %zmm19
+	QUAD $0x05296450502d8262 // vpdpbusd 0x14(%r9,%r13){1to16}, %zmm26, %zmm20
+	QUAD $0x05316c50502dc262 // vpdpbusd 0x14(%r9,%rsi){1to16}, %zmm26, %zmm21
+	QUAD $0x05297450502dc262 // vpdpbusd 0x14(%r9,%rbp){1to16}, %zmm26, %zmm22
+	QUAD $0x05097c50502dc262 // vpdpbusd 0x14(%r9,%rcx){1to16}, %zmm26, %zmm23
+	QUAD $0x05114450502d0262 // vpdpbusd 0x14(%r9,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0x05114c50502d4262 // vpdpbusd 0x14(%r9,%rdx){1to16}, %zmm26, %zmm25
+	LONG $0x48fe4162; WORD $0x576f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm26
+	LONG $0x502df262; WORD $0x6850; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm26, %zmm5
+	QUAD $0x06085450502d3262 // vpdpbusd 0x18(%rax,%r9){1to16}, %zmm26, %zmm10
+	QUAD $0x06214450502d8262 // vpdpbusd 0x18(%r9,%r12){1to16}, %zmm26, %zmm16
+	QUAD $0x06014c50502d8262 // vpdpbusd 0x18(%r9,%r8){1to16}, %zmm26, %zmm17
+	QUAD $0x06395450502dc262 // vpdpbusd 0x18(%r9,%rdi){1to16}, %zmm26, %zmm18
+	QUAD $0x06315c50502d8262 // vpdpbusd 0x18(%r9,%r14){1to16}, %zmm26, %zmm19
+	QUAD $0x06296450502d8262 // vpdpbusd 0x18(%r9,%r13){1to16}, %zmm26, %zmm20
+	QUAD $0x06316c50502dc262 // vpdpbusd 0x18(%r9,%rsi){1to16}, %zmm26, %zmm21
+	QUAD $0x06297450502dc262 // vpdpbusd 0x18(%r9,%rbp){1to16}, %zmm26, %zmm22
+	QUAD $0x06097c50502dc262 // vpdpbusd 0x18(%r9,%rcx){1to16}, %zmm26, %zmm23
+	QUAD $0x06114450502d0262 // vpdpbusd 0x18(%r9,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0x06114c50502d4262 // vpdpbusd 0x18(%r9,%rdx){1to16}, %zmm26, %zmm25
+	LONG $0x48fe4162; WORD $0x576f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm26
+	LONG $0x502df262; WORD $0x6850; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm26, %zmm5
+	QUAD $0x07085450502d3262 // vpdpbusd 0x1c(%rax,%r9){1to16}, %zmm26, %zmm10
+	QUAD $0x07214450502d8262 // vpdpbusd 0x1c(%r9,%r12){1to16}, %zmm26, %zmm16
+	QUAD $0x07014c50502d8262 // vpdpbusd 0x1c(%r9,%r8){1to16}, %zmm26, %zmm17
+	QUAD $0x07395450502dc262 // vpdpbusd 0x1c(%r9,%rdi){1to16}, %zmm26, %zmm18
+	QUAD $0x07315c50502d8262 // vpdpbusd 0x1c(%r9,%r14){1to16}, %zmm26, %zmm19
+	QUAD $0x07296450502d8262 // vpdpbusd 0x1c(%r9,%r13){1to16}, %zmm26, %zmm20
+	QUAD $0x07316c50502dc262 // vpdpbusd 0x1c(%r9,%rsi){1to16}, %zmm26, %zmm21
+	QUAD $0x07297450502dc262 // vpdpbusd 0x1c(%r9,%rbp){1to16}, %zmm26, %zmm22
+	QUAD $0x07097c50502dc262 // vpdpbusd 0x1c(%r9,%rcx){1to16}, %zmm26, %zmm23
+	QUAD $0x07114450502d0262 // vpdpbusd 0x1c(%r9,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0x07114c50502d4262 // vpdpbusd 0x1c(%r9,%rdx){1to16}, %zmm26, %zmm25
+	LONG $0x487c4162; WORD $0x5710; BYTE $0x08 // vmovups 0x200(%r15), %zmm26
+	LONG $0x402c6162; WORD $0xd959 // vmulps %zmm1, %zmm26, %zmm27
+	LONG $0x402d9262; WORD $0xeba8 // vfmadd213ps %zmm27, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm5) + zmm27
+	LONG $0x402d1262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm26, %zmm10 # zmm10 = (zmm26 * zmm10) + zmm27
+	LONG $0x5815f262; WORD $0x6898; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm13, %zmm5 # zmm5 = (zmm5 * mem) + zmm13
+	LONG $0x402d8262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm16 # zmm16 = (zmm26 * zmm16) + zmm27
+	QUAD $0x08085498580d3262 // vfmadd132ps 0x20(%rax,%r9){1to16}, %zmm14, %zmm10 # zmm10 = (zmm10 * mem) + zmm14
+	QUAD $0x0821449858058262 // vfmadd132ps 0x20(%r9,%r12){1to16}, %zmm15, %zmm16 # zmm16 = (zmm16 * mem) + zmm15
+	LONG $0x402d8262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm17) + zmm27
+	QUAD $0x08014c98581d8262 // vfmadd132ps 0x20(%r9,%r8){1to16}, %zmm12, %zmm17 # zmm17 = (zmm17 * mem) + zmm12
+	LONG $0x402d8262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm26, %zmm18 # zmm18 = (zmm26 * zmm18) + zmm27
+	LONG $0x402d8262; WORD $0xdba8 // vfmadd213ps %zmm27, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm19) + zmm27
+	QUAD $0x083954985825c262 // vfmadd132ps 0x20(%r9,%rdi){1to16}, %zmm11, %zmm18 # zmm18 = (zmm18 * mem) + zmm11
+	LONG $0x402d8262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm26, %zmm20 # zmm20 = (zmm26 * zmm20) + zmm27
+	QUAD $0x08315c98583d8262 // vfmadd132ps 0x20(%r9,%r14){1to16}, %zmm8, %zmm19 # zmm19 = (zmm19 * mem) + zmm8
+	QUAD $0x0829649858358262 // vfmadd132ps 0x20(%r9,%r13){1to16}, %zmm9, %zmm20 # zmm20 = (zmm20 * mem) + zmm9
+	LONG $0x402d8262; WORD $0xeba8 // vfmadd213ps %zmm27, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm27
+	QUAD $0x08316c985845c262 // vfmadd132ps 0x20(%r9,%rsi){1to16}, %zmm7, %zmm21 # zmm21 = (zmm21 * mem) + zmm7
+	LONG $0x402d8262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm22 # zmm22 = (zmm26 * zmm22) + zmm27
+	LONG $0x402d8262; WORD $0xfba8 // vfmadd213ps %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm23) + zmm27
+	QUAD $0x08297498584dc262 // vfmadd132ps 0x20(%r9,%rbp){1to16}, %zmm6, %zmm22 # zmm22 = (zmm22 * mem) + zmm6
+	LONG $0x402d0262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm24) + zmm27
+	QUAD $0x08097c985865c262 // vfmadd132ps 0x20(%r9,%rcx){1to16}, %zmm3, %zmm23 # zmm23 = (zmm23 * mem) + zmm3
+	QUAD $0x08114498585d0262 // vfmadd132ps 0x20(%r9,%r10){1to16}, %zmm4, %zmm24 # zmm24 = (zmm24 * mem) + zmm4
+	LONG $0x402d0262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm27
+	QUAD $0x08114c98586d4262 // vfmadd132ps 0x20(%r9,%rdx){1to16}, %zmm2, %zmm25 # zmm25 = (zmm25 * mem) + zmm2
+	LONG $0x487cd162; WORD $0x5710; BYTE $0x09 // vmovups 0x240(%r15), %zmm2
+	LONG $0x586df262; WORD $0x68b8; BYTE $0x0c // vfmadd231ps 0x30(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	QUAD $0x0c0854b8586d3262 // vfmadd231ps 0x30(%rax,%r9){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x0c2144b8586d8262 // vfmadd231ps 0x30(%r9,%r12){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
+	QUAD $0x0c014cb8586d8262 // vfmadd231ps 0x30(%r9,%r8){1to16}, %zmm2, %zmm17 # zmm17 = (zmm2 * mem) + zmm17
+	QUAD $0x0c3954b8586dc262 // vfmadd231ps 0x30(%r9,%rdi){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
+	QUAD $0x0c315cb8586d8262 // vfmadd231ps 0x30(%r9,%r14){1to16}, %zmm2, %zmm19 # zmm19 = (zmm2 * mem) + zmm19
+	QUAD $0x0c2964b8586d8262 // vfmadd231ps 0x30(%r9,%r13){1to16}, %zmm2, %zmm20 # zmm20 = (zmm2 * mem) + zmm20
+	QUAD $0x0c316cb8586dc262 // vfmadd231ps 0x30(%r9,%rsi){1to16}, %zmm2, %zmm21 # zmm21 = (zmm2 * mem) + zmm21
+	QUAD $0x0c2974b8586dc262 // vfmadd231ps 0x30(%r9,%rbp){1to16}, %zmm2, %zmm22 # zmm22 = (zmm2 * mem) + zmm22
+	QUAD $0x0c097cb8586dc262 // vfmadd231ps 0x30(%r9,%rcx){1to16}, %zmm2, %zmm23 # zmm23 = (zmm2 * mem) + zmm23
+	QUAD $0x0c1144b8586d0262 // vfmadd231ps 0x30(%r9,%r10){1to16}, %zmm2, %zmm24 # zmm24 = (zmm2 * mem) + zmm24
+	QUAD $0x0c114cb8586d4262 // vfmadd231ps 0x30(%r9,%rdx){1to16}, %zmm2, %zmm25 # zmm25 = (zmm2 * mem) + zmm25
+	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x487c7162; WORD $0xed28 // vmovaps %zmm5, %zmm13
+	LONG $0x487c5162; WORD $0xf228 // vmovaps %zmm10, %zmm14
+	LONG $0x487c3162; WORD $0xf828 // vmovaps %zmm16, %zmm15
+	LONG $0x487c3162; WORD $0xe128 // vmovaps %zmm17, %zmm12
+	LONG $0x487c3162; WORD $0xda28 // vmovaps %zmm18, %zmm11
+	LONG $0x487c3162; WORD $0xc328 // vmovaps %zmm19, %zmm8
+	LONG $0x487c3162; WORD $0xcc28 // vmovaps %zmm20, %zmm9
+	LONG $0x487cb162; WORD $0xfd28 // vmovaps %zmm21, %zmm7
+	LONG $0x487cb162; WORD $0xf628 // vmovaps %zmm22, %zmm6
+	LONG $0x487cb162; WORD $0xdf28 // vmovaps %zmm23, %zmm3
+	LONG $0x487c9162; WORD $0xe028 // vmovaps %zmm24, %zmm4
+	LONG $0x487c9162; WORD $0xd128 // vmovaps %zmm25, %zmm2
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfaf1870f; WORD $0xffff // ja 0x3990 <k_tile_panel_min+0x380>
+	LONG $0xfff924e9; BYTE $0xff // jmp 0x37c8 <k_tile_panel_min+0x1b8>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
+	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
+	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0xc09a8d4d; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r10), %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x809a8d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r10), %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x08e6c149 // shlq $0x8, %r14
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	LONG $0x017f8d4c // leaq 0x1(%rdi), %r15
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	QUAD $0x29400558487df262; WORD $0x0000 // vpbroadcastd 0x2940(%rip), %zmm0 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	QUAD $0x291e0d18487df262; WORD $0x0000 // vbroadcastss 0x291e(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x5deb // jmp 0x3f91 <k_tile_panel_min+0x981>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
+	LONG $0x487c7162; WORD $0xc328 // vmovaps %zmm3, %zmm8
+	LONG $0x487cf162; WORD $0xfc28 // vmovaps %zmm4, %zmm7
+	LONG $0x487cf162; WORD $0xf528 // vmovaps %zmm5, %zmm6
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12)
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x94 // vmovups %zmm7, (%r12,%rdx,4)
+	LONG $0x487c5162; WORD $0x0411; BYTE $0xd4 // vmovups %zmm8, (%r12,%rdx,8)
+	LONG $0x487c1162; WORD $0x0c11; BYTE $0x04 // vmovups %zmm9, (%r12,%r8)
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x04478d49 // leaq 0x4(%r15), %rax
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0xf6b48f0f; WORD $0xffff // jg 0x3645 <k_tile_panel_min+0x35>
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0xe2af0f4c // imulq %rdx, %r12
+	LONG $0xa1248d4e // leaq (%rcx,%r12,4), %r12
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2c74 // je 0x3fd0 <k_tile_panel_min+0x9c0>
+	LONG $0x487cd162; WORD $0x2c10; BYTE $0x24 // vmovups (%r12), %zmm5
+	LONG $0x487cd162; WORD $0x2410; BYTE $0x94 // vmovups (%r12,%rdx,4), %zmm4
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0xd4 // vmovups (%r12,%rdx,8), %zmm3
+	LONG $0x487c9162; WORD $0x1410; BYTE $0x04 // vmovups (%r12,%r8), %zmm2
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x247f // jg 0x3fe9 <k_tile_panel_min+0x9d9>
+	LONG $0xffff76e9; BYTE $0xff // jmp 0x3f40 <k_tile_panel_min+0x930>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xff578e0f; WORD $0xffff // jle 0x3f40 <k_tile_panel_min+0x930>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fe7162; WORD $0x106f // vmovdqu64 (%rax), %zmm10
+	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x582dd262; WORD $0x3450; BYTE $0x29 // vpdpbusd (%r9,%rbp){1to16}, %zmm10, %zmm6
+	LONG $0x48fe7162; WORD $0x586f; BYTE $0x01 // vmovdqu64 0x40(%rax), %zmm11
+	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
+	LONG $0x582dd262; WORD $0x3c50; BYTE $0x2a // vpdpbusd (%r10,%rbp){1to16}, %zmm10, %zmm7
+	LONG $0x48fe7162; WORD $0x606f; BYTE $0x02 // vmovdqu64 0x80(%rax), %zmm12
+	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
+	LONG $0x582d7262; WORD $0x0450; BYTE $0x2b // vpdpbusd (%rbx,%rbp){1to16}, %zmm10, %zmm8
+	LONG $0x48fe7162; WORD $0x686f; BYTE $0x03 // vmovdqu64 0xc0(%rax), %zmm13
+	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
+	LONG $0x582d5262; WORD $0x0c50; BYTE $0x2b // vpdpbusd (%r11,%rbp){1to16}, %zmm10, %zmm9
+	QUAD $0x012974505825d262 // vpdpbusd 0x4(%r9,%rbp){1to16}, %zmm11, %zmm6
+	QUAD $0x012a7c505825d262 // vpdpbusd 0x4(%r10,%rbp){1to16}, %zmm11, %zmm7
+	QUAD $0x012b445058257262 // vpdpbusd 0x4(%rbx,%rbp){1to16}, %zmm11, %zmm8
+	QUAD $0x012b4c5058255262 // vpdpbusd 0x4(%r11,%rbp){1to16}, %zmm11, %zmm9
+	QUAD $0x02297450581dd262 // vpdpbusd 0x8(%r9,%rbp){1to16}, %zmm12, %zmm6
+	QUAD $0x022a7c50581dd262 // vpdpbusd 0x8(%r10,%rbp){1to16}, %zmm12, %zmm7
+	QUAD $0x022b4450581d7262 // vpdpbusd 0x8(%rbx,%rbp){1to16}, %zmm12, %zmm8
+	QUAD $0x022b4c50581d5262 // vpdpbusd 0x8(%r11,%rbp){1to16}, %zmm12, %zmm9
+	QUAD $0x032974505815d262 // vpdpbusd 0xc(%r9,%rbp){1to16}, %zmm13, %zmm6
+	QUAD $0x032a7c505815d262 // vpdpbusd 0xc(%r10,%rbp){1to16}, %zmm13, %zmm7
+	QUAD $0x032b445058157262 // vpdpbusd 0xc(%rbx,%rbp){1to16}, %zmm13, %zmm8
+	QUAD $0x032b4c5058155262 // vpdpbusd 0xc(%r11,%rbp){1to16}, %zmm13, %zmm9
+	LONG $0x48fe7162; WORD $0x506f; BYTE $0x04 // vmovdqu64 0x100(%rax), %zmm10
+	QUAD $0x04297450582dd262 // vpdpbusd 0x10(%r9,%rbp){1to16}, %zmm10, %zmm6
+	QUAD $0x042a7c50582dd262 // vpdpbusd 0x10(%r10,%rbp){1to16}, %zmm10, %zmm7
+	QUAD $0x042b4450582d7262 // vpdpbusd 0x10(%rbx,%rbp){1to16}, %zmm10, %zmm8
+	QUAD $0x042b4c50582d5262 // vpdpbusd 0x10(%r11,%rbp){1to16}, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x506f; BYTE $0x05 // vmovdqu64 0x140(%rax), %zmm10
+	QUAD $0x05297450582dd262 // vpdpbusd 0x14(%r9,%rbp){1to16}, %zmm10, %zmm6
+	QUAD $0x052a7c50582dd262 // vpdpbusd 0x14(%r10,%rbp){1to16}, %zmm10, %zmm7
+	QUAD $0x052b4450582d7262 // vpdpbusd 0x14(%rbx,%rbp){1to16}, %zmm10, %zmm8
+	QUAD $0x052b4c50582d5262 // vpdpbusd 0x14(%r11,%rbp){1to16}, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x506f; BYTE $0x06 // vmovdqu64 0x180(%rax), %zmm10
+	QUAD $0x06297450582dd262 // vpdpbusd 0x18(%r9,%rbp){1to16}, %zmm10, %zmm6
+	QUAD $0x062a7c50582dd262 // vpdpbusd 0x18(%r10,%rbp){1to16}, %zmm10, %zmm7
+	QUAD $0x062b4450582d7262 // vpdpbusd 0x18(%rbx,%rbp){1to16}, %zmm10, %zmm8
+	QUAD $0x062b4c50582d5262 // vpdpbusd 0x18(%r11,%rbp){1to16}, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x506f; BYTE $0x07 // vmovdqu64 0x1c0(%rax), %zmm10
+	QUAD $0x07297450582dd262 // vpdpbusd 0x1c(%r9,%rbp){1to16}, %zmm10, %zmm6
+	QUAD $0x072a7c50582dd262 // vpdpbusd 0x1c(%r10,%rbp){1to16}, %zmm10, %zmm7
+	QUAD $0x072b4450582d7262 // vpdpbusd 0x1c(%rbx,%rbp){1to16}, %zmm10, %zmm8
+	QUAD $0x072b4c50582d5262 // vpdpbusd 0x1c(%r11,%rbp){1to16}, %zmm10, %zmm9
+	LONG $0x487c7162; WORD $0x5010; BYTE $0x08 // vmovups 0x200(%rax), %zmm10
+	LONG $0x482c7162; WORD $0xd959 // vmulps %zmm1, %zmm10, %zmm11
+	LONG $0x482dd262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm11
+	LONG $0x482dd262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm11
+	LONG $0x482d5262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm11
+	QUAD $0x082974985855d262 // vfmadd132ps 0x20(%r9,%rbp){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
+	QUAD $0x082a7c98585dd262 // vfmadd132ps 0x20(%r10,%rbp){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	QUAD $0x082b449858657262 // vfmadd132ps 0x20(%rbx,%rbp){1to16}, %zmm3, %zmm8 # zmm8 = (zmm8 * mem) + zmm3
+	LONG $0x482d5262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm11
+	QUAD $0x082b4c98586d5262 // vfmadd132ps 0x20(%r11,%rbp){1to16}, %zmm2, %zmm9 # zmm9 = (zmm9 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x5010; BYTE $0x09 // vmovups 0x240(%rax), %zmm2
+	QUAD $0x0c2974b8586dd262 // vfmadd231ps 0x30(%r9,%rbp){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	QUAD $0x0c2a7cb8586dd262 // vfmadd231ps 0x30(%r10,%rbp){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	QUAD $0x0c2b44b8586d7262 // vfmadd231ps 0x30(%rbx,%rbp){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	QUAD $0x0c2b4cb8586d5262 // vfmadd231ps 0x30(%r11,%rbp){1to16}, %zmm2, %zmm9 # zmm9 = (zmm2 * mem) + zmm9
+	LONG $0x02800548; WORD $0x0000 // addq $0x280, %rax # imm = 0x280
+	LONG $0x40c58348 // addq $0x40, %rbp
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x487cd162; WORD $0xd128 // vmovaps %zmm9, %zmm2
+	LONG $0x487cd162; WORD $0xd828 // vmovaps %zmm8, %zmm3
+	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
+	LONG $0x487cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfe1a870f; WORD $0xffff // ja 0x4000 <k_tile_panel_min+0x9f0>
+	LONG $0xfffd6de9; BYTE $0xff // jmp 0x3f58 <k_tile_panel_min+0x948>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x015f8d4c // leaq 0x1(%rdi), %r11
+	QUAD $0x262b0558487df262; WORD $0x0000 // vpbroadcastd 0x262b(%rip), %zmm0 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	QUAD $0x26090d18487df262; WORD $0x0000 // vbroadcastss 0x2609(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x34eb // jmp 0x427d <k_tile_panel_min+0xc6d>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
+	LONG $0x487cf162; WORD $0x2311 // vmovups %zmm4, (%rbx)
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x93 // vmovups %zmm5, (%rbx,%rdx,4)
+	LONG $0x02758d4d // leaq 0x2(%r13), %r14
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x24343b4c // cmpq (%rsp), %r14
+	LONG $0xf3d68f0f; WORD $0xffff // jg 0x3653 <k_tile_panel_min+0x43>
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2074 // je 0x42b0 <k_tile_panel_min+0xca0>
+	LONG $0x487cf162; WORD $0x1b10 // vmovups (%rbx), %zmm3
+	LONG $0x487cf162; WORD $0x1410; BYTE $0x93 // vmovups (%rbx,%rdx,4), %zmm2
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7f // jg 0x42bd <k_tile_panel_min+0xcad>
+	WORD $0xaceb // jmp 0x4250 <k_tile_panel_min+0xc40>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x937e // jle 0x4250 <k_tile_panel_min+0xc40>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fed162; WORD $0x346f; BYTE $0x24 // vmovdqu64 (%r12), %zmm6
+	QUAD $0x01247c6f48fed162 // vmovdqu64 0x40(%r12), %zmm7
+	QUAD $0x0224446f48fe5162 // vmovdqu64 0x80(%r12), %zmm8
+	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
+	LONG $0x584d9262; WORD $0x2450; BYTE $0x38 // vpdpbusd (%r8,%r15){1to16}, %zmm6, %zmm4
+	QUAD $0x03244c6f48fe5162 // vmovdqu64 0xc0(%r12), %zmm9
+	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
+	LONG $0x584d9262; WORD $0x2c50; BYTE $0x39 // vpdpbusd (%r9,%r15){1to16}, %zmm6, %zmm5
+	QUAD $0x0138645058459262 // vpdpbusd 0x4(%r8,%r15){1to16}, %zmm7, %zmm4
+	QUAD $0x01396c5058459262 // vpdpbusd 0x4(%r9,%r15){1to16}, %zmm7, %zmm5
+	QUAD $0x02386450583d9262 // vpdpbusd 0x8(%r8,%r15){1to16}, %zmm8, %zmm4
+	QUAD $0x02396c50583d9262 // vpdpbusd 0x8(%r9,%r15){1to16}, %zmm8, %zmm5
+	QUAD $0x0338645058359262 // vpdpbusd 0xc(%r8,%r15){1to16}, %zmm9, %zmm4
+	QUAD $0x03396c5058359262 // vpdpbusd 0xc(%r9,%r15){1to16}, %zmm9, %zmm5
+	QUAD $0x0424746f48fed162 // vmovdqu64 0x100(%r12), %zmm6
+	QUAD $0x04386450584d9262 // vpdpbusd 0x10(%r8,%r15){1to16}, %zmm6, %zmm4
+	QUAD $0x04396c50584d9262 // vpdpbusd 0x10(%r9,%r15){1to16}, %zmm6, %zmm5
+	QUAD $0x0524746f48fed162 // vmovdqu64 0x140(%r12), %zmm6
+	QUAD $0x05386450584d9262 // vpdpbusd 0x14(%r8,%r15){1to16}, %zmm6, %zmm4
+	QUAD $0x05396c50584d9262 // vpdpbusd 0x14(%r9,%r15){1to16}, %zmm6, %zmm5
+	QUAD $0x0624746f48fed162 // vmovdqu64 0x180(%r12), %zmm6
+	QUAD $0x06386450584d9262 // vpdpbusd 0x18(%r8,%r15){1to16}, %zmm6, %zmm4
+	QUAD $0x06396c50584d9262 // vpdpbusd 0x18(%r9,%r15){1to16}, %zmm6, %zmm5
+	QUAD $0x0724746f48fed162 // vmovdqu64 0x1c0(%r12), %zmm6
+	QUAD $0x07386450584d9262 // vpdpbusd 0x1c(%r8,%r15){1to16}, %zmm6, %zmm4
+	QUAD $0x07396c50584d9262 // vpdpbusd 0x1c(%r9,%r15){1to16}, %zmm6, %zmm5
+	QUAD $0x08247410487cd162 // vmovups 0x200(%r12), %zmm6
+	LONG $0x484cf162; WORD $0xf959 // vmulps %zmm1, %zmm6, %zmm7
+	LONG $0x484df262; WORD $0xe7a8 // vfmadd213ps %zmm7, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm7
+	LONG $0x484df262; WORD $0xefa8 // vfmadd213ps %zmm7, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm5) + zmm7
+	QUAD $0x0838649858659262 // vfmadd132ps 0x20(%r8,%r15){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	QUAD $0x08396c98586d9262 // vfmadd132ps 0x20(%r9,%r15){1to16}, %zmm2, %zmm5 # zmm5 = (zmm5 * mem) + zmm2
+	QUAD $0x09245410487cd162 // vmovups 0x240(%r12), %zmm2
+	QUAD $0x0c3864b8586d9262 // vfmadd231ps 0x30(%r8,%r15){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	QUAD $0x0c396cb8586d9262 // vfmadd231ps 0x30(%r9,%r15){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
+	LONG $0x487cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xfed1870f; WORD $0xffff // ja 0x42d0 <k_tile_panel_min+0xcc0>
+	LONG $0xfffe58e9; BYTE $0xff // jmp 0x425c <k_tile_panel_min+0xc4c>
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00e08e0f; WORD $0x0000 // jle 0x44f5 <k_tile_panel_min+0xee5>
+	LONG $0x6faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x086f034c // addq 0x8(%rdi), %r13
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	QUAD $0x24350d58487df262; WORD $0x0000 // vpbroadcastd 0x2435(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	QUAD $0x24131518487df262; WORD $0x0000 // vbroadcastss 0x2413(%rip), %zmm2 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fef162; WORD $0x1e6f // vmovdqu64 (%rsi), %zmm3
+	LONG $0x48fef162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm4
+	LONG $0x48fef162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%rsi), %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%rsi), %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x5865d262; WORD $0x7d50; BYTE $0x00 // vpdpbusd (%r13){1to16}, %zmm3, %zmm7
+	LONG $0x585dd262; WORD $0x7d50; BYTE $0x01 // vpdpbusd 0x4(%r13){1to16}, %zmm4, %zmm7
+	LONG $0x5855d262; WORD $0x7d50; BYTE $0x02 // vpdpbusd 0x8(%r13){1to16}, %zmm5, %zmm7
+	LONG $0x584dd262; WORD $0x7d50; BYTE $0x03 // vpdpbusd 0xc(%r13){1to16}, %zmm6, %zmm7
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%rsi), %zmm3
+	LONG $0x5865d262; WORD $0x7d50; BYTE $0x04 // vpdpbusd 0x10(%r13){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%rsi), %zmm3
+	LONG $0x5865d262; WORD $0x7d50; BYTE $0x05 // vpdpbusd 0x14(%r13){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%rsi), %zmm3
+	LONG $0x5865d262; WORD $0x7d50; BYTE $0x06 // vpdpbusd 0x18(%r13){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%rsi), %zmm3
+	LONG $0x5865d262; WORD $0x7d50; BYTE $0x07 // vpdpbusd 0x1c(%r13){1to16}, %zmm3, %zmm7
+	LONG $0x487cf162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%rsi), %zmm3
+	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
+	LONG $0x587dd262; WORD $0x6598; BYTE $0x08 // vfmadd132ps 0x20(%r13){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
+	LONG $0x487cf162; WORD $0x4610; BYTE $0x09 // vmovups 0x240(%rsi), %zmm0
+	LONG $0x585dd262; WORD $0x4598; BYTE $0x0c // vfmadd132ps 0x30(%r13){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff4b870f; WORD $0xffff // ja 0x4440 <k_tile_panel_min+0xe30>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
+	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// tile_panel_16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x5f7d // jge 0x45a0 <k_tile_panel_16+0x80>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0x04ca8349 // orq $0x4, %r10
+	LONG $0x24143b4c // cmpq (%rsp), %r10
+	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x4b31 <k_tile_panel_16+0x611>
+	LONG $0x02798d4c // leaq 0x2(%rcx), %r15
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0x09248e0f; WORD $0x0000 // jle 0x4e86 <k_tile_panel_16+0x966>
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	LONG $0x0c368d0f; WORD $0x0000 // jge 0x51a2 <k_tile_panel_16+0xc82>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
+	LONG $0x18518b49 // movq 0x18(%r9), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x38798349; BYTE $0x00 // cmpq $0x0, 0x38(%r9)
+	LONG $0x0b14840f; WORD $0x0000 // je 0x509b <k_tile_panel_16+0xb7b>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm0
+	LONG $0x30718b49 // movq 0x30(%r9), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0b118f0f; WORD $0x0000 // jg 0x50ac <k_tile_panel_16+0xb8c>
+	LONG $0x000bfbe9; BYTE $0x00 // jmp 0x519b <k_tile_panel_16+0xc7b>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
+	LONG $0x490c8d4c // leaq (%rcx,%rcx,2), %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0xc00c8d4b // leaq (%r8,%r8,8), %rcx
+	LONG $0x49248d4c // leaq (%rcx,%rcx,2), %r12
+	LONG $0x000240b9; BYTE $0x00 // movl $0x240, %ecx # imm = 0x240
+	LONG $0x104f0348 // addq 0x10(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
+	LONG $0xc0ce6948; WORD $0x0001; BYTE $0x00 // imulq $0x1c0, %rsi, %rcx # imm = 0x1C0
+	LONG $0x01148d4c // leaq (%rcx,%rax), %r10
+	LONG $0x2cc28349 // addq $0x2c, %r10
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x01428d48 // leaq 0x1(%rdx), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	QUAD $0x22000518487df262; WORD $0x0000 // vbroadcastss 0x2200(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x6aeb // jmp 0x46be <k_tile_panel_16+0x19e>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
+	LONG $0x487c9162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%r9,%r8,4)
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0xc1 // vmovups %zmm3, (%r9,%r8,8)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cd162; WORD $0x2411; BYTE $0x01 // vmovups %zmm4, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0x01 // vmovups %zmm5, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm7, (%r9,%rax)
+	LONG $0x487c1162; WORD $0x0411; BYTE $0x21 // vmovups %zmm8, (%r9,%r12)
+	LONG $0x08418d48 // leaq 0x8(%rcx), %rax
+	LONG $0x2454034c; BYTE $0x38 // addq 0x38(%rsp), %r10
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0xfe858f0f; WORD $0xffff // jg 0x4543 <k_tile_panel_16+0x23>
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x8a0c8d4c // leaq (%rdx,%rcx,4), %r9
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	WORD $0x5a74 // je 0x4730 <k_tile_panel_16+0x210>
+	LONG $0x487cd162; WORD $0x0910 // vmovups (%r9), %zmm1
+	LONG $0x487c9162; WORD $0x1410; BYTE $0x81 // vmovups (%r9,%r8,4), %zmm2
+	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc1 // vmovups (%r9,%r8,8), %zmm3
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cd162; WORD $0x2410; BYTE $0x01 // vmovups (%r9,%rax), %zmm4
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x487cd162; WORD $0x2c10; BYTE $0x01 // vmovups (%r9,%rax), %zmm5
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487cd162; WORD $0x3410; BYTE $0x01 // vmovups (%r9,%rax), %zmm6
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x487cd162; WORD $0x3c10; BYTE $0x01 // vmovups (%r9,%rax), %zmm7
+	LONG $0x487c1162; WORD $0x0410; BYTE $0x21 // vmovups (%r9,%r12), %zmm8
+	WORD $0x2eeb // jmp 0x4751 <k_tile_panel_16+0x231>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
+	LONG $0xfef68e0f; WORD $0xffff // jle 0x4660 <k_tile_panel_16+0x140>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487d7262; WORD $0x4d58; BYTE $0xff // vpbroadcastd -0x4(%rbp), %zmm9
+	LONG $0x48fec162; WORD $0x656f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm20
+	LONG $0x48fe5162; WORD $0x7d6f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm15
+	LONG $0x48fe5162; WORD $0x756f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm14
+	QUAD $0xff355458487d7262 // vpbroadcastd -0x4(%rbp,%rsi), %zmm10
+	LONG $0x505d7262; WORD $0x4d50; BYTE $0xf5 // vpdpbusd -0x2c(%rbp){1to16}, %zmm20, %zmm9
+	LONG $0x35548d48; BYTE $0xfc // leaq -0x4(%rbp,%rsi), %rdx
+	QUAD $0xf5355450505d7262 // vpdpbusd -0x2c(%rbp,%rsi){1to16}, %zmm20, %zmm10
+	LONG $0x321c8d4c // leaq (%rdx,%rsi), %r11
+	LONG $0x487d7262; WORD $0x1c58; BYTE $0x16 // vpbroadcastd (%rsi,%rdx), %zmm11
+	QUAD $0xf6165c50505d7262 // vpdpbusd -0x28(%rsi,%rdx){1to16}, %zmm20, %zmm11
+	LONG $0x487d3262; WORD $0x2458; BYTE $0x1e // vpbroadcastd (%rsi,%r11), %zmm12
+	QUAD $0xf61e6450505d3262 // vpdpbusd -0x28(%rsi,%r11){1to16}, %zmm20, %zmm12
+	LONG $0x33048d49 // leaq (%r11,%rsi), %rax
+	LONG $0x30348d4c // leaq (%rax,%rsi), %r14
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x06 // vpbroadcastd (%rsi,%rax), %zmm13
+	LONG $0x487de262; WORD $0x5d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm19
+	QUAD $0xf6066c50505d7262 // vpdpbusd -0x28(%rsi,%rax){1to16}, %zmm20, %zmm13
+	LONG $0x361c8d49 // leaq (%r14,%rsi), %rbx
+	LONG $0x48fe4162; WORD $0x456f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm24
+	LONG $0x487da262; WORD $0x0c58; BYTE $0x36 // vpbroadcastd (%rsi,%r14), %zmm17
+	LONG $0x503de262; WORD $0x5d50; BYTE $0xf9 // vpdpbusd -0x1c(%rbp){1to16}, %zmm24, %zmm19
+	QUAD $0xf6364c50505da262 // vpdpbusd -0x28(%rsi,%r14){1to16}, %zmm20, %zmm17
+	LONG $0x333c8d4c // leaq (%rbx,%rsi), %r15
+	LONG $0x48fec162; WORD $0x7d6f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm23
+	LONG $0x487de262; WORD $0x0458; BYTE $0x1e // vpbroadcastd (%rsi,%rbx), %zmm16
+	QUAD $0x00356c58487de262 // vpbroadcastd (%rbp,%rsi), %zmm21
+	LONG $0x58057262; WORD $0x4d50; BYTE $0xf6 // vpdpbusd -0x28(%rbp){1to16}, %zmm15, %zmm9
+	QUAD $0xf9356c50503de262 // vpdpbusd -0x1c(%rbp,%rsi){1to16}, %zmm24, %zmm21
+	QUAD $0xf61e4450505de262 // vpdpbusd -0x28(%rsi,%rbx){1to16}, %zmm20, %zmm16
+	QUAD $0x01167458487de262 // vpbroadcastd 0x4(%rsi,%rdx), %zmm22
+	LONG $0x487da262; WORD $0x1458; BYTE $0x3e // vpbroadcastd (%rsi,%r15), %zmm18
+	QUAD $0xfa167450503de262 // vpdpbusd -0x18(%rsi,%rdx){1to16}, %zmm24, %zmm22
+	QUAD $0xf63e5450505da262 // vpdpbusd -0x28(%rsi,%r15){1to16}, %zmm20, %zmm18
+	QUAD $0x011e6458487da262 // vpbroadcastd 0x4(%rsi,%r11), %zmm20
+	QUAD $0xf635545058057262 // vpdpbusd -0x28(%rbp,%rsi){1to16}, %zmm15, %zmm10
+	QUAD $0xfa1e6450503da262 // vpdpbusd -0x18(%rsi,%r11){1to16}, %zmm24, %zmm20
+	LONG $0x5045e262; WORD $0x5d50; BYTE $0xfa // vpdpbusd -0x18(%rbp){1to16}, %zmm23, %zmm19
+	QUAD $0x01064c58487d6262 // vpbroadcastd 0x4(%rsi,%rax), %zmm25
+	QUAD $0xf7165c5058057262 // vpdpbusd -0x24(%rsi,%rdx){1to16}, %zmm15, %zmm11
+	QUAD $0xfa064c50503d6262 // vpdpbusd -0x18(%rsi,%rax){1to16}, %zmm24, %zmm25
+	QUAD $0xf71e645058053262 // vpdpbusd -0x24(%rsi,%r11){1to16}, %zmm15, %zmm12
+	QUAD $0x01365c58487d2262 // vpbroadcastd 0x4(%rsi,%r14), %zmm27
+	QUAD $0xf7066c5058057262 // vpdpbusd -0x24(%rsi,%rax){1to16}, %zmm15, %zmm13
+	QUAD $0xfa365c50503d2262 // vpdpbusd -0x18(%rsi,%r14){1to16}, %zmm24, %zmm27
+	QUAD $0xf7364c505805a262 // vpdpbusd -0x24(%rsi,%r14){1to16}, %zmm15, %zmm17
+	QUAD $0x011e5458487d6262 // vpbroadcastd 0x4(%rsi,%rbx), %zmm26
+	LONG $0x580d7262; WORD $0x4d50; BYTE $0xf7 // vpdpbusd -0x24(%rbp){1to16}, %zmm14, %zmm9
+	QUAD $0xfa1e5450503d6262 // vpdpbusd -0x18(%rsi,%rbx){1to16}, %zmm24, %zmm26
+	QUAD $0xf71e44505805e262 // vpdpbusd -0x24(%rsi,%rbx){1to16}, %zmm15, %zmm16
+	QUAD $0x013e6458487d2262 // vpbroadcastd 0x4(%rsi,%r15), %zmm28
+	QUAD $0xf73e54505805a262 // vpdpbusd -0x24(%rsi,%r15){1to16}, %zmm15, %zmm18
+	QUAD $0xfa3e6450503d2262 // vpdpbusd -0x18(%rsi,%r15){1to16}, %zmm24, %zmm28
+	QUAD $0xf7355450580d7262 // vpdpbusd -0x24(%rbp,%rsi){1to16}, %zmm14, %zmm10
+	LONG $0x48fe5162; WORD $0x7d6f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm15
+	LONG $0x48fe4162; WORD $0x456f; BYTE $0xfd // vmovdqu64 -0xc0(%r13), %zmm24
+	QUAD $0xf8165c50580d7262 // vpdpbusd -0x20(%rsi,%rdx){1to16}, %zmm14, %zmm11
+	LONG $0x503de262; WORD $0x5d50; BYTE $0xfb // vpdpbusd -0x14(%rbp){1to16}, %zmm24, %zmm19
+	QUAD $0xf81e6450580d3262 // vpdpbusd -0x20(%rsi,%r11){1to16}, %zmm14, %zmm12
+	QUAD $0xfa356c505045e262 // vpdpbusd -0x18(%rbp,%rsi){1to16}, %zmm23, %zmm21
+	QUAD $0xf8066c50580d7262 // vpdpbusd -0x20(%rsi,%rax){1to16}, %zmm14, %zmm13
+	QUAD $0xfb1674505045e262 // vpdpbusd -0x14(%rsi,%rdx){1to16}, %zmm23, %zmm22
+	QUAD $0xf8364c50580da262 // vpdpbusd -0x20(%rsi,%r14){1to16}, %zmm14, %zmm17
+	QUAD $0xfb1e64505045a262 // vpdpbusd -0x14(%rsi,%r11){1to16}, %zmm23, %zmm20
+	LONG $0x58057262; WORD $0x4d50; BYTE $0xf8 // vpdpbusd -0x20(%rbp){1to16}, %zmm15, %zmm9
+	QUAD $0xfb064c5050456262 // vpdpbusd -0x14(%rsi,%rax){1to16}, %zmm23, %zmm25
+	QUAD $0xf835545058057262 // vpdpbusd -0x20(%rbp,%rsi){1to16}, %zmm15, %zmm10
+	QUAD $0xfb365c5050452262 // vpdpbusd -0x14(%rsi,%r14){1to16}, %zmm23, %zmm27
+	QUAD $0xf81e4450580de262 // vpdpbusd -0x20(%rsi,%rbx){1to16}, %zmm14, %zmm16
+	QUAD $0xfb1e545050456262 // vpdpbusd -0x14(%rsi,%rbx){1to16}, %zmm23, %zmm26
+	QUAD $0xf83e5450580da262 // vpdpbusd -0x20(%rsi,%r15){1to16}, %zmm14, %zmm18
+	QUAD $0xfb3e645050452262 // vpdpbusd -0x14(%rsi,%r15){1to16}, %zmm23, %zmm28
+	QUAD $0xf9165c5058057262 // vpdpbusd -0x1c(%rsi,%rdx){1to16}, %zmm15, %zmm11
+	LONG $0x487c5162; WORD $0x7510; BYTE $0xff // vmovups -0x40(%r13), %zmm14
+	LONG $0x48fec162; WORD $0x7d6f; BYTE $0xfe // vmovdqu64 -0x80(%r13), %zmm23
+	QUAD $0xf91e645058053262 // vpdpbusd -0x1c(%rsi,%r11){1to16}, %zmm15, %zmm12
+	LONG $0x5045e262; WORD $0x5d50; BYTE $0xfc // vpdpbusd -0x10(%rbp){1to16}, %zmm23, %zmm19
+	QUAD $0xf9066c5058057262 // vpdpbusd -0x1c(%rsi,%rax){1to16}, %zmm15, %zmm13
+	QUAD $0xfb356c50503de262 // vpdpbusd -0x14(%rbp,%rsi){1to16}, %zmm24, %zmm21
+	QUAD $0xf9364c505805a262 // vpdpbusd -0x1c(%rsi,%r14){1to16}, %zmm15, %zmm17
+	QUAD $0xfc167450503de262 // vpdpbusd -0x10(%rsi,%rdx){1to16}, %zmm24, %zmm22
+	QUAD $0xf91e44505805e262 // vpdpbusd -0x1c(%rsi,%rbx){1to16}, %zmm15, %zmm16
+	QUAD $0xfc1e6450503da262 // vpdpbusd -0x10(%rsi,%r11){1to16}, %zmm24, %zmm20
+	QUAD $0xf93e54505805a262 // vpdpbusd -0x1c(%rsi,%r15){1to16}, %zmm15, %zmm18
+	LONG $0x480c7162; WORD $0xf859 // vmulps %zmm0, %zmm14, %zmm15
+	QUAD $0xfc064c50503d6262 // vpdpbusd -0x10(%rsi,%rax){1to16}, %zmm24, %zmm25
+	LONG $0x480d5262; WORD $0xd7a8 // vfmadd213ps %zmm15, %zmm14, %zmm10 # zmm10 = (zmm14 * zmm10) + zmm15
+	LONG $0x480d5262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm9) + zmm15
+	QUAD $0xfc365c50503d2262 // vpdpbusd -0x10(%rsi,%r14){1to16}, %zmm24, %zmm27
+	LONG $0x480d5262; WORD $0xefa8 // vfmadd213ps %zmm15, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm13) + zmm15
+	LONG $0x4064e162; WORD $0xd858 // vaddps %zmm0, %zmm19, %zmm19
+	QUAD $0xfc1e5450503d6262 // vpdpbusd -0x10(%rsi,%rbx){1to16}, %zmm24, %zmm26
+	LONG $0x480dc262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm14, %zmm17 # zmm17 = (zmm14 * zmm17) + zmm15
+	QUAD $0xfc3e6450503d2262 // vpdpbusd -0x10(%rsi,%r15){1to16}, %zmm24, %zmm28
+	LONG $0x487c4162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm24
+	LONG $0x403dc262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm19) + zmm9
+	QUAD $0xfc356c505045e262 // vpdpbusd -0x10(%rbp,%rsi){1to16}, %zmm23, %zmm21
+	LONG $0x40547162; WORD $0xc858 // vaddps %zmm0, %zmm21, %zmm9
+	LONG $0x403d5262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm24, %zmm9 # zmm9 = (zmm24 * zmm9) + zmm10
+	LONG $0x480d5262; WORD $0xe7a8 // vfmadd213ps %zmm15, %zmm14, %zmm12 # zmm12 = (zmm14 * zmm12) + zmm15
+	QUAD $0xfd1674505045e262 // vpdpbusd -0xc(%rsi,%rdx){1to16}, %zmm23, %zmm22
+	LONG $0x480dc262; WORD $0xc7a8 // vfmadd213ps %zmm15, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + zmm15
+	LONG $0x480d5262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm15
+	QUAD $0xfd1e64505045a262 // vpdpbusd -0xc(%rsi,%r11){1to16}, %zmm23, %zmm20
+	LONG $0x480dc262; WORD $0xd7a8 // vfmadd213ps %zmm15, %zmm14, %zmm18 # zmm18 = (zmm14 * zmm18) + zmm15
+	LONG $0x404c7162; WORD $0xd058 // vaddps %zmm0, %zmm22, %zmm10
+	QUAD $0xfd064c5050456262 // vpdpbusd -0xc(%rsi,%rax){1to16}, %zmm23, %zmm25
+	LONG $0x403d5262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm24, %zmm10 # zmm10 = (zmm24 * zmm10) + zmm11
+	LONG $0x405c7162; WORD $0xd858 // vaddps %zmm0, %zmm20, %zmm11
+	QUAD $0xfd365c5050452262 // vpdpbusd -0xc(%rsi,%r14){1to16}, %zmm23, %zmm27
+	LONG $0x403d5262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm24, %zmm11 # zmm11 = (zmm24 * zmm11) + zmm12
+	LONG $0x40347162; WORD $0xe058 // vaddps %zmm0, %zmm25, %zmm12
+	QUAD $0xfd1e545050456262 // vpdpbusd -0xc(%rsi,%rbx){1to16}, %zmm23, %zmm26
+	LONG $0x403d5262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm12) + zmm13
+	LONG $0x40247162; WORD $0xe858 // vaddps %zmm0, %zmm27, %zmm13
+	QUAD $0xfd3e645050452262 // vpdpbusd -0xc(%rsi,%r15){1to16}, %zmm23, %zmm28
+	LONG $0x403d3262; WORD $0xe9a8 // vfmadd213ps %zmm17, %zmm24, %zmm13 # zmm13 = (zmm24 * zmm13) + zmm17
+	QUAD $0xfe0664b8581df262 // vfmadd231ps -0x8(%rsi,%rax){1to16}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
+	QUAD $0xfe365cb85815b262 // vfmadd231ps -0x8(%rsi,%r14){1to16}, %zmm13, %zmm3 # zmm3 = (zmm13 * mem) + zmm3
+	LONG $0x402c7162; WORD $0xe058 // vaddps %zmm0, %zmm26, %zmm12
+	QUAD $0xfe1e6cb85825b262 // vfmadd231ps -0x8(%rsi,%r11){1to16}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
+	LONG $0x403d3262; WORD $0xe0a8 // vfmadd213ps %zmm16, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm12) + zmm16
+	QUAD $0xfe1674b8582df262 // vfmadd231ps -0x8(%rsi,%rdx){1to16}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
+	QUAD $0xfe1e54b8581df262 // vfmadd231ps -0x8(%rsi,%rbx){1to16}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
+	LONG $0x401c7162; WORD $0xd058 // vaddps %zmm0, %zmm28, %zmm10
+	QUAD $0xfd357cb85835f262 // vfmadd231ps -0xc(%rbp,%rsi){1to16}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
+	LONG $0x403d3262; WORD $0xd2a8 // vfmadd213ps %zmm18, %zmm24, %zmm10 # zmm10 = (zmm24 * zmm10) + zmm18
+	LONG $0x50657262; WORD $0x45b8; BYTE $0xfd // vfmadd231ps -0xc(%rbp){1to16}, %zmm19, %zmm8 # zmm8 = (zmm19 * mem) + zmm8
+	QUAD $0xfe3e4cb8582db262 // vfmadd231ps -0x8(%rsi,%r15){1to16}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	LONG $0x40c58348 // addq $0x40, %rbp
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0xfc44870f; WORD $0xffff // ja 0x4770 <k_tile_panel_16+0x250>
+	LONG $0xfffb2fe9; BYTE $0xff // jmp 0x4660 <k_tile_panel_16+0x140>
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	WORD $0x8b49; BYTE $0x13 // movq (%r11), %rdx
+	LONG $0x087b8b4d // movq 0x8(%r11), %r15
+	LONG $0x20438b49 // movq 0x20(%r11), %rax
+	LONG $0x18738b49 // movq 0x18(%r11), %rsi
+	LONG $0x387b8b49 // movq 0x38(%r11), %rdi
+	LONG $0x30438b4d // movq 0x30(%r11), %r8
+	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
+	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
+	LONG $0x000240bb; BYTE $0x00 // movl $0x240, %ebx # imm = 0x240
+	LONG $0x105b0349 // addq 0x10(%r11), %rbx
+	LONG $0x245c8948; BYTE $0x10 // movq %rbx, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	LONG $0x2cc38349 // addq $0x2c, %r11
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	QUAD $0x000000c0249c8d49 // leaq 0xc0(%r12), %rbx
+	LONG $0xd8af0f48 // imulq %rax, %rbx
+	QUAD $0x0000008024b48d4d // leaq 0x80(%r12), %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	LONG $0x40c48349 // addq $0x40, %r12
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	LONG $0x2cc38348 // addq $0x2c, %rbx
+	LONG $0x3e748d4f; BYTE $0x2c // leaq 0x2c(%r14,%r15), %r14
+	LONG $0x3c7c8d4f; BYTE $0x2c // leaq 0x2c(%r12,%r15), %r15
+	LONG $0x01608d4d // leaq 0x1(%r8), %r12
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	QUAD $0x1c880518487df262; WORD $0x0000 // vbroadcastss 0x1c88(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x3feb // jmp 0x4c09 <k_tile_panel_16+0x6e9>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487cd162; WORD $0x6511; BYTE $0x00 // vmovups %zmm4, (%r13)
+	QUAD $0x00b55c11487cd162 // vmovups %zmm3, (%r13,%rsi,4)
+	QUAD $0x00f55411487cd162 // vmovups %zmm2, (%r13,%rsi,8)
+	QUAD $0x000d4c11487c9162 // vmovups %zmm1, (%r13,%r9)
+	LONG $0x04518d4c // leaq 0x4(%rcx), %r10
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0x24143b4c // cmpq (%rsp), %r10
+	LONG $0xf94b8f0f; WORD $0xffff // jg 0x4554 <k_tile_panel_16+0x34>
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x8a2c8d4c // leaq (%rdx,%rcx,4), %r13
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x2774 // je 0x4c40 <k_tile_panel_16+0x720>
+	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
+	QUAD $0x00b55c10487cd162 // vmovups (%r13,%rsi,4), %zmm3
+	QUAD $0x00f55410487cd162 // vmovups (%r13,%rsi,8), %zmm2
+	QUAD $0x000d4c10487c9162 // vmovups (%r13,%r9), %zmm1
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1c7f // jg 0x4c59 <k_tile_panel_16+0x739>
+	WORD $0x91eb // jmp 0x4bd0 <k_tile_panel_16+0x6b0>
+	BYTE $0x90 // nop
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xff778e0f; WORD $0xffff // jle 0x4bd0 <k_tile_panel_16+0x6b0>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xff244c10487c5162 // vmovups -0x40(%r12), %zmm9
+	QUAD $0xff137c58487db262 // vpbroadcastd -0x4(%rbx,%r10), %zmm7
+	QUAD $0xf724546f48fe5162 // vmovdqu64 -0x240(%r12), %zmm10
+	QUAD $0xf8245c6f48fe5162 // vmovdqu64 -0x200(%r12), %zmm11
+	QUAD $0xf924646f48fe5162 // vmovdqu64 -0x1c0(%r12), %zmm12
+	QUAD $0xfa246c6f48fe5162 // vmovdqu64 -0x180(%r12), %zmm13
+	QUAD $0xf5137c50582db262 // vpdpbusd -0x2c(%rbx,%r10){1to16}, %zmm10, %zmm7
+	QUAD $0xf6137c505825b262 // vpdpbusd -0x28(%rbx,%r10){1to16}, %zmm11, %zmm7
+	QUAD $0xf7137c50581db262 // vpdpbusd -0x24(%rbx,%r10){1to16}, %zmm12, %zmm7
+	QUAD $0xf8137c505815b262 // vpdpbusd -0x20(%rbx,%r10){1to16}, %zmm13, %zmm7
+	QUAD $0xff164458487d1262 // vpbroadcastd -0x4(%r14,%r10), %zmm8
+	QUAD $0xf5164450582d1262 // vpdpbusd -0x2c(%r14,%r10){1to16}, %zmm10, %zmm8
+	QUAD $0xf616445058251262 // vpdpbusd -0x28(%r14,%r10){1to16}, %zmm11, %zmm8
+	QUAD $0xf7164450581d1262 // vpdpbusd -0x24(%r14,%r10){1to16}, %zmm12, %zmm8
+	QUAD $0xf816445058151262 // vpdpbusd -0x20(%r14,%r10){1to16}, %zmm13, %zmm8
+	QUAD $0xff177458487d9262 // vpbroadcastd -0x4(%r15,%r10), %zmm6
+	QUAD $0xf5177450582d9262 // vpdpbusd -0x2c(%r15,%r10){1to16}, %zmm10, %zmm6
+	QUAD $0xf617745058259262 // vpdpbusd -0x28(%r15,%r10){1to16}, %zmm11, %zmm6
+	QUAD $0xf7177450581d9262 // vpdpbusd -0x24(%r15,%r10){1to16}, %zmm12, %zmm6
+	QUAD $0xf817745058159262 // vpdpbusd -0x20(%r15,%r10){1to16}, %zmm13, %zmm6
+	QUAD $0xff136c58487d9262 // vpbroadcastd -0x4(%r11,%r10), %zmm5
+	QUAD $0xf5136c50582d9262 // vpdpbusd -0x2c(%r11,%r10){1to16}, %zmm10, %zmm5
+	QUAD $0xf6136c5058259262 // vpdpbusd -0x28(%r11,%r10){1to16}, %zmm11, %zmm5
+	QUAD $0xf7136c50581d9262 // vpdpbusd -0x24(%r11,%r10){1to16}, %zmm12, %zmm5
+	QUAD $0xf8136c5058159262 // vpdpbusd -0x20(%r11,%r10){1to16}, %zmm13, %zmm5
+	LONG $0x487d3262; WORD $0x1458; BYTE $0x13 // vpbroadcastd (%rbx,%r10), %zmm10
+	LONG $0x48347162; WORD $0xd859 // vmulps %zmm0, %zmm9, %zmm11
+	QUAD $0xfb24646f48fe5162 // vmovdqu64 -0x140(%r12), %zmm12
+	QUAD $0xf9135450581d3262 // vpdpbusd -0x1c(%rbx,%r10){1to16}, %zmm12, %zmm10
+	LONG $0x4835d262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm5) + zmm11
+	QUAD $0xfc246c6f48fe5162 // vmovdqu64 -0x100(%r12), %zmm13
+	QUAD $0xfa13545058153262 // vpdpbusd -0x18(%rbx,%r10){1to16}, %zmm13, %zmm10
+	LONG $0x4835d262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) + zmm11
+	QUAD $0xfd24746f48fe5162 // vmovdqu64 -0xc0(%r12), %zmm14
+	QUAD $0xfb135450580d3262 // vpdpbusd -0x14(%rbx,%r10){1to16}, %zmm14, %zmm10
+	LONG $0x48355262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm9, %zmm8 # zmm8 = (zmm9 * zmm8) + zmm11
+	QUAD $0xfe247c6f48fe5162 // vmovdqu64 -0x80(%r12), %zmm15
+	QUAD $0xfc13545058053262 // vpdpbusd -0x10(%rbx,%r10){1to16}, %zmm15, %zmm10
+	LONG $0x4835d262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm7) + zmm11
+	LONG $0x482c7162; WORD $0xc858 // vaddps %zmm0, %zmm10, %zmm9
+	LONG $0x487c5162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm10
+	LONG $0x482d7262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm7
+	LONG $0x487d9262; WORD $0x3c58; BYTE $0x16 // vpbroadcastd (%r14,%r10), %zmm7
+	QUAD $0xf9167c50581d9262 // vpdpbusd -0x1c(%r14,%r10){1to16}, %zmm12, %zmm7
+	QUAD $0xfa167c5058159262 // vpdpbusd -0x18(%r14,%r10){1to16}, %zmm13, %zmm7
+	QUAD $0xfb167c50580d9262 // vpdpbusd -0x14(%r14,%r10){1to16}, %zmm14, %zmm7
+	QUAD $0xfc167c5058059262 // vpdpbusd -0x10(%r14,%r10){1to16}, %zmm15, %zmm7
+	LONG $0x4844f162; WORD $0xf858 // vaddps %zmm0, %zmm7, %zmm7
+	LONG $0x482dd262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm8
+	LONG $0x487d1262; WORD $0x0458; BYTE $0x17 // vpbroadcastd (%r15,%r10), %zmm8
+	QUAD $0xf9174450581d1262 // vpdpbusd -0x1c(%r15,%r10){1to16}, %zmm12, %zmm8
+	QUAD $0xfa17445058151262 // vpdpbusd -0x18(%r15,%r10){1to16}, %zmm13, %zmm8
+	QUAD $0xfb174450580d1262 // vpdpbusd -0x14(%r15,%r10){1to16}, %zmm14, %zmm8
+	QUAD $0xfc17445058051262 // vpdpbusd -0x10(%r15,%r10){1to16}, %zmm15, %zmm8
+	LONG $0x483c7162; WORD $0xc058 // vaddps %zmm0, %zmm8, %zmm8
+	LONG $0x482d7262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm6
+	LONG $0x487d9262; WORD $0x3458; BYTE $0x13 // vpbroadcastd (%r11,%r10), %zmm6
+	QUAD $0xf9137450581d9262 // vpdpbusd -0x1c(%r11,%r10){1to16}, %zmm12, %zmm6
+	QUAD $0xfa13745058159262 // vpdpbusd -0x18(%r11,%r10){1to16}, %zmm13, %zmm6
+	QUAD $0xfb137450580d9262 // vpdpbusd -0x14(%r11,%r10){1to16}, %zmm14, %zmm6
+	QUAD $0xfc13745058059262 // vpdpbusd -0x10(%r11,%r10){1to16}, %zmm15, %zmm6
+	LONG $0x484cf162; WORD $0xf058 // vaddps %zmm0, %zmm6, %zmm6
+	LONG $0x482df262; WORD $0xf5a8 // vfmadd213ps %zmm5, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm5
+	QUAD $0xfd1364b8584d9262 // vfmadd231ps -0xc(%r11,%r10){1to16}, %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
+	QUAD $0xfd175cb8583d9262 // vfmadd231ps -0xc(%r15,%r10){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	QUAD $0xfd1654b858459262 // vfmadd231ps -0xc(%r14,%r10){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	QUAD $0xfd134cb85835b262 // vfmadd231ps -0xc(%rbx,%r10){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xfdef870f; WORD $0xffff // ja 0x4c70 <k_tile_panel_16+0x750>
+	LONG $0xfffd4ae9; BYTE $0xff // jmp 0x4bd0 <k_tile_panel_16+0x6b0>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
+	LONG $0x08598b4d // movq 0x8(%r9), %r11
+	LONG $0x20518b4d // movq 0x20(%r9), %r10
+	LONG $0x18518b49 // movq 0x18(%r9), %rdx
+	LONG $0x38718b49 // movq 0x38(%r9), %rsi
+	LONG $0x30798b49 // movq 0x30(%r9), %rdi
+	LONG $0x0240b841; WORD $0x0000 // movl $0x240, %r8d # imm = 0x240
+	LONG $0x1041034d // addq 0x10(%r9), %r8
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x2cc18349 // addq $0x2c, %r9
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	LONG $0x2cc38349 // addq $0x2c, %r11
+	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
+	QUAD $0x196a0518487df262; WORD $0x0000 // vbroadcastss 0x196a(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x29eb // jmp 0x4f11 <k_tile_panel_16+0x9f1>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487cd162; WORD $0x1611 // vmovups %zmm2, (%r14)
+	LONG $0x487cd162; WORD $0x0c11; BYTE $0x96 // vmovups %zmm1, (%r14,%rdx,4)
+	LONG $0x02798d4c // leaq 0x2(%rcx), %r15
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0xf6518f0f; WORD $0xffff // jg 0x4562 <k_tile_panel_16+0x42>
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x88348d4c // leaq (%rax,%rcx,4), %r14
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1f74 // je 0x4f40 <k_tile_panel_16+0xa20>
+	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
+	LONG $0x487cd162; WORD $0x0c10; BYTE $0x96 // vmovups (%r14,%rdx,4), %zmm1
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1a7f // jg 0x4f4d <k_tile_panel_16+0xa2d>
+	WORD $0xbbeb // jmp 0x4ef0 <k_tile_panel_16+0x9d0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0xa37e // jle 0x4ef0 <k_tile_panel_16+0x9d0>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xff235c58487d9262 // vpbroadcastd -0x4(%r11,%r12), %zmm3
+	LONG $0x48fed162; WORD $0x656f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm4
+	LONG $0x48fed162; WORD $0x6d6f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm5
+	LONG $0x48fed162; WORD $0x756f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm6
+	LONG $0x48fed162; WORD $0x7d6f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm7
+	QUAD $0xf5235c50585d9262 // vpdpbusd -0x2c(%r11,%r12){1to16}, %zmm4, %zmm3
+	QUAD $0xf6235c5058559262 // vpdpbusd -0x28(%r11,%r12){1to16}, %zmm5, %zmm3
+	QUAD $0xf7235c50584d9262 // vpdpbusd -0x24(%r11,%r12){1to16}, %zmm6, %zmm3
+	QUAD $0xf8235c5058459262 // vpdpbusd -0x20(%r11,%r12){1to16}, %zmm7, %zmm3
+	QUAD $0xff214458487d1262 // vpbroadcastd -0x4(%r9,%r12), %zmm8
+	QUAD $0xf5214450585d1262 // vpdpbusd -0x2c(%r9,%r12){1to16}, %zmm4, %zmm8
+	QUAD $0xf621445058551262 // vpdpbusd -0x28(%r9,%r12){1to16}, %zmm5, %zmm8
+	QUAD $0xf7214450584d1262 // vpdpbusd -0x24(%r9,%r12){1to16}, %zmm6, %zmm8
+	QUAD $0xf821445058451262 // vpdpbusd -0x20(%r9,%r12){1to16}, %zmm7, %zmm8
+	LONG $0x487d9262; WORD $0x2458; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm4
+	LONG $0x48fed162; WORD $0x6d6f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm5
+	QUAD $0xf923645058559262 // vpdpbusd -0x1c(%r11,%r12){1to16}, %zmm5, %zmm4
+	LONG $0x487cd162; WORD $0x7510; BYTE $0xff // vmovups -0x40(%r13), %zmm6
+	LONG $0x48fed162; WORD $0x7d6f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm7
+	QUAD $0xfa23645058459262 // vpdpbusd -0x18(%r11,%r12){1to16}, %zmm7, %zmm4
+	LONG $0x484c7162; WORD $0xc859 // vmulps %zmm0, %zmm6, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0xfd // vmovdqu64 -0xc0(%r13), %zmm10
+	QUAD $0xfb236450582d9262 // vpdpbusd -0x14(%r11,%r12){1to16}, %zmm10, %zmm4
+	LONG $0x484d5262; WORD $0xc1a8 // vfmadd213ps %zmm9, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + zmm9
+	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0xfe // vmovdqu64 -0x80(%r13), %zmm11
+	QUAD $0xfc23645058259262 // vpdpbusd -0x10(%r11,%r12){1to16}, %zmm11, %zmm4
+	LONG $0x484dd262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm9
+	LONG $0x485cf162; WORD $0xe058 // vaddps %zmm0, %zmm4, %zmm4
+	LONG $0x487cd162; WORD $0x7510; BYTE $0x00 // vmovups (%r13), %zmm6
+	LONG $0x484df262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm3
+	LONG $0x487d9262; WORD $0x1c58; BYTE $0x21 // vpbroadcastd (%r9,%r12), %zmm3
+	QUAD $0xf9215c5058559262 // vpdpbusd -0x1c(%r9,%r12){1to16}, %zmm5, %zmm3
+	QUAD $0xfa215c5058459262 // vpdpbusd -0x18(%r9,%r12){1to16}, %zmm7, %zmm3
+	QUAD $0xfb215c50582d9262 // vpdpbusd -0x14(%r9,%r12){1to16}, %zmm10, %zmm3
+	QUAD $0xfc215c5058259262 // vpdpbusd -0x10(%r9,%r12){1to16}, %zmm11, %zmm3
+	LONG $0x4864f162; WORD $0xd858 // vaddps %zmm0, %zmm3, %zmm3
+	LONG $0x484dd262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm8
+	QUAD $0xfd2154b858659262 // vfmadd231ps -0xc(%r9,%r12){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
+	QUAD $0xfd234cb8585d9262 // vfmadd231ps -0xc(%r11,%r12){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xfeca870f; WORD $0xffff // ja 0x4f60 <k_tile_panel_16+0xa40>
+	LONG $0xfffe55e9; BYTE $0xff // jmp 0x4ef0 <k_tile_panel_16+0x9d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x30718b49 // movq 0x30(%r9), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x519b <k_tile_panel_16+0xc7b>
+	LONG $0x10798b49 // movq 0x10(%r9), %rdi
+	LONG $0x08418b4d // movq 0x8(%r9), %r8
+	LONG $0x40c78148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdi # imm = 0x240
+	LONG $0x49af0f49; BYTE $0x20 // imulq 0x20(%r9), %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x2cc18348 // addq $0x2c, %rcx
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x17780d18487df262; WORD $0x0000 // vbroadcastss 0x1778(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487df262; WORD $0x5158; BYTE $0xff // vpbroadcastd -0x4(%rcx), %zmm2
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm3
+	LONG $0x48fef162; WORD $0x676f; BYTE $0xf8 // vmovdqu64 -0x200(%rdi), %zmm4
+	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdi), %zmm5
+	LONG $0x48fef162; WORD $0x776f; BYTE $0xfa // vmovdqu64 -0x180(%rdi), %zmm6
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xf5 // vpdpbusd -0x2c(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5150; BYTE $0xf6 // vpdpbusd -0x28(%rcx){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5150; BYTE $0xf7 // vpdpbusd -0x24(%rcx){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5150; BYTE $0xf8 // vpdpbusd -0x20(%rcx){1to16}, %zmm6, %zmm2
+	LONG $0x487df262; WORD $0x1958 // vpbroadcastd (%rcx), %zmm3
+	LONG $0x487cf162; WORD $0x6710; BYTE $0xff // vmovups -0x40(%rdi), %zmm4
+	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xfb // vmovdqu64 -0x140(%rdi), %zmm5
+	LONG $0x5855f262; WORD $0x5950; BYTE $0xf9 // vpdpbusd -0x1c(%rcx){1to16}, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
+	LONG $0x48fef162; WORD $0x776f; BYTE $0xfc // vmovdqu64 -0x100(%rdi), %zmm6
+	LONG $0x584df262; WORD $0x5950; BYTE $0xfa // vpdpbusd -0x18(%rcx){1to16}, %zmm6, %zmm3
+	LONG $0x485df262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm2) + zmm5
+	LONG $0x48fef162; WORD $0x576f; BYTE $0xfd // vmovdqu64 -0xc0(%rdi), %zmm2
+	LONG $0x586df262; WORD $0x5950; BYTE $0xfb // vpdpbusd -0x14(%rcx){1to16}, %zmm2, %zmm3
+	LONG $0x48fef162; WORD $0x576f; BYTE $0xfe // vmovdqu64 -0x80(%rdi), %zmm2
+	LONG $0x586df262; WORD $0x5950; BYTE $0xfc // vpdpbusd -0x10(%rcx){1to16}, %zmm2, %zmm3
+	LONG $0x4864f162; WORD $0xd158 // vaddps %zmm1, %zmm3, %zmm2
+	LONG $0x4855f262; WORD $0x1798 // vfmadd132ps (%rdi), %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x41b8; BYTE $0xfd // vfmadd231ps -0xc(%rcx){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff45870f; WORD $0xffff // ja 0x50e0 <k_tile_panel_16+0xbc0>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
+	LONG $0x60c48348 // addq $0x60, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// tile_panel_16_min
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x5f7d // jge 0x5240 <k_tile_panel_16_min+0x80>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x04c98349 // orq $0x4, %r9
+	LONG $0x240c3b4c // cmpq (%rsp), %r9
+	LONG $0x067e8e0f; WORD $0x0000 // jle 0x5872 <k_tile_panel_16_min+0x6b2>
+	LONG $0x02788d4c // leaq 0x2(%rax), %r15
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0x0a3c8e0f; WORD $0x0000 // jle 0x5c3e <k_tile_panel_16_min+0xa7e>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0x0db08d0f; WORD $0x0000 // jge 0x5fbc <k_tile_panel_16_min+0xdfc>
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	WORD $0x8b49; BYTE $0x08 // movq (%r8), %rcx
+	LONG $0x18508b49 // movq 0x18(%r8), %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x38788349; BYTE $0x00 // cmpq $0x0, 0x38(%r8)
+	LONG $0x0c76840f; WORD $0x0000 // je 0x5e9d <k_tile_panel_16_min+0xcdd>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x91 // vmovups (%rcx,%rdx,4), %zmm0
+	LONG $0x30708b49 // movq 0x30(%r8), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0c738f0f; WORD $0x0000 // jg 0x5eae <k_tile_panel_16_min+0xcee>
+	LONG $0x000d75e9; BYTE $0x00 // jmp 0x5fb5 <k_tile_panel_16_min+0xdf5>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
+	LONG $0x490c8d4c // leaq (%rcx,%rcx,2), %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0xc00c8d4b // leaq (%r8,%r8,8), %rcx
+	LONG $0x49248d4c // leaq (%rcx,%rcx,2), %r12
+	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
+	LONG $0x0002c0b9; BYTE $0x00 // movl $0x2c0, %ecx # imm = 0x2C0
+	LONG $0x104f0348 // addq 0x10(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0xc0ce6948; WORD $0x0001; BYTE $0x00 // imulq $0x1c0, %rsi, %rcx # imm = 0x1C0
+	LONG $0x01148d4c // leaq (%rcx,%rax), %r10
+	LONG $0x38c28349 // addq $0x38, %r10
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x01428d48 // leaq 0x1(%rdx), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	QUAD $0x15650518487df262; WORD $0x0000 // vbroadcastss 0x1565(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	QUAD $0x156e0d58487df262; WORD $0x0000 // vpbroadcastd 0x156e(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x60eb // jmp 0x535e <k_tile_panel_16_min+0x19e>
+	WORD $0x9066 // nop
+	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%r9,%r8,4)
+	LONG $0x487c9162; WORD $0x3411; BYTE $0xc1 // vmovups %zmm6, (%r9,%r8,8)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x0c11; BYTE $0x09 // vmovups %zmm9, (%r9,%rcx)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x09 // vmovups %zmm7, (%r9,%rcx)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x0411; BYTE $0x09 // vmovups %zmm8, (%r9,%rcx)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0x09 // vmovups %zmm5, (%r9,%rcx)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x21 // vmovups %zmm4, (%r9,%r12)
+	LONG $0x08488d48 // leaq 0x8(%rax), %rcx
+	LONG $0x2454034c; BYTE $0x38 // addq 0x38(%rsp), %r10
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	LONG $0xfe858f0f; WORD $0xffff // jg 0x51e3 <k_tile_panel_16_min+0x23>
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x820c8d4c // leaq (%rdx,%rax,4), %r9
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	WORD $0x5a74 // je 0x53d0 <k_tile_panel_16_min+0x210>
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x487c9162; WORD $0x1c10; BYTE $0x81 // vmovups (%r9,%r8,4), %zmm3
+	LONG $0x487c9162; WORD $0x3410; BYTE $0xc1 // vmovups (%r9,%r8,8), %zmm6
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x0c10; BYTE $0x09 // vmovups (%r9,%rcx), %zmm9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x3c10; BYTE $0x09 // vmovups (%r9,%rcx), %zmm7
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x09 // vmovups (%r9,%rcx), %zmm8
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x487cd162; WORD $0x2c10; BYTE $0x09 // vmovups (%r9,%rcx), %zmm5
+	LONG $0x487c9162; WORD $0x2410; BYTE $0x21 // vmovups (%r9,%r12), %zmm4
+	WORD $0x2feb // jmp 0x53f2 <k_tile_panel_16_min+0x232>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
+	LONG $0xfef58e0f; WORD $0xffff // jle 0x5300 <k_tile_panel_16_min+0x140>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x48fec162; WORD $0x556f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r13), %zmm18
+	LONG $0x48fec162; WORD $0x456f; BYTE $0xf6 // vmovdqu64 -0x280(%r13), %zmm16
+	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
+	LONG $0x506d7262; WORD $0x5550; BYTE $0xf2 // vpdpbusd -0x38(%rbp){1to16}, %zmm18, %zmm10
+	LONG $0x2e148d48 // leaq (%rsi,%rbp), %rdx
+	LONG $0xc8c28348 // addq $-0x38, %rdx
+	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
+	QUAD $0xf2355c50506d7262 // vpdpbusd -0x38(%rbp,%rsi){1to16}, %zmm18, %zmm11
+	LONG $0x48fd7162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm12
+	LONG $0x321c8d4c // leaq (%rdx,%rsi), %r11
+	LONG $0x506d7262; WORD $0x2450; BYTE $0x16 // vpdpbusd (%rsi,%rdx){1to16}, %zmm18, %zmm12
+	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
+	LONG $0x330c8d49 // leaq (%r11,%rsi), %rcx
+	LONG $0x506d3262; WORD $0x2c50; BYTE $0x1e // vpdpbusd (%rsi,%r11){1to16}, %zmm18, %zmm13
+	LONG $0x48fd7162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm14
+	LONG $0x31348d4c // leaq (%rcx,%rsi), %r14
+	LONG $0x506d7262; WORD $0x3450; BYTE $0x0e // vpdpbusd (%rsi,%rcx){1to16}, %zmm18, %zmm14
+	LONG $0x48fd7162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm15
+	LONG $0x363c8d4d // leaq (%r14,%rsi), %r15
+	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm25
+	LONG $0x48fde162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm20
+	LONG $0x506d3262; WORD $0x3c50; BYTE $0x36 // vpdpbusd (%rsi,%r14){1to16}, %zmm18, %zmm15
+	LONG $0x5035e262; WORD $0x6550; BYTE $0xf6 // vpdpbusd -0x28(%rbp){1to16}, %zmm25, %zmm20
+	LONG $0x507d7262; WORD $0x5550; BYTE $0xf3 // vpdpbusd -0x34(%rbp){1to16}, %zmm16, %zmm10
+	LONG $0x48fde162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm17
+	LONG $0x48fde162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm21
+	QUAD $0xf3355c50507d7262 // vpdpbusd -0x34(%rbp,%rsi){1to16}, %zmm16, %zmm11
+	QUAD $0xf6356c505035e262 // vpdpbusd -0x28(%rbp,%rsi){1to16}, %zmm25, %zmm21
+	LONG $0x48fde162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm22
+	LONG $0x371c8d49 // leaq (%r15,%rsi), %rbx
+	QUAD $0x041674505035e262 // vpdpbusd 0x10(%rsi,%rdx){1to16}, %zmm25, %zmm22
+	LONG $0x506da262; WORD $0x0c50; BYTE $0x3e // vpdpbusd (%rsi,%r15){1to16}, %zmm18, %zmm17
+	LONG $0x48fe4162; WORD $0x656f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm28
+	LONG $0x48fde162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm23
+	LONG $0x501de262; WORD $0x6550; BYTE $0xf7 // vpdpbusd -0x24(%rbp){1to16}, %zmm28, %zmm20
+	QUAD $0x041e7c505035a262 // vpdpbusd 0x10(%rsi,%r11){1to16}, %zmm25, %zmm23
+	QUAD $0x01166450507d7262 // vpdpbusd 0x4(%rsi,%rdx){1to16}, %zmm16, %zmm12
+	LONG $0x48fde162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm19
+	LONG $0x48fd6162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm24
+	LONG $0x506de262; WORD $0x1c50; BYTE $0x1e // vpdpbusd (%rsi,%rbx){1to16}, %zmm18, %zmm19
+	QUAD $0x040e445050356262 // vpdpbusd 0x10(%rsi,%rcx){1to16}, %zmm25, %zmm24
+	QUAD $0x011e6c50507d3262 // vpdpbusd 0x4(%rsi,%r11){1to16}, %zmm16, %zmm13
+	LONG $0x48fd6162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm26
+	QUAD $0x010e7450507d7262 // vpdpbusd 0x4(%rsi,%rcx){1to16}, %zmm16, %zmm14
+	QUAD $0x0436545050352262 // vpdpbusd 0x10(%rsi,%r14){1to16}, %zmm25, %zmm26
+	QUAD $0x01367c50507d3262 // vpdpbusd 0x4(%rsi,%r14){1to16}, %zmm16, %zmm15
+	LONG $0x48fe4162; WORD $0x6d6f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm29
+	LONG $0x48fde162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm18
+	LONG $0x50157262; WORD $0x5550; BYTE $0xf4 // vpdpbusd -0x30(%rbp){1to16}, %zmm29, %zmm10
+	QUAD $0x043e54505035a262 // vpdpbusd 0x10(%rsi,%r15){1to16}, %zmm25, %zmm18
+	QUAD $0x013e4c50507da262 // vpdpbusd 0x4(%rsi,%r15){1to16}, %zmm16, %zmm17
+	LONG $0x48fd6162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm27
+	QUAD $0x011e5c50507de262 // vpdpbusd 0x4(%rsi,%rbx){1to16}, %zmm16, %zmm19
+	QUAD $0x041e5c5050356262 // vpdpbusd 0x10(%rsi,%rbx){1to16}, %zmm25, %zmm27
+	QUAD $0xf4355c5050157262 // vpdpbusd -0x30(%rbp,%rsi){1to16}, %zmm29, %zmm11
+	LONG $0x48fec162; WORD $0x456f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm16
+	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm25
+	QUAD $0x0216645050157262 // vpdpbusd 0x8(%rsi,%rdx){1to16}, %zmm29, %zmm12
+	LONG $0x5035e262; WORD $0x6550; BYTE $0xf8 // vpdpbusd -0x20(%rbp){1to16}, %zmm25, %zmm20
+	QUAD $0x021e6c5050153262 // vpdpbusd 0x8(%rsi,%r11){1to16}, %zmm29, %zmm13
+	QUAD $0xf7356c50501de262 // vpdpbusd -0x24(%rbp,%rsi){1to16}, %zmm28, %zmm21
+	QUAD $0x020e745050157262 // vpdpbusd 0x8(%rsi,%rcx){1to16}, %zmm29, %zmm14
+	QUAD $0x05167450501de262 // vpdpbusd 0x14(%rsi,%rdx){1to16}, %zmm28, %zmm22
+	QUAD $0x02367c5050153262 // vpdpbusd 0x8(%rsi,%r14){1to16}, %zmm29, %zmm15
+	QUAD $0x051e7c50501da262 // vpdpbusd 0x14(%rsi,%r11){1to16}, %zmm28, %zmm23
+	LONG $0x507d7262; WORD $0x5550; BYTE $0xf5 // vpdpbusd -0x2c(%rbp){1to16}, %zmm16, %zmm10
+	QUAD $0x050e4450501d6262 // vpdpbusd 0x14(%rsi,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0xf5355c50507d7262 // vpdpbusd -0x2c(%rbp,%rsi){1to16}, %zmm16, %zmm11
+	QUAD $0x05365450501d2262 // vpdpbusd 0x14(%rsi,%r14){1to16}, %zmm28, %zmm26
+	QUAD $0x023e4c505015a262 // vpdpbusd 0x8(%rsi,%r15){1to16}, %zmm29, %zmm17
+	QUAD $0x053e5450501da262 // vpdpbusd 0x14(%rsi,%r15){1to16}, %zmm28, %zmm18
+	QUAD $0x021e5c505015e262 // vpdpbusd 0x8(%rsi,%rbx){1to16}, %zmm29, %zmm19
+	QUAD $0x051e5c50501d6262 // vpdpbusd 0x14(%rsi,%rbx){1to16}, %zmm28, %zmm27
+	QUAD $0x03166450507d7262 // vpdpbusd 0xc(%rsi,%rdx){1to16}, %zmm16, %zmm12
+	LONG $0x487c4162; WORD $0x6510; BYTE $0xfd // vmovups -0xc0(%r13), %zmm28
+	LONG $0x48fe4162; WORD $0x6d6f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm29
+	QUAD $0x031e6c50507d3262 // vpdpbusd 0xc(%rsi,%r11){1to16}, %zmm16, %zmm13
+	LONG $0x5015e262; WORD $0x6550; BYTE $0xf9 // vpdpbusd -0x1c(%rbp){1to16}, %zmm29, %zmm20
+	QUAD $0x030e7450507d7262 // vpdpbusd 0xc(%rsi,%rcx){1to16}, %zmm16, %zmm14
+	QUAD $0xf8356c505035e262 // vpdpbusd -0x20(%rbp,%rsi){1to16}, %zmm25, %zmm21
+	QUAD $0x03367c50507d3262 // vpdpbusd 0xc(%rsi,%r14){1to16}, %zmm16, %zmm15
+	QUAD $0x061674505035e262 // vpdpbusd 0x18(%rsi,%rdx){1to16}, %zmm25, %zmm22
+	QUAD $0x033e4c50507da262 // vpdpbusd 0xc(%rsi,%r15){1to16}, %zmm16, %zmm17
+	QUAD $0x061e7c505035a262 // vpdpbusd 0x18(%rsi,%r11){1to16}, %zmm25, %zmm23
+	QUAD $0x031e5c50507de262 // vpdpbusd 0xc(%rsi,%rbx){1to16}, %zmm16, %zmm19
+	LONG $0x401c6162; WORD $0xf059 // vmulps %zmm0, %zmm28, %zmm30
+	QUAD $0x060e445050356262 // vpdpbusd 0x18(%rsi,%rcx){1to16}, %zmm25, %zmm24
+	LONG $0x401d1262; WORD $0xdea8 // vfmadd213ps %zmm30, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm11) + zmm30
+	LONG $0x401d1262; WORD $0xd6a8 // vfmadd213ps %zmm30, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm10) + zmm30
+	QUAD $0x0636545050352262 // vpdpbusd 0x18(%rsi,%r14){1to16}, %zmm25, %zmm26
+	LONG $0x401d1262; WORD $0xf6a8 // vfmadd213ps %zmm30, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm14) + zmm30
+	LONG $0x405ce162; WORD $0xc058 // vaddps %zmm0, %zmm20, %zmm16
+	QUAD $0x063e54505035a262 // vpdpbusd 0x18(%rsi,%r15){1to16}, %zmm25, %zmm18
+	LONG $0x401d1262; WORD $0xfea8 // vfmadd213ps %zmm30, %zmm28, %zmm15 # zmm15 = (zmm28 * zmm15) + zmm30
+	QUAD $0x061e5c5050356262 // vpdpbusd 0x18(%rsi,%rbx){1to16}, %zmm25, %zmm27
+	LONG $0x487cc162; WORD $0x6510; BYTE $0xfe // vmovups -0x80(%r13), %zmm20
+	LONG $0x405dc262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm16) + zmm10
+	QUAD $0xf9356c505015e262 // vpdpbusd -0x1c(%rbp,%rsi){1to16}, %zmm29, %zmm21
+	LONG $0x40547162; WORD $0xd058 // vaddps %zmm0, %zmm21, %zmm10
+	LONG $0x405d5262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm10) + zmm11
+	LONG $0x401d1262; WORD $0xeea8 // vfmadd213ps %zmm30, %zmm28, %zmm13 # zmm13 = (zmm28 * zmm13) + zmm30
+	QUAD $0x071674505015e262 // vpdpbusd 0x1c(%rsi,%rdx){1to16}, %zmm29, %zmm22
+	LONG $0x401d8262; WORD $0xcea8 // vfmadd213ps %zmm30, %zmm28, %zmm17 # zmm17 = (zmm28 * zmm17) + zmm30
+	LONG $0x401d1262; WORD $0xe6a8 // vfmadd213ps %zmm30, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm12) + zmm30
+	QUAD $0x071e7c505015a262 // vpdpbusd 0x1c(%rsi,%r11){1to16}, %zmm29, %zmm23
+	LONG $0x401d8262; WORD $0xdea8 // vfmadd213ps %zmm30, %zmm28, %zmm19 # zmm19 = (zmm28 * zmm19) + zmm30
+	LONG $0x404c7162; WORD $0xd858 // vaddps %zmm0, %zmm22, %zmm11
+	QUAD $0x070e445050156262 // vpdpbusd 0x1c(%rsi,%rcx){1to16}, %zmm29, %zmm24
+	LONG $0x405d5262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm11) + zmm12
+	LONG $0x40447162; WORD $0xe058 // vaddps %zmm0, %zmm23, %zmm12
+	QUAD $0x0736545050152262 // vpdpbusd 0x1c(%rsi,%r14){1to16}, %zmm29, %zmm26
+	LONG $0x405d5262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm12) + zmm13
+	LONG $0x403c7162; WORD $0xe858 // vaddps %zmm0, %zmm24, %zmm13
+	QUAD $0x073e54505015a262 // vpdpbusd 0x1c(%rsi,%r15){1to16}, %zmm29, %zmm18
+	LONG $0x405d5262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm13) + zmm14
+	LONG $0x402c7162; WORD $0xf058 // vaddps %zmm0, %zmm26, %zmm14
+	QUAD $0x071e5c5050156262 // vpdpbusd 0x1c(%rsi,%rbx){1to16}, %zmm29, %zmm27
+	LONG $0x405d5262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm14) + zmm15
+	QUAD $0x080e6c9858357262 // vfmadd132ps 0x20(%rsi,%rcx){1to16}, %zmm9, %zmm13 # zmm13 = (zmm13 * mem) + zmm9
+	QUAD $0x08367498584d3262 // vfmadd132ps 0x20(%rsi,%r14){1to16}, %zmm6, %zmm14 # zmm14 = (zmm14 * mem) + zmm6
+	LONG $0x406cf162; WORD $0xf058 // vaddps %zmm0, %zmm18, %zmm6
+	QUAD $0x081e649858453262 // vfmadd132ps 0x20(%rsi,%r11){1to16}, %zmm7, %zmm12 # zmm12 = (zmm12 * mem) + zmm7
+	LONG $0x405db262; WORD $0xf1a8 // vfmadd213ps %zmm17, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm6) + zmm17
+	QUAD $0x08165c98583d7262 // vfmadd132ps 0x20(%rsi,%rdx){1to16}, %zmm8, %zmm11 # zmm11 = (zmm11 * mem) + zmm8
+	QUAD $0x083e74985865b262 // vfmadd132ps 0x20(%rsi,%r15){1to16}, %zmm3, %zmm6 # zmm6 = (zmm6 * mem) + zmm3
+	LONG $0x40247162; WORD $0xc058 // vaddps %zmm0, %zmm27, %zmm8
+	QUAD $0xfa35549858557262 // vfmadd132ps -0x18(%rbp,%rsi){1to16}, %zmm5, %zmm10 # zmm10 = (zmm10 * mem) + zmm5
+	LONG $0x405d3262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm8) + zmm19
+	LONG $0x585de262; WORD $0x4598; BYTE $0xfa // vfmadd132ps -0x18(%rbp){1to16}, %zmm4, %zmm16 # zmm16 = (zmm16 * mem) + zmm4
+	QUAD $0x081e4498586d7262 // vfmadd132ps 0x20(%rsi,%rbx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm8 * mem) + zmm2
+	LONG $0x487cd162; WORD $0x5510; BYTE $0xff // vmovups -0x40(%r13), %zmm2
+	QUAD $0x0d0e6cb8586d7262 // vfmadd231ps 0x34(%rsi,%rcx){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
+	QUAD $0x0d1e64b8586d3262 // vfmadd231ps 0x34(%rsi,%r11){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
+	QUAD $0x0d3674b8586d3262 // vfmadd231ps 0x34(%rsi,%r14){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
+	QUAD $0x0d165cb8586d7262 // vfmadd231ps 0x34(%rsi,%rdx){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
+	QUAD $0x0d3e74b8586db262 // vfmadd231ps 0x34(%rsi,%r15){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	QUAD $0xff3554b8586d7262 // vfmadd231ps -0x4(%rbp,%rsi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x0d1e44b8586d7262 // vfmadd231ps 0x34(%rsi,%rbx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	LONG $0x586de262; WORD $0x45b8; BYTE $0xff // vfmadd231ps -0x4(%rbp){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
+	LONG $0x487cd162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm2
+	QUAD $0x0e1e64b8586d3262 // vfmadd231ps 0x38(%rsi,%r11){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
+	QUAD $0x0e0e6cb8586d7262 // vfmadd231ps 0x38(%rsi,%rcx){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
+	QUAD $0x0e165cb8586d7262 // vfmadd231ps 0x38(%rsi,%rdx){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
+	QUAD $0x0e3674b8586d3262 // vfmadd231ps 0x38(%rsi,%r14){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
+	QUAD $0x003554b8586d7262 // vfmadd231ps (%rbp,%rsi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x0e3e74b8586db262 // vfmadd231ps 0x38(%rsi,%r15){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	LONG $0x586de262; WORD $0x45b8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
+	QUAD $0x0e1e44b8586d7262 // vfmadd231ps 0x38(%rsi,%rbx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	LONG $0x00c58149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r13 # imm = 0x300
+	LONG $0x40c58348 // addq $0x40, %rbp
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	LONG $0x487cf162; WORD $0xde28 // vmovaps %zmm6, %zmm3
+	LONG $0x487cd162; WORD $0xf628 // vmovaps %zmm14, %zmm6
+	LONG $0x487c5162; WORD $0xcd28 // vmovaps %zmm13, %zmm9
+	LONG $0x487cd162; WORD $0xfc28 // vmovaps %zmm12, %zmm7
+	LONG $0x487cd162; WORD $0xd028 // vmovaps %zmm8, %zmm2
+	LONG $0x487c5162; WORD $0xc328 // vmovaps %zmm11, %zmm8
+	LONG $0x487cd162; WORD $0xea28 // vmovaps %zmm10, %zmm5
+	LONG $0x487cb162; WORD $0xe028 // vmovaps %zmm16, %zmm4
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0xfba3870f; WORD $0xffff // ja 0x5410 <k_tile_panel_16_min+0x250>
+	LONG $0xfffa8ee9; BYTE $0xff // jmp 0x5300 <k_tile_panel_16_min+0x140>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x8b49; BYTE $0x12 // movq (%r10), %rdx
+	LONG $0x08628b4d // movq 0x8(%r10), %r12
+	LONG $0x207a8b4d // movq 0x20(%r10), %r15
+	LONG $0x184a8b49 // movq 0x18(%r10), %rcx
+	LONG $0x38728b49 // movq 0x38(%r10), %rsi
+	LONG $0x307a8b49 // movq 0x30(%r10), %rdi
+	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
+	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
+	LONG $0x02c0bb41; WORD $0x0000 // movl $0x2c0, %r11d # imm = 0x2C0
+	LONG $0x105a034d // addq 0x10(%r10), %r11
+	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0xc09b8d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r11), %rbx
+	LONG $0xdfaf0f49 // imulq %r15, %rbx
+	LONG $0x80b38d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r11), %r14
+	LONG $0xf7af0f4d // imulq %r15, %r14
+	LONG $0x40c38349 // addq $0x40, %r11
+	LONG $0xdfaf0f4d // imulq %r15, %r11
+	LONG $0x08e7c149 // shlq $0x8, %r15
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0x01678d4c // leaq 0x1(%rdi), %r12
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	QUAD $0x0f540518487df262; WORD $0x0000 // vbroadcastss 0xf54(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	QUAD $0x0f620d58487df262; WORD $0x0000 // vpbroadcastd 0xf62(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	WORD $0x59eb // jmp 0x5961 <k_tile_panel_16_min+0x7a1>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
+	LONG $0x487c7162; WORD $0xc428 // vmovaps %zmm4, %zmm8
+	LONG $0x487c7162; WORD $0xd528 // vmovaps %zmm5, %zmm10
+	LONG $0x487c5162; WORD $0x5511; BYTE $0x00 // vmovups %zmm10, (%r13)
+	QUAD $0x008d4411487c5162 // vmovups %zmm8, (%r13,%rcx,4)
+	QUAD $0x00cd7c11487cd162 // vmovups %zmm7, (%r13,%rcx,8)
+	QUAD $0x00057411487c9162 // vmovups %zmm6, (%r13,%r8)
+	LONG $0x04488d4c // leaq 0x4(%rax), %r9
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	LONG $0x240c3b4c // cmpq (%rsp), %r9
+	LONG $0xf8938f0f; WORD $0xffff // jg 0x51f4 <k_tile_panel_16_min+0x34>
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x822c8d4c // leaq (%rdx,%rax,4), %r13
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2f74 // je 0x59a0 <k_tile_panel_16_min+0x7e0>
+	LONG $0x487cd162; WORD $0x6d10; BYTE $0x00 // vmovups (%r13), %zmm5
+	QUAD $0x008d6410487cd162 // vmovups (%r13,%rcx,4), %zmm4
+	QUAD $0x00cd5c10487cd162 // vmovups (%r13,%rcx,8), %zmm3
+	QUAD $0x00055410487c9162 // vmovups (%r13,%r8), %zmm2
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x247f // jg 0x59b9 <k_tile_panel_16_min+0x7f9>
+	LONG $0xffff76e9; BYTE $0xff // jmp 0x5910 <k_tile_panel_16_min+0x750>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xff578e0f; WORD $0xffff // jle 0x5910 <k_tile_panel_16_min+0x750>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xf524746f48fed162 // vmovdqu64 -0x2c0(%r12), %zmm6
+	QUAD $0xf6247c6f48fed162 // vmovdqu64 -0x280(%r12), %zmm7
+	QUAD $0xf7245c6f48fe5162 // vmovdqu64 -0x240(%r12), %zmm11
+	QUAD $0xf824646f48fe5162 // vmovdqu64 -0x200(%r12), %zmm12
+	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
+	LONG $0x584d3262; WORD $0x2c50; BYTE $0x0b // vpdpbusd (%rbx,%r9){1to16}, %zmm6, %zmm13
+	QUAD $0x010b6c5058453262 // vpdpbusd 0x4(%rbx,%r9){1to16}, %zmm7, %zmm13
+	QUAD $0x020b6c5058253262 // vpdpbusd 0x8(%rbx,%r9){1to16}, %zmm11, %zmm13
+	QUAD $0x030b6c50581d3262 // vpdpbusd 0xc(%rbx,%r9){1to16}, %zmm12, %zmm13
+	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
+	LONG $0x584d1262; WORD $0x0450; BYTE $0x0e // vpdpbusd (%r14,%r9){1to16}, %zmm6, %zmm8
+	QUAD $0x010e445058451262 // vpdpbusd 0x4(%r14,%r9){1to16}, %zmm7, %zmm8
+	QUAD $0x020e445058251262 // vpdpbusd 0x8(%r14,%r9){1to16}, %zmm11, %zmm8
+	QUAD $0x030e4450581d1262 // vpdpbusd 0xc(%r14,%r9){1to16}, %zmm12, %zmm8
+	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
+	LONG $0x584d1262; WORD $0x1450; BYTE $0x0b // vpdpbusd (%r11,%r9){1to16}, %zmm6, %zmm10
+	QUAD $0x010b545058451262 // vpdpbusd 0x4(%r11,%r9){1to16}, %zmm7, %zmm10
+	QUAD $0x020b545058251262 // vpdpbusd 0x8(%r11,%r9){1to16}, %zmm11, %zmm10
+	QUAD $0x030b5450581d1262 // vpdpbusd 0xc(%r11,%r9){1to16}, %zmm12, %zmm10
+	QUAD $0xfd247410487c5162 // vmovups -0xc0(%r12), %zmm14
+	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
+	LONG $0x584d1262; WORD $0x0c50; BYTE $0x0a // vpdpbusd (%r10,%r9){1to16}, %zmm6, %zmm9
+	QUAD $0x010a4c5058451262 // vpdpbusd 0x4(%r10,%r9){1to16}, %zmm7, %zmm9
+	QUAD $0x020a4c5058251262 // vpdpbusd 0x8(%r10,%r9){1to16}, %zmm11, %zmm9
+	LONG $0x480cf162; WORD $0xf059 // vmulps %zmm0, %zmm14, %zmm6
+	QUAD $0x030a4c50581d1262 // vpdpbusd 0xc(%r10,%r9){1to16}, %zmm12, %zmm9
+	LONG $0x480d7262; WORD $0xcea8 // vfmadd213ps %zmm6, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm9) + zmm6
+	QUAD $0xf9245c6f48fe5162 // vmovdqu64 -0x1c0(%r12), %zmm11
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	QUAD $0x040b7c505825b262 // vpdpbusd 0x10(%rbx,%r9){1to16}, %zmm11, %zmm7
+	LONG $0x480d7262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm14, %zmm10 # zmm10 = (zmm14 * zmm10) + zmm6
+	QUAD $0xfa24646f48fe5162 // vmovdqu64 -0x180(%r12), %zmm12
+	QUAD $0x050b7c50581db262 // vpdpbusd 0x14(%rbx,%r9){1to16}, %zmm12, %zmm7
+	LONG $0x480d7262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm14, %zmm8 # zmm8 = (zmm14 * zmm8) + zmm6
+	QUAD $0xfb247c6f48fe5162 // vmovdqu64 -0x140(%r12), %zmm15
+	QUAD $0x060b7c505805b262 // vpdpbusd 0x18(%rbx,%r9){1to16}, %zmm15, %zmm7
+	LONG $0x480d7262; WORD $0xeea8 // vfmadd213ps %zmm6, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm13) + zmm6
+	QUAD $0xfc24746f48fe5162 // vmovdqu64 -0x100(%r12), %zmm14
+	QUAD $0x070b7c50580db262 // vpdpbusd 0x1c(%rbx,%r9){1to16}, %zmm14, %zmm7
+	LONG $0x4844f162; WORD $0xf058 // vaddps %zmm0, %zmm7, %zmm6
+	QUAD $0xfe244410487cc162 // vmovups -0x80(%r12), %zmm16
+	LONG $0x407dd262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm16, %zmm6 # zmm6 = (zmm16 * zmm6) + zmm13
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	QUAD $0x040e7c5058259262 // vpdpbusd 0x10(%r14,%r9){1to16}, %zmm11, %zmm7
+	QUAD $0x050e7c50581d9262 // vpdpbusd 0x14(%r14,%r9){1to16}, %zmm12, %zmm7
+	QUAD $0x060e7c5058059262 // vpdpbusd 0x18(%r14,%r9){1to16}, %zmm15, %zmm7
+	QUAD $0x070e7c50580d9262 // vpdpbusd 0x1c(%r14,%r9){1to16}, %zmm14, %zmm7
+	LONG $0x4844f162; WORD $0xf858 // vaddps %zmm0, %zmm7, %zmm7
+	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
+	QUAD $0x040b6c5058251262 // vpdpbusd 0x10(%r11,%r9){1to16}, %zmm11, %zmm13
+	QUAD $0x050b6c50581d1262 // vpdpbusd 0x14(%r11,%r9){1to16}, %zmm12, %zmm13
+	QUAD $0x060b6c5058051262 // vpdpbusd 0x18(%r11,%r9){1to16}, %zmm15, %zmm13
+	LONG $0x407dd262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm7) + zmm8
+	QUAD $0x070b6c50580d1262 // vpdpbusd 0x1c(%r11,%r9){1to16}, %zmm14, %zmm13
+	LONG $0x48147162; WORD $0xc058 // vaddps %zmm0, %zmm13, %zmm8
+	LONG $0x407d5262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm8) + zmm10
+	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
+	QUAD $0x040a545058251262 // vpdpbusd 0x10(%r10,%r9){1to16}, %zmm11, %zmm10
+	QUAD $0x050a5450581d1262 // vpdpbusd 0x14(%r10,%r9){1to16}, %zmm12, %zmm10
+	QUAD $0x060a545058051262 // vpdpbusd 0x18(%r10,%r9){1to16}, %zmm15, %zmm10
+	QUAD $0x070a5450580d1262 // vpdpbusd 0x1c(%r10,%r9){1to16}, %zmm14, %zmm10
+	LONG $0x482c7162; WORD $0xd058 // vaddps %zmm0, %zmm10, %zmm10
+	LONG $0x407d5262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm10) + zmm9
+	QUAD $0x080a549858551262 // vfmadd132ps 0x20(%r10,%r9){1to16}, %zmm5, %zmm10 # zmm10 = (zmm10 * mem) + zmm5
+	QUAD $0x080b4498585d1262 // vfmadd132ps 0x20(%r11,%r9){1to16}, %zmm4, %zmm8 # zmm8 = (zmm8 * mem) + zmm4
+	QUAD $0x080e7c9858659262 // vfmadd132ps 0x20(%r14,%r9){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
+	QUAD $0x080b7498586db262 // vfmadd132ps 0x20(%rbx,%r9){1to16}, %zmm2, %zmm6 # zmm6 = (zmm6 * mem) + zmm2
+	QUAD $0xff245410487cd162 // vmovups -0x40(%r12), %zmm2
+	QUAD $0x0d0a54b8586d1262 // vfmadd231ps 0x34(%r10,%r9){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x0d0b44b8586d1262 // vfmadd231ps 0x34(%r11,%r9){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	QUAD $0x0d0e7cb8586d9262 // vfmadd231ps 0x34(%r14,%r9){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	QUAD $0x0d0b74b8586db262 // vfmadd231ps 0x34(%rbx,%r9){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
+	QUAD $0x0e0a54b8586d1262 // vfmadd231ps 0x38(%r10,%r9){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x0e0b44b8586d1262 // vfmadd231ps 0x38(%r11,%r9){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	QUAD $0x0e0e7cb8586d9262 // vfmadd231ps 0x38(%r14,%r9){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	QUAD $0x0e0b74b8586db262 // vfmadd231ps 0x38(%rbx,%r9){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
+	LONG $0x487cf162; WORD $0xdf28 // vmovaps %zmm7, %zmm3
+	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
+	LONG $0x487cd162; WORD $0xea28 // vmovaps %zmm10, %zmm5
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xfd97870f; WORD $0xffff // ja 0x59d0 <k_tile_panel_16_min+0x810>
+	LONG $0xfffceae9; BYTE $0xff // jmp 0x5928 <k_tile_panel_16_min+0x768>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
+	LONG $0x08598b49 // movq 0x8(%r9), %rbx
+	LONG $0x20598b4d // movq 0x20(%r9), %r11
+	LONG $0x18518b49 // movq 0x18(%r9), %rdx
+	LONG $0x38718b49 // movq 0x38(%r9), %rsi
+	LONG $0x30798b49 // movq 0x30(%r9), %rdi
+	LONG $0x02c0b841; WORD $0x0000 // movl $0x2c0, %r8d # imm = 0x2C0
+	LONG $0x1041034d // addq 0x10(%r9), %r8
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
+	QUAD $0x0bba0518487df262; WORD $0x0000 // vbroadcastss 0xbba(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
+	QUAD $0x0bc80d58487df262; WORD $0x0000 // vpbroadcastd 0xbc8(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	WORD $0x3beb // jmp 0x5cdd <k_tile_panel_16_min+0xb1d>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
+	LONG $0x487cd162; WORD $0x2e11 // vmovups %zmm5, (%r14)
+	LONG $0x487cd162; WORD $0x2411; BYTE $0x96 // vmovups %zmm4, (%r14,%rdx,4)
+	LONG $0x02788d4c // leaq 0x2(%rax), %r15
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0xf5258f0f; WORD $0xffff // jg 0x5202 <k_tile_panel_16_min+0x42>
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2374 // je 0x5d10 <k_tile_panel_16_min+0xb50>
+	LONG $0x487cd162; WORD $0x1e10 // vmovups (%r14), %zmm3
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x96 // vmovups (%r14,%rdx,4), %zmm2
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1e7f // jg 0x5d1d <k_tile_panel_16_min+0xb5d>
+	WORD $0xafeb // jmp 0x5cb0 <k_tile_panel_16_min+0xaf0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x937e // jle 0x5cb0 <k_tile_panel_16_min+0xaf0>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fed162; WORD $0x656f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r13), %zmm4
+	LONG $0x48fed162; WORD $0x6d6f; BYTE $0xf6 // vmovdqu64 -0x280(%r13), %zmm5
+	LONG $0x48fed162; WORD $0x756f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x585d9262; WORD $0x3c50; BYTE $0x22 // vpdpbusd (%r10,%r12){1to16}, %zmm4, %zmm7
+	QUAD $0x01227c5058559262 // vpdpbusd 0x4(%r10,%r12){1to16}, %zmm5, %zmm7
+	QUAD $0x02227c50584d9262 // vpdpbusd 0x8(%r10,%r12){1to16}, %zmm6, %zmm7
+	LONG $0x48fe5162; WORD $0x456f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm8
+	QUAD $0x03227c50583d9262 // vpdpbusd 0xc(%r10,%r12){1to16}, %zmm8, %zmm7
+	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
+	LONG $0x585d1262; WORD $0x0c50; BYTE $0x21 // vpdpbusd (%r9,%r12){1to16}, %zmm4, %zmm9
+	QUAD $0x01214c5058551262 // vpdpbusd 0x4(%r9,%r12){1to16}, %zmm5, %zmm9
+	QUAD $0x02214c50584d1262 // vpdpbusd 0x8(%r9,%r12){1to16}, %zmm6, %zmm9
+	QUAD $0x03214c50583d1262 // vpdpbusd 0xc(%r9,%r12){1to16}, %zmm8, %zmm9
+	LONG $0x48fed162; WORD $0x656f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm4
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
+	QUAD $0x04226c50585d9262 // vpdpbusd 0x10(%r10,%r12){1to16}, %zmm4, %zmm5
+	LONG $0x487cd162; WORD $0x7510; BYTE $0xfd // vmovups -0xc0(%r13), %zmm6
+	LONG $0x48fe5162; WORD $0x456f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm8
+	QUAD $0x05226c50583d9262 // vpdpbusd 0x14(%r10,%r12){1to16}, %zmm8, %zmm5
+	LONG $0x484c7162; WORD $0xd059 // vmulps %zmm0, %zmm6, %zmm10
+	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm11
+	QUAD $0x06226c5058259262 // vpdpbusd 0x18(%r10,%r12){1to16}, %zmm11, %zmm5
+	LONG $0x484d5262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm6, %zmm9 # zmm9 = (zmm6 * zmm9) + zmm10
+	LONG $0x48fe5162; WORD $0x656f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm12
+	QUAD $0x07226c50581d9262 // vpdpbusd 0x1c(%r10,%r12){1to16}, %zmm12, %zmm5
+	LONG $0x484dd262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm7) + zmm10
+	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
+	QUAD $0x04217450585d9262 // vpdpbusd 0x10(%r9,%r12){1to16}, %zmm4, %zmm6
+	LONG $0x4854f162; WORD $0xe058 // vaddps %zmm0, %zmm5, %zmm4
+	LONG $0x487c5162; WORD $0x5510; BYTE $0xfe // vmovups -0x80(%r13), %zmm10
+	QUAD $0x05217450583d9262 // vpdpbusd 0x14(%r9,%r12){1to16}, %zmm8, %zmm6
+	QUAD $0x0621745058259262 // vpdpbusd 0x18(%r9,%r12){1to16}, %zmm11, %zmm6
+	QUAD $0x07217450581d9262 // vpdpbusd 0x1c(%r9,%r12){1to16}, %zmm12, %zmm6
+	LONG $0x484cf162; WORD $0xe858 // vaddps %zmm0, %zmm6, %zmm5
+	LONG $0x482dd262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm5) + zmm9
+	QUAD $0x08216c9858659262 // vfmadd132ps 0x20(%r9,%r12){1to16}, %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
+	LONG $0x482df262; WORD $0xe7a8 // vfmadd213ps %zmm7, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm4) + zmm7
+	QUAD $0x08226498586d9262 // vfmadd132ps 0x20(%r10,%r12){1to16}, %zmm2, %zmm4 # zmm4 = (zmm4 * mem) + zmm2
+	LONG $0x487cd162; WORD $0x5510; BYTE $0xff // vmovups -0x40(%r13), %zmm2
+	QUAD $0x0d216cb8586d9262 // vfmadd231ps 0x34(%r9,%r12){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	QUAD $0x0d2264b8586d9262 // vfmadd231ps 0x34(%r10,%r12){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x487cd162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm2
+	QUAD $0x0e216cb8586d9262 // vfmadd231ps 0x38(%r9,%r12){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	QUAD $0x0e2264b8586d9262 // vfmadd231ps 0x38(%r10,%r12){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x00c58149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r13 # imm = 0x300
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
+	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xfe98870f; WORD $0xffff // ja 0x5d30 <k_tile_panel_16_min+0xb70>
+	LONG $0xfffe1fe9; BYTE $0xff // jmp 0x5cbc <k_tile_panel_16_min+0xafc>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x30708b49 // movq 0x30(%r8), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x01078e0f; WORD $0x0000 // jle 0x5fb5 <k_tile_panel_16_min+0xdf5>
+	LONG $0x40af0f49; BYTE $0x20 // imulq 0x20(%r8), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x10788b49 // movq 0x10(%r8), %rdi
+	LONG $0x08400349 // addq 0x8(%r8), %rax
+	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x09950d58487df262; WORD $0x0000 // vpbroadcastd 0x995(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
+	QUAD $0x09731518487df262; WORD $0x0000 // vbroadcastss 0x973(%rip), %zmm2 # 0x6850 <k_tile_panel_16_min+0x1690>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cf162; WORD $0x5f10; BYTE $0xfd // vmovups -0xc0(%rdi), %zmm3
+	LONG $0x48fef162; WORD $0x676f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rdi), %zmm4
+	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf6 // vmovdqu64 -0x280(%rdi), %zmm5
+	LONG $0x48fef162; WORD $0x776f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm6
+	LONG $0x48fef162; WORD $0x7f6f; BYTE $0xf8 // vmovdqu64 -0x200(%rdi), %zmm7
+	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
+	LONG $0x585d7262; WORD $0x0050 // vpdpbusd (%rax){1to16}, %zmm4, %zmm8
+	LONG $0x58557262; WORD $0x4050; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm5, %zmm8
+	LONG $0x584d7262; WORD $0x4050; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm6, %zmm8
+	LONG $0x58457262; WORD $0x4050; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm7, %zmm8
+	LONG $0x48fef162; WORD $0x676f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdi), %zmm4
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
+	LONG $0x585df262; WORD $0x6850; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm4, %zmm5
+	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
+	LONG $0x48fef162; WORD $0x776f; BYTE $0xfa // vmovdqu64 -0x180(%rdi), %zmm6
+	LONG $0x584df262; WORD $0x6850; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x4865d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm8) + zmm4
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xfb // vmovdqu64 -0x140(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x6850; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm3, %zmm5
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xfc // vmovdqu64 -0x100(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x6850; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm3, %zmm5
+	LONG $0x4854f162; WORD $0xda58 // vaddps %zmm2, %zmm5, %zmm3
+	LONG $0x485df262; WORD $0x5f98; BYTE $0xfe // vfmadd132ps -0x80(%rdi), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	LONG $0x587df262; WORD $0x5898; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm0, %zmm3 # zmm3 = (zmm3 * mem) + zmm0
+	LONG $0x487cf162; WORD $0x6710; BYTE $0xff // vmovups -0x40(%rdi), %zmm4
+	LONG $0x5865f262; WORD $0x6098; BYTE $0x0d // vfmadd132ps 0x34(%rax){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x487cf162; WORD $0x0710 // vmovups (%rdi), %zmm0
+	LONG $0x585df262; WORD $0x4098; BYTE $0x0e // vfmadd132ps 0x38(%rax){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x00c78148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdi # imm = 0x300
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff2b870f; WORD $0xffff // ja 0x5ee0 <k_tile_panel_16_min+0xd20>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x91 // vmovups %zmm0, (%rcx,%rdx,4)
+	LONG $0x60c48348 // addq $0x60, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -750,40 +4050,625 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x78780f0f; BYTE $0x78 // <unknown>
-	WORD $0x7878 // js 0x107d <k_tile_panel+0xe9d>
-	WORD $0x7878 // js 0x107f <k_tile_panel+0xe9f>
-	WORD $0x7878 // js 0x1081 <k_tile_panel+0xea1>
-	WORD $0x7878 // js 0x1083 <k_tile_panel+0xea3>
-	WORD $0x7878 // js 0x1085 <k_tile_panel+0xea5>
-	WORD $0x7878 // js 0x1087 <k_tile_panel+0xea7>
-	WORD $0x7878 // js 0x1089 <k_tile_panel+0xea9>
-	WORD $0x7878 // js 0x108b <k_tile_panel+0xeab>
-	WORD $0x7878 // js 0x108d <k_tile_panel+0xead>
-	WORD $0x7878 // js 0x108f <k_tile_panel+0xeaf>
-	WORD $0x7878 // js 0x1091 <k_tile_panel+0xeb1>
-	WORD $0x7878 // js 0x1093 <k_tile_panel+0xeb3>
-	WORD $0x7878 // js 0x1095 <k_tile_panel+0xeb5>
-	WORD $0x7878 // js 0x1097 <k_tile_panel+0xeb7>
-	WORD $0x7878 // js 0x1099 <k_tile_panel+0xeb9>
-	WORD $0x7878 // js 0x109b <k_tile_panel+0xebb>
-	WORD $0x7878 // js 0x109d <k_tile_panel+0xebd>
-	WORD $0x7878 // js 0x109f <k_tile_panel+0xebf>
-	WORD $0x7878 // js 0x10a1 <k_tile_panel+0xec1>
-	WORD $0x7878 // js 0x10a3 <k_tile_panel+0xec3>
-	WORD $0x7878 // js 0x10a5 <k_tile_panel+0xec5>
-	WORD $0x7878 // js 0x10a7 <k_tile_panel+0xec7>
-	WORD $0x7878 // js 0x10a9 <k_tile_panel+0xec9>
-	WORD $0x7878 // js 0x10ab <k_tile_panel+0xecb>
-	WORD $0x7878 // js 0x10ad <k_tile_panel+0xecd>
-	WORD $0x7878 // js 0x10af <k_tile_panel+0xecf>
-	WORD $0x7878 // js 0x10b1 <k_tile_panel+0xed1>
-	WORD $0x7878 // js 0x10b3 <k_tile_panel+0xed3>
-	WORD $0x7878 // js 0x10b5 <k_tile_panel+0xed5>
-	WORD $0x7878 // js 0x10b7 <k_tile_panel+0xed7>
-	WORD $0x0f78 // js 0x1050 <k_tile_panel+0xe70>
-	WORD $0xcc78 // js 0x100f <k_tile_panel+0xe2f>
+	WORD $0x7878 // js 0x60fd <k_tile_panel_16_min+0xf3d>
+	WORD $0x7878 // js 0x60ff <k_tile_panel_16_min+0xf3f>
+	WORD $0x7878 // js 0x6101 <k_tile_panel_16_min+0xf41>
+	WORD $0x7878 // js 0x6103 <k_tile_panel_16_min+0xf43>
+	WORD $0x7878 // js 0x6105 <k_tile_panel_16_min+0xf45>
+	WORD $0x7878 // js 0x6107 <k_tile_panel_16_min+0xf47>
+	WORD $0x7878 // js 0x6109 <k_tile_panel_16_min+0xf49>
+	WORD $0x7878 // js 0x610b <k_tile_panel_16_min+0xf4b>
+	WORD $0x7878 // js 0x610d <k_tile_panel_16_min+0xf4d>
+	WORD $0x7878 // js 0x610f <k_tile_panel_16_min+0xf4f>
+	WORD $0x7878 // js 0x6111 <k_tile_panel_16_min+0xf51>
+	WORD $0x7878 // js 0x6113 <k_tile_panel_16_min+0xf53>
+	WORD $0x7878 // js 0x6115 <k_tile_panel_16_min+0xf55>
+	WORD $0x7878 // js 0x6117 <k_tile_panel_16_min+0xf57>
+	WORD $0x7878 // js 0x6119 <k_tile_panel_16_min+0xf59>
+	WORD $0x7878 // js 0x611b <k_tile_panel_16_min+0xf5b>
+	WORD $0x7878 // js 0x611d <k_tile_panel_16_min+0xf5d>
+	WORD $0x7878 // js 0x611f <k_tile_panel_16_min+0xf5f>
+	WORD $0x7878 // js 0x6121 <k_tile_panel_16_min+0xf61>
+	WORD $0x7878 // js 0x6123 <k_tile_panel_16_min+0xf63>
+	WORD $0x7878 // js 0x6125 <k_tile_panel_16_min+0xf65>
+	WORD $0x7878 // js 0x6127 <k_tile_panel_16_min+0xf67>
+	WORD $0x7878 // js 0x6129 <k_tile_panel_16_min+0xf69>
+	WORD $0x7878 // js 0x612b <k_tile_panel_16_min+0xf6b>
+	WORD $0x7878 // js 0x612d <k_tile_panel_16_min+0xf6d>
+	WORD $0x7878 // js 0x612f <k_tile_panel_16_min+0xf6f>
+	WORD $0x7878 // js 0x6131 <k_tile_panel_16_min+0xf71>
+	WORD $0x7878 // js 0x6133 <k_tile_panel_16_min+0xf73>
+	WORD $0x7878 // js 0x6135 <k_tile_panel_16_min+0xf75>
+	WORD $0x7878 // js 0x6137 <k_tile_panel_16_min+0xf77>
+	WORD $0x0f78 // js 0x60d0 <k_tile_panel_16_min+0xf10>
+	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x60c3 <k_tile_panel_16_min+0xf03>
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000; BYTE $0x00
+	WORD $0x0f00 // addb %cl, (%rdi)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	QUAD $0x000000000f0f0f0f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
+	LONG $0x00000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; BYTE $0x00
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x100f0f0f // <unknown>
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x7010; BYTE $0x70 // adcb %dh, 0x70(%rax)
+	WORD $0x7070 // jo 0x6274 <k_tile_panel_16_min+0x10b4>
+	WORD $0x7070 // jo 0x6276 <k_tile_panel_16_min+0x10b6>
+	WORD $0x7070 // jo 0x6278 <k_tile_panel_16_min+0x10b8>
+	WORD $0x7070 // jo 0x627a <k_tile_panel_16_min+0x10ba>
+	WORD $0x7070 // jo 0x627c <k_tile_panel_16_min+0x10bc>
+	WORD $0x7070 // jo 0x627e <k_tile_panel_16_min+0x10be>
+	WORD $0x7070 // jo 0x6280 <k_tile_panel_16_min+0x10c0>
+	WORD $0x7070 // jo 0x6282 <k_tile_panel_16_min+0x10c2>
+	WORD $0x7070 // jo 0x6284 <k_tile_panel_16_min+0x10c4>
+	WORD $0x7070 // jo 0x6286 <k_tile_panel_16_min+0x10c6>
+	WORD $0x7070 // jo 0x6288 <k_tile_panel_16_min+0x10c8>
+	WORD $0x7070 // jo 0x628a <k_tile_panel_16_min+0x10ca>
+	WORD $0x7070 // jo 0x628c <k_tile_panel_16_min+0x10cc>
+	WORD $0x7070 // jo 0x628e <k_tile_panel_16_min+0x10ce>
+	WORD $0x7070 // jo 0x6290 <k_tile_panel_16_min+0x10d0>
+	WORD $0x7070 // jo 0x6292 <k_tile_panel_16_min+0x10d2>
+	WORD $0x7070 // jo 0x6294 <k_tile_panel_16_min+0x10d4>
+	WORD $0x7070 // jo 0x6296 <k_tile_panel_16_min+0x10d6>
+	WORD $0x7070 // jo 0x6298 <k_tile_panel_16_min+0x10d8>
+	WORD $0x7070 // jo 0x629a <k_tile_panel_16_min+0x10da>
+	WORD $0x7070 // jo 0x629c <k_tile_panel_16_min+0x10dc>
+	WORD $0x7070 // jo 0x629e <k_tile_panel_16_min+0x10de>
+	WORD $0x7070 // jo 0x62a0 <k_tile_panel_16_min+0x10e0>
+	WORD $0x7070 // jo 0x62a2 <k_tile_panel_16_min+0x10e2>
+	WORD $0x7070 // jo 0x62a4 <k_tile_panel_16_min+0x10e4>
+	WORD $0x7070 // jo 0x62a6 <k_tile_panel_16_min+0x10e6>
+	WORD $0x7070 // jo 0x62a8 <k_tile_panel_16_min+0x10e8>
+	WORD $0x7070 // jo 0x62aa <k_tile_panel_16_min+0x10ea>
+	WORD $0x7070 // jo 0x62ac <k_tile_panel_16_min+0x10ec>
+	WORD $0x7070 // jo 0x62ae <k_tile_panel_16_min+0x10ee>
+	WORD $0x7070 // jo 0x62b0 <k_tile_panel_16_min+0x10f0>
+	QUAD $0x000000000070100f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // movups (%rax), %xmm6
+	BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	QUAD $0x000000000000100f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // movups (%rax), %xmm0
+	BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000; BYTE $0x00
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	QUAD $0x0000000000000303; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addl (%rbx), %eax
+	WORD $0x0000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; BYTE $0x00
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0403; BYTE $0x04 // addl (%rsp,%rax), %eax
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x7c7c // jl 0x64be <k_tile_panel_16_min+0x12fe>
+	WORD $0x7c7c // jl 0x64c0 <k_tile_panel_16_min+0x1300>
+	WORD $0x7c7c // jl 0x64c2 <k_tile_panel_16_min+0x1302>
+	WORD $0x7c7c // jl 0x64c4 <k_tile_panel_16_min+0x1304>
+	WORD $0x7c7c // jl 0x64c6 <k_tile_panel_16_min+0x1306>
+	WORD $0x7c7c // jl 0x64c8 <k_tile_panel_16_min+0x1308>
+	WORD $0x7c7c // jl 0x64ca <k_tile_panel_16_min+0x130a>
+	WORD $0x7c7c // jl 0x64cc <k_tile_panel_16_min+0x130c>
+	WORD $0x7c7c // jl 0x64ce <k_tile_panel_16_min+0x130e>
+	WORD $0x7c7c // jl 0x64d0 <k_tile_panel_16_min+0x1310>
+	WORD $0x7c7c // jl 0x64d2 <k_tile_panel_16_min+0x1312>
+	WORD $0x7c7c // jl 0x64d4 <k_tile_panel_16_min+0x1314>
+	WORD $0x7c7c // jl 0x64d6 <k_tile_panel_16_min+0x1316>
+	WORD $0x7c7c // jl 0x64d8 <k_tile_panel_16_min+0x1318>
+	WORD $0x7c7c // jl 0x64da <k_tile_panel_16_min+0x131a>
+	WORD $0x7c7c // jl 0x64dc <k_tile_panel_16_min+0x131c>
+	WORD $0x7c7c // jl 0x64de <k_tile_panel_16_min+0x131e>
+	WORD $0x7c7c // jl 0x64e0 <k_tile_panel_16_min+0x1320>
+	WORD $0x7c7c // jl 0x64e2 <k_tile_panel_16_min+0x1322>
+	WORD $0x7c7c // jl 0x64e4 <k_tile_panel_16_min+0x1324>
+	WORD $0x7c7c // jl 0x64e6 <k_tile_panel_16_min+0x1326>
+	WORD $0x7c7c // jl 0x64e8 <k_tile_panel_16_min+0x1328>
+	WORD $0x7c7c // jl 0x64ea <k_tile_panel_16_min+0x132a>
+	WORD $0x7c7c // jl 0x64ec <k_tile_panel_16_min+0x132c>
+	WORD $0x7c7c // jl 0x64ee <k_tile_panel_16_min+0x132e>
+	WORD $0x7c7c // jl 0x64f0 <k_tile_panel_16_min+0x1330>
+	WORD $0x7c7c // jl 0x64f2 <k_tile_panel_16_min+0x1332>
+	WORD $0x7c7c // jl 0x64f4 <k_tile_panel_16_min+0x1334>
+	WORD $0x7c7c // jl 0x64f6 <k_tile_panel_16_min+0x1336>
+	WORD $0x7c7c // jl 0x64f8 <k_tile_panel_16_min+0x1338>
+	WORD $0x7c7c // jl 0x64fa <k_tile_panel_16_min+0x133a>
+	WORD $0x7c7c // jl 0x64fc <k_tile_panel_16_min+0x133c>
+	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
+	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
+	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
+	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
+	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	LONG $0x80808021; WORD $0x8025 // andl %eax, -0x7fda7f80(%rax)
+	LONG $0x80298080; WORD $0x8080; BYTE $0x2d // addb $0x2d, -0x7f7f7fd7(%rax)
+	LONG $0x31808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fce80(%rax)
+	LONG $0x80808035; BYTE $0x39 // xorl $0x39808080, %eax # imm = 0x39808080
+	LONG $0x3d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fc280(%rax)
+	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
+	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x22808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fdd80(%rax)
+	QUAD $0x8080802a80808026 // addb $-0x80, %es:-0x7f7fd580(%rax)
+	QUAD $0x808080328080802e // addb $-0x80, %cs:-0x7f7fcd80(%rax)
+	QUAD $0x8080803a80808036 // addb $-0x80, %ss:-0x7f7fc580(%rax)
+	QUAD $0x007c04038080803e; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addb $0x0, %ds:0x7c040380(%rax)
+	LONG $0x00000000; BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
+	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
+	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
+	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
+	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	LONG $0x80808021; WORD $0x8025 // andl %eax, -0x7fda7f80(%rax)
+	LONG $0x80298080; WORD $0x8080; BYTE $0x2d // addb $0x2d, -0x7f7f7fd7(%rax)
+	LONG $0x31808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fce80(%rax)
+	LONG $0x80808035; BYTE $0x39 // xorl $0x39808080, %eax # imm = 0x39808080
+	LONG $0x3d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fc280(%rax)
+	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
+	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x22808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fdd80(%rax)
+	QUAD $0x8080802a80808026 // addb $-0x80, %es:-0x7f7fd580(%rax)
+	QUAD $0x808080328080802e // addb $-0x80, %cs:-0x7f7fcd80(%rax)
+	QUAD $0x8080803a80808036 // addb $-0x80, %ss:-0x7f7fc580(%rax)
+	QUAD $0x0000000f8080803e; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addb $0x0, %ds:0xf80(%rax)
+	LONG $0x00000000; BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
+	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
+	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
+	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
+	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	LONG $0x80808021; WORD $0x8025 // andl %eax, -0x7fda7f80(%rax)
+	LONG $0x80298080; WORD $0x8080; BYTE $0x2d // addb $0x2d, -0x7f7f7fd7(%rax)
+	LONG $0x31808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fce80(%rax)
+	LONG $0x80808035; BYTE $0x39 // xorl $0x39808080, %eax # imm = 0x39808080
+	LONG $0x3d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fc280(%rax)
+	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
+	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x22808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fdd80(%rax)
+	QUAD $0x8080802a80808026 // addb $-0x80, %es:-0x7f7fd580(%rax)
+	QUAD $0x808080328080802e // addb $-0x80, %cs:-0x7f7fcd80(%rax)
+	QUAD $0x8080803a80808036 // addb $-0x80, %ss:-0x7f7fc580(%rax)
+	QUAD $0x0000100f8080803e; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addb $0x0, %ds:0x100f80(%rax)
+	LONG $0x00000000; BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	WORD $0x300f // wrmsr
+	BYTE $0x60 // <unknown>
 	BYTE $0xcc // int3
+	WORD $0x00ff // incl (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
-	WORD $0x8080 // <unknown>
-	LONG $0x00008080; WORD $0x0000 // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
+	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
+	WORD $0x0030 // xorb %al, (%rax)
+	LONG $0x004b4000; WORD $0x0000; BYTE $0x00 // addb %al, 0x4b(%rax)

@@ -16,136 +16,2021 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01328e0f; WORD $0x0000 // jle 0x13f <k_untile_q8_0+0x13f>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x110 <k_untile_q8_0+0x110>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x000b0705187de2c4; BYTE $0x00 // vbroadcastss 0xb07(%rip), %ymm0 # 0xb24 <k_tile_panel+0x7e4>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x0a57fcc5 // vxorps (%rdx), %ymm0, %ymm1
-	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
-	LONG $0x4a57fcc5; BYTE $0x40 // vxorps 0x40(%rdx), %ymm0, %ymm1
-	LONG $0x4911fcc5; BYTE $0x40 // vmovups %ymm1, 0x40(%rcx)
-	QUAD $0x000000808a57fcc5 // vxorps 0x80(%rdx), %ymm0, %ymm1
-	QUAD $0x000000808911fcc5 // vmovups %ymm1, 0x80(%rcx)
-	QUAD $0x000000c08a57fcc5 // vxorps 0xc0(%rdx), %ymm0, %ymm1
-	QUAD $0x000000c08911fcc5 // vmovups %ymm1, 0xc0(%rcx)
-	QUAD $0x000001008a57fcc5 // vxorps 0x100(%rdx), %ymm0, %ymm1
-	QUAD $0x000001008911fcc5 // vmovups %ymm1, 0x100(%rcx)
-	QUAD $0x000001408a57fcc5 // vxorps 0x140(%rdx), %ymm0, %ymm1
-	QUAD $0x000001408911fcc5 // vmovups %ymm1, 0x140(%rcx)
-	QUAD $0x000001808a57fcc5 // vxorps 0x180(%rdx), %ymm0, %ymm1
-	QUAD $0x000001808911fcc5 // vmovups %ymm1, 0x180(%rcx)
-	QUAD $0x000001c08a57fcc5 // vxorps 0x1c0(%rdx), %ymm0, %ymm1
-	QUAD $0x000001c08911fcc5 // vmovups %ymm1, 0x1c0(%rcx)
-	QUAD $0x0002008a137de2c4; BYTE $0x00 // vcvtph2ps 0x200(%rdx), %ymm1
-	QUAD $0x000002008911fcc5 // vmovups %ymm1, 0x200(%rcx)
-	LONG $0x4a57fcc5; BYTE $0x20 // vxorps 0x20(%rdx), %ymm0, %ymm1
-	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
-	LONG $0x4a57fcc5; BYTE $0x60 // vxorps 0x60(%rdx), %ymm0, %ymm1
-	LONG $0x4911fcc5; BYTE $0x60 // vmovups %ymm1, 0x60(%rcx)
-	QUAD $0x000000a08a57fcc5 // vxorps 0xa0(%rdx), %ymm0, %ymm1
-	QUAD $0x000000a08911fcc5 // vmovups %ymm1, 0xa0(%rcx)
-	QUAD $0x000000e08a57fcc5 // vxorps 0xe0(%rdx), %ymm0, %ymm1
-	QUAD $0x000000e08911fcc5 // vmovups %ymm1, 0xe0(%rcx)
-	QUAD $0x000001208a57fcc5 // vxorps 0x120(%rdx), %ymm0, %ymm1
-	QUAD $0x000001208911fcc5 // vmovups %ymm1, 0x120(%rcx)
-	QUAD $0x000001608a57fcc5 // vxorps 0x160(%rdx), %ymm0, %ymm1
-	QUAD $0x000001608911fcc5 // vmovups %ymm1, 0x160(%rcx)
-	QUAD $0x000001a08a57fcc5 // vxorps 0x1a0(%rdx), %ymm0, %ymm1
-	QUAD $0x000001a08911fcc5 // vmovups %ymm1, 0x1a0(%rcx)
-	QUAD $0x000001e08a57fcc5 // vxorps 0x1e0(%rdx), %ymm0, %ymm1
-	QUAD $0x000001e08911fcc5 // vmovups %ymm1, 0x1e0(%rcx)
-	QUAD $0x0002108a137de2c4; BYTE $0x00 // vcvtph2ps 0x210(%rdx), %ymm1
-	QUAD $0x000002208911fcc5 // vmovups %ymm1, 0x220(%rcx)
-	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0051bd05187de2c4; BYTE $0x00 // vbroadcastss 0x51bd(%rip), %ymm0 # 0x51dc <k_tile_panel_16_min+0xa3c>
+	BYTE $0x90 // nop
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x577ca1c4; WORD $0x0a0c // vxorps (%rdx,%r9), %ymm0, %ymm1
+	LONG $0x117ca1c4; WORD $0x090c // vmovups %ymm1, (%rcx,%r9)
+	LONG $0x577ca1c4; WORD $0x0a4c; BYTE $0x40 // vxorps 0x40(%rdx,%r9), %ymm0, %ymm1
+	LONG $0x117ca1c4; WORD $0x094c; BYTE $0x40 // vmovups %ymm1, 0x40(%rcx,%r9)
+	QUAD $0x00800a8c577ca1c4; WORD $0x0000 // vxorps 0x80(%rdx,%r9), %ymm0, %ymm1
+	QUAD $0x0080098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x80(%rcx,%r9)
+	QUAD $0x00c00a8c577ca1c4; WORD $0x0000 // vxorps 0xc0(%rdx,%r9), %ymm0, %ymm1
+	QUAD $0x00c0098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0xc0(%rcx,%r9)
+	QUAD $0x01000a8c577ca1c4; WORD $0x0000 // vxorps 0x100(%rdx,%r9), %ymm0, %ymm1
+	QUAD $0x0100098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x100(%rcx,%r9)
+	QUAD $0x01400a8c577ca1c4; WORD $0x0000 // vxorps 0x140(%rdx,%r9), %ymm0, %ymm1
+	QUAD $0x0140098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x140(%rcx,%r9)
+	QUAD $0x01800a8c577ca1c4; WORD $0x0000 // vxorps 0x180(%rdx,%r9), %ymm0, %ymm1
+	QUAD $0x0180098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x180(%rcx,%r9)
+	QUAD $0x01c00a8c577ca1c4; WORD $0x0000 // vxorps 0x1c0(%rdx,%r9), %ymm0, %ymm1
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x01c0098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x1c0(%rcx,%r9)
+	QUAD $0x0200028c137da2c4; WORD $0x0000 // vcvtph2ps 0x200(%rdx,%r8), %ymm1
+	QUAD $0x0200098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xff3a850f; WORD $0xffff // jne 0x30 <k_untile_q8_0+0x30>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rdx # imm = 0x220
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfee1850f; WORD $0xffff // jne 0x20 <k_untile_q8_0+0x20>
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff10850f; WORD $0xffff // jne 0x20 <k_untile_q8_0+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// untile_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01da8e0f; WORD $0x0000 // jle 0x337 <k_untile_q4_0+0x1e7>
+	LONG $0x01508e0f; WORD $0x0000 // jle 0x27d <k_untile_q4_0+0x15d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0009b905787de2c4; BYTE $0x00 // vpbroadcastb 0x9b9(%rip), %ymm0 # 0xb28 <k_tile_panel+0x7e8>
-	QUAD $0x0009b10d787de2c4; BYTE $0x00 // vpbroadcastb 0x9b1(%rip), %ymm1 # 0xb29 <k_tile_panel+0x7e9>
+	QUAD $0x0050a905787de2c4; BYTE $0x00 // vpbroadcastb 0x50a9(%rip), %ymm0 # 0x51e8 <k_tile_panel_16_min+0xa48>
+	QUAD $0x0050a10d787de2c4; BYTE $0x00 // vpbroadcastb 0x50a1(%rip), %ymm1 # 0x51e9 <k_tile_panel_16_min+0xa49>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x14dbfdc5; BYTE $0x32 // vpand (%rdx,%rsi), %ymm0, %ymm2
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0xdb7da1c4; WORD $0x0a14 // vpand (%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x147ffec5; BYTE $0x71 // vmovdqu %ymm2, (%rcx,%rsi,2)
-	LONG $0x54dbfdc5; WORD $0x4032 // vpand 0x40(%rdx,%rsi), %ymm0, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0914 // vmovdqu %ymm2, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a54; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x547ffec5; WORD $0x4071 // vmovdqu %ymm2, 0x40(%rcx,%rsi,2)
-	QUAD $0x0000803294dbfdc5; BYTE $0x00 // vpand 0x80(%rdx,%rsi), %ymm0, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0954; BYTE $0x40 // vmovdqu %ymm2, 0x40(%rcx,%r9)
+	QUAD $0x00800a94db7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00008071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x80(%rcx,%rsi,2)
-	QUAD $0x0000c03294dbfdc5; BYTE $0x00 // vpand 0xc0(%rdx,%rsi), %ymm0, %ymm2
+	QUAD $0x008009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x80(%rcx,%r9)
+	QUAD $0x00c00a94db7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0000c071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0xc0(%rcx,%rsi,2)
-	LONG $0x146ffec5; BYTE $0x32 // vmovdqu (%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x00c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00010071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x100(%rcx,%rsi,2)
-	LONG $0x546ffec5; WORD $0x4032 // vmovdqu 0x40(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x010009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00014071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x140(%rcx,%rsi,2)
-	QUAD $0x00008032946ffec5; BYTE $0x00 // vmovdqu 0x80(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x014009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x140(%rcx,%r9)
+	QUAD $0x00800a946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00018071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x180(%rcx,%rsi,2)
-	QUAD $0x0000c032946ffec5; BYTE $0x00 // vmovdqu 0xc0(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x018009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x180(%rcx,%r9)
+	QUAD $0x00c00a946f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
 	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0001c071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x1c0(%rcx,%rsi,2)
-	QUAD $0x01003294137de2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%rsi), %ymm2
-	QUAD $0x000200719411fcc5; BYTE $0x00 // vmovups %ymm2, 0x200(%rcx,%rsi,2)
-	LONG $0x54dbfdc5; WORD $0x2032 // vpand 0x20(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x547ffec5; WORD $0x2071 // vmovdqu %ymm2, 0x20(%rcx,%rsi,2)
-	LONG $0x54dbfdc5; WORD $0x6032 // vpand 0x60(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	LONG $0x547ffec5; WORD $0x6071 // vmovdqu %ymm2, 0x60(%rcx,%rsi,2)
-	QUAD $0x0000a03294dbfdc5; BYTE $0x00 // vpand 0xa0(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0000a071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0xa0(%rcx,%rsi,2)
-	QUAD $0x0000e03294dbfdc5; BYTE $0x00 // vpand 0xe0(%rdx,%rsi), %ymm0, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0000e071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0xe0(%rcx,%rsi,2)
-	LONG $0x546ffec5; WORD $0x2032 // vmovdqu 0x20(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x01c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x1c0(%rcx,%r9)
+	QUAD $0x01000294137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%r8), %ymm2
+	QUAD $0x02000994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfefd850f; WORD $0xffff // jne 0x160 <k_untile_q4_0+0x40>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x20c28148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdx # imm = 0x120
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfed3850f; WORD $0xffff // jne 0x150 <k_untile_q4_0+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q4_1
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01348e0f; WORD $0x0000 // jle 0x3d1 <k_untile_q4_1+0x141>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x004f3b05787de2c4; BYTE $0x00 // vpbroadcastb 0x4f3b(%rip), %ymm0 # 0x51ea <k_tile_panel_16_min+0xa4a>
+	BYTE $0x90 // nop
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a0c // vpand (%rdx,%r9), %ymm0, %ymm1
+	LONG $0x7f7ea1c4; WORD $0x090c // vmovdqu %ymm1, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a4c; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm1
+	LONG $0x7f7ea1c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm1, 0x40(%rcx,%r9)
+	QUAD $0x00800a8cdb7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm1
+	QUAD $0x0080098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x80(%rcx,%r9)
+	QUAD $0x00c00a8cdb7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm1
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x00c0098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a0c // vmovdqu (%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x0100098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a4c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x0140098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x140(%rcx,%r9)
+	QUAD $0x00800a8c6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x0180098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x180(%rcx,%r9)
+	QUAD $0x00c00a8c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xc8dbf5c5 // vpand %ymm0, %ymm1, %ymm1
+	QUAD $0x01c0098c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm1, 0x1c0(%rcx,%r9)
+	QUAD $0x0100028c137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%r8), %ymm1
+	QUAD $0x0200098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x200(%rcx,%r9)
+	QUAD $0x0120028c137da2c4; WORD $0x0000 // vcvtph2ps 0x120(%rdx,%r8), %ymm1
+	QUAD $0x0240098c117ca1c4; WORD $0x0000 // vmovups %ymm1, 0x240(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xff09850f; WORD $0xffff // jne 0x2c0 <k_untile_q4_1+0x30>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c28148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rdx # imm = 0x140
+	LONG $0x80c18148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rcx # imm = 0x280
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfedf850f; WORD $0xffff // jne 0x2b0 <k_untile_q4_1+0x20>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q5_0
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x020e8e0f; WORD $0x0000 // jle 0x5fb <k_untile_q5_0+0x21b>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x004dec05787de2c4; BYTE $0x00 // vpbroadcastb 0x4dec(%rip), %ymm0 # 0x51eb <k_tile_panel_16_min+0xa4b>
+	QUAD $0x004de40d787de2c4; BYTE $0x00 // vpbroadcastb 0x4de4(%rip), %ymm1 # 0x51ec <k_tile_panel_16_min+0xa4c>
+	QUAD $0x004ddc15787de2c4; BYTE $0x00 // vpbroadcastb 0x4ddc(%rip), %ymm2 # 0x51ed <k_tile_panel_16_min+0xa4d>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a1c // vpand (%rdx,%r9), %ymm0, %ymm3
+	QUAD $0x01000aa46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm4
+	LONG $0xf472ddc5; BYTE $0x04 // vpslld $0x4, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a5c; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm3
+	QUAD $0x01000aa46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm4
+	LONG $0xf472ddc5; BYTE $0x03 // vpslld $0x3, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	QUAD $0x00800a9cdb7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm3
+	QUAD $0x01000aa46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x00c00a9cdb7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm3
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x01000aa46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm4
+	LONG $0xe4feddc5 // vpaddd %ymm4, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a1c // vmovdqu (%rdx,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x01000aa4db75a1c4; WORD $0x0000 // vpand 0x100(%rdx,%r9), %ymm1, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a5c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm3
+	QUAD $0x01000aa46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x01 // vpsrld $0x1, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x00800a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm3
+	QUAD $0x01000aa46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x00c00a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm3
+	QUAD $0x01000aa46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x03 // vpsrld $0x3, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
+	QUAD $0x0140029c137da2c4; WORD $0x0000 // vcvtph2ps 0x140(%rdx,%r8), %ymm3
+	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe4f850f; WORD $0xffff // jne 0x430 <k_untile_q5_0+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x60c28148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rdx # imm = 0x160
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe25850f; WORD $0xffff // jne 0x420 <k_untile_q5_0+0x40>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// untile_q5_1
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01f28e0f; WORD $0x0000 // jle 0x7ff <k_untile_q5_1+0x1ff>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x004bcf05787de2c4; BYTE $0x00 // vpbroadcastb 0x4bcf(%rip), %ymm0 # 0x51ee <k_tile_panel_16_min+0xa4e>
+	QUAD $0x004bc70d787de2c4; BYTE $0x00 // vpbroadcastb 0x4bc7(%rip), %ymm1 # 0x51ef <k_tile_panel_16_min+0xa4f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a14 // vpand (%rdx,%r9), %ymm0, %ymm2
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0914 // vmovdqu %ymm2, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a54; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xf372e5c5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0954; BYTE $0x40 // vmovdqu %ymm2, 0x40(%rcx,%r9)
+	QUAD $0x00800a94db7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x008009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x80(%rcx,%r9)
+	QUAD $0x00c00a94db7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xdbfee5c5 // vpaddd %ymm3, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x00c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00012071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x120(%rcx,%rsi,2)
-	LONG $0x546ffec5; WORD $0x6032 // vmovdqu 0x60(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	QUAD $0x01000a9cdb75a1c4; WORD $0x0000 // vpand 0x100(%rdx,%r9), %ymm1, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x010009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x00016071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x160(%rcx,%rsi,2)
-	QUAD $0x0000a032946ffec5; BYTE $0x00 // vmovdqu 0xa0(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x014009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x140(%rcx,%r9)
+	QUAD $0x00800a946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0001a071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x1a0(%rcx,%rsi,2)
-	QUAD $0x0000e032946ffec5; BYTE $0x00 // vmovdqu 0xe0(%rdx,%rsi), %ymm2
-	LONG $0xd271edc5; BYTE $0x04 // vpsrlw $0x4, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x018009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x180(%rcx,%r9)
+	QUAD $0x00c00a946f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm2
+	QUAD $0x01000a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
-	LONG $0xd1fcedc5 // vpaddb %ymm1, %ymm2, %ymm2
-	QUAD $0x0001e071947ffec5; BYTE $0x00 // vmovdqu %ymm2, 0x1e0(%rcx,%rsi,2)
-	QUAD $0x01103294137de2c4; WORD $0x0000 // vcvtph2ps 0x110(%rdx,%rsi), %ymm2
-	QUAD $0x000220719411fcc5; BYTE $0x00 // vmovups %ymm2, 0x220(%rcx,%rsi,2)
-	LONG $0x20c68148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsi # imm = 0x120
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfe49850f; WORD $0xffff // jne 0x180 <k_untile_q4_0+0x30>
+	LONG $0xd372e5c5; BYTE $0x03 // vpsrld $0x3, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	QUAD $0x01c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x1c0(%rcx,%r9)
+	QUAD $0x01400294137da2c4; WORD $0x0000 // vcvtph2ps 0x140(%rdx,%r8), %ymm2
+	QUAD $0x02000994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x200(%rcx,%r9)
+	QUAD $0x01600294137da2c4; WORD $0x0000 // vcvtph2ps 0x160(%rdx,%r8), %ymm2
+	QUAD $0x02400994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x240(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe5b850f; WORD $0xffff // jne 0x640 <k_untile_q5_1+0x40>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80c28148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdx # imm = 0x180
+	LONG $0x80c18148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rcx # imm = 0x280
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe31850f; WORD $0xffff // jne 0x630 <k_untile_q5_1+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q2_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06b78e0f; WORD $0x0000 // jle 0xed4 <k_untile_q2_k+0x6c4>
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0049bc05787de2c4; BYTE $0x00 // vpbroadcastb 0x49bc(%rip), %ymm0 # 0x51f0 <k_tile_panel_16_min+0xa50>
+	QUAD $0x0049870d187de2c4; BYTE $0x00 // vbroadcastss 0x4987(%rip), %ymm1 # 0x51c4 <k_tile_panel_16_min+0xa24>
+	QUAD $0x00498e15187de2c4; BYTE $0x00 // vbroadcastss 0x498e(%rip), %ymm2 # 0x51d4 <k_tile_panel_16_min+0xa34>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	QUAD $0x01003a9cdb7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm0, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	QUAD $0x01403a9cdb7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm0, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	QUAD $0x01803a9cdb7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x01c03a9cdb7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	QUAD $0x02003a9cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	QUAD $0x02403a9cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x02803a9cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm0, %ymm3
+	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x02c03a9cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm0, %ymm3
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x547481c4; WORD $0x3224 // vandps (%r10,%r14), %ymm1, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
+	QUAD $0x052002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xe257dcc5 // vxorps %ymm2, %ymm4, %ymm4
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x0280099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x280(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x02c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x2c0(%rcx,%r9)
+	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
+	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
+	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
+	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
+	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0480099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x480(%rcx,%r9)
+	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x04c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x4c0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0500099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x500(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0580099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x580(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
+	QUAD $0x050002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm4
+	LONG $0xd372e5c5; BYTE $0x18 // vpsrld $0x18, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x0540099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x540(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x05c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x5c0(%rcx,%r9)
+	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
+	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
+	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
+	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0700099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x700(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0740099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x740(%rcx,%r9)
+	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
+	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x547481c4; WORD $0x3264; BYTE $0x40 // vandps 0x40(%r10,%r14), %ymm1, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0800099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x800(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0880099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x880(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0840099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x840(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x08c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x8c0(%rcx,%r9)
+	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
+	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
+	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0980099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x980(%rcx,%r9)
+	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x09c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x9c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0a00099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa00(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0a40099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa40(%rcx,%r9)
+	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0a80099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa80(%rcx,%r9)
+	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x0ac0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xac0(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0b00099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb00(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0b80099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb80(%rcx,%r9)
+	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xd472ddc5; BYTE $0x18 // vpsrld $0x18, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0b40099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb40(%rcx,%r9)
+	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
+	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0bc0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xbc0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000c; BYTE $0x00 // addq $0xc00, %r9 # imm = 0xC00
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf9e0850f; WORD $0xffff // jne 0x880 <k_untile_q2_k+0x70>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf9ab850f; WORD $0xffff // jne 0x860 <k_untile_q2_k+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c28148; WORD $0x0005; BYTE $0x00 // addq $0x540, %rdx # imm = 0x540
+	LONG $0x00c18148; WORD $0x0018; BYTE $0x00 // addq $0x1800, %rcx # imm = 0x1800
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf981850f; WORD $0xffff // jne 0x850 <k_untile_q2_k+0x40>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// untile_q3_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0a218e0f; WORD $0x0000 // jle 0x190e <k_untile_q3_k+0xa2e>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x0042bb05587de2c4; BYTE $0x00 // vpbroadcastd 0x42bb(%rip), %ymm0 # 0x51d0 <k_tile_panel_16_min+0xa30>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0042c00d587de2c4; BYTE $0x00 // vpbroadcastd 0x42c0(%rip), %ymm1 # 0x51e0 <k_tile_panel_16_min+0xa40>
+	QUAD $0x0042c815787de2c4; BYTE $0x00 // vpbroadcastb 0x42c8(%rip), %ymm2 # 0x51f1 <k_tile_panel_16_min+0xa51>
+	QUAD $0x0042c01d787de2c4; BYTE $0x00 // vpbroadcastb 0x42c0(%rip), %ymm3 # 0x51f2 <k_tile_panel_16_min+0xa52>
+	QUAD $0x0042b825787de2c4; BYTE $0x00 // vpbroadcastb 0x42b8(%rip), %ymm4 # 0x51f3 <k_tile_panel_16_min+0xa53>
+	QUAD $0x00427c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x427c(%rip), %ymm5 # 0x51c0 <k_tile_panel_16_min+0xa20>
+	QUAD $0x00428b35587de2c4; BYTE $0x00 // vpbroadcastd 0x428b(%rip), %ymm6 # 0x51d8 <k_tile_panel_16_min+0xa38>
+	QUAD $0x000041ab3d6ffdc5 // vmovdqa 0x41ab(%rip), %ymm7 # 0x5100 <k_tile_panel_16_min+0x960>
+	QUAD $0x00004143056f7dc5 // vmovdqa 0x4143(%rip), %ymm8 # 0x50a0 <k_tile_panel_16_min+0x900>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	QUAD $0x06000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x600(%rdx,%r9), %ymm9
+	QUAD $0x06400a946f7e21c4; WORD $0x0000 // vmovdqu 0x640(%rdx,%r9), %ymm10
+	QUAD $0x06800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdx,%r9), %ymm11
+	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
+	LONG $0x7215c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm13
+	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x247f7ec5; BYTE $0x24 // vmovdqu %ymm12, (%rsp)
+	LONG $0xe0db2dc5 // vpand %ymm0, %ymm10, %ymm12
+	LONG $0x7215c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm13
+	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x647f7ec5; WORD $0x2024 // vmovdqu %ymm12, 0x20(%rsp)
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc8db35c5 // vpand %ymm0, %ymm9, %ymm9
+	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
+	LONG $0xeb1d41c4; BYTE $0xc9 // vpor %ymm9, %ymm12, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x4024 // vmovdqu %ymm9, 0x40(%rsp)
+	LONG $0x7235c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm9
+	LONG $0xc8db35c5 // vpand %ymm0, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x6024 // vmovdqu %ymm9, 0x60(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000000bd2c8d46 // leal (,%r15,4), %r13d
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x09e4c149 // shlq $0x9, %r12
+	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
+	LONG $0x6e7941c4; BYTE $0xcd // vmovd %r13d, %xmm9
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	QUAD $0x0200229cdb6d01c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	LONG $0x147f7ec5; BYTE $0x19 // vmovdqu %ymm10, (%rcx,%rbx)
+	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
+	QUAD $0x0240229cdb6d01c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	LONG $0x547f7ec5; WORD $0x4019 // vmovdqu %ymm10, 0x40(%rcx,%rbx)
+	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	QUAD $0x0280229cdb6d01c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00008019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x80(%rcx,%rbx)
+	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
+	QUAD $0x02c0229cdb6d01c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0000c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0xc0(%rcx,%rbx)
+	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	QUAD $0x0300229cdb6d01c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00010019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x100(%rcx,%rbx)
+	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
+	QUAD $0x0340229cdb6d01c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00014019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x140(%rcx,%rbx)
+	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	QUAD $0x0380229cdb6d01c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00018019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x180(%rcx,%rbx)
+	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
+	QUAD $0x03c0229cdb6d01c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm2, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0001c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x1c0(%rcx,%rbx)
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0xdb5521c4; WORD $0x3c1c // vpand (%rsp,%r15), %ymm5, %ymm11
+	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x0002001994117cc5; BYTE $0x00 // vmovups %ymm10, 0x200(%rcx,%rbx)
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x3c1c // vmovdqu (%rsp,%r15), %ymm11
+	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
+	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x0002401994117cc5; BYTE $0x00 // vmovups %ymm10, 0x240(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x2314 // vmovdqu (%r11,%r12), %ymm10
+	LONG $0x6f7e21c4; WORD $0x0a1c // vmovdqu (%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00028019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x280(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x2354; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm10
+	LONG $0x6f7e21c4; WORD $0x0a5c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0002c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x2c0(%rcx,%rbx)
+	QUAD $0x008023946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	QUAD $0x00800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00030019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x300(%rcx,%rbx)
+	QUAD $0x00c023946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm10
+	QUAD $0x00c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00034019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x340(%rcx,%rbx)
+	QUAD $0x010023946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm10
+	QUAD $0x01000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00038019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x380(%rcx,%rbx)
+	QUAD $0x014023946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm10
+	QUAD $0x01400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0003c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x3c0(%rcx,%rbx)
+	QUAD $0x018023946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	QUAD $0x01800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00040019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x400(%rcx,%rbx)
+	QUAD $0x01c023946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm10
+	QUAD $0x01c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00044019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x440(%rcx,%rbx)
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x3c1c // vmovdqu (%rsp,%r15), %ymm11
+	LONG $0x002542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm11, %ymm11
+	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x0004801994117cc5; BYTE $0x00 // vmovups %ymm10, 0x480(%rcx,%rbx)
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x3c1c // vmovdqu (%rsp,%r15), %ymm11
+	LONG $0x7225c1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm11
+	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x0004c01994117cc5; BYTE $0x00 // vmovups %ymm10, 0x4c0(%rcx,%rbx)
+	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x6f7e01c4; WORD $0x231c // vmovdqu (%r11,%r12), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00050019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x500(%rcx,%rbx)
+	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x6f7e01c4; WORD $0x235c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00054019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x540(%rcx,%rbx)
+	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	QUAD $0x0080239c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00058019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x580(%rcx,%rbx)
+	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	QUAD $0x00c0239c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0005c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x5c0(%rcx,%rbx)
+	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	QUAD $0x0100239c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00060019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x600(%rcx,%rbx)
+	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	QUAD $0x0140239c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00064019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x640(%rcx,%rbx)
+	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	QUAD $0x0180239c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00068019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x680(%rcx,%rbx)
+	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
+	QUAD $0x01c0239c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0006c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x6c0(%rcx,%rbx)
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0xdb5521c4; WORD $0x3c5c; BYTE $0x20 // vpand 0x20(%rsp,%r15), %ymm5, %ymm11
+	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x0007001994117cc5; BYTE $0x00 // vmovups %ymm10, 0x700(%rcx,%rbx)
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x3c5c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm11
+	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
+	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x0007401994117cc5; BYTE $0x00 // vmovups %ymm10, 0x740(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x2314 // vmovdqu (%r11,%r12), %ymm10
+	LONG $0x6f7e21c4; WORD $0x0a1c // vmovdqu (%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00078019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x780(%rcx,%rbx)
+	LONG $0x6f7e01c4; WORD $0x2354; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm10
+	LONG $0x6f7e21c4; WORD $0x0a5c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0007c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x7c0(%rcx,%rbx)
+	QUAD $0x008023946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	QUAD $0x00800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00080019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x800(%rcx,%rbx)
+	QUAD $0x00c023946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm10
+	QUAD $0x00c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00084019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x840(%rcx,%rbx)
+	QUAD $0x010023946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm10
+	QUAD $0x01000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00088019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x880(%rcx,%rbx)
+	QUAD $0x014023946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm10
+	QUAD $0x01400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x0008c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x8c0(%rcx,%rbx)
+	QUAD $0x018023946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm10
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	QUAD $0x01800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
+	QUAD $0x00090019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x900(%rcx,%rbx)
+	QUAD $0x01c023946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm10
+	QUAD $0x01c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xc9 // vpsrld %xmm9, %ymm11, %ymm9
+	LONG $0x7235c1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm9
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x000940198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x940(%rcx,%rbx)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3c54; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm10
+	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x000980198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x980(%rcx,%rbx)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3c54; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0009c0198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x9c0(%rcx,%rbx)
+	LONG $0x00c38148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rbx # imm = 0xA00
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf74f850f; WORD $0xffff // jne 0x1020 <k_untile_q3_k+0x140>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf68a850f; WORD $0xffff // jne 0xf70 <k_untile_q3_k+0x90>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xe0c28148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdx # imm = 0x6E0
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf660850f; WORD $0xffff // jne 0xf60 <k_untile_q3_k+0x80>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// untile_q4_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x05b08e0f; WORD $0x0000 // jle 0x1edd <k_untile_q4_k+0x5bd>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x00387905587de2c4; BYTE $0x00 // vpbroadcastd 0x3879(%rip), %ymm0 # 0x51c8 <k_tile_panel_16_min+0xa28>
+	QUAD $0x0038780d587de2c4; BYTE $0x00 // vpbroadcastd 0x3878(%rip), %ymm1 # 0x51d0 <k_tile_panel_16_min+0xa30>
+	QUAD $0x00387f15587de2c4; BYTE $0x00 // vpbroadcastd 0x387f(%rip), %ymm2 # 0x51e0 <k_tile_panel_16_min+0xa40>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0038881d787de2c4; BYTE $0x00 // vpbroadcastb 0x3888(%rip), %ymm3 # 0x51f4 <k_tile_panel_16_min+0xa54>
+	QUAD $0x00384b25187de2c4; BYTE $0x00 // vbroadcastss 0x384b(%rip), %ymm4 # 0x51c0 <k_tile_panel_16_min+0xa20>
+	QUAD $0x0038562d187de2c4; BYTE $0x00 // vbroadcastss 0x3856(%rip), %ymm5 # 0x51d4 <k_tile_panel_16_min+0xa34>
+	QUAD $0x0000377a356ffdc5 // vmovdqa 0x377a(%rip), %ymm6 # 0x5100 <k_tile_panel_16_min+0x960>
+	QUAD $0x000037123d6ffdc5 // vmovdqa 0x3712(%rip), %ymm7 # 0x50a0 <k_tile_panel_16_min+0x900>
+	WORD $0x9066 // nop
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
+	QUAD $0x08400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm9
+	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	LONG $0xd8db3dc5 // vpand %ymm0, %ymm8, %ymm11
+	LONG $0x1c7f7ec5; BYTE $0x24 // vmovdqu %ymm11, (%rsp)
+	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	LONG $0xeb2541c4; BYTE $0xc0 // vpor %ymm8, %ymm11, %ymm8
+	LONG $0x447f7ec5; WORD $0x2024 // vmovdqu %ymm8, 0x20(%rsp)
+	LONG $0xc0db35c5 // vpand %ymm0, %ymm9, %ymm8
+	LONG $0x447f7ec5; WORD $0x4024 // vmovdqu %ymm8, 0x40(%rsp)
+	LONG $0x723dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb3d41c4; BYTE $0xc1 // vpor %ymm9, %ymm8, %ymm8
+	LONG $0x447f7ec5; WORD $0x6024 // vmovdqu %ymm8, 0x60(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x0ae3c148 // shlq $0xa, %rbx
+	LONG $0xdb6541c4; WORD $0x1a04 // vpand (%r10,%rbx), %ymm3, %ymm8
+	LONG $0x7f7e21c4; WORD $0x0904 // vmovdqu %ymm8, (%rcx,%r9)
+	LONG $0xdb6541c4; WORD $0x1a44; BYTE $0x40 // vpand 0x40(%r10,%rbx), %ymm3, %ymm8
+	LONG $0x7f7e21c4; WORD $0x0944; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r9)
+	QUAD $0x00801a84db6541c4; WORD $0x0000 // vpand 0x80(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x008009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r9)
+	QUAD $0x00c01a84db6541c4; WORD $0x0000 // vpand 0xc0(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x00c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r9)
+	QUAD $0x01001a84db6541c4; WORD $0x0000 // vpand 0x100(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x010009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r9)
+	QUAD $0x01401a84db6541c4; WORD $0x0000 // vpand 0x140(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x014009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r9)
+	QUAD $0x01801a84db6541c4; WORD $0x0000 // vpand 0x180(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x018009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r9)
+	QUAD $0x01c01a84db6541c4; WORD $0x0000 // vpand 0x1c0(%r10,%rbx), %ymm3, %ymm8
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	QUAD $0x01c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r9)
+	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	LONG $0x545c21c4; WORD $0x340c // vandps (%rsp,%r14), %ymm4, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x02000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x545c21c4; WORD $0x344c; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm4, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x02400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r9)
+	LONG $0x6f7e41c4; WORD $0x1a04 // vmovdqu (%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x028009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r9)
+	LONG $0x6f7e41c4; WORD $0x1a44; BYTE $0x40 // vmovdqu 0x40(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x02c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r9)
+	QUAD $0x00801a846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x030009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r9)
+	QUAD $0x00c01a846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x034009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r9)
+	QUAD $0x01001a846f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x038009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r9)
+	QUAD $0x01401a846f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x03c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r9)
+	QUAD $0x01801a846f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x040009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r9)
+	QUAD $0x01c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x044009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r9)
+	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x04800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
+	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x04c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r9)
+	QUAD $0x02001a84db6541c4; WORD $0x0000 // vpand 0x200(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x050009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r9)
+	QUAD $0x02401a84db6541c4; WORD $0x0000 // vpand 0x240(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x054009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r9)
+	QUAD $0x02801a84db6541c4; WORD $0x0000 // vpand 0x280(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x058009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r9)
+	QUAD $0x02c01a84db6541c4; WORD $0x0000 // vpand 0x2c0(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x05c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r9)
+	QUAD $0x03001a84db6541c4; WORD $0x0000 // vpand 0x300(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x060009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r9)
+	QUAD $0x03401a84db6541c4; WORD $0x0000 // vpand 0x340(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x064009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r9)
+	QUAD $0x03801a84db6541c4; WORD $0x0000 // vpand 0x380(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x068009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r9)
+	QUAD $0x03c01a84db6541c4; WORD $0x0000 // vpand 0x3c0(%r10,%rbx), %ymm3, %ymm8
+	QUAD $0x06c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
+	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	LONG $0x003d62c4; BYTE $0xc7 // vpshufb %ymm7, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x07000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x003562c4; BYTE $0xcf // vpshufb %ymm7, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x07400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r9)
+	QUAD $0x02001a846f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x078009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r9)
+	QUAD $0x02401a846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x07c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r9)
+	QUAD $0x02801a846f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x080009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r9)
+	QUAD $0x02c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x084009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r9)
+	QUAD $0x03001a846f7e41c4; WORD $0x0000 // vmovdqu 0x300(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x088009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r9)
+	QUAD $0x03401a846f7e41c4; WORD $0x0000 // vmovdqu 0x340(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x08c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r9)
+	QUAD $0x03801a846f7e41c4; WORD $0x0000 // vmovdqu 0x380(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x090009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r9)
+	QUAD $0x03c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%rbx), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
+	QUAD $0x094009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
+	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	LONG $0x723dc1c4; WORD $0x18d0 // vpsrld $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x09800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r9)
+	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
+	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x09c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xfb7a850f; WORD $0xffff // jne 0x1a20 <k_untile_q4_k+0x100>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfae5850f; WORD $0xffff // jne 0x19a0 <k_untile_q4_k+0x80>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x00c28148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdx # imm = 0x900
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfabb850f; WORD $0xffff // jne 0x1990 <k_untile_q4_k+0x70>
+	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// untile_q5_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x09888e0f; WORD $0x0000 // jle 0x2885 <k_untile_q5_k+0x995>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0032a305587de2c4; BYTE $0x00 // vpbroadcastd 0x32a3(%rip), %ymm0 # 0x51c8 <k_tile_panel_16_min+0xa28>
+	QUAD $0x0032a20d587de2c4; BYTE $0x00 // vpbroadcastd 0x32a2(%rip), %ymm1 # 0x51d0 <k_tile_panel_16_min+0xa30>
+	QUAD $0x0032a915587de2c4; BYTE $0x00 // vpbroadcastd 0x32a9(%rip), %ymm2 # 0x51e0 <k_tile_panel_16_min+0xa40>
+	QUAD $0x0032b51d787de2c4; BYTE $0x00 // vpbroadcastb 0x32b5(%rip), %ymm3 # 0x51f5 <k_tile_panel_16_min+0xa55>
+	QUAD $0x0032ad25787de2c4; BYTE $0x00 // vpbroadcastb 0x32ad(%rip), %ymm4 # 0x51f6 <k_tile_panel_16_min+0xa56>
+	QUAD $0x00326e2d187de2c4; BYTE $0x00 // vbroadcastss 0x326e(%rip), %ymm5 # 0x51c0 <k_tile_panel_16_min+0xa20>
+	QUAD $0x00327935187de2c4; BYTE $0x00 // vbroadcastss 0x3279(%rip), %ymm6 # 0x51d4 <k_tile_panel_16_min+0xa34>
+	QUAD $0x0000319d3d6ffdc5 // vmovdqa 0x319d(%rip), %ymm7 # 0x5100 <k_tile_panel_16_min+0x960>
+	QUAD $0x00003135056f7dc5 // vmovdqa 0x3135(%rip), %ymm8 # 0x50a0 <k_tile_panel_16_min+0x900>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	QUAD $0x0a000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xa00(%rdx,%r9), %ymm9
+	QUAD $0x0a400a946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r9), %ymm10
+	QUAD $0x0a800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r9), %ymm11
+	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
+	LONG $0x247f7ec5; BYTE $0x24 // vmovdqu %ymm12, (%rsp)
+	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb1d41c4; BYTE $0xc9 // vpor %ymm9, %ymm12, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x2024 // vmovdqu %ymm9, 0x20(%rsp)
+	LONG $0xc8db2dc5 // vpand %ymm0, %ymm10, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x4024 // vmovdqu %ymm9, 0x40(%rsp)
+	LONG $0x7235c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x4c7f7ec5; WORD $0x6024 // vmovdqu %ymm9, 0x60(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x00000000bd248d46 // leal (,%r15,4), %r12d
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	LONG $0xdb6501c4; WORD $0x3a14 // vpand (%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
+	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0x7f7e21c4; WORD $0x1914 // vmovdqu %ymm10, (%rcx,%r11)
+	LONG $0xdb6501c4; WORD $0x3a54; BYTE $0x40 // vpand 0x40(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	LONG $0x7f7e21c4; WORD $0x1954; BYTE $0x40 // vmovdqu %ymm10, 0x40(%rcx,%r11)
+	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	QUAD $0x00803a9cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x008019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x80(%rcx,%r11)
+	QUAD $0x00c03a94db6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x00c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0xc0(%rcx,%r11)
+	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
+	QUAD $0x01003a9cdb6501c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x010019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x100(%rcx,%r11)
+	QUAD $0x01403a94db6501c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x014019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x140(%rcx,%r11)
+	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
+	QUAD $0x01803a9cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x018019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x180(%rcx,%r11)
+	QUAD $0x01c03a94db6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x01c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x1c0(%rcx,%r11)
+	LONG $0x545421c4; WORD $0x3414 // vandps (%rsp,%r14), %ymm5, %ymm10
+	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x02001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x200(%rcx,%r11)
+	LONG $0x545421c4; WORD $0x3454; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm5, %ymm10
+	QUAD $0x0ae0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm11
+	LONG $0xde5724c5 // vxorps %ymm6, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x02401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x240(%rcx,%r11)
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x028019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x280(%rcx,%r11)
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x02c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x2c0(%rcx,%r11)
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x030019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x300(%rcx,%r11)
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x034019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x340(%rcx,%r11)
+	QUAD $0x01003a946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm10
+	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x038019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x380(%rcx,%r11)
+	QUAD $0x01403a946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x03c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x3c0(%rcx,%r11)
+	QUAD $0x01803a946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm10
+	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x040019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x400(%rcx,%r11)
+	QUAD $0x01c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x044019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x440(%rcx,%r11)
+	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
+	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x04801994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x480(%rcx,%r11)
+	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
+	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
+	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x04c01994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x4c0(%rcx,%r11)
+	QUAD $0x08000a946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm10
+	QUAD $0x02003a9cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x050019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x500(%rcx,%r11)
+	QUAD $0x02403a94db6501c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x054019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x540(%rcx,%r11)
+	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	QUAD $0x02803a9cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x058019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x580(%rcx,%r11)
+	QUAD $0x02c03a94db6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x05c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x5c0(%rcx,%r11)
+	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
+	QUAD $0x03003a9cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x060019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x600(%rcx,%r11)
+	QUAD $0x03403a94db6501c4; WORD $0x0000 // vpand 0x340(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x064019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x640(%rcx,%r11)
+	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
+	QUAD $0x03803a9cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r15), %ymm3, %ymm11
+	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	QUAD $0x068019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x680(%rcx,%r11)
+	QUAD $0x03c03a94db6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r15), %ymm3, %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x06c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x6c0(%rcx,%r11)
+	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
+	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	QUAD $0x07001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x700(%rcx,%r11)
+	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
+	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
+	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
+	LONG $0x002542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
+	QUAD $0x07401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x740(%rcx,%r11)
+	QUAD $0x02003a946f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r15), %ymm10
+	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x078019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x780(%rcx,%r11)
+	QUAD $0x02403a946f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r15), %ymm10
+	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x07c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x7c0(%rcx,%r11)
+	QUAD $0x02803a946f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r15), %ymm10
+	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x080019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x800(%rcx,%r11)
+	QUAD $0x02c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r15), %ymm10
+	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x084019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x840(%rcx,%r11)
+	QUAD $0x03003a946f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r15), %ymm10
+	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x088019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x880(%rcx,%r11)
+	QUAD $0x03403a946f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r15), %ymm10
+	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x08c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x8c0(%rcx,%r11)
+	QUAD $0x03803a946f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r15), %ymm10
+	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x090019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x900(%rcx,%r11)
+	QUAD $0x03c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r15), %ymm10
+	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
+	LONG $0xd22541c4; BYTE $0xc9 // vpsrld %xmm9, %ymm11, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0940198c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r11)
+	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x0980198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r11)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm10
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x09c0198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r11)
+	LONG $0x00c38149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r11 # imm = 0xA00
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf7b6850f; WORD $0xffff // jne 0x2000 <k_untile_q5_k+0x110>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf721850f; WORD $0xffff // jne 0x1f80 <k_untile_q5_k+0x90>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x00c28148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdx # imm = 0xB00
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf6f7850f; WORD $0xffff // jne 0x1f70 <k_untile_q5_k+0x80>
+	LONG $0xe0658d48 // leaq -0x20(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+
+	// untile_q6_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x083a8e0f; WORD $0x0000 // jle 0x30d7 <k_untile_q6_k+0x847>
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00294105787de2c4; BYTE $0x00 // vpbroadcastb 0x2941(%rip), %ymm0 # 0x51f7 <k_tile_panel_16_min+0xa57>
+	QUAD $0x0029390d787de2c4; BYTE $0x00 // vpbroadcastb 0x2939(%rip), %ymm1 # 0x51f8 <k_tile_panel_16_min+0xa58>
+	QUAD $0x00293115787de2c4; BYTE $0x00 // vpbroadcastb 0x2931(%rip), %ymm2 # 0x51f9 <k_tile_panel_16_min+0xa59>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x0ae4c149 // shlq $0xa, %r12
+	QUAD $0x08003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x800(%r10,%r15), %ymm3
+	LONG $0xdb7d81c4; WORD $0x2224 // vpand (%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	QUAD $0x08403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x840(%r10,%r15), %ymm3
+	LONG $0xdb7d81c4; WORD $0x2264; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	QUAD $0x08803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x880(%r10,%r15), %ymm3
+	QUAD $0x008022a4db7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x08c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%r15), %ymm3
+	QUAD $0x00c022a4db7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	QUAD $0x09003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x900(%r10,%r15), %ymm3
+	QUAD $0x010022a4db7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	QUAD $0x09403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x940(%r10,%r15), %ymm3
+	QUAD $0x014022a4db7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x09803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x980(%r10,%r15), %ymm3
+	QUAD $0x018022a4db7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x09c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x9c0(%r10,%r15), %ymm3
+	QUAD $0x01c022a4db7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r12), %ymm0, %ymm4
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
+	QUAD $0x0200229cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm0, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0280099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x280(%rcx,%r9)
+	QUAD $0x0240229cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm0, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x02c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x2c0(%rcx,%r9)
+	QUAD $0x0280229cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
+	QUAD $0x02c0229cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
+	QUAD $0x0300229cdb7d81c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
+	QUAD $0x0340229cdb7d81c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
+	QUAD $0x0380229cdb7d81c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
+	QUAD $0x03c0229cdb7d81c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm0, %ymm3
+	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
+	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x08 // vpslld $0x8, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0480099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x480(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x04c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x4c0(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x221c // vmovdqu (%r10,%r12), %ymm3
+	LONG $0xdb7581c4; WORD $0x3b24 // vpand (%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0500099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x500(%rcx,%r9)
+	LONG $0x6f7e81c4; WORD $0x225c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm3
+	LONG $0xdb7581c4; WORD $0x3b64; BYTE $0x40 // vpand 0x40(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0540099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x540(%rcx,%r9)
+	QUAD $0x0080229c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm3
+	QUAD $0x00803ba4db7581c4; WORD $0x0000 // vpand 0x80(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0580099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x580(%rcx,%r9)
+	QUAD $0x00c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm3
+	QUAD $0x00c03ba4db7581c4; WORD $0x0000 // vpand 0xc0(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x05c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x5c0(%rcx,%r9)
+	QUAD $0x0100229c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r12), %ymm3
+	QUAD $0x01003ba4db7581c4; WORD $0x0000 // vpand 0x100(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
+	QUAD $0x0140229c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r12), %ymm3
+	QUAD $0x01403ba4db7581c4; WORD $0x0000 // vpand 0x140(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
+	QUAD $0x0180229c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r12), %ymm3
+	QUAD $0x01803ba4db7581c4; WORD $0x0000 // vpand 0x180(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
+	QUAD $0x01c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r12), %ymm3
+	QUAD $0x01c03ba4db7581c4; WORD $0x0000 // vpand 0x1c0(%r11,%r15), %ymm1, %ymm4
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0700099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x700(%rcx,%r9)
+	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
+	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
+	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
+	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
+	QUAD $0x0740099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x740(%rcx,%r9)
+	QUAD $0x0200229c6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
+	QUAD $0x0240229c6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
+	QUAD $0x0280229c6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0800099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x800(%rcx,%r9)
+	QUAD $0x02c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0840099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x840(%rcx,%r9)
+	QUAD $0x0300229c6f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0880099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x880(%rcx,%r9)
+	QUAD $0x0340229c6f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x08c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x8c0(%rcx,%r9)
+	QUAD $0x0380229c6f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
+	QUAD $0x03c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r12), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
+	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
+	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
+	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
+	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
+	LONG $0xf372e5c5; BYTE $0x08 // vpslld $0x8, %ymm3, %ymm3
+	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x0980099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x980(%rcx,%r9)
+	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
+	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
+	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	QUAD $0x09c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf85f850f; WORD $0xffff // jne 0x2900 <k_untile_q6_k+0x70>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf82a850f; WORD $0xffff // jne 0x28e0 <k_untile_q6_k+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
+	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xf800850f; WORD $0xffff // jne 0x28d0 <k_untile_q6_k+0x40>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -162,39 +2047,39 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0007bd1d187d62c4; BYTE $0x00 // vbroadcastss 0x7bd(%rip), %ymm11 # 0xb20 <k_tile_panel+0x7e0>
+	QUAD $0x0020c91d187d62c4; BYTE $0x00 // vbroadcastss 0x20c9(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x21eb // jmp 0x38b <k_tile_panel+0x4b>
+	WORD $0x21eb // jmp 0x312b <k_tile_panel+0x4b>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x117ca1c4; WORD $0x080c // vmovups %ymm1, (%rax,%r9)
 	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
 	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x06e4840f; WORD $0x0000 // je 0xa6f <k_tile_panel+0x72f>
+	LONG $0x06e4840f; WORD $0x0000 // je 0x380f <k_tile_panel+0x72f>
 	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
 	LONG $0x14244489 // movl %eax, 0x14(%rsp)
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x557d // jge 0x3f0 <k_tile_panel+0xb0>
+	WORD $0x557d // jge 0x3190 <k_tile_panel+0xb0>
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0x02cf8349 // orq $0x2, %r15
 	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x03928e0f; WORD $0x0000 // jle 0x740 <k_tile_panel+0x400>
+	LONG $0x03928e0f; WORD $0x0000 // jle 0x34e0 <k_tile_panel+0x400>
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	WORD $0xbd7d // jge 0x376 <k_tile_panel+0x36>
+	WORD $0xbd7d // jge 0x3116 <k_tile_panel+0x36>
 	LONG $0x18478b48 // movq 0x18(%rdi), %rax
 	LONG $0xc6af0f48 // imulq %rsi, %rax
 	LONG $0x02e0c148 // shlq $0x2, %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
 	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x0597840f; WORD $0x0000 // je 0x96a <k_tile_panel+0x62a>
+	LONG $0x0597840f; WORD $0x0000 // je 0x370a <k_tile_panel+0x62a>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107ca1c4; WORD $0x080c // vmovups (%rax,%r9), %ymm1
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x05958f0f; WORD $0x0000 // jg 0x980 <k_tile_panel+0x640>
-	WORD $0x83eb // jmp 0x370 <k_tile_panel+0x30>
+	LONG $0x05958f0f; WORD $0x0000 // jg 0x3720 <k_tile_panel+0x640>
+	WORD $0x83eb // jmp 0x3110 <k_tile_panel+0x30>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
@@ -221,7 +2106,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017a8d48 // leaq 0x1(%rdx), %rdi
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x2feb // jmp 0x487 <k_tile_panel+0x147>
+	WORD $0x2feb // jmp 0x3227 <k_tile_panel+0x147>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
 	LONG $0x117ca1c4; WORD $0x9814 // vmovups %ymm2, (%rax,%r11,4)
@@ -230,17 +2115,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
 	WORD $0x014d; BYTE $0xee // addq %r13, %r14
 	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x39d <k_tile_panel+0x5d>
+	LONG $0xff168f0f; WORD $0xffff // jg 0x313d <k_tile_panel+0x5d>
 	LONG $0xf3af0f49 // imulq %r11, %rsi
 	LONG $0xb3048d48 // leaq (%rbx,%rsi,4), %rax
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x2674 // je 0x4c0 <k_tile_panel+0x180>
+	WORD $0x2674 // je 0x3260 <k_tile_panel+0x180>
 	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
 	LONG $0x107ca1c4; WORD $0x9814 // vmovups (%rax,%r11,4), %ymm2
 	LONG $0x107ca1c4; WORD $0xd81c // vmovups (%rax,%r11,8), %ymm3
 	LONG $0x107ca1c4; WORD $0x2024 // vmovups (%rax,%r12), %ymm4
-	WORD $0x1eeb // jmp 0x4d0 <k_tile_panel+0x190>
+	WORD $0x1eeb // jmp 0x3270 <k_tile_panel+0x190>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -250,7 +2135,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x807e // jle 0x460 <k_tile_panel+0x120>
+	WORD $0x807e // jle 0x3200 <k_tile_panel+0x120>
 	LONG $0x4c11fcc5; WORD $0x3024 // vmovups %ymm1, 0x30(%rsp)
 	LONG $0x587d42c4; BYTE $0x02 // vpbroadcastd (%r10), %ymm8
 	LONG $0x587dc2c4; WORD $0x2a3c // vpbroadcastd (%r10,%rbp), %ymm7
@@ -327,7 +2212,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0x0a4c; BYTE $0xf8 // vpbroadcastd -0x8(%r10,%rcx), %ymm9
 	LONG $0x5075e2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm7
 	LONG $0x5075c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm1, %ymm6
-	QUAD $0x0004661d187d62c4; BYTE $0x00 // vbroadcastss 0x466(%rip), %ymm11 # 0xb20 <k_tile_panel+0x7e0>
+	QUAD $0x001d721d187d62c4; BYTE $0x00 // vbroadcastss 0x1d72(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
 	QUAD $0x00020080107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm0
 	LONG $0xd05924c5 // vmulps %ymm0, %ymm11, %ymm10
 	LONG $0x5075c2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm1, %ymm5
@@ -350,8 +2235,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28349 // addq $0x40, %r10
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfda7870f; WORD $0xffff // ja 0x4e0 <k_tile_panel+0x1a0>
-	LONG $0xfffd22e9; BYTE $0xff // jmp 0x460 <k_tile_panel+0x120>
+	LONG $0xfda7870f; WORD $0xffff // ja 0x3280 <k_tile_panel+0x1a0>
+	LONG $0xfffd22e9; BYTE $0xff // jmp 0x3200 <k_tile_panel+0x120>
 	WORD $0x9066 // nop
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
@@ -375,7 +2260,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	LONG $0x24c38349 // addq $0x24, %r11
 	LONG $0x01588d49 // leaq 0x1(%r8), %rbx
-	WORD $0x2aeb // jmp 0x7bf <k_tile_panel+0x47f>
+	WORD $0x2aeb // jmp 0x355f <k_tile_panel+0x47f>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
 	LONG $0x117cc1c4; WORD $0x8e0c // vmovups %ymm1, (%r14,%rcx,4)
@@ -383,22 +2268,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
 	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xfbf48f0f; WORD $0xffff // jg 0x3b3 <k_tile_panel+0x73>
+	LONG $0xfbf48f0f; WORD $0xffff // jg 0x3153 <k_tile_panel+0x73>
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	LONG $0xb2348d4c // leaq (%rdx,%rsi,4), %r14
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2174 // je 0x7f0 <k_tile_panel+0x4b0>
+	WORD $0x2174 // je 0x3590 <k_tile_panel+0x4b0>
 	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
 	LONG $0x107cc1c4; WORD $0x8e0c // vmovups (%r14,%rcx,4), %ymm1
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1e7f // jg 0x7fd <k_tile_panel+0x4bd>
-	WORD $0xbfeb // jmp 0x7a0 <k_tile_panel+0x460>
+	WORD $0x1e7f // jg 0x359d <k_tile_panel+0x4bd>
+	WORD $0xbfeb // jmp 0x3540 <k_tile_panel+0x460>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xa37e // jle 0x7a0 <k_tile_panel+0x460>
+	WORD $0xa37e // jle 0x3540 <k_tile_panel+0x460>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
@@ -457,13 +2342,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c48349 // addq $0x40, %r12
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfeab870f; WORD $0xffff // ja 0x810 <k_tile_panel+0x4d0>
-	LONG $0xfffe36e9; BYTE $0xff // jmp 0x7a0 <k_tile_panel+0x460>
+	LONG $0xfeab870f; WORD $0xffff // ja 0x35b0 <k_tile_panel+0x4d0>
+	LONG $0xfffe36e9; BYTE $0xff // jmp 0x3540 <k_tile_panel+0x460>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf9f08e0f; WORD $0xffff // jle 0x370 <k_tile_panel+0x30>
+	LONG $0xf9f08e0f; WORD $0xffff // jle 0x3110 <k_tile_panel+0x30>
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
@@ -507,9 +2392,1218 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xff36870f; WORD $0xffff // ja 0x9a0 <k_tile_panel+0x660>
-	LONG $0xfff901e9; BYTE $0xff // jmp 0x370 <k_tile_panel+0x30>
+	LONG $0xff36870f; WORD $0xffff // ja 0x3740 <k_tile_panel+0x660>
+	LONG $0xfff901e9; BYTE $0xff // jmp 0x3110 <k_tile_panel+0x30>
 	LONG $0x50c48348 // addq $0x50, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// tile_panel_min
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x50ec8348 // subq $0x50, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x0019910d187d62c4; BYTE $0x00 // vbroadcastss 0x1991(%rip), %ymm9 # 0x51e4 <k_tile_panel_16_min+0xa44>
+	QUAD $0x0019701d187d62c4; BYTE $0x00 // vbroadcastss 0x1970(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x4c117cc5; WORD $0x3024 // vmovups %ymm9, 0x30(%rsp)
+	WORD $0x22eb // jmp 0x388b <k_tile_panel_min+0x5b>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x117ca1c4; WORD $0x0114 // vmovups %ymm2, (%rcx,%r8)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x0721840f; WORD $0x0000 // je 0x3fac <k_tile_panel_min+0x77c>
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x557d // jge 0x38f0 <k_tile_panel_min+0xc0>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x02cc8349 // orq $0x2, %r12
+	LONG $0x24243b4c // cmpq (%rsp), %r12
+	LONG $0x03b28e0f; WORD $0x0000 // jle 0x3c60 <k_tile_panel_min+0x430>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0xbd7d // jge 0x3876 <k_tile_panel_min+0x46>
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
+	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
+	LONG $0x05c8840f; WORD $0x0000 // je 0x3e9b <k_tile_panel_min+0x66b>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107ca1c4; WORD $0x0114 // vmovups (%rcx,%r8), %ymm2
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x05c68f0f; WORD $0x0000 // jg 0x3eb1 <k_tile_panel_min+0x681>
+	WORD $0x83eb // jmp 0x3870 <k_tile_panel_min+0x40>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x38778b4c // movq 0x38(%rdi), %r14
+	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
+	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
+	LONG $0x52248d4c // leaq (%rdx,%rdx,2), %r12
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x017f8d49 // leaq 0x1(%r15), %rdi
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x31eb // jmp 0x397e <k_tile_panel_min+0x14e>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x117cc1c4; BYTE $0x11 // vmovups %ymm2, (%r9)
+	LONG $0x117c81c4; WORD $0x911c // vmovups %ymm3, (%r9,%r10,4)
+	LONG $0x117c81c4; WORD $0xd124 // vmovups %ymm4, (%r9,%r10,8)
+	LONG $0x117c81c4; WORD $0x212c // vmovups %ymm5, (%r9,%r12)
+	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0x4c107cc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm9
+	LONG $0xff1f8f0f; WORD $0xffff // jg 0x389d <k_tile_panel_min+0x6d>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x930c8d4c // leaq (%rbx,%rdx,4), %r9
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1f74 // je 0x39b0 <k_tile_panel_min+0x180>
+	LONG $0x107cc1c4; BYTE $0x11 // vmovups (%r9), %ymm2
+	LONG $0x107c81c4; WORD $0x911c // vmovups (%r9,%r10,4), %ymm3
+	LONG $0x107c81c4; WORD $0xd124 // vmovups (%r9,%r10,8), %ymm4
+	LONG $0x107c81c4; WORD $0x212c // vmovups (%r9,%r12), %ymm5
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x187f // jg 0x39c5 <k_tile_panel_min+0x195>
+	WORD $0xa1eb // jmp 0x3950 <k_tile_panel_min+0x120>
+	BYTE $0x90 // nop
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x8b7e // jle 0x3950 <k_tile_panel_min+0x120>
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x20 // addq 0x20(%rsp), %rsi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x587d62c4; BYTE $0x06 // vpbroadcastd (%rsi), %ymm8
+	LONG $0x6f7e41c4; BYTE $0x18 // vmovdqu (%r8), %ymm11
+	LONG $0x587d22c4; WORD $0x2e0c // vpbroadcastd (%rsi,%r13), %ymm9
+	LONG $0x587d22c4; WORD $0x1e24 // vpbroadcastd (%rsi,%r11), %ymm12
+	LONG $0x6f7e41c4; WORD $0x4050 // vmovdqu 0x40(%r8), %ymm10
+	LONG $0x587d62c4; WORD $0x2e2c // vpbroadcastd (%rsi,%rbp), %ymm13
+	LONG $0x446ffec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm0
+	LONG $0xf86ffdc5 // vmovdqa %ymm0, %ymm7
+	LONG $0xf06ffdc5 // vmovdqa %ymm0, %ymm6
+	LONG $0x587d62c4; WORD $0x0476 // vpbroadcastd 0x4(%rsi), %ymm14
+	LONG $0x5025c2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm11, %ymm7
+	LONG $0xc06f7dc5 // vmovdqa %ymm0, %ymm8
+	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm15
+	LONG $0x5025c2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm6
+	LONG $0xc86f7dc5 // vmovdqa %ymm0, %ymm9
+	LONG $0x587da2c4; WORD $0x1e4c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r11), %ymm1
+	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
+	LONG $0x502542c4; BYTE $0xcd // {vex} vpdpbusd %ymm13, %ymm11, %ymm9
+	LONG $0x587d62c4; WORD $0x2e64; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm12
+	QUAD $0x000080986f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm11
+	LONG $0x587d62c4; WORD $0x086e // vpbroadcastd 0x8(%rsi), %ymm13
+	LONG $0x587da2c4; WORD $0x2e44; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm0
+	LONG $0x502dc2c4; BYTE $0xfe // {vex} vpdpbusd %ymm14, %ymm10, %ymm7
+	LONG $0x587d22c4; WORD $0x1e74; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r11), %ymm14
+	LONG $0x502dc2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm10, %ymm6
+	LONG $0x502d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm8
+	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm1
+	QUAD $0x0000c0b86f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r8), %ymm15
+	LONG $0x502d42c4; BYTE $0xcc // {vex} vpdpbusd %ymm12, %ymm10, %ymm9
+	LONG $0x587d62c4; WORD $0x0c56 // vpbroadcastd 0xc(%rsi), %ymm10
+	LONG $0x5025c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm11, %ymm7
+	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r13), %ymm12
+	LONG $0x587d22c4; WORD $0x1e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r11), %ymm13
+	LONG $0x5025e2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm11, %ymm6
+	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%rbp), %ymm0
+	LONG $0x502542c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm11, %ymm8
+	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
+	LONG $0x587de2c4; WORD $0x104e // vpbroadcastd 0x10(%rsi), %ymm1
+	LONG $0x5005c2c4; BYTE $0xfa // {vex} vpdpbusd %ymm10, %ymm15, %ymm7
+	LONG $0x5005c2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm15, %ymm6
+	LONG $0x587d22c4; WORD $0x2e54; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm10
+	LONG $0x500542c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm15, %ymm8
+	QUAD $0x000100986f7e41c4; BYTE $0x00 // vmovdqu 0x100(%r8), %ymm11
+	LONG $0x587d22c4; WORD $0x1e64; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r11), %ymm12
+	LONG $0x500562c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm9
+	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm0
+	LONG $0x587d62c4; WORD $0x146e // vpbroadcastd 0x14(%rsi), %ymm13
+	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm14
+	LONG $0x587d22c4; WORD $0x1e7c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r11), %ymm15
+	LONG $0x5025e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm7
+	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm1
+	LONG $0x5025c2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm11, %ymm6
+	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
+	LONG $0x587d62c4; WORD $0x1856 // vpbroadcastd 0x18(%rsi), %ymm10
+	LONG $0x502562c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm9
+	QUAD $0x000140806f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r8), %ymm0
+	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm11
+	LONG $0x507dc2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm0, %ymm7
+	LONG $0x507dc2c4; BYTE $0xf6 // {vex} vpdpbusd %ymm14, %ymm0, %ymm6
+	LONG $0x587d22c4; WORD $0x1e64; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r11), %ymm12
+	LONG $0x507d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm8
+	QUAD $0x000180a86f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r8), %ymm13
+	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm14
+	LONG $0x507d62c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm9
+	LONG $0x5015c2c4; BYTE $0xfa // {vex} vpdpbusd %ymm10, %ymm13, %ymm7
+	LONG $0x587de2c4; WORD $0x1c46 // vpbroadcastd 0x1c(%rsi), %ymm0
+	LONG $0x5015c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm13, %ymm6
+	LONG $0x501542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm13, %ymm8
+	LONG $0x587da2c4; WORD $0x2e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm1
+	LONG $0x501542c4; BYTE $0xce // {vex} vpdpbusd %ymm14, %ymm13, %ymm9
+	QUAD $0x0001c0906f7e41c4; BYTE $0x00 // vmovdqu 0x1c0(%r8), %ymm10
+	LONG $0x587d22c4; WORD $0x1e5c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r11), %ymm11
+	LONG $0x502de2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm7
+	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
+	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm0
+	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
+	QUAD $0x00161d1d187d62c4; BYTE $0x00 // vbroadcastss 0x161d(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
+	LONG $0x502d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm9
+	QUAD $0x00020080107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm0
+	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
+	LONG $0xa87de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm1
+	LONG $0xa87de2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm1
+	LONG $0x187d62c4; WORD $0x2056 // vbroadcastss 0x20(%rsi), %ymm10
+	LONG $0xa87d62c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm1
+	LONG $0xa87d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm9) + ymm1
+	LONG $0x187da2c4; WORD $0x2e44; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm0
+	LONG $0xa84562c4; BYTE $0xd2 // vfmadd213ps %ymm2, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm2
+	LONG $0xa84de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + ymm3
+	LONG $0x187da2c4; WORD $0x1e4c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r11), %ymm1
+	LONG $0xa83de2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm4
+	LONG $0x187de2c4; WORD $0x2e74; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm6
+	QUAD $0x000240b8107cc1c4; BYTE $0x00 // vmovups 0x240(%r8), %ymm7
+	LONG $0xa835e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm5
+	LONG $0x187de2c4; WORD $0x3056 // vbroadcastss 0x30(%rsi), %ymm2
+	LONG $0x187da2c4; WORD $0x2e5c; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r13), %ymm3
+	LONG $0xa845c2c4; BYTE $0xd2 // vfmadd213ps %ymm10, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm10
+	LONG $0x187da2c4; WORD $0x1e64; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r11), %ymm4
+	LONG $0xa845e2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm0
+	LONG $0xa845e2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm4) + ymm1
+	LONG $0x187de2c4; WORD $0x2e6c; BYTE $0x30 // vbroadcastss 0x30(%rsi,%rbp), %ymm5
+	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
+	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfd8c870f; WORD $0xffff // ja 0x39e0 <k_tile_panel_min+0x1b0>
+	LONG $0xfffcf7e9; BYTE $0xff // jmp 0x3950 <k_tile_panel_min+0x120>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x07e3c148 // shlq $0x7, %rbx
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x01718d4d // leaq 0x1(%r9), %r14
+	WORD $0x2eeb // jmp 0x3cdf <k_tile_panel_min+0x4af>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x1f // vmovups %ymm3, (%r15)
+	LONG $0x117cc1c4; WORD $0x9714 // vmovups %ymm2, (%r15,%rdx,4)
+	LONG $0x02608d4c // leaq 0x2(%rax), %r12
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x24243b4c // cmpq (%rsp), %r12
+	LONG $0xfbcf8f0f; WORD $0xffff // jg 0x38ae <k_tile_panel_min+0x7e>
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x863c8d4c // leaq (%rsi,%rax,4), %r15
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x2174 // je 0x3d10 <k_tile_panel_min+0x4e0>
+	LONG $0x107cc1c4; BYTE $0x1f // vmovups (%r15), %ymm3
+	LONG $0x107cc1c4; WORD $0x9714 // vmovups (%r15,%rdx,4), %ymm2
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1e7f // jg 0x3d1d <k_tile_panel_min+0x4ed>
+	WORD $0xbfeb // jmp 0x3cc0 <k_tile_panel_min+0x490>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0xa37e // jle 0x3cc0 <k_tile_panel_min+0x490>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x8948; BYTE $0xcd // movq %rcx, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x587d82c4; WORD $0x2b04 // vpbroadcastd (%r11,%r13), %ymm0
+	LONG $0x4d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm1
+	LONG $0x756ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm6
+	QUAD $0x00000080bd6ffec5 // vmovdqu 0x80(%rbp), %ymm7
+	QUAD $0x000000c0856f7ec5 // vmovdqu 0xc0(%rbp), %ymm8
+	LONG $0xcc297cc5 // vmovaps %ymm9, %ymm4
+	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
+	LONG $0x587d82c4; WORD $0x2a04 // vpbroadcastd (%r10,%r13), %ymm0
+	LONG $0xcd297cc5 // vmovaps %ymm9, %ymm5
+	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm0
+	LONG $0x504de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm6, %ymm4
+	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm0
+	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm1
+	LONG $0x504de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm6, %ymm5
+	LONG $0x5045e2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm7, %ymm4
+	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm0
+	LONG $0x5045e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm7, %ymm5
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm0
+	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
+	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm0
+	LONG $0x503de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm5
+	QUAD $0x00000100856ffec5 // vmovdqu 0x100(%rbp), %ymm0
+	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm1
+	LONG $0x587d82c4; WORD $0x2a74; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm6
+	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
+	LONG $0x507de2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm0, %ymm5
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm0
+	QUAD $0x000001408d6ffec5 // vmovdqu 0x140(%rbp), %ymm1
+	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
+	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm0
+	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
+	QUAD $0x00000180856ffec5 // vmovdqu 0x180(%rbp), %ymm0
+	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm1
+	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
+	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm1
+	LONG $0x507de2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm5
+	QUAD $0x000001c0856ffec5 // vmovdqu 0x1c0(%rbp), %ymm0
+	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm1
+	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
+	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm1
+	LONG $0x507de2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm5
+	QUAD $0x000002008510fcc5 // vmovups 0x200(%rbp), %ymm0
+	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
+	LONG $0xa87de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm1
+	LONG $0x187d82c4; WORD $0x2b74; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm6
+	LONG $0xa87de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm1
+	LONG $0xa85de2c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm3
+	LONG $0x187d82c4; WORD $0x2a44; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm0
+	LONG $0xa855e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
+	QUAD $0x000002408d10fcc5 // vmovups 0x240(%rbp), %ymm1
+	LONG $0x187d82c4; WORD $0x2b5c; BYTE $0x30 // vbroadcastss 0x30(%r11,%r13), %ymm3
+	LONG $0xa875e2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm6
+	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x30 // vbroadcastss 0x30(%r10,%r13), %ymm2
+	LONG $0xa875e2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm0
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfe9a870f; WORD $0xffff // ja 0x3d30 <k_tile_panel_min+0x500>
+	LONG $0xfffe25e9; BYTE $0xff // jmp 0x3cc0 <k_tile_panel_min+0x490>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf9bf8e0f; WORD $0xffff // jle 0x3870 <k_tile_panel_min+0x40>
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x47af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x08470348 // addq 0x8(%rdi), %rax
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x00 // vpbroadcastd (%rax), %ymm0
+	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
+	LONG $0x666ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm4
+	QUAD $0x00000080ae6ffec5 // vmovdqu 0x80(%rsi), %ymm5
+	QUAD $0x000000c0b66ffec5 // vmovdqu 0xc0(%rsi), %ymm6
+	LONG $0xcb297cc5 // vmovaps %ymm9, %ymm3
+	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
+	LONG $0x587de2c4; WORD $0x0440 // vpbroadcastd 0x4(%rax), %ymm0
+	LONG $0x505de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm4, %ymm3
+	LONG $0x587de2c4; WORD $0x0840 // vpbroadcastd 0x8(%rax), %ymm0
+	LONG $0x587de2c4; WORD $0x0c48 // vpbroadcastd 0xc(%rax), %ymm1
+	LONG $0x5055e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm5, %ymm3
+	LONG $0x504de2c4; BYTE $0xd9 // {vex} vpdpbusd %ymm1, %ymm6, %ymm3
+	LONG $0x587de2c4; WORD $0x1040 // vpbroadcastd 0x10(%rax), %ymm0
+	QUAD $0x000001008e6ffec5 // vmovdqu 0x100(%rsi), %ymm1
+	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
+	LONG $0x587de2c4; WORD $0x1440 // vpbroadcastd 0x14(%rax), %ymm0
+	QUAD $0x000001408e6ffec5 // vmovdqu 0x140(%rsi), %ymm1
+	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
+	LONG $0x587de2c4; WORD $0x1840 // vpbroadcastd 0x18(%rax), %ymm0
+	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
+	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
+	LONG $0x587de2c4; WORD $0x1c40 // vpbroadcastd 0x1c(%rax), %ymm0
+	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
+	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
+	QUAD $0x000002008610fcc5 // vmovups 0x200(%rsi), %ymm0
+	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
+	LONG $0xb87de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm3) + ymm1
+	LONG $0x187de2c4; WORD $0x2040 // vbroadcastss 0x20(%rax), %ymm0
+	LONG $0xa875e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm2
+	LONG $0x187de2c4; WORD $0x3050 // vbroadcastss 0x30(%rax), %ymm2
+	QUAD $0x00024096987de2c4; BYTE $0x00 // vfmadd132ps 0x240(%rsi), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff29870f; WORD $0xffff // ja 0x3ed0 <k_tile_panel_min+0x6a0>
+	LONG $0xfff8c4e9; BYTE $0xff // jmp 0x3870 <k_tile_panel_min+0x40>
+	LONG $0x50c48348 // addq $0x50, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
+
+	// tile_panel_16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x50ec8348 // subq $0x50, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0011e91d187d62c4; BYTE $0x00 // vbroadcastss 0x11e9(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x21eb // jmp 0x400b <k_tile_panel_16+0x4b>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x080c // vmovups %ymm1, (%rax,%r9)
+	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x0774840f; WORD $0x0000 // je 0x477f <k_tile_panel_16+0x7bf>
+	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x557d // jge 0x4070 <k_tile_panel_16+0xb0>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x02cf8349 // orq $0x2, %r15
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0x03e28e0f; WORD $0x0000 // jle 0x4410 <k_tile_panel_16+0x450>
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x24343b48 // cmpq (%rsp), %rsi
+	WORD $0xbd7d // jge 0x3ff6 <k_tile_panel_16+0x36>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
+	LONG $0x060e840f; WORD $0x0000 // je 0x4661 <k_tile_panel_16+0x6a1>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107ca1c4; WORD $0x080c // vmovups (%rax,%r9), %ymm1
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x060c8f0f; WORD $0x0000 // jg 0x4677 <k_tile_panel_16+0x6b7>
+	WORD $0x83eb // jmp 0x3ff0 <k_tile_panel_16+0x30>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x30778b4c // movq 0x30(%rdi), %r14
+	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
+	LONG $0x493c8d4c // leaq (%rcx,%rcx,2), %r15
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x02400548; WORD $0x0000 // addq $0x240, %rax # imm = 0x240
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x2cc38348 // addq $0x2c, %rbx
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0x08e5c149 // shlq $0x8, %r13
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x017e8d49 // leaq 0x1(%r14), %rdi
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x29eb // jmp 0x4107 <k_tile_panel_16+0x147>
+	WORD $0x9066 // nop
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	LONG $0x117ca1c4; WORD $0x9014 // vmovups %ymm2, (%rax,%r10,4)
+	LONG $0x117ca1c4; WORD $0xd01c // vmovups %ymm3, (%rax,%r10,8)
+	LONG $0x117ca1c4; WORD $0x3824 // vmovups %ymm4, (%rax,%r15)
+	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0xff168f0f; WORD $0xffff // jg 0x401d <k_tile_panel_16+0x5d>
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0xb3048d49 // leaq (%r11,%rsi,4), %rax
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	WORD $0x2674 // je 0x4140 <k_tile_panel_16+0x180>
+	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
+	LONG $0x107ca1c4; WORD $0x9014 // vmovups (%rax,%r10,4), %ymm2
+	LONG $0x107ca1c4; WORD $0xd01c // vmovups (%rax,%r10,8), %ymm3
+	LONG $0x107ca1c4; WORD $0x3824 // vmovups (%rax,%r15), %ymm4
+	WORD $0x1eeb // jmp 0x4150 <k_tile_panel_16+0x190>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x807e // jle 0x40e0 <k_tile_panel_16+0x120>
+	LONG $0x4c11fcc5; WORD $0x3024 // vmovups %ymm1, 0x30(%rsp)
+	LONG $0x107c41c4; WORD $0x244c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm9
+	LONG $0x587dc2c4; WORD $0x087c; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rcx), %ymm7
+	LONG $0x593441c4; BYTE $0xd3 // vmulps %ymm11, %ymm9, %ymm10
+	LONG $0x587dc2c4; WORD $0x086c; BYTE $0xd4 // vpbroadcastd -0x2c(%r8,%rcx), %ymm5
+	QUAD $0xfdc024b46f7e41c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm14
+	QUAD $0xfe0024ac6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm13
+	QUAD $0xfe4024a46f7e41c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm12
+	LONG $0xd9297cc5 // vmovaps %ymm11, %ymm1
+	QUAD $0xfe80249c6f7e41c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm11
+	LONG $0x500de2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm14, %ymm7
+	LONG $0x587dc2c4; WORD $0x086c; BYTE $0xd8 // vpbroadcastd -0x28(%r8,%rcx), %ymm5
+	LONG $0x587dc2c4; WORD $0x0874; BYTE $0xdc // vpbroadcastd -0x24(%r8,%rcx), %ymm6
+	LONG $0x5015e2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm13, %ymm7
+	LONG $0x501de2c4; BYTE $0xfe // {vex} vpdpbusd %ymm6, %ymm12, %ymm7
+	LONG $0x587dc2c4; WORD $0x086c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rcx), %ymm5
+	LONG $0x587d02c4; WORD $0x0844; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r9), %ymm8
+	LONG $0x587d82c4; WORD $0x0874; BYTE $0xd4 // vpbroadcastd -0x2c(%r8,%r9), %ymm6
+	LONG $0x5025e2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm11, %ymm7
+	LONG $0x500d62c4; BYTE $0xc6 // {vex} vpdpbusd %ymm6, %ymm14, %ymm8
+	LONG $0x587d82c4; WORD $0x086c; BYTE $0xd8 // vpbroadcastd -0x28(%r8,%r9), %ymm5
+	LONG $0x501562c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm13, %ymm8
+	LONG $0x587d82c4; WORD $0x086c; BYTE $0xdc // vpbroadcastd -0x24(%r8,%r9), %ymm5
+	LONG $0x501d62c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm12, %ymm8
+	LONG $0x587d82c4; WORD $0x086c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%r9), %ymm5
+	LONG $0x587dc2c4; WORD $0x2874; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rbp), %ymm6
+	LONG $0x502562c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm11, %ymm8
+	LONG $0x587dc2c4; WORD $0x286c; BYTE $0xd4 // vpbroadcastd -0x2c(%r8,%rbp), %ymm5
+	LONG $0x500de2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm14, %ymm6
+	LONG $0x587dc2c4; WORD $0x286c; BYTE $0xd8 // vpbroadcastd -0x28(%r8,%rbp), %ymm5
+	LONG $0x587d42c4; WORD $0x287c; BYTE $0xdc // vpbroadcastd -0x24(%r8,%rbp), %ymm15
+	LONG $0x5015e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm13, %ymm6
+	LONG $0x501dc2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0x287c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rbp), %ymm15
+	LONG $0x587dc2c4; WORD $0xfc68 // vpbroadcastd -0x4(%r8), %ymm5
+	LONG $0x587dc2c4; WORD $0xd440 // vpbroadcastd -0x2c(%r8), %ymm0
+	LONG $0x5025c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm11, %ymm6
+	LONG $0x500de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm14, %ymm5
+	LONG $0x587dc2c4; WORD $0xd840 // vpbroadcastd -0x28(%r8), %ymm0
+	LONG $0x5015e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm13, %ymm5
+	LONG $0x587dc2c4; WORD $0xdc40 // vpbroadcastd -0x24(%r8), %ymm0
+	LONG $0x501de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm5
+	LONG $0x587dc2c4; WORD $0xe040 // vpbroadcastd -0x20(%r8), %ymm0
+	LONG $0x5025e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm5
+	LONG $0xa835c2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm5) + ymm10
+	LONG $0xa835c2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm10
+	LONG $0xa83542c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm10
+	LONG $0x587dc2c4; WORD $0x0804 // vpbroadcastd (%r8,%rcx), %ymm0
+	LONG $0xa835c2c4; BYTE $0xfa // vfmadd213ps %ymm10, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm10
+	QUAD $0xfec024946f7e41c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm10
+	LONG $0x587d42c4; WORD $0x084c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rcx), %ymm9
+	LONG $0x502dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm10, %ymm0
+	QUAD $0xff0024a46f7e41c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm12
+	LONG $0x587d42c4; WORD $0x084c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rcx), %ymm9
+	LONG $0x501dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm12, %ymm0
+	QUAD $0xff40249c6f7e41c4; WORD $0xffff // vmovdqu -0xc0(%r12), %ymm11
+	LONG $0x587d42c4; WORD $0x084c; BYTE $0xec // vpbroadcastd -0x14(%r8,%rcx), %ymm9
+	LONG $0x5025c2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm0
+	LONG $0x6f7e41c4; WORD $0x246c; BYTE $0x80 // vmovdqu -0x80(%r12), %ymm13
+	LONG $0x587d42c4; WORD $0x084c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rcx), %ymm9
+	LONG $0x5015c2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm13, %ymm0
+	LONG $0xc9587cc5 // vaddps %ymm1, %ymm0, %ymm9
+	LONG $0x107c41c4; WORD $0x2434 // vmovups (%r12), %ymm14
+	LONG $0xa80d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm9) + ymm7
+	LONG $0x587d82c4; WORD $0x0804 // vpbroadcastd (%r8,%r9), %ymm0
+	LONG $0x587d82c4; WORD $0x087c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%r9), %ymm7
+	LONG $0x502de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm10, %ymm0
+	LONG $0x587d82c4; WORD $0x087c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%r9), %ymm7
+	LONG $0x501de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm12, %ymm0
+	LONG $0x587d82c4; WORD $0x087c; BYTE $0xec // vpbroadcastd -0x14(%r8,%r9), %ymm7
+	LONG $0x587d02c4; WORD $0x087c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r9), %ymm15
+	LONG $0x5025e2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm11, %ymm0
+	LONG $0x5015c2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm0
+	LONG $0xf958fcc5 // vaddps %ymm1, %ymm0, %ymm7
+	LONG $0xa80dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm7) + ymm8
+	LONG $0x587dc2c4; WORD $0x2804 // vpbroadcastd (%r8,%rbp), %ymm0
+	LONG $0x587d42c4; WORD $0x2844; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rbp), %ymm8
+	LONG $0x502dc2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm10, %ymm0
+	LONG $0x587d42c4; WORD $0x2844; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rbp), %ymm8
+	LONG $0x501dc2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm12, %ymm0
+	LONG $0x587d42c4; WORD $0x2844; BYTE $0xec // vpbroadcastd -0x14(%r8,%rbp), %ymm8
+	LONG $0x587d42c4; WORD $0x287c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rbp), %ymm15
+	LONG $0x5025c2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm11, %ymm0
+	LONG $0x5015c2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm0
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0xa80de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) + ymm6
+	LONG $0x587dc2c4; BYTE $0x30 // vpbroadcastd (%r8), %ymm6
+	LONG $0x587d42c4; WORD $0xe440 // vpbroadcastd -0x1c(%r8), %ymm8
+	LONG $0x502dc2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm10, %ymm6
+	LONG $0x587d42c4; WORD $0xe840 // vpbroadcastd -0x18(%r8), %ymm8
+	LONG $0x501dc2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0xec40 // vpbroadcastd -0x14(%r8), %ymm8
+	LONG $0x587d42c4; WORD $0xf050 // vpbroadcastd -0x10(%r8), %ymm10
+	LONG $0x5025c2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm11, %ymm6
+	LONG $0xd9287cc5 // vmovaps %ymm1, %ymm11
+	LONG $0x4c10fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm1
+	LONG $0x5015c2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm13, %ymm6
+	LONG $0xf658a4c5 // vaddps %ymm6, %ymm11, %ymm6
+	LONG $0xa80de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm6) + ymm5
+	LONG $0x187dc2c4; WORD $0xf468 // vbroadcastss -0xc(%r8), %ymm5
+	LONG $0x187d42c4; WORD $0x2844; BYTE $0xf4 // vbroadcastss -0xc(%r8,%rbp), %ymm8
+	LONG $0xb84de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm5) + ymm1
+	LONG $0xb87dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm8) + ymm2
+	LONG $0x187d82c4; WORD $0x0844; BYTE $0xf4 // vbroadcastss -0xc(%r8,%r9), %ymm0
+	LONG $0xb845e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm0) + ymm3
+	LONG $0x187dc2c4; WORD $0x0844; BYTE $0xf4 // vbroadcastss -0xc(%r8,%rcx), %ymm0
+	LONG $0xb835e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm0) + ymm4
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfd64870f; WORD $0xffff // ja 0x4160 <k_tile_panel_16+0x1a0>
+	LONG $0xfffcdfe9; BYTE $0xff // jmp 0x40e0 <k_tile_panel_16+0x120>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x2cc18349 // addq $0x2c, %r9
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	LONG $0x2cc38349 // addq $0x2c, %r11
+	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
+	WORD $0x1feb // jmp 0x448f <k_tile_panel_16+0x4cf>
+	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
+	LONG $0x117cc1c4; WORD $0x860c // vmovups %ymm1, (%r14,%rax,4)
+	LONG $0x027e8d4c // leaq 0x2(%rsi), %r15
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0xfba48f0f; WORD $0xffff // jg 0x4033 <k_tile_panel_16+0x73>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0xb1348d4c // leaq (%rcx,%rsi,4), %r14
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2174 // je 0x44c0 <k_tile_panel_16+0x500>
+	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
+	LONG $0x107cc1c4; WORD $0x860c // vmovups (%r14,%rax,4), %ymm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x1e7f // jg 0x44cd <k_tile_panel_16+0x50d>
+	WORD $0xbfeb // jmp 0x4470 <k_tile_panel_16+0x4b0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xa37e // jle 0x4470 <k_tile_panel_16+0x4b0>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0xc06d // vmovups -0x40(%r13), %ymm5
+	LONG $0x587d82c4; WORD $0x235c; BYTE $0xfc // vpbroadcastd -0x4(%r11,%r12), %ymm3
+	LONG $0x587d82c4; WORD $0x2344; BYTE $0xd4 // vpbroadcastd -0x2c(%r11,%r12), %ymm0
+	QUAD $0xfffdc0b56f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r13), %ymm6
+	QUAD $0xfffe00bd6f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r13), %ymm7
+	QUAD $0xfffe40856f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r13), %ymm8
+	QUAD $0xfffe808d6f7e41c4; BYTE $0xff // vmovdqu -0x180(%r13), %ymm9
+	LONG $0x587d82c4; WORD $0x2364; BYTE $0xd8 // vpbroadcastd -0x28(%r11,%r12), %ymm4
+	LONG $0x504de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm6, %ymm3
+	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
+	LONG $0x587d82c4; WORD $0x2344; BYTE $0xdc // vpbroadcastd -0x24(%r11,%r12), %ymm0
+	LONG $0x503de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm3
+	LONG $0x587d82c4; WORD $0x2344; BYTE $0xe0 // vpbroadcastd -0x20(%r11,%r12), %ymm0
+	LONG $0x5035e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm9, %ymm3
+	LONG $0x587d82c4; WORD $0x2164; BYTE $0xfc // vpbroadcastd -0x4(%r9,%r12), %ymm4
+	LONG $0x587d82c4; WORD $0x2144; BYTE $0xd4 // vpbroadcastd -0x2c(%r9,%r12), %ymm0
+	LONG $0xd55924c5 // vmulps %ymm5, %ymm11, %ymm10
+	LONG $0x504de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm6, %ymm4
+	LONG $0x587d82c4; WORD $0x2144; BYTE $0xd8 // vpbroadcastd -0x28(%r9,%r12), %ymm0
+	LONG $0x5045e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm7, %ymm4
+	LONG $0x587d82c4; WORD $0x2144; BYTE $0xdc // vpbroadcastd -0x24(%r9,%r12), %ymm0
+	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
+	LONG $0x587d82c4; WORD $0x2144; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r12), %ymm0
+	LONG $0x5035e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm9, %ymm4
+	LONG $0xa855c2c4; BYTE $0xe2 // vfmadd213ps %ymm10, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm10
+	LONG $0xa855c2c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm10
+	LONG $0x587d82c4; WORD $0x2304 // vpbroadcastd (%r11,%r12), %ymm0
+	QUAD $0xfffec0ad6f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r13), %ymm5
+	LONG $0x587d82c4; WORD $0x2374; BYTE $0xe4 // vpbroadcastd -0x1c(%r11,%r12), %ymm6
+	LONG $0x5055e2c4; BYTE $0xc6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm0
+	QUAD $0xffff00b56f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r13), %ymm6
+	LONG $0x587d82c4; WORD $0x237c; BYTE $0xe8 // vpbroadcastd -0x18(%r11,%r12), %ymm7
+	LONG $0x504de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm6, %ymm0
+	QUAD $0xffff40bd6f7ec1c4; BYTE $0xff // vmovdqu -0xc0(%r13), %ymm7
+	LONG $0x587d02c4; WORD $0x2344; BYTE $0xec // vpbroadcastd -0x14(%r11,%r12), %ymm8
+	LONG $0x5045c2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm7, %ymm0
+	LONG $0x6f7e41c4; WORD $0x8045 // vmovdqu -0x80(%r13), %ymm8
+	LONG $0x587d02c4; WORD $0x234c; BYTE $0xf0 // vpbroadcastd -0x10(%r11,%r12), %ymm9
+	LONG $0x503dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm8, %ymm0
+	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
+	LONG $0x587d02c4; WORD $0x210c // vpbroadcastd (%r9,%r12), %ymm9
+	LONG $0x587d02c4; WORD $0x2154; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r12), %ymm10
+	LONG $0x505542c4; BYTE $0xca // {vex} vpdpbusd %ymm10, %ymm5, %ymm9
+	LONG $0x107cc1c4; WORD $0x006d // vmovups (%r13), %ymm5
+	LONG $0x587d02c4; WORD $0x2154; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r12), %ymm10
+	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
+	LONG $0x504d42c4; BYTE $0xca // {vex} vpdpbusd %ymm10, %ymm6, %ymm9
+	LONG $0x587d82c4; WORD $0x215c; BYTE $0xec // vpbroadcastd -0x14(%r9,%r12), %ymm3
+	LONG $0x504562c4; BYTE $0xcb // {vex} vpdpbusd %ymm3, %ymm7, %ymm9
+	LONG $0x587d82c4; WORD $0x215c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r12), %ymm3
+	LONG $0x503d62c4; BYTE $0xcb // {vex} vpdpbusd %ymm3, %ymm8, %ymm9
+	LONG $0x5834c1c4; BYTE $0xdb // vaddps %ymm11, %ymm9, %ymm3
+	LONG $0xa855e2c4; BYTE $0xdc // vfmadd213ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
+	LONG $0x187d82c4; WORD $0x2164; BYTE $0xf4 // vbroadcastss -0xc(%r9,%r12), %ymm4
+	LONG $0xb865e2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm4) + ymm2
+	LONG $0x187d82c4; WORD $0x235c; BYTE $0xf4 // vbroadcastss -0xc(%r11,%r12), %ymm3
+	LONG $0xb87de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm3) + ymm1
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xfe84870f; WORD $0xffff // ja 0x44e0 <k_tile_panel_16+0x520>
+	LONG $0xfffe0fe9; BYTE $0xff // jmp 0x4470 <k_tile_panel_16+0x4b0>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf9798e0f; WORD $0xffff // jle 0x3ff0 <k_tile_panel_16+0x30>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x2cc68348 // addq $0x2c, %rsi
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x587de2c4; WORD $0xfc46 // vpbroadcastd -0x4(%rsi), %ymm0
+	LONG $0x5210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0xd45e // vpbroadcastd -0x2c(%rsi), %ymm3
+	QUAD $0xfffffdc0a26ffec5 // vmovdqu -0x240(%rdx), %ymm4
+	LONG $0x505de2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm0
+	QUAD $0xfffffe009a6ffec5 // vmovdqu -0x200(%rdx), %ymm3
+	LONG $0x587de2c4; WORD $0xd866 // vpbroadcastd -0x28(%rsi), %ymm4
+	QUAD $0xfffffe40aa6ffec5 // vmovdqu -0x1c0(%rdx), %ymm5
+	LONG $0x5065e2c4; BYTE $0xc4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm0
+	LONG $0x587de2c4; WORD $0xdc5e // vpbroadcastd -0x24(%rsi), %ymm3
+	QUAD $0xfffffe80a26ffec5 // vmovdqu -0x180(%rdx), %ymm4
+	LONG $0x5055e2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm5, %ymm0
+	LONG $0x587de2c4; WORD $0xe05e // vpbroadcastd -0x20(%rsi), %ymm3
+	LONG $0x505de2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm0
+	LONG $0xda59a4c5 // vmulps %ymm2, %ymm11, %ymm3
+	LONG $0x587de2c4; BYTE $0x26 // vpbroadcastd (%rsi), %ymm4
+	LONG $0xb86de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm0) + ymm3
+	QUAD $0xfffffec0826ffec5 // vmovdqu -0x140(%rdx), %ymm0
+	LONG $0x587de2c4; WORD $0xe456 // vpbroadcastd -0x1c(%rsi), %ymm2
+	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
+	QUAD $0xffffff00826ffec5 // vmovdqu -0x100(%rdx), %ymm0
+	LONG $0x587de2c4; WORD $0xe856 // vpbroadcastd -0x18(%rsi), %ymm2
+	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
+	QUAD $0xffffff40826ffec5 // vmovdqu -0xc0(%rdx), %ymm0
+	LONG $0x587de2c4; WORD $0xec56 // vpbroadcastd -0x14(%rsi), %ymm2
+	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
+	LONG $0x426ffec5; BYTE $0x80 // vmovdqu -0x80(%rdx), %ymm0
+	LONG $0x587de2c4; WORD $0xf056 // vpbroadcastd -0x10(%rsi), %ymm2
+	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
+	LONG $0xc458a4c5 // vaddps %ymm4, %ymm11, %ymm0
+	LONG $0x9865e2c4; BYTE $0x02 // vfmadd132ps (%rdx), %ymm3, %ymm0 # ymm0 = (ymm0 * mem) + ymm3
+	LONG $0x187de2c4; WORD $0xf456 // vbroadcastss -0xc(%rsi), %ymm2
+	LONG $0xb87de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm2) + ymm1
+	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xff26870f; WORD $0xffff // ja 0x46a0 <k_tile_panel_16+0x6e0>
+	LONG $0xfff871e9; BYTE $0xff // jmp 0x3ff0 <k_tile_panel_16+0x30>
+	LONG $0x50c48348 // addq $0x50, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// tile_panel_16_min
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000a1d1d587d62c4; BYTE $0x00 // vpbroadcastd 0xa1d(%rip), %ymm11 # 0x51e4 <k_tile_panel_16_min+0xa44>
+	QUAD $0x0009fc3d187d62c4; BYTE $0x00 // vbroadcastss 0x9fc(%rip), %ymm15 # 0x51cc <k_tile_panel_16_min+0xa2c>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x5c7f7ec5; WORD $0x3024 // vmovdqu %ymm11, 0x30(%rsp)
+	WORD $0x1feb // jmp 0x47fc <k_tile_panel_16_min+0x5c>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x117ca1c4; WORD $0x0114 // vmovups %ymm2, (%rcx,%r8)
+	LONG $0x0020b841; WORD $0x0000 // movl $0x20, %r8d
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x081d840f; WORD $0x0000 // je 0x5019 <k_tile_panel_16_min+0x879>
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	WORD $0x547d // jge 0x4860 <k_tile_panel_16_min+0xc0>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x02cc8349 // orq $0x2, %r12
+	LONG $0x24243b4c // cmpq (%rsp), %r12
+	LONG $0x04518e0f; WORD $0x0000 // jle 0x4c70 <k_tile_panel_16_min+0x4d0>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0xbc7d // jge 0x47e6 <k_tile_panel_16_min+0x46>
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
+	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
+	LONG $0x06a8840f; WORD $0x0000 // je 0x4eec <k_tile_panel_16_min+0x74c>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107ca1c4; WORD $0x0114 // vmovups (%rcx,%r8), %ymm2
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x06a68f0f; WORD $0x0000 // jg 0x4f02 <k_tile_panel_16_min+0x762>
+	WORD $0x82eb // jmp 0x47e0 <k_tile_panel_16_min+0x40>
+	WORD $0x9066 // nop
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	LONG $0x30778b4c // movq 0x30(%rdi), %r14
+	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
+	LONG $0x763c8d4c // leaq (%rsi,%rsi,2), %r15
+	LONG $0x023c8d4a // leaq (%rdx,%r8), %rdi
+	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x01468d49 // leaq 0x1(%r14), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x39eb // jmp 0x48fe <k_tile_panel_16_min+0x15e>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
+	LONG $0x117c81c4; WORD $0x9024 // vmovups %ymm4, (%r8,%r10,4)
+	LONG $0x117c81c4; WORD $0xd02c // vmovups %ymm5, (%r8,%r10,8)
+	LONG $0x117c81c4; WORD $0x381c // vmovups %ymm3, (%r8,%r15)
+	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0x5c6f7ec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm11
+	LONG $0xff108f0f; WORD $0xffff // jg 0x480e <k_tile_panel_16_min+0x6e>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x93048d4d // leaq (%r11,%rdx,4), %r8
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1f74 // je 0x4930 <k_tile_panel_16_min+0x190>
+	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
+	LONG $0x107c81c4; WORD $0x9024 // vmovups (%r8,%r10,4), %ymm4
+	LONG $0x107c81c4; WORD $0xd02c // vmovups (%r8,%r10,8), %ymm5
+	LONG $0x107c81c4; WORD $0x381c // vmovups (%r8,%r15), %ymm3
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x187f // jg 0x4945 <k_tile_panel_16_min+0x1a5>
+	WORD $0xa1eb // jmp 0x48d0 <k_tile_panel_16_min+0x130>
+	BYTE $0x90 // nop
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x8b7e // jle 0x48d0 <k_tile_panel_16_min+0x130>
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x587de2c4; WORD $0x2e3c // vpbroadcastd (%rsi,%rbp), %ymm7
+	QUAD $0xfd40249c6f7e41c4; WORD $0xffff // vmovdqu -0x2c0(%r12), %ymm11
+	QUAD $0xfd8024ac6f7e41c4; WORD $0xffff // vmovdqu -0x280(%r12), %ymm13
+	QUAD $0xfdc024a46f7e41c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm12
+	LONG $0x587d62c4; WORD $0x2e7c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm15
+	LONG $0x587d62c4; WORD $0x2e54; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm10
+	LONG $0x746f7ec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm14
+	LONG $0xf67f7dc5 // vmovdqa %ymm14, %ymm6
+	LONG $0x187de2c4; WORD $0x2e44; BYTE $0x0c // vbroadcastss 0xc(%rsi,%rbp), %ymm0
+	LONG $0x4411fcc5; WORD $0x7024 // vmovups %ymm0, 0x70(%rsp)
+	LONG $0x5025e2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm7, %ymm11, %ymm6
+	LONG $0x587d22c4; WORD $0x0e04 // vpbroadcastd (%rsi,%r9), %ymm8
+	LONG $0xf77f7dc5 // vmovdqa %ymm14, %ymm7
+	LONG $0x5025c2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm11, %ymm7
+	LONG $0x587d22c4; WORD $0x2e0c // vpbroadcastd (%rsi,%r13), %ymm9
+	LONG $0x6f7d41c4; BYTE $0xc6 // vmovdqa %ymm14, %ymm8
+	LONG $0x502542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm8
+	LONG $0x587de2c4; BYTE $0x0e // vpbroadcastd (%rsi), %ymm1
+	LONG $0x6f7d41c4; BYTE $0xce // vmovdqa %ymm14, %ymm9
+	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
+	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r9), %ymm1
+	LONG $0x587da2c4; WORD $0x0e44; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r9), %ymm0
+	LONG $0x5015c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm6
+	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm15
+	LONG $0x5015e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm13, %ymm7
+	QUAD $0xfe00249c6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm11
+	LONG $0x501542c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm8
+	LONG $0x587de2c4; WORD $0x044e // vpbroadcastd 0x4(%rsi), %ymm1
+	LONG $0x501562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm13, %ymm9
+	LONG $0x587d22c4; WORD $0x0e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r9), %ymm13
+	LONG $0x501dc2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm12, %ymm6
+	LONG $0x587da2c4; WORD $0x2e4c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm1
+	LONG $0x187d22c4; WORD $0x2e54; BYTE $0x0c // vbroadcastss 0xc(%rsi,%r13), %ymm10
+	LONG $0x54117cc5; WORD $0x5024 // vmovups %ymm10, 0x50(%rsp)
+	LONG $0x501de2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm7
+	LONG $0x587de2c4; WORD $0x0846 // vpbroadcastd 0x8(%rsi), %ymm0
+	LONG $0x501d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm12, %ymm8
+	LONG $0x501d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm9
+	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm0
+	LONG $0x5025e2c4; WORD $0x2474; BYTE $0x70 // {vex} vpdpbusd 0x70(%rsp), %ymm11, %ymm6
+	QUAD $0xfe4024bc6f7e41c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm15
+	LONG $0x6f7d41c4; BYTE $0xd6 // vmovdqa %ymm14, %ymm10
+	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r9), %ymm1
+	LONG $0x500562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm10
+	LONG $0x6f7d41c4; BYTE $0xe6 // vmovdqa %ymm14, %ymm12
+	LONG $0x500562c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm15, %ymm12
+	LONG $0x5025c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm11, %ymm7
+	LONG $0x587da2c4; WORD $0x2e44; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm0
+	LONG $0x6f7d41c4; BYTE $0xee // vmovdqa %ymm14, %ymm13
+	LONG $0x502562c4; WORD $0x2444; BYTE $0x50 // {vex} vpdpbusd 0x50(%rsp), %ymm11, %ymm8
+	LONG $0x500562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm13
+	LONG $0x587de2c4; WORD $0x1046 // vpbroadcastd 0x10(%rsi), %ymm0
+	LONG $0x500562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm14
+	QUAD $0x00071e3d187d62c4; BYTE $0x00 // vbroadcastss 0x71e(%rip), %ymm15 # 0x51cc <k_tile_panel_16_min+0xa2c>
+	QUAD $0xfe8024846f7ec1c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm0
+	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm1
+	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
+	LONG $0x587de2c4; WORD $0x0c4e // vpbroadcastd 0xc(%rsi), %ymm1
+	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
+	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r9), %ymm1
+	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm11
+	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
+	LONG $0x587de2c4; WORD $0x144e // vpbroadcastd 0x14(%rsi), %ymm1
+	LONG $0x507d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm13
+	QUAD $0xff40249c107c41c4; WORD $0xffff // vmovups -0xc0(%r12), %ymm11
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm0
+	QUAD $0xfec0248c6f7ec1c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm1
+	LONG $0x507562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm10
+	LONG $0x587da2c4; WORD $0x0e44; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r9), %ymm0
+	LONG $0x507562c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm12
+	LONG $0x587da2c4; WORD $0x2e44; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm0
+	LONG $0x507562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm13
+	LONG $0x587de2c4; WORD $0x1846 // vpbroadcastd 0x18(%rsi), %ymm0
+	LONG $0x507562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm14
+	QUAD $0xff0024846f7ec1c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm0
+	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm1
+	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
+	LONG $0x5924c1c4; BYTE $0xcf // vmulps %ymm15, %ymm11, %ymm1
+	LONG $0xa82562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm1
+	LONG $0xa82562c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm1
+	LONG $0xa825e2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm11, %ymm7 # ymm7 = (ymm11 * ymm7) + ymm1
+	LONG $0xa825e2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm11, %ymm6 # ymm6 = (ymm11 * ymm6) + ymm1
+	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r9), %ymm1
+	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm11
+	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
+	LONG $0x507d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm13
+	LONG $0x587de2c4; WORD $0x1c4e // vpbroadcastd 0x1c(%rsi), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0x582cc1c4; BYTE $0xc7 // vaddps %ymm15, %ymm10, %ymm0
+	LONG $0x107cc1c4; WORD $0x244c; BYTE $0x80 // vmovups -0x80(%r12), %ymm1
+	LONG $0xa875e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm6
+	LONG $0x581cc1c4; BYTE $0xf7 // vaddps %ymm15, %ymm12, %ymm6
+	LONG $0xa875e2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm1, %ymm6 # ymm6 = (ymm1 * ymm6) + ymm7
+	LONG $0x5814c1c4; BYTE $0xff // vaddps %ymm15, %ymm13, %ymm7
+	LONG $0xa875c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm1, %ymm7 # ymm7 = (ymm1 * ymm7) + ymm8
+	LONG $0x580c41c4; BYTE $0xc7 // vaddps %ymm15, %ymm14, %ymm8
+	LONG $0xa87542c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm1, %ymm8 # ymm8 = (ymm1 * ymm8) + ymm9
+	LONG $0x187de2c4; WORD $0x204e // vbroadcastss 0x20(%rsi), %ymm1
+	LONG $0xa83de2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm2
+	LONG $0x187da2c4; WORD $0x2e54; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm2
+	LONG $0xa845e2c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm4
+	LONG $0x187da2c4; WORD $0x0e64; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r9), %ymm4
+	LONG $0x187de2c4; WORD $0x2e7c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm7
+	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
+	LONG $0x187de2c4; WORD $0x346e // vbroadcastss 0x34(%rsi), %ymm5
+	LONG $0xa87de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm3
+	LONG $0x107cc1c4; WORD $0x2444; BYTE $0xc0 // vmovups -0x40(%r12), %ymm0
+	LONG $0x187da2c4; WORD $0x2e5c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r13), %ymm3
+	LONG $0xa87de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm1
+	LONG $0xa87de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm2
+	LONG $0x187da2c4; WORD $0x0e4c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r9), %ymm1
+	LONG $0xa87de2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm4
+	LONG $0x187de2c4; WORD $0x2e74; BYTE $0x34 // vbroadcastss 0x34(%rsi,%rbp), %ymm6
+	LONG $0x107c41c4; WORD $0x2404 // vmovups (%r12), %ymm8
+	LONG $0xa87de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm7
+	LONG $0x187de2c4; WORD $0x3856 // vbroadcastss 0x38(%rsi), %ymm2
+	LONG $0x187da2c4; WORD $0x2e64; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r13), %ymm4
+	LONG $0xa83de2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm5
+	LONG $0xa83de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm3
+	LONG $0x187da2c4; WORD $0x0e6c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r9), %ymm5
+	LONG $0xa83de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm1
+	LONG $0x187de2c4; WORD $0x2e5c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%rbp), %ymm3
+	LONG $0xa83de2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm6
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfcf8870f; WORD $0xffff // ja 0x4960 <k_tile_panel_16_min+0x1c0>
+	LONG $0xfffc63e9; BYTE $0xff // jmp 0x48d0 <k_tile_panel_16_min+0x130>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	LONG $0x30478b4c // movq 0x30(%rdi), %r8
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0xc0c18149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r9 # imm = 0x2C0
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x07e3c148 // shlq $0x7, %rbx
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x01708d4d // leaq 0x1(%r8), %r14
+	WORD $0x27eb // jmp 0x4cef <k_tile_panel_16_min+0x54f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x1f // vmovups %ymm3, (%r15)
+	LONG $0x117cc1c4; WORD $0x8f14 // vmovups %ymm2, (%r15,%rcx,4)
+	LONG $0x02608d4c // leaq 0x2(%rax), %r12
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x24243b4c // cmpq (%rsp), %r12
+	LONG $0xfb308f0f; WORD $0xffff // jg 0x481f <k_tile_panel_16_min+0x7f>
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2174 // je 0x4d20 <k_tile_panel_16_min+0x580>
+	LONG $0x107cc1c4; BYTE $0x1f // vmovups (%r15), %ymm3
+	LONG $0x107cc1c4; WORD $0x8f14 // vmovups (%r15,%rcx,4), %ymm2
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1e7f // jg 0x4d2d <k_tile_panel_16_min+0x58d>
+	WORD $0xbfeb // jmp 0x4cd0 <k_tile_panel_16_min+0x530>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0xa37e // jle 0x4cd0 <k_tile_panel_16_min+0x530>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff40b510fcc5 // vmovups -0xc0(%rbp), %ymm6
+	LONG $0xfe5984c5 // vmulps %ymm6, %ymm15, %ymm7
+	LONG $0x587d82c4; WORD $0x2a04 // vpbroadcastd (%r10,%r13), %ymm0
+	QUAD $0xfffffd408d6ffec5 // vmovdqu -0x2c0(%rbp), %ymm1
+	QUAD $0xfffffd80856f7ec5 // vmovdqu -0x280(%rbp), %ymm8
+	QUAD $0xfffffdc08d6f7ec5 // vmovdqu -0x240(%rbp), %ymm9
+	QUAD $0xfffffe00956f7ec5 // vmovdqu -0x200(%rbp), %ymm10
+	LONG $0xdd7f7dc5 // vmovdqa %ymm11, %ymm5
+	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
+	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm0
+	LONG $0x503de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm5
+	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm0
+	LONG $0x587d82c4; WORD $0x2a64; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm4
+	LONG $0x5035e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm9, %ymm5
+	LONG $0x502de2c4; BYTE $0xec // {vex} vpdpbusd %ymm4, %ymm10, %ymm5
+	LONG $0x587d82c4; WORD $0x2b04 // vpbroadcastd (%r11,%r13), %ymm0
+	LONG $0xdc7f7dc5 // vmovdqa %ymm11, %ymm4
+	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm0
+	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm0
+	LONG $0x5035e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm9, %ymm4
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm0
+	LONG $0x502de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm10, %ymm4
+	LONG $0xa84de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm7
+	LONG $0xa84de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm7
+	QUAD $0xfffffe40856ffec5 // vmovdqu -0x1c0(%rbp), %ymm0
+	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm1
+	LONG $0xde7f7dc5 // vmovdqa %ymm11, %ymm6
+	LONG $0x507de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm6
+	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm1
+	QUAD $0xfffffe80bd6ffec5 // vmovdqu -0x180(%rbp), %ymm7
+	LONG $0x5045e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm7, %ymm6
+	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm1
+	QUAD $0xfffffec0856f7ec5 // vmovdqu -0x140(%rbp), %ymm8
+	LONG $0x503de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm8, %ymm6
+	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm1
+	QUAD $0xffffff008d6f7ec5 // vmovdqu -0x100(%rbp), %ymm9
+	LONG $0x5035e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm9, %ymm6
+	LONG $0xce5884c5 // vaddps %ymm6, %ymm15, %ymm1
+	LONG $0x7510fcc5; BYTE $0x80 // vmovups -0x80(%rbp), %ymm6
+	LONG $0xa84de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm1) + ymm5
+	LONG $0x587d82c4; WORD $0x2b6c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm5
+	LONG $0x6f7d41c4; BYTE $0xd3 // vmovdqa %ymm11, %ymm10
+	LONG $0x507d62c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm0, %ymm10
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm0
+	LONG $0x504562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm7, %ymm10
+	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm0
+	LONG $0x587d82c4; WORD $0x2b6c; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm5
+	LONG $0x503d62c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm10
+	LONG $0x503562c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm9, %ymm10
+	LONG $0x582cc1c4; BYTE $0xc7 // vaddps %ymm15, %ymm10, %ymm0
+	LONG $0xa84de2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + ymm4
+	LONG $0x187d82c4; WORD $0x2b64; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm4
+	LONG $0x187d82c4; WORD $0x2a6c; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm5
+	LONG $0xa87de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm3
+	LONG $0xa875e2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm2
+	LONG $0x187d82c4; WORD $0x2b44; BYTE $0x34 // vbroadcastss 0x34(%r11,%r13), %ymm0
+	LONG $0x4d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm1
+	LONG $0xa875e2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm4
+	LONG $0x187d82c4; WORD $0x2a64; BYTE $0x34 // vbroadcastss 0x34(%r10,%r13), %ymm4
+	LONG $0xa875e2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm5
+	LONG $0x4d10fcc5; BYTE $0x00 // vmovups (%rbp), %ymm1
+	LONG $0x187d82c4; WORD $0x2b5c; BYTE $0x38 // vbroadcastss 0x38(%r11,%r13), %ymm3
+	LONG $0xa875e2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm0
+	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x38 // vbroadcastss 0x38(%r10,%r13), %ymm2
+	LONG $0xa875e2c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm4
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfe59870f; WORD $0xffff // ja 0x4d40 <k_tile_panel_16_min+0x5a0>
+	LONG $0xfffde4e9; BYTE $0xff // jmp 0x4cd0 <k_tile_panel_16_min+0x530>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf8de8e0f; WORD $0xffff // jle 0x47e0 <k_tile_panel_16_min+0x40>
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x47af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x08470348 // addq 0x8(%rdi), %rax
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0xc0c68148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rsi # imm = 0x2C0
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	QUAD $0xffffff408610fcc5 // vmovups -0xc0(%rsi), %ymm0
+	LONG $0x587de2c4; BYTE $0x08 // vpbroadcastd (%rax), %ymm1
+	QUAD $0xfffffd409e6ffec5 // vmovdqu -0x2c0(%rsi), %ymm3
+	QUAD $0xfffffd80a66ffec5 // vmovdqu -0x280(%rsi), %ymm4
+	QUAD $0xfffffdc0ae6ffec5 // vmovdqu -0x240(%rsi), %ymm5
+	QUAD $0xfffffe00b66ffec5 // vmovdqu -0x200(%rsi), %ymm6
+	LONG $0xdf7f7dc5 // vmovdqa %ymm11, %ymm7
+	LONG $0x5065e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm3, %ymm7
+	LONG $0x587de2c4; WORD $0x0448 // vpbroadcastd 0x4(%rax), %ymm1
+	LONG $0x505de2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm4, %ymm7
+	LONG $0x587de2c4; WORD $0x0848 // vpbroadcastd 0x8(%rax), %ymm1
+	LONG $0x587de2c4; WORD $0x0c58 // vpbroadcastd 0xc(%rax), %ymm3
+	LONG $0x5055e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm5, %ymm7
+	LONG $0x504de2c4; BYTE $0xfb // {vex} vpdpbusd %ymm3, %ymm6, %ymm7
+	LONG $0xc85984c5 // vmulps %ymm0, %ymm15, %ymm1
+	LONG $0xb87de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm7) + ymm1
+	QUAD $0xfffffe40866ffec5 // vmovdqu -0x1c0(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0x1058 // vpbroadcastd 0x10(%rax), %ymm3
+	LONG $0xdc7f7dc5 // vmovdqa %ymm11, %ymm4
+	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
+	QUAD $0xfffffe80866ffec5 // vmovdqu -0x180(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0x1458 // vpbroadcastd 0x14(%rax), %ymm3
+	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
+	QUAD $0xfffffec0866ffec5 // vmovdqu -0x140(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0x1858 // vpbroadcastd 0x18(%rax), %ymm3
+	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
+	QUAD $0xffffff00866ffec5 // vmovdqu -0x100(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0x1c58 // vpbroadcastd 0x1c(%rax), %ymm3
+	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
+	LONG $0xc45884c5 // vaddps %ymm4, %ymm15, %ymm0
+	LONG $0x9875e2c4; WORD $0x8046 // vfmadd132ps -0x80(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187de2c4; WORD $0x2048 // vbroadcastss 0x20(%rax), %ymm1
+	LONG $0xa87de2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm2
+	LONG $0x187de2c4; WORD $0x3440 // vbroadcastss 0x34(%rax), %ymm0
+	LONG $0x9875e2c4; WORD $0xc046 // vfmadd132ps -0x40(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187de2c4; WORD $0x3850 // vbroadcastss 0x38(%rax), %ymm2
+	LONG $0x987de2c4; BYTE $0x16 // vfmadd132ps (%rsi), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff0c870f; WORD $0xffff // ja 0x4f20 <k_tile_panel_16_min+0x780>
+	LONG $0xfff7c7e9; BYTE $0xff // jmp 0x47e0 <k_tile_panel_16_min+0x40>
+	LONG $0x90c48148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -536,51 +3630,6 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -589,25 +3638,182 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x7070 // jo 0x50f2 <k_tile_panel_16_min+0x952>
+	WORD $0x7070 // jo 0x50f4 <k_tile_panel_16_min+0x954>
+	WORD $0x7070 // jo 0x50f6 <k_tile_panel_16_min+0x956>
+	WORD $0x7070 // jo 0x50f8 <k_tile_panel_16_min+0x958>
+	WORD $0x7070 // jo 0x50fa <k_tile_panel_16_min+0x95a>
+	WORD $0x7070 // jo 0x50fc <k_tile_panel_16_min+0x95c>
+	WORD $0x7070 // jo 0x50fe <k_tile_panel_16_min+0x95e>
+	WORD $0x7070 // jo 0x5100 <k_tile_panel_16_min+0x960>
+	WORD $0x7070 // jo 0x5102 <k_tile_panel_16_min+0x962>
+	WORD $0x7070 // jo 0x5104 <k_tile_panel_16_min+0x964>
+	WORD $0x7070 // jo 0x5106 <k_tile_panel_16_min+0x966>
+	WORD $0x7070 // jo 0x5108 <k_tile_panel_16_min+0x968>
+	WORD $0x7070 // jo 0x510a <k_tile_panel_16_min+0x96a>
+	WORD $0x7070 // jo 0x510c <k_tile_panel_16_min+0x96c>
+	WORD $0x7070 // jo 0x510e <k_tile_panel_16_min+0x96e>
+	WORD $0x7070 // jo 0x5110 <k_tile_panel_16_min+0x970>
+	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
+	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x30808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30303080(%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
+	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
+	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
+	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
+	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
+	BYTE $0x60 // <unknown>
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x7878; BYTE $0x78 // addb $0x78, 0x78788080(%rax)
-	WORD $0x7878 // js 0xb7d <k_tile_panel+0x83d>
-	WORD $0x7878 // js 0xb7f <k_tile_panel+0x83f>
-	WORD $0x7878 // js 0xb81 <k_tile_panel+0x841>
-	WORD $0x7878 // js 0xb83 <k_tile_panel+0x843>
-	WORD $0x7878 // js 0xb85 <k_tile_panel+0x845>
-	WORD $0x7878 // js 0xb87 <k_tile_panel+0x847>
-	WORD $0x7878 // js 0xb89 <k_tile_panel+0x849>
-	WORD $0x7878 // js 0xb8b <k_tile_panel+0x84b>
-	WORD $0x7878 // js 0xb8d <k_tile_panel+0x84d>
-	WORD $0x7878 // js 0xb8f <k_tile_panel+0x84f>
-	WORD $0x7878 // js 0xb91 <k_tile_panel+0x851>
-	WORD $0x7878 // js 0xb93 <k_tile_panel+0x853>
-	WORD $0x7878 // js 0xb95 <k_tile_panel+0x855>
-	WORD $0x7878 // js 0xb97 <k_tile_panel+0x857>
-	WORD $0x0078 // js 0xb21 <k_tile_panel+0x7e1>
-	WORD $0x4000; BYTE $0xcb // addb %al, -0x35(%rax)
-	QUAD $0x0000780f80808080; LONG $0x00000000 // <unknown>
+	WORD $0x7878 // js 0x51dd <k_tile_panel_16_min+0xa3d>
+	WORD $0x7878 // js 0x51df <k_tile_panel_16_min+0xa3f>
+	WORD $0x7878 // js 0x51e1 <k_tile_panel_16_min+0xa41>
+	WORD $0x7878 // js 0x51e3 <k_tile_panel_16_min+0xa43>
+	WORD $0x7878 // js 0x51e5 <k_tile_panel_16_min+0xa45>
+	WORD $0x7878 // js 0x51e7 <k_tile_panel_16_min+0xa47>
+	WORD $0x7878 // js 0x51e9 <k_tile_panel_16_min+0xa49>
+	WORD $0x7878 // js 0x51eb <k_tile_panel_16_min+0xa4b>
+	WORD $0x7878 // js 0x51ed <k_tile_panel_16_min+0xa4d>
+	WORD $0x7878 // js 0x51ef <k_tile_panel_16_min+0xa4f>
+	WORD $0x7878 // js 0x51f1 <k_tile_panel_16_min+0xa51>
+	WORD $0x7878 // js 0x51f3 <k_tile_panel_16_min+0xa53>
+	WORD $0x7878 // js 0x51f5 <k_tile_panel_16_min+0xa55>
+	WORD $0x7878 // js 0x51f7 <k_tile_panel_16_min+0xa57>
+	WORD $0x7c78 // js 0x51fd <k_tile_panel_16_min+0xa5d>
+	WORD $0x7c7c // jl 0x51ff <k_tile_panel_16_min+0xa5f>
+	WORD $0x7c7c // jl 0x5201 <k_tile_panel_16_min+0xa61>
+	WORD $0x7c7c // jl 0x5203 <k_tile_panel_16_min+0xa63>
+	WORD $0x7c7c // jl 0x5205 <k_tile_panel_16_min+0xa65>
+	WORD $0x7c7c // jl 0x5207 <k_tile_panel_16_min+0xa67>
+	WORD $0x7c7c // jl 0x5209 <k_tile_panel_16_min+0xa69>
+	WORD $0x7c7c // jl 0x520b <k_tile_panel_16_min+0xa6b>
+	WORD $0x7c7c // jl 0x520d <k_tile_panel_16_min+0xa6d>
+	WORD $0x7c7c // jl 0x520f <k_tile_panel_16_min+0xa6f>
+	WORD $0x7c7c // jl 0x5211 <k_tile_panel_16_min+0xa71>
+	WORD $0x7c7c // jl 0x5213 <k_tile_panel_16_min+0xa73>
+	WORD $0x7c7c // jl 0x5215 <k_tile_panel_16_min+0xa75>
+	WORD $0x7c7c // jl 0x5217 <k_tile_panel_16_min+0xa77>
+	WORD $0x7c7c // jl 0x5219 <k_tile_panel_16_min+0xa79>
+	WORD $0x7c7c // jl 0x521b <k_tile_panel_16_min+0xa7b>
+	WORD $0x047c // jl 0x51a5 <k_tile_panel_16_min+0xa05>
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0xff04 // addb $-0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xcb40 // lretl
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
+	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
+	WORD $0x0030 // xorb %al, (%rax)
+	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
+	WORD $0x780f; BYTE $0x0f // vmreadq %rcx, (%rdi)
+	LONG $0x0f70100f // movups 0xf(%rax), %xmm6
+	WORD $0x0310 // adcb %al, (%rbx)
+	WORD $0x0403; BYTE $0x7c // addl (%rsp,%rdi,2), %eax
+	LONG $0x0f100f0f // <unknown>
+	QUAD $0x0000000000006030 // <unknown>

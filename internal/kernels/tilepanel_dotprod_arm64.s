@@ -16,241 +16,2049 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a4b // b.lt 0x150 <k_untile_q8_0+0x150>
+	WORD $0x5400046b // b.lt 0x94 <k_untile_q8_0+0x94>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
-	WORD $0x3d801120 // str q0, [x9, #0x40]
-	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
-	WORD $0x3d802120 // str q0, [x9, #0x80]
-	WORD $0x3dc03140 // ldr q0, [x10, #0xc0]
-	WORD $0x3d803120 // str q0, [x9, #0xc0]
-	WORD $0x3dc04140 // ldr q0, [x10, #0x100]
-	WORD $0x3d804120 // str q0, [x9, #0x100]
-	WORD $0x3dc05140 // ldr q0, [x10, #0x140]
-	WORD $0x3d805120 // str q0, [x9, #0x140]
-	WORD $0x3dc06140 // ldr q0, [x10, #0x180]
-	WORD $0x3d806120 // str q0, [x9, #0x180]
-	WORD $0x3dc07140 // ldr q0, [x10, #0x1c0]
-	WORD $0x3d807120 // str q0, [x9, #0x1c0]
-	WORD $0xfd410140 // ldr d0, [x10, #0x200]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280400d // mov w13, #0x200 // =512
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c0 // ldr q0, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x3dc011c0 // ldr q0, [x14, #0x40]
+	WORD $0x3d8011e0 // str q0, [x15, #0x40]
+	WORD $0x3dc021c0 // ldr q0, [x14, #0x80]
+	WORD $0x3d8021e0 // str q0, [x15, #0x80]
+	WORD $0x3dc031c0 // ldr q0, [x14, #0xc0]
+	WORD $0x3d8031e0 // str q0, [x15, #0xc0]
+	WORD $0x3dc041c0 // ldr q0, [x14, #0x100]
+	WORD $0x3d8041e0 // str q0, [x15, #0x100]
+	WORD $0x3dc051c0 // ldr q0, [x14, #0x140]
+	WORD $0x3d8051e0 // str q0, [x15, #0x140]
+	WORD $0x3dc061c0 // ldr q0, [x14, #0x180]
+	WORD $0x3d8061e0 // str q0, [x15, #0x180]
+	WORD $0x3dc071c0 // ldr q0, [x14, #0x1c0]
+	WORD $0x3d8071e0 // str q0, [x15, #0x1c0]
+	WORD $0xfc6d6940 // ldr d0, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
 	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808120 // str q0, [x9, #0x200]
-	WORD $0x3dc00540 // ldr q0, [x10, #0x10]
-	WORD $0x3d800520 // str q0, [x9, #0x10]
-	WORD $0x3dc01540 // ldr q0, [x10, #0x50]
-	WORD $0x3d801520 // str q0, [x9, #0x50]
-	WORD $0x3dc02540 // ldr q0, [x10, #0x90]
-	WORD $0x3d802520 // str q0, [x9, #0x90]
-	WORD $0x3dc03540 // ldr q0, [x10, #0xd0]
-	WORD $0x3d803520 // str q0, [x9, #0xd0]
-	WORD $0x3dc04540 // ldr q0, [x10, #0x110]
-	WORD $0x3d804520 // str q0, [x9, #0x110]
-	WORD $0x3dc05540 // ldr q0, [x10, #0x150]
-	WORD $0x3d805520 // str q0, [x9, #0x150]
-	WORD $0x3dc06540 // ldr q0, [x10, #0x190]
-	WORD $0x3d806520 // str q0, [x9, #0x190]
-	WORD $0x3dc07540 // ldr q0, [x10, #0x1d0]
-	WORD $0x3d807520 // str q0, [x9, #0x1d0]
-	WORD $0xfd410540 // ldr d0, [x10, #0x208]
-	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808520 // str q0, [x9, #0x210]
-	WORD $0x3dc00940 // ldr q0, [x10, #0x20]
-	WORD $0x3d800920 // str q0, [x9, #0x20]
-	WORD $0x3dc01940 // ldr q0, [x10, #0x60]
-	WORD $0x3d801920 // str q0, [x9, #0x60]
-	WORD $0x3dc02940 // ldr q0, [x10, #0xa0]
-	WORD $0x3d802920 // str q0, [x9, #0xa0]
-	WORD $0x3dc03940 // ldr q0, [x10, #0xe0]
-	WORD $0x3d803920 // str q0, [x9, #0xe0]
-	WORD $0x3dc04940 // ldr q0, [x10, #0x120]
-	WORD $0x3d804920 // str q0, [x9, #0x120]
-	WORD $0x3dc05940 // ldr q0, [x10, #0x160]
-	WORD $0x3d805920 // str q0, [x9, #0x160]
-	WORD $0x3dc06940 // ldr q0, [x10, #0x1a0]
-	WORD $0x3d806920 // str q0, [x9, #0x1a0]
-	WORD $0x3dc07940 // ldr q0, [x10, #0x1e0]
-	WORD $0x3d807920 // str q0, [x9, #0x1e0]
-	WORD $0xfd410940 // ldr d0, [x10, #0x210]
-	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808920 // str q0, [x9, #0x220]
-	WORD $0x3dc00d40 // ldr q0, [x10, #0x30]
-	WORD $0x3d800d20 // str q0, [x9, #0x30]
-	WORD $0x3dc01d40 // ldr q0, [x10, #0x70]
-	WORD $0x3d801d20 // str q0, [x9, #0x70]
-	WORD $0x3dc02d40 // ldr q0, [x10, #0xb0]
-	WORD $0x3d802d20 // str q0, [x9, #0xb0]
-	WORD $0x3dc03d40 // ldr q0, [x10, #0xf0]
-	WORD $0x3d803d20 // str q0, [x9, #0xf0]
-	WORD $0x3dc04d40 // ldr q0, [x10, #0x130]
-	WORD $0x3d804d20 // str q0, [x9, #0x130]
-	WORD $0x3dc05d40 // ldr q0, [x10, #0x170]
-	WORD $0x3d805d20 // str q0, [x9, #0x170]
-	WORD $0x3dc06d40 // ldr q0, [x10, #0x1b0]
-	WORD $0x3d806d20 // str q0, [x9, #0x1b0]
-	WORD $0x3dc07d40 // ldr q0, [x10, #0x1f0]
-	WORD $0x3d807d20 // str q0, [x9, #0x1f0]
-	WORD $0xfd410d40 // ldr d0, [x10, #0x218]
+	WORD $0x3d8081e0 // str q0, [x15, #0x200]
+	WORD $0x54fffd01 // b.ne 0x1c <k_untile_q8_0+0x1c>
+	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9108814a // add x10, x10, #0x220
-	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808d20 // str q0, [x9, #0x230]
 	WORD $0x91090129 // add x9, x9, #0x240
-	WORD $0x54fff621 // b.ne 0x10 <k_untile_q8_0+0x10>
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fffc21 // b.ne 0x14 <k_untile_q8_0+0x14>
 	WORD $0xd65f03c0 // ret
 
 	// untile_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400128b // b.lt 0x3ac <k_untile_q4_0+0x258>
+	WORD $0x5400072b // b.lt 0x184 <k_untile_q4_0+0xec>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
+	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800122 // str q2, [x9]
-	WORD $0x3dc01142 // ldr q2, [x10, #0x40]
+	WORD $0x3d8001e2 // str q2, [x15]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801122 // str q2, [x9, #0x40]
-	WORD $0x3dc02142 // ldr q2, [x10, #0x80]
+	WORD $0x3d8011e2 // str q2, [x15, #0x40]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802122 // str q2, [x9, #0x80]
-	WORD $0x3dc03142 // ldr q2, [x10, #0xc0]
+	WORD $0x3d8021e2 // str q2, [x15, #0x80]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803122 // str q2, [x9, #0xc0]
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804123 // str q3, [x9, #0x100]
-	WORD $0x3dc01143 // ldr q3, [x10, #0x40]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805122 // str q2, [x9, #0x140]
-	WORD $0x3dc02142 // ldr q2, [x10, #0x80]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806123 // str q3, [x9, #0x180]
-	WORD $0x3dc03143 // ldr q3, [x10, #0xc0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d807122 // str q2, [x9, #0x1c0]
-	WORD $0xfd408142 // ldr d2, [x10, #0x100]
+	WORD $0x3d8031e2 // str q2, [x15, #0xc0]
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8041e2 // str q2, [x15, #0x100]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8051e2 // str q2, [x15, #0x140]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8061e2 // str q2, [x15, #0x180]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8071e2 // str q2, [x15, #0x1c0]
+	WORD $0xfc6d6942 // ldr d2, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808122 // str q2, [x9, #0x200]
-	WORD $0x3dc00542 // ldr q2, [x10, #0x10]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800522 // str q2, [x9, #0x10]
-	WORD $0x3dc01542 // ldr q2, [x10, #0x50]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801522 // str q2, [x9, #0x50]
-	WORD $0x3dc02542 // ldr q2, [x10, #0x90]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802522 // str q2, [x9, #0x90]
-	WORD $0x3dc03542 // ldr q2, [x10, #0xd0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803522 // str q2, [x9, #0xd0]
-	WORD $0x3dc00542 // ldr q2, [x10, #0x10]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804523 // str q3, [x9, #0x110]
-	WORD $0x3dc01543 // ldr q3, [x10, #0x50]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805522 // str q2, [x9, #0x150]
-	WORD $0x3dc02542 // ldr q2, [x10, #0x90]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806523 // str q3, [x9, #0x190]
-	WORD $0x3dc03543 // ldr q3, [x10, #0xd0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d807522 // str q2, [x9, #0x1d0]
-	WORD $0xfd408542 // ldr d2, [x10, #0x108]
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808522 // str q2, [x9, #0x210]
-	WORD $0x3dc00942 // ldr q2, [x10, #0x20]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800922 // str q2, [x9, #0x20]
-	WORD $0x3dc01942 // ldr q2, [x10, #0x60]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801922 // str q2, [x9, #0x60]
-	WORD $0x3dc02942 // ldr q2, [x10, #0xa0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802922 // str q2, [x9, #0xa0]
-	WORD $0x3dc03942 // ldr q2, [x10, #0xe0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803922 // str q2, [x9, #0xe0]
-	WORD $0x3dc00942 // ldr q2, [x10, #0x20]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804923 // str q3, [x9, #0x120]
-	WORD $0x3dc01943 // ldr q3, [x10, #0x60]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805922 // str q2, [x9, #0x160]
-	WORD $0x3dc02942 // ldr q2, [x10, #0xa0]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806923 // str q3, [x9, #0x1a0]
-	WORD $0x3dc03943 // ldr q3, [x10, #0xe0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d807922 // str q2, [x9, #0x1e0]
-	WORD $0xfd408942 // ldr d2, [x10, #0x110]
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808922 // str q2, [x9, #0x220]
-	WORD $0x3dc00d42 // ldr q2, [x10, #0x30]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800d22 // str q2, [x9, #0x30]
-	WORD $0x3dc01d42 // ldr q2, [x10, #0x70]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801d22 // str q2, [x9, #0x70]
-	WORD $0x3dc02d42 // ldr q2, [x10, #0xb0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802d22 // str q2, [x9, #0xb0]
-	WORD $0x3dc03d42 // ldr q2, [x10, #0xf0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803d22 // str q2, [x9, #0xf0]
-	WORD $0x3dc00d42 // ldr q2, [x10, #0x30]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804d23 // str q3, [x9, #0x130]
-	WORD $0x3dc01d43 // ldr q3, [x10, #0x70]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805d22 // str q2, [x9, #0x170]
-	WORD $0x3dc02d42 // ldr q2, [x10, #0xb0]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806d23 // str q3, [x9, #0x1b0]
-	WORD $0x3dc03d43 // ldr q3, [x10, #0xf0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x3d807d22 // str q2, [x9, #0x1f0]
-	WORD $0xfd408d42 // ldr d2, [x10, #0x118]
+	WORD $0x3d8081e2 // str q2, [x15, #0x200]
+	WORD $0x54fffa81 // b.ne 0xbc <k_untile_q4_0+0x24>
+	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104814a // add x10, x10, #0x120
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808d22 // str q2, [x9, #0x230]
 	WORD $0x91090129 // add x9, x9, #0x240
-	WORD $0x54ffee21 // b.ne 0x16c <k_untile_q4_0+0x18>
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff9a1 // b.ne 0xb4 <k_untile_q4_0+0x1c>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q4_1
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400068b // b.lt 0x260 <k_untile_q4_1+0xd8>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x9104814c // add x12, x10, #0x120
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x8b0d014f // add x15, x10, x13
+	WORD $0x8b0d0170 // add x16, x11, x13
+	WORD $0x3dc001e1 // ldr q1, [x15]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0xf10101bf // cmp x13, #0x40
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d800201 // str q1, [x16]
+	WORD $0x3dc011e1 // ldr q1, [x15, #0x40]
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d801201 // str q1, [x16, #0x40]
+	WORD $0x3dc021e1 // ldr q1, [x15, #0x80]
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d802201 // str q1, [x16, #0x80]
+	WORD $0x3dc031e1 // ldr q1, [x15, #0xc0]
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d803201 // str q1, [x16, #0xc0]
+	WORD $0x3dc001e1 // ldr q1, [x15]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d804201 // str q1, [x16, #0x100]
+	WORD $0x3dc011e1 // ldr q1, [x15, #0x40]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d805201 // str q1, [x16, #0x140]
+	WORD $0x3dc021e1 // ldr q1, [x15, #0x80]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d806201 // str q1, [x16, #0x180]
+	WORD $0x3dc031e1 // ldr q1, [x15, #0xc0]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d807201 // str q1, [x16, #0x1c0]
+	WORD $0xfc5e01c1 // ldur d1, [x14, #-0x20]
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0x3d808201 // str q1, [x16, #0x200]
+	WORD $0xfc4085c1 // ldr d1, [x14], #0x8
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0x3d809201 // str q1, [x16, #0x240]
+	WORD $0x54fffb41 // b.ne 0x1ac <k_untile_q4_1+0x24>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9105014a // add x10, x10, #0x140
+	WORD $0x910a016b // add x11, x11, #0x280
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x9105018c // add x12, x12, #0x140
+	WORD $0x54fffa41 // b.ne 0x1a4 <k_untile_q4_1+0x1c>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q5_0
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000a0b // b.lt 0x3ac <k_untile_q5_0+0x148>
+	WORD $0x4f00e600 // movi v0.16b, #0x10
+	WORD $0x4f07e601 // movi v1.16b, #0xf0
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280280d // mov w13, #0x140 // =320
+	WORD $0x8b0c014f // add x15, x10, x12
+	WORD $0x8b0c012e // add x14, x9, x12
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc001e3 // ldr q3, [x15]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4f245442 // shl v2.4s, v2.4s, #0x4
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8001c2 // str q2, [x14]
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc011e3 // ldr q3, [x15, #0x40]
+	WORD $0x4f235442 // shl v2.4s, v2.4s, #0x3
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8011c2 // str q2, [x14, #0x40]
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc021e3 // ldr q3, [x15, #0x80]
+	WORD $0x4f225442 // shl v2.4s, v2.4s, #0x2
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8021c2 // str q2, [x14, #0x80]
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc031e3 // ldr q3, [x15, #0xc0]
+	WORD $0x4ea28442 // add v2.4s, v2.4s, v2.4s
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8031c2 // str q2, [x14, #0xc0]
+	WORD $0x3dc001e2 // ldr q2, [x15]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8041c2 // str q2, [x14, #0x100]
+	WORD $0x3dc011e2 // ldr q2, [x15, #0x40]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3f0463 // ushr v3.4s, v3.4s, #0x1
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8051c2 // str q2, [x14, #0x140]
+	WORD $0x3dc021e2 // ldr q2, [x15, #0x80]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8061c2 // str q2, [x14, #0x180]
+	WORD $0x3dc031e2 // ldr q2, [x15, #0xc0]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3d0463 // ushr v3.4s, v3.4s, #0x3
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8071c2 // str q2, [x14, #0x1c0]
+	WORD $0xfc6d6942 // ldr d2, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8081c2 // str q2, [x14, #0x200]
+	WORD $0x54fff7a1 // b.ne 0x288 <k_untile_q5_0+0x24>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9105814a // add x10, x10, #0x160
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff6c1 // b.ne 0x280 <k_untile_q5_0+0x1c>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q5_1
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000a8b // b.lt 0x508 <k_untile_q5_1+0x158>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f00e601 // movi v1.16b, #0x10
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0x9105814c // add x12, x10, #0x160
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x8b0d0150 // add x16, x10, x13
+	WORD $0x8b0d016f // add x15, x11, x13
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0xf10101bf // cmp x13, #0x40
+	WORD $0x4f245442 // shl v2.4s, v2.4s, #0x4
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8001e2 // str q2, [x15]
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
+	WORD $0x4f235442 // shl v2.4s, v2.4s, #0x3
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8011e2 // str q2, [x15, #0x40]
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
+	WORD $0x4f225442 // shl v2.4s, v2.4s, #0x2
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8021e2 // str q2, [x15, #0x80]
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
+	WORD $0x4ea28442 // add v2.4s, v2.4s, v2.4s
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8031e2 // str q2, [x15, #0xc0]
+	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8041e2 // str q2, [x15, #0x100]
+	WORD $0x3dc01202 // ldr q2, [x16, #0x40]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3f0463 // ushr v3.4s, v3.4s, #0x1
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8051e2 // str q2, [x15, #0x140]
+	WORD $0x3dc02202 // ldr q2, [x16, #0x80]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8061e2 // str q2, [x15, #0x180]
+	WORD $0x3dc03202 // ldr q2, [x16, #0xc0]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3d0463 // ushr v3.4s, v3.4s, #0x3
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8071e2 // str q2, [x15, #0x1c0]
+	WORD $0xfc5e01c2 // ldur d2, [x14, #-0x20]
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8081e2 // str q2, [x15, #0x200]
+	WORD $0xfc4085c2 // ldr d2, [x14], #0x8
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8091e2 // str q2, [x15, #0x240]
+	WORD $0x54fff761 // b.ne 0x3d8 <k_untile_q5_1+0x28>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9106014a // add x10, x10, #0x180
+	WORD $0x910a016b // add x11, x11, #0x280
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x9106018c // add x12, x12, #0x180
+	WORD $0x54fff661 // b.ne 0x3d0 <k_untile_q5_1+0x20>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q2_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540023cb // b.lt 0x98c <k_untile_q2_k+0x480>
+	WORD $0x4f00e460 // movi v0.16b, #0x3
+	WORD $0x4f0005e1 // movi v1.4s, #0xf
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5283000c // mov w12, #0x1800 // =6144
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9114016e // add x14, x11, #0x500
+	WORD $0x9114816f // add x15, x11, #0x520
+	WORD $0xd37cedb1 // lsl x17, x13, #4
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x8b110170 // add x16, x11, x17
+	WORD $0x8b110151 // add x17, x10, x17
+	WORD $0x91080200 // add x0, x16, #0x200
+	WORD $0x91090201 // add x1, x16, #0x240
+	WORD $0x910a0202 // add x2, x16, #0x280
+	WORD $0x910b0203 // add x3, x16, #0x2c0
+	WORD $0xd377d8a6 // lsl x6, x5, #9
+	WORD $0x8b051e05 // add x5, x16, x5, lsl #7
+	WORD $0x8b060207 // add x7, x16, x6
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d801222 // str q2, [x17, #0x40]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d802222 // str q2, [x17, #0x80]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d803222 // str q2, [x17, #0xc0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d804222 // str q2, [x17, #0x100]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d805222 // str q2, [x17, #0x140]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d806222 // str q2, [x17, #0x180]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d807222 // str q2, [x17, #0x1c0]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d808222 // str q2, [x17, #0x200]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d80a222 // str q2, [x17, #0x280]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f380442 // ushr v2.4s, v2.4s, #0x8
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d809222 // str q2, [x17, #0x240]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f340442 // ushr v2.4s, v2.4s, #0xc
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d80b222 // str q2, [x17, #0x2c0]
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80c222 // str q2, [x17, #0x300]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80d222 // str q2, [x17, #0x340]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80e222 // str q2, [x17, #0x380]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80f222 // str q2, [x17, #0x3c0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d810222 // str q2, [x17, #0x400]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d811222 // str q2, [x17, #0x440]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d812222 // str q2, [x17, #0x480]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d813222 // str q2, [x17, #0x4c0]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f300442 // ushr v2.4s, v2.4s, #0x10
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d814222 // str q2, [x17, #0x500]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f2c0442 // ushr v2.4s, v2.4s, #0x14
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d816222 // str q2, [x17, #0x580]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f280442 // ushr v2.4s, v2.4s, #0x18
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6f071602 // bic v2.4s, #0xf0
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d815222 // str q2, [x17, #0x540]
+	WORD $0xfc6d79e2 // ldr d2, [x15, x13, lsl #3]
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x6f240463 // ushr v3.4s, v3.4s, #0x1c
+	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
+	WORD $0x6ea0f842 // fneg v2.4s, v2.4s
+	WORD $0x6e23dc42 // fmul v2.4s, v2.4s, v3.4s
+	WORD $0x3d817222 // str q2, [x17, #0x5c0]
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d818222 // str q2, [x17, #0x600]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d819222 // str q2, [x17, #0x640]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81a222 // str q2, [x17, #0x680]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81b222 // str q2, [x17, #0x6c0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81c222 // str q2, [x17, #0x700]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81d222 // str q2, [x17, #0x740]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81e222 // str q2, [x17, #0x780]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81f222 // str q2, [x17, #0x7c0]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d820222 // str q2, [x17, #0x800]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d822222 // str q2, [x17, #0x880]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f380442 // ushr v2.4s, v2.4s, #0x8
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d821222 // str q2, [x17, #0x840]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f340442 // ushr v2.4s, v2.4s, #0xc
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d823222 // str q2, [x17, #0x8c0]
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d824222 // str q2, [x17, #0x900]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d825222 // str q2, [x17, #0x940]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d826222 // str q2, [x17, #0x980]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d827222 // str q2, [x17, #0x9c0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d828222 // str q2, [x17, #0xa00]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d829222 // str q2, [x17, #0xa40]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d82a222 // str q2, [x17, #0xa80]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x2a0403e6 // mov w6, w4
+	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d82b222 // str q2, [x17, #0xac0]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f300442 // ushr v2.4s, v2.4s, #0x10
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d82c222 // str q2, [x17, #0xb00]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f2c0442 // ushr v2.4s, v2.4s, #0x14
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d82e222 // str q2, [x17, #0xb80]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f280442 // ushr v2.4s, v2.4s, #0x18
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6f071602 // bic v2.4s, #0xf0
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d82d222 // str q2, [x17, #0xb40]
+	WORD $0xfc6d79e2 // ldr d2, [x15, x13, lsl #3]
+	WORD $0x3dc010a3 // ldr q3, [x5, #0x40]
+	WORD $0x52800025 // mov w5, #0x1 // =1
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x6f240463 // ushr v3.4s, v3.4s, #0x1c
+	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
+	WORD $0x6ea0f842 // fneg v2.4s, v2.4s
+	WORD $0x6e23dc42 // fmul v2.4s, v2.4s, v3.4s
+	WORD $0x3d82f222 // str q2, [x17, #0xbc0]
+	WORD $0x91300231 // add x17, x17, #0xc00
+	WORD $0x3707dfa6 // tbnz w6, #0x0, 0x55c <k_untile_q2_k+0x50>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54ffde21 // b.ne 0x538 <k_untile_q2_k+0x2c>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9115016b // add x11, x11, #0x540
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffdd21 // b.ne 0x52c <k_untile_q2_k+0x20>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q3_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400338b // b.lt 0x1008 <k_untile_q3_k+0x678>
+	WORD $0xd10183ff // sub sp, sp, #0x60
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f01e601 // movi v1.16b, #0x30
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f00e482 // movi v2.16b, #0x4
+	WORD $0x4f07e783 // movi v3.16b, #0xfc
+	WORD $0x910003ec // mov x12, sp
+	WORD $0x6f00e624 // movi v4.2d, #0x0000ff000000ff
+	WORD $0x6f0007e5 // mvni v5.4s, #0x1f
+	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0xf90023f5 // str x21, [sp, #0x40]
+	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x911b016f // add x15, x11, #0x6c0
+	WORD $0xd37cedd1 // lsl x17, x14, #4
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x52800027 // mov w7, #0x1 // =1
+	WORD $0x8b110170 // add x16, x11, x17
+	WORD $0x8b110151 // add x17, x10, x17
+	WORD $0x3dc1a206 // ldr q6, [x16, #0x680]
+	WORD $0x3dc18207 // ldr q7, [x16, #0x600]
+	WORD $0x3dc19211 // ldr q17, [x16, #0x640]
+	WORD $0x91090200 // add x0, x16, #0x240
+	WORD $0x910a0201 // add x1, x16, #0x280
+	WORD $0x910b0202 // add x2, x16, #0x2c0
+	WORD $0x4f2454d0 // shl v16.4s, v6.4s, #0x4
+	WORD $0x4f2254d2 // shl v18.4s, v6.4s, #0x2
+	WORD $0x4e201cf3 // and v19.16b, v7.16b, v0.16b
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x6f3c0634 // ushr v20.4s, v17.4s, #0x4
+	WORD $0x6f3e04d5 // ushr v21.4s, v6.4s, #0x2
+	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x910c0203 // add x3, x16, #0x300
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x910d0204 // add x4, x16, #0x340
+	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
+	WORD $0x910e0205 // add x5, x16, #0x380
+	WORD $0x910f0206 // add x6, x16, #0x3c0
+	WORD $0x4eb31e10 // orr v16.16b, v16.16b, v19.16b
+	WORD $0x4e201e93 // and v19.16b, v20.16b, v0.16b
+	WORD $0x4e211eb4 // and v20.16b, v21.16b, v1.16b
+	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
+	WORD $0x4ea71cc6 // orr v6.16b, v6.16b, v7.16b
+	WORD $0x4eb31e87 // orr v7.16b, v20.16b, v19.16b
+	WORD $0xad0047f0 // stp q16, q17, [sp]
+	WORD $0xad011fe6 // stp q6, q7, [sp, #0x20]
+	WORD $0x531e7693 // lsl w19, w20, #2
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x4e040e66 // dup v6.4s, w19
+	WORD $0xd377da93 // lsl x19, x20, #9
+	WORD $0x8b141594 // add x20, x12, x20, lsl #5
+	WORD $0x8b100275 // add x21, x19, x16
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d801227 // str q7, [x17, #0x40]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d802227 // str q7, [x17, #0x80]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d803227 // str q7, [x17, #0xc0]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d804227 // str q7, [x17, #0x100]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d805227 // str q7, [x17, #0x140]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d806227 // str q7, [x17, #0x180]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x3cf368d0 // ldr q16, [x6, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d807227 // str q7, [x17, #0x1c0]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d808227 // str q7, [x17, #0x200]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d809227 // str q7, [x17, #0x240]
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80a227 // str q7, [x17, #0x280]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80b227 // str q7, [x17, #0x2c0]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80c227 // str q7, [x17, #0x300]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80d227 // str q7, [x17, #0x340]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80e227 // str q7, [x17, #0x380]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80f227 // str q7, [x17, #0x3c0]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d810227 // str q7, [x17, #0x400]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x3cf368d0 // ldr q16, [x6, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d811227 // str q7, [x17, #0x440]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x6f3004e7 // ushr v7.4s, v7.4s, #0x10
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x6f0737e7 // bic v7.4s, #0xff, lsl #8
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x6f0007f0 // mvni v16.4s, #0x1f
+	WORD $0x3d812227 // str q7, [x17, #0x480]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f2814f0 // usra v16.4s, v7.4s, #0x18
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x3d813227 // str q7, [x17, #0x4c0]
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d814227 // str q7, [x17, #0x500]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d815227 // str q7, [x17, #0x540]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d816227 // str q7, [x17, #0x580]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d817227 // str q7, [x17, #0x5c0]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d818227 // str q7, [x17, #0x600]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d819227 // str q7, [x17, #0x640]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81a227 // str q7, [x17, #0x680]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x3cf368d0 // ldr q16, [x6, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81b227 // str q7, [x17, #0x6c0]
+	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d81c227 // str q7, [x17, #0x700]
+	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d81d227 // str q7, [x17, #0x740]
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81e227 // str q7, [x17, #0x780]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81f227 // str q7, [x17, #0x7c0]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d820227 // str q7, [x17, #0x800]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d821227 // str q7, [x17, #0x840]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d822227 // str q7, [x17, #0x880]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d823227 // str q7, [x17, #0x8c0]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d824227 // str q7, [x17, #0x900]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x6ea644e6 // ushl v6.4s, v7.4s, v6.4s
+	WORD $0x3cf368c7 // ldr q7, [x6, x19]
+	WORD $0x2a0703f3 // mov w19, w7
+	WORD $0x2a1f03e7 // mov w7, wzr
+	WORD $0x6f3a04e7 // ushr v7.4s, v7.4s, #0x6
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d825226 // str q6, [x17, #0x940]
+	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
+	WORD $0x3d826226 // str q6, [x17, #0x980]
+	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
+	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x6f2814c7 // usra v7.4s, v6.4s, #0x18
+	WORD $0xfc6e79e6 // ldr d6, [x15, x14, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
+	WORD $0x3d827226 // str q6, [x17, #0x9c0]
+	WORD $0x91280231 // add x17, x17, #0xa00
+	WORD $0x3707d453 // tbnz w19, #0x0, 0xa60 <k_untile_q3_k+0xd0>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54ffcfa1 // b.ne 0x9d8 <k_untile_q3_k+0x48>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x911b816b // add x11, x11, #0x6e0
+	WORD $0x8b0d014a // add x10, x10, x13
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffcec1 // b.ne 0x9d0 <k_untile_q3_k+0x40>
+	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
+	WORD $0xf94023f5 // ldr x21, [sp, #0x40]
+	WORD $0x910183ff // add sp, sp, #0x60
+	WORD $0xd65f03c0 // ret
+
+	// untile_q4_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001c8b // b.lt 0x13a4 <k_untile_q4_k+0x398>
+	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x6f00e623 // movi v3.2d, #0x0000ff000000ff
+	WORD $0x910003ec // mov x12, sp
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x9120016f // add x15, x11, #0x800
+	WORD $0x91230170 // add x16, x11, #0x8c0
+	WORD $0x91238171 // add x17, x11, #0x8e0
+	WORD $0xd37cedc1 // lsl x1, x14, #4
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x8b0101e0 // add x0, x15, x1
+	WORD $0x3dc00004 // ldr q4, [x0]
+	WORD $0x3dc01005 // ldr q5, [x0, #0x40]
+	WORD $0x3dc02006 // ldr q6, [x0, #0x80]
+	WORD $0x8b010140 // add x0, x10, x1
+	WORD $0x8b010161 // add x1, x11, x1
+	WORD $0x6f3e0487 // ushr v7.4s, v4.4s, #0x2
+	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
+	WORD $0x6f3e04b1 // ushr v17.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4ea71cc6 // orr v6.16b, v6.16b, v7.16b
+	WORD $0x4eb11e07 // orr v7.16b, v16.16b, v17.16b
+	WORD $0xad001be4 // stp q4, q6, [sp]
+	WORD $0xad011fe5 // stp q5, q7, [sp, #0x20]
+	WORD $0x8b042823 // add x3, x1, x4, lsl #10
+	WORD $0x8b041184 // add x4, x12, x4, lsl #4
+	WORD $0x3dc00064 // ldr q4, [x3]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d800004 // str q4, [x0]
+	WORD $0x3dc01064 // ldr q4, [x3, #0x40]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d801004 // str q4, [x0, #0x40]
+	WORD $0x3dc02064 // ldr q4, [x3, #0x80]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d802004 // str q4, [x0, #0x80]
+	WORD $0x3dc03064 // ldr q4, [x3, #0xc0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d803004 // str q4, [x0, #0xc0]
+	WORD $0x3dc04064 // ldr q4, [x3, #0x100]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d804004 // str q4, [x0, #0x100]
+	WORD $0x3dc05064 // ldr q4, [x3, #0x140]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d805004 // str q4, [x0, #0x140]
+	WORD $0x3dc06064 // ldr q4, [x3, #0x180]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d806004 // str q4, [x0, #0x180]
+	WORD $0x3dc07064 // ldr q4, [x3, #0x1c0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d807004 // str q4, [x0, #0x1c0]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d808004 // str q4, [x0, #0x200]
+	WORD $0xfc6e7a24 // ldr d4, [x17, x14, lsl #3]
+	WORD $0x3dc00885 // ldr q5, [x4, #0x20]
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6ea0f884 // fneg v4.4s, v4.4s
+	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
+	WORD $0x3d809004 // str q4, [x0, #0x240]
+	WORD $0x3dc00064 // ldr q4, [x3]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80a004 // str q4, [x0, #0x280]
+	WORD $0x3dc01064 // ldr q4, [x3, #0x40]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80b004 // str q4, [x0, #0x2c0]
+	WORD $0x3dc02064 // ldr q4, [x3, #0x80]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80c004 // str q4, [x0, #0x300]
+	WORD $0x3dc03064 // ldr q4, [x3, #0xc0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80d004 // str q4, [x0, #0x340]
+	WORD $0x3dc04064 // ldr q4, [x3, #0x100]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80e004 // str q4, [x0, #0x380]
+	WORD $0x3dc05064 // ldr q4, [x3, #0x140]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80f004 // str q4, [x0, #0x3c0]
+	WORD $0x3dc06064 // ldr q4, [x3, #0x180]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d810004 // str q4, [x0, #0x400]
+	WORD $0x3dc07064 // ldr q4, [x3, #0x1c0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d811004 // str q4, [x0, #0x440]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x6f380484 // ushr v4.4s, v4.4s, #0x8
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d812004 // str q4, [x0, #0x480]
+	WORD $0x3dc00884 // ldr q4, [x4, #0x20]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x6f380484 // ushr v4.4s, v4.4s, #0x8
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d813004 // str q4, [x0, #0x4c0]
+	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d814004 // str q4, [x0, #0x500]
+	WORD $0x3dc09064 // ldr q4, [x3, #0x240]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d815004 // str q4, [x0, #0x540]
+	WORD $0x3dc0a064 // ldr q4, [x3, #0x280]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d816004 // str q4, [x0, #0x580]
+	WORD $0x3dc0b064 // ldr q4, [x3, #0x2c0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d817004 // str q4, [x0, #0x5c0]
+	WORD $0x3dc0c064 // ldr q4, [x3, #0x300]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d818004 // str q4, [x0, #0x600]
+	WORD $0x3dc0d064 // ldr q4, [x3, #0x340]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d819004 // str q4, [x0, #0x640]
+	WORD $0x3dc0e064 // ldr q4, [x3, #0x380]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81a004 // str q4, [x0, #0x680]
+	WORD $0x3dc0f064 // ldr q4, [x3, #0x3c0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81b004 // str q4, [x0, #0x6c0]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x6f300484 // ushr v4.4s, v4.4s, #0x10
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6f0737e4 // bic v4.4s, #0xff, lsl #8
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d81c004 // str q4, [x0, #0x700]
+	WORD $0x3dc00884 // ldr q4, [x4, #0x20]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x6f300484 // ushr v4.4s, v4.4s, #0x10
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6f0737e4 // bic v4.4s, #0xff, lsl #8
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d81d004 // str q4, [x0, #0x740]
+	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81e004 // str q4, [x0, #0x780]
+	WORD $0x3dc09064 // ldr q4, [x3, #0x240]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81f004 // str q4, [x0, #0x7c0]
+	WORD $0x3dc0a064 // ldr q4, [x3, #0x280]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d820004 // str q4, [x0, #0x800]
+	WORD $0x3dc0b064 // ldr q4, [x3, #0x2c0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d821004 // str q4, [x0, #0x840]
+	WORD $0x3dc0c064 // ldr q4, [x3, #0x300]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d822004 // str q4, [x0, #0x880]
+	WORD $0x3dc0d064 // ldr q4, [x3, #0x340]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d823004 // str q4, [x0, #0x8c0]
+	WORD $0x3dc0e064 // ldr q4, [x3, #0x380]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d824004 // str q4, [x0, #0x900]
+	WORD $0x3dc0f064 // ldr q4, [x3, #0x3c0]
+	WORD $0x2a0203e3 // mov w3, w2
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d825004 // str q4, [x0, #0x940]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x6f280484 // ushr v4.4s, v4.4s, #0x18
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d826004 // str q4, [x0, #0x980]
+	WORD $0xfc6e7a24 // ldr d4, [x17, x14, lsl #3]
+	WORD $0x3dc00885 // ldr q5, [x4, #0x20]
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x6f2804a5 // ushr v5.4s, v5.4s, #0x18
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6ea0f884 // fneg v4.4s, v4.4s
+	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
+	WORD $0x3d827004 // str q4, [x0, #0x9c0]
+	WORD $0x91280000 // add x0, x0, #0xa00
+	WORD $0x3707e943 // tbnz w3, #0x0, 0x10a4 <k_untile_q4_k+0x98>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54ffe621 // b.ne 0x104c <k_untile_q4_k+0x40>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9124016b // add x11, x11, #0x900
+	WORD $0x8b0d014a // add x10, x10, x13
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe501 // b.ne 0x103c <k_untile_q4_k+0x30>
+	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0xd65f03c0 // ret
+
+	// untile_q5_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400310b // b.lt 0x19d0 <k_untile_q5_k+0x628>
+	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x4f00e603 // movi v3.16b, #0x10
+	WORD $0x910003ec // mov x12, sp
+	WORD $0x6f00e624 // movi v4.2d, #0x0000ff000000ff
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x9128016f // add x15, x11, #0xa00
+	WORD $0x912b0170 // add x16, x11, #0xac0
+	WORD $0x912b8171 // add x17, x11, #0xae0
+	WORD $0xd37cedc1 // lsl x1, x14, #4
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x8b0101e0 // add x0, x15, x1
+	WORD $0x3dc00005 // ldr q5, [x0]
+	WORD $0x3dc01006 // ldr q6, [x0, #0x40]
+	WORD $0x3dc02007 // ldr q7, [x0, #0x80]
+	WORD $0x8b010140 // add x0, x10, x1
+	WORD $0x8b010161 // add x1, x11, x1
+	WORD $0x6f3e04b0 // ushr v16.4s, v5.4s, #0x2
+	WORD $0x6f3c04f1 // ushr v17.4s, v7.4s, #0x4
+	WORD $0x6f3e04d2 // ushr v18.4s, v6.4s, #0x2
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4eb01ce7 // orr v7.16b, v7.16b, v16.16b
+	WORD $0x4eb21e30 // orr v16.16b, v17.16b, v18.16b
+	WORD $0xad001fe5 // stp q5, q7, [sp]
+	WORD $0xad0143e6 // stp q6, q16, [sp, #0x20]
+	WORD $0x531e7483 // lsl w3, w4, #2
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x4e040c65 // dup v5.4s, w3
+	WORD $0x8b042823 // add x3, x1, x4, lsl #10
+	WORD $0x8b041184 // add x4, x12, x4, lsl #4
+	WORD $0x3dc00067 // ldr q7, [x3]
+	WORD $0x6ea0b8a5 // neg v5.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d800006 // str q6, [x0]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d801006 // str q6, [x0, #0x40]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d802006 // str q6, [x0, #0x80]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d803006 // str q6, [x0, #0xc0]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d804006 // str q6, [x0, #0x100]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d805006 // str q6, [x0, #0x140]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d806006 // str q6, [x0, #0x180]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d807006 // str q6, [x0, #0x1c0]
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d808006 // str q6, [x0, #0x200]
+	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
+	WORD $0x3dc00887 // ldr q7, [x4, #0x20]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
+	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
+	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
+	WORD $0x3d809006 // str q6, [x0, #0x240]
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x3dc00067 // ldr q7, [x3]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80a006 // str q6, [x0, #0x280]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80b006 // str q6, [x0, #0x2c0]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80c006 // str q6, [x0, #0x300]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80d006 // str q6, [x0, #0x340]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80e006 // str q6, [x0, #0x380]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80f006 // str q6, [x0, #0x3c0]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d810006 // str q6, [x0, #0x400]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d811006 // str q6, [x0, #0x440]
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d812006 // str q6, [x0, #0x480]
+	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
+	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d813006 // str q6, [x0, #0x4c0]
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d814006 // str q6, [x0, #0x500]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d815006 // str q6, [x0, #0x540]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d816006 // str q6, [x0, #0x580]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d817006 // str q6, [x0, #0x5c0]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d818006 // str q6, [x0, #0x600]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d819006 // str q6, [x0, #0x640]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81a006 // str q6, [x0, #0x680]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x3dc0f067 // ldr q7, [x3, #0x3c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81b006 // str q6, [x0, #0x6c0]
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81c006 // str q6, [x0, #0x700]
+	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
+	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81d006 // str q6, [x0, #0x740]
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81e006 // str q6, [x0, #0x780]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81f006 // str q6, [x0, #0x7c0]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d820006 // str q6, [x0, #0x800]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d821006 // str q6, [x0, #0x840]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d822006 // str q6, [x0, #0x880]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d823006 // str q6, [x0, #0x8c0]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d824006 // str q6, [x0, #0x900]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x6ea544c5 // ushl v5.4s, v6.4s, v5.4s
+	WORD $0x3dc0f066 // ldr q6, [x3, #0x3c0]
+	WORD $0x2a0203e3 // mov w3, w2
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4ea584a5 // add v5.4s, v5.4s, v5.4s
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d825005 // str q5, [x0, #0x940]
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x6f2804a5 // ushr v5.4s, v5.4s, #0x18
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d826005 // str q5, [x0, #0x980]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6f2804c6 // ushr v6.4s, v6.4s, #0x18
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d827005 // str q5, [x0, #0x9c0]
+	WORD $0x91280000 // add x0, x0, #0xa00
+	WORD $0x3707d4e3 // tbnz w3, #0x0, 0x1444 <k_untile_q5_k+0x9c>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54ffd1c1 // b.ne 0x13ec <k_untile_q5_k+0x44>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x912c016b // add x11, x11, #0xb00
+	WORD $0x8b0d014a // add x10, x10, x13
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffd0a1 // b.ne 0x13dc <k_untile_q5_k+0x34>
+	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0xd65f03c0 // ret
+
+	// untile_q6_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54002e8b // b.lt 0x1fac <k_untile_q6_k+0x5d8>
+	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f01e601 // movi v1.16b, #0x30
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f07e402 // movi v2.16b, #0xe0
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5282800c // mov w12, #0x1400 // =5120
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9134016e // add x14, x11, #0xd00
+	WORD $0xd37cedb0 // lsl x16, x13, #4
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x8b10016f // add x15, x11, x16
+	WORD $0x8b100150 // add x16, x10, x16
+	WORD $0x912001f1 // add x17, x15, #0x800
+	WORD $0x912101e0 // add x0, x15, #0x840
+	WORD $0x912201e1 // add x1, x15, #0x880
+	WORD $0x912301e2 // add x2, x15, #0x8c0
+	WORD $0x912401e3 // add x3, x15, #0x900
+	WORD $0x912501e4 // add x4, x15, #0x940
+	WORD $0x912601e5 // add x5, x15, #0x980
+	WORD $0x912701e6 // add x6, x15, #0x9c0
+	WORD $0x913001e7 // add x7, x15, #0xc00
+	WORD $0x913101f3 // add x19, x15, #0xc40
+	WORD $0xd377daf5 // lsl x21, x23, #9
+	WORD $0x8b1729f6 // add x22, x15, x23, lsl #10
+	WORD $0xd379e2f7 // lsl x23, x23, #7
+	WORD $0x3cf56a23 // ldr q3, [x17, x21]
+	WORD $0x3dc002c4 // ldr q4, [x22]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d800203 // str q3, [x16]
+	WORD $0x3cf56803 // ldr q3, [x0, x21]
+	WORD $0x3dc012c4 // ldr q4, [x22, #0x40]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d801203 // str q3, [x16, #0x40]
+	WORD $0x3cf56823 // ldr q3, [x1, x21]
+	WORD $0x3dc022c4 // ldr q4, [x22, #0x80]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d802203 // str q3, [x16, #0x80]
+	WORD $0x3cf56843 // ldr q3, [x2, x21]
+	WORD $0x3dc032c4 // ldr q4, [x22, #0xc0]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d803203 // str q3, [x16, #0xc0]
+	WORD $0x3cf56863 // ldr q3, [x3, x21]
+	WORD $0x3dc042c4 // ldr q4, [x22, #0x100]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d804203 // str q3, [x16, #0x100]
+	WORD $0x3cf56883 // ldr q3, [x4, x21]
+	WORD $0x3dc052c4 // ldr q4, [x22, #0x140]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d805203 // str q3, [x16, #0x140]
+	WORD $0x3cf568a3 // ldr q3, [x5, x21]
+	WORD $0x3dc062c4 // ldr q4, [x22, #0x180]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d806203 // str q3, [x16, #0x180]
+	WORD $0x3cf568c3 // ldr q3, [x6, x21]
+	WORD $0x3dc072c4 // ldr q4, [x22, #0x1c0]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d807203 // str q3, [x16, #0x1c0]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d808203 // str q3, [x16, #0x200]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d809203 // str q3, [x16, #0x240]
+	WORD $0x3cf56a23 // ldr q3, [x17, x21]
+	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80a203 // str q3, [x16, #0x280]
+	WORD $0x3cf56803 // ldr q3, [x0, x21]
+	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80b203 // str q3, [x16, #0x2c0]
+	WORD $0x3cf56823 // ldr q3, [x1, x21]
+	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80c203 // str q3, [x16, #0x300]
+	WORD $0x3cf56843 // ldr q3, [x2, x21]
+	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80d203 // str q3, [x16, #0x340]
+	WORD $0x3cf56863 // ldr q3, [x3, x21]
+	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80e203 // str q3, [x16, #0x380]
+	WORD $0x3cf56883 // ldr q3, [x4, x21]
+	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80f203 // str q3, [x16, #0x3c0]
+	WORD $0x3cf568a3 // ldr q3, [x5, x21]
+	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d810203 // str q3, [x16, #0x400]
+	WORD $0x3cf568c3 // ldr q3, [x6, x21]
+	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d811203 // str q3, [x16, #0x440]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d812203 // str q3, [x16, #0x480]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d813203 // str q3, [x16, #0x4c0]
+	WORD $0x3dc002c3 // ldr q3, [x22]
+	WORD $0x3cf56a24 // ldr q4, [x17, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d814203 // str q3, [x16, #0x500]
+	WORD $0x3dc012c3 // ldr q3, [x22, #0x40]
+	WORD $0x3cf56804 // ldr q4, [x0, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d815203 // str q3, [x16, #0x540]
+	WORD $0x3dc022c3 // ldr q3, [x22, #0x80]
+	WORD $0x3cf56824 // ldr q4, [x1, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d816203 // str q3, [x16, #0x580]
+	WORD $0x3dc032c3 // ldr q3, [x22, #0xc0]
+	WORD $0x3cf56844 // ldr q4, [x2, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d817203 // str q3, [x16, #0x5c0]
+	WORD $0x3dc042c3 // ldr q3, [x22, #0x100]
+	WORD $0x3cf56864 // ldr q4, [x3, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d818203 // str q3, [x16, #0x600]
+	WORD $0x3dc052c3 // ldr q3, [x22, #0x140]
+	WORD $0x3cf56884 // ldr q4, [x4, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d819203 // str q3, [x16, #0x640]
+	WORD $0x3dc062c3 // ldr q3, [x22, #0x180]
+	WORD $0x3cf568a4 // ldr q4, [x5, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81a203 // str q3, [x16, #0x680]
+	WORD $0x3dc072c3 // ldr q3, [x22, #0x1c0]
+	WORD $0x3cf568c4 // ldr q4, [x6, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81b203 // str q3, [x16, #0x6c0]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d81c203 // str q3, [x16, #0x700]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d81d203 // str q3, [x16, #0x740]
+	WORD $0x3cf56a23 // ldr q3, [x17, x21]
+	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81e203 // str q3, [x16, #0x780]
+	WORD $0x3cf56803 // ldr q3, [x0, x21]
+	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81f203 // str q3, [x16, #0x7c0]
+	WORD $0x3cf56823 // ldr q3, [x1, x21]
+	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d820203 // str q3, [x16, #0x800]
+	WORD $0x3cf56843 // ldr q3, [x2, x21]
+	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d821203 // str q3, [x16, #0x840]
+	WORD $0x3cf56863 // ldr q3, [x3, x21]
+	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d822203 // str q3, [x16, #0x880]
+	WORD $0x3cf56883 // ldr q3, [x4, x21]
+	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d823203 // str q3, [x16, #0x8c0]
+	WORD $0x3cf568a3 // ldr q3, [x5, x21]
+	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d824203 // str q3, [x16, #0x900]
+	WORD $0x3cf568c3 // ldr q3, [x6, x21]
+	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
+	WORD $0x2a1403f5 // mov w21, w20
+	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d825203 // str q3, [x16, #0x940]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d826203 // str q3, [x16, #0x980]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d827203 // str q3, [x16, #0x9c0]
+	WORD $0x91280210 // add x16, x16, #0xa00
+	WORD $0x3707d675 // tbnz w21, #0x0, 0x1a48 <k_untile_q6_k+0x74>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54ffd421 // b.ne 0x1a0c <k_untile_q6_k+0x38>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9134816b // add x11, x11, #0xd20
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffd341 // b.ne 0x1a04 <k_untile_q6_k+0x30>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xf84307f7 // ldr x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
@@ -272,35 +2080,35 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
 	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
 	WORD $0x3d8003eb // str q11, [sp]
-	WORD $0x14000005 // b 0x40c <k_tile_panel+0x5c>
+	WORD $0x14000005 // b 0x200c <k_tile_panel+0x5c>
 	WORD $0x3cae7922 // str q2, [x9, x14, lsl #4]
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54003c80 // b.eq 0xb98 <k_tile_panel+0x7e8>
+	WORD $0x54003c80 // b.eq 0x2798 <k_tile_panel+0x7e8>
 	WORD $0xf100211f // cmp x8, #0x8
 	WORD $0xaa1f03ea // mov x10, xzr
 	WORD $0xf9003fee // str x14, [sp, #0x78]
-	WORD $0x540002aa // b.ge 0x46c <k_tile_panel+0xbc>
+	WORD $0x540002aa // b.ge 0x206c <k_tile_panel+0xbc>
 	WORD $0xb27e0149 // orr x9, x10, #0x4
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54001bed // b.le 0x7a0 <k_tile_panel+0x3f0>
+	WORD $0x54001bed // b.le 0x23a0 <k_tile_panel+0x3f0>
 	WORD $0x91000945 // add x5, x10, #0x2
 	WORD $0xeb0800bf // cmp x5, x8
-	WORD $0x54002bad // b.le 0x9a4 <k_tile_panel+0x5f4>
+	WORD $0x54002bad // b.le 0x25a4 <k_tile_panel+0x5f4>
 	WORD $0xf9403fee // ldr x14, [sp, #0x78]
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffe2a // b.ge 0x400 <k_tile_panel+0x50>
+	WORD $0x54fffe2a // b.ge 0x2000 <k_tile_panel+0x50>
 	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
 	WORD $0xf940000b // ldr x11, [x0]
 	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
 	WORD $0x9b0a7d29 // mul x9, x9, x10
 	WORD $0x8b090969 // add x9, x11, x9, lsl #2
-	WORD $0xb400354c // cbz x12, 0xafc <k_tile_panel+0x74c>
+	WORD $0xb400354c // cbz x12, 0x26fc <k_tile_panel+0x74c>
 	WORD $0x3cee7922 // ldr q2, [x9, x14, lsl #4]
 	WORD $0xf940180c // ldr x12, [x0, #0x30]
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400354a // b.ge 0xb0c <k_tile_panel+0x75c>
-	WORD $0x17ffffe5 // b 0x3fc <k_tile_panel+0x4c>
+	WORD $0x5400354a // b.ge 0x270c <k_tile_panel+0x75c>
+	WORD $0x17ffffe5 // b 0x1ffc <k_tile_panel+0x4c>
 	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
 	WORD $0xd37cedc9 // lsl x9, x14, #4
 	WORD $0xa9401c10 // ldp x16, x7, [x0]
@@ -322,7 +2130,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910080e7 // add x7, x7, #0x20
 	WORD $0x910005d3 // add x19, x14, #0x1
 	WORD $0x52800109 // mov w9, #0x8 // =8
-	WORD $0x1400000d // b 0x4f4 <k_tile_panel+0x144>
+	WORD $0x1400000d // b 0x20f4 <k_tile_panel+0x144>
 	WORD $0x91002149 // add x9, x10, #0x8
 	WORD $0x8b0500e7 // add x7, x7, x5
 	WORD $0x3d800283 // str q3, [x20]
@@ -334,11 +2142,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca26a91 // str q17, [x20, x2]
 	WORD $0x3ca36a87 // str q7, [x20, x3]
 	WORD $0x3ca46a80 // str q0, [x20, x4]
-	WORD $0x54fff96c // b.gt 0x41c <k_tile_panel+0x6c>
+	WORD $0x54fff96c // b.gt 0x201c <k_tile_panel+0x6c>
 	WORD $0x9b0a7d6a // mul x10, x11, x10
 	WORD $0x8b0a0a14 // add x20, x16, x10, lsl #2
 	WORD $0xaa0903ea // mov x10, x9
-	WORD $0xb40001ed // cbz x13, 0x53c <k_tile_panel+0x18c>
+	WORD $0xb40001ed // cbz x13, 0x213c <k_tile_panel+0x18c>
 	WORD $0x3dc00283 // ldr q3, [x20]
 	WORD $0x3cec6a84 // ldr q4, [x20, x12]
 	WORD $0x3cf16a85 // ldr q5, [x20, x17]
@@ -351,8 +2159,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1303f5 // mov x21, x19
 	WORD $0xaa0703f6 // mov x22, x7
 	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x540001ea // b.ge 0x570 <k_tile_panel+0x1c0>
-	WORD $0x17ffffe3 // b 0x4c4 <k_tile_panel+0x114>
+	WORD $0x540001ea // b.ge 0x2170 <k_tile_panel+0x1c0>
+	WORD $0x17ffffe3 // b 0x20c4 <k_tile_panel+0x114>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -365,7 +2173,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1303f5 // mov x21, x19
 	WORD $0xaa0703f6 // mov x22, x7
 	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x54fffacb // b.lt 0x4c4 <k_tile_panel+0x114>
+	WORD $0x54fffacb // b.lt 0x20c4 <k_tile_panel+0x114>
 	WORD $0xaa1603e9 // mov x9, x22
 	WORD $0x4eb91f32 // mov v18.16b, v25.16b
 	WORD $0x3dc002eb // ldr q11, [x23]
@@ -504,8 +2312,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8213d0 // fmla v16.4s, v30.4s, v2.s[0]
 	WORD $0x4f941251 // fmla v17.4s, v18.4s, v20.s[0]
 	WORD $0x4f811140 // fmla v0.4s, v10.4s, v1.s[0]
-	WORD $0x54ffeec8 // b.hi 0x570 <k_tile_panel+0x1c0>
-	WORD $0x17ffff4a // b 0x4c4 <k_tile_panel+0x114>
+	WORD $0x54ffeec8 // b.hi 0x2170 <k_tile_panel+0x1c0>
+	WORD $0x17ffff4a // b 0x20c4 <k_tile_panel+0x114>
 	WORD $0xa941900e // ldp x14, x4, [x0, #0x18]
 	WORD $0xd37ae54f // lsl x15, x10, #6
 	WORD $0xf9403ff0 // ldr x16, [sp, #0x78]
@@ -527,7 +2335,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x9b0f7c8f // mul x15, x4, x15
 	WORD $0xd378dc84 // lsl x4, x4, #8
-	WORD $0x14000009 // b 0x818 <k_tile_panel+0x468>
+	WORD $0x14000009 // b 0x2418 <k_tile_panel+0x468>
 	WORD $0x91001149 // add x9, x10, #0x4
 	WORD $0x8b040210 // add x16, x16, x4
 	WORD $0x3d800265 // str q5, [x19]
@@ -535,12 +2343,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb46a64 // str q4, [x19, x20]
 	WORD $0x3ca26a63 // str q3, [x19, x2]
 	WORD $0x3ca36a62 // str q2, [x19, x3]
-	WORD $0x54ffe0ac // b.gt 0x428 <k_tile_panel+0x78>
+	WORD $0x54ffe0ac // b.gt 0x2028 <k_tile_panel+0x78>
 	WORD $0x9b0a7dca // mul x10, x14, x10
 	WORD $0xd37ef5d4 // lsl x20, x14, #2
 	WORD $0x8b0a08d3 // add x19, x6, x10, lsl #2
 	WORD $0xaa0903ea // mov x10, x9
-	WORD $0xb4000171 // cbz x17, 0x854 <k_tile_panel+0x4a4>
+	WORD $0xb4000171 // cbz x17, 0x2454 <k_tile_panel+0x4a4>
 	WORD $0x3dc00265 // ldr q5, [x19]
 	WORD $0x3cf46a64 // ldr q4, [x19, x20]
 	WORD $0x3ce26a63 // ldr q3, [x19, x2]
@@ -549,8 +2357,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0703e9 // mov x9, x7
 	WORD $0xaa1003f5 // mov x21, x16
 	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x5400016a // b.ge 0x878 <k_tile_panel+0x4c8>
-	WORD $0x17ffffea // b 0x7f8 <k_tile_panel+0x448>
+	WORD $0x5400016a // b.ge 0x2478 <k_tile_panel+0x4c8>
+	WORD $0x17ffffea // b 0x23f8 <k_tile_panel+0x448>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -559,7 +2367,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0703e9 // mov x9, x7
 	WORD $0xaa1003f5 // mov x21, x16
 	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x54fffc2b // b.lt 0x7f8 <k_tile_panel+0x448>
+	WORD $0x54fffc2b // b.lt 0x23f8 <k_tile_panel+0x448>
 	WORD $0x8b0b02ba // add x26, x21, x11
 	WORD $0x8b0f02b9 // add x25, x21, x15
 	WORD $0x8b0d02b8 // add x24, x21, x13
@@ -633,8 +2441,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
 	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
 	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
-	WORD $0x54fff6e8 // b.hi 0x878 <k_tile_panel+0x4c8>
-	WORD $0x17ffff96 // b 0x7f8 <k_tile_panel+0x448>
+	WORD $0x54fff6e8 // b.hi 0x2478 <k_tile_panel+0x4c8>
+	WORD $0x17ffff96 // b 0x23f8 <k_tile_panel+0x448>
 	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
 	WORD $0xd37ae54b // lsl x11, x10, #6
 	WORD $0xf9403fec // ldr x12, [sp, #0x78]
@@ -649,33 +2457,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010231 // add x17, x17, x1
 	WORD $0x8b010041 // add x1, x2, x1
 	WORD $0x910005a2 // add x2, x13, #0x1
-	WORD $0x14000007 // b 0x9f8 <k_tile_panel+0x648>
+	WORD $0x14000007 // b 0x25f8 <k_tile_panel+0x648>
 	WORD $0x91000945 // add x5, x10, #0x2
 	WORD $0x8b10018c // add x12, x12, x16
 	WORD $0x3d800063 // str q3, [x3]
 	WORD $0xeb0800bf // cmp x5, x8
 	WORD $0x3ca46862 // str q2, [x3, x4]
-	WORD $0x54ffd20c // b.gt 0x434 <k_tile_panel+0x84>
+	WORD $0x54ffd20c // b.gt 0x2034 <k_tile_panel+0x84>
 	WORD $0x9b0a7dea // mul x10, x15, x10
 	WORD $0xd37ef5e4 // lsl x4, x15, #2
 	WORD $0x8b0a0823 // add x3, x1, x10, lsl #2
 	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xb400012e // cbz x14, 0xa2c <k_tile_panel+0x67c>
+	WORD $0xb400012e // cbz x14, 0x262c <k_tile_panel+0x67c>
 	WORD $0x3dc00063 // ldr q3, [x3]
 	WORD $0x3ce46862 // ldr q2, [x3, x4]
 	WORD $0xf10005bf // cmp x13, #0x1
 	WORD $0xaa0203e5 // mov x5, x2
 	WORD $0xaa0c03e6 // mov x6, x12
 	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x5400012a // b.ge 0xa48 <k_tile_panel+0x698>
-	WORD $0x17ffffee // b 0x9e0 <k_tile_panel+0x630>
+	WORD $0x5400012a // b.ge 0x2648 <k_tile_panel+0x698>
+	WORD $0x17ffffee // b 0x25e0 <k_tile_panel+0x630>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005bf // cmp x13, #0x1
 	WORD $0xaa0203e5 // mov x5, x2
 	WORD $0xaa0c03e6 // mov x6, x12
 	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x54fffceb // b.lt 0x9e0 <k_tile_panel+0x630>
+	WORD $0x54fffceb // b.lt 0x25e0 <k_tile_panel+0x630>
 	WORD $0x8b0900d4 // add x20, x6, x9
 	WORD $0x8b0b00d3 // add x19, x6, x11
 	WORD $0x4eb91f25 // mov v5.16b, v25.16b
@@ -719,12 +2527,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402265 // ldr s5, [x19, #0x20]
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x54fffaa8 // b.hi 0xa48 <k_tile_panel+0x698>
-	WORD $0x17ffffba // b 0x9e0 <k_tile_panel+0x630>
+	WORD $0x54fffaa8 // b.hi 0x2648 <k_tile_panel+0x698>
+	WORD $0x17ffffba // b 0x25e0 <k_tile_panel+0x630>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf940180c // ldr x12, [x0, #0x30]
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54ffc7ab // b.lt 0x3fc <k_tile_panel+0x4c>
+	WORD $0x54ffc7ab // b.lt 0x1ffc <k_tile_panel+0x4c>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x9b0a7d6b // mul x11, x11, x10
@@ -758,8 +2566,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402161 // ldr s1, [x11, #0x20]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0xb24 <k_tile_panel+0x774>
-	WORD $0x17fffe1a // b 0x3fc <k_tile_panel+0x4c>
+	WORD $0x54fffca8 // b.hi 0x2724 <k_tile_panel+0x774>
+	WORD $0x17fffe1a // b 0x1ffc <k_tile_panel+0x4c>
 	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
 	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
 	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
@@ -772,12 +2580,1810 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d433bef // ldp d15, d14, [sp, #0x30]
 	WORD $0x910343ff // add sp, sp, #0xd0
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+
+	// tile_panel_min
+	WORD $0xd10343ff // sub sp, sp, #0xd0
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
+	WORD $0x4e040d1e // dup v30.4s, w8
+	WORD $0x4e040d2c // dup v12.4s, w9
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x6d033bef // stp d15, d14, [sp, #0x30]
+	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
+	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
+	WORD $0xf9003bfd // str x29, [sp, #0x70]
+	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
+	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
+	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
+	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
+	WORD $0x3d8003fe // str q30, [sp]
+	WORD $0x14000005 // b 0x2824 <k_tile_panel_min+0x5c>
+	WORD $0x3cb37922 // str q2, [x9, x19, lsl #4]
+	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xf100127f // cmp x19, #0x4
+	WORD $0x540042c0 // b.eq 0x3078 <k_tile_panel_min+0x8b0>
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xf9003ff3 // str x19, [sp, #0x78]
+	WORD $0x540002aa // b.ge 0x2884 <k_tile_panel_min+0xbc>
+	WORD $0xb27e0154 // orr x20, x10, #0x4
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x54001fad // b.le 0x2c30 <k_tile_panel_min+0x468>
+	WORD $0x91000944 // add x4, x10, #0x2
+	WORD $0xeb08009f // cmp x4, x8
+	WORD $0x5400308d // b.le 0x2e58 <k_tile_panel_min+0x690>
+	WORD $0xf9403ff3 // ldr x19, [sp, #0x78]
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54fffe2a // b.ge 0x2818 <k_tile_panel_min+0x50>
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf940000b // ldr x11, [x0]
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0x9b0a7d29 // mul x9, x9, x10
+	WORD $0x8b090969 // add x9, x11, x9, lsl #2
+	WORD $0xb4003b2c // cbz x12, 0x2fd0 <k_tile_panel_min+0x808>
+	WORD $0x3cf37922 // ldr q2, [x9, x19, lsl #4]
+	WORD $0xf940180c // ldr x12, [x0, #0x30]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54003b2a // b.ge 0x2fe0 <k_tile_panel_min+0x818>
+	WORD $0x17ffffe5 // b 0x2814 <k_tile_panel_min+0x4c>
+	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
+	WORD $0xd37cee69 // lsl x9, x19, #4
+	WORD $0xa9401c10 // ldp x16, x7, [x0]
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xa943340e // ldp x14, x13, [x0, #0x30]
+	WORD $0xd37ef56c // lsl x12, x11, #2
+	WORD $0x8b0901ef // add x15, x15, x9
+	WORD $0xd37be964 // lsl x4, x11, #5
+	WORD $0x8b090210 // add x16, x16, x9
+	WORD $0x8b0b0569 // add x9, x11, x11, lsl #1
+	WORD $0xd37df171 // lsl x17, x11, #3
+	WORD $0x8b0b0182 // add x2, x12, x11
+	WORD $0xd377d8c5 // lsl x5, x6, #9
+	WORD $0xd37ae4c6 // lsl x6, x6, #6
+	WORD $0xd37ef521 // lsl x1, x9, #2
+	WORD $0xd37ef442 // lsl x2, x2, #2
+	WORD $0xd37df123 // lsl x3, x9, #3
+	WORD $0xcb0c0084 // sub x4, x4, x12
+	WORD $0x910080e7 // add x7, x7, #0x20
+	WORD $0x910005d3 // add x19, x14, #0x1
+	WORD $0x52800109 // mov w9, #0x8 // =8
+	WORD $0x1400000d // b 0x290c <k_tile_panel_min+0x144>
+	WORD $0x91002149 // add x9, x10, #0x8
+	WORD $0x8b0500e7 // add x7, x7, x5
+	WORD $0x3d800283 // str q3, [x20]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x3cac6a85 // str q5, [x20, x12]
+	WORD $0x3cb16a86 // str q6, [x20, x17]
+	WORD $0x3ca16a87 // str q7, [x20, x1]
+	WORD $0x3cab7a91 // str q17, [x20, x11, lsl #4]
+	WORD $0x3ca26a94 // str q20, [x20, x2]
+	WORD $0x3ca36a90 // str q16, [x20, x3]
+	WORD $0x3ca46a84 // str q4, [x20, x4]
+	WORD $0x54fff96c // b.gt 0x2834 <k_tile_panel_min+0x6c>
+	WORD $0x9b0a7d6a // mul x10, x11, x10
+	WORD $0x8b0a0a14 // add x20, x16, x10, lsl #2
+	WORD $0xaa0903ea // mov x10, x9
+	WORD $0xb40001ed // cbz x13, 0x2954 <k_tile_panel_min+0x18c>
+	WORD $0x3dc00283 // ldr q3, [x20]
+	WORD $0x3cec6a85 // ldr q5, [x20, x12]
+	WORD $0x3cf16a86 // ldr q6, [x20, x17]
+	WORD $0x3ce16a87 // ldr q7, [x20, x1]
+	WORD $0x3ceb7a91 // ldr q17, [x20, x11, lsl #4]
+	WORD $0x3ce26a94 // ldr q20, [x20, x2]
+	WORD $0x3ce36a90 // ldr q16, [x20, x3]
+	WORD $0x3ce46a84 // ldr q4, [x20, x4]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0xaa0703f6 // mov x22, x7
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0x540001ea // b.ge 0x2988 <k_tile_panel_min+0x1c0>
+	WORD $0x17ffffe3 // b 0x28dc <k_tile_panel_min+0x114>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0xaa0703f6 // mov x22, x7
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0x54fffacb // b.lt 0x28dc <k_tile_panel_min+0x114>
+	WORD $0xaa1603e9 // mov x9, x22
+	WORD $0x4ebe1fd3 // mov v19.16b, v30.16b
+	WORD $0x3dc002eb // ldr q11, [x23]
+	WORD $0x3cde0d29 // ldr q9, [x9, #-0x20]!
+	WORD $0x8b06013a // add x26, x9, x6
+	WORD $0x8b060359 // add x25, x26, x6
+	WORD $0x4ebe1fd5 // mov v21.16b, v30.16b
+	WORD $0xad00c7f4 // stp q20, q17, [sp, #0x10]
+	WORD $0x8b060338 // add x24, x25, x6
+	WORD $0x4ebe1fd4 // mov v20.16b, v30.16b
+	WORD $0x4ebe1fd2 // mov v18.16b, v30.16b
+	WORD $0x8b060309 // add x9, x24, x6
+	WORD $0xad406b0d // ldp q13, q26, [x24]
+	WORD $0x8b06013e // add x30, x9, x6
+	WORD $0xad407f4a // ldp q10, q31, [x26]
+	WORD $0x8b0603db // add x27, x30, x6
+	WORD $0x4eb01e11 // mov v17.16b, v16.16b
+	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
+	WORD $0x8b06037d // add x29, x27, x6
+	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
+	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
+	WORD $0x4ea41c85 // mov v5.16b, v4.16b
+	WORD $0x4ea31c64 // mov v4.16b, v3.16b
+	WORD $0x4eac1d83 // mov v3.16b, v12.16b
+	WORD $0xad40232c // ldp q12, q8, [x25]
+	WORD $0x4ebe1fd8 // mov v24.16b, v30.16b
+	WORD $0xad406d2e // ldp q14, q27, [x9]
+	WORD $0x4ebe1fd7 // mov v23.16b, v30.16b
+	WORD $0xad4073c1 // ldp q1, q28, [x30]
+	WORD $0x4ebe1fd9 // mov v25.16b, v30.16b
+	WORD $0xad407760 // ldp q0, q29, [x27]
+	WORD $0x4ebe1fd6 // mov v22.16b, v30.16b
+	WORD $0xad407baf // ldp q15, q30, [x29]
+	WORD $0x4f89e173 // sdot v19.4s, v11.16b, v9.4b[0]
+	WORD $0x4f8de175 // sdot v21.4s, v11.16b, v13.4b[0]
+	WORD $0x4f8ae174 // sdot v20.4s, v11.16b, v10.4b[0]
+	WORD $0x4f8ce172 // sdot v18.4s, v11.16b, v12.4b[0]
+	WORD $0x4f8ee178 // sdot v24.4s, v11.16b, v14.4b[0]
+	WORD $0x4f81e177 // sdot v23.4s, v11.16b, v1.4b[0]
+	WORD $0x3dc012e2 // ldr q2, [x23, #0x40]
+	WORD $0x4f80e179 // sdot v25.4s, v11.16b, v0.4b[0]
+	WORD $0x4f8fe176 // sdot v22.4s, v11.16b, v15.4b[0]
+	WORD $0x3dc022eb // ldr q11, [x23, #0x80]
+	WORD $0x4fa9e053 // sdot v19.4s, v2.16b, v9.4b[1]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0x4fade055 // sdot v21.4s, v2.16b, v13.4b[1]
+	WORD $0x4faae054 // sdot v20.4s, v2.16b, v10.4b[1]
+	WORD $0x4face052 // sdot v18.4s, v2.16b, v12.4b[1]
+	WORD $0x4faee058 // sdot v24.4s, v2.16b, v14.4b[1]
+	WORD $0x4fa1e057 // sdot v23.4s, v2.16b, v1.4b[1]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x4fa0e059 // sdot v25.4s, v2.16b, v0.4b[1]
+	WORD $0x4fafe056 // sdot v22.4s, v2.16b, v15.4b[1]
+	WORD $0x3dc032e2 // ldr q2, [x23, #0xc0]
+	WORD $0x4f89e973 // sdot v19.4s, v11.16b, v9.4b[2]
+	WORD $0x4f8de975 // sdot v21.4s, v11.16b, v13.4b[2]
+	WORD $0x4f8ae974 // sdot v20.4s, v11.16b, v10.4b[2]
+	WORD $0x4f8ce972 // sdot v18.4s, v11.16b, v12.4b[2]
+	WORD $0x4f8ee978 // sdot v24.4s, v11.16b, v14.4b[2]
+	WORD $0x4f81e977 // sdot v23.4s, v11.16b, v1.4b[2]
+	WORD $0x4f80e979 // sdot v25.4s, v11.16b, v0.4b[2]
+	WORD $0x4f8fe976 // sdot v22.4s, v11.16b, v15.4b[2]
+	WORD $0x3dc082eb // ldr q11, [x23, #0x200]
+	WORD $0x4fa9e853 // sdot v19.4s, v2.16b, v9.4b[3]
+	WORD $0x3cdf02c9 // ldur q9, [x22, #-0x10]
+	WORD $0x4fade855 // sdot v21.4s, v2.16b, v13.4b[3]
+	WORD $0x4faae854 // sdot v20.4s, v2.16b, v10.4b[3]
+	WORD $0x4face852 // sdot v18.4s, v2.16b, v12.4b[3]
+	WORD $0x4faee858 // sdot v24.4s, v2.16b, v14.4b[3]
+	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
+	WORD $0x4fa1e857 // sdot v23.4s, v2.16b, v1.4b[3]
+	WORD $0x4fa0e859 // sdot v25.4s, v2.16b, v0.4b[3]
+	WORD $0x4fafe856 // sdot v22.4s, v2.16b, v15.4b[3]
+	WORD $0x3dc052e0 // ldr q0, [x23, #0x140]
+	WORD $0x4f89e153 // sdot v19.4s, v10.16b, v9.4b[0]
+	WORD $0x4ea31c6c // mov v12.16b, v3.16b
+	WORD $0x3dc062e1 // ldr q1, [x23, #0x180]
+	WORD $0x4f9ae155 // sdot v21.4s, v10.16b, v26.4b[0]
+	WORD $0x4f9fe154 // sdot v20.4s, v10.16b, v31.4b[0]
+	WORD $0x4f88e152 // sdot v18.4s, v10.16b, v8.4b[0]
+	WORD $0x4f9be158 // sdot v24.4s, v10.16b, v27.4b[0]
+	WORD $0x4f9ce157 // sdot v23.4s, v10.16b, v28.4b[0]
+	WORD $0x4ea41c83 // mov v3.16b, v4.16b
+	WORD $0x4f9de159 // sdot v25.4s, v10.16b, v29.4b[0]
+	WORD $0x4f9ee156 // sdot v22.4s, v10.16b, v30.4b[0]
+	WORD $0x6e2cdd6a // fmul v10.4s, v11.4s, v12.4s
+	WORD $0x4fa9e013 // sdot v19.4s, v0.16b, v9.4b[1]
+	WORD $0x4ea51ca4 // mov v4.16b, v5.16b
+	WORD $0x4ea61cc5 // mov v5.16b, v6.16b
+	WORD $0x4fbae015 // sdot v21.4s, v0.16b, v26.4b[1]
+	WORD $0x4fbfe014 // sdot v20.4s, v0.16b, v31.4b[1]
+	WORD $0x4fa8e012 // sdot v18.4s, v0.16b, v8.4b[1]
+	WORD $0x4fbbe018 // sdot v24.4s, v0.16b, v27.4b[1]
+	WORD $0x4fbce017 // sdot v23.4s, v0.16b, v28.4b[1]
+	WORD $0x4ea71ce6 // mov v6.16b, v7.16b
+	WORD $0x4fbde019 // sdot v25.4s, v0.16b, v29.4b[1]
+	WORD $0x4fbee016 // sdot v22.4s, v0.16b, v30.4b[1]
+	WORD $0x3dc072e0 // ldr q0, [x23, #0x1c0]
+	WORD $0x4f89e833 // sdot v19.4s, v1.16b, v9.4b[2]
+	WORD $0x4eb01e07 // mov v7.16b, v16.16b
+	WORD $0xbd402342 // ldr s2, [x26, #0x20]
+	WORD $0x4f9ae835 // sdot v21.4s, v1.16b, v26.4b[2]
+	WORD $0x4f9fe834 // sdot v20.4s, v1.16b, v31.4b[2]
+	WORD $0x4f88e832 // sdot v18.4s, v1.16b, v8.4b[2]
+	WORD $0x4f9be838 // sdot v24.4s, v1.16b, v27.4b[2]
+	WORD $0x4f9ce837 // sdot v23.4s, v1.16b, v28.4b[2]
+	WORD $0x4eb11e30 // mov v16.16b, v17.16b
+	WORD $0x4f9de839 // sdot v25.4s, v1.16b, v29.4b[2]
+	WORD $0x4f9ee836 // sdot v22.4s, v1.16b, v30.4b[2]
+	WORD $0xbd4002c1 // ldr s1, [x22]
+	WORD $0x4fa9e813 // sdot v19.4s, v0.16b, v9.4b[3]
+	WORD $0x3dc00bf1 // ldr q17, [sp, #0x20]
+	WORD $0x4fbae815 // sdot v21.4s, v0.16b, v26.4b[3]
+	WORD $0x4eaa1d5a // mov v26.16b, v10.16b
+	WORD $0x4fbfe814 // sdot v20.4s, v0.16b, v31.4b[3]
+	WORD $0x4fa8e812 // sdot v18.4s, v0.16b, v8.4b[3]
+	WORD $0x4fbbe818 // sdot v24.4s, v0.16b, v27.4b[3]
+	WORD $0x4fbce817 // sdot v23.4s, v0.16b, v28.4b[3]
+	WORD $0x4fbde819 // sdot v25.4s, v0.16b, v29.4b[3]
+	WORD $0x4fbee816 // sdot v22.4s, v0.16b, v30.4b[3]
+	WORD $0x4eaa1d40 // mov v0.16b, v10.16b
+	WORD $0x4eaa1d5b // mov v27.16b, v10.16b
+	WORD $0x4eaa1d5c // mov v28.16b, v10.16b
+	WORD $0x4e33cd7a // fmla v26.4s, v11.4s, v19.4s
+	WORD $0x4eaa1d5d // mov v29.16b, v10.16b
+	WORD $0x4eaa1d53 // mov v19.16b, v10.16b
+	WORD $0x4e35cd60 // fmla v0.4s, v11.4s, v21.4s
+	WORD $0x4eaa1d55 // mov v21.16b, v10.16b
+	WORD $0x4e34cd7b // fmla v27.4s, v11.4s, v20.4s
+	WORD $0x4e32cd7c // fmla v28.4s, v11.4s, v18.4s
+	WORD $0xbd402334 // ldr s20, [x25, #0x20]
+	WORD $0xbd402312 // ldr s18, [x24, #0x20]
+	WORD $0x4e38cd7d // fmla v29.4s, v11.4s, v24.4s
+	WORD $0x4e37cd73 // fmla v19.4s, v11.4s, v23.4s
+	WORD $0x4e39cd75 // fmla v21.4s, v11.4s, v25.4s
+	WORD $0x4e36cd6a // fmla v10.4s, v11.4s, v22.4s
+	WORD $0xbd402138 // ldr s24, [x9, #0x20]
+	WORD $0x4f811343 // fmla v3.4s, v26.4s, v1.s[0]
+	WORD $0xbd4023d7 // ldr s23, [x30, #0x20]
+	WORD $0xbd402379 // ldr s25, [x27, #0x20]
+	WORD $0xbd4023b6 // ldr s22, [x29, #0x20]
+	WORD $0x4f821365 // fmla v5.4s, v27.4s, v2.s[0]
+	WORD $0x3dc092e1 // ldr q1, [x23, #0x240]
+	WORD $0x4f941386 // fmla v6.4s, v28.4s, v20.s[0]
+	WORD $0xad4053fe // ldp q30, q20, [sp]
+	WORD $0x4f921007 // fmla v7.4s, v0.4s, v18.s[0]
+	WORD $0xbd4012c0 // ldr s0, [x22, #0x10]
+	WORD $0x4f9813b1 // fmla v17.4s, v29.4s, v24.s[0]
+	WORD $0xbd403342 // ldr s2, [x26, #0x30]
+	WORD $0x4f971274 // fmla v20.4s, v19.4s, v23.s[0]
+	WORD $0x4f9912b0 // fmla v16.4s, v21.4s, v25.s[0]
+	WORD $0xbd403332 // ldr s18, [x25, #0x30]
+	WORD $0x4f961144 // fmla v4.4s, v10.4s, v22.s[0]
+	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
+	WORD $0xbd403300 // ldr s0, [x24, #0x30]
+	WORD $0x4f821025 // fmla v5.4s, v1.4s, v2.s[0]
+	WORD $0x4f921026 // fmla v6.4s, v1.4s, v18.s[0]
+	WORD $0xbd403122 // ldr s2, [x9, #0x30]
+	WORD $0xbd4033d2 // ldr s18, [x30, #0x30]
+	WORD $0x4f801027 // fmla v7.4s, v1.4s, v0.s[0]
+	WORD $0xbd403360 // ldr s0, [x27, #0x30]
+	WORD $0xbd4033b3 // ldr s19, [x29, #0x30]
+	WORD $0x4f821031 // fmla v17.4s, v1.4s, v2.s[0]
+	WORD $0x910a02f7 // add x23, x23, #0x280
+	WORD $0x4f921034 // fmla v20.4s, v1.4s, v18.s[0]
+	WORD $0x4f801030 // fmla v16.4s, v1.4s, v0.s[0]
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x4f931024 // fmla v4.4s, v1.4s, v19.s[0]
+	WORD $0x54ffeb08 // b.hi 0x2988 <k_tile_panel_min+0x1c0>
+	WORD $0x17ffff2c // b 0x28dc <k_tile_panel_min+0x114>
+	WORD $0xa941a40e // ldp x14, x9, [x0, #0x18]
+	WORD $0xd37ae54f // lsl x15, x10, #6
+	WORD $0xf9403ff0 // ldr x16, [sp, #0x78]
+	WORD $0xa9434401 // ldp x1, x17, [x0, #0x30]
+	WORD $0x910301ec // add x12, x15, #0xc0
+	WORD $0x910201ed // add x13, x15, #0x80
+	WORD $0xf9400007 // ldr x7, [x0]
+	WORD $0x9b097deb // mul x11, x15, x9
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xd37cee06 // lsl x6, x16, #4
+	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
+	WORD $0xa9409410 // ldp x16, x5, [x0, #0x8]
+	WORD $0x9b0c7d2c // mul x12, x9, x12
+	WORD $0xd37df1c2 // lsl x2, x14, #3
+	WORD $0xd378dd24 // lsl x4, x9, #8
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0x9b0d7d2d // mul x13, x9, x13
+	WORD $0x8b0600a5 // add x5, x5, x6
+	WORD $0x8b0600e6 // add x6, x7, x6
+	WORD $0x91000427 // add x7, x1, #0x1
+	WORD $0x9b0f7d2f // mul x15, x9, x15
+	WORD $0x14000009 // b 0x2ca8 <k_tile_panel_min+0x4e0>
+	WORD $0x91001154 // add x20, x10, #0x4
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0x3d800265 // str q5, [x19]
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x3ca96a64 // str q4, [x19, x9]
+	WORD $0x3ca26a63 // str q3, [x19, x2]
+	WORD $0x3ca36a62 // str q2, [x19, x3]
+	WORD $0x54ffdcec // b.gt 0x2840 <k_tile_panel_min+0x78>
+	WORD $0x9b0a7dc9 // mul x9, x14, x10
+	WORD $0xaa1403ea // mov x10, x20
+	WORD $0x8b0908d3 // add x19, x6, x9, lsl #2
+	WORD $0xd37ef5c9 // lsl x9, x14, #2
+	WORD $0xb4000171 // cbz x17, 0x2ce4 <k_tile_panel_min+0x51c>
+	WORD $0x3dc00265 // ldr q5, [x19]
+	WORD $0x3ce96a64 // ldr q4, [x19, x9]
+	WORD $0x3ce26a63 // ldr q3, [x19, x2]
+	WORD $0x3ce36a62 // ldr q2, [x19, x3]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0xaa1003f4 // mov x20, x16
+	WORD $0xaa0703f5 // mov x21, x7
+	WORD $0xaa0503f6 // mov x22, x5
+	WORD $0x5400016a // b.ge 0x2d08 <k_tile_panel_min+0x540>
+	WORD $0x17ffffea // b 0x2c88 <k_tile_panel_min+0x4c0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0xaa1003f4 // mov x20, x16
+	WORD $0xaa0703f5 // mov x21, x7
+	WORD $0xaa0503f6 // mov x22, x5
+	WORD $0x54fffc2b // b.lt 0x2c88 <k_tile_panel_min+0x4c0>
+	WORD $0x8b0b029a // add x26, x20, x11
+	WORD $0x8b0f0299 // add x25, x20, x15
+	WORD $0x8b0d0298 // add x24, x20, x13
+	WORD $0x8b0c0297 // add x23, x20, x12
+	WORD $0xad404b41 // ldp q1, q18, [x26]
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
+	WORD $0x4ebe1fd1 // mov v17.16b, v30.16b
+	WORD $0xad404f34 // ldp q20, q19, [x25]
+	WORD $0x4ebe1fd0 // mov v16.16b, v30.16b
+	WORD $0xad4062f5 // ldp q21, q24, [x23]
+	WORD $0x3dc002c0 // ldr q0, [x22]
+	WORD $0xad405f16 // ldp q22, q23, [x24]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0x4f81e006 // sdot v6.4s, v0.16b, v1.4b[0]
+	WORD $0x4f94e007 // sdot v7.4s, v0.16b, v20.4b[0]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x4f95e010 // sdot v16.4s, v0.16b, v21.4b[0]
+	WORD $0x91010294 // add x20, x20, #0x40
+	WORD $0x4f96e011 // sdot v17.4s, v0.16b, v22.4b[0]
+	WORD $0x3dc012c0 // ldr q0, [x22, #0x40]
+	WORD $0x4fa1e006 // sdot v6.4s, v0.16b, v1.4b[1]
+	WORD $0x4fb4e007 // sdot v7.4s, v0.16b, v20.4b[1]
+	WORD $0x4fb5e010 // sdot v16.4s, v0.16b, v21.4b[1]
+	WORD $0x4fb6e011 // sdot v17.4s, v0.16b, v22.4b[1]
+	WORD $0x3dc022c0 // ldr q0, [x22, #0x80]
+	WORD $0x4f81e806 // sdot v6.4s, v0.16b, v1.4b[2]
+	WORD $0x4f94e807 // sdot v7.4s, v0.16b, v20.4b[2]
+	WORD $0x4f95e810 // sdot v16.4s, v0.16b, v21.4b[2]
+	WORD $0x4f96e811 // sdot v17.4s, v0.16b, v22.4b[2]
+	WORD $0x3dc032c0 // ldr q0, [x22, #0xc0]
+	WORD $0x4fa1e806 // sdot v6.4s, v0.16b, v1.4b[3]
+	WORD $0x4fb4e807 // sdot v7.4s, v0.16b, v20.4b[3]
+	WORD $0x3dc082c1 // ldr q1, [x22, #0x200]
+	WORD $0x4fb5e810 // sdot v16.4s, v0.16b, v21.4b[3]
+	WORD $0x4fb6e811 // sdot v17.4s, v0.16b, v22.4b[3]
+	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
+	WORD $0x6e2cdc34 // fmul v20.4s, v1.4s, v12.4s
+	WORD $0x4f92e006 // sdot v6.4s, v0.16b, v18.4b[0]
+	WORD $0x4f93e007 // sdot v7.4s, v0.16b, v19.4b[0]
+	WORD $0x4f98e010 // sdot v16.4s, v0.16b, v24.4b[0]
+	WORD $0x4f97e011 // sdot v17.4s, v0.16b, v23.4b[0]
+	WORD $0x3dc052c0 // ldr q0, [x22, #0x140]
+	WORD $0x4fb2e006 // sdot v6.4s, v0.16b, v18.4b[1]
+	WORD $0x4fb3e007 // sdot v7.4s, v0.16b, v19.4b[1]
+	WORD $0x4fb8e010 // sdot v16.4s, v0.16b, v24.4b[1]
+	WORD $0x4fb7e011 // sdot v17.4s, v0.16b, v23.4b[1]
+	WORD $0x3dc062c0 // ldr q0, [x22, #0x180]
+	WORD $0x4f92e806 // sdot v6.4s, v0.16b, v18.4b[2]
+	WORD $0x4f93e807 // sdot v7.4s, v0.16b, v19.4b[2]
+	WORD $0x4f98e810 // sdot v16.4s, v0.16b, v24.4b[2]
+	WORD $0x4f97e811 // sdot v17.4s, v0.16b, v23.4b[2]
+	WORD $0x3dc072c0 // ldr q0, [x22, #0x1c0]
+	WORD $0x4fb2e806 // sdot v6.4s, v0.16b, v18.4b[3]
+	WORD $0x4fb3e807 // sdot v7.4s, v0.16b, v19.4b[3]
+	WORD $0x4eb41e92 // mov v18.16b, v20.16b
+	WORD $0x4fb8e810 // sdot v16.4s, v0.16b, v24.4b[3]
+	WORD $0x4eb41e93 // mov v19.16b, v20.16b
+	WORD $0x4fb7e811 // sdot v17.4s, v0.16b, v23.4b[3]
+	WORD $0x4eb41e80 // mov v0.16b, v20.16b
+	WORD $0x4e27cc32 // fmla v18.4s, v1.4s, v7.4s
+	WORD $0xbd402307 // ldr s7, [x24, #0x20]
+	WORD $0x4e26cc20 // fmla v0.4s, v1.4s, v6.4s
+	WORD $0x4e30cc34 // fmla v20.4s, v1.4s, v16.4s
+	WORD $0xbd402326 // ldr s6, [x25, #0x20]
+	WORD $0x4e31cc33 // fmla v19.4s, v1.4s, v17.4s
+	WORD $0xbd402341 // ldr s1, [x26, #0x20]
+	WORD $0xbd4022f0 // ldr s16, [x23, #0x20]
+	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
+	WORD $0xbd403326 // ldr s6, [x25, #0x30]
+	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
+	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
+	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
+	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
+	WORD $0xbd403341 // ldr s1, [x26, #0x30]
+	WORD $0xbd403307 // ldr s7, [x24, #0x30]
+	WORD $0xbd4032f0 // ldr s16, [x23, #0x30]
+	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
+	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
+	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
+	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
+	WORD $0x54fff5c8 // b.hi 0x2d08 <k_tile_panel_min+0x540>
+	WORD $0x17ffff8d // b 0x2c88 <k_tile_panel_min+0x4c0>
+	WORD $0xa941bc0e // ldp x14, x15, [x0, #0x18]
+	WORD $0xd37ae54b // lsl x11, x10, #6
+	WORD $0xa9402411 // ldp x17, x9, [x0]
+	WORD $0xf9403ff3 // ldr x19, [sp, #0x78]
+	WORD $0xf9400810 // ldr x16, [x0, #0x10]
+	WORD $0xd37cee61 // lsl x1, x19, #4
+	WORD $0x9100812c // add x12, x9, #0x20
+	WORD $0x9b0f3169 // madd x9, x11, x15, x12
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x8b010210 // add x16, x16, x1
+	WORD $0x8b010231 // add x17, x17, x1
+	WORD $0x9b0b31eb // madd x11, x15, x11, x12
+	WORD $0xa943340c // ldp x12, x13, [x0, #0x30]
+	WORD $0xd379e1ef // lsl x15, x15, #7
+	WORD $0x91000581 // add x1, x12, #0x1
+	WORD $0x14000008 // b 0x2eb4 <k_tile_panel_min+0x6ec>
+	WORD $0x91000944 // add x4, x10, #0x2
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0x8b0f016b // add x11, x11, x15
+	WORD $0xeb08009f // cmp x4, x8
+	WORD $0x3d800043 // str q3, [x2]
+	WORD $0x3ca36842 // str q2, [x2, x3]
+	WORD $0x54ffcd0c // b.gt 0x2850 <k_tile_panel_min+0x88>
+	WORD $0x9b0a7dca // mul x10, x14, x10
+	WORD $0xd37ef5c3 // lsl x3, x14, #2
+	WORD $0x8b0a0a22 // add x2, x17, x10, lsl #2
+	WORD $0xaa0403ea // mov x10, x4
+	WORD $0xb400014d // cbz x13, 0x2eec <k_tile_panel_min+0x724>
+	WORD $0x3dc00043 // ldr q3, [x2]
+	WORD $0x3ce36842 // ldr q2, [x2, x3]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0xaa0b03e4 // mov x4, x11
+	WORD $0xaa0903e5 // mov x5, x9
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0xaa1003e7 // mov x7, x16
+	WORD $0x5400014a // b.ge 0x2f0c <k_tile_panel_min+0x744>
+	WORD $0x17ffffec // b 0x2e98 <k_tile_panel_min+0x6d0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0xaa0b03e4 // mov x4, x11
+	WORD $0xaa0903e5 // mov x5, x9
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0xaa1003e7 // mov x7, x16
+	WORD $0x54fffc8b // b.lt 0x2e98 <k_tile_panel_min+0x6d0>
+	WORD $0xad7f4080 // ldp q0, q16, [x4, #-0x20]
+	WORD $0x4ebe1fc5 // mov v5.16b, v30.16b
+	WORD $0xad7f1ca4 // ldp q4, q7, [x5, #-0x20]
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x3dc000e1 // ldr q1, [x7]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
+	WORD $0x4f80e026 // sdot v6.4s, v1.16b, v0.4b[0]
+	WORD $0x3dc010e1 // ldr q1, [x7, #0x40]
+	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
+	WORD $0x4fa0e026 // sdot v6.4s, v1.16b, v0.4b[1]
+	WORD $0x3dc020e1 // ldr q1, [x7, #0x80]
+	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
+	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
+	WORD $0x3dc030e1 // ldr q1, [x7, #0xc0]
+	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
+	WORD $0x4fa0e826 // sdot v6.4s, v1.16b, v0.4b[3]
+	WORD $0x3dc040e0 // ldr q0, [x7, #0x100]
+	WORD $0x3dc070e1 // ldr q1, [x7, #0x1c0]
+	WORD $0x4f87e005 // sdot v5.4s, v0.16b, v7.4b[0]
+	WORD $0x4f90e006 // sdot v6.4s, v0.16b, v16.4b[0]
+	WORD $0x3dc050e0 // ldr q0, [x7, #0x140]
+	WORD $0x4fa7e005 // sdot v5.4s, v0.16b, v7.4b[1]
+	WORD $0x4fb0e006 // sdot v6.4s, v0.16b, v16.4b[1]
+	WORD $0x3dc060e0 // ldr q0, [x7, #0x180]
+	WORD $0x4f87e805 // sdot v5.4s, v0.16b, v7.4b[2]
+	WORD $0x4f90e806 // sdot v6.4s, v0.16b, v16.4b[2]
+	WORD $0x3dc080e0 // ldr q0, [x7, #0x200]
+	WORD $0x6e2cdc04 // fmul v4.4s, v0.4s, v12.4s
+	WORD $0x4fa7e825 // sdot v5.4s, v1.16b, v7.4b[3]
+	WORD $0x4fb0e826 // sdot v6.4s, v1.16b, v16.4b[3]
+	WORD $0x4ea41c81 // mov v1.16b, v4.16b
+	WORD $0x4e26cc04 // fmla v4.4s, v0.4s, v6.4s
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0xbd4000a0 // ldr s0, [x5]
+	WORD $0xbd400085 // ldr s5, [x4]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xbd401084 // ldr s4, [x4, #0x10]
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
+	WORD $0x3dc090e0 // ldr q0, [x7, #0x240]
+	WORD $0xbd4010a1 // ldr s1, [x5, #0x10]
+	WORD $0x910a00e7 // add x7, x7, #0x280
+	WORD $0x910100a5 // add x5, x5, #0x40
+	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
+	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
+	WORD $0x54fffa28 // b.hi 0x2f0c <k_tile_panel_min+0x744>
+	WORD $0x17ffffb3 // b 0x2e98 <k_tile_panel_min+0x6d0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf940180c // ldr x12, [x0, #0x30]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54ffc1cb // b.lt 0x2814 <k_tile_panel_min+0x4c>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0x9b0a7d6b // mul x11, x11, x10
+	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
+	WORD $0x8b13114a // add x10, x10, x19, lsl #4
+	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
+	WORD $0xad401161 // ldp q1, q4, [x11]
+	WORD $0x4ebe1fc3 // mov v3.16b, v30.16b
+	WORD $0x3dc00140 // ldr q0, [x10]
+	WORD $0xd100058c // sub x12, x12, #0x1
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
+	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
+	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
+	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
+	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
+	WORD $0x3dc03140 // ldr q0, [x10, #0xc0]
+	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
+	WORD $0x3dc04140 // ldr q0, [x10, #0x100]
+	WORD $0x3dc08141 // ldr q1, [x10, #0x200]
+	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
+	WORD $0x3dc05140 // ldr q0, [x10, #0x140]
+	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
+	WORD $0x3dc06140 // ldr q0, [x10, #0x180]
+	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
+	WORD $0x3dc07140 // ldr q0, [x10, #0x1c0]
+	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
+	WORD $0x6e2cdc20 // fmul v0.4s, v1.4s, v12.4s
+	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
+	WORD $0xbd402161 // ldr s1, [x11, #0x20]
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc09140 // ldr q0, [x10, #0x240]
+	WORD $0xbd403161 // ldr s1, [x11, #0x30]
+	WORD $0x910a014a // add x10, x10, #0x280
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x54fffc48 // b.hi 0x2ff8 <k_tile_panel_min+0x830>
+	WORD $0x17fffde8 // b 0x2814 <k_tile_panel_min+0x4c>
+	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
+	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
+	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
+	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
+	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
+	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
+	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
+	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
+	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
+	WORD $0x6d433bef // ldp d15, d14, [sp, #0x30]
+	WORD $0x910343ff // add sp, sp, #0xd0
+	WORD $0xd65f03c0 // ret
+
+	// tile_panel_16
+	WORD $0xd10503ff // sub sp, sp, #0x140
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
+	WORD $0x4e040d08 // dup v8.4s, w8
+	WORD $0x4e040d29 // dup v9.4s, w9
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
+	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
+	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
+	WORD $0xf90073fd // str x29, [sp, #0xe0]
+	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
+	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
+	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
+	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
+	WORD $0x3d801be9 // str q9, [sp, #0x60]
+	WORD $0x14000005 // b 0x3104 <k_tile_panel_16+0x5c>
+	WORD $0x3cb57902 // str q2, [x8, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54004560 // b.eq 0x39ac <k_tile_panel_16+0x904>
+	WORD $0xf100213f // cmp x9, #0x8
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf90077f5 // str x21, [sp, #0xe8]
+	WORD $0x540002aa // b.ge 0x3164 <k_tile_panel_16+0xbc>
+	WORD $0xb27e0168 // orr x8, x11, #0x4
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x540021cd // b.le 0x3554 <k_tile_panel_16+0x4ac>
+	WORD $0x91000968 // add x8, x11, #0x2
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x5400332d // b.le 0x378c <k_tile_panel_16+0x6e4>
+	WORD $0xf94077f5 // ldr x21, [sp, #0xe8]
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x54fffe2a // b.ge 0x30f8 <k_tile_panel_16+0x50>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0x9b0b7d08 // mul x8, x8, x11
+	WORD $0x8b080948 // add x8, x10, x8, lsl #2
+	WORD $0xb4003dac // cbz x12, 0x3900 <k_tile_panel_16+0x858>
+	WORD $0x3cf57902 // ldr q2, [x8, x21, lsl #4]
+	WORD $0xf940180c // ldr x12, [x0, #0x30]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54003daa // b.ge 0x3910 <k_tile_panel_16+0x868>
+	WORD $0x17ffffe5 // b 0x30f4 <k_tile_panel_16+0x4c>
+	WORD $0xa941300a // ldp x10, x12, [x0, #0x10]
+	WORD $0xd37ceea8 // lsl x8, x21, #4
+	WORD $0xa940400e // ldp x14, x16, [x0]
+	WORD $0xf9401007 // ldr x7, [x0, #0x20]
+	WORD $0x8b08014d // add x13, x10, x8
+	WORD $0xd37ef58f // lsl x15, x12, #2
+	WORD $0x8b0c058a // add x10, x12, x12, lsl #1
+	WORD $0x8b0801ce // add x14, x14, x8
+	WORD $0x52803808 // mov w8, #0x1c0 // =448
+	WORD $0xd37be985 // lsl x5, x12, #5
+	WORD $0x9b0840e8 // madd x8, x7, x8, x16
+	WORD $0xa9434011 // ldp x17, x16, [x0, #0x30]
+	WORD $0x8b0c01e3 // add x3, x15, x12
+	WORD $0xd37df181 // lsl x1, x12, #3
+	WORD $0xd37ef542 // lsl x2, x10, #2
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0xd37df144 // lsl x4, x10, #3
+	WORD $0xd377d8e6 // lsl x6, x7, #9
+	WORD $0xcb071be7 // neg x7, x7, lsl #6
+	WORD $0xcb0f00a5 // sub x5, x5, x15
+	WORD $0x91000633 // add x19, x17, #0x1
+	WORD $0x91004114 // add x20, x8, #0x10
+	WORD $0x52800108 // mov w8, #0x8 // =8
+	WORD $0x1400000d // b 0x31f4 <k_tile_panel_16+0x14c>
+	WORD $0x91002168 // add x8, x11, #0x8
+	WORD $0x8b060294 // add x20, x20, x6
+	WORD $0x3d8002b0 // str q16, [x21]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x3caf6abc // str q28, [x21, x15]
+	WORD $0x3ca16aa6 // str q6, [x21, x1]
+	WORD $0x3ca26ab1 // str q17, [x21, x2]
+	WORD $0x3cac7aa2 // str q2, [x21, x12, lsl #4]
+	WORD $0x3ca36aa4 // str q4, [x21, x3]
+	WORD $0x3ca46aa1 // str q1, [x21, x4]
+	WORD $0x3ca56aa0 // str q0, [x21, x5]
+	WORD $0x54fff92c // b.gt 0x3114 <k_tile_panel_16+0x6c>
+	WORD $0x9b0b7d8a // mul x10, x12, x11
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0x8b0a09d5 // add x21, x14, x10, lsl #2
+	WORD $0xb40001f0 // cbz x16, 0x323c <k_tile_panel_16+0x194>
+	WORD $0x3dc002b0 // ldr q16, [x21]
+	WORD $0x3cef6abc // ldr q28, [x21, x15]
+	WORD $0x3ce16aa6 // ldr q6, [x21, x1]
+	WORD $0x3ce26ab1 // ldr q17, [x21, x2]
+	WORD $0x3cec7aa2 // ldr q2, [x21, x12, lsl #4]
+	WORD $0x3ce36aa4 // ldr q4, [x21, x3]
+	WORD $0x3ce46aa1 // ldr q1, [x21, x4]
+	WORD $0x3ce56aa0 // ldr q0, [x21, x5]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0d03f8 // mov x24, x13
+	WORD $0x540001ea // b.ge 0x3270 <k_tile_panel_16+0x1c8>
+	WORD $0x17ffffe3 // b 0x31c4 <k_tile_panel_16+0x11c>
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0d03f8 // mov x24, x13
+	WORD $0x54fffacb // b.lt 0x31c4 <k_tile_panel_16+0x11c>
+	WORD $0xad0147e1 // stp q1, q17, [sp, #0x20]
+	WORD $0xaa1603e8 // mov x8, x22
+	WORD $0x4ea81d01 // mov v1.16b, v8.16b
+	WORD $0x3dc00316 // ldr q22, [x24]
+	WORD $0x3cdf0d15 // ldr q21, [x8, #-0x10]!
+	WORD $0x8b070119 // add x25, x8, x7
+	WORD $0xad0243e0 // stp q0, q16, [sp, #0x40]
+	WORD $0x4ea81d1d // mov v29.16b, v8.16b
+	WORD $0x8b07033a // add x26, x25, x7
+	WORD $0x4f95e2c1 // sdot v1.4s, v22.16b, v21.4b[0]
+	WORD $0xad038be4 // stp q4, q2, [sp, #0x70]
+	WORD $0xad401358 // ldp q24, q4, [x26]
+	WORD $0x3dc01317 // ldr q23, [x24, #0x40]
+	WORD $0x8b07035b // add x27, x26, x7
+	WORD $0x4ea81d1b // mov v27.16b, v8.16b
+	WORD $0x4ea81d11 // mov v17.16b, v8.16b
+	WORD $0x8b07037d // add x29, x27, x7
+	WORD $0xad400b39 // ldp q25, q2, [x25]
+	WORD $0x4f98e2dd // sdot v29.4s, v22.16b, v24.4b[0]
+	WORD $0x8b0703be // add x30, x29, x7
+	WORD $0x4fb5e2e1 // sdot v1.4s, v23.16b, v21.4b[1]
+	WORD $0x8b0703ca // add x10, x30, x7
+	WORD $0xad4027ce // ldp q14, q9, [x30]
+	WORD $0x8b070148 // add x8, x10, x7
+	WORD $0x4f99e2db // sdot v27.4s, v22.16b, v25.4b[0]
+	WORD $0x4ea81d1a // mov v26.16b, v8.16b
+	WORD $0xad40436a // ldp q10, q16, [x27]
+	WORD $0x4ea81d1e // mov v30.16b, v8.16b
+	WORD $0xad407fab // ldp q11, q31, [x29]
+	WORD $0x4ea81d0f // mov v15.16b, v8.16b
+	WORD $0xad405113 // ldp q19, q20, [x8]
+	WORD $0x4ea81d00 // mov v0.16b, v8.16b
+	WORD $0xad403143 // ldp q3, q12, [x10]
+	WORD $0x4fb8e2fd // sdot v29.4s, v23.16b, v24.4b[1]
+	WORD $0x4ea11c32 // mov v18.16b, v1.16b
+	WORD $0x4f8ee2d1 // sdot v17.4s, v22.16b, v14.4b[0]
+	WORD $0x3dc02305 // ldr q5, [x24, #0x80]
+	WORD $0x4f8ae2da // sdot v26.4s, v22.16b, v10.4b[0]
+	WORD $0x4f8be2de // sdot v30.4s, v22.16b, v11.4b[0]
+	WORD $0x4f93e2c0 // sdot v0.4s, v22.16b, v19.4b[0]
+	WORD $0x4f83e2cf // sdot v15.4s, v22.16b, v3.4b[0]
+	WORD $0x4fb9e2fb // sdot v27.4s, v23.16b, v25.4b[1]
+	WORD $0x3d8027e6 // str q6, [sp, #0x90]
+	WORD $0x4f95e8b2 // sdot v18.4s, v5.16b, v21.4b[2]
+	WORD $0x4f98e8bd // sdot v29.4s, v5.16b, v24.4b[2]
+	WORD $0x3dc03306 // ldr q6, [x24, #0xc0]
+	WORD $0x4faee2f1 // sdot v17.4s, v23.16b, v14.4b[1]
+	WORD $0x3dc0830d // ldr q13, [x24, #0x200]
+	WORD $0x3dc01be1 // ldr q1, [sp, #0x60]
+	WORD $0x4faae2fa // sdot v26.4s, v23.16b, v10.4b[1]
+	WORD $0x4fabe2fe // sdot v30.4s, v23.16b, v11.4b[1]
+	WORD $0x4fb3e2e0 // sdot v0.4s, v23.16b, v19.4b[1]
+	WORD $0x4fa3e2ef // sdot v15.4s, v23.16b, v3.4b[1]
+	WORD $0x4f99e8bb // sdot v27.4s, v5.16b, v25.4b[2]
+	WORD $0x6e21ddb6 // fmul v22.4s, v13.4s, v1.4s
+	WORD $0x4fb5e8d2 // sdot v18.4s, v6.16b, v21.4b[3]
+	WORD $0x4fb8e8dd // sdot v29.4s, v6.16b, v24.4b[3]
+	WORD $0x4ea81d18 // mov v24.16b, v8.16b
+	WORD $0x4f8ee8b1 // sdot v17.4s, v5.16b, v14.4b[2]
+	WORD $0x3dc04315 // ldr q21, [x24, #0x100]
+	WORD $0x4ea81d01 // mov v1.16b, v8.16b
+	WORD $0x4f8ae8ba // sdot v26.4s, v5.16b, v10.4b[2]
+	WORD $0x4f8be8be // sdot v30.4s, v5.16b, v11.4b[2]
+	WORD $0x4f93e8a0 // sdot v0.4s, v5.16b, v19.4b[2]
+	WORD $0x4f83e8af // sdot v15.4s, v5.16b, v3.4b[2]
+	WORD $0x4ea81d05 // mov v5.16b, v8.16b
+	WORD $0x4fb9e8db // sdot v27.4s, v6.16b, v25.4b[3]
+	WORD $0x3d8007f2 // str q18, [sp, #0x10]
+	WORD $0x3dc002d9 // ldr q25, [x22]
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
+	WORD $0x4eb01e12 // mov v18.16b, v16.16b
+	WORD $0x4f90e2b8 // sdot v24.4s, v21.16b, v16.4b[0]
+	WORD $0x4ea81d10 // mov v16.16b, v8.16b
+	WORD $0x4f94e2a1 // sdot v1.4s, v21.16b, v20.4b[0]
+	WORD $0x4faee8d1 // sdot v17.4s, v6.16b, v14.4b[3]
+	WORD $0x4f99e2a5 // sdot v5.4s, v21.16b, v25.4b[0]
+	WORD $0x4ea81d0e // mov v14.16b, v8.16b
+	WORD $0x4faae8da // sdot v26.4s, v6.16b, v10.4b[3]
+	WORD $0x4fabe8de // sdot v30.4s, v6.16b, v11.4b[3]
+	WORD $0x4ea81d0a // mov v10.16b, v8.16b
+	WORD $0x4ea81d17 // mov v23.16b, v8.16b
+	WORD $0x3dc0530b // ldr q11, [x24, #0x140]
+	WORD $0x4f89e2a7 // sdot v7.4s, v21.16b, v9.4b[0]
+	WORD $0x4f9fe2b0 // sdot v16.4s, v21.16b, v31.4b[0]
+	WORD $0x4fa3e8cf // sdot v15.4s, v6.16b, v3.4b[3]
+	WORD $0x4f8ce2ae // sdot v14.4s, v21.16b, v12.4b[0]
+	WORD $0x4fb4e161 // sdot v1.4s, v11.16b, v20.4b[1]
+	WORD $0x4fb9e165 // sdot v5.4s, v11.16b, v25.4b[1]
+	WORD $0x4f82e2aa // sdot v10.4s, v21.16b, v2.4b[0]
+	WORD $0x4f84e2b7 // sdot v23.4s, v21.16b, v4.4b[0]
+	WORD $0x3dc06303 // ldr q3, [x24, #0x180]
+	WORD $0x4fb2e178 // sdot v24.4s, v11.16b, v18.4b[1]
+	WORD $0x4fb3e8c0 // sdot v0.4s, v6.16b, v19.4b[3]
+	WORD $0x4ea21c46 // mov v6.16b, v2.16b
+	WORD $0x4fa9e167 // sdot v7.4s, v11.16b, v9.4b[1]
+	WORD $0x4fbfe170 // sdot v16.4s, v11.16b, v31.4b[1]
+	WORD $0x4eb61ed5 // mov v21.16b, v22.16b
+	WORD $0x4face16e // sdot v14.4s, v11.16b, v12.4b[1]
+	WORD $0x4f94e861 // sdot v1.4s, v3.16b, v20.4b[2]
+	WORD $0x4f99e865 // sdot v5.4s, v3.16b, v25.4b[2]
+	WORD $0x4fa2e16a // sdot v10.4s, v11.16b, v2.4b[1]
+	WORD $0x4fa4e177 // sdot v23.4s, v11.16b, v4.4b[1]
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x3dc07304 // ldr q4, [x24, #0x1c0]
+	WORD $0x4f92e878 // sdot v24.4s, v3.16b, v18.4b[2]
+	WORD $0x4ea61ccb // mov v11.16b, v6.16b
+	WORD $0x4f89e867 // sdot v7.4s, v3.16b, v9.4b[2]
+	WORD $0x4f9fe870 // sdot v16.4s, v3.16b, v31.4b[2]
+	WORD $0x4e20cdb5 // fmla v21.4s, v13.4s, v0.4s
+	WORD $0x4f8ce86e // sdot v14.4s, v3.16b, v12.4b[2]
+	WORD $0x4fb4e881 // sdot v1.4s, v4.16b, v20.4b[3]
+	WORD $0x4fb9e885 // sdot v5.4s, v4.16b, v25.4b[3]
+	WORD $0x4f86e86a // sdot v10.4s, v3.16b, v6.4b[2]
+	WORD $0x4f82e877 // sdot v23.4s, v3.16b, v2.4b[2]
+	WORD $0x4eb61ec3 // mov v3.16b, v22.16b
+	WORD $0x4fb2e898 // sdot v24.4s, v4.16b, v18.4b[3]
+	WORD $0x3dc007f2 // ldr q18, [sp, #0x10]
+	WORD $0x4eb61ec6 // mov v6.16b, v22.16b
+	WORD $0x4fa9e887 // sdot v7.4s, v4.16b, v9.4b[3]
+	WORD $0x3dc01be9 // ldr q9, [sp, #0x60]
+	WORD $0x4fbfe890 // sdot v16.4s, v4.16b, v31.4b[3]
+	WORD $0x4face88e // sdot v14.4s, v4.16b, v12.4b[3]
+	WORD $0x4eb61ec0 // mov v0.16b, v22.16b
+	WORD $0x4e3ecda3 // fmla v3.4s, v13.4s, v30.4s
+	WORD $0x4e29d421 // fadd v1.4s, v1.4s, v9.4s
+	WORD $0x4fabe88a // sdot v10.4s, v4.16b, v11.4b[3]
+	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
+	WORD $0x4fa2e897 // sdot v23.4s, v4.16b, v2.4b[3]
+	WORD $0x4eb61ec2 // mov v2.16b, v22.16b
+	WORD $0x4e31cda6 // fmla v6.4s, v13.4s, v17.4s
+	WORD $0x4eb61ec4 // mov v4.16b, v22.16b
+	WORD $0x4eb61ed9 // mov v25.16b, v22.16b
+	WORD $0x4e32cdb6 // fmla v22.4s, v13.4s, v18.4s
+	WORD $0x4e29d4a5 // fadd v5.4s, v5.4s, v9.4s
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x4e2fcda0 // fmla v0.4s, v13.4s, v15.4s
+	WORD $0x4e29d4e7 // fadd v7.4s, v7.4s, v9.4s
+	WORD $0x4e29d5d2 // fadd v18.4s, v14.4s, v9.4s
+	WORD $0x4e21ce75 // fmla v21.4s, v19.4s, v1.4s
+	WORD $0x4e3dcda4 // fmla v4.4s, v13.4s, v29.4s
+	WORD $0xbd402101 // ldr s1, [x8, #0x20]
+	WORD $0x4e3acda2 // fmla v2.4s, v13.4s, v26.4s
+	WORD $0x4e29d714 // fadd v20.4s, v24.4s, v9.4s
+	WORD $0x4e3bcdb9 // fmla v25.4s, v13.4s, v27.4s
+	WORD $0x4e29d55b // fadd v27.4s, v10.4s, v9.4s
+	WORD $0x4e25ce76 // fmla v22.4s, v19.4s, v5.4s
+	WORD $0x4e29d6e5 // fadd v5.4s, v23.4s, v9.4s
+	WORD $0x4e30ce63 // fmla v3.4s, v19.4s, v16.4s
+	WORD $0x3dc017f0 // ldr q16, [sp, #0x50]
+	WORD $0x4e27ce66 // fmla v6.4s, v19.4s, v7.4s
+	WORD $0x4e32ce60 // fmla v0.4s, v19.4s, v18.4s
+	WORD $0xbd402147 // ldr s7, [x10, #0x20]
+	WORD $0x3dc00ff1 // ldr q17, [sp, #0x30]
+	WORD $0xd10006f7 // sub x23, x23, #0x1
+	WORD $0x4f8112b0 // fmla v16.4s, v21.4s, v1.s[0]
+	WORD $0xad4407f2 // ldp q18, q1, [sp, #0x80]
+	WORD $0x4e25ce64 // fmla v4.4s, v19.4s, v5.4s
+	WORD $0xbd4023c5 // ldr s5, [x30, #0x20]
+	WORD $0x4e34ce62 // fmla v2.4s, v19.4s, v20.4s
+	WORD $0x4e3bce79 // fmla v25.4s, v19.4s, v27.4s
+	WORD $0x4f87101c // fmla v28.4s, v0.4s, v7.s[0]
+	WORD $0xbd4023a0 // ldr s0, [x29, #0x20]
+	WORD $0x4f8510c1 // fmla v1.4s, v6.4s, v5.s[0]
+	WORD $0xbd402345 // ldr s5, [x26, #0x20]
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x4f801071 // fmla v17.4s, v3.4s, v0.s[0]
+	WORD $0xbd402320 // ldr s0, [x25, #0x20]
+	WORD $0xbd4012c3 // ldr s3, [x22, #0x10]
+	WORD $0x910a0318 // add x24, x24, #0x280
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x3d8027e1 // str q1, [sp, #0x90]
+	WORD $0xbd402361 // ldr s1, [x27, #0x20]
+	WORD $0x4f811052 // fmla v18.4s, v2.4s, v1.s[0]
+	WORD $0x3dc00be1 // ldr q1, [sp, #0x20]
+	WORD $0x4f801321 // fmla v1.4s, v25.4s, v0.s[0]
+	WORD $0x3dc013e0 // ldr q0, [sp, #0x40]
+	WORD $0x3d8023f2 // str q18, [sp, #0x80]
+	WORD $0x3dc01ff2 // ldr q18, [sp, #0x70]
+	WORD $0x4f8312c0 // fmla v0.4s, v22.4s, v3.s[0]
+	WORD $0xad441be2 // ldp q2, q6, [sp, #0x80]
+	WORD $0x4f851092 // fmla v18.4s, v4.4s, v5.s[0]
+	WORD $0x3d801ff2 // str q18, [sp, #0x70]
+	WORD $0x3dc01fe4 // ldr q4, [sp, #0x70]
+	WORD $0x54ffe928 // b.hi 0x3270 <k_tile_panel_16+0x1c8>
+	WORD $0x17ffff1d // b 0x31c4 <k_tile_panel_16+0x11c>
+	WORD $0xa941a80f // ldp x15, x10, [x0, #0x18]
+	WORD $0xd37ae570 // lsl x16, x11, #6
+	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
+	WORD $0xa9430402 // ldp x2, x1, [x0, #0x30]
+	WORD $0x9103020d // add x13, x16, #0xc0
+	WORD $0x9102020e // add x14, x16, #0x80
+	WORD $0xf9400013 // ldr x19, [x0]
+	WORD $0x9b0a7e0c // mul x12, x16, x10
+	WORD $0x91010210 // add x16, x16, #0x40
+	WORD $0xd37cee27 // lsl x7, x17, #4
+	WORD $0x8b0f05e4 // add x4, x15, x15, lsl #1
+	WORD $0xa9409811 // ldp x17, x6, [x0, #0x8]
+	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0xd37df1e3 // lsl x3, x15, #3
+	WORD $0xd378dd45 // lsl x5, x10, #8
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0x8b0700c6 // add x6, x6, x7
+	WORD $0x8b070267 // add x7, x19, x7
+	WORD $0x91000453 // add x19, x2, #0x1
+	WORD $0x9b107d50 // mul x16, x10, x16
+	WORD $0x14000009 // b 0x35cc <k_tile_panel_16+0x524>
+	WORD $0x91001168 // add x8, x11, #0x4
+	WORD $0x8b050231 // add x17, x17, x5
+	WORD $0x3d800285 // str q5, [x20]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x3cb56a84 // str q4, [x20, x21]
+	WORD $0x3ca36a83 // str q3, [x20, x3]
+	WORD $0x3ca46a82 // str q2, [x20, x4]
+	WORD $0x54ffdacc // b.gt 0x3120 <k_tile_panel_16+0x78>
+	WORD $0x9b0b7dea // mul x10, x15, x11
+	WORD $0xd37ef5f5 // lsl x21, x15, #2
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
+	WORD $0xb4000161 // cbz x1, 0x3608 <k_tile_panel_16+0x560>
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3cf56a84 // ldr q4, [x20, x21]
+	WORD $0x3ce36a83 // ldr q3, [x20, x3]
+	WORD $0x3ce46a82 // ldr q2, [x20, x4]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xaa1103f6 // mov x22, x17
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0x5400016a // b.ge 0x362c <k_tile_panel_16+0x584>
+	WORD $0x17ffffea // b 0x35ac <k_tile_panel_16+0x504>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xaa1103f6 // mov x22, x17
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0x54fffc2b // b.lt 0x35ac <k_tile_panel_16+0x504>
+	WORD $0x8b0c02da // add x26, x22, x12
+	WORD $0x8b0d02d9 // add x25, x22, x13
+	WORD $0x8b0e02db // add x27, x22, x14
+	WORD $0x8b1002dd // add x29, x22, x16
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
+	WORD $0xad404b30 // ldp q16, q18, [x25]
+	WORD $0x4ea81d00 // mov v0.16b, v8.16b
+	WORD $0xad405373 // ldp q19, q20, [x27]
+	WORD $0x4ea81d17 // mov v23.16b, v8.16b
+	WORD $0xad405bb5 // ldp q21, q22, [x29]
+	WORD $0x3dc00311 // ldr q17, [x24]
+	WORD $0xad406341 // ldp q1, q24, [x26]
+	WORD $0x4ea81d19 // mov v25.16b, v8.16b
+	WORD $0x4ea81d1a // mov v26.16b, v8.16b
+	WORD $0x4ea81d1b // mov v27.16b, v8.16b
+	WORD $0x4ea81d1c // mov v28.16b, v8.16b
+	WORD $0x4f90e226 // sdot v6.4s, v17.16b, v16.4b[0]
+	WORD $0x4f93e227 // sdot v7.4s, v17.16b, v19.4b[0]
+	WORD $0x4f95e220 // sdot v0.4s, v17.16b, v21.4b[0]
+	WORD $0x4f81e237 // sdot v23.4s, v17.16b, v1.4b[0]
+	WORD $0x3dc04311 // ldr q17, [x24, #0x100]
+	WORD $0x3dc0131d // ldr q29, [x24, #0x40]
+	WORD $0x3dc0631e // ldr q30, [x24, #0x180]
+	WORD $0x3dc0731f // ldr q31, [x24, #0x1c0]
+	WORD $0xd10006f7 // sub x23, x23, #0x1
+	WORD $0x4f96e23a // sdot v26.4s, v17.16b, v22.4b[0]
+	WORD $0x4f98e23b // sdot v27.4s, v17.16b, v24.4b[0]
+	WORD $0x4f92e239 // sdot v25.4s, v17.16b, v18.4b[0]
+	WORD $0x4f94e23c // sdot v28.4s, v17.16b, v20.4b[0]
+	WORD $0x3dc05311 // ldr q17, [x24, #0x140]
+	WORD $0x4fb5e3a0 // sdot v0.4s, v29.16b, v21.4b[1]
+	WORD $0x4fb0e3a6 // sdot v6.4s, v29.16b, v16.4b[1]
+	WORD $0x4fa1e3b7 // sdot v23.4s, v29.16b, v1.4b[1]
+	WORD $0x4fb3e3a7 // sdot v7.4s, v29.16b, v19.4b[1]
+	WORD $0x3dc0231d // ldr q29, [x24, #0x80]
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x4fb6e23a // sdot v26.4s, v17.16b, v22.4b[1]
+	WORD $0x4fb8e23b // sdot v27.4s, v17.16b, v24.4b[1]
+	WORD $0x4fb2e239 // sdot v25.4s, v17.16b, v18.4b[1]
+	WORD $0x4fb4e23c // sdot v28.4s, v17.16b, v20.4b[1]
+	WORD $0x3dc08311 // ldr q17, [x24, #0x200]
+	WORD $0x4f95eba0 // sdot v0.4s, v29.16b, v21.4b[2]
+	WORD $0x4f90eba6 // sdot v6.4s, v29.16b, v16.4b[2]
+	WORD $0x4f81ebb7 // sdot v23.4s, v29.16b, v1.4b[2]
+	WORD $0x4f93eba7 // sdot v7.4s, v29.16b, v19.4b[2]
+	WORD $0x3dc0331d // ldr q29, [x24, #0xc0]
+	WORD $0x4f96ebda // sdot v26.4s, v30.16b, v22.4b[2]
+	WORD $0x4f98ebdb // sdot v27.4s, v30.16b, v24.4b[2]
+	WORD $0x4f92ebd9 // sdot v25.4s, v30.16b, v18.4b[2]
+	WORD $0x4f94ebdc // sdot v28.4s, v30.16b, v20.4b[2]
+	WORD $0x6e29de3e // fmul v30.4s, v17.4s, v9.4s
+	WORD $0x4fb5eba0 // sdot v0.4s, v29.16b, v21.4b[3]
+	WORD $0x4fb0eba6 // sdot v6.4s, v29.16b, v16.4b[3]
+	WORD $0x4fa1ebb7 // sdot v23.4s, v29.16b, v1.4b[3]
+	WORD $0x4fb3eba7 // sdot v7.4s, v29.16b, v19.4b[3]
+	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
+	WORD $0x910a0318 // add x24, x24, #0x280
+	WORD $0x4fb6ebfa // sdot v26.4s, v31.16b, v22.4b[3]
+	WORD $0x4fb8ebfb // sdot v27.4s, v31.16b, v24.4b[3]
+	WORD $0x4fb2ebf9 // sdot v25.4s, v31.16b, v18.4b[3]
+	WORD $0x4ebe1fd0 // mov v16.16b, v30.16b
+	WORD $0x4fb4ebfc // sdot v28.4s, v31.16b, v20.4b[3]
+	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
+	WORD $0x4e20ce30 // fmla v16.4s, v17.4s, v0.4s
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4e37ce21 // fmla v1.4s, v17.4s, v23.4s
+	WORD $0x4e29d772 // fadd v18.4s, v27.4s, v9.4s
+	WORD $0x4e26ce3e // fmla v30.4s, v17.4s, v6.4s
+	WORD $0x4e29d726 // fadd v6.4s, v25.4s, v9.4s
+	WORD $0x4e27ce20 // fmla v0.4s, v17.4s, v7.4s
+	WORD $0x4e29d747 // fadd v7.4s, v26.4s, v9.4s
+	WORD $0x4e29d791 // fadd v17.4s, v28.4s, v9.4s
+	WORD $0x4e32ce61 // fmla v1.4s, v19.4s, v18.4s
+	WORD $0x4e26ce7e // fmla v30.4s, v19.4s, v6.4s
+	WORD $0xbd402346 // ldr s6, [x26, #0x20]
+	WORD $0xbd402332 // ldr s18, [x25, #0x20]
+	WORD $0x4e27ce70 // fmla v16.4s, v19.4s, v7.4s
+	WORD $0x4e31ce60 // fmla v0.4s, v19.4s, v17.4s
+	WORD $0xbd4023a7 // ldr s7, [x29, #0x20]
+	WORD $0xbd402371 // ldr s17, [x27, #0x20]
+	WORD $0x4f861025 // fmla v5.4s, v1.4s, v6.s[0]
+	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
+	WORD $0x4f871204 // fmla v4.4s, v16.4s, v7.s[0]
+	WORD $0x4f911003 // fmla v3.4s, v0.4s, v17.s[0]
+	WORD $0x54fff548 // b.hi 0x362c <k_tile_panel_16+0x584>
+	WORD $0x17ffff89 // b 0x35ac <k_tile_panel_16+0x504>
+	WORD $0xa941a811 // ldp x17, x10, [x0, #0x18]
+	WORD $0xd37ae56d // lsl x13, x11, #6
+	WORD $0xf94077f5 // ldr x21, [sp, #0xe8]
+	WORD $0xa9403804 // ldp x4, x14, [x0]
+	WORD $0xa943400f // ldp x15, x16, [x0, #0x30]
+	WORD $0xf9400802 // ldr x2, [x0, #0x10]
+	WORD $0x9b0a7dac // mul x12, x13, x10
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0xd37ceea3 // lsl x3, x21, #4
+	WORD $0xd379e141 // lsl x1, x10, #7
+	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0x8b030042 // add x2, x2, x3
+	WORD $0x8b030083 // add x3, x4, x3
+	WORD $0x910005e4 // add x4, x15, #0x1
+	WORD $0x14000007 // b 0x37e0 <k_tile_panel_16+0x738>
+	WORD $0x91000968 // add x8, x11, #0x2
+	WORD $0x8b0101ce // add x14, x14, x1
+	WORD $0x3d8000a3 // str q3, [x5]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x3ca668a2 // str q2, [x5, x6]
+	WORD $0x54ffcaac // b.gt 0x3130 <k_tile_panel_16+0x88>
+	WORD $0x9b0b7e2a // mul x10, x17, x11
+	WORD $0xd37ef626 // lsl x6, x17, #2
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0x8b0a0865 // add x5, x3, x10, lsl #2
+	WORD $0xb4000130 // cbz x16, 0x3814 <k_tile_panel_16+0x76c>
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0x3ce668a2 // ldr q2, [x5, x6]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0xaa0403ea // mov x10, x4
+	WORD $0xaa0203e7 // mov x7, x2
+	WORD $0x5400012a // b.ge 0x3830 <k_tile_panel_16+0x788>
+	WORD $0x17ffffee // b 0x37c8 <k_tile_panel_16+0x720>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0xaa0403ea // mov x10, x4
+	WORD $0xaa0203e7 // mov x7, x2
+	WORD $0x54fffceb // b.lt 0x37c8 <k_tile_panel_16+0x720>
+	WORD $0x8b0c0113 // add x19, x8, x12
+	WORD $0x8b0d0114 // add x20, x8, x13
+	WORD $0x4ea81d00 // mov v0.16b, v8.16b
+	WORD $0x4ea81d04 // mov v4.16b, v8.16b
+	WORD $0xad404665 // ldp q5, q17, [x19]
+	WORD $0xad404287 // ldp q7, q16, [x20]
+	WORD $0x4ea81d12 // mov v18.16b, v8.16b
+	WORD $0x4ea81d13 // mov v19.16b, v8.16b
+	WORD $0x3dc000e1 // ldr q1, [x7]
+	WORD $0x3dc040e6 // ldr q6, [x7, #0x100]
+	WORD $0x3dc080f4 // ldr q20, [x7, #0x200]
+	WORD $0xd100054a // sub x10, x10, #0x1
+	WORD $0x91010108 // add x8, x8, #0x40
+	WORD $0x4f85e024 // sdot v4.4s, v1.16b, v5.4b[0]
+	WORD $0x4f87e020 // sdot v0.4s, v1.16b, v7.4b[0]
+	WORD $0x4f90e0d2 // sdot v18.4s, v6.16b, v16.4b[0]
+	WORD $0x4f91e0d3 // sdot v19.4s, v6.16b, v17.4b[0]
+	WORD $0x3dc010e1 // ldr q1, [x7, #0x40]
+	WORD $0x3dc050e6 // ldr q6, [x7, #0x140]
+	WORD $0x6e29de95 // fmul v21.4s, v20.4s, v9.4s
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x4fa5e024 // sdot v4.4s, v1.16b, v5.4b[1]
+	WORD $0x4fa7e020 // sdot v0.4s, v1.16b, v7.4b[1]
+	WORD $0x4fb0e0d2 // sdot v18.4s, v6.16b, v16.4b[1]
+	WORD $0x4fb1e0d3 // sdot v19.4s, v6.16b, v17.4b[1]
+	WORD $0x3dc020e1 // ldr q1, [x7, #0x80]
+	WORD $0x3dc060e6 // ldr q6, [x7, #0x180]
+	WORD $0x4f85e824 // sdot v4.4s, v1.16b, v5.4b[2]
+	WORD $0x4f87e820 // sdot v0.4s, v1.16b, v7.4b[2]
+	WORD $0x4f90e8d2 // sdot v18.4s, v6.16b, v16.4b[2]
+	WORD $0x4f91e8d3 // sdot v19.4s, v6.16b, v17.4b[2]
+	WORD $0x3dc030e1 // ldr q1, [x7, #0xc0]
+	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
+	WORD $0x4fa5e824 // sdot v4.4s, v1.16b, v5.4b[3]
+	WORD $0x4fa7e820 // sdot v0.4s, v1.16b, v7.4b[3]
+	WORD $0x4fb0e8d2 // sdot v18.4s, v6.16b, v16.4b[3]
+	WORD $0x4fb1e8d3 // sdot v19.4s, v6.16b, v17.4b[3]
+	WORD $0x4eb51ea1 // mov v1.16b, v21.16b
+	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
+	WORD $0x910a00e7 // add x7, x7, #0x280
+	WORD $0x4e24ce81 // fmla v1.4s, v20.4s, v4.4s
+	WORD $0x4e20ce95 // fmla v21.4s, v20.4s, v0.4s
+	WORD $0x4e29d640 // fadd v0.4s, v18.4s, v9.4s
+	WORD $0x4e29d664 // fadd v4.4s, v19.4s, v9.4s
+	WORD $0x4e20ccb5 // fmla v21.4s, v5.4s, v0.4s
+	WORD $0xbd402260 // ldr s0, [x19, #0x20]
+	WORD $0x4e24cca1 // fmla v1.4s, v5.4s, v4.4s
+	WORD $0xbd402284 // ldr s4, [x20, #0x20]
+	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
+	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
+	WORD $0x54fff9c8 // b.hi 0x3830 <k_tile_panel_16+0x788>
+	WORD $0x17ffffb3 // b 0x37c8 <k_tile_panel_16+0x720>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf940180c // ldr x12, [x0, #0x30]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54ffbf4b // b.lt 0x30f4 <k_tile_panel_16+0x4c>
+	WORD $0xf940100a // ldr x10, [x0, #0x20]
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0x9b0b7d4b // mul x11, x10, x11
+	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
+	WORD $0x8b15114a // add x10, x10, x21, lsl #4
+	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
+	WORD $0xad401163 // ldp q3, q4, [x11]
+	WORD $0x4ea81d05 // mov v5.16b, v8.16b
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x3dc00140 // ldr q0, [x10]
+	WORD $0x3dc04141 // ldr q1, [x10, #0x100]
+	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
+	WORD $0xd100058c // sub x12, x12, #0x1
+	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
+	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
+	WORD $0x3dc05141 // ldr q1, [x10, #0x140]
+	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
+	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
+	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
+	WORD $0x3dc06141 // ldr q1, [x10, #0x180]
+	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
+	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
+	WORD $0x3dc03141 // ldr q1, [x10, #0xc0]
+	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
+	WORD $0x6e29dc01 // fmul v1.4s, v0.4s, v9.4s
+	WORD $0x3dc09143 // ldr q3, [x10, #0x240]
+	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x910a014a // add x10, x10, #0x280
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0x4e29d4c0 // fadd v0.4s, v6.4s, v9.4s
+	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
+	WORD $0xbd402160 // ldr s0, [x11, #0x20]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
+	WORD $0x54fffc28 // b.hi 0x3928 <k_tile_panel_16+0x880>
+	WORD $0x17fffdd3 // b 0x30f4 <k_tile_panel_16+0x4c>
+	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
+	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
+	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
+	WORD $0xa9515ff8 // ldp x24, x23, [sp, #0x110]
+	WORD $0xa95067fa // ldp x26, x25, [sp, #0x100]
+	WORD $0xa94f6ffe // ldp x30, x27, [sp, #0xf0]
+	WORD $0x6d4d23e9 // ldp d9, d8, [sp, #0xd0]
+	WORD $0x6d4c2beb // ldp d11, d10, [sp, #0xc0]
+	WORD $0x6d4b33ed // ldp d13, d12, [sp, #0xb0]
+	WORD $0x6d4a3bef // ldp d15, d14, [sp, #0xa0]
+	WORD $0x910503ff // add sp, sp, #0x140
+	WORD $0xd65f03c0 // ret
+
+	// tile_panel_16_min
+	WORD $0xd10543ff // sub sp, sp, #0x150
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
+	WORD $0x4e040d08 // dup v8.4s, w8
+	WORD $0x4e040d29 // dup v9.4s, w9
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xa91357f6 // stp x22, x21, [sp, #0x130]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
+	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
+	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
+	WORD $0xf9007bfd // str x29, [sp, #0xf0]
+	WORD $0xa9106ffe // stp x30, x27, [sp, #0x100]
+	WORD $0xa91167fa // stp x26, x25, [sp, #0x110]
+	WORD $0xa9125ff8 // stp x24, x23, [sp, #0x120]
+	WORD $0xa9144ff4 // stp x20, x19, [sp, #0x140]
+	WORD $0x3d8007e9 // str q9, [sp, #0x10]
+	WORD $0x14000005 // b 0x3a38 <k_tile_panel_16_min+0x5c>
+	WORD $0x3cb57902 // str q2, [x8, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54004be0 // b.eq 0x43b0 <k_tile_panel_16_min+0x9d4>
+	WORD $0xf100213f // cmp x9, #0x8
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf9007ff5 // str x21, [sp, #0xf8]
+	WORD $0x540002aa // b.ge 0x3a98 <k_tile_panel_16_min+0xbc>
+	WORD $0xb27e0168 // orr x8, x11, #0x4
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x540024ed // b.le 0x3eec <k_tile_panel_16_min+0x510>
+	WORD $0x91000965 // add x5, x11, #0x2
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x5400380d // b.le 0x415c <k_tile_panel_16_min+0x780>
+	WORD $0xf9407ff5 // ldr x21, [sp, #0xf8]
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x54fffe2a // b.ge 0x3a2c <k_tile_panel_16_min+0x50>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0x9b0b7d08 // mul x8, x8, x11
+	WORD $0x8b080948 // add x8, x10, x8, lsl #2
+	WORD $0xb400438c // cbz x12, 0x42f0 <k_tile_panel_16_min+0x914>
+	WORD $0x3cf57902 // ldr q2, [x8, x21, lsl #4]
+	WORD $0xf940180c // ldr x12, [x0, #0x30]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x5400438a // b.ge 0x4300 <k_tile_panel_16_min+0x924>
+	WORD $0x17ffffe5 // b 0x3a28 <k_tile_panel_16_min+0x4c>
+	WORD $0xa941300a // ldp x10, x12, [x0, #0x10]
+	WORD $0xd37ceea8 // lsl x8, x21, #4
+	WORD $0xa940400e // ldp x14, x16, [x0]
+	WORD $0xf9401007 // ldr x7, [x0, #0x20]
+	WORD $0x8b08014d // add x13, x10, x8
+	WORD $0xd37ef58f // lsl x15, x12, #2
+	WORD $0x8b0c058a // add x10, x12, x12, lsl #1
+	WORD $0x8b0801ce // add x14, x14, x8
+	WORD $0x52803808 // mov w8, #0x1c0 // =448
+	WORD $0xd37be985 // lsl x5, x12, #5
+	WORD $0x9b0840e8 // madd x8, x7, x8, x16
+	WORD $0xa9434011 // ldp x17, x16, [x0, #0x30]
+	WORD $0x8b0c01e3 // add x3, x15, x12
+	WORD $0xd37df181 // lsl x1, x12, #3
+	WORD $0xd37ef542 // lsl x2, x10, #2
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0xd37df144 // lsl x4, x10, #3
+	WORD $0xd377d8e6 // lsl x6, x7, #9
+	WORD $0xcb071be7 // neg x7, x7, lsl #6
+	WORD $0xcb0f00a5 // sub x5, x5, x15
+	WORD $0x91000633 // add x19, x17, #0x1
+	WORD $0x91008114 // add x20, x8, #0x20
+	WORD $0x52800108 // mov w8, #0x8 // =8
+	WORD $0x1400000e // b 0x3b2c <k_tile_panel_16_min+0x150>
+	WORD $0x91002168 // add x8, x11, #0x8
+	WORD $0x3dc007e9 // ldr q9, [sp, #0x10]
+	WORD $0x8b060294 // add x20, x20, x6
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x3d8002a6 // str q6, [x21]
+	WORD $0x3caf6ab8 // str q24, [x21, x15]
+	WORD $0x3ca16ab9 // str q25, [x21, x1]
+	WORD $0x3ca26aba // str q26, [x21, x2]
+	WORD $0x3cac7ab0 // str q16, [x21, x12, lsl #4]
+	WORD $0x3ca36ab1 // str q17, [x21, x3]
+	WORD $0x3ca46aa7 // str q7, [x21, x4]
+	WORD $0x3ca56ab7 // str q23, [x21, x5]
+	WORD $0x54fff90c // b.gt 0x3a48 <k_tile_panel_16_min+0x6c>
+	WORD $0x9b0b7d8a // mul x10, x12, x11
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0x8b0a09d5 // add x21, x14, x10, lsl #2
+	WORD $0xb40001f0 // cbz x16, 0x3b74 <k_tile_panel_16_min+0x198>
+	WORD $0x3dc002a6 // ldr q6, [x21]
+	WORD $0x3cef6ab8 // ldr q24, [x21, x15]
+	WORD $0x3ce16ab9 // ldr q25, [x21, x1]
+	WORD $0x3ce26aba // ldr q26, [x21, x2]
+	WORD $0x3cec7ab0 // ldr q16, [x21, x12, lsl #4]
+	WORD $0x3ce36ab1 // ldr q17, [x21, x3]
+	WORD $0x3ce46aa7 // ldr q7, [x21, x4]
+	WORD $0x3ce56ab7 // ldr q23, [x21, x5]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0d03f8 // mov x24, x13
+	WORD $0x540001ea // b.ge 0x3ba8 <k_tile_panel_16_min+0x1cc>
+	WORD $0x17ffffe2 // b 0x3af8 <k_tile_panel_16_min+0x11c>
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0d03f8 // mov x24, x13
+	WORD $0x54fffaab // b.lt 0x3af8 <k_tile_panel_16_min+0x11c>
+	WORD $0xaa1603e8 // mov x8, x22
+	WORD $0x4ea81d02 // mov v2.16b, v8.16b
+	WORD $0x3dc00315 // ldr q21, [x24]
+	WORD $0x3cde0d04 // ldr q4, [x8, #-0x20]!
+	WORD $0x8b070119 // add x25, x8, x7
+	WORD $0x8b07033a // add x26, x25, x7
+	WORD $0xad021ff0 // stp q16, q7, [sp, #0x40]
+	WORD $0x4ea81d01 // mov v1.16b, v8.16b
+	WORD $0xad401f45 // ldp q5, q7, [x26]
+	WORD $0x4f84e2a2 // sdot v2.4s, v21.16b, v4.4b[0]
+	WORD $0x3d8023f7 // str q23, [sp, #0x80]
+	WORD $0x3dc01317 // ldr q23, [x24, #0x40]
+	WORD $0x4ea81d14 // mov v20.16b, v8.16b
+	WORD $0xad404336 // ldp q22, q16, [x25]
+	WORD $0x8b07035b // add x27, x26, x7
+	WORD $0x4f85e2a1 // sdot v1.4s, v21.16b, v5.4b[0]
+	WORD $0x8b07037d // add x29, x27, x7
+	WORD $0x4ea81d1d // mov v29.16b, v8.16b
+	WORD $0xad407fab // ldp q11, q31, [x29]
+	WORD $0x4fa4e2e2 // sdot v2.4s, v23.16b, v4.4b[1]
+	WORD $0xad0367fa // stp q26, q25, [sp, #0x60]
+	WORD $0x4f96e2b4 // sdot v20.4s, v21.16b, v22.4b[0]
+	WORD $0x4ea81d1a // mov v26.16b, v8.16b
+	WORD $0xad40736a // ldp q10, q28, [x27]
+	WORD $0x8b0703be // add x30, x29, x7
+	WORD $0x4f8be2bd // sdot v29.4s, v21.16b, v11.4b[0]
+	WORD $0x8b0703ca // add x10, x30, x7
+	WORD $0x4fa5e2e1 // sdot v1.4s, v23.16b, v5.4b[1]
+	WORD $0x8b070148 // add x8, x10, x7
+	WORD $0x4ea21c52 // mov v18.16b, v2.16b
+	WORD $0xad04e3e6 // stp q6, q24, [sp, #0x90]
+	WORD $0x4f8ae2ba // sdot v26.4s, v21.16b, v10.4b[0]
+	WORD $0xad4027cd // ldp q13, q9, [x30]
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x4fb6e2f4 // sdot v20.4s, v23.16b, v22.4b[1]
+	WORD $0x3dc02300 // ldr q0, [x24, #0x80]
+	WORD $0xad403d13 // ldp q19, q15, [x8]
+	WORD $0x4ea81d0e // mov v14.16b, v8.16b
+	WORD $0xad400943 // ldp q3, q2, [x10]
+	WORD $0x4ea81d19 // mov v25.16b, v8.16b
+	WORD $0x4fabe2fd // sdot v29.4s, v23.16b, v11.4b[1]
+	WORD $0x4f84e812 // sdot v18.4s, v0.16b, v4.4b[2]
+	WORD $0x4f85e801 // sdot v1.4s, v0.16b, v5.4b[2]
+	WORD $0x4f8de2a6 // sdot v6.4s, v21.16b, v13.4b[0]
+	WORD $0x4faae2fa // sdot v26.4s, v23.16b, v10.4b[1]
+	WORD $0x4f93e2ae // sdot v14.4s, v21.16b, v19.4b[0]
+	WORD $0x4f83e2b9 // sdot v25.4s, v21.16b, v3.4b[0]
+	WORD $0x4f96e814 // sdot v20.4s, v0.16b, v22.4b[2]
+	WORD $0x3dc03318 // ldr q24, [x24, #0xc0]
+	WORD $0x3dc04315 // ldr q21, [x24, #0x100]
+	WORD $0x4ea81d1b // mov v27.16b, v8.16b
+	WORD $0x4ea81d1e // mov v30.16b, v8.16b
+	WORD $0x4f8be81d // sdot v29.4s, v0.16b, v11.4b[2]
+	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
+	WORD $0x4fa5eb01 // sdot v1.4s, v24.16b, v5.4b[3]
+	WORD $0x4fade2e6 // sdot v6.4s, v23.16b, v13.4b[1]
+	WORD $0x4f8ae81a // sdot v26.4s, v0.16b, v10.4b[2]
+	WORD $0x4fb3e2ee // sdot v14.4s, v23.16b, v19.4b[1]
+	WORD $0x4fa3e2f9 // sdot v25.4s, v23.16b, v3.4b[1]
+	WORD $0x4ea81d17 // mov v23.16b, v8.16b
+	WORD $0x4fb6eb14 // sdot v20.4s, v24.16b, v22.4b[3]
+	WORD $0x4ea81d16 // mov v22.16b, v8.16b
+	WORD $0x4ea81d04 // mov v4.16b, v8.16b
+	WORD $0x4ea81d05 // mov v5.16b, v8.16b
+	WORD $0xad0107f2 // stp q18, q1, [sp, #0x20]
+	WORD $0x4fabeb1d // sdot v29.4s, v24.16b, v11.4b[3]
+	WORD $0x4ea81d0b // mov v11.16b, v8.16b
+	WORD $0x4ebc1f81 // mov v1.16b, v28.16b
+	WORD $0x4f9ce2b7 // sdot v23.4s, v21.16b, v28.4b[0]
+	WORD $0x4ea81d1c // mov v28.16b, v8.16b
+	WORD $0x4f8de806 // sdot v6.4s, v0.16b, v13.4b[2]
+	WORD $0x3dc0830c // ldr q12, [x24, #0x200]
+	WORD $0x4faaeb1a // sdot v26.4s, v24.16b, v10.4b[3]
+	WORD $0x3cdf02ca // ldur q10, [x22, #-0x10]
+	WORD $0x4eb11e32 // mov v18.16b, v17.16b
+	WORD $0x4eb01e11 // mov v17.16b, v16.16b
+	WORD $0x4f90e2bb // sdot v27.4s, v21.16b, v16.4b[0]
+	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
+	WORD $0x4f87e2b6 // sdot v22.4s, v21.16b, v7.4b[0]
+	WORD $0x3dc007e7 // ldr q7, [sp, #0x10]
+	WORD $0x4f93e80e // sdot v14.4s, v0.16b, v19.4b[2]
+	WORD $0x4f8ae2ab // sdot v11.4s, v21.16b, v10.4b[0]
+	WORD $0x4f9fe2bc // sdot v28.4s, v21.16b, v31.4b[0]
+	WORD $0x4f82e2be // sdot v30.4s, v21.16b, v2.4b[0]
+	WORD $0x4f8fe2a4 // sdot v4.4s, v21.16b, v15.4b[0]
+	WORD $0x4f89e2a5 // sdot v5.4s, v21.16b, v9.4b[0]
+	WORD $0x6e27dd95 // fmul v21.4s, v12.4s, v7.4s
+	WORD $0x4fadeb06 // sdot v6.4s, v24.16b, v13.4b[3]
+	WORD $0x3dc0530d // ldr q13, [x24, #0x140]
+	WORD $0x4f83e819 // sdot v25.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
+	WORD $0x4fb3eb0e // sdot v14.4s, v24.16b, v19.4b[3]
+	WORD $0x4ea11c33 // mov v19.16b, v1.16b
+	WORD $0xd10006f7 // sub x23, x23, #0x1
+	WORD $0x4fa1e1b7 // sdot v23.4s, v13.16b, v1.4b[1]
+	WORD $0x4fafe1a4 // sdot v4.4s, v13.16b, v15.4b[1]
+	WORD $0x4fb1e1bb // sdot v27.4s, v13.16b, v17.4b[1]
+	WORD $0x4eb51ea1 // mov v1.16b, v21.16b
+	WORD $0x4fa2e1be // sdot v30.4s, v13.16b, v2.4b[1]
+	WORD $0x4fa9e1a5 // sdot v5.4s, v13.16b, v9.4b[1]
+	WORD $0x4faae1ab // sdot v11.4s, v13.16b, v10.4b[1]
+	WORD $0x4fa3eb19 // sdot v25.4s, v24.16b, v3.4b[3]
+	WORD $0x3dc07303 // ldr q3, [x24, #0x1c0]
+	WORD $0x4fbfe1bc // sdot v28.4s, v13.16b, v31.4b[1]
+	WORD $0x4fb0e1b6 // sdot v22.4s, v13.16b, v16.4b[1]
+	WORD $0x4eb51eb8 // mov v24.16b, v21.16b
+	WORD $0x4e2ecd81 // fmla v1.4s, v12.4s, v14.4s
+	WORD $0x4eb11e2e // mov v14.16b, v17.16b
+	WORD $0x4f8fe804 // sdot v4.4s, v0.16b, v15.4b[2]
+	WORD $0x4f82e81e // sdot v30.4s, v0.16b, v2.4b[2]
+	WORD $0x4f89e805 // sdot v5.4s, v0.16b, v9.4b[2]
+	WORD $0x4f93e817 // sdot v23.4s, v0.16b, v19.4b[2]
+	WORD $0x4f8ae80b // sdot v11.4s, v0.16b, v10.4b[2]
+	WORD $0x4eb51ead // mov v13.16b, v21.16b
+	WORD $0x4e39cd98 // fmla v24.4s, v12.4s, v25.4s
+	WORD $0x4f8ee81b // sdot v27.4s, v0.16b, v14.4b[2]
+	WORD $0x4f9fe81c // sdot v28.4s, v0.16b, v31.4b[2]
+	WORD $0x4f90e816 // sdot v22.4s, v0.16b, v16.4b[2]
+	WORD $0x4fafe864 // sdot v4.4s, v3.16b, v15.4b[3]
+	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
+	WORD $0x4eb21e51 // mov v17.16b, v18.16b
+	WORD $0x4fa2e87e // sdot v30.4s, v3.16b, v2.4b[3]
+	WORD $0x4eb51ea2 // mov v2.16b, v21.16b
+	WORD $0x4e26cd8d // fmla v13.4s, v12.4s, v6.4s
+	WORD $0x4fa9e865 // sdot v5.4s, v3.16b, v9.4b[3]
+	WORD $0x4faae86b // sdot v11.4s, v3.16b, v10.4b[3]
+	WORD $0x3dc027e6 // ldr q6, [sp, #0x90]
+	WORD $0x4faee87b // sdot v27.4s, v3.16b, v14.4b[3]
+	WORD $0x4fb3e877 // sdot v23.4s, v3.16b, v19.4b[3]
+	WORD $0x4e34cd80 // fmla v0.4s, v12.4s, v20.4s
+	WORD $0x4e27d484 // fadd v4.4s, v4.4s, v7.4s
+	WORD $0x4e3dcd82 // fmla v2.4s, v12.4s, v29.4s
+	WORD $0x3dc0931d // ldr q29, [x24, #0x240]
+	WORD $0xad414ff2 // ldp q18, q19, [sp, #0x20]
+	WORD $0x4fbfe87c // sdot v28.4s, v3.16b, v31.4b[3]
+	WORD $0x4e27d4a5 // fadd v5.4s, v5.4s, v7.4s
+	WORD $0x4fb0e876 // sdot v22.4s, v3.16b, v16.4b[3]
+	WORD $0x4eb51ea3 // mov v3.16b, v21.16b
+	WORD $0x4e27d779 // fadd v25.4s, v27.4s, v7.4s
+	WORD $0x4e27d7db // fadd v27.4s, v30.4s, v7.4s
+	WORD $0x4eb51eb4 // mov v20.16b, v21.16b
+	WORD $0x4e24cfa1 // fmla v1.4s, v29.4s, v4.4s
+	WORD $0x4e32cd95 // fmla v21.4s, v12.4s, v18.4s
+	WORD $0x4e27d572 // fadd v18.4s, v11.4s, v7.4s
+	WORD $0xbd402104 // ldr s4, [x8, #0x20]
+	WORD $0x4e27d79c // fadd v28.4s, v28.4s, v7.4s
+	WORD $0x4e3acd83 // fmla v3.4s, v12.4s, v26.4s
+	WORD $0x4e33cd94 // fmla v20.4s, v12.4s, v19.4s
+	WORD $0x4e27d6f3 // fadd v19.4s, v23.4s, v7.4s
+	WORD $0x4e25cfad // fmla v13.4s, v29.4s, v5.4s
+	WORD $0x4e3bcfb8 // fmla v24.4s, v29.4s, v27.4s
+	WORD $0xbd402145 // ldr s5, [x10, #0x20]
+	WORD $0x4e39cfa0 // fmla v0.4s, v29.4s, v25.4s
+	WORD $0x4f841026 // fmla v6.4s, v1.4s, v4.s[0]
+	WORD $0x3dc02be1 // ldr q1, [sp, #0xa0]
+	WORD $0x4e32cfb5 // fmla v21.4s, v29.4s, v18.4s
+	WORD $0x4e27d6d2 // fadd v18.4s, v22.4s, v7.4s
+	WORD $0x4e3ccfa2 // fmla v2.4s, v29.4s, v28.4s
+	WORD $0xad421ff0 // ldp q16, q7, [sp, #0x40]
+	WORD $0x4e33cfa3 // fmla v3.4s, v29.4s, v19.4s
+	WORD $0xad4367fa // ldp q26, q25, [sp, #0x60]
+	WORD $0x4f851301 // fmla v1.4s, v24.4s, v5.s[0]
+	WORD $0xbd4023b3 // ldr s19, [x29, #0x20]
+	WORD $0x2d4697c4 // ldp s4, s5, [x30, #0x34]
+	WORD $0x3dc023f7 // ldr q23, [sp, #0x80]
+	WORD $0x4e32cfb4 // fmla v20.4s, v29.4s, v18.4s
+	WORD $0xbd4023d2 // ldr s18, [x30, #0x20]
+	WORD $0x4f93105a // fmla v26.4s, v2.4s, v19.s[0]
+	WORD $0xbd402342 // ldr s2, [x26, #0x20]
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x3d802be1 // str q1, [sp, #0xa0]
+	WORD $0xbd402361 // ldr s1, [x27, #0x20]
+	WORD $0x4f9211b9 // fmla v25.4s, v13.4s, v18.s[0]
+	WORD $0x3dc0a312 // ldr q18, [x24, #0x280]
+	WORD $0x3dc02bf8 // ldr q24, [sp, #0xa0]
+	WORD $0x4f811070 // fmla v16.4s, v3.4s, v1.s[0]
+	WORD $0xbd402321 // ldr s1, [x25, #0x20]
+	WORD $0x4f821291 // fmla v17.4s, v20.4s, v2.s[0]
+	WORD $0xbd4002c3 // ldr s3, [x22]
+	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
+	WORD $0x2d468102 // ldp s2, s0, [x8, #0x34]
+	WORD $0x4f8312b7 // fmla v23.4s, v21.4s, v3.s[0]
+	WORD $0x2d468d41 // ldp s1, s3, [x10, #0x34]
+	WORD $0x4f841259 // fmla v25.4s, v18.4s, v4.s[0]
+	WORD $0x2d46db35 // ldp s21, s22, [x25, #0x34]
+	WORD $0x4f821246 // fmla v6.4s, v18.4s, v2.s[0]
+	WORD $0x2d4693a2 // ldp s2, s4, [x29, #0x34]
+	WORD $0x4f811258 // fmla v24.4s, v18.4s, v1.s[0]
+	WORD $0x4f951247 // fmla v7.4s, v18.4s, v21.s[0]
+	WORD $0x2d42d6d3 // ldp s19, s21, [x22, #0x14]
+	WORD $0x4f82125a // fmla v26.4s, v18.4s, v2.s[0]
+	WORD $0x2d468b61 // ldp s1, s2, [x27, #0x34]
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x4f931257 // fmla v23.4s, v18.4s, v19.s[0]
+	WORD $0x4f811250 // fmla v16.4s, v18.4s, v1.s[0]
+	WORD $0x2d46d341 // ldp s1, s20, [x26, #0x34]
+	WORD $0x4f811251 // fmla v17.4s, v18.4s, v1.s[0]
+	WORD $0x3dc0b301 // ldr q1, [x24, #0x2c0]
+	WORD $0x910c0318 // add x24, x24, #0x300
+	WORD $0x4f801026 // fmla v6.4s, v1.4s, v0.s[0]
+	WORD $0x4f831038 // fmla v24.4s, v1.4s, v3.s[0]
+	WORD $0x4f851039 // fmla v25.4s, v1.4s, v5.s[0]
+	WORD $0x4f84103a // fmla v26.4s, v1.4s, v4.s[0]
+	WORD $0x4f821030 // fmla v16.4s, v1.4s, v2.s[0]
+	WORD $0x4f941031 // fmla v17.4s, v1.4s, v20.s[0]
+	WORD $0x4f961027 // fmla v7.4s, v1.4s, v22.s[0]
+	WORD $0x4f951037 // fmla v23.4s, v1.4s, v21.s[0]
+	WORD $0x54ffe628 // b.hi 0x3ba8 <k_tile_panel_16_min+0x1cc>
+	WORD $0x17ffff04 // b 0x3af8 <k_tile_panel_16_min+0x11c>
+	WORD $0xa941a80f // ldp x15, x10, [x0, #0x18]
+	WORD $0xd37ae570 // lsl x16, x11, #6
+	WORD $0xf9407ff1 // ldr x17, [sp, #0xf8]
+	WORD $0xa9430402 // ldp x2, x1, [x0, #0x30]
+	WORD $0x9103020d // add x13, x16, #0xc0
+	WORD $0x9102020e // add x14, x16, #0x80
+	WORD $0xf9400013 // ldr x19, [x0]
+	WORD $0x9b0a7e0c // mul x12, x16, x10
+	WORD $0x91010210 // add x16, x16, #0x40
+	WORD $0xd37cee27 // lsl x7, x17, #4
+	WORD $0x8b0f05e4 // add x4, x15, x15, lsl #1
+	WORD $0xa9409811 // ldp x17, x6, [x0, #0x8]
+	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0xd37df1e3 // lsl x3, x15, #3
+	WORD $0xd378dd45 // lsl x5, x10, #8
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0x8b0700c6 // add x6, x6, x7
+	WORD $0x8b070267 // add x7, x19, x7
+	WORD $0x91000453 // add x19, x2, #0x1
+	WORD $0x9b107d50 // mul x16, x10, x16
+	WORD $0x14000009 // b 0x3f64 <k_tile_panel_16_min+0x588>
+	WORD $0x91001168 // add x8, x11, #0x4
+	WORD $0x8b050231 // add x17, x17, x5
+	WORD $0x3d800285 // str q5, [x20]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x3cb56a84 // str q4, [x20, x21]
+	WORD $0x3ca36a83 // str q3, [x20, x3]
+	WORD $0x3ca46a82 // str q2, [x20, x4]
+	WORD $0x54ffd7ac // b.gt 0x3a54 <k_tile_panel_16_min+0x78>
+	WORD $0x9b0b7dea // mul x10, x15, x11
+	WORD $0xd37ef5f5 // lsl x21, x15, #2
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
+	WORD $0xb4000161 // cbz x1, 0x3fa0 <k_tile_panel_16_min+0x5c4>
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3cf56a84 // ldr q4, [x20, x21]
+	WORD $0x3ce36a83 // ldr q3, [x20, x3]
+	WORD $0x3ce46a82 // ldr q2, [x20, x4]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xaa1103f6 // mov x22, x17
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0x5400016a // b.ge 0x3fc4 <k_tile_panel_16_min+0x5e8>
+	WORD $0x17ffffea // b 0x3f44 <k_tile_panel_16_min+0x568>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xaa1103f6 // mov x22, x17
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0x54fffc2b // b.lt 0x3f44 <k_tile_panel_16_min+0x568>
+	WORD $0x8b0c02c8 // add x8, x22, x12
+	WORD $0x8b0d02ca // add x10, x22, x13
+	WORD $0x8b0e02d9 // add x25, x22, x14
+	WORD $0x8b1002da // add x26, x22, x16
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
+	WORD $0xad404950 // ldp q16, q18, [x10]
+	WORD $0x4ea81d14 // mov v20.16b, v8.16b
+	WORD $0xad405733 // ldp q19, q21, [x25]
+	WORD $0x4ea81d17 // mov v23.16b, v8.16b
+	WORD $0xad405b40 // ldp q0, q22, [x26]
+	WORD $0x3dc00311 // ldr q17, [x24]
+	WORD $0xad406101 // ldp q1, q24, [x8]
+	WORD $0x4ea81d1a // mov v26.16b, v8.16b
+	WORD $0x4f90e226 // sdot v6.4s, v17.16b, v16.4b[0]
+	WORD $0x4f93e227 // sdot v7.4s, v17.16b, v19.4b[0]
+	WORD $0x4ea81d19 // mov v25.16b, v8.16b
+	WORD $0x4f80e234 // sdot v20.4s, v17.16b, v0.4b[0]
+	WORD $0x4ea81d1b // mov v27.16b, v8.16b
+	WORD $0x4ea81d1c // mov v28.16b, v8.16b
+	WORD $0x4f81e237 // sdot v23.4s, v17.16b, v1.4b[0]
+	WORD $0x3dc04311 // ldr q17, [x24, #0x100]
+	WORD $0x3dc0131d // ldr q29, [x24, #0x40]
+	WORD $0x3dc0631e // ldr q30, [x24, #0x180]
+	WORD $0x3dc0731f // ldr q31, [x24, #0x1c0]
+	WORD $0xd10006f7 // sub x23, x23, #0x1
+	WORD $0x4f96e23a // sdot v26.4s, v17.16b, v22.4b[0]
+	WORD $0x4f98e23b // sdot v27.4s, v17.16b, v24.4b[0]
+	WORD $0x4f92e239 // sdot v25.4s, v17.16b, v18.4b[0]
+	WORD $0x4f95e23c // sdot v28.4s, v17.16b, v21.4b[0]
+	WORD $0x3dc05311 // ldr q17, [x24, #0x140]
+	WORD $0x4fa0e3b4 // sdot v20.4s, v29.16b, v0.4b[1]
+	WORD $0x4fb3e3a7 // sdot v7.4s, v29.16b, v19.4b[1]
+	WORD $0x4fb0e3a6 // sdot v6.4s, v29.16b, v16.4b[1]
+	WORD $0x4fa1e3b7 // sdot v23.4s, v29.16b, v1.4b[1]
+	WORD $0x3dc0231d // ldr q29, [x24, #0x80]
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x4fb6e23a // sdot v26.4s, v17.16b, v22.4b[1]
+	WORD $0x4fb8e23b // sdot v27.4s, v17.16b, v24.4b[1]
+	WORD $0x4fb2e239 // sdot v25.4s, v17.16b, v18.4b[1]
+	WORD $0x4fb5e23c // sdot v28.4s, v17.16b, v21.4b[1]
+	WORD $0x3dc08311 // ldr q17, [x24, #0x200]
+	WORD $0x4f80ebb4 // sdot v20.4s, v29.16b, v0.4b[2]
+	WORD $0x4f93eba7 // sdot v7.4s, v29.16b, v19.4b[2]
+	WORD $0x4f90eba6 // sdot v6.4s, v29.16b, v16.4b[2]
+	WORD $0x4f81ebb7 // sdot v23.4s, v29.16b, v1.4b[2]
+	WORD $0x3dc0331d // ldr q29, [x24, #0xc0]
+	WORD $0x4f96ebda // sdot v26.4s, v30.16b, v22.4b[2]
+	WORD $0x4f98ebdb // sdot v27.4s, v30.16b, v24.4b[2]
+	WORD $0x4f92ebd9 // sdot v25.4s, v30.16b, v18.4b[2]
+	WORD $0x4f95ebdc // sdot v28.4s, v30.16b, v21.4b[2]
+	WORD $0x6e29de3e // fmul v30.4s, v17.4s, v9.4s
+	WORD $0x4fa0ebb4 // sdot v20.4s, v29.16b, v0.4b[3]
+	WORD $0x4fb3eba7 // sdot v7.4s, v29.16b, v19.4b[3]
+	WORD $0x4fa1ebb7 // sdot v23.4s, v29.16b, v1.4b[3]
+	WORD $0x4fb0eba6 // sdot v6.4s, v29.16b, v16.4b[3]
+	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
+	WORD $0x4fb6ebfa // sdot v26.4s, v31.16b, v22.4b[3]
+	WORD $0x4fb8ebfb // sdot v27.4s, v31.16b, v24.4b[3]
+	WORD $0x4fb2ebf9 // sdot v25.4s, v31.16b, v18.4b[3]
+	WORD $0x4fb5ebfc // sdot v28.4s, v31.16b, v21.4b[3]
+	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
+	WORD $0x4ebe1fd0 // mov v16.16b, v30.16b
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4e26ce3e // fmla v30.4s, v17.4s, v6.4s
+	WORD $0x4e34ce21 // fmla v1.4s, v17.4s, v20.4s
+	WORD $0x4e27ce30 // fmla v16.4s, v17.4s, v7.4s
+	WORD $0x4e29d747 // fadd v7.4s, v26.4s, v9.4s
+	WORD $0x4e37ce20 // fmla v0.4s, v17.4s, v23.4s
+	WORD $0x4e29d791 // fadd v17.4s, v28.4s, v9.4s
+	WORD $0x4e29d772 // fadd v18.4s, v27.4s, v9.4s
+	WORD $0x4e29d726 // fadd v6.4s, v25.4s, v9.4s
+	WORD $0x4e27ce61 // fmla v1.4s, v19.4s, v7.4s
+	WORD $0xbd402347 // ldr s7, [x26, #0x20]
+	WORD $0x4e31ce70 // fmla v16.4s, v19.4s, v17.4s
+	WORD $0x4e32ce60 // fmla v0.4s, v19.4s, v18.4s
+	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0x4e26ce7e // fmla v30.4s, v19.4s, v6.4s
+	WORD $0xbd402106 // ldr s6, [x8, #0x20]
+	WORD $0xbd402152 // ldr s18, [x10, #0x20]
+	WORD $0x4f871024 // fmla v4.4s, v1.4s, v7.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x2d46c741 // ldp s1, s17, [x26, #0x34]
+	WORD $0x4f861005 // fmla v5.4s, v0.4s, v6.s[0]
+	WORD $0x3dc0a300 // ldr q0, [x24, #0x280]
+	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
+	WORD $0x2d46c107 // ldp s7, s16, [x8, #0x34]
+	WORD $0x2d46cf32 // ldp s18, s19, [x25, #0x34]
+	WORD $0x4f811004 // fmla v4.4s, v0.4s, v1.s[0]
+	WORD $0x2d468546 // ldp s6, s1, [x10, #0x34]
+	WORD $0x4f871005 // fmla v5.4s, v0.4s, v7.s[0]
+	WORD $0x4f921003 // fmla v3.4s, v0.4s, v18.s[0]
+	WORD $0x4f861002 // fmla v2.4s, v0.4s, v6.s[0]
+	WORD $0x3dc0b300 // ldr q0, [x24, #0x2c0]
+	WORD $0x910c0318 // add x24, x24, #0x300
+	WORD $0x4f901005 // fmla v5.4s, v0.4s, v16.s[0]
+	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
+	WORD $0x4f931003 // fmla v3.4s, v0.4s, v19.s[0]
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x54fff388 // b.hi 0x3fc4 <k_tile_panel_16_min+0x5e8>
+	WORD $0x17ffff7b // b 0x3f44 <k_tile_panel_16_min+0x568>
+	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
+	WORD $0xd37ae56a // lsl x10, x11, #6
+	WORD $0xf9407ff5 // ldr x21, [sp, #0xf8]
+	WORD $0xa9403002 // ldp x2, x12, [x0]
+	WORD $0xa943380d // ldp x13, x14, [x0, #0x30]
+	WORD $0xf9400811 // ldr x17, [x0, #0x10]
+	WORD $0x9b107d48 // mul x8, x10, x16
+	WORD $0x9101014a // add x10, x10, #0x40
+	WORD $0xd37ceea1 // lsl x1, x21, #4
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd379e210 // lsl x16, x16, #7
+	WORD $0x8b010231 // add x17, x17, x1
+	WORD $0x8b010041 // add x1, x2, x1
+	WORD $0x910005a2 // add x2, x13, #0x1
+	WORD $0x14000007 // b 0x41b0 <k_tile_panel_16_min+0x7d4>
+	WORD $0x91000965 // add x5, x11, #0x2
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0x3d800063 // str q3, [x3]
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x3ca46862 // str q2, [x3, x4]
+	WORD $0x54ffc5cc // b.gt 0x3a64 <k_tile_panel_16_min+0x88>
+	WORD $0x9b0b7deb // mul x11, x15, x11
+	WORD $0xd37ef5e4 // lsl x4, x15, #2
+	WORD $0x8b0b0823 // add x3, x1, x11, lsl #2
+	WORD $0xaa0503eb // mov x11, x5
+	WORD $0xb400012e // cbz x14, 0x41e4 <k_tile_panel_16_min+0x808>
+	WORD $0x3dc00063 // ldr q3, [x3]
+	WORD $0x3ce46862 // ldr q2, [x3, x4]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0c03e5 // mov x5, x12
+	WORD $0xaa0203e6 // mov x6, x2
+	WORD $0xaa1103e7 // mov x7, x17
+	WORD $0x5400012a // b.ge 0x4200 <k_tile_panel_16_min+0x824>
+	WORD $0x17ffffee // b 0x4198 <k_tile_panel_16_min+0x7bc>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0c03e5 // mov x5, x12
+	WORD $0xaa0203e6 // mov x6, x2
+	WORD $0xaa1103e7 // mov x7, x17
+	WORD $0x54fffceb // b.lt 0x4198 <k_tile_panel_16_min+0x7bc>
+	WORD $0x8b0800b4 // add x20, x5, x8
+	WORD $0x8b0a00b3 // add x19, x5, x10
+	WORD $0x4ea81d04 // mov v4.16b, v8.16b
+	WORD $0x4ea81d01 // mov v1.16b, v8.16b
+	WORD $0xad404685 // ldp q5, q17, [x20]
+	WORD $0xad404267 // ldp q7, q16, [x19]
+	WORD $0x4ea81d13 // mov v19.16b, v8.16b
+	WORD $0x3dc000e0 // ldr q0, [x7]
+	WORD $0x3dc040e6 // ldr q6, [x7, #0x100]
+	WORD $0x4ea81d12 // mov v18.16b, v8.16b
+	WORD $0x3dc080f4 // ldr q20, [x7, #0x200]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x910100a5 // add x5, x5, #0x40
+	WORD $0x4f85e001 // sdot v1.4s, v0.16b, v5.4b[0]
+	WORD $0x4f87e004 // sdot v4.4s, v0.16b, v7.4b[0]
+	WORD $0x4f91e0d3 // sdot v19.4s, v6.16b, v17.4b[0]
+	WORD $0x4f90e0d2 // sdot v18.4s, v6.16b, v16.4b[0]
+	WORD $0x3dc010e0 // ldr q0, [x7, #0x40]
+	WORD $0x3dc050e6 // ldr q6, [x7, #0x140]
+	WORD $0x6e29de95 // fmul v21.4s, v20.4s, v9.4s
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4fa5e001 // sdot v1.4s, v0.16b, v5.4b[1]
+	WORD $0x4fa7e004 // sdot v4.4s, v0.16b, v7.4b[1]
+	WORD $0x4fb1e0d3 // sdot v19.4s, v6.16b, v17.4b[1]
+	WORD $0x4fb0e0d2 // sdot v18.4s, v6.16b, v16.4b[1]
+	WORD $0x3dc020e0 // ldr q0, [x7, #0x80]
+	WORD $0x3dc060e6 // ldr q6, [x7, #0x180]
+	WORD $0x4f85e801 // sdot v1.4s, v0.16b, v5.4b[2]
+	WORD $0x4f87e804 // sdot v4.4s, v0.16b, v7.4b[2]
+	WORD $0x4f91e8d3 // sdot v19.4s, v6.16b, v17.4b[2]
+	WORD $0x4f90e8d2 // sdot v18.4s, v6.16b, v16.4b[2]
+	WORD $0x3dc030e0 // ldr q0, [x7, #0xc0]
+	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
+	WORD $0x4fa5e801 // sdot v1.4s, v0.16b, v5.4b[3]
+	WORD $0x4fa7e804 // sdot v4.4s, v0.16b, v7.4b[3]
+	WORD $0x4fb1e8d3 // sdot v19.4s, v6.16b, v17.4b[3]
+	WORD $0x4fb0e8d2 // sdot v18.4s, v6.16b, v16.4b[3]
+	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
+	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
+	WORD $0x4e21ce80 // fmla v0.4s, v20.4s, v1.4s
+	WORD $0x4e24ce95 // fmla v21.4s, v20.4s, v4.4s
+	WORD $0x4e29d664 // fadd v4.4s, v19.4s, v9.4s
+	WORD $0x4e29d641 // fadd v1.4s, v18.4s, v9.4s
+	WORD $0x4e24cca0 // fmla v0.4s, v5.4s, v4.4s
+	WORD $0xbd402264 // ldr s4, [x19, #0x20]
+	WORD $0x4e21ccb5 // fmla v21.4s, v5.4s, v1.4s
+	WORD $0xbd402281 // ldr s1, [x20, #0x20]
+	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0a0e0 // ldr q0, [x7, #0x280]
+	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
+	WORD $0x2d469684 // ldp s4, s5, [x20, #0x34]
+	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
+	WORD $0x2d469261 // ldp s1, s4, [x19, #0x34]
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b0e0 // ldr q0, [x7, #0x2c0]
+	WORD $0x910c00e7 // add x7, x7, #0x300
+	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
+	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
+	WORD $0x54fff8c8 // b.hi 0x4200 <k_tile_panel_16_min+0x824>
+	WORD $0x17ffffab // b 0x4198 <k_tile_panel_16_min+0x7bc>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf940180c // ldr x12, [x0, #0x30]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54ffb96b // b.lt 0x3a28 <k_tile_panel_16_min+0x4c>
+	WORD $0xf940100a // ldr x10, [x0, #0x20]
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0x9b0b7d4b // mul x11, x10, x11
+	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
+	WORD $0x8b15114a // add x10, x10, x21, lsl #4
+	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
+	WORD $0xad401163 // ldp q3, q4, [x11]
+	WORD $0x4ea81d05 // mov v5.16b, v8.16b
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x3dc00140 // ldr q0, [x10]
+	WORD $0x3dc04141 // ldr q1, [x10, #0x100]
+	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
+	WORD $0xd100058c // sub x12, x12, #0x1
+	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
+	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
+	WORD $0x3dc05141 // ldr q1, [x10, #0x140]
+	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
+	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
+	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
+	WORD $0x3dc06141 // ldr q1, [x10, #0x180]
+	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
+	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
+	WORD $0x3dc03141 // ldr q1, [x10, #0xc0]
+	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
+	WORD $0x6e29dc01 // fmul v1.4s, v0.4s, v9.4s
+	WORD $0x3dc09143 // ldr q3, [x10, #0x240]
+	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0x4e29d4c0 // fadd v0.4s, v6.4s, v9.4s
+	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
+	WORD $0xbd402160 // ldr s0, [x11, #0x20]
+	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
+	WORD $0x2d468d61 // ldp s1, s3, [x11, #0x34]
+	WORD $0x3dc0a140 // ldr q0, [x10, #0x280]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b140 // ldr q0, [x10, #0x2c0]
+	WORD $0x910c014a // add x10, x10, #0x300
+	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
+	WORD $0x54fffb88 // b.hi 0x4318 <k_tile_panel_16_min+0x93c>
+	WORD $0x17fffd9f // b 0x3a28 <k_tile_panel_16_min+0x4c>
+	WORD $0xa9544ff4 // ldp x20, x19, [sp, #0x140]
+	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
+	WORD $0xa95357f6 // ldp x22, x21, [sp, #0x130]
+	WORD $0xa9525ff8 // ldp x24, x23, [sp, #0x120]
+	WORD $0xa95167fa // ldp x26, x25, [sp, #0x110]
+	WORD $0xa9506ffe // ldp x30, x27, [sp, #0x100]
+	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
+	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
+	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
+	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
+	WORD $0x910543ff // add sp, sp, #0x150
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -16,1268 +16,4266 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a4b // b.lt 0x150 <k_untile_q8_0+0x150>
+	WORD $0x5400046b // b.lt 0x94 <k_untile_q8_0+0x94>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
-	WORD $0x3d801120 // str q0, [x9, #0x40]
-	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
-	WORD $0x3d802120 // str q0, [x9, #0x80]
-	WORD $0x3dc03140 // ldr q0, [x10, #0xc0]
-	WORD $0x3d803120 // str q0, [x9, #0xc0]
-	WORD $0x3dc04140 // ldr q0, [x10, #0x100]
-	WORD $0x3d804120 // str q0, [x9, #0x100]
-	WORD $0x3dc05140 // ldr q0, [x10, #0x140]
-	WORD $0x3d805120 // str q0, [x9, #0x140]
-	WORD $0x3dc06140 // ldr q0, [x10, #0x180]
-	WORD $0x3d806120 // str q0, [x9, #0x180]
-	WORD $0x3dc07140 // ldr q0, [x10, #0x1c0]
-	WORD $0x3d807120 // str q0, [x9, #0x1c0]
-	WORD $0xfd410140 // ldr d0, [x10, #0x200]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280400d // mov w13, #0x200 // =512
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c0 // ldr q0, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x3dc011c0 // ldr q0, [x14, #0x40]
+	WORD $0x3d8011e0 // str q0, [x15, #0x40]
+	WORD $0x3dc021c0 // ldr q0, [x14, #0x80]
+	WORD $0x3d8021e0 // str q0, [x15, #0x80]
+	WORD $0x3dc031c0 // ldr q0, [x14, #0xc0]
+	WORD $0x3d8031e0 // str q0, [x15, #0xc0]
+	WORD $0x3dc041c0 // ldr q0, [x14, #0x100]
+	WORD $0x3d8041e0 // str q0, [x15, #0x100]
+	WORD $0x3dc051c0 // ldr q0, [x14, #0x140]
+	WORD $0x3d8051e0 // str q0, [x15, #0x140]
+	WORD $0x3dc061c0 // ldr q0, [x14, #0x180]
+	WORD $0x3d8061e0 // str q0, [x15, #0x180]
+	WORD $0x3dc071c0 // ldr q0, [x14, #0x1c0]
+	WORD $0x3d8071e0 // str q0, [x15, #0x1c0]
+	WORD $0xfc6d6940 // ldr d0, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
 	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808120 // str q0, [x9, #0x200]
-	WORD $0x3dc00540 // ldr q0, [x10, #0x10]
-	WORD $0x3d800520 // str q0, [x9, #0x10]
-	WORD $0x3dc01540 // ldr q0, [x10, #0x50]
-	WORD $0x3d801520 // str q0, [x9, #0x50]
-	WORD $0x3dc02540 // ldr q0, [x10, #0x90]
-	WORD $0x3d802520 // str q0, [x9, #0x90]
-	WORD $0x3dc03540 // ldr q0, [x10, #0xd0]
-	WORD $0x3d803520 // str q0, [x9, #0xd0]
-	WORD $0x3dc04540 // ldr q0, [x10, #0x110]
-	WORD $0x3d804520 // str q0, [x9, #0x110]
-	WORD $0x3dc05540 // ldr q0, [x10, #0x150]
-	WORD $0x3d805520 // str q0, [x9, #0x150]
-	WORD $0x3dc06540 // ldr q0, [x10, #0x190]
-	WORD $0x3d806520 // str q0, [x9, #0x190]
-	WORD $0x3dc07540 // ldr q0, [x10, #0x1d0]
-	WORD $0x3d807520 // str q0, [x9, #0x1d0]
-	WORD $0xfd410540 // ldr d0, [x10, #0x208]
-	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808520 // str q0, [x9, #0x210]
-	WORD $0x3dc00940 // ldr q0, [x10, #0x20]
-	WORD $0x3d800920 // str q0, [x9, #0x20]
-	WORD $0x3dc01940 // ldr q0, [x10, #0x60]
-	WORD $0x3d801920 // str q0, [x9, #0x60]
-	WORD $0x3dc02940 // ldr q0, [x10, #0xa0]
-	WORD $0x3d802920 // str q0, [x9, #0xa0]
-	WORD $0x3dc03940 // ldr q0, [x10, #0xe0]
-	WORD $0x3d803920 // str q0, [x9, #0xe0]
-	WORD $0x3dc04940 // ldr q0, [x10, #0x120]
-	WORD $0x3d804920 // str q0, [x9, #0x120]
-	WORD $0x3dc05940 // ldr q0, [x10, #0x160]
-	WORD $0x3d805920 // str q0, [x9, #0x160]
-	WORD $0x3dc06940 // ldr q0, [x10, #0x1a0]
-	WORD $0x3d806920 // str q0, [x9, #0x1a0]
-	WORD $0x3dc07940 // ldr q0, [x10, #0x1e0]
-	WORD $0x3d807920 // str q0, [x9, #0x1e0]
-	WORD $0xfd410940 // ldr d0, [x10, #0x210]
-	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808920 // str q0, [x9, #0x220]
-	WORD $0x3dc00d40 // ldr q0, [x10, #0x30]
-	WORD $0x3d800d20 // str q0, [x9, #0x30]
-	WORD $0x3dc01d40 // ldr q0, [x10, #0x70]
-	WORD $0x3d801d20 // str q0, [x9, #0x70]
-	WORD $0x3dc02d40 // ldr q0, [x10, #0xb0]
-	WORD $0x3d802d20 // str q0, [x9, #0xb0]
-	WORD $0x3dc03d40 // ldr q0, [x10, #0xf0]
-	WORD $0x3d803d20 // str q0, [x9, #0xf0]
-	WORD $0x3dc04d40 // ldr q0, [x10, #0x130]
-	WORD $0x3d804d20 // str q0, [x9, #0x130]
-	WORD $0x3dc05d40 // ldr q0, [x10, #0x170]
-	WORD $0x3d805d20 // str q0, [x9, #0x170]
-	WORD $0x3dc06d40 // ldr q0, [x10, #0x1b0]
-	WORD $0x3d806d20 // str q0, [x9, #0x1b0]
-	WORD $0x3dc07d40 // ldr q0, [x10, #0x1f0]
-	WORD $0x3d807d20 // str q0, [x9, #0x1f0]
-	WORD $0xfd410d40 // ldr d0, [x10, #0x218]
+	WORD $0x3d8081e0 // str q0, [x15, #0x200]
+	WORD $0x54fffd01 // b.ne 0x1c <k_untile_q8_0+0x1c>
+	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9108814a // add x10, x10, #0x220
-	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x3d808d20 // str q0, [x9, #0x230]
 	WORD $0x91090129 // add x9, x9, #0x240
-	WORD $0x54fff621 // b.ne 0x10 <k_untile_q8_0+0x10>
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fffc21 // b.ne 0x14 <k_untile_q8_0+0x14>
 	WORD $0xd65f03c0 // ret
 
 	// untile_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400128b // b.lt 0x3ac <k_untile_q4_0+0x258>
+	WORD $0x5400072b // b.lt 0x184 <k_untile_q4_0+0xec>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
+	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800122 // str q2, [x9]
-	WORD $0x3dc01142 // ldr q2, [x10, #0x40]
+	WORD $0x3d8001e2 // str q2, [x15]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801122 // str q2, [x9, #0x40]
-	WORD $0x3dc02142 // ldr q2, [x10, #0x80]
+	WORD $0x3d8011e2 // str q2, [x15, #0x40]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802122 // str q2, [x9, #0x80]
-	WORD $0x3dc03142 // ldr q2, [x10, #0xc0]
+	WORD $0x3d8021e2 // str q2, [x15, #0x80]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
 	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
 	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803122 // str q2, [x9, #0xc0]
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804123 // str q3, [x9, #0x100]
-	WORD $0x3dc01143 // ldr q3, [x10, #0x40]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805122 // str q2, [x9, #0x140]
-	WORD $0x3dc02142 // ldr q2, [x10, #0x80]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806123 // str q3, [x9, #0x180]
-	WORD $0x3dc03143 // ldr q3, [x10, #0xc0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d807122 // str q2, [x9, #0x1c0]
-	WORD $0xfd408142 // ldr d2, [x10, #0x100]
+	WORD $0x3d8031e2 // str q2, [x15, #0xc0]
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8041e2 // str q2, [x15, #0x100]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8051e2 // str q2, [x15, #0x140]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8061e2 // str q2, [x15, #0x180]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
+	WORD $0x3d8071e2 // str q2, [x15, #0x1c0]
+	WORD $0xfc6d6942 // ldr d2, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808122 // str q2, [x9, #0x200]
-	WORD $0x3dc00542 // ldr q2, [x10, #0x10]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800522 // str q2, [x9, #0x10]
-	WORD $0x3dc01542 // ldr q2, [x10, #0x50]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801522 // str q2, [x9, #0x50]
-	WORD $0x3dc02542 // ldr q2, [x10, #0x90]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802522 // str q2, [x9, #0x90]
-	WORD $0x3dc03542 // ldr q2, [x10, #0xd0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803522 // str q2, [x9, #0xd0]
-	WORD $0x3dc00542 // ldr q2, [x10, #0x10]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804523 // str q3, [x9, #0x110]
-	WORD $0x3dc01543 // ldr q3, [x10, #0x50]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805522 // str q2, [x9, #0x150]
-	WORD $0x3dc02542 // ldr q2, [x10, #0x90]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806523 // str q3, [x9, #0x190]
-	WORD $0x3dc03543 // ldr q3, [x10, #0xd0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d807522 // str q2, [x9, #0x1d0]
-	WORD $0xfd408542 // ldr d2, [x10, #0x108]
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808522 // str q2, [x9, #0x210]
-	WORD $0x3dc00942 // ldr q2, [x10, #0x20]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800922 // str q2, [x9, #0x20]
-	WORD $0x3dc01942 // ldr q2, [x10, #0x60]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801922 // str q2, [x9, #0x60]
-	WORD $0x3dc02942 // ldr q2, [x10, #0xa0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802922 // str q2, [x9, #0xa0]
-	WORD $0x3dc03942 // ldr q2, [x10, #0xe0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803922 // str q2, [x9, #0xe0]
-	WORD $0x3dc00942 // ldr q2, [x10, #0x20]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804923 // str q3, [x9, #0x120]
-	WORD $0x3dc01943 // ldr q3, [x10, #0x60]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805922 // str q2, [x9, #0x160]
-	WORD $0x3dc02942 // ldr q2, [x10, #0xa0]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806923 // str q3, [x9, #0x1a0]
-	WORD $0x3dc03943 // ldr q3, [x10, #0xe0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d807922 // str q2, [x9, #0x1e0]
-	WORD $0xfd408942 // ldr d2, [x10, #0x110]
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808922 // str q2, [x9, #0x220]
-	WORD $0x3dc00d42 // ldr q2, [x10, #0x30]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d800d22 // str q2, [x9, #0x30]
-	WORD $0x3dc01d42 // ldr q2, [x10, #0x70]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d801d22 // str q2, [x9, #0x70]
-	WORD $0x3dc02d42 // ldr q2, [x10, #0xb0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d802d22 // str q2, [x9, #0xb0]
-	WORD $0x3dc03d42 // ldr q2, [x10, #0xf0]
-	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
-	WORD $0x4e218442 // add v2.16b, v2.16b, v1.16b
-	WORD $0x3d803d22 // str q2, [x9, #0xf0]
-	WORD $0x3dc00d42 // ldr q2, [x10, #0x30]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d804d23 // str q3, [x9, #0x130]
-	WORD $0x3dc01d43 // ldr q3, [x10, #0x70]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x4f07e703 // movi v3.16b, #0xf8
-	WORD $0x3d805d22 // str q2, [x9, #0x170]
-	WORD $0x3dc02d42 // ldr q2, [x10, #0xb0]
-	WORD $0x6f0c1443 // usra v3.16b, v2.16b, #0x4
-	WORD $0x4f07e702 // movi v2.16b, #0xf8
-	WORD $0x3d806d23 // str q3, [x9, #0x1b0]
-	WORD $0x3dc03d43 // ldr q3, [x10, #0xf0]
-	WORD $0x6f0c1462 // usra v2.16b, v3.16b, #0x4
-	WORD $0x3d807d22 // str q2, [x9, #0x1f0]
-	WORD $0xfd408d42 // ldr d2, [x10, #0x118]
+	WORD $0x3d8081e2 // str q2, [x15, #0x200]
+	WORD $0x54fffa81 // b.ne 0xbc <k_untile_q4_0+0x24>
+	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104814a // add x10, x10, #0x120
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x3d808d22 // str q2, [x9, #0x230]
 	WORD $0x91090129 // add x9, x9, #0x240
-	WORD $0x54ffee21 // b.ne 0x16c <k_untile_q4_0+0x18>
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff9a1 // b.ne 0xb4 <k_untile_q4_0+0x1c>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q4_1
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400068b // b.lt 0x260 <k_untile_q4_1+0xd8>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x9104814c // add x12, x10, #0x120
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x8b0d014f // add x15, x10, x13
+	WORD $0x8b0d0170 // add x16, x11, x13
+	WORD $0x3dc001e1 // ldr q1, [x15]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0xf10101bf // cmp x13, #0x40
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d800201 // str q1, [x16]
+	WORD $0x3dc011e1 // ldr q1, [x15, #0x40]
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d801201 // str q1, [x16, #0x40]
+	WORD $0x3dc021e1 // ldr q1, [x15, #0x80]
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d802201 // str q1, [x16, #0x80]
+	WORD $0x3dc031e1 // ldr q1, [x15, #0xc0]
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d803201 // str q1, [x16, #0xc0]
+	WORD $0x3dc001e1 // ldr q1, [x15]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d804201 // str q1, [x16, #0x100]
+	WORD $0x3dc011e1 // ldr q1, [x15, #0x40]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d805201 // str q1, [x16, #0x140]
+	WORD $0x3dc021e1 // ldr q1, [x15, #0x80]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d806201 // str q1, [x16, #0x180]
+	WORD $0x3dc031e1 // ldr q1, [x15, #0xc0]
+	WORD $0x6f3c0421 // ushr v1.4s, v1.4s, #0x4
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3d807201 // str q1, [x16, #0x1c0]
+	WORD $0xfc5e01c1 // ldur d1, [x14, #-0x20]
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0x3d808201 // str q1, [x16, #0x200]
+	WORD $0xfc4085c1 // ldr d1, [x14], #0x8
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0x3d809201 // str q1, [x16, #0x240]
+	WORD $0x54fffb41 // b.ne 0x1ac <k_untile_q4_1+0x24>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9105014a // add x10, x10, #0x140
+	WORD $0x910a016b // add x11, x11, #0x280
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x9105018c // add x12, x12, #0x140
+	WORD $0x54fffa41 // b.ne 0x1a4 <k_untile_q4_1+0x1c>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q5_0
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000a0b // b.lt 0x3ac <k_untile_q5_0+0x148>
+	WORD $0x4f00e600 // movi v0.16b, #0x10
+	WORD $0x4f07e601 // movi v1.16b, #0xf0
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280280d // mov w13, #0x140 // =320
+	WORD $0x8b0c014f // add x15, x10, x12
+	WORD $0x8b0c012e // add x14, x9, x12
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc001e3 // ldr q3, [x15]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4f245442 // shl v2.4s, v2.4s, #0x4
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8001c2 // str q2, [x14]
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc011e3 // ldr q3, [x15, #0x40]
+	WORD $0x4f235442 // shl v2.4s, v2.4s, #0x3
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8011c2 // str q2, [x14, #0x40]
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc021e3 // ldr q3, [x15, #0x80]
+	WORD $0x4f225442 // shl v2.4s, v2.4s, #0x2
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8021c2 // str q2, [x14, #0x80]
+	WORD $0x3dc041e2 // ldr q2, [x15, #0x100]
+	WORD $0x3dc031e3 // ldr q3, [x15, #0xc0]
+	WORD $0x4ea28442 // add v2.4s, v2.4s, v2.4s
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e228462 // add v2.16b, v3.16b, v2.16b
+	WORD $0x3d8031c2 // str q2, [x14, #0xc0]
+	WORD $0x3dc001e2 // ldr q2, [x15]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8041c2 // str q2, [x14, #0x100]
+	WORD $0x3dc011e2 // ldr q2, [x15, #0x40]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3f0463 // ushr v3.4s, v3.4s, #0x1
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8051c2 // str q2, [x14, #0x140]
+	WORD $0x3dc021e2 // ldr q2, [x15, #0x80]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8061c2 // str q2, [x14, #0x180]
+	WORD $0x3dc031e2 // ldr q2, [x15, #0xc0]
+	WORD $0x3dc041e3 // ldr q3, [x15, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3d0463 // ushr v3.4s, v3.4s, #0x3
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e238442 // add v2.16b, v2.16b, v3.16b
+	WORD $0x3d8071c2 // str q2, [x14, #0x1c0]
+	WORD $0xfc6d6942 // ldr d2, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8081c2 // str q2, [x14, #0x200]
+	WORD $0x54fff7a1 // b.ne 0x288 <k_untile_q5_0+0x24>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9105814a // add x10, x10, #0x160
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff6c1 // b.ne 0x280 <k_untile_q5_0+0x1c>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q5_1
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000a8b // b.lt 0x508 <k_untile_q5_1+0x158>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f00e601 // movi v1.16b, #0x10
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0x9105814c // add x12, x10, #0x160
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x8b0d0150 // add x16, x10, x13
+	WORD $0x8b0d016f // add x15, x11, x13
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0xf10101bf // cmp x13, #0x40
+	WORD $0x4f245442 // shl v2.4s, v2.4s, #0x4
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8001e2 // str q2, [x15]
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
+	WORD $0x4f235442 // shl v2.4s, v2.4s, #0x3
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8011e2 // str q2, [x15, #0x40]
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
+	WORD $0x4f225442 // shl v2.4s, v2.4s, #0x2
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8021e2 // str q2, [x15, #0x80]
+	WORD $0x3dc04202 // ldr q2, [x16, #0x100]
+	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
+	WORD $0x4ea28442 // add v2.4s, v2.4s, v2.4s
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x4ea31c42 // orr v2.16b, v2.16b, v3.16b
+	WORD $0x3d8031e2 // str q2, [x15, #0xc0]
+	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8041e2 // str q2, [x15, #0x100]
+	WORD $0x3dc01202 // ldr q2, [x16, #0x40]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3f0463 // ushr v3.4s, v3.4s, #0x1
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8051e2 // str q2, [x15, #0x140]
+	WORD $0x3dc02202 // ldr q2, [x16, #0x80]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8061e2 // str q2, [x15, #0x180]
+	WORD $0x3dc03202 // ldr q2, [x16, #0xc0]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x6f3d0463 // ushr v3.4s, v3.4s, #0x3
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea21c62 // orr v2.16b, v3.16b, v2.16b
+	WORD $0x3d8071e2 // str q2, [x15, #0x1c0]
+	WORD $0xfc5e01c2 // ldur d2, [x14, #-0x20]
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8081e2 // str q2, [x15, #0x200]
+	WORD $0xfc4085c2 // ldr d2, [x14], #0x8
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8091e2 // str q2, [x15, #0x240]
+	WORD $0x54fff761 // b.ne 0x3d8 <k_untile_q5_1+0x28>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9106014a // add x10, x10, #0x180
+	WORD $0x910a016b // add x11, x11, #0x280
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x9106018c // add x12, x12, #0x180
+	WORD $0x54fff661 // b.ne 0x3d0 <k_untile_q5_1+0x20>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q2_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540023cb // b.lt 0x98c <k_untile_q2_k+0x480>
+	WORD $0x4f00e460 // movi v0.16b, #0x3
+	WORD $0x4f0005e1 // movi v1.4s, #0xf
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5283000c // mov w12, #0x1800 // =6144
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9114016e // add x14, x11, #0x500
+	WORD $0x9114816f // add x15, x11, #0x520
+	WORD $0xd37cedb1 // lsl x17, x13, #4
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x8b110170 // add x16, x11, x17
+	WORD $0x8b110151 // add x17, x10, x17
+	WORD $0x91080200 // add x0, x16, #0x200
+	WORD $0x91090201 // add x1, x16, #0x240
+	WORD $0x910a0202 // add x2, x16, #0x280
+	WORD $0x910b0203 // add x3, x16, #0x2c0
+	WORD $0xd377d8a6 // lsl x6, x5, #9
+	WORD $0x8b051e05 // add x5, x16, x5, lsl #7
+	WORD $0x8b060207 // add x7, x16, x6
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d801222 // str q2, [x17, #0x40]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d802222 // str q2, [x17, #0x80]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d803222 // str q2, [x17, #0xc0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d804222 // str q2, [x17, #0x100]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d805222 // str q2, [x17, #0x140]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d806222 // str q2, [x17, #0x180]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d807222 // str q2, [x17, #0x1c0]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d808222 // str q2, [x17, #0x200]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d80a222 // str q2, [x17, #0x280]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f380442 // ushr v2.4s, v2.4s, #0x8
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d809222 // str q2, [x17, #0x240]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f340442 // ushr v2.4s, v2.4s, #0xc
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d80b222 // str q2, [x17, #0x2c0]
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80c222 // str q2, [x17, #0x300]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80d222 // str q2, [x17, #0x340]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80e222 // str q2, [x17, #0x380]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d80f222 // str q2, [x17, #0x3c0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d810222 // str q2, [x17, #0x400]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d811222 // str q2, [x17, #0x440]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d812222 // str q2, [x17, #0x480]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x6f3e0442 // ushr v2.4s, v2.4s, #0x2
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d813222 // str q2, [x17, #0x4c0]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f300442 // ushr v2.4s, v2.4s, #0x10
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d814222 // str q2, [x17, #0x500]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f2c0442 // ushr v2.4s, v2.4s, #0x14
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d816222 // str q2, [x17, #0x580]
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f280442 // ushr v2.4s, v2.4s, #0x18
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6f071602 // bic v2.4s, #0xf0
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d815222 // str q2, [x17, #0x540]
+	WORD $0xfc6d79e2 // ldr d2, [x15, x13, lsl #3]
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x6f240463 // ushr v3.4s, v3.4s, #0x1c
+	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
+	WORD $0x6ea0f842 // fneg v2.4s, v2.4s
+	WORD $0x6e23dc42 // fmul v2.4s, v2.4s, v3.4s
+	WORD $0x3d817222 // str q2, [x17, #0x5c0]
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d818222 // str q2, [x17, #0x600]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d819222 // str q2, [x17, #0x640]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81a222 // str q2, [x17, #0x680]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81b222 // str q2, [x17, #0x6c0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81c222 // str q2, [x17, #0x700]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81d222 // str q2, [x17, #0x740]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81e222 // str q2, [x17, #0x780]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d81f222 // str q2, [x17, #0x7c0]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d820222 // str q2, [x17, #0x800]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d822222 // str q2, [x17, #0x880]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f380442 // ushr v2.4s, v2.4s, #0x8
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d821222 // str q2, [x17, #0x840]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f340442 // ushr v2.4s, v2.4s, #0xc
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d823222 // str q2, [x17, #0x8c0]
+	WORD $0x3dc040e2 // ldr q2, [x7, #0x100]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d824222 // str q2, [x17, #0x900]
+	WORD $0x3dc050e2 // ldr q2, [x7, #0x140]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d825222 // str q2, [x17, #0x940]
+	WORD $0x3dc060e2 // ldr q2, [x7, #0x180]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d826222 // str q2, [x17, #0x980]
+	WORD $0x3dc070e2 // ldr q2, [x7, #0x1c0]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d827222 // str q2, [x17, #0x9c0]
+	WORD $0x3ce66802 // ldr q2, [x0, x6]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d828222 // str q2, [x17, #0xa00]
+	WORD $0x3ce66822 // ldr q2, [x1, x6]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d829222 // str q2, [x17, #0xa40]
+	WORD $0x3ce66842 // ldr q2, [x2, x6]
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d82a222 // str q2, [x17, #0xa80]
+	WORD $0x3ce66862 // ldr q2, [x3, x6]
+	WORD $0x2a0403e6 // mov w6, w4
+	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0x6f3a0442 // ushr v2.4s, v2.4s, #0x6
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x3d82b222 // str q2, [x17, #0xac0]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f300442 // ushr v2.4s, v2.4s, #0x10
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d82c222 // str q2, [x17, #0xb00]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79e3 // ldr d3, [x15, x13, lsl #3]
+	WORD $0x6f2c0442 // ushr v2.4s, v2.4s, #0x14
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e211c42 // and v2.16b, v2.16b, v1.16b
+	WORD $0x6ea0f863 // fneg v3.4s, v3.4s
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d82e222 // str q2, [x17, #0xb80]
+	WORD $0x3dc010a2 // ldr q2, [x5, #0x40]
+	WORD $0xfc6d79c3 // ldr d3, [x14, x13, lsl #3]
+	WORD $0x6f280442 // ushr v2.4s, v2.4s, #0x18
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x6f071602 // bic v2.4s, #0xf0
+	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
+	WORD $0x6e22dc62 // fmul v2.4s, v3.4s, v2.4s
+	WORD $0x3d82d222 // str q2, [x17, #0xb40]
+	WORD $0xfc6d79e2 // ldr d2, [x15, x13, lsl #3]
+	WORD $0x3dc010a3 // ldr q3, [x5, #0x40]
+	WORD $0x52800025 // mov w5, #0x1 // =1
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x6f240463 // ushr v3.4s, v3.4s, #0x1c
+	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
+	WORD $0x6ea0f842 // fneg v2.4s, v2.4s
+	WORD $0x6e23dc42 // fmul v2.4s, v2.4s, v3.4s
+	WORD $0x3d82f222 // str q2, [x17, #0xbc0]
+	WORD $0x91300231 // add x17, x17, #0xc00
+	WORD $0x3707dfa6 // tbnz w6, #0x0, 0x55c <k_untile_q2_k+0x50>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54ffde21 // b.ne 0x538 <k_untile_q2_k+0x2c>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9115016b // add x11, x11, #0x540
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffdd21 // b.ne 0x52c <k_untile_q2_k+0x20>
+	WORD $0xd65f03c0 // ret
+
+	// untile_q3_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400338b // b.lt 0x1008 <k_untile_q3_k+0x678>
+	WORD $0xd10183ff // sub sp, sp, #0x60
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f01e601 // movi v1.16b, #0x30
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f00e482 // movi v2.16b, #0x4
+	WORD $0x4f07e783 // movi v3.16b, #0xfc
+	WORD $0x910003ec // mov x12, sp
+	WORD $0x6f00e624 // movi v4.2d, #0x0000ff000000ff
+	WORD $0x6f0007e5 // mvni v5.4s, #0x1f
+	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0xf90023f5 // str x21, [sp, #0x40]
+	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x911b016f // add x15, x11, #0x6c0
+	WORD $0xd37cedd1 // lsl x17, x14, #4
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x52800027 // mov w7, #0x1 // =1
+	WORD $0x8b110170 // add x16, x11, x17
+	WORD $0x8b110151 // add x17, x10, x17
+	WORD $0x3dc1a206 // ldr q6, [x16, #0x680]
+	WORD $0x3dc18207 // ldr q7, [x16, #0x600]
+	WORD $0x3dc19211 // ldr q17, [x16, #0x640]
+	WORD $0x91090200 // add x0, x16, #0x240
+	WORD $0x910a0201 // add x1, x16, #0x280
+	WORD $0x910b0202 // add x2, x16, #0x2c0
+	WORD $0x4f2454d0 // shl v16.4s, v6.4s, #0x4
+	WORD $0x4f2254d2 // shl v18.4s, v6.4s, #0x2
+	WORD $0x4e201cf3 // and v19.16b, v7.16b, v0.16b
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x6f3c0634 // ushr v20.4s, v17.4s, #0x4
+	WORD $0x6f3e04d5 // ushr v21.4s, v6.4s, #0x2
+	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x910c0203 // add x3, x16, #0x300
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x910d0204 // add x4, x16, #0x340
+	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
+	WORD $0x910e0205 // add x5, x16, #0x380
+	WORD $0x910f0206 // add x6, x16, #0x3c0
+	WORD $0x4eb31e10 // orr v16.16b, v16.16b, v19.16b
+	WORD $0x4e201e93 // and v19.16b, v20.16b, v0.16b
+	WORD $0x4e211eb4 // and v20.16b, v21.16b, v1.16b
+	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
+	WORD $0x4ea71cc6 // orr v6.16b, v6.16b, v7.16b
+	WORD $0x4eb31e87 // orr v7.16b, v20.16b, v19.16b
+	WORD $0xad0047f0 // stp q16, q17, [sp]
+	WORD $0xad011fe6 // stp q6, q7, [sp, #0x20]
+	WORD $0x531e7693 // lsl w19, w20, #2
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x4e040e66 // dup v6.4s, w19
+	WORD $0xd377da93 // lsl x19, x20, #9
+	WORD $0x8b141594 // add x20, x12, x20, lsl #5
+	WORD $0x8b100275 // add x21, x19, x16
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d801227 // str q7, [x17, #0x40]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d802227 // str q7, [x17, #0x80]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d803227 // str q7, [x17, #0xc0]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d804227 // str q7, [x17, #0x100]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d805227 // str q7, [x17, #0x140]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d806227 // str q7, [x17, #0x180]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x3cf368d0 // ldr q16, [x6, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d807227 // str q7, [x17, #0x1c0]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d808227 // str q7, [x17, #0x200]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d809227 // str q7, [x17, #0x240]
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80a227 // str q7, [x17, #0x280]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80b227 // str q7, [x17, #0x2c0]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80c227 // str q7, [x17, #0x300]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80d227 // str q7, [x17, #0x340]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80e227 // str q7, [x17, #0x380]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d80f227 // str q7, [x17, #0x3c0]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d810227 // str q7, [x17, #0x400]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x3cf368d0 // ldr q16, [x6, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d811227 // str q7, [x17, #0x440]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x6f3004e7 // ushr v7.4s, v7.4s, #0x10
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x6f0737e7 // bic v7.4s, #0xff, lsl #8
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x6f0007f0 // mvni v16.4s, #0x1f
+	WORD $0x3d812227 // str q7, [x17, #0x480]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f2814f0 // usra v16.4s, v7.4s, #0x18
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x3d813227 // str q7, [x17, #0x4c0]
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d814227 // str q7, [x17, #0x500]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d815227 // str q7, [x17, #0x540]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d816227 // str q7, [x17, #0x580]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d817227 // str q7, [x17, #0x5c0]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d818227 // str q7, [x17, #0x600]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d819227 // str q7, [x17, #0x640]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81a227 // str q7, [x17, #0x680]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x3cf368d0 // ldr q16, [x6, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81b227 // str q7, [x17, #0x6c0]
+	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d81c227 // str q7, [x17, #0x700]
+	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
+	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
+	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x3d81d227 // str q7, [x17, #0x740]
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81e227 // str q7, [x17, #0x780]
+	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
+	WORD $0x3cf36810 // ldr q16, [x0, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d81f227 // str q7, [x17, #0x7c0]
+	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
+	WORD $0x3cf36830 // ldr q16, [x1, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d820227 // str q7, [x17, #0x800]
+	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
+	WORD $0x3cf36850 // ldr q16, [x2, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d821227 // str q7, [x17, #0x840]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0x3cf36870 // ldr q16, [x3, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d822227 // str q7, [x17, #0x880]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x3cf36890 // ldr q16, [x4, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d823227 // str q7, [x17, #0x8c0]
+	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
+	WORD $0x3cf368b0 // ldr q16, [x5, x19]
+	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
+	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
+	WORD $0x3d824227 // str q7, [x17, #0x900]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x6ea644e6 // ushl v6.4s, v7.4s, v6.4s
+	WORD $0x3cf368c7 // ldr q7, [x6, x19]
+	WORD $0x2a0703f3 // mov w19, w7
+	WORD $0x2a1f03e7 // mov w7, wzr
+	WORD $0x6f3a04e7 // ushr v7.4s, v7.4s, #0x6
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d825226 // str q6, [x17, #0x940]
+	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
+	WORD $0x3d826226 // str q6, [x17, #0x980]
+	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
+	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x6f2814c7 // usra v7.4s, v6.4s, #0x18
+	WORD $0xfc6e79e6 // ldr d6, [x15, x14, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
+	WORD $0x3d827226 // str q6, [x17, #0x9c0]
+	WORD $0x91280231 // add x17, x17, #0xa00
+	WORD $0x3707d453 // tbnz w19, #0x0, 0xa60 <k_untile_q3_k+0xd0>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54ffcfa1 // b.ne 0x9d8 <k_untile_q3_k+0x48>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x911b816b // add x11, x11, #0x6e0
+	WORD $0x8b0d014a // add x10, x10, x13
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffcec1 // b.ne 0x9d0 <k_untile_q3_k+0x40>
+	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
+	WORD $0xf94023f5 // ldr x21, [sp, #0x40]
+	WORD $0x910183ff // add sp, sp, #0x60
+	WORD $0xd65f03c0 // ret
+
+	// untile_q4_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001c8b // b.lt 0x13a4 <k_untile_q4_k+0x398>
+	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x6f00e623 // movi v3.2d, #0x0000ff000000ff
+	WORD $0x910003ec // mov x12, sp
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x9120016f // add x15, x11, #0x800
+	WORD $0x91230170 // add x16, x11, #0x8c0
+	WORD $0x91238171 // add x17, x11, #0x8e0
+	WORD $0xd37cedc1 // lsl x1, x14, #4
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x8b0101e0 // add x0, x15, x1
+	WORD $0x3dc00004 // ldr q4, [x0]
+	WORD $0x3dc01005 // ldr q5, [x0, #0x40]
+	WORD $0x3dc02006 // ldr q6, [x0, #0x80]
+	WORD $0x8b010140 // add x0, x10, x1
+	WORD $0x8b010161 // add x1, x11, x1
+	WORD $0x6f3e0487 // ushr v7.4s, v4.4s, #0x2
+	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
+	WORD $0x6f3e04b1 // ushr v17.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4ea71cc6 // orr v6.16b, v6.16b, v7.16b
+	WORD $0x4eb11e07 // orr v7.16b, v16.16b, v17.16b
+	WORD $0xad001be4 // stp q4, q6, [sp]
+	WORD $0xad011fe5 // stp q5, q7, [sp, #0x20]
+	WORD $0x8b042823 // add x3, x1, x4, lsl #10
+	WORD $0x8b041184 // add x4, x12, x4, lsl #4
+	WORD $0x3dc00064 // ldr q4, [x3]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d800004 // str q4, [x0]
+	WORD $0x3dc01064 // ldr q4, [x3, #0x40]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d801004 // str q4, [x0, #0x40]
+	WORD $0x3dc02064 // ldr q4, [x3, #0x80]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d802004 // str q4, [x0, #0x80]
+	WORD $0x3dc03064 // ldr q4, [x3, #0xc0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d803004 // str q4, [x0, #0xc0]
+	WORD $0x3dc04064 // ldr q4, [x3, #0x100]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d804004 // str q4, [x0, #0x100]
+	WORD $0x3dc05064 // ldr q4, [x3, #0x140]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d805004 // str q4, [x0, #0x140]
+	WORD $0x3dc06064 // ldr q4, [x3, #0x180]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d806004 // str q4, [x0, #0x180]
+	WORD $0x3dc07064 // ldr q4, [x3, #0x1c0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d807004 // str q4, [x0, #0x1c0]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d808004 // str q4, [x0, #0x200]
+	WORD $0xfc6e7a24 // ldr d4, [x17, x14, lsl #3]
+	WORD $0x3dc00885 // ldr q5, [x4, #0x20]
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6ea0f884 // fneg v4.4s, v4.4s
+	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
+	WORD $0x3d809004 // str q4, [x0, #0x240]
+	WORD $0x3dc00064 // ldr q4, [x3]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80a004 // str q4, [x0, #0x280]
+	WORD $0x3dc01064 // ldr q4, [x3, #0x40]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80b004 // str q4, [x0, #0x2c0]
+	WORD $0x3dc02064 // ldr q4, [x3, #0x80]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80c004 // str q4, [x0, #0x300]
+	WORD $0x3dc03064 // ldr q4, [x3, #0xc0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80d004 // str q4, [x0, #0x340]
+	WORD $0x3dc04064 // ldr q4, [x3, #0x100]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80e004 // str q4, [x0, #0x380]
+	WORD $0x3dc05064 // ldr q4, [x3, #0x140]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d80f004 // str q4, [x0, #0x3c0]
+	WORD $0x3dc06064 // ldr q4, [x3, #0x180]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d810004 // str q4, [x0, #0x400]
+	WORD $0x3dc07064 // ldr q4, [x3, #0x1c0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d811004 // str q4, [x0, #0x440]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x6f380484 // ushr v4.4s, v4.4s, #0x8
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d812004 // str q4, [x0, #0x480]
+	WORD $0x3dc00884 // ldr q4, [x4, #0x20]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x6f380484 // ushr v4.4s, v4.4s, #0x8
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d813004 // str q4, [x0, #0x4c0]
+	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d814004 // str q4, [x0, #0x500]
+	WORD $0x3dc09064 // ldr q4, [x3, #0x240]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d815004 // str q4, [x0, #0x540]
+	WORD $0x3dc0a064 // ldr q4, [x3, #0x280]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d816004 // str q4, [x0, #0x580]
+	WORD $0x3dc0b064 // ldr q4, [x3, #0x2c0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d817004 // str q4, [x0, #0x5c0]
+	WORD $0x3dc0c064 // ldr q4, [x3, #0x300]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d818004 // str q4, [x0, #0x600]
+	WORD $0x3dc0d064 // ldr q4, [x3, #0x340]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d819004 // str q4, [x0, #0x640]
+	WORD $0x3dc0e064 // ldr q4, [x3, #0x380]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81a004 // str q4, [x0, #0x680]
+	WORD $0x3dc0f064 // ldr q4, [x3, #0x3c0]
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81b004 // str q4, [x0, #0x6c0]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x6f300484 // ushr v4.4s, v4.4s, #0x10
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6f0737e4 // bic v4.4s, #0xff, lsl #8
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d81c004 // str q4, [x0, #0x700]
+	WORD $0x3dc00884 // ldr q4, [x4, #0x20]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x6f300484 // ushr v4.4s, v4.4s, #0x10
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6f0737e4 // bic v4.4s, #0xff, lsl #8
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d81d004 // str q4, [x0, #0x740]
+	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81e004 // str q4, [x0, #0x780]
+	WORD $0x3dc09064 // ldr q4, [x3, #0x240]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d81f004 // str q4, [x0, #0x7c0]
+	WORD $0x3dc0a064 // ldr q4, [x3, #0x280]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d820004 // str q4, [x0, #0x800]
+	WORD $0x3dc0b064 // ldr q4, [x3, #0x2c0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d821004 // str q4, [x0, #0x840]
+	WORD $0x3dc0c064 // ldr q4, [x3, #0x300]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d822004 // str q4, [x0, #0x880]
+	WORD $0x3dc0d064 // ldr q4, [x3, #0x340]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d823004 // str q4, [x0, #0x8c0]
+	WORD $0x3dc0e064 // ldr q4, [x3, #0x380]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d824004 // str q4, [x0, #0x900]
+	WORD $0x3dc0f064 // ldr q4, [x3, #0x3c0]
+	WORD $0x2a0203e3 // mov w3, w2
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x3d825004 // str q4, [x0, #0x940]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xfc6e7a05 // ldr d5, [x16, x14, lsl #3]
+	WORD $0x6f280484 // ushr v4.4s, v4.4s, #0x18
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
+	WORD $0x6e24dca4 // fmul v4.4s, v5.4s, v4.4s
+	WORD $0x3d826004 // str q4, [x0, #0x980]
+	WORD $0xfc6e7a24 // ldr d4, [x17, x14, lsl #3]
+	WORD $0x3dc00885 // ldr q5, [x4, #0x20]
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x6f2804a5 // ushr v5.4s, v5.4s, #0x18
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6ea0f884 // fneg v4.4s, v4.4s
+	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
+	WORD $0x3d827004 // str q4, [x0, #0x9c0]
+	WORD $0x91280000 // add x0, x0, #0xa00
+	WORD $0x3707e943 // tbnz w3, #0x0, 0x10a4 <k_untile_q4_k+0x98>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54ffe621 // b.ne 0x104c <k_untile_q4_k+0x40>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9124016b // add x11, x11, #0x900
+	WORD $0x8b0d014a // add x10, x10, x13
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe501 // b.ne 0x103c <k_untile_q4_k+0x30>
+	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0xd65f03c0 // ret
+
+	// untile_q5_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400310b // b.lt 0x19d0 <k_untile_q5_k+0x628>
+	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x4f00e603 // movi v3.16b, #0x10
+	WORD $0x910003ec // mov x12, sp
+	WORD $0x6f00e624 // movi v4.2d, #0x0000ff000000ff
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x9128016f // add x15, x11, #0xa00
+	WORD $0x912b0170 // add x16, x11, #0xac0
+	WORD $0x912b8171 // add x17, x11, #0xae0
+	WORD $0xd37cedc1 // lsl x1, x14, #4
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x8b0101e0 // add x0, x15, x1
+	WORD $0x3dc00005 // ldr q5, [x0]
+	WORD $0x3dc01006 // ldr q6, [x0, #0x40]
+	WORD $0x3dc02007 // ldr q7, [x0, #0x80]
+	WORD $0x8b010140 // add x0, x10, x1
+	WORD $0x8b010161 // add x1, x11, x1
+	WORD $0x6f3e04b0 // ushr v16.4s, v5.4s, #0x2
+	WORD $0x6f3c04f1 // ushr v17.4s, v7.4s, #0x4
+	WORD $0x6f3e04d2 // ushr v18.4s, v6.4s, #0x2
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4eb01ce7 // orr v7.16b, v7.16b, v16.16b
+	WORD $0x4eb21e30 // orr v16.16b, v17.16b, v18.16b
+	WORD $0xad001fe5 // stp q5, q7, [sp]
+	WORD $0xad0143e6 // stp q6, q16, [sp, #0x20]
+	WORD $0x531e7483 // lsl w3, w4, #2
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x4e040c65 // dup v5.4s, w3
+	WORD $0x8b042823 // add x3, x1, x4, lsl #10
+	WORD $0x8b041184 // add x4, x12, x4, lsl #4
+	WORD $0x3dc00067 // ldr q7, [x3]
+	WORD $0x6ea0b8a5 // neg v5.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d800006 // str q6, [x0]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d801006 // str q6, [x0, #0x40]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d802006 // str q6, [x0, #0x80]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d803006 // str q6, [x0, #0xc0]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d804006 // str q6, [x0, #0x100]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d805006 // str q6, [x0, #0x140]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d806006 // str q6, [x0, #0x180]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d807006 // str q6, [x0, #0x1c0]
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d808006 // str q6, [x0, #0x200]
+	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
+	WORD $0x3dc00887 // ldr q7, [x4, #0x20]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
+	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
+	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
+	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
+	WORD $0x3d809006 // str q6, [x0, #0x240]
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x3dc00067 // ldr q7, [x3]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80a006 // str q6, [x0, #0x280]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80b006 // str q6, [x0, #0x2c0]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80c006 // str q6, [x0, #0x300]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80d006 // str q6, [x0, #0x340]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80e006 // str q6, [x0, #0x380]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d80f006 // str q6, [x0, #0x3c0]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d810006 // str q6, [x0, #0x400]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d811006 // str q6, [x0, #0x440]
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d812006 // str q6, [x0, #0x480]
+	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
+	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d813006 // str q6, [x0, #0x4c0]
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d814006 // str q6, [x0, #0x500]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d815006 // str q6, [x0, #0x540]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d816006 // str q6, [x0, #0x580]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d817006 // str q6, [x0, #0x5c0]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d818006 // str q6, [x0, #0x600]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d819006 // str q6, [x0, #0x640]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81a006 // str q6, [x0, #0x680]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x3dc0f067 // ldr q7, [x3, #0x3c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81b006 // str q6, [x0, #0x6c0]
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81c006 // str q6, [x0, #0x700]
+	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
+	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81d006 // str q6, [x0, #0x740]
+	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
+	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81e006 // str q6, [x0, #0x780]
+	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
+	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d81f006 // str q6, [x0, #0x7c0]
+	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
+	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d820006 // str q6, [x0, #0x800]
+	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
+	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d821006 // str q6, [x0, #0x840]
+	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
+	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d822006 // str q6, [x0, #0x880]
+	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
+	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d823006 // str q6, [x0, #0x8c0]
+	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
+	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
+	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
+	WORD $0x3d824006 // str q6, [x0, #0x900]
+	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
+	WORD $0x6ea544c5 // ushl v5.4s, v6.4s, v5.4s
+	WORD $0x3dc0f066 // ldr q6, [x3, #0x3c0]
+	WORD $0x2a0203e3 // mov w3, w2
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4ea584a5 // add v5.4s, v5.4s, v5.4s
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d825005 // str q5, [x0, #0x940]
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x6f2804a5 // ushr v5.4s, v5.4s, #0x18
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d826005 // str q5, [x0, #0x980]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x6f2804c6 // ushr v6.4s, v6.4s, #0x18
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d827005 // str q5, [x0, #0x9c0]
+	WORD $0x91280000 // add x0, x0, #0xa00
+	WORD $0x3707d4e3 // tbnz w3, #0x0, 0x1444 <k_untile_q5_k+0x9c>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54ffd1c1 // b.ne 0x13ec <k_untile_q5_k+0x44>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x912c016b // add x11, x11, #0xb00
+	WORD $0x8b0d014a // add x10, x10, x13
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffd0a1 // b.ne 0x13dc <k_untile_q5_k+0x34>
+	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0xd65f03c0 // ret
+
+	// untile_q6_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54002e8b // b.lt 0x1fac <k_untile_q6_k+0x5d8>
+	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f01e601 // movi v1.16b, #0x30
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4f07e402 // movi v2.16b, #0xe0
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x5282800c // mov w12, #0x1400 // =5120
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9134016e // add x14, x11, #0xd00
+	WORD $0xd37cedb0 // lsl x16, x13, #4
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x8b10016f // add x15, x11, x16
+	WORD $0x8b100150 // add x16, x10, x16
+	WORD $0x912001f1 // add x17, x15, #0x800
+	WORD $0x912101e0 // add x0, x15, #0x840
+	WORD $0x912201e1 // add x1, x15, #0x880
+	WORD $0x912301e2 // add x2, x15, #0x8c0
+	WORD $0x912401e3 // add x3, x15, #0x900
+	WORD $0x912501e4 // add x4, x15, #0x940
+	WORD $0x912601e5 // add x5, x15, #0x980
+	WORD $0x912701e6 // add x6, x15, #0x9c0
+	WORD $0x913001e7 // add x7, x15, #0xc00
+	WORD $0x913101f3 // add x19, x15, #0xc40
+	WORD $0xd377daf5 // lsl x21, x23, #9
+	WORD $0x8b1729f6 // add x22, x15, x23, lsl #10
+	WORD $0xd379e2f7 // lsl x23, x23, #7
+	WORD $0x3cf56a23 // ldr q3, [x17, x21]
+	WORD $0x3dc002c4 // ldr q4, [x22]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d800203 // str q3, [x16]
+	WORD $0x3cf56803 // ldr q3, [x0, x21]
+	WORD $0x3dc012c4 // ldr q4, [x22, #0x40]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d801203 // str q3, [x16, #0x40]
+	WORD $0x3cf56823 // ldr q3, [x1, x21]
+	WORD $0x3dc022c4 // ldr q4, [x22, #0x80]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d802203 // str q3, [x16, #0x80]
+	WORD $0x3cf56843 // ldr q3, [x2, x21]
+	WORD $0x3dc032c4 // ldr q4, [x22, #0xc0]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d803203 // str q3, [x16, #0xc0]
+	WORD $0x3cf56863 // ldr q3, [x3, x21]
+	WORD $0x3dc042c4 // ldr q4, [x22, #0x100]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d804203 // str q3, [x16, #0x100]
+	WORD $0x3cf56883 // ldr q3, [x4, x21]
+	WORD $0x3dc052c4 // ldr q4, [x22, #0x140]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d805203 // str q3, [x16, #0x140]
+	WORD $0x3cf568a3 // ldr q3, [x5, x21]
+	WORD $0x3dc062c4 // ldr q4, [x22, #0x180]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d806203 // str q3, [x16, #0x180]
+	WORD $0x3cf568c3 // ldr q3, [x6, x21]
+	WORD $0x3dc072c4 // ldr q4, [x22, #0x1c0]
+	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d807203 // str q3, [x16, #0x1c0]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d808203 // str q3, [x16, #0x200]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d809203 // str q3, [x16, #0x240]
+	WORD $0x3cf56a23 // ldr q3, [x17, x21]
+	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80a203 // str q3, [x16, #0x280]
+	WORD $0x3cf56803 // ldr q3, [x0, x21]
+	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80b203 // str q3, [x16, #0x2c0]
+	WORD $0x3cf56823 // ldr q3, [x1, x21]
+	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80c203 // str q3, [x16, #0x300]
+	WORD $0x3cf56843 // ldr q3, [x2, x21]
+	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80d203 // str q3, [x16, #0x340]
+	WORD $0x3cf56863 // ldr q3, [x3, x21]
+	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80e203 // str q3, [x16, #0x380]
+	WORD $0x3cf56883 // ldr q3, [x4, x21]
+	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d80f203 // str q3, [x16, #0x3c0]
+	WORD $0x3cf568a3 // ldr q3, [x5, x21]
+	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d810203 // str q3, [x16, #0x400]
+	WORD $0x3cf568c3 // ldr q3, [x6, x21]
+	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
+	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d811203 // str q3, [x16, #0x440]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d812203 // str q3, [x16, #0x480]
+	WORD $0x3cf768e3 // ldr q3, [x7, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d813203 // str q3, [x16, #0x4c0]
+	WORD $0x3dc002c3 // ldr q3, [x22]
+	WORD $0x3cf56a24 // ldr q4, [x17, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d814203 // str q3, [x16, #0x500]
+	WORD $0x3dc012c3 // ldr q3, [x22, #0x40]
+	WORD $0x3cf56804 // ldr q4, [x0, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d815203 // str q3, [x16, #0x540]
+	WORD $0x3dc022c3 // ldr q3, [x22, #0x80]
+	WORD $0x3cf56824 // ldr q4, [x1, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d816203 // str q3, [x16, #0x580]
+	WORD $0x3dc032c3 // ldr q3, [x22, #0xc0]
+	WORD $0x3cf56844 // ldr q4, [x2, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d817203 // str q3, [x16, #0x5c0]
+	WORD $0x3dc042c3 // ldr q3, [x22, #0x100]
+	WORD $0x3cf56864 // ldr q4, [x3, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d818203 // str q3, [x16, #0x600]
+	WORD $0x3dc052c3 // ldr q3, [x22, #0x140]
+	WORD $0x3cf56884 // ldr q4, [x4, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d819203 // str q3, [x16, #0x640]
+	WORD $0x3dc062c3 // ldr q3, [x22, #0x180]
+	WORD $0x3cf568a4 // ldr q4, [x5, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81a203 // str q3, [x16, #0x680]
+	WORD $0x3dc072c3 // ldr q3, [x22, #0x1c0]
+	WORD $0x3cf568c4 // ldr q4, [x6, x21]
+	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81b203 // str q3, [x16, #0x6c0]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d81c203 // str q3, [x16, #0x700]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d81d203 // str q3, [x16, #0x740]
+	WORD $0x3cf56a23 // ldr q3, [x17, x21]
+	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81e203 // str q3, [x16, #0x780]
+	WORD $0x3cf56803 // ldr q3, [x0, x21]
+	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d81f203 // str q3, [x16, #0x7c0]
+	WORD $0x3cf56823 // ldr q3, [x1, x21]
+	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d820203 // str q3, [x16, #0x800]
+	WORD $0x3cf56843 // ldr q3, [x2, x21]
+	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d821203 // str q3, [x16, #0x840]
+	WORD $0x3cf56863 // ldr q3, [x3, x21]
+	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d822203 // str q3, [x16, #0x880]
+	WORD $0x3cf56883 // ldr q3, [x4, x21]
+	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d823203 // str q3, [x16, #0x8c0]
+	WORD $0x3cf568a3 // ldr q3, [x5, x21]
+	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d824203 // str q3, [x16, #0x900]
+	WORD $0x3cf568c3 // ldr q3, [x6, x21]
+	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
+	WORD $0x2a1403f5 // mov w21, w20
+	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
+	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
+	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
+	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
+	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
+	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
+	WORD $0x3d825203 // str q3, [x16, #0x940]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d826203 // str q3, [x16, #0x980]
+	WORD $0x3cf76a63 // ldr q3, [x19, x23]
+	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
+	WORD $0x3d827203 // str q3, [x16, #0x9c0]
+	WORD $0x91280210 // add x16, x16, #0xa00
+	WORD $0x3707d675 // tbnz w21, #0x0, 0x1a48 <k_untile_q6_k+0x74>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54ffd421 // b.ne 0x1a0c <k_untile_q6_k+0x38>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9134816b // add x11, x11, #0xd20
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffd341 // b.ne 0x1a04 <k_untile_q6_k+0x30>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xf84307f7 // ldr x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
-	WORD $0xd10743ff // sub sp, sp, #0x1d0
+	WORD $0xfc1a0fec // str d12, [sp, #-0x60]!
 	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
 	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x6d1433ed // stp d13, d12, [sp, #0x140]
-	WORD $0x6d152beb // stp d11, d10, [sp, #0x150]
-	WORD $0x4e040d0b // dup v11.4s, w8
-	WORD $0x4e040d2c // dup v12.4s, w9
+	WORD $0x6d00abeb // stp d11, d10, [sp, #0x8]
+	WORD $0x4e040d00 // dup v0.4s, w8
+	WORD $0x4e040d21 // dup v1.4s, w9
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x6d133bef // stp d15, d14, [sp, #0x130]
-	WORD $0x6d1623e9 // stp d9, d8, [sp, #0x160]
-	WORD $0xf900bbfd // str x29, [sp, #0x170]
-	WORD $0xa9186ffe // stp x30, x27, [sp, #0x180]
-	WORD $0xa91967fa // stp x26, x25, [sp, #0x190]
-	WORD $0xa91a5ff8 // stp x24, x23, [sp, #0x1a0]
-	WORD $0xa91b57f6 // stp x22, x21, [sp, #0x1b0]
-	WORD $0xa91c4ff4 // stp x20, x19, [sp, #0x1c0]
-	WORD $0xad00afec // stp q12, q11, [sp, #0x10]
-	WORD $0x14000005 // b 0x40c <k_tile_panel+0x5c>
-	WORD $0x3cae7922 // str q2, [x9, x14, lsl #4]
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54007bc0 // b.eq 0x1380 <k_tile_panel+0xfd0>
-	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x6d01a3e9 // stp d9, d8, [sp, #0x18]
+	WORD $0xf90017f9 // str x25, [sp, #0x28]
+	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
+	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
+	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
+	WORD $0x14000005 // b 0x1ff8 <k_tile_panel+0x48>
+	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x54003da0 // b.eq 0x27a8 <k_tile_panel+0x7f8>
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x5400024a // b.ge 0x2044 <k_tile_panel+0x94>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xf900bfee // str x14, [sp, #0x178]
-	WORD $0x540002aa // b.ge 0x46c <k_tile_panel+0xbc>
-	WORD $0xb27e0154 // orr x20, x10, #0x4
-	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x54003f2d // b.le 0xc08 <k_tile_panel+0x858>
-	WORD $0x91000945 // add x5, x10, #0x2
-	WORD $0xeb0800bf // cmp x5, x8
-	WORD $0x54005eed // b.le 0x100c <k_tile_panel+0xc5c>
-	WORD $0xf940bfee // ldr x14, [sp, #0x178]
+	WORD $0xb27f0146 // orr x6, x10, #0x2
+	WORD $0xeb0800df // cmp x6, x8
+	WORD $0x5400216d // b.le 0x2438 <k_tile_panel+0x488>
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffe2a // b.ge 0x400 <k_tile_panel+0x50>
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0x9b0a7d29 // mul x9, x9, x10
-	WORD $0x8b090969 // add x9, x11, x9, lsl #2
-	WORD $0xb400708c // cbz x12, 0x1264 <k_tile_panel+0xeb4>
-	WORD $0x3cee7922 // ldr q2, [x9, x14, lsl #4]
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400708a // b.ge 0x1274 <k_tile_panel+0xec4>
-	WORD $0x17ffffe5 // b 0x3fc <k_tile_panel+0x4c>
-	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
-	WORD $0xd37cedc9 // lsl x9, x14, #4
-	WORD $0xa9401c10 // ldp x16, x7, [x0]
-	WORD $0xf9401006 // ldr x6, [x0, #0x20]
-	WORD $0xa943340e // ldp x14, x13, [x0, #0x30]
-	WORD $0xd37ef56c // lsl x12, x11, #2
-	WORD $0x8b0901ef // add x15, x15, x9
-	WORD $0xd37be964 // lsl x4, x11, #5
-	WORD $0x8b090210 // add x16, x16, x9
-	WORD $0x8b0b0569 // add x9, x11, x11, lsl #1
-	WORD $0xd37df171 // lsl x17, x11, #3
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xd377d8c5 // lsl x5, x6, #9
-	WORD $0xd37ae4c6 // lsl x6, x6, #6
-	WORD $0xd37ef521 // lsl x1, x9, #2
-	WORD $0xd37ef442 // lsl x2, x2, #2
-	WORD $0xd37df123 // lsl x3, x9, #3
-	WORD $0xcb0c0084 // sub x4, x4, x12
-	WORD $0x910080e7 // add x7, x7, #0x20
-	WORD $0x910005d3 // add x19, x14, #0x1
-	WORD $0x52800109 // mov w9, #0x8 // =8
-	WORD $0x1400000d // b 0x4f4 <k_tile_panel+0x144>
-	WORD $0x91002149 // add x9, x10, #0x8
-	WORD $0x8b0500e7 // add x7, x7, x5
-	WORD $0x3d800291 // str q17, [x20]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x3cac6a92 // str q18, [x20, x12]
-	WORD $0x3cb16a85 // str q5, [x20, x17]
-	WORD $0x3ca16a93 // str q19, [x20, x1]
-	WORD $0x3cab7a86 // str q6, [x20, x11, lsl #4]
-	WORD $0x3ca26a87 // str q7, [x20, x2]
-	WORD $0x3ca36a82 // str q2, [x20, x3]
-	WORD $0x3ca46a80 // str q0, [x20, x4]
-	WORD $0x54fff96c // b.gt 0x41c <k_tile_panel+0x6c>
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0x8b0a0a14 // add x20, x16, x10, lsl #2
-	WORD $0xaa0903ea // mov x10, x9
-	WORD $0xb40001ed // cbz x13, 0x53c <k_tile_panel+0x18c>
-	WORD $0x3dc00291 // ldr q17, [x20]
-	WORD $0x3cec6a92 // ldr q18, [x20, x12]
-	WORD $0x3cf16a85 // ldr q5, [x20, x17]
-	WORD $0x3ce16a93 // ldr q19, [x20, x1]
-	WORD $0x3ceb7a86 // ldr q6, [x20, x11, lsl #4]
-	WORD $0x3ce26a87 // ldr q7, [x20, x2]
-	WORD $0x3ce36a82 // ldr q2, [x20, x3]
-	WORD $0x3ce46a80 // ldr q0, [x20, x4]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x540001ea // b.ge 0x570 <k_tile_panel+0x1c0>
-	WORD $0x17ffffe3 // b 0x4c4 <k_tile_panel+0x114>
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x54fffacb // b.lt 0x4c4 <k_tile_panel+0x114>
-	WORD $0xaa1603e9 // mov x9, x22
-	WORD $0xad05cbf3 // stp q19, q18, [sp, #0xb0]
-	WORD $0x3dc002f8 // ldr q24, [x23]
-	WORD $0x3cde0d3c // ldr q28, [x9, #-0x20]!
-	WORD $0x8b060138 // add x24, x9, x6
-	WORD $0xad405f1a // ldp q26, q23, [x24]
-	WORD $0x8b060319 // add x25, x24, x6
-	WORD $0xad406f2b // ldp q11, q27, [x25]
-	WORD $0x4e040792 // dup v18.4s, v28.s[0]
-	WORD $0x8b06033a // add x26, x25, x6
-	WORD $0x3d8037e0 // str q0, [sp, #0xd0]
-	WORD $0x4e0c0793 // dup v19.4s, v28.s[1]
-	WORD $0x4e040741 // dup v1.4s, v26.s[0]
-	WORD $0xad40034c // ldp q12, q0, [x26]
-	WORD $0x4e040563 // dup v3.4s, v11.s[0]
-	WORD $0x4e0c0564 // dup v4.4s, v11.s[1]
-	WORD $0xad071be7 // stp q7, q6, [sp, #0xe0]
-	WORD $0xad0817e2 // stp q2, q5, [sp, #0x100]
-	WORD $0x4e0c0742 // dup v2.4s, v26.s[1]
-	WORD $0x3dc012fd // ldr q29, [x23, #0x40]
-	WORD $0x0e21c315 // smull v21.8h, v24.8b, v1.8b
-	WORD $0x4e21c301 // smull2 v1.8h, v24.16b, v1.16b
-	WORD $0x0e32c305 // smull v5.8h, v24.8b, v18.8b
-	WORD $0x4e32c312 // smull2 v18.8h, v24.16b, v18.16b
-	WORD $0x0e23c319 // smull v25.8h, v24.8b, v3.8b
-	WORD $0x4e23c303 // smull2 v3.8h, v24.16b, v3.16b
-	WORD $0x0e33c3b4 // smull v20.8h, v29.8b, v19.8b
-	WORD $0x4e33c3b3 // smull2 v19.8h, v29.16b, v19.16b
-	WORD $0x4e04059e // dup v30.4s, v12.s[0]
-	WORD $0x0e22c3bf // smull v31.8h, v29.8b, v2.8b
-	WORD $0x4e22c3a2 // smull2 v2.8h, v29.16b, v2.16b
-	WORD $0x0e24c3a8 // smull v8.8h, v29.8b, v4.8b
-	WORD $0x4e24c3a4 // smull2 v4.8h, v29.16b, v4.16b
-	WORD $0x4e61bea1 // addp v1.8h, v21.8h, v1.8h
-	WORD $0x8b06035b // add x27, x26, x6
-	WORD $0x3d802be0 // str q0, [sp, #0xa0]
-	WORD $0x4e72bca5 // addp v5.8h, v5.8h, v18.8h
-	WORD $0x4e63bf23 // addp v3.8h, v25.8h, v3.8h
-	WORD $0xad40036d // ldp q13, q0, [x27]
-	WORD $0x0e3ec309 // smull v9.8h, v24.8b, v30.8b
-	WORD $0x4e3ec315 // smull2 v21.8h, v24.16b, v30.16b
-	WORD $0x4e73be9e // addp v30.8h, v20.8h, v19.8h
-	WORD $0x4e602834 // saddlp v20.4s, v1.8h
-	WORD $0x4e0c0581 // dup v1.4s, v12.s[1]
-	WORD $0x8b060369 // add x9, x27, x6
-	WORD $0x4e62bfe2 // addp v2.8h, v31.8h, v2.8h
-	WORD $0x4e6028b6 // saddlp v22.4s, v5.8h
-	WORD $0x4e64bd04 // addp v4.8h, v8.8h, v4.8h
-	WORD $0x4e602873 // saddlp v19.4s, v3.8h
-	WORD $0x4e0405a3 // dup v3.4s, v13.s[0]
-	WORD $0xad40212e // ldp q14, q8, [x9]
-	WORD $0x4e75bd25 // addp v5.8h, v9.8h, v21.8h
-	WORD $0x0e21c3b9 // smull v25.8h, v29.8b, v1.8b
-	WORD $0x8b06013e // add x30, x9, x6
-	WORD $0x4e21c3a1 // smull2 v1.8h, v29.16b, v1.16b
-	WORD $0x8b0603dd // add x29, x30, x6
-	WORD $0x3d804bf1 // str q17, [sp, #0x120]
-	WORD $0x4e606bd6 // sadalp v22.4s, v30.8h
-	WORD $0x4e0405de // dup v30.4s, v14.s[0]
-	WORD $0x4e0c05c6 // dup v6.4s, v14.s[1]
-	WORD $0x4e606854 // sadalp v20.4s, v2.8h
-	WORD $0x0e23c302 // smull v2.8h, v24.8b, v3.8b
-	WORD $0x4e23c303 // smull2 v3.8h, v24.16b, v3.16b
-	WORD $0xad402baf // ldp q15, q10, [x29]
-	WORD $0x4e6028b5 // saddlp v21.4s, v5.8h
-	WORD $0x4e606893 // sadalp v19.4s, v4.8h
-	WORD $0xad4027c4 // ldp q4, q9, [x30]
-	WORD $0x4e0c05a5 // dup v5.4s, v13.s[1]
-	WORD $0x4e61bf32 // addp v18.8h, v25.8h, v1.8h
-	WORD $0x0e3ec319 // smull v25.8h, v24.8b, v30.8b
-	WORD $0x4e3ec31e // smull2 v30.8h, v24.16b, v30.16b
-	WORD $0x4e63bc42 // addp v2.8h, v2.8h, v3.8h
-	WORD $0x4e0405f0 // dup v16.4s, v15.s[0]
-	WORD $0x4e040483 // dup v3.4s, v4.s[0]
-	WORD $0x0e26c3b1 // smull v17.8h, v29.8b, v6.8b
-	WORD $0x4e26c3a6 // smull2 v6.8h, v29.16b, v6.16b
-	WORD $0x0e25c3a7 // smull v7.8h, v29.8b, v5.8b
-	WORD $0x4e25c3a5 // smull2 v5.8h, v29.16b, v5.16b
-	WORD $0x3d8027e0 // str q0, [sp, #0x90]
-	WORD $0x0e30c301 // smull v1.8h, v24.8b, v16.8b
-	WORD $0x4e30c310 // smull2 v16.8h, v24.16b, v16.16b
-	WORD $0x4e0c0480 // dup v0.4s, v4.s[1]
-	WORD $0x4e7ebf39 // addp v25.8h, v25.8h, v30.8h
-	WORD $0x0e23c31e // smull v30.8h, v24.8b, v3.8b
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x4e23c303 // smull2 v3.8h, v24.16b, v3.16b
-	WORD $0x4e602858 // saddlp v24.4s, v2.8h
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x4e0c05e2 // dup v2.4s, v15.s[1]
-	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
-	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
-	WORD $0x4e602b39 // saddlp v25.4s, v25.8h
-	WORD $0x0e20c3a7 // smull v7.8h, v29.8b, v0.8b
-	WORD $0x4e20c3a0 // smull2 v0.8h, v29.16b, v0.16b
-	WORD $0x4e70bc21 // addp v1.8h, v1.8h, v16.8h
-	WORD $0x4e140751 // dup v17.4s, v26.s[2]
-	WORD $0x4e63bfc3 // addp v3.8h, v30.8h, v3.8h
-	WORD $0x0e22c3b0 // smull v16.8h, v29.8b, v2.8b
-	WORD $0x4e22c3a2 // smull2 v2.8h, v29.16b, v2.16b
-	WORD $0x4e6068b8 // sadalp v24.4s, v5.8h
-	WORD $0x4e140785 // dup v5.4s, v28.s[2]
-	WORD $0x4e60bce0 // addp v0.8h, v7.8h, v0.8h
-	WORD $0x4e60283e // saddlp v30.4s, v1.8h
-	WORD $0x4e60287d // saddlp v29.4s, v3.8h
-	WORD $0x4e62be01 // addp v1.8h, v16.8h, v2.8h
-	WORD $0x4e140570 // dup v16.4s, v11.s[2]
-	WORD $0x4e6068d9 // sadalp v25.4s, v6.8h
-	WORD $0x3dc022e6 // ldr q6, [x23, #0x80]
-	WORD $0x4e60681d // sadalp v29.4s, v0.8h
-	WORD $0x4e140580 // dup v0.4s, v12.s[2]
-	WORD $0x0e25c0c2 // smull v2.8h, v6.8b, v5.8b
-	WORD $0x4e25c0c3 // smull2 v3.8h, v6.16b, v5.16b
-	WORD $0x0e31c0c5 // smull v5.8h, v6.8b, v17.8b
-	WORD $0x4e31c0c7 // smull2 v7.8h, v6.16b, v17.16b
-	WORD $0x4e60683e // sadalp v30.4s, v1.8h
-	WORD $0x4e1405a1 // dup v1.4s, v13.s[2]
-	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
-	WORD $0x4e1405d2 // dup v18.4s, v14.s[2]
-	WORD $0x4e63bc42 // addp v2.8h, v2.8h, v3.8h
-	WORD $0x0e30c0c3 // smull v3.8h, v6.8b, v16.8b
-	WORD $0x4e30c0d0 // smull2 v16.8h, v6.16b, v16.16b
-	WORD $0x4e67bca5 // addp v5.8h, v5.8h, v7.8h
-	WORD $0x0e20c0c7 // smull v7.8h, v6.8b, v0.8b
-	WORD $0x4e20c0c0 // smull2 v0.8h, v6.16b, v0.16b
-	WORD $0x0e21c0d1 // smull v17.8h, v6.8b, v1.8b
-	WORD $0x4e21c0c1 // smull2 v1.8h, v6.16b, v1.16b
-	WORD $0x4e606856 // sadalp v22.4s, v2.8h
-	WORD $0x4e140482 // dup v2.4s, v4.s[2]
-	WORD $0x4e70bc63 // addp v3.8h, v3.8h, v16.8h
-	WORD $0x4e60bce0 // addp v0.8h, v7.8h, v0.8h
-	WORD $0x4e32c0c7 // smull2 v7.8h, v6.16b, v18.16b
-	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
-	WORD $0x0e22c0d0 // smull v16.8h, v6.8b, v2.8b
-	WORD $0x4e22c0c2 // smull2 v2.8h, v6.16b, v2.16b
-	WORD $0x4e6068b4 // sadalp v20.4s, v5.8h
-	WORD $0x0e32c0c5 // smull v5.8h, v6.8b, v18.8b
-	WORD $0x4e1c0592 // dup v18.4s, v12.s[3]
-	WORD $0x4ebb1f6c // mov v12.16b, v27.16b
-	WORD $0x4e606873 // sadalp v19.4s, v3.8h
-	WORD $0x4e1405e3 // dup v3.4s, v15.s[2]
-	WORD $0x4e62be02 // addp v2.8h, v16.8h, v2.8h
-	WORD $0x4e1c0750 // dup v16.4s, v26.s[3]
-	WORD $0x3cdf02da // ldur q26, [x22, #-0x10]
-	WORD $0x4e606815 // sadalp v21.4s, v0.8h
-	WORD $0x4e1c0780 // dup v0.4s, v28.s[3]
-	WORD $0x4e606838 // sadalp v24.4s, v1.8h
-	WORD $0x4e67bca1 // addp v1.8h, v5.8h, v7.8h
-	WORD $0x3dc032e5 // ldr q5, [x23, #0xc0]
-	WORD $0x0e23c0c7 // smull v7.8h, v6.8b, v3.8b
-	WORD $0x4e23c0c3 // smull2 v3.8h, v6.16b, v3.16b
-	WORD $0x0e20c0a6 // smull v6.8h, v5.8b, v0.8b
-	WORD $0x4e20c0a0 // smull2 v0.8h, v5.16b, v0.16b
-	WORD $0x0e30c0b1 // smull v17.8h, v5.8b, v16.8b
-	WORD $0x4e30c0b0 // smull2 v16.8h, v5.16b, v16.16b
-	WORD $0x4e606839 // sadalp v25.4s, v1.8h
-	WORD $0x4e1c0561 // dup v1.4s, v11.s[3]
-	WORD $0xad44ffeb // ldp q11, q31, [sp, #0x90]
-	WORD $0x4e63bce3 // addp v3.8h, v7.8h, v3.8h
-	WORD $0x4e60bcc0 // addp v0.8h, v6.8h, v0.8h
-	WORD $0x0e32c0a7 // smull v7.8h, v5.8b, v18.8b
-	WORD $0x4e32c0b2 // smull2 v18.8h, v5.16b, v18.16b
-	WORD $0x0e21c0a6 // smull v6.8h, v5.8b, v1.8b
-	WORD $0x4e21c0a1 // smull2 v1.8h, v5.16b, v1.16b
-	WORD $0x4e70be30 // addp v16.8h, v17.8h, v16.8h
-	WORD $0x4e0c057c // dup v28.4s, v11.s[1]
-	WORD $0x4e60685d // sadalp v29.4s, v2.8h
-	WORD $0x4e1c05a2 // dup v2.4s, v13.s[3]
-	WORD $0x4e60687e // sadalp v30.4s, v3.8h
-	WORD $0x4e1c05c3 // dup v3.4s, v14.s[3]
-	WORD $0x4e61bcc1 // addp v1.8h, v6.8h, v1.8h
-	WORD $0x0e22c0b1 // smull v17.8h, v5.8b, v2.8b
-	WORD $0x4e22c0a2 // smull2 v2.8h, v5.16b, v2.16b
-	WORD $0x0e23c0a6 // smull v6.8h, v5.8b, v3.8b
-	WORD $0x4e23c0a3 // smull2 v3.8h, v5.16b, v3.16b
-	WORD $0x4e606816 // sadalp v22.4s, v0.8h
-	WORD $0x4e1c0480 // dup v0.4s, v4.s[3]
-	WORD $0x4e72bce4 // addp v4.8h, v7.8h, v18.8h
-	WORD $0x4e606833 // sadalp v19.4s, v1.8h
-	WORD $0x4e1c05e1 // dup v1.4s, v15.s[3]
-	WORD $0x4e62be22 // addp v2.8h, v17.8h, v2.8h
-	WORD $0x4e040571 // dup v17.4s, v11.s[0]
-	WORD $0x0e20c0a7 // smull v7.8h, v5.8b, v0.8b
-	WORD $0x4e20c0a0 // smull2 v0.8h, v5.16b, v0.16b
-	WORD $0x4e606895 // sadalp v21.4s, v4.8h
-	WORD $0x4e040744 // dup v4.4s, v26.s[0]
-	WORD $0x4e606858 // sadalp v24.4s, v2.8h
-	WORD $0x4e63bcc2 // addp v2.8h, v6.8h, v3.8h
-	WORD $0x3dc042e3 // ldr q3, [x23, #0x100]
-	WORD $0x0e21c0a6 // smull v6.8h, v5.8b, v1.8b
-	WORD $0x4e21c0a1 // smull2 v1.8h, v5.16b, v1.16b
-	WORD $0x4e60bce0 // addp v0.8h, v7.8h, v0.8h
-	WORD $0x0e24c065 // smull v5.8h, v3.8b, v4.8b
-	WORD $0x4e24c064 // smull2 v4.8h, v3.16b, v4.16b
-	WORD $0x4e0406e7 // dup v7.4s, v23.s[0]
-	WORD $0x4e606859 // sadalp v25.4s, v2.8h
-	WORD $0x4e040762 // dup v2.4s, v27.s[0]
-	WORD $0x4e61bcc1 // addp v1.8h, v6.8h, v1.8h
-	WORD $0x0e27c066 // smull v6.8h, v3.8b, v7.8b
-	WORD $0x4e27c067 // smull2 v7.8h, v3.16b, v7.16b
-	WORD $0x4e64bca4 // addp v4.8h, v5.8h, v4.8h
-	WORD $0x0e22c065 // smull v5.8h, v3.8b, v2.8b
-	WORD $0x4e22c062 // smull2 v2.8h, v3.16b, v2.16b
-	WORD $0x4e60681d // sadalp v29.4s, v0.8h
-	WORD $0x4e0407e0 // dup v0.4s, v31.s[0]
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4e60683e // sadalp v30.4s, v1.8h
-	WORD $0x4e040501 // dup v1.4s, v8.s[0]
-	WORD $0x0e20c070 // smull v16.8h, v3.8b, v0.8b
-	WORD $0x4e20c060 // smull2 v0.8h, v3.16b, v0.16b
-	WORD $0x4e62bca2 // addp v2.8h, v5.8h, v2.8h
-	WORD $0x0e31c065 // smull v5.8h, v3.8b, v17.8b
-	WORD $0x4e606896 // sadalp v22.4s, v4.8h
-	WORD $0x4e67bcc4 // addp v4.8h, v6.8h, v7.8h
-	WORD $0x4e31c066 // smull2 v6.8h, v3.16b, v17.16b
-	WORD $0x0e21c067 // smull v7.8h, v3.8b, v1.8b
-	WORD $0x4e21c061 // smull2 v1.8h, v3.16b, v1.16b
-	WORD $0x4e0c07f1 // dup v17.4s, v31.s[1]
-	WORD $0x4e60be00 // addp v0.8h, v16.8h, v0.8h
-	WORD $0x4e606894 // sadalp v20.4s, v4.8h
-	WORD $0x4e040524 // dup v4.4s, v9.s[0]
-	WORD $0x4e606853 // sadalp v19.4s, v2.8h
-	WORD $0x4e040542 // dup v2.4s, v10.s[0]
-	WORD $0x4e606815 // sadalp v21.4s, v0.8h
-	WORD $0x4e66bca0 // addp v0.8h, v5.8h, v6.8h
-	WORD $0x4e61bce5 // addp v5.8h, v7.8h, v1.8h
-	WORD $0x3dc052e1 // ldr q1, [x23, #0x140]
-	WORD $0x0e24c066 // smull v6.8h, v3.8b, v4.8b
-	WORD $0x4e24c064 // smull2 v4.8h, v3.16b, v4.16b
-	WORD $0x0e22c067 // smull v7.8h, v3.8b, v2.8b
-	WORD $0x4e22c062 // smull2 v2.8h, v3.16b, v2.16b
-	WORD $0x4e0c0743 // dup v3.4s, v26.s[1]
-	WORD $0x0e31c032 // smull v18.8h, v1.8b, v17.8b
-	WORD $0x4e31c031 // smull2 v17.8h, v1.16b, v17.16b
-	WORD $0x4e606818 // sadalp v24.4s, v0.8h
-	WORD $0x4e0c06e0 // dup v0.4s, v23.s[1]
-	WORD $0x0e23c030 // smull v16.8h, v1.8b, v3.8b
-	WORD $0x4e23c023 // smull2 v3.8h, v1.16b, v3.16b
-	WORD $0x4e64bcc4 // addp v4.8h, v6.8h, v4.8h
-	WORD $0x4e62bce2 // addp v2.8h, v7.8h, v2.8h
-	WORD $0x0e20c026 // smull v6.8h, v1.8b, v0.8b
-	WORD $0x4e20c020 // smull2 v0.8h, v1.16b, v0.16b
-	WORD $0x4e6068b9 // sadalp v25.4s, v5.8h
-	WORD $0x4e0c0765 // dup v5.4s, v27.s[1]
-	WORD $0x4eab1d7b // mov v27.16b, v11.16b
-	WORD $0x4e63be03 // addp v3.8h, v16.8h, v3.8h
-	WORD $0x4e0c0530 // dup v16.4s, v9.s[1]
-	WORD $0x4e60685e // sadalp v30.4s, v2.8h
-	WORD $0x4e0c0502 // dup v2.4s, v8.s[1]
-	WORD $0x0e25c027 // smull v7.8h, v1.8b, v5.8b
-	WORD $0x4e25c025 // smull2 v5.8h, v1.16b, v5.16b
-	WORD $0x4e60bcc0 // addp v0.8h, v6.8h, v0.8h
-	WORD $0x4e3cc026 // smull2 v6.8h, v1.16b, v28.16b
-	WORD $0x4e1c077b // dup v27.4s, v27.s[3]
-	WORD $0x4e60689d // sadalp v29.4s, v4.8h
-	WORD $0x0e3cc024 // smull v4.8h, v1.8b, v28.8b
-	WORD $0x4e606876 // sadalp v22.4s, v3.8h
-	WORD $0x4e65bce3 // addp v3.8h, v7.8h, v5.8h
-	WORD $0x0e22c027 // smull v7.8h, v1.8b, v2.8b
-	WORD $0x4e22c022 // smull2 v2.8h, v1.16b, v2.16b
-	WORD $0x4e71be45 // addp v5.8h, v18.8h, v17.8h
-	WORD $0x4e606814 // sadalp v20.4s, v0.8h
-	WORD $0x4e0c0540 // dup v0.4s, v10.s[1]
-	WORD $0x4e606873 // sadalp v19.4s, v3.8h
-	WORD $0x4e66bc83 // addp v3.8h, v4.8h, v6.8h
-	WORD $0x0e30c024 // smull v4.8h, v1.8b, v16.8b
-	WORD $0x4e62bce6 // addp v6.8h, v7.8h, v2.8h
-	WORD $0x3dc062e2 // ldr q2, [x23, #0x180]
-	WORD $0x0e20c027 // smull v7.8h, v1.8b, v0.8b
-	WORD $0x4e20c020 // smull2 v0.8h, v1.16b, v0.16b
-	WORD $0x4e6068b5 // sadalp v21.4s, v5.8h
-	WORD $0x4e30c025 // smull2 v5.8h, v1.16b, v16.16b
-	WORD $0x4e140741 // dup v1.4s, v26.s[2]
-	WORD $0x4e140590 // dup v16.4s, v12.s[2]
-	WORD $0x4e606878 // sadalp v24.4s, v3.8h
-	WORD $0x4e1406e3 // dup v3.4s, v23.s[2]
-	WORD $0x4e60bce0 // addp v0.8h, v7.8h, v0.8h
-	WORD $0x4e65bc84 // addp v4.8h, v4.8h, v5.8h
-	WORD $0x4e1407e5 // dup v5.4s, v31.s[2]
-	WORD $0x0e30c051 // smull v17.8h, v2.8b, v16.8b
-	WORD $0x0e23c047 // smull v7.8h, v2.8b, v3.8b
-	WORD $0x4e23c043 // smull2 v3.8h, v2.16b, v3.16b
-	WORD $0x4e30c050 // smull2 v16.8h, v2.16b, v16.16b
-	WORD $0x4e6068d9 // sadalp v25.4s, v6.8h
-	WORD $0x0e21c046 // smull v6.8h, v2.8b, v1.8b
-	WORD $0x4e21c041 // smull2 v1.8h, v2.16b, v1.16b
-	WORD $0x0e25c052 // smull v18.8h, v2.8b, v5.8b
-	WORD $0x4e25c045 // smull2 v5.8h, v2.16b, v5.16b
-	WORD $0x4e60689d // sadalp v29.4s, v4.8h
-	WORD $0x4e140564 // dup v4.4s, v11.s[2]
-	WORD $0x4e60681e // sadalp v30.4s, v0.8h
-	WORD $0x4e140500 // dup v0.4s, v8.s[2]
-	WORD $0x4e1c0508 // dup v8.4s, v8.s[3]
-	WORD $0x4e61bcc1 // addp v1.8h, v6.8h, v1.8h
-	WORD $0x4e140526 // dup v6.4s, v9.s[2]
-	WORD $0x4e1c0529 // dup v9.4s, v9.s[3]
-	WORD $0x0e20c04f // smull v15.8h, v2.8b, v0.8b
-	WORD $0x4e20c04e // smull2 v14.8h, v2.16b, v0.16b
-	WORD $0x4e1c0740 // dup v0.4s, v26.s[3]
-	WORD $0x3d8023e1 // str q1, [sp, #0x80]
-	WORD $0x4e63bce1 // addp v1.8h, v7.8h, v3.8h
-	WORD $0x4e70be23 // addp v3.8h, v17.8h, v16.8h
-	WORD $0x4e140547 // dup v7.4s, v10.s[2]
-	WORD $0x0e26c04d // smull v13.8h, v2.8b, v6.8b
-	WORD $0x4e26c04b // smull2 v11.8h, v2.16b, v6.16b
-	WORD $0x4e1c06e6 // dup v6.4s, v23.s[3]
-	WORD $0x4e1c054a // dup v10.4s, v10.s[3]
-	WORD $0x3d801fe1 // str q1, [sp, #0x70]
-	WORD $0x4e65be41 // addp v1.8h, v18.8h, v5.8h
-	WORD $0x3dc072e5 // ldr q5, [x23, #0x1c0]
-	WORD $0x0e27c05c // smull v28.8h, v2.8b, v7.8b
-	WORD $0x4e27c05a // smull2 v26.8h, v2.16b, v7.16b
-	WORD $0x4e1c0587 // dup v7.4s, v12.s[3]
-	WORD $0x4e1c07f2 // dup v18.4s, v31.s[3]
-	WORD $0x0e20c0b1 // smull v17.8h, v5.8b, v0.8b
-	WORD $0x4e20c0b0 // smull2 v16.8h, v5.16b, v0.16b
-	WORD $0xad028fe1 // stp q1, q3, [sp, #0x50]
-	WORD $0x0e24c043 // smull v3.8h, v2.8b, v4.8b
-	WORD $0x4e24c041 // smull2 v1.8h, v2.16b, v4.16b
-	WORD $0x0e26c0b7 // smull v23.8h, v5.8b, v6.8b
-	WORD $0x4e26c0a6 // smull2 v6.8h, v5.16b, v6.16b
-	WORD $0x0e27c0bf // smull v31.8h, v5.8b, v7.8b
-	WORD $0x4e27c0a7 // smull2 v7.8h, v5.16b, v7.16b
-	WORD $0x0e32c0a4 // smull v4.8h, v5.8b, v18.8b
-	WORD $0x4e32c0b2 // smull2 v18.8h, v5.16b, v18.16b
-	WORD $0x0e28c0a2 // smull v2.8h, v5.8b, v8.8b
-	WORD $0x4e28c0a8 // smull2 v8.8h, v5.16b, v8.16b
-	WORD $0x0e2ac0a0 // smull v0.8h, v5.8b, v10.8b
-	WORD $0xad018fe1 // stp q1, q3, [sp, #0x30]
-	WORD $0x0e3bc0a3 // smull v3.8h, v5.8b, v27.8b
-	WORD $0x4e3bc0bb // smull2 v27.8h, v5.16b, v27.16b
-	WORD $0x0e29c0a1 // smull v1.8h, v5.8b, v9.8b
-	WORD $0x4e29c0a9 // smull2 v9.8h, v5.16b, v9.16b
-	WORD $0x4e2ac0a5 // smull2 v5.8h, v5.16b, v10.16b
-	WORD $0xad41abec // ldp q12, q10, [sp, #0x30]
-	WORD $0x4e70be30 // addp v16.8h, v17.8h, v16.8h
-	WORD $0x4e6bbdab // addp v11.8h, v13.8h, v11.8h
-	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x4e66bee6 // addp v6.8h, v23.8h, v6.8h
-	WORD $0x4e67bfe7 // addp v7.8h, v31.8h, v7.8h
-	WORD $0x4e72bc84 // addp v4.8h, v4.8h, v18.8h
-	WORD $0x4e7bbc63 // addp v3.8h, v3.8h, v27.8h
-	WORD $0x4e69bc31 // addp v17.8h, v1.8h, v9.8h
-	WORD $0x4e65bc00 // addp v0.8h, v0.8h, v5.8h
-	WORD $0x4e6cbd4a // addp v10.8h, v10.8h, v12.8h
-	WORD $0xad4397e1 // ldp q1, q5, [sp, #0x70]
-	WORD $0x4e6ebdec // addp v12.8h, v15.8h, v14.8h
-	WORD $0x4e68bc42 // addp v2.8h, v2.8h, v8.8h
-	WORD $0x4e606958 // sadalp v24.4s, v10.8h
-	WORD $0x4e6068b6 // sadalp v22.4s, v5.8h
-	WORD $0x4e606834 // sadalp v20.4s, v1.8h
-	WORD $0xad4297e1 // ldp q1, q5, [sp, #0x50]
-	WORD $0x4e606999 // sadalp v25.4s, v12.8h
-	WORD $0x4e60697d // sadalp v29.4s, v11.8h
-	WORD $0xad40afec // ldp q12, q11, [sp, #0x10]
-	WORD $0x4e6068b3 // sadalp v19.4s, v5.8h
-	WORD $0x3dc082e5 // ldr q5, [x23, #0x200]
-	WORD $0x910902f7 // add x23, x23, #0x240
-	WORD $0x4e606835 // sadalp v21.4s, v1.8h
-	WORD $0x6e2cdca1 // fmul v1.4s, v5.4s, v12.4s
-	WORD $0x4e606b5e // sadalp v30.4s, v26.8h
-	WORD $0x4e606a16 // sadalp v22.4s, v16.8h
-	WORD $0x4e6068d4 // sadalp v20.4s, v6.8h
-	WORD $0x4e606878 // sadalp v24.4s, v3.8h
-	WORD $0x4ea11c23 // mov v3.16b, v1.16b
-	WORD $0x4e6068f3 // sadalp v19.4s, v7.8h
-	WORD $0x4e606895 // sadalp v21.4s, v4.8h
-	WORD $0x4ea11c24 // mov v4.16b, v1.16b
-	WORD $0x4e606859 // sadalp v25.4s, v2.8h
-	WORD $0x4e60681e // sadalp v30.4s, v0.8h
-	WORD $0x4eab86c0 // add v0.4s, v22.4s, v11.4s
-	WORD $0x4eab8682 // add v2.4s, v20.4s, v11.4s
-	WORD $0xbd402314 // ldr s20, [x24, #0x20]
-	WORD $0x4eab8710 // add v16.4s, v24.4s, v11.4s
-	WORD $0x4e20cca3 // fmla v3.4s, v5.4s, v0.4s
-	WORD $0x4eab8666 // add v6.4s, v19.4s, v11.4s
-	WORD $0x4ea11c20 // mov v0.16b, v1.16b
-	WORD $0x4e22cca4 // fmla v4.4s, v5.4s, v2.4s
-	WORD $0x4eab86a7 // add v7.4s, v21.4s, v11.4s
-	WORD $0x4ea11c22 // mov v2.16b, v1.16b
-	WORD $0x4e606a3d // sadalp v29.4s, v17.8h
-	WORD $0x4eab8731 // add v17.4s, v25.4s, v11.4s
-	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
-	WORD $0x4ea11c26 // mov v6.16b, v1.16b
-	WORD $0x4eab87d3 // add v19.4s, v30.4s, v11.4s
-	WORD $0x4e27cca2 // fmla v2.4s, v5.4s, v7.4s
-	WORD $0x4ea11c27 // mov v7.16b, v1.16b
-	WORD $0x4e30cca6 // fmla v6.4s, v5.4s, v16.4s
-	WORD $0x4ea11c30 // mov v16.16b, v1.16b
-	WORD $0x4e33cca1 // fmla v1.4s, v5.4s, v19.4s
-	WORD $0x4e31cca7 // fmla v7.4s, v5.4s, v17.4s
-	WORD $0xbc4406d1 // ldr s17, [x22], #0x40
-	WORD $0x4eab87b2 // add v18.4s, v29.4s, v11.4s
-	WORD $0x4e32ccb0 // fmla v16.4s, v5.4s, v18.4s
-	WORD $0x3dc04bf2 // ldr q18, [sp, #0x120]
-	WORD $0xbd402325 // ldr s5, [x25, #0x20]
-	WORD $0x4f911072 // fmla v18.4s, v3.4s, v17.s[0]
-	WORD $0xbd402343 // ldr s3, [x26, #0x20]
-	WORD $0x3d804bf2 // str q18, [sp, #0x120]
-	WORD $0xad45cbf3 // ldp q19, q18, [sp, #0xb0]
-	WORD $0x4f941092 // fmla v18.4s, v4.4s, v20.s[0]
-	WORD $0xad48c7e4 // ldp q4, q17, [sp, #0x110]
-	WORD $0x3dc03ff4 // ldr q20, [sp, #0xf0]
-	WORD $0x4f831053 // fmla v19.4s, v2.4s, v3.s[0]
-	WORD $0xbd4023c2 // ldr s2, [x30, #0x20]
-	WORD $0xbd4023a3 // ldr s3, [x29, #0x20]
-	WORD $0x4f851004 // fmla v4.4s, v0.4s, v5.s[0]
-	WORD $0xbd402360 // ldr s0, [x27, #0x20]
-	WORD $0x4f8010d4 // fmla v20.4s, v6.4s, v0.s[0]
-	WORD $0x3d8047e4 // str q4, [sp, #0x110]
-	WORD $0xbd402124 // ldr s4, [x9, #0x20]
-	WORD $0x3d803ff4 // str q20, [sp, #0xf0]
-	WORD $0xad471bf4 // ldp q20, q6, [sp, #0xe0]
-	WORD $0x4f8410f4 // fmla v20.4s, v7.4s, v4.s[0]
-	WORD $0xad4817e4 // ldp q4, q5, [sp, #0x100]
-	WORD $0x4f821204 // fmla v4.4s, v16.4s, v2.s[0]
-	WORD $0x3d803bf4 // str q20, [sp, #0xe0]
-	WORD $0xad469fe0 // ldp q0, q7, [sp, #0xd0]
-	WORD $0x3d8043e4 // str q4, [sp, #0x100]
-	WORD $0x4f831020 // fmla v0.4s, v1.4s, v3.s[0]
-	WORD $0x3dc043e2 // ldr q2, [sp, #0x100]
-	WORD $0x54ffcb88 // b.hi 0x570 <k_tile_panel+0x1c0>
-	WORD $0x17fffe30 // b 0x4c4 <k_tile_panel+0x114>
-	WORD $0xa941a40e // ldp x14, x9, [x0, #0x18]
-	WORD $0xd37ae54f // lsl x15, x10, #6
-	WORD $0xf940bff0 // ldr x16, [sp, #0x178]
-	WORD $0xa9434401 // ldp x1, x17, [x0, #0x30]
-	WORD $0x910301ec // add x12, x15, #0xc0
-	WORD $0x910201ed // add x13, x15, #0x80
-	WORD $0xf9400007 // ldr x7, [x0]
-	WORD $0x9b097deb // mul x11, x15, x9
-	WORD $0x910101ef // add x15, x15, #0x40
-	WORD $0xd37cee06 // lsl x6, x16, #4
-	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
-	WORD $0xa9409410 // ldp x16, x5, [x0, #0x8]
-	WORD $0x9b0c7d2c // mul x12, x9, x12
-	WORD $0xd37df1c2 // lsl x2, x14, #3
-	WORD $0xd378dd24 // lsl x4, x9, #8
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x9b0d7d2d // mul x13, x9, x13
-	WORD $0x8b0600a5 // add x5, x5, x6
-	WORD $0x8b0600e6 // add x6, x7, x6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x9b0f7d2f // mul x15, x9, x15
-	WORD $0x14000009 // b 0xc80 <k_tile_panel+0x8d0>
+	WORD $0x54fffeca // b.ge 0x1fec <k_tile_panel+0x3c>
+	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0x9b0a7d6b // mul x11, x11, x10
+	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
+	WORD $0xb400330d // cbz x13, 0x268c <k_tile_panel+0x6dc>
+	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400330a // b.ge 0x269c <k_tile_panel+0x6ec>
+	WORD $0x17ffffea // b 0x1fe8 <k_tile_panel+0x38>
+	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
+	WORD $0xd37ced2f // lsl x15, x9, #4
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xa9401410 // ldp x16, x5, [x0]
+	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
+	WORD $0x8b040482 // add x2, x4, x4, lsl #1
+	WORD $0x8b0f01ce // add x14, x14, x15
+	WORD $0x8b0f020f // add x15, x16, x15
+	WORD $0xd37df170 // lsl x16, x11, #3
+	WORD $0xd378dc81 // lsl x1, x4, #8
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0xd37ae442 // lsl x2, x2, #6
+	WORD $0xd379e083 // lsl x3, x4, #7
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0x910080a5 // add x5, x5, #0x20
+	WORD $0x910005a6 // add x6, x13, #0x1
+	WORD $0x52800094 // mov w20, #0x4 // =4
+	WORD $0x14000009 // b 0x20b4 <k_tile_panel+0x104>
 	WORD $0x91001154 // add x20, x10, #0x4
-	WORD $0x8b040210 // add x16, x16, x4
-	WORD $0x3d800125 // str q5, [x9]
+	WORD $0x8b0100a5 // add x5, x5, x1
+	WORD $0x3d8000e3 // str q3, [x7]
 	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x3cb36924 // str q4, [x9, x19]
-	WORD $0x3ca26923 // str q3, [x9, x2]
-	WORD $0x3ca36922 // str q2, [x9, x3]
-	WORD $0x54ffbd6c // b.gt 0x428 <k_tile_panel+0x78>
-	WORD $0x9b0a7dc9 // mul x9, x14, x10
-	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x3cb368e5 // str q5, [x7, x19]
+	WORD $0x3cb068e4 // str q4, [x7, x16]
+	WORD $0x3cb168e2 // str q2, [x7, x17]
+	WORD $0x54fffaac // b.gt 0x2004 <k_tile_panel+0x54>
+	WORD $0x9b0a7d6a // mul x10, x11, x10
+	WORD $0xd37ef573 // lsl x19, x11, #2
+	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
 	WORD $0xaa1403ea // mov x10, x20
-	WORD $0x8b0908c9 // add x9, x6, x9, lsl #2
-	WORD $0xb4000171 // cbz x17, 0xcbc <k_tile_panel+0x90c>
-	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x3cf36924 // ldr q4, [x9, x19]
-	WORD $0x3ce26923 // ldr q3, [x9, x2]
-	WORD $0x3ce36922 // ldr q2, [x9, x3]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0xaa0703f4 // mov x20, x7
-	WORD $0xaa1003f5 // mov x21, x16
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x5400016a // b.ge 0xce0 <k_tile_panel+0x930>
-	WORD $0x17ffffea // b 0xc60 <k_tile_panel+0x8b0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xb400016c // cbz x12, 0x20f0 <k_tile_panel+0x140>
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x3cf368e5 // ldr q5, [x7, x19]
+	WORD $0x3cf068e4 // ldr q4, [x7, x16]
+	WORD $0x3cf168e2 // ldr q2, [x7, x17]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x5400016a // b.ge 0x2114 <k_tile_panel+0x164>
+	WORD $0x17ffffea // b 0x2094 <k_tile_panel+0xe4>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0xaa0703f4 // mov x20, x7
-	WORD $0xaa1003f5 // mov x21, x16
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x54fffc2b // b.lt 0xc60 <k_tile_panel+0x8b0>
-	WORD $0x8b0b02b8 // add x24, x21, x11
-	WORD $0x8b0f02b7 // add x23, x21, x15
-	WORD $0x8b0d02b9 // add x25, x21, x13
-	WORD $0xad401b14 // ldp q20, q6, [x24]
-	WORD $0x3dc002d6 // ldr q22, [x22]
-	WORD $0xad4042e1 // ldp q1, q16, [x23]
-	WORD $0x8b0c02ba // add x26, x21, x12
-	WORD $0xad404b37 // ldp q23, q18, [x25]
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x54fffc2b // b.lt 0x2094 <k_tile_panel+0xe4>
+	WORD $0x8b0402b7 // add x23, x21, x4
+	WORD $0xad7f1ab4 // ldp q20, q6, [x21, #-0x20]
+	WORD $0xad7f42f7 // ldp q23, q16, [x23, #-0x20]
+	WORD $0x8b0302b8 // add x24, x21, x3
+	WORD $0x3dc002d2 // ldr q18, [x22]
+	WORD $0xad7f4f18 // ldp q24, q19, [x24, #-0x20]
+	WORD $0x4e040687 // dup v7.4s, v20.s[0]
+	WORD $0x8b0202b9 // add x25, x21, x2
+	WORD $0x4e0c0691 // dup v17.4s, v20.s[1]
+	WORD $0x4e0406f5 // dup v21.4s, v23.s[0]
 	WORD $0x3dc012dc // ldr q28, [x22, #0x40]
-	WORD $0x4e040680 // dup v0.4s, v20.s[0]
-	WORD $0x4e0c0687 // dup v7.4s, v20.s[1]
+	WORD $0x4e0c06f6 // dup v22.4s, v23.s[1]
+	WORD $0x4e04071b // dup v27.4s, v24.s[0]
+	WORD $0x4e0c0709 // dup v9.4s, v24.s[1]
 	WORD $0xd1000694 // sub x20, x20, #0x1
-	WORD $0x4e040431 // dup v17.4s, v1.s[0]
-	WORD $0xad405758 // ldp q24, q21, [x26]
-	WORD $0x4e0406f9 // dup v25.4s, v23.s[0]
-	WORD $0x4e0c0433 // dup v19.4s, v1.s[1]
-	WORD $0x4e0c06fb // dup v27.4s, v23.s[1]
-	WORD $0x0e20c2da // smull v26.8h, v22.8b, v0.8b
-	WORD $0x4e20c2c0 // smull2 v0.8h, v22.16b, v0.16b
-	WORD $0x0e27c388 // smull v8.8h, v28.8b, v7.8b
-	WORD $0x4e04071d // dup v29.4s, v24.s[0]
-	WORD $0x0e31c2de // smull v30.8h, v22.8b, v17.8b
-	WORD $0x4e31c2d1 // smull2 v17.8h, v22.16b, v17.16b
-	WORD $0x4e27c387 // smull2 v7.8h, v28.16b, v7.16b
-	WORD $0x0e39c2c9 // smull v9.8h, v22.8b, v25.8b
-	WORD $0x4e39c2d9 // smull2 v25.8h, v22.16b, v25.16b
-	WORD $0x4e0c071f // dup v31.4s, v24.s[1]
+	WORD $0x0e27c25a // smull v26.8h, v18.8b, v7.8b
+	WORD $0x4e27c247 // smull2 v7.8h, v18.16b, v7.16b
+	WORD $0x0e31c388 // smull v8.8h, v28.8b, v17.8b
+	WORD $0x0e35c25d // smull v29.8h, v18.8b, v21.8b
+	WORD $0x4e35c25e // smull2 v30.8h, v18.16b, v21.16b
+	WORD $0x4e31c391 // smull2 v17.8h, v28.16b, v17.16b
+	WORD $0xad7f5739 // ldp q25, q21, [x25, #-0x20]
+	WORD $0x0e3bc24b // smull v11.8h, v18.8b, v27.8b
+	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
 	WORD $0xf100069f // cmp x20, #0x1
-	WORD $0x910102b5 // add x21, x21, #0x40
-	WORD $0x4e60bf40 // addp v0.8h, v26.8h, v0.8h
-	WORD $0x0e33c39a // smull v26.8h, v28.8b, v19.8b
-	WORD $0x4e33c393 // smull2 v19.8h, v28.16b, v19.16b
-	WORD $0x0e3dc2ca // smull v10.8h, v22.8b, v29.8b
-	WORD $0x4e3dc2d6 // smull2 v22.8h, v22.16b, v29.16b
-	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
-	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x4e71bfd1 // addp v17.8h, v30.8h, v17.8h
-	WORD $0x4e67bd1e // addp v30.8h, v8.8h, v7.8h
-	WORD $0x4e602807 // saddlp v7.4s, v0.8h
-	WORD $0x4e79bd39 // addp v25.8h, v9.8h, v25.8h
-	WORD $0x0e3fc380 // smull v0.8h, v28.8b, v31.8b
-	WORD $0x4e3fc39c // smull2 v28.8h, v28.16b, v31.16b
-	WORD $0x4e14069f // dup v31.4s, v20.s[2]
-	WORD $0x4e73bf5a // addp v26.8h, v26.8h, v19.8h
-	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
-	WORD $0x4e76bd56 // addp v22.8h, v10.8h, v22.8h
-	WORD $0x4e1406e8 // dup v8.4s, v23.s[2]
-	WORD $0x4e606bc7 // sadalp v7.4s, v30.8h
+	WORD $0x4e67bf47 // addp v7.8h, v26.8h, v7.8h
+	WORD $0x0e36c39a // smull v26.8h, v28.8b, v22.8b
+	WORD $0x4e36c396 // smull2 v22.8h, v28.16b, v22.16b
+	WORD $0x4e04073f // dup v31.4s, v25.s[0]
+	WORD $0x4e0c072a // dup v10.4s, v25.s[1]
+	WORD $0x4e7ebfbd // addp v29.8h, v29.8h, v30.8h
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x4e7bbd7b // addp v27.8h, v11.8h, v27.8h
+	WORD $0x0e3fc25e // smull v30.8h, v18.8b, v31.8b
+	WORD $0x4e3fc252 // smull2 v18.8h, v18.16b, v31.16b
+	WORD $0x4e71bd1f // addp v31.8h, v8.8h, v17.8h
+	WORD $0x0e29c388 // smull v8.8h, v28.8b, v9.8b
+	WORD $0x4e29c389 // smull2 v9.8h, v28.16b, v9.16b
+	WORD $0x0e2ac38c // smull v12.8h, v28.8b, v10.8b
+	WORD $0x4e2ac39c // smull2 v28.8h, v28.16b, v10.16b
+	WORD $0x4e602bb1 // saddlp v17.4s, v29.8h
+	WORD $0x4e14069d // dup v29.4s, v20.s[2]
+	WORD $0x4e606be7 // sadalp v7.4s, v31.8h
+	WORD $0x4e76bf56 // addp v22.8h, v26.8h, v22.8h
+	WORD $0x4e1406ff // dup v31.4s, v23.s[2]
+	WORD $0x4e72bfda // addp v26.8h, v30.8h, v18.8h
 	WORD $0x3dc022de // ldr q30, [x22, #0x80]
-	WORD $0x4e602b33 // saddlp v19.4s, v25.8h
-	WORD $0x4e7bbfb9 // addp v25.8h, v29.8h, v27.8h
-	WORD $0x4e14043b // dup v27.4s, v1.s[2]
+	WORD $0x4e602b72 // saddlp v18.4s, v27.8h
+	WORD $0x4e69bd1b // addp v27.8h, v8.8h, v9.8h
+	WORD $0x4e140709 // dup v9.4s, v24.s[2]
+	WORD $0x4e14072a // dup v10.4s, v25.s[2]
+	WORD $0x0e3dc3c8 // smull v8.8h, v30.8b, v29.8b
+	WORD $0x4e3dc3dd // smull2 v29.8h, v30.16b, v29.16b
 	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
-	WORD $0x0e3fc3dd // smull v29.8h, v30.8b, v31.8b
+	WORD $0x4e606ad1 // sadalp v17.4s, v22.8h
+	WORD $0x4e602b56 // saddlp v22.4s, v26.8h
+	WORD $0x4e7cbd9a // addp v26.8h, v12.8h, v28.8h
+	WORD $0x0e3fc3dc // smull v28.8h, v30.8b, v31.8b
 	WORD $0x4e3fc3df // smull2 v31.8h, v30.16b, v31.16b
-	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
-	WORD $0x4e7cbc00 // addp v0.8h, v0.8h, v28.8h
-	WORD $0x4e14071c // dup v28.4s, v24.s[2]
-	WORD $0x4e1c0421 // dup v1.4s, v1.s[3]
 	WORD $0x4e1c06f7 // dup v23.4s, v23.s[3]
 	WORD $0x4e1c0718 // dup v24.4s, v24.s[3]
-	WORD $0x4e606b51 // sadalp v17.4s, v26.8h
-	WORD $0x0e3bc3da // smull v26.8h, v30.8b, v27.8b
-	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x4e606b33 // sadalp v19.4s, v25.8h
-	WORD $0x0e28c3d9 // smull v25.8h, v30.8b, v8.8b
-	WORD $0x4e28c3c8 // smull2 v8.8h, v30.16b, v8.16b
-	WORD $0x4e606816 // sadalp v22.4s, v0.8h
-	WORD $0x4e7fbfa0 // addp v0.8h, v29.8h, v31.8h
-	WORD $0x0e3cc3dd // smull v29.8h, v30.8b, v28.8b
-	WORD $0x4e3cc3dc // smull2 v28.8h, v30.16b, v28.16b
-	WORD $0x4e7bbf5a // addp v26.8h, v26.8h, v27.8h
-	WORD $0x3dc032db // ldr q27, [x22, #0xc0]
-	WORD $0x4e606807 // sadalp v7.4s, v0.8h
-	WORD $0x4e68bf20 // addp v0.8h, v25.8h, v8.8h
-	WORD $0x0e34c379 // smull v25.8h, v27.8b, v20.8b
-	WORD $0x4e34c374 // smull2 v20.8h, v27.16b, v20.16b
-	WORD $0x4e606b51 // sadalp v17.4s, v26.8h
-	WORD $0x4e7cbfba // addp v26.8h, v29.8h, v28.8h
-	WORD $0x0e21c37c // smull v28.8h, v27.8b, v1.8b
-	WORD $0x4e21c361 // smull2 v1.8h, v27.16b, v1.16b
-	WORD $0x4e1406bd // dup v29.4s, v21.s[2]
-	WORD $0x4e606813 // sadalp v19.4s, v0.8h
-	WORD $0x0e37c360 // smull v0.8h, v27.8b, v23.8b
-	WORD $0x4e37c377 // smull2 v23.8h, v27.16b, v23.16b
-	WORD $0x4e74bf34 // addp v20.8h, v25.8h, v20.8h
-	WORD $0x0e38c379 // smull v25.8h, v27.8b, v24.8b
-	WORD $0x4e38c378 // smull2 v24.8h, v27.16b, v24.16b
-	WORD $0x3dc042db // ldr q27, [x22, #0x100]
-	WORD $0x4e61bf81 // addp v1.8h, v28.8h, v1.8h
-	WORD $0x4e04065c // dup v28.4s, v18.s[0]
-	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
+	WORD $0x4e1c0739 // dup v25.4s, v25.s[3]
+	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
+	WORD $0x0e29c3db // smull v27.8h, v30.8b, v9.8b
+	WORD $0x4e29c3c9 // smull2 v9.8h, v30.16b, v9.16b
 	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
-	WORD $0x4e0404da // dup v26.4s, v6.s[0]
-	WORD $0x4e606a87 // sadalp v7.4s, v20.8h
-	WORD $0x4e040614 // dup v20.4s, v16.s[0]
-	WORD $0x4e606831 // sadalp v17.4s, v1.8h
-	WORD $0x4e78bf21 // addp v1.8h, v25.8h, v24.8h
-	WORD $0x4e0406b9 // dup v25.4s, v21.s[0]
-	WORD $0x0e3ac377 // smull v23.8h, v27.8b, v26.8b
-	WORD $0x4e3ac37a // smull2 v26.8h, v27.16b, v26.16b
-	WORD $0x0e34c378 // smull v24.8h, v27.8b, v20.8b
-	WORD $0x4e34c374 // smull2 v20.8h, v27.16b, v20.16b
-	WORD $0x4e606813 // sadalp v19.4s, v0.8h
-	WORD $0x0e3cc360 // smull v0.8h, v27.8b, v28.8b
-	WORD $0x4e3cc37c // smull2 v28.8h, v27.16b, v28.16b
-	WORD $0x4e606836 // sadalp v22.4s, v1.8h
-	WORD $0x4e7abee1 // addp v1.8h, v23.8h, v26.8h
-	WORD $0x0e39c377 // smull v23.8h, v27.8b, v25.8b
-	WORD $0x4e39c379 // smull2 v25.8h, v27.16b, v25.16b
-	WORD $0x4e0c04da // dup v26.4s, v6.s[1]
-	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3dc052d8 // ldr q24, [x22, #0x140]
-	WORD $0x4e7cbc00 // addp v0.8h, v0.8h, v28.8h
-	WORD $0x4e0c065c // dup v28.4s, v18.s[1]
-	WORD $0x4e606827 // sadalp v7.4s, v1.8h
-	WORD $0x4e0c0601 // dup v1.4s, v16.s[1]
-	WORD $0x0e3ac31b // smull v27.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31a // smull2 v26.8h, v24.16b, v26.16b
-	WORD $0x4e606a91 // sadalp v17.4s, v20.8h
-	WORD $0x4e79bef4 // addp v20.8h, v23.8h, v25.8h
-	WORD $0x4e0c06b9 // dup v25.4s, v21.s[1]
-	WORD $0x0e21c317 // smull v23.8h, v24.8b, v1.8b
-	WORD $0x4e21c301 // smull2 v1.8h, v24.16b, v1.16b
-	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
-	WORD $0x4e606813 // sadalp v19.4s, v0.8h
-	WORD $0x0e3cc300 // smull v0.8h, v24.8b, v28.8b
-	WORD $0x4e3cc31c // smull2 v28.8h, v24.16b, v28.16b
-	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
-	WORD $0x4e7abf74 // addp v20.8h, v27.8h, v26.8h
-	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
-	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x4e1404d9 // dup v25.4s, v6.s[2]
-	WORD $0x4e14061b // dup v27.4s, v16.s[2]
-	WORD $0x4e61bee1 // addp v1.8h, v23.8h, v1.8h
-	WORD $0x3dc062d7 // ldr q23, [x22, #0x180]
-	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
-	WORD $0x4e7cbc00 // addp v0.8h, v0.8h, v28.8h
-	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x0e39c2fc // smull v28.8h, v23.8b, v25.8b
-	WORD $0x4e39c2f9 // smull2 v25.8h, v23.16b, v25.16b
-	WORD $0x4e606a87 // sadalp v7.4s, v20.8h
-	WORD $0x4e140654 // dup v20.4s, v18.s[2]
-	WORD $0x4e1c0652 // dup v18.4s, v18.s[3]
-	WORD $0x4e606831 // sadalp v17.4s, v1.8h
-	WORD $0x4e78bf41 // addp v1.8h, v26.8h, v24.8h
-	WORD $0x0e3bc2f8 // smull v24.8h, v23.8b, v27.8b
-	WORD $0x4e3bc2fa // smull2 v26.8h, v23.16b, v27.16b
-	WORD $0x0e34c2fb // smull v27.8h, v23.8b, v20.8b
-	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e606813 // sadalp v19.4s, v0.8h
-	WORD $0x0e3dc2e0 // smull v0.8h, v23.8b, v29.8b
-	WORD $0x4e3dc2f7 // smull2 v23.8h, v23.16b, v29.16b
-	WORD $0x4e606836 // sadalp v22.4s, v1.8h
-	WORD $0x4e79bf81 // addp v1.8h, v28.8h, v25.8h
-	WORD $0x3dc072d9 // ldr q25, [x22, #0x1c0]
-	WORD $0x4e7abf18 // addp v24.8h, v24.8h, v26.8h
+	WORD $0x4e7dbd1a // addp v26.8h, v8.8h, v29.8h
+	WORD $0x0e2ac3dd // smull v29.8h, v30.8b, v10.8b
+	WORD $0x4e2ac3de // smull2 v30.8h, v30.16b, v10.16b
+	WORD $0x4e7fbf9c // addp v28.8h, v28.8h, v31.8h
+	WORD $0x3dc032df // ldr q31, [x22, #0xc0]
+	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
+	WORD $0x4e69bf7a // addp v26.8h, v27.8h, v9.8h
+	WORD $0x0e34c3fb // smull v27.8h, v31.8b, v20.8b
+	WORD $0x4e34c3f4 // smull2 v20.8h, v31.16b, v20.16b
+	WORD $0x4e606b91 // sadalp v17.4s, v28.8h
+	WORD $0x4e7ebfbc // addp v28.8h, v29.8h, v30.8h
+	WORD $0x0e37c3fd // smull v29.8h, v31.8b, v23.8b
+	WORD $0x4e37c3f7 // smull2 v23.8h, v31.16b, v23.16b
+	WORD $0x4e04067e // dup v30.4s, v19.s[0]
+	WORD $0x4e606b52 // sadalp v18.4s, v26.8h
+	WORD $0x0e38c3fa // smull v26.8h, v31.8b, v24.8b
+	WORD $0x4e38c3f8 // smull2 v24.8h, v31.16b, v24.16b
 	WORD $0x4e74bf74 // addp v20.8h, v27.8h, v20.8h
-	WORD $0x0e30c33a // smull v26.8h, v25.8b, v16.8b
-	WORD $0x4e30c330 // smull2 v16.8h, v25.16b, v16.16b
-	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
-	WORD $0x0e26c337 // smull v23.8h, v25.8b, v6.8b
-	WORD $0x4e26c326 // smull2 v6.8h, v25.16b, v6.16b
-	WORD $0x0e32c33b // smull v27.8h, v25.8b, v18.8b
-	WORD $0x4e32c332 // smull2 v18.8h, v25.16b, v18.16b
-	WORD $0x0e35c33c // smull v28.8h, v25.8b, v21.8b
-	WORD $0x4e35c335 // smull2 v21.8h, v25.16b, v21.16b
-	WORD $0x4e606827 // sadalp v7.4s, v1.8h
-	WORD $0x4e70bf41 // addp v1.8h, v26.8h, v16.8h
+	WORD $0x0e39c3fb // smull v27.8h, v31.8b, v25.8b
+	WORD $0x4e39c3f9 // smull2 v25.8h, v31.16b, v25.16b
+	WORD $0x4e1406bf // dup v31.4s, v21.s[2]
+	WORD $0x4e77bfb7 // addp v23.8h, v29.8h, v23.8h
+	WORD $0x3dc042dd // ldr q29, [x22, #0x100]
+	WORD $0x4e606b96 // sadalp v22.4s, v28.8h
+	WORD $0x4e0404dc // dup v28.4s, v6.s[0]
+	WORD $0x4e606a87 // sadalp v7.4s, v20.8h
+	WORD $0x4e78bf54 // addp v20.8h, v26.8h, v24.8h
+	WORD $0x4e040618 // dup v24.4s, v16.s[0]
+	WORD $0x4e606af1 // sadalp v17.4s, v23.8h
+	WORD $0x4e79bf77 // addp v23.8h, v27.8h, v25.8h
+	WORD $0x4e0406bb // dup v27.4s, v21.s[0]
+	WORD $0x0e3cc3ba // smull v26.8h, v29.8b, v28.8b
+	WORD $0x4e3cc3bc // smull2 v28.8h, v29.16b, v28.16b
+	WORD $0x0e38c3b9 // smull v25.8h, v29.8b, v24.8b
+	WORD $0x4e38c3b8 // smull2 v24.8h, v29.16b, v24.16b
+	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
+	WORD $0x0e3ec3b4 // smull v20.8h, v29.8b, v30.8b
+	WORD $0x4e3ec3be // smull2 v30.8h, v29.16b, v30.16b
+	WORD $0x4e606af6 // sadalp v22.4s, v23.8h
+	WORD $0x4e7cbf57 // addp v23.8h, v26.8h, v28.8h
+	WORD $0x0e3bc3ba // smull v26.8h, v29.8b, v27.8b
+	WORD $0x4e3bc3bb // smull2 v27.8h, v29.16b, v27.16b
+	WORD $0x4e0c04dc // dup v28.4s, v6.s[1]
+	WORD $0x4e78bf38 // addp v24.8h, v25.8h, v24.8h
+	WORD $0x3dc052d9 // ldr q25, [x22, #0x140]
+	WORD $0x4e7ebe94 // addp v20.8h, v20.8h, v30.8h
+	WORD $0x4e0c067e // dup v30.4s, v19.s[1]
+	WORD $0x4e606ae7 // sadalp v7.4s, v23.8h
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e3cc33d // smull v29.8h, v25.8b, v28.8b
+	WORD $0x4e3cc33c // smull2 v28.8h, v25.16b, v28.16b
 	WORD $0x4e606b11 // sadalp v17.4s, v24.8h
-	WORD $0x4e606a93 // sadalp v19.4s, v20.8h
-	WORD $0x4e75bf90 // addp v16.8h, v28.8h, v21.8h
-	WORD $0x4e606816 // sadalp v22.4s, v0.8h
-	WORD $0x4e66bee0 // addp v0.8h, v23.8h, v6.8h
-	WORD $0x4e72bf66 // addp v6.8h, v27.8h, v18.8h
-	WORD $0x4e606807 // sadalp v7.4s, v0.8h
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x4e7bbf58 // addp v24.8h, v26.8h, v27.8h
+	WORD $0x4e0c06bb // dup v27.4s, v21.s[1]
+	WORD $0x0e37c33a // smull v26.8h, v25.8b, v23.8b
+	WORD $0x4e37c337 // smull2 v23.8h, v25.16b, v23.16b
+	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
+	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
+	WORD $0x0e3ec334 // smull v20.8h, v25.8b, v30.8b
+	WORD $0x4e3ec33e // smull2 v30.8h, v25.16b, v30.16b
+	WORD $0x4e606b16 // sadalp v22.4s, v24.8h
+	WORD $0x4e7cbfb8 // addp v24.8h, v29.8h, v28.8h
+	WORD $0x0e3bc33c // smull v28.8h, v25.8b, v27.8b
+	WORD $0x4e3bc339 // smull2 v25.8h, v25.16b, v27.16b
+	WORD $0x4e1404db // dup v27.4s, v6.s[2]
+	WORD $0x4e14061d // dup v29.4s, v16.s[2]
+	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
+	WORD $0x3dc062da // ldr q26, [x22, #0x180]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e7ebe94 // addp v20.8h, v20.8h, v30.8h
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x0e3bc35e // smull v30.8h, v26.8b, v27.8b
+	WORD $0x4e3bc35b // smull2 v27.8h, v26.16b, v27.16b
+	WORD $0x4e606b07 // sadalp v7.4s, v24.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606af1 // sadalp v17.4s, v23.8h
+	WORD $0x4e79bf97 // addp v23.8h, v28.8h, v25.8h
+	WORD $0x0e3dc359 // smull v25.8h, v26.8b, v29.8b
+	WORD $0x4e3dc35c // smull2 v28.8h, v26.16b, v29.16b
+	WORD $0x0e38c35d // smull v29.8h, v26.8b, v24.8b
+	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
+	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
+	WORD $0x0e3fc354 // smull v20.8h, v26.8b, v31.8b
+	WORD $0x4e3fc35a // smull2 v26.8h, v26.16b, v31.16b
+	WORD $0x4e606af6 // sadalp v22.4s, v23.8h
+	WORD $0x4e7bbfd7 // addp v23.8h, v30.8h, v27.8h
+	WORD $0x3dc072db // ldr q27, [x22, #0x1c0]
+	WORD $0x4e7cbf39 // addp v25.8h, v25.8h, v28.8h
+	WORD $0x4e78bfb8 // addp v24.8h, v29.8h, v24.8h
+	WORD $0x0e30c37c // smull v28.8h, v27.8b, v16.8b
+	WORD $0x4e30c370 // smull2 v16.8h, v27.16b, v16.16b
+	WORD $0x4e7abe94 // addp v20.8h, v20.8h, v26.8h
+	WORD $0x0e26c37a // smull v26.8h, v27.8b, v6.8b
+	WORD $0x4e26c366 // smull2 v6.8h, v27.16b, v6.16b
+	WORD $0x0e33c37d // smull v29.8h, v27.8b, v19.8b
+	WORD $0x4e33c373 // smull2 v19.8h, v27.16b, v19.16b
+	WORD $0x0e35c37e // smull v30.8h, v27.8b, v21.8b
+	WORD $0x4e35c375 // smull2 v21.8h, v27.16b, v21.16b
+	WORD $0x4e70bf90 // addp v16.8h, v28.8h, v16.8h
+	WORD $0x4e66bf46 // addp v6.8h, v26.8h, v6.8h
+	WORD $0x4e73bfb3 // addp v19.8h, v29.8h, v19.8h
+	WORD $0x4e606ae7 // sadalp v7.4s, v23.8h
+	WORD $0x4e606b31 // sadalp v17.4s, v25.8h
+	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x4e75bfd4 // addp v20.8h, v30.8h, v21.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
 	WORD $0x910902d6 // add x22, x22, #0x240
-	WORD $0x4e606831 // sadalp v17.4s, v1.8h
-	WORD $0x6e2cdc01 // fmul v1.4s, v0.4s, v12.4s
-	WORD $0x4e6068d3 // sadalp v19.4s, v6.8h
-	WORD $0x4e606a16 // sadalp v22.4s, v16.8h
-	WORD $0x4ea11c32 // mov v18.16b, v1.16b
-	WORD $0x4eab84e6 // add v6.4s, v7.4s, v11.4s
-	WORD $0x4eab8627 // add v7.4s, v17.4s, v11.4s
-	WORD $0x4e26cc12 // fmla v18.4s, v0.4s, v6.4s
-	WORD $0x4eab8670 // add v16.4s, v19.4s, v11.4s
-	WORD $0x4ea11c33 // mov v19.16b, v1.16b
-	WORD $0x4eab86d1 // add v17.4s, v22.4s, v11.4s
-	WORD $0x4ea11c26 // mov v6.16b, v1.16b
-	WORD $0x4e27cc13 // fmla v19.4s, v0.4s, v7.4s
-	WORD $0xbd4022e7 // ldr s7, [x23, #0x20]
-	WORD $0x4e30cc06 // fmla v6.4s, v0.4s, v16.4s
-	WORD $0x4e31cc01 // fmla v1.4s, v0.4s, v17.4s
-	WORD $0xbd402300 // ldr s0, [x24, #0x20]
-	WORD $0xbd402330 // ldr s16, [x25, #0x20]
-	WORD $0xbd402351 // ldr s17, [x26, #0x20]
-	WORD $0x4f801245 // fmla v5.4s, v18.4s, v0.s[0]
-	WORD $0x4f871264 // fmla v4.4s, v19.4s, v7.s[0]
-	WORD $0x4f9010c3 // fmla v3.4s, v6.4s, v16.s[0]
-	WORD $0x4f911022 // fmla v2.4s, v1.4s, v17.s[0]
-	WORD $0x54ffe6e8 // b.hi 0xce0 <k_tile_panel+0x930>
-	WORD $0x17ffff16 // b 0xc60 <k_tile_panel+0x8b0>
-	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
-	WORD $0xd37ae54b // lsl x11, x10, #6
-	WORD $0xf940bfec // ldr x12, [sp, #0x178]
-	WORD $0xa943380d // ldp x13, x14, [x0, #0x30]
-	WORD $0xf9400811 // ldr x17, [x0, #0x10]
-	WORD $0x9b107d69 // mul x9, x11, x16
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0xd37ced81 // lsl x1, x12, #4
-	WORD $0xa9403002 // ldp x2, x12, [x0]
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0xd379e210 // lsl x16, x16, #7
-	WORD $0x8b010231 // add x17, x17, x1
-	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x910005a2 // add x2, x13, #0x1
-	WORD $0x14000007 // b 0x1060 <k_tile_panel+0xcb0>
-	WORD $0x91000945 // add x5, x10, #0x2
-	WORD $0x8b10018c // add x12, x12, x16
-	WORD $0x3d800063 // str q3, [x3]
+	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
+	WORD $0x6e21dcd0 // fmul v16.4s, v6.4s, v1.4s
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x4eb01e14 // mov v20.16b, v16.16b
+	WORD $0x4eb01e15 // mov v21.16b, v16.16b
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4ea08631 // add v17.4s, v17.4s, v0.4s
+	WORD $0x4e27ccd4 // fmla v20.4s, v6.4s, v7.4s
+	WORD $0x4ea08652 // add v18.4s, v18.4s, v0.4s
+	WORD $0x4eb01e07 // mov v7.16b, v16.16b
+	WORD $0x4e31ccd5 // fmla v21.4s, v6.4s, v17.4s
+	WORD $0xbd4002f1 // ldr s17, [x23]
+	WORD $0x4ea086d3 // add v19.4s, v22.4s, v0.4s
+	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
+	WORD $0xbd400312 // ldr s18, [x24]
+	WORD $0x4e33ccd0 // fmla v16.4s, v6.4s, v19.4s
+	WORD $0xbc4406a6 // ldr s6, [x21], #0x40
+	WORD $0xbd400333 // ldr s19, [x25]
+	WORD $0x4f9112a5 // fmla v5.4s, v21.4s, v17.s[0]
+	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
+	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
+	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
+	WORD $0x54ffe728 // b.hi 0x2114 <k_tile_panel+0x164>
+	WORD $0x17ffff18 // b 0x2094 <k_tile_panel+0xe4>
+	WORD $0xa941c410 // ldp x16, x17, [x0, #0x18]
+	WORD $0xd37ae54c // lsl x12, x10, #6
+	WORD $0xa9403403 // ldp x3, x13, [x0]
+	WORD $0xd37ced22 // lsl x2, x9, #4
+	WORD $0xa9433c0e // ldp x14, x15, [x0, #0x30]
+	WORD $0xf9400801 // ldr x1, [x0, #0x10]
+	WORD $0x9b117d8b // mul x11, x12, x17
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0x8b020062 // add x2, x3, x2
+	WORD $0x9b0c7e2c // mul x12, x17, x12
+	WORD $0xd379e231 // lsl x17, x17, #7
+	WORD $0x910005c3 // add x3, x14, #0x1
+	WORD $0x14000007 // b 0x2488 <k_tile_panel+0x4d8>
+	WORD $0x91000946 // add x6, x10, #0x2
+	WORD $0x8b1101ad // add x13, x13, x17
+	WORD $0x3d800083 // str q3, [x4]
+	WORD $0xeb0800df // cmp x6, x8
+	WORD $0x3ca56882 // str q2, [x4, x5]
+	WORD $0x54ffdc6c // b.gt 0x2010 <k_tile_panel+0x60>
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd37ef605 // lsl x5, x16, #2
+	WORD $0x8b0a0844 // add x4, x2, x10, lsl #2
+	WORD $0xaa0603ea // mov x10, x6
+	WORD $0xb400012f // cbz x15, 0x24bc <k_tile_panel+0x50c>
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x3ce56882 // ldr q2, [x4, x5]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xaa0d03e7 // mov x7, x13
+	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0x5400012a // b.ge 0x24d8 <k_tile_panel+0x528>
+	WORD $0x17ffffee // b 0x2470 <k_tile_panel+0x4c0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xaa0d03e7 // mov x7, x13
+	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0x54fffceb // b.lt 0x2470 <k_tile_panel+0x4c0>
+	WORD $0x8b0b00f5 // add x21, x7, x11
+	WORD $0x8b0c00f4 // add x20, x7, x12
+	WORD $0x3dc00267 // ldr q7, [x19]
+	WORD $0xad4012b1 // ldp q17, q4, [x21]
+	WORD $0x3dc01273 // ldr q19, [x19, #0x40]
+	WORD $0xad401a90 // ldp q16, q6, [x20]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0x4e040625 // dup v5.4s, v17.s[0]
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x4e0c0616 // dup v22.4s, v16.s[1]
+	WORD $0x0e25c0f5 // smull v21.8h, v7.8b, v5.8b
+	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
+	WORD $0x0e32c0f7 // smull v23.8h, v7.8b, v18.8b
+	WORD $0x4e32c0e7 // smull2 v7.8h, v7.16b, v18.16b
+	WORD $0x0e34c272 // smull v18.8h, v19.8b, v20.8b
+	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
+	WORD $0x0e36c278 // smull v24.8h, v19.8b, v22.8b
+	WORD $0x4e36c273 // smull2 v19.8h, v19.16b, v22.16b
+	WORD $0x3dc02276 // ldr q22, [x19, #0x80]
+	WORD $0x4e65bea5 // addp v5.8h, v21.8h, v5.8h
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e67bee7 // addp v7.8h, v23.8h, v7.8h
+	WORD $0x4e140617 // dup v23.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e74be52 // addp v18.8h, v18.8h, v20.8h
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x0e35c2d4 // smull v20.8h, v22.8b, v21.8b
+	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x3dc03272 // ldr q18, [x19, #0xc0]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e75be93 // addp v19.8h, v20.8h, v21.8h
+	WORD $0x4e76bf15 // addp v21.8h, v24.8h, v22.8h
+	WORD $0x0e31c254 // smull v20.8h, v18.8b, v17.8b
+	WORD $0x4e31c251 // smull2 v17.8h, v18.16b, v17.16b
+	WORD $0x0e30c256 // smull v22.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e040492 // dup v18.4s, v4.s[0]
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
+	WORD $0x4e70bed0 // addp v16.8h, v22.8h, v16.8h
+	WORD $0x3dc04273 // ldr q19, [x19, #0x100]
+	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
+	WORD $0x4e0404d5 // dup v21.4s, v6.s[0]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x3dc05271 // ldr q17, [x19, #0x140]
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e35c236 // smull v22.8h, v17.8b, v21.8b
+	WORD $0x0e30c234 // smull v20.8h, v17.8b, v16.8b
+	WORD $0x4e30c230 // smull2 v16.8h, v17.16b, v16.16b
+	WORD $0x4e35c231 // smull2 v17.8h, v17.16b, v21.16b
+	WORD $0x4e1404d5 // dup v21.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x4e140492 // dup v18.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
+	WORD $0x4e71bed1 // addp v17.8h, v22.8h, v17.8h
+	WORD $0x3dc06273 // ldr q19, [x19, #0x180]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
+	WORD $0x4e606a27 // sadalp v7.4s, v17.8h
+	WORD $0x4e72be91 // addp v17.8h, v20.8h, v18.8h
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e24c212 // smull v18.8h, v16.8b, v4.8b
+	WORD $0x4e24c204 // smull2 v4.8h, v16.16b, v4.16b
+	WORD $0x0e26c214 // smull v20.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x4e64be44 // addp v4.8h, v18.8h, v4.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x4e66be86 // addp v6.8h, v20.8h, v6.8h
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x91090273 // add x19, x19, #0x240
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
+	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
+	WORD $0xbd402285 // ldr s5, [x20, #0x20]
+	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
+	WORD $0xbd4022a4 // ldr s4, [x21, #0x20]
+	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
+	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
+	WORD $0x54fff2a8 // b.hi 0x24d8 <k_tile_panel+0x528>
+	WORD $0x17ffff7a // b 0x2470 <k_tile_panel+0x4c0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54ffca8b // b.lt 0x1fe8 <k_tile_panel+0x38>
+	WORD $0xf940100c // ldr x12, [x0, #0x20]
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x9b0a7d8c // mul x12, x12, x10
+	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
+	WORD $0x8b09114a // add x10, x10, x9, lsl #4
+	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
+	WORD $0xad401183 // ldp q3, q4, [x12]
+	WORD $0xd10005ad // sub x13, x13, #0x1
+	WORD $0x3dc00146 // ldr q6, [x10]
+	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc02150 // ldr q16, [x10, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc03147 // ldr q7, [x10, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc06147 // ldr q7, [x10, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc07146 // ldr q6, [x10, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08143 // ldr q3, [x10, #0x200]
+	WORD $0x9109014a // add x10, x10, #0x240
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd402183 // ldr s3, [x12, #0x20]
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fff8a8 // b.hi 0x26b4 <k_tile_panel+0x704>
+	WORD $0x17fffe11 // b 0x1fe8 <k_tile_panel+0x38>
+	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
+	WORD $0xf94017f9 // ldr x25, [sp, #0x28]
+	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
+	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
+	WORD $0x6d41a3e9 // ldp d9, d8, [sp, #0x18]
+	WORD $0x6d40abeb // ldp d11, d10, [sp, #0x8]
+	WORD $0xfc4607ec // ldr d12, [sp], #0x60
+	WORD $0xd65f03c0 // ret
+
+	// tile_panel_min
+	WORD $0xfc1a0fec // str d12, [sp, #-0x60]!
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x6d00abeb // stp d11, d10, [sp, #0x8]
+	WORD $0x4e040d00 // dup v0.4s, w8
+	WORD $0x4e040d21 // dup v1.4s, w9
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x6d01a3e9 // stp d9, d8, [sp, #0x18]
+	WORD $0xf90017f9 // str x25, [sp, #0x28]
+	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
+	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
+	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
+	WORD $0x14000005 // b 0x2810 <k_tile_panel_min+0x48>
+	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x54004020 // b.eq 0x3010 <k_tile_panel_min+0x848>
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x5400024a // b.ge 0x285c <k_tile_panel_min+0x94>
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xb27f0145 // orr x5, x10, #0x2
 	WORD $0xeb0800bf // cmp x5, x8
+	WORD $0x5400228d // b.le 0x2c74 <k_tile_panel_min+0x4ac>
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54fffeca // b.ge 0x2804 <k_tile_panel_min+0x3c>
+	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0x9b0a7d6b // mul x11, x11, x10
+	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
+	WORD $0xb400352d // cbz x13, 0x2ee8 <k_tile_panel_min+0x720>
+	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400352a // b.ge 0x2ef8 <k_tile_panel_min+0x730>
+	WORD $0x17ffffea // b 0x2800 <k_tile_panel_min+0x38>
+	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
+	WORD $0xd37ced2f // lsl x15, x9, #4
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xa9401810 // ldp x16, x6, [x0]
+	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
+	WORD $0x8b040482 // add x2, x4, x4, lsl #1
+	WORD $0x8b0f01ce // add x14, x14, x15
+	WORD $0x8b0f020f // add x15, x16, x15
+	WORD $0xd37df170 // lsl x16, x11, #3
+	WORD $0xd378dc81 // lsl x1, x4, #8
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0xd37ae442 // lsl x2, x2, #6
+	WORD $0xd379e083 // lsl x3, x4, #7
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0x910005a5 // add x5, x13, #0x1
+	WORD $0x9100c0c6 // add x6, x6, #0x30
+	WORD $0x52800094 // mov w20, #0x4 // =4
+	WORD $0x14000009 // b 0x28cc <k_tile_panel_min+0x104>
+	WORD $0x91001154 // add x20, x10, #0x4
+	WORD $0x8b0100c6 // add x6, x6, x1
+	WORD $0x3d8000e3 // str q3, [x7]
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x3cb368e5 // str q5, [x7, x19]
+	WORD $0x3cb068e4 // str q4, [x7, x16]
+	WORD $0x3cb168e2 // str q2, [x7, x17]
+	WORD $0x54fffaac // b.gt 0x281c <k_tile_panel_min+0x54>
+	WORD $0x9b0a7d6a // mul x10, x11, x10
+	WORD $0xd37ef573 // lsl x19, x11, #2
+	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
+	WORD $0xaa1403ea // mov x10, x20
+	WORD $0xb400016c // cbz x12, 0x2908 <k_tile_panel_min+0x140>
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x3cf368e5 // ldr q5, [x7, x19]
+	WORD $0x3cf068e4 // ldr q4, [x7, x16]
+	WORD $0x3cf168e2 // ldr q2, [x7, x17]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x5400016a // b.ge 0x292c <k_tile_panel_min+0x164>
+	WORD $0x17ffffea // b 0x28ac <k_tile_panel_min+0xe4>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x54fffc2b // b.lt 0x28ac <k_tile_panel_min+0xe4>
+	WORD $0x8b040297 // add x23, x20, x4
+	WORD $0xad7e9a92 // ldp q18, q6, [x20, #-0x30]
+	WORD $0xad7ec6f3 // ldp q19, q17, [x23, #-0x30]
+	WORD $0x8b030298 // add x24, x20, x3
+	WORD $0x3dc002d5 // ldr q21, [x22]
+	WORD $0x3dc012da // ldr q26, [x22, #0x40]
+	WORD $0x8b020299 // add x25, x20, x2
+	WORD $0x4e040647 // dup v7.4s, v18.s[0]
+	WORD $0x4e0c0650 // dup v16.4s, v18.s[1]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0x4e040674 // dup v20.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xad7edb18 // ldp q24, q22, [x24, #-0x30]
+	WORD $0x0e27c2bb // smull v27.8h, v21.8b, v7.8b
+	WORD $0x4e27c2a7 // smull2 v7.8h, v21.16b, v7.16b
+	WORD $0x0e30c35c // smull v28.8h, v26.8b, v16.8b
+	WORD $0x0e34c2be // smull v30.8h, v21.8b, v20.8b
+	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
+	WORD $0x0e37c35f // smull v31.8h, v26.8b, v23.8b
+	WORD $0x4e37c348 // smull2 v8.8h, v26.16b, v23.16b
+	WORD $0xad7edf39 // ldp q25, q23, [x25, #-0x30]
+	WORD $0x4e30c350 // smull2 v16.8h, v26.16b, v16.16b
+	WORD $0x4e04071d // dup v29.4s, v24.s[0]
+	WORD $0x4e67bf67 // addp v7.8h, v27.8h, v7.8h
+	WORD $0x4e0c071b // dup v27.4s, v24.s[1]
+	WORD $0x4e040729 // dup v9.4s, v25.s[0]
+	WORD $0x4e74bfd4 // addp v20.8h, v30.8h, v20.8h
+	WORD $0x4e68bffe // addp v30.8h, v31.8h, v8.8h
+	WORD $0x4e0c073f // dup v31.4s, v25.s[1]
+	WORD $0x0e3dc2aa // smull v10.8h, v21.8b, v29.8b
+	WORD $0x4e3dc2bd // smull2 v29.8h, v21.16b, v29.16b
+	WORD $0x4e70bf9c // addp v28.8h, v28.8h, v16.8h
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e29c2ab // smull v11.8h, v21.8b, v9.8b
+	WORD $0x4e29c2b5 // smull2 v21.8h, v21.16b, v9.16b
+	WORD $0x4e602a90 // saddlp v16.4s, v20.8h
+	WORD $0x4e140654 // dup v20.4s, v18.s[2]
+	WORD $0x0e3bc348 // smull v8.8h, v26.8b, v27.8b
+	WORD $0x4e3bc35b // smull2 v27.8h, v26.16b, v27.16b
+	WORD $0x0e3fc349 // smull v9.8h, v26.8b, v31.8b
+	WORD $0x4e3fc35a // smull2 v26.8h, v26.16b, v31.16b
+	WORD $0x3dc022df // ldr q31, [x22, #0x80]
+	WORD $0x4e7dbd5d // addp v29.8h, v10.8h, v29.8h
+	WORD $0x4e1c0652 // dup v18.4s, v18.s[3]
+	WORD $0x4e606b87 // sadalp v7.4s, v28.8h
+	WORD $0x4e75bd75 // addp v21.8h, v11.8h, v21.8h
+	WORD $0x0e34c3fc // smull v28.8h, v31.8b, v20.8b
+	WORD $0x4e34c3ea // smull2 v10.8h, v31.16b, v20.16b
+	WORD $0x4e14066b // dup v11.4s, v19.s[2]
+	WORD $0x4e7bbd1b // addp v27.8h, v8.8h, v27.8h
+	WORD $0x4e606bd0 // sadalp v16.4s, v30.8h
+	WORD $0x4e602bb4 // saddlp v20.4s, v29.8h
+	WORD $0x4e7abd3a // addp v26.8h, v9.8h, v26.8h
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	WORD $0x4e140708 // dup v8.4s, v24.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e2bc3fd // smull v29.8h, v31.8b, v11.8b
+	WORD $0x4e2bc3fe // smull2 v30.8h, v31.16b, v11.16b
+	WORD $0x4e1c0718 // dup v24.4s, v24.s[3]
+	WORD $0x4e6abf9c // addp v28.8h, v28.8h, v10.8h
+	WORD $0x4e1406c9 // dup v9.4s, v22.s[2]
+	WORD $0x4e606b74 // sadalp v20.4s, v27.8h
+	WORD $0x4e14073b // dup v27.4s, v25.s[2]
+	WORD $0x4e1c0739 // dup v25.4s, v25.s[3]
+	WORD $0x4e606b55 // sadalp v21.4s, v26.8h
+	WORD $0x0e28c3fa // smull v26.8h, v31.8b, v8.8b
+	WORD $0x4e28c3e8 // smull2 v8.8h, v31.16b, v8.16b
+	WORD $0x4e606b87 // sadalp v7.4s, v28.8h
+	WORD $0x4e7ebfbc // addp v28.8h, v29.8h, v30.8h
+	WORD $0x3dc032de // ldr q30, [x22, #0xc0]
+	WORD $0x0e3bc3fd // smull v29.8h, v31.8b, v27.8b
+	WORD $0x4e3bc3fb // smull2 v27.8h, v31.16b, v27.16b
+	WORD $0x0e33c3df // smull v31.8h, v30.8b, v19.8b
+	WORD $0x4e33c3d3 // smull2 v19.8h, v30.16b, v19.16b
+	WORD $0x4e68bf5a // addp v26.8h, v26.8h, v8.8h
+	WORD $0x0e38c3c8 // smull v8.8h, v30.8b, v24.8b
+	WORD $0x4e38c3d8 // smull2 v24.8h, v30.16b, v24.16b
+	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
+	WORD $0x0e32c3dc // smull v28.8h, v30.8b, v18.8b
+	WORD $0x4e32c3d2 // smull2 v18.8h, v30.16b, v18.16b
+	WORD $0x4e73bff3 // addp v19.8h, v31.8h, v19.8h
+	WORD $0x4e0c04df // dup v31.4s, v6.s[1]
+	WORD $0x4e78bd18 // addp v24.8h, v8.8h, v24.8h
+	WORD $0x3dc062c8 // ldr q8, [x22, #0x180]
+	WORD $0x4e72bf92 // addp v18.8h, v28.8h, v18.8h
+	WORD $0x4e04063c // dup v28.4s, v17.s[0]
+	WORD $0x0e29c10c // smull v12.8h, v8.8b, v9.8b
+	WORD $0x4e29c109 // smull2 v9.8h, v8.16b, v9.16b
+	WORD $0x4e606b54 // sadalp v20.4s, v26.8h
+	WORD $0x4e7bbfba // addp v26.8h, v29.8h, v27.8h
+	WORD $0x4e0404db // dup v27.4s, v6.s[0]
+	WORD $0x4e606a70 // sadalp v16.4s, v19.8h
+	WORD $0x4e0406d3 // dup v19.4s, v22.s[0]
+	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
+	WORD $0x3dc042d2 // ldr q18, [x22, #0x100]
+	WORD $0x4e606b55 // sadalp v21.4s, v26.8h
+	WORD $0x0e39c3da // smull v26.8h, v30.8b, v25.8b
+	WORD $0x4e39c3d9 // smull2 v25.8h, v30.16b, v25.16b
+	WORD $0x0e33c25d // smull v29.8h, v18.8b, v19.8b
+	WORD $0x4e33c253 // smull2 v19.8h, v18.16b, v19.16b
+	WORD $0x4e0406fe // dup v30.4s, v23.s[0]
+	WORD $0x4e79bf59 // addp v25.8h, v26.8h, v25.8h
+	WORD $0x0e3cc25a // smull v26.8h, v18.8b, v28.8b
+	WORD $0x4e3cc25c // smull2 v28.8h, v18.16b, v28.16b
+	WORD $0x4e73bfb3 // addp v19.8h, v29.8h, v19.8h
+	WORD $0x4e606b14 // sadalp v20.4s, v24.8h
+	WORD $0x0e3bc258 // smull v24.8h, v18.8b, v27.8b
+	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
+	WORD $0x4e606b35 // sadalp v21.4s, v25.8h
+	WORD $0x3dc052d9 // ldr q25, [x22, #0x140]
+	WORD $0x4e7cbf5a // addp v26.8h, v26.8h, v28.8h
+	WORD $0x0e3fc33c // smull v28.8h, v25.8b, v31.8b
+	WORD $0x4e3fc33d // smull2 v29.8h, v25.16b, v31.16b
+	WORD $0x4e7bbf18 // addp v24.8h, v24.8h, v27.8h
+	WORD $0x0e3ec25b // smull v27.8h, v18.8b, v30.8b
+	WORD $0x4e3ec252 // smull2 v18.8h, v18.16b, v30.16b
+	WORD $0x4e14063e // dup v30.4s, v17.s[2]
+	WORD $0x4e606b50 // sadalp v16.4s, v26.8h
+	WORD $0x4e7dbf9a // addp v26.8h, v28.8h, v29.8h
+	WORD $0x4e0c06fc // dup v28.4s, v23.s[1]
+	WORD $0x4e1404dd // dup v29.4s, v6.s[2]
+	WORD $0x4e72bf72 // addp v18.8h, v27.8h, v18.8h
+	WORD $0x0e3ec10b // smull v11.8h, v8.8b, v30.8b
+	WORD $0x4e3ec11e // smull2 v30.8h, v8.16b, v30.16b
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x0e3cc32a // smull v10.8h, v25.8b, v28.8b
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e0c06d3 // dup v19.4s, v22.s[1]
+	WORD $0x4e1c06d6 // dup v22.4s, v22.s[3]
+	WORD $0x4e606b07 // sadalp v7.4s, v24.8h
+	WORD $0x4e0c0638 // dup v24.4s, v17.s[1]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
+	WORD $0x4e1406f2 // dup v18.4s, v23.s[2]
+	WORD $0x4e1c06f7 // dup v23.4s, v23.s[3]
+	WORD $0x0e33c33f // smull v31.8h, v25.8b, v19.8b
+	WORD $0x4e33c333 // smull2 v19.8h, v25.16b, v19.16b
+	WORD $0x0e38c33b // smull v27.8h, v25.8b, v24.8b
+	WORD $0x4e38c338 // smull2 v24.8h, v25.16b, v24.16b
+	WORD $0x4e3cc339 // smull2 v25.8h, v25.16b, v28.16b
+	WORD $0x0e3dc11c // smull v28.8h, v8.8b, v29.8b
+	WORD $0x4e3dc11d // smull2 v29.8h, v8.16b, v29.16b
+	WORD $0x4e73bff3 // addp v19.8h, v31.8h, v19.8h
+	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
+	WORD $0x4e79bd59 // addp v25.8h, v10.8h, v25.8h
+	WORD $0x4e7ebd7b // addp v27.8h, v11.8h, v30.8h
+	WORD $0x3dc072de // ldr q30, [x22, #0x1c0]
+	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
+	WORD $0x4e7dbf9a // addp v26.8h, v28.8h, v29.8h
+	WORD $0x0e32c11d // smull v29.8h, v8.8b, v18.8b
+	WORD $0x4e32c112 // smull2 v18.8h, v8.16b, v18.16b
+	WORD $0x4e69bd9c // addp v28.8h, v12.8h, v9.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x0e26c3d3 // smull v19.8h, v30.8b, v6.8b
+	WORD $0x4e26c3c6 // smull2 v6.8h, v30.16b, v6.16b
+	WORD $0x4e606b10 // sadalp v16.4s, v24.8h
+	WORD $0x0e31c3d8 // smull v24.8h, v30.8b, v17.8b
+	WORD $0x4e31c3d1 // smull2 v17.8h, v30.16b, v17.16b
+	WORD $0x4e606b35 // sadalp v21.4s, v25.8h
+	WORD $0x0e36c3d9 // smull v25.8h, v30.8b, v22.8b
+	WORD $0x4e36c3d6 // smull2 v22.8h, v30.16b, v22.16b
+	WORD $0x4e72bfb2 // addp v18.8h, v29.8h, v18.8h
+	WORD $0x0e37c3dd // smull v29.8h, v30.8b, v23.8b
+	WORD $0x4e37c3d7 // smull2 v23.8h, v30.16b, v23.16b
+	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
+	WORD $0x4e71bf11 // addp v17.8h, v24.8h, v17.8h
+	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
+	WORD $0x4e77bfb3 // addp v19.8h, v29.8h, v23.8h
+	WORD $0x4e606b94 // sadalp v20.4s, v28.8h
+	WORD $0x4e606b70 // sadalp v16.4s, v27.8h
+	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
+	WORD $0x4e76bf32 // addp v18.8h, v25.8h, v22.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x4e606a30 // sadalp v16.4s, v17.8h
+	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4ea08692 // add v18.4s, v20.4s, v0.4s
+	WORD $0x4eb11e34 // mov v20.16b, v17.16b
+	WORD $0x4ea08610 // add v16.4s, v16.4s, v0.4s
+	WORD $0x4ea086b3 // add v19.4s, v21.4s, v0.4s
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0x4e27ccd4 // fmla v20.4s, v6.4s, v7.4s
+	WORD $0x4eb11e27 // mov v7.16b, v17.16b
+	WORD $0x4e30ccd5 // fmla v21.4s, v6.4s, v16.4s
+	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
+	WORD $0xbc5f02f0 // ldur s16, [x23, #-0x10]
+	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
+	WORD $0xbc5f0286 // ldur s6, [x20, #-0x10]
+	WORD $0xbc5f0312 // ldur s18, [x24, #-0x10]
+	WORD $0xbc5f0333 // ldur s19, [x25, #-0x10]
+	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
+	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
+	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
+	WORD $0xbd4002f0 // ldr s16, [x23]
+	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
+	WORD $0xbc440687 // ldr s7, [x20], #0x40
+	WORD $0xbd400311 // ldr s17, [x24]
+	WORD $0xbd400332 // ldr s18, [x25]
+	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
+	WORD $0x4f9010c5 // fmla v5.4s, v6.4s, v16.s[0]
+	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
+	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
+	WORD $0x54ffe608 // b.hi 0x292c <k_tile_panel_min+0x164>
+	WORD $0x17ffff0f // b 0x28ac <k_tile_panel_min+0xe4>
+	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
+	WORD $0xd37ae54c // lsl x12, x10, #6
+	WORD $0xa9402c01 // ldp x1, x11, [x0]
+	WORD $0xd37ced22 // lsl x2, x9, #4
+	WORD $0xf9400811 // ldr x17, [x0, #0x10]
+	WORD $0x9100816d // add x13, x11, #0x20
+	WORD $0x9b10358b // madd x11, x12, x16, x13
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x8b020231 // add x17, x17, x2
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0x9b0c360c // madd x12, x16, x12, x13
+	WORD $0xa943380d // ldp x13, x14, [x0, #0x30]
+	WORD $0xd379e210 // lsl x16, x16, #7
+	WORD $0x910005a2 // add x2, x13, #0x1
+	WORD $0x14000008 // b 0x2ccc <k_tile_panel_min+0x504>
+	WORD $0x91000945 // add x5, x10, #0x2
+	WORD $0x8b10016b // add x11, x11, x16
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0xeb0800bf // cmp x5, x8
+	WORD $0x3d800063 // str q3, [x3]
 	WORD $0x3ca46862 // str q2, [x3, x4]
-	WORD $0x54ff9ecc // b.gt 0x434 <k_tile_panel+0x84>
+	WORD $0x54ffdb0c // b.gt 0x2828 <k_tile_panel_min+0x60>
 	WORD $0x9b0a7dea // mul x10, x15, x10
 	WORD $0xd37ef5e4 // lsl x4, x15, #2
 	WORD $0x8b0a0823 // add x3, x1, x10, lsl #2
 	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xb400012e // cbz x14, 0x1094 <k_tile_panel+0xce4>
+	WORD $0xb400014e // cbz x14, 0x2d04 <k_tile_panel_min+0x53c>
 	WORD $0x3dc00063 // ldr q3, [x3]
 	WORD $0x3ce46862 // ldr q2, [x3, x4]
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0203e5 // mov x5, x2
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x5400012a // b.ge 0x10b0 <k_tile_panel+0xd00>
-	WORD $0x17ffffee // b 0x1048 <k_tile_panel+0xc98>
+	WORD $0xaa0c03e5 // mov x5, x12
+	WORD $0xaa0b03e6 // mov x6, x11
+	WORD $0xaa0203e7 // mov x7, x2
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0x5400014a // b.ge 0x2d24 <k_tile_panel_min+0x55c>
+	WORD $0x17ffffec // b 0x2cb0 <k_tile_panel_min+0x4e8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0203e5 // mov x5, x2
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x54fffceb // b.lt 0x1048 <k_tile_panel+0xc98>
-	WORD $0x8b0900d4 // add x20, x6, x9
-	WORD $0x8b0b00d3 // add x19, x6, x11
-	WORD $0x3dc000e4 // ldr q4, [x7]
-	WORD $0xad400690 // ldp q16, q1, [x20]
-	WORD $0x3dc010f1 // ldr q17, [x7, #0x40]
-	WORD $0xad401667 // ldp q7, q5, [x19]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x4e040600 // dup v0.4s, v16.s[0]
-	WORD $0x4e0c0612 // dup v18.4s, v16.s[1]
-	WORD $0x4e0404e6 // dup v6.4s, v7.s[0]
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e1404f7 // dup v23.4s, v7.s[2]
-	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
-	WORD $0x0e20c093 // smull v19.8h, v4.8b, v0.8b
-	WORD $0x4e20c080 // smull2 v0.8h, v4.16b, v0.16b
-	WORD $0x0e26c095 // smull v21.8h, v4.8b, v6.8b
-	WORD $0x4e26c084 // smull2 v4.8h, v4.16b, v6.16b
-	WORD $0x0e32c226 // smull v6.8h, v17.8b, v18.8b
-	WORD $0x4e32c232 // smull2 v18.8h, v17.16b, v18.16b
-	WORD $0x0e34c236 // smull v22.8h, v17.8b, v20.8b
-	WORD $0x4e34c231 // smull2 v17.8h, v17.16b, v20.16b
-	WORD $0x4e60be60 // addp v0.8h, v19.8h, v0.8h
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
+	WORD $0xaa0c03e5 // mov x5, x12
+	WORD $0xaa0b03e6 // mov x6, x11
+	WORD $0xaa0203e7 // mov x7, x2
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0x54fffc8b // b.lt 0x2cb0 <k_tile_panel_min+0x4e8>
+	WORD $0xad7f10d1 // ldp q17, q4, [x6, #-0x20]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xad7f18b0 // ldp q16, q6, [x5, #-0x20]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x3dc00267 // ldr q7, [x19]
+	WORD $0x3dc01273 // ldr q19, [x19, #0x40]
+	WORD $0x4e040625 // dup v5.4s, v17.s[0]
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x4e0c0616 // dup v22.4s, v16.s[1]
+	WORD $0x0e25c0f5 // smull v21.8h, v7.8b, v5.8b
+	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
+	WORD $0x0e32c0f7 // smull v23.8h, v7.8b, v18.8b
+	WORD $0x4e32c0e7 // smull2 v7.8h, v7.16b, v18.16b
+	WORD $0x0e34c272 // smull v18.8h, v19.8b, v20.8b
+	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
+	WORD $0x0e36c278 // smull v24.8h, v19.8b, v22.8b
+	WORD $0x4e36c273 // smull2 v19.8h, v19.16b, v22.16b
+	WORD $0x3dc02276 // ldr q22, [x19, #0x80]
+	WORD $0x4e65bea5 // addp v5.8h, v21.8h, v5.8h
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e67bee7 // addp v7.8h, v23.8h, v7.8h
+	WORD $0x4e140617 // dup v23.4s, v16.s[2]
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x4e64beb4 // addp v20.8h, v21.8h, v4.8h
-	WORD $0x3dc020f5 // ldr q21, [x7, #0x80]
-	WORD $0x4e72bcd2 // addp v18.8h, v6.8h, v18.8h
-	WORD $0x4e71bed1 // addp v17.8h, v22.8h, v17.8h
-	WORD $0x4e602804 // saddlp v4.4s, v0.8h
-	WORD $0x0e33c2a0 // smull v0.8h, v21.8b, v19.8b
-	WORD $0x4e33c2b3 // smull2 v19.8h, v21.16b, v19.16b
-	WORD $0x4e602a86 // saddlp v6.4s, v20.8h
-	WORD $0x0e37c2b4 // smull v20.8h, v21.8b, v23.8b
-	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
-	WORD $0x4e606a44 // sadalp v4.4s, v18.8h
-	WORD $0x4e606a26 // sadalp v6.4s, v17.8h
-	WORD $0x4e73bc00 // addp v0.8h, v0.8h, v19.8h
-	WORD $0x3dc030f1 // ldr q17, [x7, #0xc0]
+	WORD $0x4e74be52 // addp v18.8h, v18.8h, v20.8h
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x0e35c2d4 // smull v20.8h, v22.8b, v21.8b
+	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x3dc03272 // ldr q18, [x19, #0xc0]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e75be93 // addp v19.8h, v20.8h, v21.8h
-	WORD $0x0e30c232 // smull v18.8h, v17.8b, v16.8b
+	WORD $0x4e76bf15 // addp v21.8h, v24.8h, v22.8h
+	WORD $0x0e31c254 // smull v20.8h, v18.8b, v17.8b
+	WORD $0x4e31c251 // smull2 v17.8h, v18.16b, v17.16b
+	WORD $0x0e30c256 // smull v22.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e040492 // dup v18.4s, v4.s[0]
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
+	WORD $0x4e70bed0 // addp v16.8h, v22.8h, v16.8h
+	WORD $0x3dc04273 // ldr q19, [x19, #0x100]
+	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
+	WORD $0x4e0404d5 // dup v21.4s, v6.s[0]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x3dc05271 // ldr q17, [x19, #0x140]
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e35c236 // smull v22.8h, v17.8b, v21.8b
+	WORD $0x0e30c234 // smull v20.8h, v17.8b, v16.8b
 	WORD $0x4e30c230 // smull2 v16.8h, v17.16b, v16.16b
-	WORD $0x0e27c234 // smull v20.8h, v17.8b, v7.8b
-	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
-	WORD $0x3dc040f1 // ldr q17, [x7, #0x100]
-	WORD $0x4e606804 // sadalp v4.4s, v0.8h
-	WORD $0x4e040420 // dup v0.4s, v1.s[0]
-	WORD $0x4e70be50 // addp v16.8h, v18.8h, v16.8h
-	WORD $0x4e606a66 // sadalp v6.4s, v19.8h
-	WORD $0x4e0404b3 // dup v19.4s, v5.s[0]
-	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
-	WORD $0x0e20c232 // smull v18.8h, v17.8b, v0.8b
-	WORD $0x4e20c220 // smull2 v0.8h, v17.16b, v0.16b
-	WORD $0x0e33c234 // smull v20.8h, v17.8b, v19.8b
-	WORD $0x4e33c231 // smull2 v17.8h, v17.16b, v19.16b
-	WORD $0x4e0c04b3 // dup v19.4s, v5.s[1]
-	WORD $0x4e606a04 // sadalp v4.4s, v16.8h
-	WORD $0x4e60be40 // addp v0.8h, v18.8h, v0.8h
-	WORD $0x3dc050f0 // ldr q16, [x7, #0x140]
-	WORD $0x4e6068e6 // sadalp v6.4s, v7.8h
-	WORD $0x4e0c0427 // dup v7.4s, v1.s[1]
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x0e33c214 // smull v20.8h, v16.8b, v19.8b
-	WORD $0x0e27c212 // smull v18.8h, v16.8b, v7.8b
-	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
-	WORD $0x4e33c210 // smull2 v16.8h, v16.16b, v19.16b
-	WORD $0x4e1404b3 // dup v19.4s, v5.s[2]
-	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
-	WORD $0x4e606804 // sadalp v4.4s, v0.8h
-	WORD $0x4e140420 // dup v0.4s, v1.s[2]
-	WORD $0x4e1c0421 // dup v1.4s, v1.s[3]
-	WORD $0x4e606a26 // sadalp v6.4s, v17.8h
-	WORD $0x4e67be47 // addp v7.8h, v18.8h, v7.8h
+	WORD $0x4e35c231 // smull2 v17.8h, v17.16b, v21.16b
+	WORD $0x4e1404d5 // dup v21.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x4e140492 // dup v18.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
-	WORD $0x3dc060f1 // ldr q17, [x7, #0x180]
-	WORD $0x0e20c232 // smull v18.8h, v17.8b, v0.8b
-	WORD $0x4e20c220 // smull2 v0.8h, v17.16b, v0.16b
-	WORD $0x0e33c234 // smull v20.8h, v17.8b, v19.8b
-	WORD $0x4e33c231 // smull2 v17.8h, v17.16b, v19.16b
-	WORD $0x4e6068e4 // sadalp v4.4s, v7.8h
-	WORD $0x3dc070e7 // ldr q7, [x7, #0x1c0]
-	WORD $0x4e606a06 // sadalp v6.4s, v16.8h
-	WORD $0x4e60be40 // addp v0.8h, v18.8h, v0.8h
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x0e21c0f0 // smull v16.8h, v7.8b, v1.8b
-	WORD $0x4e21c0e1 // smull2 v1.8h, v7.16b, v1.16b
+	WORD $0x4e71bed1 // addp v17.8h, v22.8h, v17.8h
+	WORD $0x3dc06273 // ldr q19, [x19, #0x180]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
+	WORD $0x4e606a27 // sadalp v7.4s, v17.8h
+	WORD $0x4e72be91 // addp v17.8h, v20.8h, v18.8h
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e24c212 // smull v18.8h, v16.8b, v4.8b
+	WORD $0x4e24c204 // smull2 v4.8h, v16.16b, v4.16b
+	WORD $0x0e26c214 // smull v20.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x4e64be44 // addp v4.8h, v18.8h, v4.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x4e66be86 // addp v6.8h, v20.8h, v6.8h
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
+	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
+	WORD $0xbd4000a5 // ldr s5, [x5]
+	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
+	WORD $0xbd4000c4 // ldr s4, [x6]
+	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
+	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
+	WORD $0xbd4010c5 // ldr s5, [x6, #0x10]
+	WORD $0xbd4010a6 // ldr s6, [x5, #0x10]
+	WORD $0x910100c6 // add x6, x6, #0x40
+	WORD $0x910100a5 // add x5, x5, #0x40
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x54fff228 // b.hi 0x2d24 <k_tile_panel_min+0x55c>
+	WORD $0x17ffff73 // b 0x2cb0 <k_tile_panel_min+0x4e8>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54ffc86b // b.lt 0x2800 <k_tile_panel_min+0x38>
+	WORD $0xf940100c // ldr x12, [x0, #0x20]
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x9b0a7d8c // mul x12, x12, x10
+	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
+	WORD $0x8b09114a // add x10, x10, x9, lsl #4
+	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
+	WORD $0xad401183 // ldp q3, q4, [x12]
+	WORD $0xd10005ad // sub x13, x13, #0x1
+	WORD $0x3dc00146 // ldr q6, [x10]
+	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc02150 // ldr q16, [x10, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc03147 // ldr q7, [x10, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc06147 // ldr q7, [x10, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc07146 // ldr q6, [x10, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08143 // ldr q3, [x10, #0x200]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd402183 // ldr s3, [x12, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x3dc09143 // ldr q3, [x10, #0x240]
+	WORD $0xbd403184 // ldr s4, [x12, #0x30]
+	WORD $0x910a014a // add x10, x10, #0x280
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fff848 // b.hi 0x2f10 <k_tile_panel_min+0x748>
+	WORD $0x17fffdfd // b 0x2800 <k_tile_panel_min+0x38>
+	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
+	WORD $0xf94017f9 // ldr x25, [sp, #0x28]
+	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
+	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
+	WORD $0x6d41a3e9 // ldp d9, d8, [sp, #0x18]
+	WORD $0x6d40abeb // ldp d11, d10, [sp, #0x8]
+	WORD $0xfc4607ec // ldr d12, [sp], #0x60
+	WORD $0xd65f03c0 // ret
+
+	// tile_panel_16
+	WORD $0xd10343ff // sub sp, sp, #0xd0
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x6d053bef // stp d15, d14, [sp, #0x50]
+	WORD $0x4e040d1d // dup v29.4s, w8
+	WORD $0x4e040d3e // dup v30.4s, w9
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x6d0633ed // stp d13, d12, [sp, #0x60]
+	WORD $0x6d072beb // stp d11, d10, [sp, #0x70]
+	WORD $0x6d0823e9 // stp d9, d8, [sp, #0x80]
+	WORD $0xf9004bf9 // str x25, [sp, #0x90]
+	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
+	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
+	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
+	WORD $0xad0077fe // stp q30, q29, [sp]
+	WORD $0x14000005 // b 0x3084 <k_tile_panel_16+0x54>
+	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x540041c0 // b.eq 0x38b8 <k_tile_panel_16+0x888>
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x5400024a // b.ge 0x30d0 <k_tile_panel_16+0xa0>
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xb27f0146 // orr x6, x10, #0x2
+	WORD $0xeb0800df // cmp x6, x8
+	WORD $0x5400242d // b.le 0x351c <k_tile_panel_16+0x4ec>
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54fffeca // b.ge 0x3078 <k_tile_panel_16+0x48>
+	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0x9b0a7d6b // mul x11, x11, x10
+	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
+	WORD $0xb40036ad // cbz x13, 0x378c <k_tile_panel_16+0x75c>
+	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540036aa // b.ge 0x379c <k_tile_panel_16+0x76c>
+	WORD $0x17ffffea // b 0x3074 <k_tile_panel_16+0x44>
+	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
+	WORD $0xd37ced2f // lsl x15, x9, #4
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xa9401810 // ldp x16, x6, [x0]
+	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
+	WORD $0x8b040482 // add x2, x4, x4, lsl #1
+	WORD $0x8b0f01ce // add x14, x14, x15
+	WORD $0x8b0f020f // add x15, x16, x15
+	WORD $0xd37df170 // lsl x16, x11, #3
+	WORD $0xd378dc81 // lsl x1, x4, #8
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0xd37ae442 // lsl x2, x2, #6
+	WORD $0xd379e083 // lsl x3, x4, #7
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0x910005a5 // add x5, x13, #0x1
+	WORD $0x910080c6 // add x6, x6, #0x20
+	WORD $0x52800094 // mov w20, #0x4 // =4
+	WORD $0x14000009 // b 0x3140 <k_tile_panel_16+0x110>
+	WORD $0x91001154 // add x20, x10, #0x4
+	WORD $0x8b0100c6 // add x6, x6, x1
+	WORD $0x3d8000e3 // str q3, [x7]
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x3cb368e4 // str q4, [x7, x19]
+	WORD $0x3cb068e1 // str q1, [x7, x16]
+	WORD $0x3cb168e0 // str q0, [x7, x17]
+	WORD $0x54fffaac // b.gt 0x3090 <k_tile_panel_16+0x60>
+	WORD $0x9b0a7d6a // mul x10, x11, x10
+	WORD $0xd37ef573 // lsl x19, x11, #2
+	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
+	WORD $0xaa1403ea // mov x10, x20
+	WORD $0xb400016c // cbz x12, 0x317c <k_tile_panel_16+0x14c>
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x3cf368e4 // ldr q4, [x7, x19]
+	WORD $0x3cf068e1 // ldr q1, [x7, x16]
+	WORD $0x3cf168e0 // ldr q0, [x7, x17]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x5400016a // b.ge 0x31a0 <k_tile_panel_16+0x170>
+	WORD $0x17ffffea // b 0x3120 <k_tile_panel_16+0xf0>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x54fffc2b // b.lt 0x3120 <k_tile_panel_16+0xf0>
+	WORD $0x8b020297 // add x23, x20, x2
+	WORD $0x3dc002d1 // ldr q17, [x22]
+	WORD $0x3dc012d2 // ldr q18, [x22, #0x40]
+	WORD $0xad7f1ee6 // ldp q6, q7, [x23, #-0x20]
+	WORD $0x8b030298 // add x24, x20, x3
+	WORD $0x3dc022df // ldr q31, [x22, #0x80]
+	WORD $0x8b040299 // add x25, x20, x4
+	WORD $0x3dc032cd // ldr q13, [x22, #0xc0]
+	WORD $0xad0183e1 // stp q1, q0, [sp, #0x30]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0x4e0404d0 // dup v16.4s, v6.s[0]
+	WORD $0x4e0c04d3 // dup v19.4s, v6.s[1]
+	WORD $0x4e1c04dc // dup v28.4s, v6.s[3]
+	WORD $0x4e1404c6 // dup v6.4s, v6.s[2]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x0e30c236 // smull v22.8h, v17.8b, v16.8b
+	WORD $0x4e30c237 // smull2 v23.8h, v17.16b, v16.16b
+	WORD $0x0e33c250 // smull v16.8h, v18.8b, v19.8b
+	WORD $0x4e33c255 // smull2 v21.8h, v18.16b, v19.16b
+	WORD $0x0e26c3ea // smull v10.8h, v31.8b, v6.8b
+	WORD $0x4e26c3e6 // smull2 v6.8h, v31.16b, v6.16b
+	WORD $0x0e3cc1a1 // smull v1.8h, v13.8b, v28.8b
+	WORD $0x4e3cc1bc // smull2 v28.8h, v13.16b, v28.16b
+	WORD $0xad7f4e94 // ldp q20, q19, [x20, #-0x20]
+	WORD $0x4e77bed6 // addp v22.8h, v22.8h, v23.8h
+	WORD $0xad7f5f1b // ldp q27, q23, [x24, #-0x20]
+	WORD $0x4e75be15 // addp v21.8h, v16.8h, v21.8h
+	WORD $0x4e66bd4a // addp v10.8h, v10.8h, v6.8h
+	WORD $0x4e7cbc21 // addp v1.8h, v1.8h, v28.8h
+	WORD $0x4e1c069a // dup v26.4s, v20.s[3]
+	WORD $0x4e140698 // dup v24.4s, v20.s[2]
+	WORD $0x4e602ad0 // saddlp v16.4s, v22.8h
+	WORD $0x4e040776 // dup v22.4s, v27.s[0]
+	WORD $0x4e1c077d // dup v29.4s, v27.s[3]
+	WORD $0x4e14077e // dup v30.4s, v27.s[2]
+	WORD $0x4e0c077b // dup v27.4s, v27.s[1]
+	WORD $0x4e0c0699 // dup v25.4s, v20.s[1]
+	WORD $0x4e606ab0 // sadalp v16.4s, v21.8h
+	WORD $0x0e36c228 // smull v8.8h, v17.8b, v22.8b
+	WORD $0x4e36c236 // smull2 v22.8h, v17.16b, v22.16b
+	WORD $0xad7f5729 // ldp q9, q21, [x25, #-0x20]
+	WORD $0x0e3bc24f // smull v15.8h, v18.8b, v27.8b
+	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
+	WORD $0x0e3ec3e0 // smull v0.8h, v31.8b, v30.8b
+	WORD $0x4e3ec3fe // smull2 v30.8h, v31.16b, v30.16b
+	WORD $0x4e04052e // dup v14.4s, v9.s[0]
+	WORD $0x4e76bd16 // addp v22.8h, v8.8h, v22.8h
+	WORD $0x4e1c052b // dup v11.4s, v9.s[3]
+	WORD $0x4e14052c // dup v12.4s, v9.s[2]
+	WORD $0x4e0c0529 // dup v9.4s, v9.s[1]
+	WORD $0x0e3dc1a8 // smull v8.8h, v13.8b, v29.8b
+	WORD $0x4e7bbdfb // addp v27.8h, v15.8h, v27.8h
+	WORD $0x4e3dc1bd // smull2 v29.8h, v13.16b, v29.16b
+	WORD $0x4e7ebc00 // addp v0.8h, v0.8h, v30.8h
+	WORD $0x0e2ec222 // smull v2.8h, v17.8b, v14.8b
+	WORD $0x4e2ec22e // smull2 v14.8h, v17.16b, v14.16b
+	WORD $0x4e602ac6 // saddlp v6.4s, v22.8h
+	WORD $0x4e606950 // sadalp v16.4s, v10.8h
+	WORD $0x0e29c24a // smull v10.8h, v18.8b, v9.8b
+	WORD $0x4e29c249 // smull2 v9.8h, v18.16b, v9.16b
+	WORD $0x0e39c25e // smull v30.8h, v18.8b, v25.8b
+	WORD $0x4e39c252 // smull2 v18.8h, v18.16b, v25.16b
+	WORD $0x0e2cc3fc // smull v28.8h, v31.8b, v12.8b
+	WORD $0x4e606b66 // sadalp v6.4s, v27.8h
+	WORD $0x4e04069b // dup v27.4s, v20.s[0]
+	WORD $0x4e2cc3ec // smull2 v12.8h, v31.16b, v12.16b
+	WORD $0x4e6ebc42 // addp v2.8h, v2.8h, v14.8h
+	WORD $0x0e2bc1ae // smull v14.8h, v13.8b, v11.8b
+	WORD $0x4e2bc1ab // smull2 v11.8h, v13.16b, v11.16b
+	WORD $0x4e7dbd05 // addp v5.8h, v8.8h, v29.8h
+	WORD $0x4e69bd5d // addp v29.8h, v10.8h, v9.8h
+	WORD $0x3dc052c9 // ldr q9, [x22, #0x140]
+	WORD $0x0e38c3ef // smull v15.8h, v31.8b, v24.8b
+	WORD $0x4e72bfde // addp v30.8h, v30.8h, v18.8h
+	WORD $0x4e0406ea // dup v10.4s, v23.s[0]
+	WORD $0x4e602854 // saddlp v20.4s, v2.8h
+	WORD $0x4e3bc222 // smull2 v2.8h, v17.16b, v27.16b
+	WORD $0x0e3ac1b9 // smull v25.8h, v13.8b, v26.8b
+	WORD $0x3d800be5 // str q5, [sp, #0x20]
+	WORD $0x4e3ac1ba // smull2 v26.8h, v13.16b, v26.16b
+	WORD $0x4ea31c65 // mov v5.16b, v3.16b
+	WORD $0x4e0c0663 // dup v3.4s, v19.s[1]
+	WORD $0x4ea41c96 // mov v22.16b, v4.16b
+	WORD $0x4e1406e4 // dup v4.4s, v23.s[2]
+	WORD $0x4e606830 // sadalp v16.4s, v1.8h
+	WORD $0x0e3bc221 // smull v1.8h, v17.8b, v27.8b
+	WORD $0x4e38c3fb // smull2 v27.8h, v31.16b, v24.16b
+	WORD $0x4e0c04ff // dup v31.4s, v7.s[1]
+	WORD $0x4e6bbdd1 // addp v17.8h, v14.8h, v11.8h
+	WORD $0x4e6cbf98 // addp v24.8h, v28.8h, v12.8h
+	WORD $0x3dc072dc // ldr q28, [x22, #0x1c0]
+	WORD $0x4e606806 // sadalp v6.4s, v0.8h
+	WORD $0x4e0404e0 // dup v0.4s, v7.s[0]
+	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
+	WORD $0x3dc042c2 // ldr q2, [x22, #0x100]
+	WORD $0x0e3fc12b // smull v11.8h, v9.8b, v31.8b
+	WORD $0x4e3fc12c // smull2 v12.8h, v9.16b, v31.16b
+	WORD $0x4e7bbdfb // addp v27.8h, v15.8h, v27.8h
+	WORD $0x0e20c048 // smull v8.8h, v2.8b, v0.8b
+	WORD $0x4e20c040 // smull2 v0.8h, v2.16b, v0.16b
+	WORD $0x0e2ac04e // smull v14.8h, v2.8b, v10.8b
+	WORD $0x4e602832 // saddlp v18.4s, v1.8h
+	WORD $0x4e1404e1 // dup v1.4s, v7.s[2]
+	WORD $0x4e2ac04a // smull2 v10.8h, v2.16b, v10.16b
+	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
+	WORD $0x4e6cbd6b // addp v11.8h, v11.8h, v12.8h
+	WORD $0x4e0406ac // dup v12.4s, v21.s[0]
+	WORD $0x4e60bd00 // addp v0.8h, v8.8h, v0.8h
+	WORD $0x4e0c06e8 // dup v8.4s, v23.s[1]
+	WORD $0x4e27c39f // smull2 v31.8h, v28.16b, v7.16b
+	WORD $0x4e606bb4 // sadalp v20.4s, v29.8h
+	WORD $0x3dc062dd // ldr q29, [x22, #0x180]
+	WORD $0x4e28c12f // smull2 v15.8h, v9.16b, v8.16b
+	WORD $0x0e21c3ad // smull v13.8h, v29.8b, v1.8b
+	WORD $0x4e21c3a1 // smull2 v1.8h, v29.16b, v1.16b
+	WORD $0x4e606bd2 // sadalp v18.4s, v30.8h
+	WORD $0x0e27c39e // smull v30.8h, v28.8b, v7.8b
+	WORD $0x4e602807 // saddlp v7.4s, v0.8h
+	WORD $0x0e28c120 // smull v0.8h, v9.8b, v8.8b
+	WORD $0x4e61bda8 // addp v8.8h, v13.8h, v1.8h
+	WORD $0x4e6abdc1 // addp v1.8h, v14.8h, v10.8h
+	WORD $0x4e04066e // dup v14.4s, v19.s[0]
+	WORD $0x0e2cc04d // smull v13.8h, v2.8b, v12.8b
+	WORD $0x4e2cc04c // smull2 v12.8h, v2.16b, v12.16b
+	WORD $0x4e0c06aa // dup v10.4s, v21.s[1]
+	WORD $0x4e6fbc00 // addp v0.8h, v0.8h, v15.8h
+	WORD $0x4e606967 // sadalp v7.4s, v11.8h
+	WORD $0x4e1c06eb // dup v11.4s, v23.s[3]
+	WORD $0x4e602837 // saddlp v23.4s, v1.8h
+	WORD $0x0e2ec041 // smull v1.8h, v2.8b, v14.8b
+	WORD $0x4e2ec042 // smull2 v2.8h, v2.16b, v14.16b
+	WORD $0x0e2ac12e // smull v14.8h, v9.8b, v10.8b
+	WORD $0x4e2ac12a // smull2 v10.8h, v9.16b, v10.16b
+	WORD $0x4e6cbdac // addp v12.8h, v13.8h, v12.8h
+	WORD $0x0e23c12d // smull v13.8h, v9.8b, v3.8b
+	WORD $0x4e23c123 // smull2 v3.8h, v9.16b, v3.16b
+	WORD $0x0e2bc389 // smull v9.8h, v28.8b, v11.8b
+	WORD $0x4e2bc38b // smull2 v11.8h, v28.16b, v11.16b
+	WORD $0x4e606817 // sadalp v23.4s, v0.8h
+	WORD $0x0e24c3a0 // smull v0.8h, v29.8b, v4.8b
+	WORD $0x4e24c3a4 // smull2 v4.8h, v29.16b, v4.16b
+	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
+	WORD $0x4e1406a2 // dup v2.4s, v21.s[2]
+	WORD $0x4e60298c // saddlp v12.4s, v12.8h
+	WORD $0x4e6abdca // addp v10.8h, v14.8h, v10.8h
+	WORD $0x4e14066e // dup v14.4s, v19.s[2]
+	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
+	WORD $0x4e63bda3 // addp v3.8h, v13.8h, v3.8h
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x0e22c3ad // smull v13.8h, v29.8b, v2.8b
+	WORD $0x4e22c3a2 // smull2 v2.8h, v29.16b, v2.16b
+	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
+	WORD $0x4e60694c // sadalp v12.4s, v10.8h
+	WORD $0x0e2ec3aa // smull v10.8h, v29.8b, v14.8b
+	WORD $0x4e2ec3bd // smull2 v29.8h, v29.16b, v14.16b
+	WORD $0x0e35c38e // smull v14.8h, v28.8b, v21.8b
+	WORD $0x4e62bda2 // addp v2.8h, v13.8h, v2.8h
+	WORD $0x4e606861 // sadalp v1.4s, v3.8h
+	WORD $0x4e35c383 // smull2 v3.8h, v28.16b, v21.16b
+	WORD $0x0e33c395 // smull v21.8h, v28.8b, v19.8b
+	WORD $0x4e33c393 // smull2 v19.8h, v28.16b, v19.16b
+	WORD $0x4e606b14 // sadalp v20.4s, v24.8h
+	WORD $0x4e7abf38 // addp v24.8h, v25.8h, v26.8h
+	WORD $0x4e7fbfd9 // addp v25.8h, v30.8h, v31.8h
+	WORD $0x4e6bbd3a // addp v26.8h, v9.8h, v11.8h
+	WORD $0x4e63bdc3 // addp v3.8h, v14.8h, v3.8h
+	WORD $0x4e73bea4 // addp v4.8h, v21.8h, v19.8h
+	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
+	WORD $0x4e7dbd5b // addp v27.8h, v10.8h, v29.8h
+	WORD $0xad4077fe // ldp q30, q29, [sp]
+	WORD $0x4e60684c // sadalp v12.4s, v2.8h
+	WORD $0x4e606b61 // sadalp v1.4s, v27.8h
+	WORD $0x4ebd8610 // add v16.4s, v16.4s, v29.4s
+	WORD $0x4e606907 // sadalp v7.4s, v8.8h
+	WORD $0x4e606817 // sadalp v23.4s, v0.8h
+	WORD $0x3dc00be0 // ldr q0, [sp, #0x20]
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e606806 // sadalp v6.4s, v0.8h
+	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
+	WORD $0x6e3edc02 // fmul v2.4s, v0.4s, v30.4s
+	WORD $0x4e60686c // sadalp v12.4s, v3.8h
+	WORD $0x4e606881 // sadalp v1.4s, v4.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4ebd8691 // add v17.4s, v20.4s, v29.4s
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ebd84c6 // add v6.4s, v6.4s, v29.4s
+	WORD $0x4ebd8652 // add v18.4s, v18.4s, v29.4s
+	WORD $0x4e31cc04 // fmla v4.4s, v0.4s, v17.4s
+	WORD $0x4ea21c51 // mov v17.16b, v2.16b
+	WORD $0x4e30cc02 // fmla v2.4s, v0.4s, v16.4s
+	WORD $0x3dc092d0 // ldr q16, [x22, #0x240]
+	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x4ebd8593 // add v19.4s, v12.4s, v29.4s
+	WORD $0x4e32cc03 // fmla v3.4s, v0.4s, v18.4s
+	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
+	WORD $0x4e26cc11 // fmla v17.4s, v0.4s, v6.4s
+	WORD $0x4ebd84e7 // add v7.4s, v7.4s, v29.4s
+	WORD $0x4e3ed666 // fadd v6.4s, v19.4s, v30.4s
+	WORD $0x4e3ed421 // fadd v1.4s, v1.4s, v30.4s
+	WORD $0x4e3ed4e0 // fadd v0.4s, v7.4s, v30.4s
+	WORD $0x4e606b57 // sadalp v23.4s, v26.8h
+	WORD $0x4e26ce04 // fmla v4.4s, v16.4s, v6.4s
+	WORD $0xbd400306 // ldr s6, [x24]
+	WORD $0x4e21ce03 // fmla v3.4s, v16.4s, v1.4s
+	WORD $0xbd400321 // ldr s1, [x25]
+	WORD $0x4e20ce02 // fmla v2.4s, v16.4s, v0.4s
+	WORD $0xbc440680 // ldr s0, [x20], #0x40
+	WORD $0x4f811096 // fmla v22.4s, v4.4s, v1.s[0]
+	WORD $0x4f801065 // fmla v5.4s, v3.4s, v0.s[0]
+	WORD $0xad4183e1 // ldp q1, q0, [sp, #0x30]
+	WORD $0x4ebd86f4 // add v20.4s, v23.4s, v29.4s
+	WORD $0x4eb61ec4 // mov v4.16b, v22.16b
+	WORD $0x4e3ed687 // fadd v7.4s, v20.4s, v30.4s
+	WORD $0x4ea51ca3 // mov v3.16b, v5.16b
+	WORD $0x4e27ce11 // fmla v17.4s, v16.4s, v7.4s
+	WORD $0xbd4002e7 // ldr s7, [x23]
+	WORD $0x4f871040 // fmla v0.4s, v2.4s, v7.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x54ffe468 // b.hi 0x31a0 <k_tile_panel_16+0x170>
+	WORD $0x17ffff02 // b 0x3120 <k_tile_panel_16+0xf0>
+	WORD $0xa941c410 // ldp x16, x17, [x0, #0x18]
+	WORD $0xd37ae54c // lsl x12, x10, #6
+	WORD $0xa9403403 // ldp x3, x13, [x0]
+	WORD $0xd37ced22 // lsl x2, x9, #4
+	WORD $0xa9433c0e // ldp x14, x15, [x0, #0x30]
+	WORD $0xf9400801 // ldr x1, [x0, #0x10]
+	WORD $0x9b117d8b // mul x11, x12, x17
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0x8b020062 // add x2, x3, x2
+	WORD $0x9b0c7e2c // mul x12, x17, x12
+	WORD $0xd379e231 // lsl x17, x17, #7
+	WORD $0x910005c3 // add x3, x14, #0x1
+	WORD $0x14000007 // b 0x356c <k_tile_panel_16+0x53c>
+	WORD $0x91000946 // add x6, x10, #0x2
+	WORD $0x8b1101ad // add x13, x13, x17
+	WORD $0x3d800083 // str q3, [x4]
+	WORD $0xeb0800df // cmp x6, x8
+	WORD $0x3ca56882 // str q2, [x4, x5]
+	WORD $0x54ffd9ac // b.gt 0x309c <k_tile_panel_16+0x6c>
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd37ef605 // lsl x5, x16, #2
+	WORD $0x8b0a0844 // add x4, x2, x10, lsl #2
+	WORD $0xaa0603ea // mov x10, x6
+	WORD $0xb400012f // cbz x15, 0x35a0 <k_tile_panel_16+0x570>
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x3ce56882 // ldr q2, [x4, x5]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0d03e6 // mov x6, x13
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0x5400012a // b.ge 0x35bc <k_tile_panel_16+0x58c>
+	WORD $0x17ffffee // b 0x3554 <k_tile_panel_16+0x524>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0d03e6 // mov x6, x13
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0x54fffceb // b.lt 0x3554 <k_tile_panel_16+0x524>
+	WORD $0x8b0c00d4 // add x20, x6, x12
+	WORD $0x8b0b00d5 // add x21, x6, x11
+	WORD $0x3dc00272 // ldr q18, [x19]
+	WORD $0xad401e84 // ldp q4, q7, [x20]
+	WORD $0x3dc01266 // ldr q6, [x19, #0x40]
+	WORD $0xad4046b0 // ldp q16, q17, [x21]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc02265 // ldr q5, [x19, #0x80]
+	WORD $0x3dc04261 // ldr q1, [x19, #0x100]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4e040480 // dup v0.4s, v4.s[0]
+	WORD $0x4e0c0494 // dup v20.4s, v4.s[1]
+	WORD $0x4e140493 // dup v19.4s, v4.s[2]
+	WORD $0x4e0c0615 // dup v21.4s, v16.s[1]
+	WORD $0x4e040617 // dup v23.4s, v16.s[0]
+	WORD $0x4e0404f8 // dup v24.4s, v7.s[0]
+	WORD $0x4e040639 // dup v25.4s, v17.s[0]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x910100c6 // add x6, x6, #0x40
+	WORD $0x0e20c256 // smull v22.8h, v18.8b, v0.8b
+	WORD $0x4e20c240 // smull2 v0.8h, v18.16b, v0.16b
+	WORD $0x0e34c0db // smull v27.8h, v6.8b, v20.8b
+	WORD $0x4e34c0d4 // smull2 v20.8h, v6.16b, v20.16b
+	WORD $0x0e35c0dc // smull v28.8h, v6.8b, v21.8b
+	WORD $0x4e35c0c6 // smull2 v6.8h, v6.16b, v21.16b
+	WORD $0x0e37c255 // smull v21.8h, v18.8b, v23.8b
+	WORD $0x4e37c252 // smull2 v18.8h, v18.16b, v23.16b
+	WORD $0x0e33c0ba // smull v26.8h, v5.8b, v19.8b
+	WORD $0x4e33c0b3 // smull2 v19.8h, v5.16b, v19.16b
+	WORD $0x4e38c037 // smull2 v23.8h, v1.16b, v24.16b
+	WORD $0x4e60bec0 // addp v0.8h, v22.8h, v0.8h
+	WORD $0x0e38c036 // smull v22.8h, v1.8b, v24.8b
+	WORD $0x0e39c038 // smull v24.8h, v1.8b, v25.8b
+	WORD $0x4e39c021 // smull2 v1.8h, v1.16b, v25.16b
+	WORD $0x4e0c04f9 // dup v25.4s, v7.s[1]
+	WORD $0x4e74bf74 // addp v20.8h, v27.8h, v20.8h
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e0c0635 // dup v21.4s, v17.s[1]
+	WORD $0x4e66bf86 // addp v6.8h, v28.8h, v6.8h
+	WORD $0x4e602800 // saddlp v0.4s, v0.8h
+	WORD $0x4e73bf53 // addp v19.8h, v26.8h, v19.8h
+	WORD $0x3dc0527a // ldr q26, [x19, #0x140]
+	WORD $0x4e77bed6 // addp v22.8h, v22.8h, v23.8h
+	WORD $0x4e14061b // dup v27.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x0e39c357 // smull v23.8h, v26.8b, v25.8b
+	WORD $0x4e39c359 // smull2 v25.8h, v26.16b, v25.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e61bf01 // addp v1.8h, v24.8h, v1.8h
+	WORD $0x4e1404f8 // dup v24.4s, v7.s[2]
+	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
+	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
+	WORD $0x4e606a80 // sadalp v0.4s, v20.8h
+	WORD $0x0e35c354 // smull v20.8h, v26.8b, v21.8b
+	WORD $0x4e35c355 // smull2 v21.8h, v26.16b, v21.16b
+	WORD $0x4e79bef7 // addp v23.8h, v23.8h, v25.8h
+	WORD $0x3dc06279 // ldr q25, [x19, #0x180]
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x0e3bc0ba // smull v26.8h, v5.8b, v27.8b
+	WORD $0x4e3bc0a5 // smull2 v5.8h, v5.16b, v27.16b
+	WORD $0x4e6068d2 // sadalp v18.4s, v6.8h
+	WORD $0x4e140626 // dup v6.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e75be94 // addp v20.8h, v20.8h, v21.8h
+	WORD $0x0e38c335 // smull v21.8h, v25.8b, v24.8b
+	WORD $0x4e38c338 // smull2 v24.8h, v25.16b, v24.16b
+	WORD $0x4e606af6 // sadalp v22.4s, v23.8h
+	WORD $0x0e26c337 // smull v23.8h, v25.8b, v6.8b
+	WORD $0x4e26c326 // smull2 v6.8h, v25.16b, v6.16b
+	WORD $0x3dc03279 // ldr q25, [x19, #0xc0]
+	WORD $0x4e65bf45 // addp v5.8h, v26.8h, v5.8h
+	WORD $0x4e78beb5 // addp v21.8h, v21.8h, v24.8h
+	WORD $0x0e30c338 // smull v24.8h, v25.8b, v16.8b
+	WORD $0x4e30c330 // smull2 v16.8h, v25.16b, v16.16b
+	WORD $0x4e606a81 // sadalp v1.4s, v20.8h
+	WORD $0x3dc07274 // ldr q20, [x19, #0x1c0]
+	WORD $0x4e66bee6 // addp v6.8h, v23.8h, v6.8h
+	WORD $0x4e606a60 // sadalp v0.4s, v19.8h
+	WORD $0x0e24c333 // smull v19.8h, v25.8b, v4.8b
+	WORD $0x4e24c324 // smull2 v4.8h, v25.16b, v4.16b
+	WORD $0x4e6068b2 // sadalp v18.4s, v5.8h
+	WORD $0x0e27c285 // smull v5.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
+	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
+	WORD $0x4e64be64 // addp v4.8h, v19.8h, v4.8h
+	WORD $0x4e67bca5 // addp v5.8h, v5.8h, v7.8h
+	WORD $0x4e71bea7 // addp v7.8h, v21.8h, v17.8h
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e70bf06 // addp v6.8h, v24.8h, v16.8h
+	WORD $0x4e606880 // sadalp v0.4s, v4.8h
+	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x4e6068b6 // sadalp v22.4s, v5.8h
+	WORD $0x6e3edc85 // fmul v5.4s, v4.4s, v30.4s
+	WORD $0x4e6068d2 // sadalp v18.4s, v6.8h
+	WORD $0x4ea51cb0 // mov v16.16b, v5.16b
+	WORD $0x4ebd8400 // add v0.4s, v0.4s, v29.4s
+	WORD $0x4e6068e1 // sadalp v1.4s, v7.8h
+	WORD $0x4ebd86c7 // add v7.4s, v22.4s, v29.4s
+	WORD $0x4ebd8646 // add v6.4s, v18.4s, v29.4s
+	WORD $0x4e20cc85 // fmla v5.4s, v4.4s, v0.4s
+	WORD $0x4e3ed4e0 // fadd v0.4s, v7.4s, v30.4s
+	WORD $0x4e26cc90 // fmla v16.4s, v4.4s, v6.4s
+	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
+	WORD $0x4e20cc85 // fmla v5.4s, v4.4s, v0.4s
+	WORD $0xbd4022a0 // ldr s0, [x21, #0x20]
+	WORD $0x4e3ed421 // fadd v1.4s, v1.4s, v30.4s
+	WORD $0x4e21cc90 // fmla v16.4s, v4.4s, v1.4s
+	WORD $0xbd402281 // ldr s1, [x20, #0x20]
+	WORD $0x4f8110a2 // fmla v2.4s, v5.4s, v1.s[0]
+	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
+	WORD $0x54fff1c8 // b.hi 0x35bc <k_tile_panel_16+0x58c>
+	WORD $0x17ffff73 // b 0x3554 <k_tile_panel_16+0x524>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54ffc6eb // b.lt 0x3074 <k_tile_panel_16+0x44>
+	WORD $0xf940100c // ldr x12, [x0, #0x20]
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x9b0a7d8c // mul x12, x12, x10
+	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
+	WORD $0x8b09114a // add x10, x10, x9, lsl #4
+	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
+	WORD $0xad400183 // ldp q3, q0, [x12]
+	WORD $0xd10005ad // sub x13, x13, #0x1
+	WORD $0x3dc00144 // ldr q4, [x10]
+	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x3dc01146 // ldr q6, [x10, #0x40]
+	WORD $0x4e040461 // dup v1.4s, v3.s[0]
+	WORD $0x4e040405 // dup v5.4s, v0.s[0]
+	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
+	WORD $0x0e21c091 // smull v17.8h, v4.8b, v1.8b
+	WORD $0x4e21c081 // smull2 v1.8h, v4.16b, v1.16b
+	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
 	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
 	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
-	WORD $0x4e606804 // sadalp v4.4s, v0.8h
-	WORD $0x4e61be00 // addp v0.8h, v16.8h, v1.8h
-	WORD $0x4e65be41 // addp v1.8h, v18.8h, v5.8h
-	WORD $0x4e606a26 // sadalp v6.4s, v17.8h
-	WORD $0x4e606804 // sadalp v4.4s, v0.8h
-	WORD $0x3dc080e0 // ldr q0, [x7, #0x200]
-	WORD $0x910900e7 // add x7, x7, #0x240
-	WORD $0x4e606826 // sadalp v6.4s, v1.8h
-	WORD $0x6e2cdc01 // fmul v1.4s, v0.4s, v12.4s
-	WORD $0x4eab8484 // add v4.4s, v4.4s, v11.4s
-	WORD $0x4eab84c5 // add v5.4s, v6.4s, v11.4s
-	WORD $0x4ea11c26 // mov v6.16b, v1.16b
-	WORD $0x4e24cc06 // fmla v6.4s, v0.4s, v4.4s
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402280 // ldr s0, [x20, #0x20]
-	WORD $0xbd402264 // ldr s4, [x19, #0x20]
-	WORD $0x4f8010c3 // fmla v3.4s, v6.4s, v0.s[0]
-	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
-	WORD $0x54fff2a8 // b.hi 0x10b0 <k_tile_panel+0xd00>
-	WORD $0x17ffff7a // b 0x1048 <k_tile_panel+0xc98>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54ff8c6b // b.lt 0x3fc <k_tile_panel+0x4c>
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x9b0a7d6b // mul x11, x11, x10
-	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
-	WORD $0x8b0e114a // add x10, x10, x14, lsl #4
-	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
-	WORD $0xad400560 // ldp q0, q1, [x11]
-	WORD $0xd100058c // sub x12, x12, #0x1
-	WORD $0x3dc00144 // ldr q4, [x10]
-	WORD $0x3dc01146 // ldr q6, [x10, #0x40]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x4e040403 // dup v3.4s, v0.s[0]
-	WORD $0x0e23c085 // smull v5.8h, v4.8b, v3.8b
-	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
-	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
-	WORD $0x0e24c0c7 // smull v7.8h, v6.8b, v4.8b
-	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
-	WORD $0x3dc02146 // ldr q6, [x10, #0x80]
-	WORD $0x4e63bca3 // addp v3.8h, v5.8h, v3.8h
-	WORD $0x4e140405 // dup v5.4s, v0.s[2]
+	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
+	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
+	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
+	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
+	WORD $0x3dc02151 // ldr q17, [x10, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
+	WORD $0x4e140412 // dup v18.4s, v0.s[2]
 	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
-	WORD $0x4e602863 // saddlp v3.4s, v3.8h
-	WORD $0x4e64bce4 // addp v4.8h, v7.8h, v4.8h
-	WORD $0x4e606883 // sadalp v3.4s, v4.8h
-	WORD $0x0e25c0c4 // smull v4.8h, v6.8b, v5.8b
-	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
-	WORD $0x4e65bc84 // addp v4.8h, v4.8h, v5.8h
-	WORD $0x3dc03145 // ldr q5, [x10, #0xc0]
-	WORD $0x4e606883 // sadalp v3.4s, v4.8h
-	WORD $0x0e20c0a4 // smull v4.8h, v5.8b, v0.8b
-	WORD $0x4e20c0a0 // smull2 v0.8h, v5.16b, v0.16b
-	WORD $0x3dc04145 // ldr q5, [x10, #0x100]
+	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
+	WORD $0x3dc06153 // ldr q19, [x10, #0x180]
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
+	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x0e32c271 // smull v17.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc03144 // ldr q4, [x10, #0xc0]
+	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
+	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
+	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
+	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
+	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
+	WORD $0x0e20c0e4 // smull v4.8h, v7.8b, v0.8b
+	WORD $0x4e20c0e0 // smull2 v0.8h, v7.16b, v0.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e63be23 // addp v3.8h, v17.8h, v3.8h
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
 	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
-	WORD $0x4e040424 // dup v4.4s, v1.s[0]
-	WORD $0x4e606803 // sadalp v3.4s, v0.8h
-	WORD $0x0e24c0a0 // smull v0.8h, v5.8b, v4.8b
-	WORD $0x4e24c0a4 // smull2 v4.8h, v5.16b, v4.16b
-	WORD $0x3dc05145 // ldr q5, [x10, #0x140]
-	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
-	WORD $0x4e0c0424 // dup v4.4s, v1.s[1]
-	WORD $0x4e606803 // sadalp v3.4s, v0.8h
-	WORD $0x0e24c0a0 // smull v0.8h, v5.8b, v4.8b
-	WORD $0x4e24c0a4 // smull2 v4.8h, v5.16b, v4.16b
-	WORD $0x3dc06145 // ldr q5, [x10, #0x180]
-	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
-	WORD $0x4e140424 // dup v4.4s, v1.s[2]
-	WORD $0x4e1c0421 // dup v1.4s, v1.s[3]
-	WORD $0x4e606803 // sadalp v3.4s, v0.8h
-	WORD $0x0e24c0a0 // smull v0.8h, v5.8b, v4.8b
-	WORD $0x4e24c0a4 // smull2 v4.8h, v5.16b, v4.16b
-	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
-	WORD $0x3dc07144 // ldr q4, [x10, #0x1c0]
-	WORD $0x4e606803 // sadalp v3.4s, v0.8h
-	WORD $0x0e21c080 // smull v0.8h, v4.8b, v1.8b
-	WORD $0x4e21c081 // smull2 v1.8h, v4.16b, v1.16b
-	WORD $0x4e61bc00 // addp v0.8h, v0.8h, v1.8h
-	WORD $0x4e606803 // sadalp v3.4s, v0.8h
+	WORD $0x4e606861 // sadalp v1.4s, v3.8h
+	WORD $0x4e606805 // sadalp v5.4s, v0.8h
 	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
-	WORD $0x9109014a // add x10, x10, #0x240
-	WORD $0x6e2cdc01 // fmul v1.4s, v0.4s, v12.4s
-	WORD $0x4eab8463 // add v3.4s, v3.4s, v11.4s
-	WORD $0x4e23cc01 // fmla v1.4s, v0.4s, v3.4s
-	WORD $0xbd402160 // ldr s0, [x11, #0x20]
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x54fff8a8 // b.hi 0x128c <k_tile_panel+0xedc>
-	WORD $0x17fffc20 // b 0x3fc <k_tile_panel+0x4c>
-	WORD $0xa95c4ff4 // ldp x20, x19, [sp, #0x1c0]
-	WORD $0xf940bbfd // ldr x29, [sp, #0x170]
-	WORD $0xa95b57f6 // ldp x22, x21, [sp, #0x1b0]
-	WORD $0xa95a5ff8 // ldp x24, x23, [sp, #0x1a0]
-	WORD $0xa95967fa // ldp x26, x25, [sp, #0x190]
-	WORD $0xa9586ffe // ldp x30, x27, [sp, #0x180]
-	WORD $0x6d5623e9 // ldp d9, d8, [sp, #0x160]
-	WORD $0x6d552beb // ldp d11, d10, [sp, #0x150]
-	WORD $0x6d5433ed // ldp d13, d12, [sp, #0x140]
-	WORD $0x6d533bef // ldp d15, d14, [sp, #0x130]
-	WORD $0x910743ff // add sp, sp, #0x1d0
+	WORD $0x6e3edc03 // fmul v3.4s, v0.4s, v30.4s
+	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
+	WORD $0x4ebd84a4 // add v4.4s, v5.4s, v29.4s
+	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
+	WORD $0x3dc09141 // ldr q1, [x10, #0x240]
+	WORD $0x910a014a // add x10, x10, #0x280
+	WORD $0x4e3ed480 // fadd v0.4s, v4.4s, v30.4s
+	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
+	WORD $0xbd402180 // ldr s0, [x12, #0x20]
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x54fff828 // b.hi 0x37b4 <k_tile_panel_16+0x784>
+	WORD $0x17fffdf0 // b 0x3074 <k_tile_panel_16+0x44>
+	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
+	WORD $0xf9404bf9 // ldr x25, [sp, #0x90]
+	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
+	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
+	WORD $0x6d4823e9 // ldp d9, d8, [sp, #0x80]
+	WORD $0x6d472beb // ldp d11, d10, [sp, #0x70]
+	WORD $0x6d4633ed // ldp d13, d12, [sp, #0x60]
+	WORD $0x6d453bef // ldp d15, d14, [sp, #0x50]
+	WORD $0x910343ff // add sp, sp, #0xd0
 	WORD $0xd65f03c0 // ret
+
+	// tile_panel_16_min
+	WORD $0xd104c3ff // sub sp, sp, #0x130
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
+	WORD $0x4e040d1d // dup v29.4s, w8
+	WORD $0x4e040d3e // dup v30.4s, w9
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
+	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
+	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
+	WORD $0xa90f67fd // stp x29, x25, [sp, #0xf0]
+	WORD $0xa9105ff8 // stp x24, x23, [sp, #0x100]
+	WORD $0xa91157f6 // stp x22, x21, [sp, #0x110]
+	WORD $0xa9124ff4 // stp x20, x19, [sp, #0x120]
+	WORD $0xad0077fe // stp q30, q29, [sp]
+	WORD $0x14000005 // b 0x3934 <k_tile_panel_16_min+0x54>
+	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x54004680 // b.eq 0x4200 <k_tile_panel_16_min+0x920>
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x5400024a // b.ge 0x3980 <k_tile_panel_16_min+0xa0>
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xb27f0146 // orr x6, x10, #0x2
+	WORD $0xeb0800df // cmp x6, x8
+	WORD $0x5400274d // b.le 0x3e30 <k_tile_panel_16_min+0x550>
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54fffeca // b.ge 0x3928 <k_tile_panel_16_min+0x48>
+	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0x9b0a7d6b // mul x11, x11, x10
+	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
+	WORD $0xb4003acd // cbz x13, 0x40c0 <k_tile_panel_16_min+0x7e0>
+	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54003aca // b.ge 0x40d0 <k_tile_panel_16_min+0x7f0>
+	WORD $0x17ffffea // b 0x3924 <k_tile_panel_16_min+0x44>
+	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
+	WORD $0xd37ced2f // lsl x15, x9, #4
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xa9401810 // ldp x16, x6, [x0]
+	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
+	WORD $0x8b040482 // add x2, x4, x4, lsl #1
+	WORD $0x8b0f01ce // add x14, x14, x15
+	WORD $0x8b0f020f // add x15, x16, x15
+	WORD $0xd37df170 // lsl x16, x11, #3
+	WORD $0xd378dc81 // lsl x1, x4, #8
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0xd37ae442 // lsl x2, x2, #6
+	WORD $0xd379e083 // lsl x3, x4, #7
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0x910005a5 // add x5, x13, #0x1
+	WORD $0x9100e0c6 // add x6, x6, #0x38
+	WORD $0x52800094 // mov w20, #0x4 // =4
+	WORD $0x14000009 // b 0x39f0 <k_tile_panel_16_min+0x110>
+	WORD $0x91001154 // add x20, x10, #0x4
+	WORD $0x8b0100c6 // add x6, x6, x1
+	WORD $0x3d8000e7 // str q7, [x7]
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x3cb368f1 // str q17, [x7, x19]
+	WORD $0x3cb068f0 // str q16, [x7, x16]
+	WORD $0x3cb168e6 // str q6, [x7, x17]
+	WORD $0x54fffaac // b.gt 0x3940 <k_tile_panel_16_min+0x60>
+	WORD $0x9b0a7d6a // mul x10, x11, x10
+	WORD $0xd37ef573 // lsl x19, x11, #2
+	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
+	WORD $0xaa1403ea // mov x10, x20
+	WORD $0xb400016c // cbz x12, 0x3a2c <k_tile_panel_16_min+0x14c>
+	WORD $0x3dc000e7 // ldr q7, [x7]
+	WORD $0x3cf368f1 // ldr q17, [x7, x19]
+	WORD $0x3cf068f0 // ldr q16, [x7, x16]
+	WORD $0x3cf168e6 // ldr q6, [x7, x17]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x5400016a // b.ge 0x3a50 <k_tile_panel_16_min+0x170>
+	WORD $0x17ffffea // b 0x39d0 <k_tile_panel_16_min+0xf0>
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x54fffc2b // b.lt 0x39d0 <k_tile_panel_16_min+0xf0>
+	WORD $0x8b020297 // add x23, x20, x2
+	WORD $0xad039ff0 // stp q16, q7, [sp, #0x70]
+	WORD $0x3dc002c7 // ldr q7, [x22]
+	WORD $0xad04c7e6 // stp q6, q17, [sp, #0x90]
+	WORD $0x3cdc82f1 // ldur q17, [x23, #-0x38]
+	WORD $0x3dc012d3 // ldr q19, [x22, #0x40]
+	WORD $0x3dc022d2 // ldr q18, [x22, #0x80]
+	WORD $0x8b030298 // add x24, x20, x3
+	WORD $0x8b040299 // add x25, x20, x4
+	WORD $0x4e040630 // dup v16.4s, v17.s[0]
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e14063c // dup v28.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x3cdc8296 // ldur q22, [x20, #-0x38]
+	WORD $0x3cdc8339 // ldur q25, [x25, #-0x38]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0x0e30c0e6 // smull v6.8h, v7.8b, v16.8b
+	WORD $0x4e30c0f5 // smull2 v21.8h, v7.16b, v16.16b
+	WORD $0x0e34c277 // smull v23.8h, v19.8b, v20.8b
+	WORD $0x4e34c278 // smull2 v24.8h, v19.16b, v20.16b
+	WORD $0x0e3cc25f // smull v31.8h, v18.8b, v28.8b
+	WORD $0x4e3cc25c // smull2 v28.8h, v18.16b, v28.16b
+	WORD $0x3dc032d0 // ldr q16, [x22, #0xc0]
+	WORD $0x4e1c06da // dup v26.4s, v22.s[3]
+	WORD $0x4e1406db // dup v27.4s, v22.s[2]
+	WORD $0x4e0c06d4 // dup v20.4s, v22.s[1]
+	WORD $0x4e0406d6 // dup v22.4s, v22.s[0]
+	WORD $0x4e1c0729 // dup v9.4s, v25.s[3]
+	WORD $0x4e75bcc6 // addp v6.8h, v6.8h, v21.8h
+	WORD $0x3cdc8315 // ldur q21, [x24, #-0x38]
+	WORD $0x0e31c20c // smull v12.8h, v16.8b, v17.8b
+	WORD $0x4e78bef7 // addp v23.8h, v23.8h, v24.8h
+	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
+	WORD $0x4e31c211 // smull2 v17.8h, v16.16b, v17.16b
+	WORD $0x4e0406a8 // dup v8.4s, v21.s[0]
+	WORD $0x4e14072a // dup v10.4s, v25.s[2]
+	WORD $0x4e0c072b // dup v11.4s, v25.s[1]
+	WORD $0x4e6028c0 // saddlp v0.4s, v6.8h
+	WORD $0x4e040739 // dup v25.4s, v25.s[0]
+	WORD $0x4e1c06b8 // dup v24.4s, v21.s[3]
+	WORD $0x4e1406bd // dup v29.4s, v21.s[2]
+	WORD $0x4e0c06be // dup v30.4s, v21.s[1]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x0e28c0ee // smull v14.8h, v7.8b, v8.8b
+	WORD $0x4e28c0e8 // smull2 v8.8h, v7.16b, v8.16b
+	WORD $0x4e71bd8c // addp v12.8h, v12.8h, v17.8h
+	WORD $0x4e606ae0 // sadalp v0.4s, v23.8h
+	WORD $0x4e3ac217 // smull2 v23.8h, v16.16b, v26.16b
+	WORD $0x0e38c21f // smull v31.8h, v16.8b, v24.8b
+	WORD $0x4e38c218 // smull2 v24.8h, v16.16b, v24.16b
+	WORD $0x0e3dc24d // smull v13.8h, v18.8b, v29.8b
+	WORD $0x4e3dc25d // smull2 v29.8h, v18.16b, v29.16b
+	WORD $0x0e2bc26f // smull v15.8h, v19.8b, v11.8b
+	WORD $0x4e2bc26b // smull2 v11.8h, v19.16b, v11.16b
+	WORD $0x4e68bdc8 // addp v8.8h, v14.8h, v8.8h
+	WORD $0x0e2ac24e // smull v14.8h, v18.8b, v10.8b
+	WORD $0x4e2ac24a // smull2 v10.8h, v18.16b, v10.16b
+	WORD $0x4e78bfe4 // addp v4.8h, v31.8h, v24.8h
+	WORD $0x3cdd831f // ldur q31, [x24, #-0x28]
+	WORD $0x4e7dbda3 // addp v3.8h, v13.8h, v29.8h
+	WORD $0x4e602915 // saddlp v21.4s, v8.8h
+	WORD $0x0e3bc25d // smull v29.8h, v18.8b, v27.8b
+	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
+	WORD $0x4ea01c01 // mov v1.16b, v0.16b
+	WORD $0x0e3ac200 // smull v0.8h, v16.8b, v26.8b
+	WORD $0x0e36c0fa // smull v26.8h, v7.8b, v22.8b
+	WORD $0xad0213e3 // stp q3, q4, [sp, #0x40]
+	WORD $0x4e36c0f6 // smull2 v22.8h, v7.16b, v22.16b
+	WORD $0x4e606b81 // sadalp v1.4s, v28.8h
+	WORD $0x0e3ec27c // smull v28.8h, v19.8b, v30.8b
+	WORD $0x4e3ec27e // smull2 v30.8h, v19.16b, v30.16b
+	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
+	WORD $0x4e7bbfb7 // addp v23.8h, v29.8h, v27.8h
+	WORD $0x3dc052db // ldr q27, [x22, #0x140]
+	WORD $0x4e76bf5a // addp v26.8h, v26.8h, v22.8h
+	WORD $0x4e6abdd6 // addp v22.8h, v14.8h, v10.8h
+	WORD $0x4e0407ee // dup v14.4s, v31.s[0]
+	WORD $0x4e7ebf98 // addp v24.8h, v28.8h, v30.8h
+	WORD $0x3cdd82fe // ldur q30, [x23, #-0x28]
+	WORD $0x4e6bbdfc // addp v28.8h, v15.8h, v11.8h
+	WORD $0x4e1c07eb // dup v11.4s, v31.s[3]
+	WORD $0x4e1c07c8 // dup v8.4s, v30.s[3]
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x0e39c0e1 // smull v1.8h, v7.8b, v25.8b
+	WORD $0x4e39c0e7 // smull2 v7.8h, v7.16b, v25.16b
+	WORD $0x0e29c219 // smull v25.8h, v16.8b, v9.8b
+	WORD $0x4e29c209 // smull2 v9.8h, v16.16b, v9.16b
+	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
+	WORD $0x3dc072d8 // ldr q24, [x22, #0x1c0]
+	WORD $0x4e606982 // sadalp v2.4s, v12.8h
+	WORD $0x4e67bc21 // addp v1.8h, v1.8h, v7.8h
+	WORD $0x0e28c31d // smull v29.8h, v24.8b, v8.8b
+	WORD $0x4e28c30a // smull2 v10.8h, v24.16b, v8.16b
+	WORD $0x4e602832 // saddlp v18.4s, v1.8h
+	WORD $0x0e34c261 // smull v1.8h, v19.8b, v20.8b
+	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
+	WORD $0x3d801be2 // str q2, [sp, #0x60]
+	WORD $0x4e69bf22 // addp v2.8h, v25.8h, v9.8h
+	WORD $0x4e0c07c9 // dup v9.4s, v30.s[1]
+	WORD $0x4e74bc39 // addp v25.8h, v1.8h, v20.8h
+	WORD $0x4e1407c1 // dup v1.4s, v30.s[2]
+	WORD $0x4e0407de // dup v30.4s, v30.s[0]
+	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
+	WORD $0x4e602b54 // saddlp v20.4s, v26.8h
+	WORD $0x3dc062da // ldr q26, [x22, #0x180]
+	WORD $0x3dc042dc // ldr q28, [x22, #0x100]
+	WORD $0x0e29c36d // smull v13.8h, v27.8b, v9.8b
+	WORD $0x4e29c369 // smull2 v9.8h, v27.16b, v9.16b
+	WORD $0xad010be0 // stp q0, q2, [sp, #0x20]
+	WORD $0x0e21c34c // smull v12.8h, v26.8b, v1.8b
+	WORD $0x4e21c341 // smull2 v1.8h, v26.16b, v1.16b
+	WORD $0x0e3ec388 // smull v8.8h, v28.8b, v30.8b
+	WORD $0x4e3ec38f // smull2 v15.8h, v28.16b, v30.16b
+	WORD $0x0e2bc300 // smull v0.8h, v24.8b, v11.8b
+	WORD $0x4e2bc30b // smull2 v11.8h, v24.16b, v11.16b
+	WORD $0x4e606b34 // sadalp v20.4s, v25.8h
+	WORD $0x4e6abfb9 // addp v25.8h, v29.8h, v10.8h
+	WORD $0x3cdd832a // ldur q10, [x25, #-0x28]
+	WORD $0x4e69bdbe // addp v30.8h, v13.8h, v9.8h
+	WORD $0x3cdd828d // ldur q13, [x20, #-0x28]
+	WORD $0x4e61bd9d // addp v29.8h, v12.8h, v1.8h
+	WORD $0x0e2ec381 // smull v1.8h, v28.8b, v14.8b
+	WORD $0x4e2ec38c // smull2 v12.8h, v28.16b, v14.16b
+	WORD $0x4e6fbd0e // addp v14.8h, v8.8h, v15.8h
+	WORD $0x4e6bbc08 // addp v8.8h, v0.8h, v11.8h
+	WORD $0x4e04054b // dup v11.4s, v10.s[0]
+	WORD $0x4e1c0549 // dup v9.4s, v10.s[3]
+	WORD $0x4e1c05af // dup v15.4s, v13.s[3]
+	WORD $0x4e0405a2 // dup v2.4s, v13.s[0]
+	WORD $0x4e1407e0 // dup v0.4s, v31.s[2]
+	WORD $0x4e0c07ff // dup v31.4s, v31.s[1]
+	WORD $0x4e140543 // dup v3.4s, v10.s[2]
+	WORD $0x4e0c054a // dup v10.4s, v10.s[1]
+	WORD $0x0e2bc390 // smull v16.8h, v28.8b, v11.8b
+	WORD $0x4e2bc38b // smull2 v11.8h, v28.16b, v11.16b
+	WORD $0x4e6cbc33 // addp v19.8h, v1.8h, v12.8h
+	WORD $0x0e29c30c // smull v12.8h, v24.8b, v9.8b
+	WORD $0x4e29c309 // smull2 v9.8h, v24.16b, v9.16b
+	WORD $0x0e2fc311 // smull v17.8h, v24.8b, v15.8b
+	WORD $0x4e2fc318 // smull2 v24.8h, v24.16b, v15.16b
+	WORD $0x0e22c38f // smull v15.8h, v28.8b, v2.8b
+	WORD $0x4e22c387 // smull2 v7.8h, v28.16b, v2.16b
+	WORD $0x4e0c05a5 // dup v5.4s, v13.s[1]
+	WORD $0x0e3fc364 // smull v4.8h, v27.8b, v31.8b
+	WORD $0x4e3fc37f // smull2 v31.8h, v27.16b, v31.16b
+	WORD $0x0e23c341 // smull v1.8h, v26.8b, v3.8b
+	WORD $0x4e23c343 // smull2 v3.8h, v26.16b, v3.16b
+	WORD $0x0e2ac362 // smull v2.8h, v27.8b, v10.8b
+	WORD $0x4e2ac36a // smull2 v10.8h, v27.16b, v10.16b
+	WORD $0x0e20c35c // smull v28.8h, v26.8b, v0.8b
+	WORD $0x4e20c346 // smull2 v6.8h, v26.16b, v0.16b
+	WORD $0x0e25c360 // smull v0.8h, v27.8b, v5.8b
+	WORD $0x4e25c365 // smull2 v5.8h, v27.16b, v5.16b
+	WORD $0x4e6bbe10 // addp v16.8h, v16.8h, v11.8h
+	WORD $0x4e67bde7 // addp v7.8h, v15.8h, v7.8h
+	WORD $0x4e7fbc84 // addp v4.8h, v4.8h, v31.8h
+	WORD $0x4e1405ad // dup v13.4s, v13.s[2]
+	WORD $0x4e63bc21 // addp v1.8h, v1.8h, v3.8h
+	WORD $0x4e602a63 // saddlp v3.4s, v19.8h
+	WORD $0x4e6abc42 // addp v2.8h, v2.8h, v10.8h
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e66bf86 // addp v6.8h, v28.8h, v6.8h
+	WORD $0x4e65bc00 // addp v0.8h, v0.8h, v5.8h
+	WORD $0x4e6028e5 // saddlp v5.4s, v7.8h
+	WORD $0x0e2dc35b // smull v27.8h, v26.8b, v13.8b
+	WORD $0x4e2dc35a // smull2 v26.8h, v26.16b, v13.16b
+	WORD $0x4e78be27 // addp v7.8h, v17.8h, v24.8h
+	WORD $0x4e69bd9c // addp v28.8h, v12.8h, v9.8h
+	WORD $0x4e606883 // sadalp v3.4s, v4.8h
+	WORD $0x4e6029c4 // saddlp v4.4s, v14.8h
+	WORD $0x4e606850 // sadalp v16.4s, v2.8h
+	WORD $0x4e606805 // sadalp v5.4s, v0.8h
+	WORD $0xad4203e2 // ldp q2, q0, [sp, #0x40]
+	WORD $0x4e7abf71 // addp v17.8h, v27.8h, v26.8h
+	WORD $0x4e606bc4 // sadalp v4.4s, v30.8h
+	WORD $0x4e606af4 // sadalp v20.4s, v23.8h
+	WORD $0x4e606855 // sadalp v21.4s, v2.8h
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x4e606830 // sadalp v16.4s, v1.8h
+	WORD $0xad4107e2 // ldp q2, q1, [sp, #0x20]
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x4e6068c3 // sadalp v3.4s, v6.8h
+	WORD $0x4e606ba4 // sadalp v4.4s, v29.8h
+	WORD $0xad4077fe // ldp q30, q29, [sp]
+	WORD $0x4e606854 // sadalp v20.4s, v2.8h
+	WORD $0x4e606815 // sadalp v21.4s, v0.8h
+	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x4e606832 // sadalp v18.4s, v1.8h
+	WORD $0x6e3edc01 // fmul v1.4s, v0.4s, v30.4s
+	WORD $0x4e6068e5 // sadalp v5.4s, v7.8h
+	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
+	WORD $0x4e606903 // sadalp v3.4s, v8.8h
+	WORD $0x4ebd8682 // add v2.4s, v20.4s, v29.4s
+	WORD $0x4ea11c26 // mov v6.16b, v1.16b
+	WORD $0x4ea11c31 // mov v17.16b, v1.16b
+	WORD $0x4ebd86a7 // add v7.4s, v21.4s, v29.4s
+	WORD $0x4e606b24 // sadalp v4.4s, v25.8h
+	WORD $0x4e22cc06 // fmla v6.4s, v0.4s, v2.4s
+	WORD $0x4ebd8642 // add v2.4s, v18.4s, v29.4s
+	WORD $0x3dc01bf2 // ldr q18, [sp, #0x60]
+	WORD $0x4ebd84a5 // add v5.4s, v5.4s, v29.4s
+	WORD $0x4ebd8610 // add v16.4s, v16.4s, v29.4s
+	WORD $0x4ebd8652 // add v18.4s, v18.4s, v29.4s
+	WORD $0x4e22cc11 // fmla v17.4s, v0.4s, v2.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x4ebd8463 // add v3.4s, v3.4s, v29.4s
+	WORD $0x4e3ed4a5 // fadd v5.4s, v5.4s, v30.4s
+	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
+	WORD $0x4e27cc02 // fmla v2.4s, v0.4s, v7.4s
+	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
+	WORD $0x4ebd8484 // add v4.4s, v4.4s, v29.4s
+	WORD $0x4e3ed607 // fadd v7.4s, v16.4s, v30.4s
+	WORD $0x4e3ed463 // fadd v3.4s, v3.4s, v30.4s
+	WORD $0x4e25cc06 // fmla v6.4s, v0.4s, v5.4s
+	WORD $0x4e3ed484 // fadd v4.4s, v4.4s, v30.4s
+	WORD $0x4e27cc11 // fmla v17.4s, v0.4s, v7.4s
+	WORD $0xad439ff0 // ldp q16, q7, [sp, #0x70]
+	WORD $0x4e23cc02 // fmla v2.4s, v0.4s, v3.4s
+	WORD $0xbc5e8323 // ldur s3, [x25, #-0x18]
+	WORD $0x4e24cc01 // fmla v1.4s, v0.4s, v4.4s
+	WORD $0xbc5e8280 // ldur s0, [x20, #-0x18]
+	WORD $0xbc5e8304 // ldur s4, [x24, #-0x18]
+	WORD $0x4f8010c7 // fmla v7.4s, v6.4s, v0.s[0]
+	WORD $0xad4497e6 // ldp q6, q5, [sp, #0x90]
+	WORD $0xbc5e82e0 // ldur s0, [x23, #-0x18]
+	WORD $0x4f841050 // fmla v16.4s, v2.4s, v4.s[0]
+	WORD $0x4f831225 // fmla v5.4s, v17.4s, v3.s[0]
+	WORD $0x4f801026 // fmla v6.4s, v1.4s, v0.s[0]
+	WORD $0x3dc0a2c0 // ldr q0, [x22, #0x280]
+	WORD $0x2d7f8a81 // ldp s1, s2, [x20, #-0x4]
+	WORD $0x91010294 // add x20, x20, #0x40
+	WORD $0x3d802be5 // str q5, [sp, #0xa0]
+	WORD $0x2d7f9723 // ldp s3, s5, [x25, #-0x4]
+	WORD $0x3dc02bf1 // ldr q17, [sp, #0xa0]
+	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
+	WORD $0x4f831011 // fmla v17.4s, v0.4s, v3.s[0]
+	WORD $0x2d7f8f01 // ldp s1, s3, [x24, #-0x4]
+	WORD $0x4f811010 // fmla v16.4s, v0.4s, v1.s[0]
+	WORD $0x2d7f86e4 // ldp s4, s1, [x23, #-0x4]
+	WORD $0x4f841006 // fmla v6.4s, v0.4s, v4.s[0]
+	WORD $0x3dc0b2c0 // ldr q0, [x22, #0x2c0]
+	WORD $0x910c02d6 // add x22, x22, #0x300
+	WORD $0x4f821007 // fmla v7.4s, v0.4s, v2.s[0]
+	WORD $0x4f851011 // fmla v17.4s, v0.4s, v5.s[0]
+	WORD $0x4f831010 // fmla v16.4s, v0.4s, v3.s[0]
+	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
+	WORD $0x54ffe148 // b.hi 0x3a50 <k_tile_panel_16_min+0x170>
+	WORD $0x17fffee9 // b 0x39d0 <k_tile_panel_16_min+0xf0>
+	WORD $0xa941c410 // ldp x16, x17, [x0, #0x18]
+	WORD $0xd37ae54c // lsl x12, x10, #6
+	WORD $0xa9403403 // ldp x3, x13, [x0]
+	WORD $0xd37ced22 // lsl x2, x9, #4
+	WORD $0xa9433c0e // ldp x14, x15, [x0, #0x30]
+	WORD $0xf9400801 // ldr x1, [x0, #0x10]
+	WORD $0x9b117d8b // mul x11, x12, x17
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0x8b020062 // add x2, x3, x2
+	WORD $0x9b0c7e2c // mul x12, x17, x12
+	WORD $0xd379e231 // lsl x17, x17, #7
+	WORD $0x910005c3 // add x3, x14, #0x1
+	WORD $0x14000007 // b 0x3e80 <k_tile_panel_16_min+0x5a0>
+	WORD $0x91000946 // add x6, x10, #0x2
+	WORD $0x8b1101ad // add x13, x13, x17
+	WORD $0x3d800083 // str q3, [x4]
+	WORD $0xeb0800df // cmp x6, x8
+	WORD $0x3ca56882 // str q2, [x4, x5]
+	WORD $0x54ffd68c // b.gt 0x394c <k_tile_panel_16_min+0x6c>
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd37ef605 // lsl x5, x16, #2
+	WORD $0x8b0a0844 // add x4, x2, x10, lsl #2
+	WORD $0xaa0603ea // mov x10, x6
+	WORD $0xb400012f // cbz x15, 0x3eb4 <k_tile_panel_16_min+0x5d4>
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x3ce56882 // ldr q2, [x4, x5]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0d03e6 // mov x6, x13
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0x5400012a // b.ge 0x3ed0 <k_tile_panel_16_min+0x5f0>
+	WORD $0x17ffffee // b 0x3e68 <k_tile_panel_16_min+0x588>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0d03e6 // mov x6, x13
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0x54fffceb // b.lt 0x3e68 <k_tile_panel_16_min+0x588>
+	WORD $0x8b0c00d4 // add x20, x6, x12
+	WORD $0x8b0b00d5 // add x21, x6, x11
+	WORD $0x3dc00272 // ldr q18, [x19]
+	WORD $0xad401e85 // ldp q5, q7, [x20]
+	WORD $0x3dc01261 // ldr q1, [x19, #0x40]
+	WORD $0xad4046b0 // ldp q16, q17, [x21]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc02266 // ldr q6, [x19, #0x80]
+	WORD $0x3dc05278 // ldr q24, [x19, #0x140]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4e0404a0 // dup v0.4s, v5.s[0]
+	WORD $0x4e0c04b3 // dup v19.4s, v5.s[1]
+	WORD $0x4e1404b4 // dup v20.4s, v5.s[2]
+	WORD $0x4e040615 // dup v21.4s, v16.s[0]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e0c0619 // dup v25.4s, v16.s[1]
+	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x3dc03264 // ldr q4, [x19, #0xc0]
+	WORD $0x0e20c257 // smull v23.8h, v18.8b, v0.8b
+	WORD $0x4e20c240 // smull2 v0.8h, v18.16b, v0.16b
+	WORD $0x0e33c03a // smull v26.8h, v1.8b, v19.8b
+	WORD $0x4e33c033 // smull2 v19.8h, v1.16b, v19.16b
+	WORD $0x0e35c25b // smull v27.8h, v18.8b, v21.8b
+	WORD $0x4e35c255 // smull2 v21.8h, v18.16b, v21.16b
+	WORD $0x0e34c0dc // smull v28.8h, v6.8b, v20.8b
+	WORD $0x4e34c0d4 // smull2 v20.8h, v6.16b, v20.16b
+	WORD $0x0e36c0d2 // smull v18.8h, v6.8b, v22.8b
+	WORD $0x4e36c0c6 // smull2 v6.8h, v6.16b, v22.16b
+	WORD $0x4e0404f6 // dup v22.4s, v7.s[0]
+	WORD $0x910100c6 // add x6, x6, #0x40
+	WORD $0x4e60bee0 // addp v0.8h, v23.8h, v0.8h
+	WORD $0x0e39c037 // smull v23.8h, v1.8b, v25.8b
+	WORD $0x4e39c021 // smull2 v1.8h, v1.16b, v25.16b
+	WORD $0x3dc04279 // ldr q25, [x19, #0x100]
+	WORD $0x4e73bf53 // addp v19.8h, v26.8h, v19.8h
+	WORD $0x4e04063a // dup v26.4s, v17.s[0]
+	WORD $0x4e75bf75 // addp v21.8h, v27.8h, v21.8h
+	WORD $0x4e74bf94 // addp v20.8h, v28.8h, v20.8h
+	WORD $0x4e0c04fc // dup v28.4s, v7.s[1]
+	WORD $0x4e602800 // saddlp v0.4s, v0.8h
+	WORD $0x0e36c33b // smull v27.8h, v25.8b, v22.8b
+	WORD $0x4e36c336 // smull2 v22.8h, v25.16b, v22.16b
+	WORD $0x4e61bee1 // addp v1.8h, v23.8h, v1.8h
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	WORD $0x4e606a60 // sadalp v0.4s, v19.8h
+	WORD $0x0e3ac333 // smull v19.8h, v25.8b, v26.8b
+	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
+	WORD $0x0e3cc31a // smull v26.8h, v24.8b, v28.8b
+	WORD $0x4e3cc31c // smull2 v28.8h, v24.16b, v28.16b
+	WORD $0x4e76bf76 // addp v22.8h, v27.8h, v22.8h
+	WORD $0x0e37c31b // smull v27.8h, v24.8b, v23.8b
+	WORD $0x4e37c317 // smull2 v23.8h, v24.16b, v23.16b
+	WORD $0x0e25c098 // smull v24.8h, v4.8b, v5.8b
+	WORD $0x4e25c085 // smull2 v5.8h, v4.16b, v5.16b
+	WORD $0x4e79be73 // addp v19.8h, v19.8h, v25.8h
+	WORD $0x4e1404f9 // dup v25.4s, v7.s[2]
+	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
+	WORD $0x4e7cbf5a // addp v26.8h, v26.8h, v28.8h
+	WORD $0x4e14063c // dup v28.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
+	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	WORD $0x4e606835 // sadalp v21.4s, v1.8h
+	WORD $0x3dc06261 // ldr q1, [x19, #0x180]
+	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
+	WORD $0x0e39c03b // smull v27.8h, v1.8b, v25.8b
+	WORD $0x4e39c039 // smull2 v25.8h, v1.16b, v25.16b
+	WORD $0x0e3cc03a // smull v26.8h, v1.8b, v28.8b
+	WORD $0x4e3cc021 // smull2 v1.8h, v1.16b, v28.16b
+	WORD $0x3dc0727c // ldr q28, [x19, #0x1c0]
+	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
+	WORD $0x0e30c097 // smull v23.8h, v4.8b, v16.8b
+	WORD $0x4e30c084 // smull2 v4.8h, v4.16b, v16.16b
+	WORD $0x0e27c390 // smull v16.8h, v28.8b, v7.8b
+	WORD $0x4e27c387 // smull2 v7.8h, v28.16b, v7.16b
+	WORD $0x4e79bf72 // addp v18.8h, v27.8h, v25.8h
+	WORD $0x0e31c399 // smull v25.8h, v28.8b, v17.8b
+	WORD $0x4e31c391 // smull2 v17.8h, v28.16b, v17.16b
+	WORD $0x4e61bf41 // addp v1.8h, v26.8h, v1.8h
+	WORD $0x4e64bee4 // addp v4.8h, v23.8h, v4.8h
+	WORD $0x4e606a80 // sadalp v0.4s, v20.8h
+	WORD $0x4e6068d5 // sadalp v21.4s, v6.8h
+	WORD $0x4e71bf26 // addp v6.8h, v25.8h, v17.8h
+	WORD $0x4e606833 // sadalp v19.4s, v1.8h
+	WORD $0x4e65bf01 // addp v1.8h, v24.8h, v5.8h
+	WORD $0x4e67be05 // addp v5.8h, v16.8h, v7.8h
+	WORD $0x4e606a56 // sadalp v22.4s, v18.8h
+	WORD $0x4e606820 // sadalp v0.4s, v1.8h
+	WORD $0x3dc08261 // ldr q1, [x19, #0x200]
+	WORD $0x4e606895 // sadalp v21.4s, v4.8h
+	WORD $0x6e3edc24 // fmul v4.4s, v1.4s, v30.4s
+	WORD $0x4e6068d3 // sadalp v19.4s, v6.8h
+	WORD $0x4e6068b6 // sadalp v22.4s, v5.8h
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4ebd8400 // add v0.4s, v0.4s, v29.4s
+	WORD $0x4ebd86a5 // add v5.4s, v21.4s, v29.4s
+	WORD $0x4ebd8667 // add v7.4s, v19.4s, v29.4s
+	WORD $0x4e20cc24 // fmla v4.4s, v1.4s, v0.4s
+	WORD $0x4ebd86c6 // add v6.4s, v22.4s, v29.4s
+	WORD $0x4e25cc30 // fmla v16.4s, v1.4s, v5.4s
+	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
+	WORD $0x4e3ed4e1 // fadd v1.4s, v7.4s, v30.4s
+	WORD $0x4e3ed4c0 // fadd v0.4s, v6.4s, v30.4s
+	WORD $0x4e21ccb0 // fmla v16.4s, v5.4s, v1.4s
+	WORD $0xbd402281 // ldr s1, [x20, #0x20]
+	WORD $0x4e20cca4 // fmla v4.4s, v5.4s, v0.4s
+	WORD $0xbd4022a0 // ldr s0, [x21, #0x20]
+	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
+	WORD $0x3dc0a260 // ldr q0, [x19, #0x280]
+	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
+	WORD $0x2d4696a4 // ldp s4, s5, [x21, #0x34]
+	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
+	WORD $0x2d469281 // ldp s1, s4, [x20, #0x34]
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
+	WORD $0x910c0273 // add x19, x19, #0x300
+	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
+	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
+	WORD $0x54fff0c8 // b.hi 0x3ed0 <k_tile_panel_16_min+0x5f0>
+	WORD $0x17ffff6b // b 0x3e68 <k_tile_panel_16_min+0x588>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54ffc2cb // b.lt 0x3924 <k_tile_panel_16_min+0x44>
+	WORD $0xf940100c // ldr x12, [x0, #0x20]
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x9b0a7d8c // mul x12, x12, x10
+	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
+	WORD $0x8b09114a // add x10, x10, x9, lsl #4
+	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
+	WORD $0xad400183 // ldp q3, q0, [x12]
+	WORD $0xd10005ad // sub x13, x13, #0x1
+	WORD $0x3dc00144 // ldr q4, [x10]
+	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x3dc01146 // ldr q6, [x10, #0x40]
+	WORD $0x4e040461 // dup v1.4s, v3.s[0]
+	WORD $0x4e040405 // dup v5.4s, v0.s[0]
+	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
+	WORD $0x0e21c091 // smull v17.8h, v4.8b, v1.8b
+	WORD $0x4e21c081 // smull2 v1.8h, v4.16b, v1.16b
+	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
+	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
+	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
+	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
+	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
+	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
+	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
+	WORD $0x3dc02151 // ldr q17, [x10, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
+	WORD $0x4e140412 // dup v18.4s, v0.s[2]
+	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
+	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
+	WORD $0x3dc06153 // ldr q19, [x10, #0x180]
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
+	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x0e32c271 // smull v17.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc03144 // ldr q4, [x10, #0xc0]
+	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
+	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
+	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
+	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
+	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
+	WORD $0x0e20c0e4 // smull v4.8h, v7.8b, v0.8b
+	WORD $0x4e20c0e0 // smull2 v0.8h, v7.16b, v0.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e63be23 // addp v3.8h, v17.8h, v3.8h
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
+	WORD $0x4e606861 // sadalp v1.4s, v3.8h
+	WORD $0x4e606805 // sadalp v5.4s, v0.8h
+	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
+	WORD $0x6e3edc03 // fmul v3.4s, v0.4s, v30.4s
+	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
+	WORD $0x4ebd84a4 // add v4.4s, v5.4s, v29.4s
+	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
+	WORD $0x3dc09141 // ldr q1, [x10, #0x240]
+	WORD $0x4e3ed480 // fadd v0.4s, v4.4s, v30.4s
+	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
+	WORD $0xbd402180 // ldr s0, [x12, #0x20]
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x2d468d81 // ldp s1, s3, [x12, #0x34]
+	WORD $0x3dc0a140 // ldr q0, [x10, #0x280]
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b140 // ldr q0, [x10, #0x2c0]
+	WORD $0x910c014a // add x10, x10, #0x300
+	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
+	WORD $0x54fff788 // b.hi 0x40e8 <k_tile_panel_16_min+0x808>
+	WORD $0x17fffdca // b 0x3924 <k_tile_panel_16_min+0x44>
+	WORD $0xa9524ff4 // ldp x20, x19, [sp, #0x120]
+	WORD $0xa95157f6 // ldp x22, x21, [sp, #0x110]
+	WORD $0xa9505ff8 // ldp x24, x23, [sp, #0x100]
+	WORD $0xa94f67fd // ldp x29, x25, [sp, #0xf0]
+	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
+	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
+	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
+	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
+	WORD $0x9104c3ff // add sp, sp, #0x130
+	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -13,34 +13,38 @@ const tileLine = 64 // bytes: four of every row
 
 // tiled describes the tiles of a stored type. A unit is sixteen rows of one block.
 type tiled struct {
-	unit     int // bytes of a unit
-	groups   int // blocks of 32 in it
-	halves   int // factors in a group
-	min      bool
+	unit     int  // bytes of a unit, as many as sixteen blocks have
+	groups   int  // blocks of 32 in it
+	halves   int  // 2 where every sixteen weights have a factor
+	min      bool // and minima beside the factors
 	pack     []packing
-	portable func(p *panel, unit []byte) // appends a unit to a panel
-	fnOne    int                         // product with one token
-	fnUntile int                         // unit to panel
-	fnPanel  int
+	portable func(g []group, u tileUnit)
+	fnOne    int // product with one token
+	fnUntile int // unit to panel
+	fnPanel  int // product of a panel with many
 }
 
 // packing moves count fours or pairs of bytes from a block to a unit.
 type packing struct {
-	fn              int // fnPackLines or fnPackHalves
+	fn              int // fnPackLines, fnPackBits or fnPackHalves
 	from, to, count int
 }
 
+func lines(from, to, count int) packing  { return packing{fnPackLines, from, to * tileLine, count} }
+func fifths(from, to int) packing        { return packing{fnPackBits, from, to * tileLine, 1} }
+func scales(from, to, count int) packing { return packing{fnPackHalves, from, to, count} }
+
 var tiledTypes = map[string]*tiled{
-	"q8_0": {
-		unit: 544, groups: 1, halves: 1, portable: untileQ80,
-		pack:  []packing{{fnPackLines, 2, 0, 8}, {fnPackHalves, 0, 512, 1}},
-		fnOne: fnTileQ80, fnUntile: fnUntileQ80, fnPanel: fnTilePanel,
-	},
-	"q4_0": {
-		unit: 288, groups: 1, halves: 1, portable: untileQ40,
-		pack:  []packing{{fnPackLines, 2, 0, 4}, {fnPackHalves, 0, 256, 1}},
-		fnOne: fnTileQ40, fnUntile: fnUntileQ40, fnPanel: fnTilePanel,
-	},
+	"q8_0": {544, 1, 1, false, []packing{lines(2, 0, 8), scales(0, 512, 1)}, untileQ80, fnTileQ80, fnUntileQ80, fnTilePanel},
+	"q4_0": {288, 1, 1, false, []packing{lines(2, 0, 4), scales(0, 256, 1)}, untileQ40, fnTileQ40, fnUntileQ40, fnTilePanel},
+	"q4_1": {320, 1, 1, true, []packing{lines(4, 0, 4), scales(0, 256, 2)}, untileQ41, fnTileQ41, fnUntileQ41, fnTilePanelMin},
+	"q5_0": {352, 1, 1, false, []packing{lines(6, 0, 4), fifths(2, 4), scales(0, 320, 1)}, untileQ50, fnTileQ50, fnUntileQ50, fnTilePanel},
+	"q5_1": {384, 1, 1, true, []packing{lines(8, 0, 4), fifths(4, 4), scales(0, 320, 2)}, untileQ51, fnTileQ51, fnUntileQ51, fnTilePanelMin},
+	"q2_k": {1344, 8, 2, true, []packing{lines(0, 0, 20), scales(80, 1280, 2)}, untileQ2K, fnTileQ2K, fnUntileQ2K, fnTilePanel16Min},
+	"q3_k": {1760, 8, 2, false, []packing{lines(0, 0, 27), scales(108, 1728, 1)}, untileQ3K, fnTileQ3K, fnUntileQ3K, fnTilePanel16},
+	"q4_k": {2304, 8, 1, true, []packing{lines(16, 0, 32), lines(4, 32, 3), scales(0, 2240, 2)}, untileQ4K, fnTileQ4K, fnUntileQ4K, fnTilePanelMin},
+	"q5_k": {2816, 8, 1, true, []packing{lines(48, 0, 32), lines(16, 32, 8), lines(4, 40, 3), scales(0, 2752, 2)}, untileQ5K, fnTileQ5K, fnUntileQ5K, fnTilePanelMin},
+	"q6_k": {3360, 8, 2, false, []packing{lines(0, 0, 52), scales(208, 3328, 1)}, untileQ6K, fnTileQ6K, fnUntileQ6K, fnTilePanel16},
 }
 
 // Tiler multiplies quantized activations with weights of a stored type that were packed into tiles: 16
@@ -111,7 +115,7 @@ func (t *Tiler) Pack(dst, rows []byte, n, cols int) {
 const (
 	oneBytes    = 1 << 20 // most bytes of tiles in one call of a kernel
 	panelGroups = 32      // most blocks of 32 in a panel: it stays in the nearest cache
-	panelTokens = 1020    // most tokens in one call; a multiple of what passes together
+	panelTokens = 516     // most tokens in one call; a multiple of what passes together
 )
 
 type oneArgs struct {
@@ -191,23 +195,24 @@ func (t *Tiler) one(dst []float32, x *Activations, tiles []byte, add bool) {
 	}
 }
 
-// many lays out a piece of a tile at a time and lets all tokens pass by it.
+// many takes a batch of tokens and a piece of their columns, which stay in the second-level cache. Each
+// tile's piece is laid out in the nearest one, and the batch passes by it.
 func (t *Tiler) many(dst Matrix, x *Activations, tiles []byte, add bool) {
 	size := t.Bytes(x.cols)
 	buf := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(buf)
 	untile := untileArgs{panel: unsafe.Pointer(&buf.panel)}
 	mul := panelArgs{panel: unsafe.Pointer(&buf.panel), ldx: x.stride}
-	for j := 0; j < dst.Cols; j += TileRows {
-		tile := tiles[j/TileRows*size:][:size]
+	for i := 0; i < dst.Rows; i += panelTokens {
+		mul.m = min(panelTokens, dst.Rows-i)
 		for g := 0; g < x.cols/actBlock; g += panelGroups {
+			mul.x = unsafe.Pointer(&x.blocks[i*x.stride+g])
 			mul.blocks = min(panelGroups, x.cols/actBlock-g)
-			untile.w, untile.blocks = at(tile[g/t.t.groups*t.t.unit:]), mul.blocks/t.t.groups
-			t.code.call(t.t.fnUntile, unsafe.Pointer(&untile))
 			mul.add = flag(add || g > 0)
-			for i := 0; i < dst.Rows; i += panelTokens {
-				mul.m = min(panelTokens, dst.Rows-i)
-				mul.x = unsafe.Pointer(&x.blocks[i*x.stride+g])
+			for j := 0; j < dst.Cols; j += TileRows {
+				tile := tiles[j/TileRows*size:][:size]
+				untile.w, untile.blocks = at(tile[g/t.t.groups*t.t.unit:]), mul.blocks/t.t.groups
+				t.code.call(t.t.fnUntile, unsafe.Pointer(&untile))
 				n := dst.Cols - j
 				if n >= TileRows {
 					mul.dst, mul.ldd = unsafe.Pointer(&dst.Data[i*dst.Stride+j]), dst.Stride

@@ -1,8 +1,6 @@
 package kernels
 
-import (
-	"math"
-)
+import "math"
 
 // portable is the packing in Go.
 func (p packing) portable(dst, rows []byte, a *tilePackArgs) {
@@ -15,96 +13,80 @@ func (p packing) portable(dst, rows []byte, a *tilePackArgs) {
 		for r := range TileRows {
 			for i := range p.count {
 				to := unit[(i*TileRows+r)*width:][:width]
-				if r < a.n {
-					copy(to, rows[r*a.ld+b*a.size+p.from+i*width:])
-				} else {
-					clear(to)
+				clear(to)
+				if r >= a.n {
+					continue
+				}
+				from := rows[r*a.ld+b*a.size+p.from+i*width:][:width]
+				if p.fn != fnPackBits {
+					copy(to, from)
+					continue
+				}
+				for k := range 32 { // bit k goes to byte k%4
+					to[k%4] |= from[k/8] >> (k % 8) & 1 << (k / 4)
 				}
 			}
 		}
 	}
 }
 
-// panel is a tile with its codes as they count and its factors as numbers, by rows. Sub-blocks are
-// groups of 32, or their halves.
-type panel struct {
-	codes  [TileRows][]int8    // less the code of zero
-	factor [TileRows][]float32 // of every sub-block
-	least  [TileRows][]float32
+// group is 32 weights of sixteen rows, with codes as they count and factors as numbers. A line has four
+// codes of every row; factors and minima are of the group or of its halves.
+type group struct {
+	codes         [8]codeLine
+	factor, least [2][TileRows]float32
 }
 
-// untileQ80 and its like append a unit of sixteen rows to a panel.
-func untileQ80(p *panel, u []byte) {
-	for r := range TileRows {
-		for i := range 32 {
-			p.codes[r] = append(p.codes[r], int8(u[i/4*tileLine+4*r+i%4]))
-		}
-		p.factor[r] = append(p.factor[r], half(u[512+2*r:]))
-	}
-}
-
-func untileQ40(p *panel, u []byte) {
-	for r := range TileRows {
-		for i := range 32 {
-			b := u[i%16/4*tileLine+4*r+i%4]
-			p.codes[r] = append(p.codes[r], int8(b>>(i/16*4)&15)-8)
-		}
-		p.factor[r] = append(p.factor[r], half(u[256+2*r:]))
-	}
-}
+type codeLine [tileLine]int8
 
 func (t *Tiler) portable(dst Matrix, x *Activations, tiles []byte, add bool) {
-	size, n := t.Bytes(x.cols), TileRows
-	var p panel
+	size := t.Bytes(x.cols)
+	var buf [8]group
+	groups := buf[:t.t.groups]
 	for j := 0; j < dst.Cols; j += TileRows {
-		for r := range TileRows {
-			p.codes[r], p.factor[r], p.least[r] = p.codes[r][:0], p.factor[r][:0], p.least[r][:0]
-		}
-		for u := tiles[j/TileRows*size:][:size]; len(u) > 0; u = u[t.t.unit:] {
-			t.t.portable(&p, u[:t.t.unit])
-		}
-		n = min(n, dst.Cols-j)
-		for i := range dst.Rows {
-			acts := x.row(i)
-			for r, y := range dst.Row(i)[j : j+n] {
-				if !add {
-					y = 0
+		tile, n := tiles[j/TileRows*size:][:size], min(TileRows, dst.Cols-j)
+		for b := 0; len(tile) > 0; b += len(groups) {
+			t.t.portable(groups, tile[:t.t.unit])
+			tile = tile[t.t.unit:]
+			for i := range dst.Rows {
+				var y [TileRows]float32
+				d := dst.Row(i)[j : j+n]
+				if b > 0 || add {
+					copy(y[:], d)
 				}
-				dst.Row(i)[j+r] = p.dot(acts, r, t.t.halves, t.t.min, y)
+				for g := range groups {
+					groups[g].mul(&y, &x.row(i)[b+g], t.t.halves, t.t.min)
+				}
+				copy(d, y[:])
 			}
 		}
 	}
 }
 
-// dot adds the product of row r with a row of activations to y, step by step as Tiler says.
-func (p *panel) dot(x []act, r, halves int, least bool, y float32) float32 {
-	codes, factor, low := p.codes[r], p.factor[r], p.least[r]
-	for b := range x {
-		a, w := &x[b], codes[b*actBlock:][:actBlock]
-		var isum [2]int32
-		for h := range isum {
-			var s int32
-			for i, c := range w[16*h : 16*h+16] {
-				s += int32(c) * int32(a.q[16*h+i])
-			}
-			isum[h] = s
-		}
-		var u float32
-		if halves == 1 {
-			u = firstTerm(isum[0]+isum[1], factor[b])
-		} else {
-			u = fma32(float32(isum[1]), factor[2*b+1], firstTerm(isum[0], factor[2*b]))
-		}
-		y = fma32(u, a.d, y)
-		switch {
-		case !least:
-		case halves == 1:
-			y = fma32(low[b], a.sum, y)
-		default:
-			y = fma32(low[2*b+1], a.sum16[1], fma32(low[2*b], a.sum16[0], y))
+// mul adds the products with a block of activations to y, step by step as Tiler says.
+func (g *group) mul(y *[TileRows]float32, a *act, halves int, least bool) {
+	var sum [2][TileRows]int32
+	for j := range g.codes {
+		q0, q1, q2, q3 := int32(a.q[4*j]), int32(a.q[4*j+1]), int32(a.q[4*j+2]), int32(a.q[4*j+3])
+		c, s := &g.codes[j], &sum[j/4]
+		for r := range s {
+			s[r] += int32(c[4*r])*q0 + int32(c[4*r+1])*q1 + int32(c[4*r+2])*q2 + int32(c[4*r+3])*q3
 		}
 	}
-	return y
+	for r, v := range y {
+		if halves == 1 {
+			v = fma32(firstTerm(sum[0][r]+sum[1][r], g.factor[0][r]), a.d, v)
+			if least {
+				v = fma32(g.least[0][r], a.sum, v)
+			}
+		} else {
+			v = fma32(fma32(float32(sum[1][r]), g.factor[1][r], firstTerm(sum[0][r], g.factor[0][r])), a.d, v)
+			if least {
+				v = fma32(g.least[1][r], a.sum16[1], fma32(g.least[0][r], a.sum16[0], v))
+			}
+		}
+		y[r] = v
+	}
 }
 
 // firstTerm is isum*f rounded to float32, worked out as compiled kernels do: fma(magic+isum, f,

@@ -1,5 +1,6 @@
 // Command _gen turns the C kernels in src into Go assembly, one file for each source and each
-// instruction-set level that the first line of the source names ("// levels: avx2 neon").
+// instruction-set level that the first line of the source names ("// levels: avx2 neon"). A second
+// line may add flags for the compiler ("// flags: -mllvm ...").
 //
 // clang compiles a source to an object; lld joins its code and constants into one
 // position-independent blob with every relocation resolved; this program reads the blob with
@@ -93,6 +94,7 @@ func main() {
 // unit is a source compiled for one level.
 type unit struct {
 	source  string // name of the file, without .c
+	flags   []string
 	level   level
 	kernels []kernel
 }
@@ -134,7 +136,7 @@ func generate(dir string) error {
 	return nil
 }
 
-var levelLine = regexp.MustCompile(`^// levels: ([a-z0-9 ]+)\n`)
+var levelLine = regexp.MustCompile(`^// levels: ([a-z0-9 ]+)\n(?:// flags: (.*)\n)?`)
 
 // listUnits reads which levels every source is compiled for.
 func listUnits() ([]*unit, error) {
@@ -157,7 +159,7 @@ func listUnits() ([]*unit, error) {
 			if i < 0 {
 				return nil, fmt.Errorf("%s: level %q is not known", path, name)
 			}
-			units = append(units, &unit{source: strings.TrimSuffix(filepath.Base(path), ".c"), level: levels[i]})
+			units = append(units, &unit{source: strings.TrimSuffix(filepath.Base(path), ".c"), flags: strings.Fields(string(m[2])), level: levels[i]})
 		}
 	}
 	return units, nil
@@ -186,7 +188,7 @@ func (u *unit) generate(dir, head string) error {
 	}
 	defer os.RemoveAll(tmp)
 	obj, blob, lds := filepath.Join(tmp, "k.o"), filepath.Join(tmp, "k.elf"), filepath.Join(tmp, "k.ld")
-	args := slices.Concat([]string{"-target", u.level.target, "-c", "-o", obj}, common, u.level.flags, []string{"src/" + u.source + ".c"})
+	args := slices.Concat([]string{"-target", u.level.target, "-c", "-o", obj}, common, u.level.flags, u.flags, []string{"src/" + u.source + ".c"})
 	if _, err := run(clang, args...); err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
 // levels: avx2 avxvnni avx512vnni neon dotprod
+// flags: -mllvm -enable-misched=false
 // Tiles times one token, straight from memory.
 #include "tile.h"
 #include "tiletypes.h"
@@ -16,14 +17,20 @@ KERNEL(tile_##type, tile) \
     if (!p->add) \
       for (int r = 0; r < ROWS; r += VL) store(dst + r, all(0)); \
     const struct act* x = p->x; \
-    vf acc[PARTS]; \
-    for (int r = 0; r < PARTS; r++) acc[r] = load(dst + r * VL); \
     for (long b = 0; b < p->blocks; b++, w += BYTES_##type, x += OUTER_##type * INNER_##type) { \
-      _Pragma("clang loop unroll(full)") \
-      for (int r = 0; r < PARTS; r++) acc[r] = one_##type(w, r, x, acc[r]); \
+      _Pragma("clang loop unroll(disable)") \
+      for (int r = 0; r < PARTS; r++) store(dst + r * VL, one_##type(w, r, x, load(dst + r * VL))); \
     } \
-    for (int r = 0; r < PARTS; r++) store(dst + r * VL, acc[r]); \
   } \
 }
+
 TILE(q8_0)
 TILE(q4_0)
+TILE(q4_1)
+TILE(q5_0)
+TILE(q5_1)
+TILE(q2_k)
+TILE(q3_k)
+TILE(q4_k)
+TILE(q5_k)
+TILE(q6_k)

@@ -19,6 +19,7 @@ typedef uint8_t vb __attribute__((vector_size(VL * 4)));
 typedef uint8_t vbu __attribute__((vector_size(VL * 4), aligned(1)));
 typedef int8_t vc __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef uint32_t vuu __attribute__((vector_size(VL * 4), aligned(4)));
 typedef _Float16 vhalfu __attribute__((vector_size(VL * 2), aligned(1)));
 
 // act is a block of 32 activations, d*q, with the sums that kernels need: start is MAGIC-128*sum(q) as

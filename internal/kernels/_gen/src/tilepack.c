@@ -23,3 +23,21 @@ KERNEL(name, pack) \
 }
 PACK(pack_lines, u4)
 PACK(pack_halves, u2)
+
+// spread moves bit 4j+i of a four to bit j of its byte i: the fifth bits of codes 4j..4j+3 in legacy types.
+INLINE uint32_t spread(uint32_t h)
+{
+  uint32_t v = 0;
+  for (int j = 0; j < 8; j++) v |= ((h >> 4 * j & 15) * 0x00204081 & 0x01010101) << j;
+  return v;
+}
+
+KERNEL(pack_bits, pack)
+{
+  for (long b = 0; b < p->blocks; b++) {
+    u4* dst = (u4*)(p->dst + b * p->unit + p->to);
+    const uint8_t* src = p->src + b * p->size + p->from;
+#pragma clang loop vectorize(disable)
+    for (long r = 0; r < ROWS; r++, src += p->ld) dst[r] = r < p->n ? spread(*(const u4*)src) : 0;
+  }
+}

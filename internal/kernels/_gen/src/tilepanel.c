@@ -11,32 +11,46 @@ struct untile { uint8_t* panel; const uint8_t* w; long blocks; };
 #define STRIDE(halves, min) (LINE * (8 + (halves) * (1 + (min))))
 
 #define UNTILE(type) \
+INLINE void untile_##type(uint8_t* to, const uint8_t* w, const int r) \
+{ \
+  uint32_t s[4 * VL]; \
+  prepare_##type(w, r, s); \
+  to += r * (LINE / PARTS); \
+  _Pragma("clang loop unroll(disable)") \
+  for (long outer = 0; outer < OUTER_##type; outer++) \
+    _Pragma("clang loop unroll(full)") \
+    for (int inner = 0; inner < INNER_##type; inner++, to += STRIDE(HALVES_##type, MIN_##type)) { \
+      APART; \
+      _Pragma("clang loop unroll(full)") \
+      for (int j = 0; j < 8; j++) { \
+        const vb c = code_##type(w, r, outer, inner, j); \
+        put(to, j, MIN_##type ? c : c + (uint8_t)((VNNI ? 128 : 0) - ZERO_##type)); \
+      } \
+      _Pragma("clang loop unroll(full)") \
+      for (int h = 0; h < HALVES_##type; h++) { \
+        put(to, 8 + h, (vb)factor_##type(w, r, s, outer, inner, h)); \
+        if (MIN_##type) put(to, 8 + HALVES_##type + h, (vb)least_##type(w, r, s, outer, inner, h)); \
+      } \
+    } \
+} \
 KERNEL(untile_##type, untile) \
 { \
   const uint8_t* w = p->w; \
   uint8_t* to = p->panel; \
-  for (long b = 0; b < p->blocks; b++, w += BYTES_##type) \
+  for (long b = 0; b < p->blocks; b++, w += BYTES_##type, to += STRIDE(HALVES_##type, MIN_##type) * OUTER_##type * INNER_##type) \
     _Pragma("clang loop unroll(disable)") \
-    for (long outer = 0; outer < OUTER_##type; outer++) \
-      _Pragma("clang loop unroll(full)") \
-      for (int inner = 0; inner < INNER_##type; inner++, to += STRIDE(HALVES_##type, MIN_##type)) \
-        _Pragma("clang loop unroll(full)") \
-        for (int r = 0; r < PARTS; r++) { \
-          uint8_t* at = to + r * (LINE / PARTS); \
-          _Pragma("clang loop unroll(full)") \
-          for (int j = 0; j < 8; j++) { \
-            const vb c = code_##type(w, r, outer, inner, j); \
-            put(at, j, MIN_##type ? c : c + (uint8_t)((VNNI ? 128 : 0) - ZERO_##type)); \
-          } \
-          _Pragma("clang loop unroll(full)") \
-          for (int h = 0; h < HALVES_##type; h++) { \
-            put(at, 8 + h, (vb)factor_##type(w, r, outer, inner, h)); \
-            if (MIN_##type) put(at, 8 + HALVES_##type + h, (vb)least_##type(w, r, outer, inner, h)); \
-          } \
-        } \
+    for (int r = 0; r < PARTS; r++) untile_##type(to, w, r); \
 }
 UNTILE(q8_0)
 UNTILE(q4_0)
+UNTILE(q4_1)
+UNTILE(q5_0)
+UNTILE(q5_1)
+UNTILE(q2_k)
+UNTILE(q3_k)
+UNTILE(q4_k)
+UNTILE(q5_k)
+UNTILE(q6_k)
 
 // dst[m,16] (+)= x[m,32*blocks] times the panel. Rows of dst lie ldd numbers apart, those of x ldx
 // blocks.
@@ -46,7 +60,11 @@ struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, 
 #if VL == 8
 #define MOST(halves) 4
 #elif VL == 4
+#ifdef __ARM_FEATURE_DOTPROD
 #define MOST(halves) 8
+#else
+#define MOST(halves) 4
+#endif
 #else
 #define MOST(halves) ((halves) == 1 ? 12 : 8)
 #endif
@@ -116,3 +134,6 @@ KERNEL(name, panel) \
   } \
 }
 PANEL(tile_panel, 1, 0)
+PANEL(tile_panel_min, 1, 1)
+PANEL(tile_panel_16, 2, 0)
+PANEL(tile_panel_16_min, 2, 1)

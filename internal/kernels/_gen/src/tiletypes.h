@@ -3,16 +3,29 @@
 // For every type: BYTES of a unit; OUTER*INNER groups of 32 weights in it; HALVES, 2 where every sixteen
 // weights have a factor; MIN, 1 where there is a minimum beside it; ZERO, the code of weight zero.
 // code reads codes 4j..4j+3 of a group for part r of the rows, factor and least the factor and the
-// minimum of half h. Loops over outer stay loops, those over inner are unrolled.
+// minimum of half h; what factors of a whole block are unpacked together is left in s by prepare. Loops over outer stay loops, those over inner are unrolled.
 #pragma once
 #include "tile.h"
 
 #define AT(i) line(w + r * (LINE / PARTS), i)
 #define HALVES_AT(offset) halves(w + (offset) + r * (LINE / 2 / PARTS))
+#define PREPARE(type) INLINE void prepare_##type(const uint8_t* w, const int r, uint32_t* s)
+#define NO_PREPARE(type) PREPARE(type) {}
 #define CODE(type) INLINE vb code_##type(const uint8_t* w, const int r, long outer, const int inner, const int j)
-#define FACTOR(type) INLINE vf factor_##type(const uint8_t* w, const int r, long outer, const int inner, const int h)
-#define LEAST(type) INLINE vf least_##type(const uint8_t* w, const int r, long outer, const int inner, const int h)
+#define FACTOR(type) INLINE vf factor_##type(const uint8_t* w, const int r, const uint32_t* s, long outer, const int inner, const int h)
+#define LEAST(type) INLINE vf least_##type(const uint8_t* w, const int r, const uint32_t* s, long outer, const int inner, const int h)
 #define NO_LEAST(type) LEAST(type) { return all(0); }
+
+// shr and shl shift the bits of bytes; what comes over from the next byte is for the caller to mask.
+INLINE vb shr(vb v, long n) { return (vb)((vu)v >> (uint32_t)n); }
+INLINE vb shl(vb v, long n) { return (vb)((vu)v << (uint32_t)n); }
+INLINE vb nibble(vb v, const int high) { return (high ? shr(v, 4) : v) & 15; }
+// byte_of is byte i of every lane as a number, sbyte_of the same with a sign.
+INLINE vf byte_of(vu v, const int i) { return __builtin_convertvector((vi)(v >> (8 * i) & 255), vf); }
+INLINE vf sbyte_of(vu v, const int i) { return __builtin_convertvector((vi)(v << (24 - 8 * i)) >> 24, vf); }
+
+INLINE void keep(uint32_t* s, long i, vu v) { *(vuu*)(s + VL * i) = v; }
+INLINE vu kept(const uint32_t* s, long i) { return *(const vuu*)(s + VL * i); }
 
 // q8_0: 8 lines of signed codes, d
 #define BYTES_q8_0 544
@@ -21,6 +34,7 @@
 #define HALVES_q8_0 1
 #define MIN_q8_0 0
 #define ZERO_q8_0 0
+NO_PREPARE(q8_0)
 CODE(q8_0) { return AT(j); }
 FACTOR(q8_0) { return HALVES_AT(512); }
 NO_LEAST(q8_0)
@@ -32,37 +46,175 @@ NO_LEAST(q8_0)
 #define HALVES_q4_0 1
 #define MIN_q4_0 0
 #define ZERO_q4_0 8
-CODE(q4_0) { return j < 4 ? AT(j) & 15 : AT(j - 4) >> 4; }
+NO_PREPARE(q4_0)
+CODE(q4_0) { return nibble(AT(j % 4), j / 4); }
 FACTOR(q4_0) { return HALVES_AT(256); }
 NO_LEAST(q4_0)
+
+// q4_1: 4 lines of nibbles, d, m
+#define BYTES_q4_1 320
+#define OUTER_q4_1 1
+#define INNER_q4_1 1
+#define HALVES_q4_1 1
+#define MIN_q4_1 1
+#define ZERO_q4_1 0
+NO_PREPARE(q4_1)
+CODE(q4_1) { return nibble(AT(j % 4), j / 4); }
+FACTOR(q4_1) { return HALVES_AT(256); }
+LEAST(q4_1) { return HALVES_AT(288); }
+
+// fifth is the fifth bit of codes 4j..4j+3, bit j of its line.
+INLINE vb fifth(vb v, const int j) { return (j < 4 ? shl(v, 4 - j) : shr(v, j - 4)) & 16; }
+
+// q5_0: 4 lines of nibbles, a line of fifth bits, d
+#define BYTES_q5_0 352
+#define OUTER_q5_0 1
+#define INNER_q5_0 1
+#define HALVES_q5_0 1
+#define MIN_q5_0 0
+#define ZERO_q5_0 16
+NO_PREPARE(q5_0)
+CODE(q5_0) { return nibble(AT(j % 4), j / 4) | fifth(AT(4), j); }
+FACTOR(q5_0) { return HALVES_AT(320); }
+NO_LEAST(q5_0)
+
+// q5_1: 4 lines of nibbles, a line of fifth bits, d, m
+#define BYTES_q5_1 384
+#define OUTER_q5_1 1
+#define INNER_q5_1 1
+#define HALVES_q5_1 1
+#define MIN_q5_1 1
+#define ZERO_q5_1 0
+NO_PREPARE(q5_1)
+CODE(q5_1) { return nibble(AT(j % 4), j / 4) | fifth(AT(4), j); }
+FACTOR(q5_1) { return HALVES_AT(320); }
+LEAST(q5_1) { return HALVES_AT(352); }
+
+// The K types: an outer step is half a block, 128 weights, an inner one 32 of them.
+
+// prepare_k unpacks the 6-bit factors and minima of q4_k and q5_k from three lines: groups 4i..4i+3
+// have bytes of vectors i and 2+i.
+INLINE void prepare_k(const uint8_t* w, const int r, uint32_t* s)
+{
+  const vu a = (vu)AT(0), b = (vu)AT(1), c = (vu)AT(2);
+  keep(s, 0, a & 0x3f3f3f3f);
+  keep(s, 1, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030));
+  keep(s, 2, b & 0x3f3f3f3f);
+  keep(s, 3, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030));
+}
+
+// q4_k: 32 lines of nibbles, 3 of factors, d, m; the eight lines of 64 weights have the first 32 low
+#define BYTES_q4_k 2304
+#define OUTER_q4_k 2
+#define INNER_q4_k 4
+#define HALVES_q4_k 1
+#define MIN_q4_k 1
+#define ZERO_q4_k 0
+PREPARE(q4_k) { prepare_k(w + LINE * 32, r, s); }
+CODE(q4_k) { return nibble(AT(16 * outer + inner / 2 * 8 + j), inner % 2); }
+FACTOR(q4_k) { return HALVES_AT(2240) * byte_of(kept(s, outer), inner); }
+LEAST(q4_k) { return -HALVES_AT(2272) * byte_of(kept(s, 2 + outer), inner); }
+
+// q5_k: as q4_k, with 8 lines of fifth bits, bit i for group i, after the nibbles
+#define BYTES_q5_k 2816
+#define OUTER_q5_k 2
+#define INNER_q5_k 4
+#define HALVES_q5_k 1
+#define MIN_q5_k 1
+#define ZERO_q5_k 0
+PREPARE(q5_k) { prepare_k(w + LINE * 40, r, s); }
+CODE(q5_k)
+{
+  return nibble(AT(16 * outer + inner / 2 * 8 + j), inner % 2) | (shl(shr(AT(32 + j), 4 * outer), 4 - inner) & 16);
+}
+FACTOR(q5_k) { return HALVES_AT(2752) * byte_of(kept(s, outer), inner); }
+LEAST(q5_k) { return -HALVES_AT(2784) * byte_of(kept(s, 2 + outer), inner); }
+
+// q6_k: 32 lines of low nibbles, 16 of pairs of high bits, 4 of signed factors for every 16, d
+#define BYTES_q6_k 3360
+#define OUTER_q6_k 2
+#define INNER_q6_k 4
+#define HALVES_q6_k 2
+#define MIN_q6_k 0
+#define ZERO_q6_k 32
+NO_PREPARE(q6_k)
+CODE(q6_k)
+{
+  const vb high = AT(32 + 8 * outer + j);
+  return nibble(AT(16 * outer + inner % 2 * 8 + j), inner / 2) | ((inner < 2 ? shl(high, 4 - 2 * inner) : shr(high, 2 * inner - 4)) & 48);
+}
+FACTOR(q6_k) { return HALVES_AT(3328) * sbyte_of((vu)AT(48 + 2 * outer + inner / 2), inner % 2 * 2 + h); }
+NO_LEAST(q6_k)
+
+// q2_k: 4 lines of factors (low nibbles) and minima for every 16, 16 lines of codes, d, m
+#define BYTES_q2_k 1344
+#define OUTER_q2_k 2
+#define INNER_q2_k 4
+#define HALVES_q2_k 2
+#define MIN_q2_k 1
+#define ZERO_q2_k 0
+NO_PREPARE(q2_k)
+CODE(q2_k) { return shr(AT(4 + 8 * outer + j), 2 * inner) & 3; }
+FACTOR(q2_k) { return HALVES_AT(1280) * byte_of((vu)AT(2 * outer + inner / 2) & 0x0f0f0f0f, inner % 2 * 2 + h); }
+LEAST(q2_k) { return -HALVES_AT(1312) * byte_of((vu)AT(2 * outer + inner / 2) >> 4 & 0x0f0f0f0f, inner % 2 * 2 + h); }
+
+// q3_k: 8 lines of third bits, bit i for group i, 16 lines of the lower two, 3 of factors for every 16, d
+#define BYTES_q3_k 1760
+#define OUTER_q3_k 2
+#define INNER_q3_k 4
+#define HALVES_q3_k 2
+#define MIN_q3_k 0
+#define ZERO_q3_k 4
+PREPARE(q3_k)
+{
+  const vu a = (vu)AT(24), b = (vu)AT(25), c = (vu)AT(26);
+  keep(s, 0, (a & 0x0f0f0f0f) | (c << 4 & 0x30303030));
+  keep(s, 1, (b & 0x0f0f0f0f) | (c << 2 & 0x30303030));
+  keep(s, 2, (a >> 4 & 0x0f0f0f0f) | (c & 0x30303030));
+  keep(s, 3, (b >> 4 & 0x0f0f0f0f) | (c >> 2 & 0x30303030));
+}
+CODE(q3_k)
+{
+  const vb high = shr(AT(j), 4 * outer);
+  return (shr(AT(8 + 8 * outer + j), 2 * inner) & 3) | ((inner < 3 ? shl(high, 2 - inner) : shr(high, 1)) & 4);
+}
+FACTOR(q3_k) { return HALVES_AT(1728) * (byte_of(kept(s, 2 * outer + inner / 2), inner % 2 * 2 + h) - 32); }
+NO_LEAST(q3_k)
+
+// APART keeps the compiler from loading the codes of several groups at once: it would have nowhere to
+// keep them.
+#define APART __asm__ volatile("" ::: "memory")
 
 // one is a unit with one token: what it adds to the sums of part r.
 #define ONE(type) \
 INLINE vf one_##type(const uint8_t* w, const int r, const struct act* x, vf acc) \
 { \
+  uint32_t s[4 * VL]; \
+  prepare_##type(w, r, s); \
   _Pragma("clang loop unroll(disable)") \
   for (long outer = 0; outer < OUTER_##type; outer++) { \
     _Pragma("clang loop unroll(full)") \
     for (int inner = 0; inner < INNER_##type; inner++, x++) { \
+      APART; \
       const quads q[2] = {quads_of(x->q), quads_of(x->q + 16)}; \
       vf t = all(0); \
       _Pragma("clang loop unroll(full)") \
       for (int h = 0; h < HALVES_##type; h++) { \
         const int32_t start = HALVES_##type == 1 ? x->start : x->start16[h]; \
-        vi s = alli(ZERO_##type == 0 ? (MIN_##type || !VNNI ? MAGIC : start) : MAGIC + (start - MAGIC) / 128 * ZERO_##type); \
+        vi sum = alli(ZERO_##type == 0 ? (MIN_##type || !VNNI ? MAGIC : start) : MAGIC + (start - MAGIC) / 128 * ZERO_##type); \
         _Pragma("clang loop unroll(full)") \
         for (int j = h * 4; j < (h + 1) * (8 / HALVES_##type) ; j++) { \
           const vb c = code_##type(w, r, outer, inner, j); \
-          s = ZERO_##type == 0 && !MIN_##type ? dps(s, c, q[j / 4], j % 4) : dp(s, c, q[j / 4], j % 4); \
+          sum = ZERO_##type == 0 && !MIN_##type ? dps(sum, c, q[j / 4], j % 4) : dp(sum, c, q[j / 4], j % 4); \
         } \
-        const vf f = factor_##type(w, r, outer, inner, h); \
-        t = h == 0 ? first_term(s, f) : next_term(s, f, t); \
+        const vf f = factor_##type(w, r, s, outer, inner, h); \
+        t = h == 0 ? first_term(sum, f) : next_term(sum, f, t); \
       } \
       acc = fma(t, all(x->d), acc); \
       if (MIN_##type) { \
         _Pragma("clang loop unroll(full)") \
         for (int h = 0; h < HALVES_##type; h++) \
-          acc = fma(least_##type(w, r, outer, inner, h), all(HALVES_##type == 1 ? x->sum : x->sum16[h]), acc); \
+          acc = fma(least_##type(w, r, s, outer, inner, h), all(HALVES_##type == 1 ? x->sum : x->sum16[h]), acc); \
       } \
     } \
   } \
