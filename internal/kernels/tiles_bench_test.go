@@ -38,7 +38,7 @@ func BenchmarkTiles(b *testing.B) {
 					}
 				})
 			}
-			for _, c := range [][3]int{{2, 2048, 2048}, {4, 2048, 2048}, {8, 2048, 2048}, {128, 2048, 2048}, {512, 512, 5632}} {
+			for _, c := range [][3]int{{2, 2048, 2048}, {4, 2048, 2048}, {8, 2048, 2048}, {128, 2048, 2048}, {512, 512, 1024}, {512, 512, 5632}} {
 				m, n, k := c[0], c[1], c[2]
 				b.Run(fmt.Sprintf("%s/%dx%dx%d", name, m, n, k), func(b *testing.B) {
 					w, _ := tileWeights(newRand(), tl, name, n, k, true)
