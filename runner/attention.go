@@ -4,169 +4,178 @@ import (
 	"math"
 
 	"github.com/pare-dev/pare/internal/kernels"
-	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/ir"
 )
 
-// pageLen is the number of positions in one page of the key and value cache.
-const pageLen = 128
+// queryTile is how many tokens share one pass over the keys.
+const queryTile = 32
 
-// cache holds the keys and values of one layer, by pages of pageLen positions: a page is
-// [KVHeads][pageLen][HeadDim] keys, then values, so that what one head reads lies together.
-type cache struct {
-	heads, dim int
-	half       bool // IEEE half precision instead of float32
-	pages      []page
+// attendNumbers is the scratch that a worker needs for tiles of t tokens, in numbers: a page of keys
+// and values, scores, and the sums of all heads that share a key head and of one page.
+func attendNumbers(heads, kvHeads, dim, t int) int {
+	group, n := heads/kvHeads, min(t, queryTile)
+	rows := max(n, group)
+	return 2*pageLen*dim + rows*pageLen + group*n*(dim+2) + rows*(dim+2)
 }
 
-type page struct {
-	floats []float32
-	halves []byte
-}
-
-// pageBytes is the size of one page.
-func (c *cache) pageBytes() int64 {
-	size := int64(2*c.heads*c.dim*pageLen) * 4
-	if c.half {
-		size /= 2
+// partNumbers is the room for sums of pages of a single token of a context, where the workers need it.
+func partNumbers(d *ir.Decoder, context, threads int) int {
+	if d.KVHeads%threads == 0 || context <= pageLen {
+		return 0
 	}
-	return size
+	return (context + pageLen - 1) / pageLen * d.Heads * (d.HeadDim + 2)
 }
 
-// grow makes room for positions below n.
-func (c *cache) grow(n int) {
-	for len(c.pages)*pageLen < n {
-		var p page
-		if c.half {
-			p.halves = make([]byte, c.pageBytes())
-		} else {
-			p.floats = make([]float32, c.pageBytes()/4)
-		}
-		c.pages = append(c.pages, p)
+// tile is the scratch of one worker, cut up.
+type tile struct {
+	page   []float32 // decoded keys and values
+	scores []float32
+	sums   []float32 // [group*tokens] rows
+	part   []float32 // sums of one page
+}
+
+func (e *engine) tileOf(worker, t int) tile {
+	d := e.d
+	all := need(&e.work[worker].attend, attendNumbers(d.Heads, d.KVHeads, d.HeadDim, t))
+	group, n := d.Heads/d.KVHeads, min(t, queryTile)
+	cut := func(n int) []float32 {
+		part := all[:n:n]
+		all = all[n:]
+		return part
 	}
+	return tile{cut(2 * pageLen * d.HeadDim), cut(max(n, group) * pageLen), cut(group * n * (d.HeadDim + 2)), all}
 }
 
-// offset is where the row of a position begins in its page, in numbers; part 0 is keys, 1 values.
-func (c *cache) offset(part, head, pos int) int {
-	return ((part*c.heads+head)*pageLen + pos%pageLen) * c.dim
+// sumsIn makes sums of rows in scratch.
+func sumsIn(x []float32, rows, dim int) kernels.Sums {
+	return kernels.Sums{Acc: kernels.View(x, rows, dim), Top: x[rows*dim:][:rows], Sum: x[rows*(dim+1):][:rows]}
 }
 
-// put stores the keys and values of one position.
-func (c *cache) put(pos int, k, v []float32) {
-	p := c.pages[pos/pageLen]
-	for part, row := range [][]float32{k, v} {
-		for h := range c.heads {
-			at, head := c.offset(part, h, pos), row[h*c.dim:][:c.dim]
-			if !c.half {
-				copy(p.floats[at:], head)
-				continue
-			}
-			dst := p.halves[at*2:][:2*c.dim]
-			for i, x := range head {
-				u := storage.F32ToF16(x)
-				dst[2*i], dst[2*i+1] = byte(u), byte(u>>8)
-			}
-		}
-	}
+// rowsOf is a part of sums.
+func rowsOf(s kernels.Sums, lo, hi int) kernels.Sums {
+	return kernels.Sums{Acc: s.Acc.Slice(lo, hi, 0, s.Acc.Cols), Top: s.Top[lo:hi], Sum: s.Sum[lo:hi]}
 }
 
-// rows gives keys (part 0) or values (1) of a head at positions [lo,hi) of one page; scratch holds
-// pageLen*dim numbers and is used when they have to be decoded.
-func (c *cache) rows(decode func([]float32, []byte), scratch []float32, part, head, lo, hi int) kernels.Matrix {
-	p, at, n := c.pages[lo/pageLen], c.offset(part, head, lo), (hi-lo)*c.dim
-	if !c.half {
-		return kernels.View(p.floats[at:at+n], hi-lo, c.dim)
-	}
-	decode(scratch[:n], p.halves[2*at:2*(at+n)])
-	return kernels.View(scratch[:n], hi-lo, c.dim)
+// attention is what the workers need to know of the attention under way.
+type attention struct {
+	c      *cache
+	dst, q kernels.Matrix // [tokens, Heads*HeadDim]
+	pos    int            // of the first token
+	tiles  int
+	first  int // page that the sums in parts begin with
+	parts  []float32
 }
-
-// queryTile is how many tokens share one pass over the keys, and scoreNumbers bounds the scores
-// of such a tile.
-const (
-	queryTile    = 32
-	scoreNumbers = 1 << 20
-)
 
 // attend computes dst [tokens, Heads*HeadDim] for queries q of positions [pos,pos+tokens), over the
 // cache, which already holds those positions. Position p sees positions (p-window, p], or all up
-// to p when window is 0. The softmax and its sums are in float32.
-func (e *engine) attend(c *cache, dst, q kernels.Matrix, pos, window int) {
-	group := e.d.Heads / e.d.KVHeads
-	tile := min(queryTile, q.Rows)
-	for tile > 1 && tile*group*min(pos+q.Rows, spanOf(tile, window)) > scoreNumbers {
-		tile /= 2
+// to p without a window. Sums and exponentials are in float32, a page at a time, and pages are joined in
+// their order: a token's result does not depend on the tokens beside it, nor on the workers.
+func (e *engine) attend(c *cache, dst, q kernels.Matrix, pos int) {
+	first, last := c.first(pos)/pageLen, pos/pageLen
+	e.at = attention{c: c, dst: dst, q: q, pos: pos, tiles: (q.Rows + queryTile - 1) / queryTile, first: first}
+	if q.Rows > 1 || first == last || e.d.KVHeads%e.pool.threads == 0 {
+		e.pool.run(e.at.tiles*e.d.KVHeads, e.steps.attend)
+		return
 	}
-	tiles := (q.Rows + tile - 1) / tile
-	var decode func([]float32, []byte)
-	if c.half {
-		decode = e.k.DecodeRow(string(storage.F16))
-	}
-	e.pool.run(tiles*e.d.KVHeads, func(worker, i int) {
-		// Late tiles see more keys: handing them out first evens the load.
-		t := tiles - 1 - i/e.d.KVHeads
-		lo := t * tile
-		e.attendTile(&e.work[worker], decode, c, dst, q, i%e.d.KVHeads, lo, min(q.Rows, lo+tile), pos, window)
-	})
+	// The key heads of a single token do not divide evenly among the workers: every page of every key
+	// head is an item of its own, and the pages are joined afterwards.
+	pages := last - first + 1
+	e.at.parts = need(&e.parts, pages*e.d.Heads*(e.d.HeadDim+2))
+	e.pool.run(pages*e.d.KVHeads, e.steps.attendPart)
+	e.pool.run(e.d.KVHeads, e.steps.attendJoin)
 }
 
-// spanOf is the most keys that a tile of queries can see.
-func spanOf(tile, window int) int {
-	if window == 0 {
-		return math.MaxInt32
+// attendTile does one tile of queries of the heads that share one key head.
+func (e *engine) attendTile(worker, item int) {
+	a, d := &e.at, e.d
+	t, head := item/d.KVHeads, item%d.KVHeads
+	// late tiles see more keys: the share that each worker begins with has late and early ones
+	if t%2 == 1 {
+		t = a.tiles - 1 - t/2
+	} else {
+		t /= 2
 	}
-	return window + tile
-}
-
-// attendTile does queries [lo,hi) of the group of heads that share one key head.
-func (e *engine) attendTile(ws *workspace, decode func([]float32, []byte), c *cache, dst, q kernels.Matrix, head, lo, hi, pos, window int) {
-	dim, group, n := e.d.HeadDim, e.d.Heads/e.d.KVHeads, hi-lo
-	first, end := 0, pos+hi // keys that any query of the tile sees
-	if window > 0 {
-		first = max(0, pos+lo-window+1)
-	}
-	span := end - first
-	scores := kernels.View(need(&ws.scores, group*n*span), group*n, span)
-	scratch := need(&ws.keys, pageLen*dim)
-	// queries [n, dim] of one head of the group, or all heads of the group when there is one token
-	view := func(m kernels.Matrix, g int) kernels.Matrix {
-		at := lo*m.Stride + (head*group+g)*dim
-		if n == 1 {
-			return kernels.Matrix{Data: m.Data[at:], Rows: group, Cols: dim, Stride: dim}
+	lo := t * queryTile
+	hi := min(a.q.Rows, lo+queryTile)
+	n, dim, group := hi-lo, d.HeadDim, d.Heads/d.KVHeads
+	ws := e.tileOf(worker, a.q.Rows)
+	sums := sumsIn(ws.sums, group*n, dim)
+	sums.Empty()
+	for p := a.c.first(a.pos+lo) / pageLen; p*pageLen < a.pos+hi; p++ {
+		keys, values := a.c.read(e.k, ws.page, p, head, min(pageLen, a.pos+hi-p*pageLen))
+		if a.q.Rows == 1 {
+			part := sumsIn(ws.part, group, dim)
+			e.attendPage(ws.scores, part, e.group(head), keys, values, p, a.pos, 0)
+			e.k.AttendMerge(sums, part)
+			continue
 		}
-		return kernels.Matrix{Data: m.Data[at:], Rows: n, Cols: dim, Stride: m.Stride}
-	}
-	passes, height := group, n
-	if n == 1 {
-		passes, height = 1, group
-	}
-	for at := first; at < end; at = nextPage(at, end) {
-		stop := nextPage(at, end)
-		keys := c.rows(decode, scratch, 0, head, at, stop)
-		for g := range passes {
-			e.k.GemmNT(scores.Slice(g*height, (g+1)*height, at-first, stop-first), view(q, g), keys, false)
+		part := sumsIn(ws.part, n, dim)
+		for g := range group {
+			at := (head*group + g) * dim
+			e.attendPage(ws.scores, part, a.q.Slice(lo, hi, at, at+dim), keys, values, p, a.pos+lo, 1)
+			e.k.AttendMerge(rowsOf(sums, g*n, (g+1)*n), part)
 		}
 	}
-	scale := float32(1 / math.Sqrt(float64(dim)))
 	for r := range group * n {
-		row := scores.Row(r)
-		p := pos + lo + r%n
-		to, from := p+1-first, 0
-		if window > 0 {
-			from = max(0, p-window+1-first)
-		}
-		clear(row[:from])
-		clear(row[to:])
-		e.k.Scale(row[from:to], scale)
-		e.k.Softmax(row[from:to])
-	}
-	for at := first; at < end; at = nextPage(at, end) {
-		stop := nextPage(at, end)
-		values := c.rows(decode, scratch, 1, head, at, stop)
-		for g := range passes {
-			e.k.GemmNN(view(dst, g), scores.Slice(g*height, (g+1)*height, at-first, stop-first), values, at > first)
-		}
+		e.attended(sums, r, lo+r%n, head*group+r/n)
 	}
 }
 
-// nextPage is the end of the page that position at lies in, or end when that comes first.
-func nextPage(at, end int) int { return min(end, (at/pageLen+1)*pageLen) }
+// attended writes row r of finished sums where it belongs.
+func (e *engine) attended(sums kernels.Sums, r, token, head int) {
+	out := e.at.dst.Row(token)[head*e.d.HeadDim:][:e.d.HeadDim]
+	copy(out, sums.Acc.Row(r))
+	e.k.Scale(out, 1/sums.Sum[r])
+}
+
+// group is the queries of the heads that share a key head, of a single token: [group, dim].
+func (e *engine) group(head int) kernels.Matrix {
+	group, dim := e.d.Heads/e.d.KVHeads, e.d.HeadDim
+	return kernels.View(e.at.q.Row(0)[head*group*dim:][:group*dim], group, dim)
+}
+
+// attendPage makes part the sums of one page, for rows of queries that stand step positions apart from
+// pos on. keys and values are those of the page, as far as any row sees them.
+func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matrix, keys, values []float32, page, pos, step int) {
+	dim, window := e.d.HeadDim, e.at.c.window
+	cols := len(keys) / dim
+	scores := kernels.View(scratch, q.Rows, cols)
+	span := kernels.Span{From: 0, To: pos + 1 - page*pageLen, Step: step}
+	if window > 0 {
+		span.From = span.To - window
+	} else {
+		span.From = -q.Rows * step // rows see all that lies before them
+	}
+	e.k.AttendScores(scores, q, keys)
+	e.k.AttendWeights(scores, part.Top, part.Sum, span, float32(1/math.Sqrt(float64(dim))))
+	e.k.AttendValues(part.Acc, scores.Slice(0, q.Rows, 0, len(values)/dim), values)
+}
+
+// partOf is the sums over one page of the heads that share a key head.
+func (e *engine) partOf(page, head int) kernels.Sums {
+	heads, dim, group := e.d.Heads, e.d.HeadDim, e.d.Heads/e.d.KVHeads
+	all := sumsIn(e.at.parts[(page-e.at.first)*heads*(dim+2):], heads, dim)
+	return rowsOf(all, head*group, (head+1)*group)
+}
+
+// attendPart does one page of one key head for a single token.
+func (e *engine) attendPart(worker, item int) {
+	a := &e.at
+	page, head := a.first+item/e.d.KVHeads, item%e.d.KVHeads
+	ws := e.tileOf(worker, 1)
+	keys, values := a.c.read(e.k, ws.page, page, head, min(pageLen, a.pos+1-page*pageLen))
+	e.attendPage(ws.scores, e.partOf(page, head), e.group(head), keys, values, page, a.pos, 0)
+}
+
+// attendJoin joins the pages of one key head.
+func (e *engine) attendJoin(worker, head int) {
+	group := e.d.Heads / e.d.KVHeads
+	sums := sumsIn(e.tileOf(worker, 1).sums, group, e.d.HeadDim)
+	sums.Empty()
+	for p := e.at.first; p <= e.at.pos/pageLen; p++ {
+		e.k.AttendMerge(sums, e.partOf(p, head))
+	}
+	for r := range group {
+		e.attended(sums, r, 0, head*group+r)
+	}
+}

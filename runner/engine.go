@@ -18,7 +18,12 @@ type engine struct {
 	work  []workspace // one a worker
 	cos   []float32   // [tokens, HeadDim/2] of the batch under way
 	sin   []float32
-	items []item // of the run under way
+	items []item    // of the run under way
+	at    attention // under way
+	parts []float32 // sums of pages of a single token
+	steps struct {  // methods as values, made once
+		attend, attendPart, attendJoin func(worker, item int)
+	}
 }
 
 // item is a range of output columns of one of the products of a run.
@@ -28,13 +33,15 @@ type item struct{ product, lo, hi int }
 type workspace struct {
 	band   []float32 // decoded rows of a weight
 	tile   []float32 // products before they are joined
-	scores []float32
-	keys   []float32 // decoded rows of the cache
+	scores []float32 // of a walk's attention
+	attend []float32 // a tile of a session's attention
 }
 
 func newEngine(k *kernels.Set, threads int, d *ir.Decoder) *engine {
 	p := newPool(threads)
-	return &engine{k: k, pool: p, d: d, freqs: d.RopeSpeeds(), work: make([]workspace, p.threads)}
+	e := &engine{k: k, pool: p, d: d, freqs: d.RopeSpeeds(), work: make([]workspace, p.threads)}
+	e.steps.attend, e.steps.attendPart, e.steps.attendJoin = e.attendTile, e.attendPart, e.attendJoin
+	return e
 }
 
 // need returns *buf with room for n numbers. The contents are whatever was there.
@@ -47,10 +54,10 @@ func need(buf *[]float32, n int) []float32 {
 
 // bytes is what the engine holds on the heap at present.
 func (e *engine) bytes() int64 {
-	n := cap(e.cos) + cap(e.sin)
+	n := cap(e.cos) + cap(e.sin) + cap(e.parts)
 	for i := range e.work {
 		w := &e.work[i]
-		n += cap(w.band) + cap(w.tile) + cap(w.scores) + cap(w.keys)
+		n += cap(w.band) + cap(w.tile) + cap(w.scores) + cap(w.attend)
 	}
 	return int64(n) * 4
 }

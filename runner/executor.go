@@ -8,7 +8,6 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
-	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 )
 
@@ -49,7 +48,7 @@ type walk struct {
 	attn  []*ir.Tensor // what work was computed from when it holds the second stage's; nil otherwise
 	ffn   []*ir.Tensor // the same of the fourth stage
 
-	cache  cache
+	cache  rowCache
 	buf    buffers
 	xs, as []float32 // scratch for rows of states
 	fs, ns []float32
@@ -82,7 +81,7 @@ func (x *Executor) Start(ctx context.Context, m *ir.Model, sequences [][]int32) 
 		w.spare = max(0, min(opt.Memory/2, opt.Memory-need))
 	}
 	w.e = newEngine(kernels.For(opt.ISA), opt.Threads, m.Decoder)
-	w.cache = cacheFor(m.Decoder, storage.F32)
+	w.cache = rowCache{heads: m.Decoder.KVHeads, dim: m.Decoder.HeadDim}
 	if err := w.embed(ctx, sequences); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}

@@ -129,7 +129,8 @@ func TestWalkAgreesWithSessions(t *testing.T) {
 				normal = append(normal, float32(float64(v)*f)*gain[i])
 			}
 		}
-		if w := worst(all[len(all)-1], normal); !(w <= 1e-5) {
+		// their attentions add up in different orders
+		if w := worst(all[len(all)-1], normal); !(w <= 2e-5) {
 			t.Errorf("%s: the walk ends %g of the spread away from the sessions", name, w)
 		}
 		quick := start(t, m, runner.Options{}, seqs)

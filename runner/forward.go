@@ -20,24 +20,27 @@ func (s *buffers) bytes() int64 {
 	return 4 * int64(cap(s.norm)+cap(s.q)+cap(s.k)+cap(s.v)+cap(s.up))
 }
 
-// attention computes the input of the output projection, dst [tokens, Heads*HeadDim], from the
-// hidden states x [tokens, Hidden] of positions [pos,pos+tokens), and puts their keys and values in
-// the cache. place has been called for these positions.
-func (e *engine) attention(b *block, layer int, c *cache, s *buffers, dst, x kernels.Matrix, pos int) {
+// project computes queries, keys and values of the hidden states x [tokens, Hidden], rotated by the
+// angles that place computed for these tokens.
+func (e *engine) project(b *block, s *buffers, x kernels.Matrix) (q, k, v kernels.Matrix) {
 	t, d := x.Rows, e.d
 	norm := kernels.View(need(&s.norm, t*d.Hidden), t, d.Hidden)
-	q := kernels.View(need(&s.q, t*d.QDim()), t, d.QDim())
-	k := kernels.View(need(&s.k, t*d.KVDim()), t, d.KVDim())
-	v := kernels.View(need(&s.v, t*d.KVDim()), t, d.KVDim())
+	q = kernels.View(need(&s.q, t*d.QDim()), t, d.QDim())
+	k = kernels.View(need(&s.k, t*d.KVDim()), t, d.KVDim())
+	v = kernels.View(need(&s.v, t*d.KVDim()), t, d.KVDim())
 	e.norm(norm, x, b.attnNorm)
 	e.matmul(norm, nil, product{w: b.q, dst: q}, product{w: b.k, dst: k}, product{w: b.v, dst: v})
 	e.heads(b, q, k)
+	return q, k, v
+}
+
+// attention computes the input of the output projection, dst [tokens, Heads*HeadDim], from the
+// hidden states x [tokens, Hidden] of positions [pos,pos+tokens), and puts their keys and values in
+// the cache. place has been called for these positions.
+func (e *engine) attention(b *block, c *cache, s *buffers, dst, x kernels.Matrix, pos int) {
+	q, k, v := e.project(b, s, x)
 	e.store(c, k, v, pos)
-	window := 0
-	if d.Windowed(layer) {
-		window = d.Window
-	}
-	e.attend(c, dst, q, pos, window)
+	e.attend(c, dst, q, pos)
 }
 
 // remember puts the keys and values of x in the cache and computes nothing else: all that later
@@ -53,13 +56,10 @@ func (e *engine) remember(b *block, c *cache, s *buffers, x kernels.Matrix, pos 
 	e.store(c, k, v, pos)
 }
 
-// store puts rows of keys and values in the cache, from position pos on.
+// store puts rows of keys and values in the cache, from position pos on, for which there is room.
 func (e *engine) store(c *cache, k, v kernels.Matrix, pos int) {
-	c.grow(pos + k.Rows)
 	e.rows(k.Rows, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			c.put(pos+i, k.Row(i), v.Row(i))
-		}
+		c.put(e.k, pos+lo, k.Slice(lo, hi, 0, k.Cols), v.Slice(lo, hi, 0, v.Cols))
 	})
 }
 

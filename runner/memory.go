@@ -57,14 +57,28 @@ func activationBytes(d *ir.Decoder, t int) int64 {
 // workBytes is what workers take at most for a batch of t tokens, short of very long rows.
 func workBytes(d *ir.Decoder, t, context, threads int) int64 {
 	widest := max(d.Hidden, d.QDim(), d.FFN)
-	each := max(bandNumbers, 16*widest) + min(scoreNumbers, min(queryTile, t)*d.Heads/d.KVHeads*max(context, t)) + pageLen*d.HeadDim
+	each := max(bandNumbers, 16*widest) + attendNumbers(d.Heads, d.KVHeads, d.HeadDim, t)
+	return 4 * (int64(each)*int64(threads) + int64(partNumbers(d, max(context, t), threads)))
+}
+
+// walkWorkBytes is what workers take at most in a walk over texts of a length.
+func walkWorkBytes(d *ir.Decoder, length, threads int) int64 {
+	widest := max(d.Hidden, d.QDim(), d.FFN)
+	each := max(bandNumbers, 16*widest) + min(scoreNumbers, min(queryTile, walkRows)*d.Heads/d.KVHeads*length)
 	return 4 * int64(each) * int64(threads)
 }
 
-// cacheBytes is what keys and values of a number of tokens take in all layers.
-func cacheBytes(d *ir.Decoder, kv storage.Type, tokens int) int64 {
-	c := cacheFor(d, kv)
-	return int64(d.Layers) * int64((tokens+pageLen-1)/pageLen) * c.pageBytes()
+// cacheBytes is what keys and values of a number of tokens, computed in batches, take in all layers.
+func cacheBytes(d *ir.Decoder, kv storage.Type, tokens, batch int) (sum int64) {
+	for i := range d.Layers {
+		c := cacheFor(d, i, kv)
+		pages := (tokens + pageLen - 1) / pageLen
+		if c.window > 0 { // what a batch sees and what it adds begin and end within pages
+			pages = min(pages, (c.window+batch)/pageLen+2)
+		}
+		sum += int64(pages) * c.pageBytes()
+	}
+	return sum
 }
 
 // Demand is the least Options.Memory that Load and sessions of Options.Tokens take: with the smallest
@@ -85,7 +99,7 @@ func Demand(m *ir.Model, opt Options) (int64, error) {
 
 // heapBytes is what a runner holds beside weights: activations, workers, cache.
 func heapBytes(d *ir.Decoder, opt Options, batch int) int64 {
-	return activationBytes(d, batch) + workBytes(d, batch, opt.Context, par.Threads(opt.Threads)) + cacheBytes(d, opt.KV, max(1, opt.Tokens))
+	return activationBytes(d, batch) + workBytes(d, batch, opt.Context, par.Threads(opt.Threads)) + cacheBytes(d, opt.KV, max(1, opt.Tokens), batch)
 }
 
 // Usual is what sessions of Options.Tokens take on the heap where there is no limit, weights included
@@ -120,14 +134,14 @@ func WalkDemand(m *ir.Model, opt Options, length int) (int64, error) {
 		}
 		embedding = own + file // before the first block, then it is given back
 	}
-	return max(embedding, f.block) + walkBytes(d, length) + workBytes(d, walkRows, length, par.Threads(opt.Threads)), nil
+	return max(embedding, f.block) + walkBytes(d, length) + walkWorkBytes(d, length, par.Threads(opt.Threads)), nil
 }
 
 // walkBytes is what the buffers of a walk take: rows of states, and those on their way to and from
 // files; and one layer's keys and values.
 func walkBytes(d *ir.Decoder, length int) int64 {
 	rows := walkRows * int64(2*d.Hidden+d.QDim()+d.FFN)
-	c := cacheFor(d, storage.F32)
+	c := rowCache{heads: d.KVHeads, dim: d.HeadDim}
 	return 4*(2*rows+bufferFloats(d, walkRows)) + int64((length+pageLen-1)/pageLen)*c.pageBytes()
 }
 
@@ -160,7 +174,7 @@ func (r *Runner) checkBudget(m *ir.Model) error {
 	if total <= r.opt.Memory {
 		return nil
 	}
-	cache := cacheBytes(r.d, r.opt.KV, max(1, r.opt.Tokens))
+	cache := cacheBytes(r.d, r.opt.KV, max(1, r.opt.Tokens), r.batch)
 	return &fault.Error{
 		File: m.Path, Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf(
 			"needs %s (weights %s, activations of %d tokens and workers %s, cache of %d tokens %s), the budget is %s",

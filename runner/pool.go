@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/par"
 )
 
@@ -13,11 +14,18 @@ import (
 // a channel takes about 50 µs to start on another core, which is as long as a whole step of token
 // generation, so workers spin for a while before they park.
 //
-// Items of a run are independent and handed out in turn; which worker takes which item never shows
-// in a result. The caller is worker 0. Runs of one pool follow one another, never overlap.
+// Items of a run are independent. Each worker begins with its own share of adjacent items, which it
+// therefore finds in the same places of memory from token to token, and then helps the others: where
+// the system has taken a core away, its items are done by somebody else. Which worker takes which
+// item never shows in a result. The caller is worker 0. Runs of one pool follow one another, never
+// overlap, and allocate nothing.
 type pool struct {
 	threads  int
-	current  atomic.Pointer[job]
+	n        int                    // of the run under way, as fn: read by those who hold one of its items
+	fn       func(worker, item int) //
+	epoch    atomic.Uint32          // number of the run
+	shares   []share
+	finished atomic.Int64
 	sleepers atomic.Int32
 	closed   atomic.Bool
 	mu       sync.Mutex
@@ -25,25 +33,37 @@ type pool struct {
 	done     sync.WaitGroup
 }
 
-// job is one run. It is never reused: a worker that comes late to a finished job finds no item
-// left, so nobody has to wait until every worker has looked at it.
-type job struct {
-	n        int64
-	fn       func(worker, item int)
-	next     atomic.Int64
-	finished atomic.Int64
+// share is the items of a run that nobody has taken yet, of those that one worker begins with: the
+// number of the run, the next item and the end in one word. A worker that comes late, when the run is
+// over and the next one is being prepared, sees another number and takes nothing.
+type share struct {
+	word atomic.Uint64
+	_    [120]byte // neighbours share no cache line, nor the pair that is fetched at once
 }
 
-// spinLoads is how often a worker looks for the next job before it parks, and yieldLoads how often
-// between two offers of its core to somebody else: a few tens of microseconds in all.
 const (
-	spinLoads  = 20000
-	yieldLoads = 500
+	itemBits = 16 // of an item's index within its share
+	itemMask = 1<<itemBits - 1
+)
+
+func wordOf(epoch uint32, next, end int) uint64 {
+	return uint64(epoch)<<(2*itemBits) | uint64(next)<<itemBits | uint64(end)
+}
+
+// Spinning ends after these times: a worker without a run parks, a caller whose workers do not come
+// back has lost a core to somebody else. In between the core is offered to others now and then.
+const (
+	spinTime = 100 * time.Microsecond
+	waitTime = time.Millisecond
+	napTime  = 50 * time.Microsecond
+	looks    = 16 // between two looks at the clock
+	yields   = 32 // looks at the clock between two offers
 )
 
 // newPool starts the workers of a pool; threads 0 means all usable cores.
 func newPool(threads int) *pool {
 	p := &pool{threads: par.Threads(threads)}
+	p.shares = make([]share, p.threads)
 	p.wake = sync.NewCond(&p.mu)
 	for w := 1; w < p.threads; w++ {
 		p.done.Go(func() { p.serve(w) })
@@ -68,59 +88,116 @@ func (p *pool) run(n int, fn func(worker, item int)) {
 		}
 		return
 	}
-	j := &job{n: int64(n), fn: fn}
-	p.current.Store(j)
-	// A worker counts itself a sleeper before it looks at current for the last time, so either it
-	// sees this job or it is seen here; the lock waits until it really sleeps.
+	if most := p.threads * itemMask; n > most {
+		p.run(most, fn)
+		p.run(n-most, func(worker, item int) { fn(worker, item+most) })
+		return
+	}
+	p.n, p.fn = n, fn
+	p.finished.Store(0)
+	epoch := p.epoch.Load() + 1
+	for w := range p.shares {
+		p.shares[w].word.Store(wordOf(epoch, 0, p.bound(n, w+1)-p.bound(n, w)))
+	}
+	p.epoch.Store(epoch)
+	// A worker counts itself a sleeper before it looks at the number for the last time, so either it
+	// sees this run or it is seen here; the lock waits until it really sleeps.
 	if p.sleepers.Load() > 0 {
 		p.mu.Lock()
 		p.wake.Broadcast()
 		p.mu.Unlock()
 	}
-	j.work(0)
-	for spins := 1; j.finished.Load() < j.n; spins++ {
-		switch {
-		case spins > 10*spinLoads: // the system gave a worker's core to somebody else
-			time.Sleep(50 * time.Microsecond)
-		case spins%yieldLoads == 0:
-			runtime.Gosched()
+	p.work(0, epoch)
+	var s spin
+	for p.finished.Load() < int64(n) {
+		if s.longer(waitTime) {
+			time.Sleep(napTime)
 		}
 	}
+	p.fn = nil
 }
 
-func (j *job) work(worker int) {
+// bound is the first of n items in the share of worker w.
+func (p *pool) bound(n, w int) int { return n * w / p.threads }
+
+// take takes the next item of a share in a run, counted within the share.
+func (s *share) take(epoch uint32) (int, bool) {
 	for {
-		i := j.next.Add(1) - 1
-		if i >= j.n {
-			return
+		word := s.word.Load()
+		next, end := int(word>>itemBits&itemMask), int(word&itemMask)
+		if uint32(word>>(2*itemBits)) != epoch || next == end {
+			return 0, false
 		}
-		j.fn(worker, int(i))
-		j.finished.Add(1)
+		if s.word.CompareAndSwap(word, word+1<<itemBits) {
+			return next, true
+		}
 	}
 }
 
-func (p *pool) serve(worker int) {
-	var last *job
-	spins := 0
-	for !p.closed.Load() {
-		if j := p.current.Load(); j != last {
-			j.work(worker)
-			last, spins = j, 0
-			continue
-		}
-		if spins++; spins < spinLoads {
-			if spins%yieldLoads == 0 {
-				runtime.Gosched()
+// work takes items of a run as long as there are any: the worker's own, then those of the others.
+func (p *pool) work(worker int, epoch uint32) {
+	taken := int64(0)
+	for i := range p.threads {
+		owner := (worker + i) % p.threads
+		for {
+			item, ok := p.shares[owner].take(epoch)
+			if !ok {
+				break
 			}
+			// who holds an item keeps the run from ending: n and fn stay
+			p.fn(worker, p.bound(p.n, owner)+item)
+			taken++
+		}
+	}
+	if taken > 0 {
+		p.finished.Add(taken)
+	}
+}
+
+// serve is the life of a worker.
+func (p *pool) serve(worker int) {
+	last := uint32(0)
+	var s spin
+	for !p.closed.Load() {
+		if epoch := p.epoch.Load(); epoch != last {
+			p.work(worker, epoch)
+			last, s = epoch, spin{}
 			continue
 		}
-		spins = 0
+		if !s.longer(spinTime) {
+			continue
+		}
+		s = spin{}
 		p.mu.Lock()
 		p.sleepers.Add(1)
-		for p.current.Load() == last && !p.closed.Load() {
+		for p.epoch.Load() == last && !p.closed.Load() {
 			p.wake.Wait()
 		}
 		p.sleepers.Add(-1)
 		p.mu.Unlock()
 	}
+}
+
+// spin waits politely and knows for how long it has done so.
+type spin struct {
+	turns int
+	since time.Time
+}
+
+// longer passes some nanoseconds and reports whether the waiting has taken longer than a time. It
+// looks at the clock now and then only, and offers the core to other goroutines less often still.
+func (s *spin) longer(than time.Duration) bool {
+	cpu.Pause()
+	s.turns++
+	if s.turns%looks != 0 {
+		return false
+	}
+	if s.turns%(looks*yields) == 0 {
+		runtime.Gosched()
+	}
+	if s.since.IsZero() {
+		s.since = time.Now()
+		return false
+	}
+	return time.Since(s.since) > than
 }

@@ -24,7 +24,7 @@ type Options struct {
 	// Tokens is how many tokens all sessions together are going to hold: room for their keys and
 	// values is left in Memory. 0: it is not known.
 	Tokens int
-	// KV is the type of cached keys and values: storage.F32 (also when empty) or storage.F16.
+	// KV is the type of cached keys and values: storage.F32 (also when empty), F16 or Q8_0.
 	KV    storage.Type
 	Batch int // tokens computed together in prefill; 0: 512, fewer where Memory is short
 	// Memory is the most bytes to hold: weights, on the heap and in mapped files, cache, activations.
@@ -131,8 +131,14 @@ func executable(m *ir.Model, opt *Options) error {
 	if opt.KV == "" {
 		opt.KV = storage.F32
 	}
-	if opt.KV != storage.F32 && opt.KV != storage.F16 {
-		return fail(fault.As(fault.ErrMisuse, fmt.Errorf("cache type %s", opt.KV)), "use f32 or f16")
+	switch opt.KV {
+	case storage.F32, storage.F16:
+	case storage.Q8_0:
+		if d.HeadDim%32 != 0 {
+			return fail(fmt.Errorf("heads of %d numbers, which are no blocks of 32 for a cache of q8_0", d.HeadDim), "use f16")
+		}
+	default:
+		return fail(fault.As(fault.ErrMisuse, fmt.Errorf("cache type %s", opt.KV)), "use f32, f16 or q8_0")
 	}
 	return nil
 }
@@ -218,11 +224,4 @@ func (r *Runner) Tokenizer() (*tokenizer.Tokenizer, error) {
 		r.tok, r.tokErr = tokenizer.New(r.spec)
 	})
 	return r.tok, r.tokErr
-}
-
-func (r *Runner) newCache() cache { return cacheFor(r.d, r.opt.KV) }
-
-// cacheFor is an empty cache of one layer.
-func cacheFor(d *ir.Decoder, kv storage.Type) cache {
-	return cache{heads: d.KVHeads, dim: d.HeadDim, half: kv == storage.F16}
 }

@@ -24,6 +24,7 @@ const (
 type Session struct {
 	r     *Runner
 	pos   int
+	text  []int32 // the tokens so far
 	layer []cache
 	// OnBlock, when set, sees the residual stream after each block: hidden is [rows, cols]
 	// row-major, one row a token of the batch under way, valid during the call only. After the last
@@ -35,7 +36,7 @@ type Session struct {
 func (r *Runner) NewSession() *Session {
 	s := &Session{r: r, layer: make([]cache, r.d.Layers)}
 	for i := range s.layer {
-		s.layer[i] = r.newCache()
+		s.layer[i] = cacheFor(r.d, i, r.opt.KV)
 	}
 	return s
 }
@@ -43,7 +44,8 @@ func (r *Runner) NewSession() *Session {
 // Pos is the number of tokens in the session.
 func (s *Session) Pos() int { return s.pos }
 
-// Truncate keeps the first n tokens and forgets the rest; n beyond Pos changes nothing.
+// Truncate keeps the first n tokens and forgets the rest; n beyond Pos changes nothing. Where layers
+// with a window no longer hold what the token after them sees, the text is computed again when it goes on.
 func (s *Session) Truncate(n int) { s.pos = max(0, min(n, s.pos)) }
 
 // Append adds tokens to the text and computes what follows them. fn gets the logits after the token
@@ -102,6 +104,31 @@ func (s *Session) run(ctx context.Context, tokens []int32, from int, whole bool,
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := s.recall(ctx); err != nil {
+		return err
+	}
+	return s.extend(ctx, tokens, from, whole, done)
+}
+
+// recall computes the text again when a window has let go of positions that are needed once more.
+func (s *Session) recall(ctx context.Context) error {
+	for i := range s.layer {
+		if s.layer[i].remembers(s.pos) {
+			continue
+		}
+		text := s.text[:s.pos]
+		seen := s.OnBlock
+		s.OnBlock, s.pos = nil, 0
+		defer func() { s.OnBlock = seen }()
+		s.release()
+		return s.extend(ctx, text, len(text), false, nil)
+	}
+	return nil
+}
+
+// extend adds tokens that run has found to be right.
+func (s *Session) extend(ctx context.Context, tokens []int32, from int, whole bool, done func(first, from, n int) error) error {
+	r := s.r
 	for len(tokens) > 0 {
 		n := min(r.batch, len(tokens))
 		if err := s.reserve(s.pos + n); err != nil {
@@ -116,6 +143,7 @@ func (s *Session) run(ctx context.Context, tokens []int32, from int, whole bool,
 			return err
 		}
 		first := s.pos
+		s.text = append(s.text[:first], tokens[:n]...)
 		s.pos += n
 		if wanted < n {
 			if err := done(first, wanted, n); err != nil {
@@ -133,9 +161,7 @@ func (s *Session) reserve(n int) error {
 	var grow int64
 	for i := range s.layer {
 		c := &s.layer[i]
-		if pages := (n+pageLen-1)/pageLen - len(c.pages); pages > 0 {
-			grow += int64(pages) * c.pageBytes()
-		}
+		grow += int64(c.missing(s.pos, n)) * c.pageBytes()
 	}
 	if r.opt.Memory > 0 && grow > 0 {
 		r.tight = r.tight || r.memory()+r.weights.mapped+grow > r.opt.Memory
@@ -145,7 +171,7 @@ func (s *Session) reserve(n int) error {
 		}
 	}
 	for i := range s.layer {
-		s.layer[i].grow(n)
+		s.layer[i].grow(s.pos, n)
 	}
 	r.cached += grow
 	return nil
@@ -155,12 +181,17 @@ func (s *Session) reserve(n int) error {
 func (s *Session) Close() {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
+	s.release()
+	s.pos = 0
+}
+
+// release gives the pages of all layers back.
+func (s *Session) release() {
 	for i := range s.layer {
 		c := &s.layer[i]
-		s.r.cached -= int64(len(c.pages)) * c.pageBytes()
+		s.r.cached -= int64(c.held()) * c.pageBytes()
 		c.pages = nil
 	}
-	s.pos = 0
 }
 
 // forward runs all blocks on one batch; the hidden states are left in r.hidden, those of rows [from,n)
@@ -191,7 +222,7 @@ func (s *Session) forward(ctx context.Context, tokens []int32, from int) error {
 			r.e.place(pos, x.Rows)
 		}
 		if x.Rows > 0 {
-			r.e.attention(b, i, &s.layer[i], &r.buf, attn, x, pos)
+			r.e.attention(b, &s.layer[i], &r.buf, attn, x, pos)
 			r.e.matmul(attn, nil, product{w: b.o, dst: x, add: true})
 			r.e.expand(b, &r.buf, ffn, x)
 			r.e.matmul(ffn, nil, product{w: b.down, dst: x, add: true})

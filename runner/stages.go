@@ -100,7 +100,7 @@ func (w *walk) runAttention(ctx context.Context, all index, h handles) error {
 			}
 			out := need(&w.as, t*d.QDim())
 			w.e.place(lo, t)
-			w.e.attention(b, w.block, &w.cache, &w.buf, kernels.View(out, t, d.QDim()), kernels.View(x, t, d.Hidden), lo)
+			w.attend(b, kernels.View(out, t, d.QDim()), kernels.View(x, t, d.Hidden), lo)
 			if err := w.work.write(base+lo, out); err != nil {
 				return err
 			}

@@ -62,7 +62,7 @@ func variants(t *testing.T, m *ir.Model, convert func(x *ir.Tensor, values []flo
 }
 
 // floats is a handle for the same tensor with other values, as float32.
-func floats(t *testing.T, x *ir.Tensor, values []float32) *ir.Tensor {
+func floats(t testing.TB, x *ir.Tensor, values []float32) *ir.Tensor {
 	t.Helper()
 	raw := make([]byte, 4*len(values))
 	if err := storage.MustLookup(storage.F32).Encode(raw, values, nil); err != nil {

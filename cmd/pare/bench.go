@@ -180,9 +180,17 @@ func benchText(w io.Writer, r *bench.Result, t *table) {
 	fmt.Fprintf(w, "%s, %s kernels, %s, %s; prompt of %d tokens, %d generated, %s\n", m.CPU, m.ISA, plural(m.Threads, "thread"), reads(m.ReadGBps), r.Prompt, r.Generate, plural(r.Rounds, "round"))
 	_ = t.text(w) // a closed stdout is found by the next write
 	if q := r.Ratio; q != nil {
-		fmt.Fprintf(w, "first over second: prefill %s (95 %%: %.2f to %.2f)  decode %s (95 %%: %.2f to %.2f)  load %s  memory %s\n",
-			times(q.Prefill), q.PrefillLower95, q.PrefillUpper95, times(q.Decode), q.DecodeLower95, q.DecodeUpper95, times(q.Load), times(q.RSS))
+		fmt.Fprintf(w, "first over second: prefill %s%s  decode %s%s  load %s  memory %s\n",
+			times(q.Prefill), between(q.PrefillLower95, q.PrefillUpper95), times(q.Decode), between(q.DecodeLower95, q.DecodeUpper95), times(q.Load), times(q.RSS))
 	}
+}
+
+// between spells bounds; one round has none.
+func between(lower, upper float64) string {
+	if upper <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (95 %%: %.2f to %.2f)", lower, upper)
 }
 
 // reads spells the bandwidth of memory, which is not measured where --max-memory leaves less than

@@ -5,6 +5,15 @@ package kernels
 // Numbers of the compiled kernels. Their names are those of the C functions in mixed case.
 const (
 	fnQuantize = iota
+	fnAttendScores
+	fnAttendWeights
+	fnAttendValues
+	fnAttendMerge
+	fnCachePutF32
+	fnCachePutF16
+	fnCachePutQ8
+	fnCacheKeysQ8
+	fnCacheValuesQ8
 	fnDecodeF16
 	fnDecodeBf16
 	fnDecodeQ80

@@ -8,6 +8,10 @@ import "github.com/pare-dev/pare/internal/cpu"
 
 func actAVX2Addr() uintptr
 func actAVX512Addr() uintptr
+func attendAVX2Addr() uintptr
+func attendAVX512Addr() uintptr
+func cacheAVX2Addr() uintptr
+func cacheAVX512Addr() uintptr
 func decodeAVX2Addr() uintptr
 func decodeAVX512Addr() uintptr
 func dotrowAVX2Addr() uintptr
@@ -35,6 +39,32 @@ var units = []unit{
 	}},
 	{cpu.AVX512, actAVX512Addr(), []entry{
 		{fnQuantize, 0x0},
+	}},
+	{cpu.AVX2, attendAVX2Addr(), []entry{
+		{fnAttendScores, 0x0},
+		{fnAttendWeights, 0xb40},
+		{fnAttendValues, 0x11f0},
+		{fnAttendMerge, 0x26a0},
+	}},
+	{cpu.AVX512, attendAVX512Addr(), []entry{
+		{fnAttendScores, 0x0},
+		{fnAttendWeights, 0xc90},
+		{fnAttendValues, 0x1420},
+		{fnAttendMerge, 0x2a00},
+	}},
+	{cpu.AVX2, cacheAVX2Addr(), []entry{
+		{fnCachePutF32, 0x0},
+		{fnCachePutF16, 0x260},
+		{fnCachePutQ8, 0x690},
+		{fnCacheKeysQ8, 0xce0},
+		{fnCacheValuesQ8, 0xe10},
+	}},
+	{cpu.AVX512, cacheAVX512Addr(), []entry{
+		{fnCachePutF32, 0x0},
+		{fnCachePutF16, 0x260},
+		{fnCachePutQ8, 0x680},
+		{fnCacheKeysQ8, 0xc00},
+		{fnCacheValuesQ8, 0x1360},
 	}},
 	{cpu.AVX2, decodeAVX2Addr(), []entry{
 		{fnDecodeF16, 0x0},

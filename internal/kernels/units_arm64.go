@@ -7,6 +7,8 @@ package kernels
 import "github.com/pare-dev/pare/internal/cpu"
 
 func actNEONAddr() uintptr
+func attendNEONAddr() uintptr
+func cacheNEONAddr() uintptr
 func decodeNEONAddr() uintptr
 func dotrowNEONAddr() uintptr
 func gemmNEONAddr() uintptr
@@ -23,6 +25,19 @@ func tilepanelDOTPRODAddr() uintptr
 var units = []unit{
 	{cpu.NEON, actNEONAddr(), []entry{
 		{fnQuantize, 0x0},
+	}},
+	{cpu.NEON, attendNEONAddr(), []entry{
+		{fnAttendScores, 0x0},
+		{fnAttendWeights, 0x7b0},
+		{fnAttendValues, 0xc28},
+		{fnAttendMerge, 0x1c1c},
+	}},
+	{cpu.NEON, cacheNEONAddr(), []entry{
+		{fnCachePutF32, 0x0},
+		{fnCachePutF16, 0x17c},
+		{fnCachePutQ8, 0x3d4},
+		{fnCacheKeysQ8, 0x924},
+		{fnCacheValuesQ8, 0xa38},
 	}},
 	{cpu.NEON, decodeNEONAddr(), []entry{
 		{fnDecodeF16, 0x0},

@@ -113,8 +113,8 @@ type Percentiles struct {
 }
 
 // Ratio compares medians: first model over second, so speeds above 1 mean that the first is faster,
-// and times and memory below 1 that it needs less. Bounds are one-sided 95 % from a bootstrap of the
-// rounds.
+// and times and memory below 1 that it needs less. Bounds are one-sided 95 % from the ratios of the
+// rounds; 0 when there was only one.
 type Ratio struct {
 	Prefill        float64 `json:"prefill"`
 	PrefillLower95 float64 `json:"prefill_lower95"`

@@ -3,6 +3,8 @@ package verify
 import (
 	"math"
 	"slices"
+
+	"github.com/pare-dev/pare/internal/student"
 )
 
 // risk is the probability of a wrong verdict that a gate aims at, for a package at its limit. It is met
@@ -118,7 +120,7 @@ func estimateRatio(sums, counts []float64) estimate {
 	if n > 2 && square > 0 {
 		skew = caution * cube / n / math.Pow(square/n, 1.5) * math.Sqrt(n*(n-1)) / (n - 2)
 	}
-	for i, t := range student(len(sums) - 1) {
+	for i, t := range student.Quantiles(len(sums)-1, quantiles) {
 		x := -hall(-t, skew, n) // the truth lies as far above the mean as the mean below the truth
 		if t < 0 {
 			x = min(x, t)
@@ -138,28 +140,6 @@ func hall(t, skew, n float64) float64 {
 		return t
 	}
 	return (math.Cbrt(1+3*k*(t-k/2)) - 1) / k
-}
-
-// student are evenly spaced quantiles of Student's t, by summing its density: with t = sqrt(df) tan(a)
-// that of the angle a is cos(a)^(df-1).
-func student(df int) []float64 {
-	const steps = 1 << 13
-	upto := make([]float64, steps+1) // the integral from 0
-	for i := range steps {
-		a := (float64(i) + 0.5) * math.Pi / 2 / steps
-		upto[i+1] = upto[i] + math.Pow(math.Cos(a), float64(df-1))
-	}
-	t := make([]float64, quantiles) // the middle one is 0
-	for i, at := 0, 0; i < quantiles/2; i++ {
-		want := 2 * float64(i+1) / (quantiles + 1) * upto[steps]
-		for upto[at+1] < want {
-			at++
-		}
-		a := (float64(at) + (want-upto[at])/(upto[at+1]-upto[at])) * math.Pi / 2 / steps
-		x := math.Sqrt(float64(df)) * math.Tan(a)
-		t[quantiles/2+1+i], t[quantiles/2-1-i] = x, -x
-	}
-	return t
 }
 
 // estimateQuantile is the q-quantile of all tokens, q near 1: values hold the same number of tokens for

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/pare-dev/pare/internal/student"
 )
 
 // Packages exactly at their limit, with chunks that differ as drawn, must hardly ever get a verdict:
@@ -76,13 +78,14 @@ func TestQuantileCoverage(t *testing.T) {
 	}
 }
 
-// Student's t against a printed table (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
-func TestStudent(t *testing.T) {
+// A bound is the quantile of its level: Student's t against a printed table (NIST/SEMATECH e-Handbook,
+// 1.3.6.7.2).
+func TestBound(t *testing.T) {
 	for _, c := range []struct {
 		df    int
 		p, at float64
 	}{{1, .95, 6.314}, {7, .95, 1.895}, {7, .99, 2.998}, {15, .95, 1.753}, {15, .975, 2.131}, {63, .99, 2.387}, {100, .999, 3.174}} {
-		q := student(c.df)
+		q := student.Quantiles(c.df, quantiles)
 		m := Evidence{Resamples: q}
 		if lo, hi := m.bound(1-c.p, true), m.bound(1-c.p, false); math.Abs(hi-c.at) > .005*c.at || lo != -hi {
 			t.Errorf("%d degrees of freedom: %v and %v, want %v", c.df, lo, hi, c.at)

@@ -101,9 +101,13 @@ func (t *Target) markdown(b *strings.Builder, line func(string, ...any)) {
 	}
 	if v := t.Bench; v != nil && len(v.Models) >= 2 {
 		p, o := v.Models[0], v.Models[1]
-		line("\nTokens per second, original → package: prefill %s → %s, decode %s → %s (%.2fx, 95 %% between %.2f and %.2f).",
+		bounds := ""
+		if v.Ratio.DecodeUpper95 > 0 {
+			bounds = fmt.Sprintf(", 95 %% between %.2f and %.2f", v.Ratio.DecodeLower95, v.Ratio.DecodeUpper95)
+		}
+		line("\nTokens per second, original → package: prefill %s → %s, decode %s → %s (%.2fx%s).",
 			human.Float(o.PrefillTokS.Median), human.Float(p.PrefillTokS.Median), human.Float(o.DecodeTokS.Median), human.Float(p.DecodeTokS.Median),
-			v.Ratio.Decode, v.Ratio.DecodeLower95, v.Ratio.DecodeUpper95)
+			v.Ratio.Decode, bounds)
 	}
 	if len(t.Layers) > 0 {
 		line("\nError after each block (signal to error, dB; more is better):\n")

@@ -1,0 +1,23 @@
+// exp in single precision: the constants and the order are those of exp32 in Go, with fused steps.
+#pragma once
+#include "vec.h"
+
+INLINE vf vexp(vf x)
+{
+  const float lo = -87.336544f, hi = 88.722839f;
+  vi under = x < all(lo), over = x > all(hi);
+  vf y = sel(under, all(lo), sel(over, all(hi), x));
+  vf n = __builtin_elementwise_roundeven(y * all(1.44269504088896340736f));
+  vf r = fma(n, all(-0.693359375f), y);
+  r = fma(n, all(2.12194440e-4f), r);
+  vf q = all(1.9875691500e-4f);
+  q = fma(q, r, all(1.3981999507e-3f));
+  q = fma(q, r, all(8.3334519073e-3f));
+  q = fma(q, r, all(4.1665795894e-2f));
+  q = fma(q, r, all(1.6666665459e-1f));
+  q = fma(q, r, all(5.0000001201e-1f));
+  q = fma(q, r * r, r) + all(1);
+  vi k = __builtin_convertvector(n, vi), h = k >> 1;
+  q = q * (vf)((h + 127) << 23) * (vf)((k - h + 127) << 23);
+  return sel(under, all(0), sel(over, all(__builtin_inff()), q));
+}
