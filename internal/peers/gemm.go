@@ -60,7 +60,7 @@ func (b *bench) products(bits, n, threads int, blas product, whose string, why e
 	if blas != nil {
 		peer = func() (float64, error) { return blas(bits, n, threads) }
 	}
-	own, others, _, err := b.inTurns(b.rounds, func() (float64, error) {
+	own, others, _, err := b.inTurns(0, b.rounds, func() (float64, error) {
 		peak, err := b.limits.number("peak f%d %d", bits, threads)
 		if err != nil {
 			return 0, err
@@ -195,7 +195,7 @@ func (b *bench) python(kind string, t tool) Row {
 	if _, err := peer(); err != nil {
 		return failed(name, err)
 	}
-	own, others, _, err := b.inTurns(b.rounds, newProduct(b.ctx, bits, n, b.threads), peer)
+	own, others, _, err := b.inTurns(0, b.rounds, newProduct(b.ctx, bits, n, b.threads), peer)
 	if err != nil {
 		return failed(name, err)
 	}

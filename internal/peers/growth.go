@@ -29,6 +29,11 @@ func (b *bench) growthOfContext() ([]Row, error) {
 	if err := mine.load(path, roomOfSpeed); err != nil {
 		return nil, err
 	}
+	release, err := b.alone()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	const shortest, longest, step, tokens = 512, 2000, 250, 24
 	if _, err := mine.prefill(shortest); err != nil {
 		return nil, err
@@ -132,6 +137,11 @@ func (b *bench) sized(typ string, i int, write func(name string) (string, error)
 	}
 	out := filepath.Join(folder, "out.gguf")
 	var rates, peaks []float64
+	release, err := b.alone()
+	if err != nil {
+		return row, nil, err
+	}
+	defer release()
 	for range b.rounds {
 		seconds, peak, err := timed(b.pareQuantize(path, out, typ))
 		if err != nil {

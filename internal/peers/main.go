@@ -42,7 +42,7 @@ type bench struct {
 	threads int
 	rounds  int
 	full    bool   // also what takes long or much disk
-	lock    string // file that is locked in each round; empty: none
+	lock    string // file that is locked while rounds are measured; empty: none
 	tools   *tools
 	limits  *client   // probe/machine.c: what the machine can do
 	reads   []float64 // bytes a second of memory, beside every round of the part under way
@@ -59,7 +59,7 @@ func main() {
 	flag.IntVar(&b.threads, "threads", 2, "threads of both sides, 1 to 8")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds")
 	flag.BoolVar(&b.full, "full", false, "K types on the large model, and 10 GB of growth: an hour, and 20 GB of disk")
-	flag.StringVar(&b.lock, "lock", "", "`FILE` to lock in each round, on machines that several people measure on")
+	flag.StringVar(&b.lock, "lock", "", "`FILE` to lock while rounds are measured, on machines that several people measure on")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -172,25 +172,26 @@ func (b *bench) read() (float64, error) {
 }
 
 // inTurns lets both sides do the same, round after round, each first in every other one, so that what
-// changes on the machine changes for both. reads is the bandwidth of memory before each round. theirs may
-// be nil. Errors name the side that failed.
-func (b *bench) inTurns(rounds int, pare, peer func() (float64, error)) (mine, other, reads []float64, err error) {
-	round := func(i int) error {
-		if b.lock != "" {
-			release, err := hold(b.lock)
-			if err != nil {
-				return fmt.Errorf("%s: %w", b.lock, err)
-			}
-			defer release()
+// changes on the machine changes for both. warm rounds before are not counted: pages are read in them and
+// workers started. reads is the bandwidth of memory before each round. peer may be nil.
+func (b *bench) inTurns(warm, rounds int, pare, peer func() (float64, error)) (mine, other, reads []float64, err error) {
+	release, err := b.alone()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer release()
+	for i := range warm + rounds {
+		if i == warm {
+			mine, other, reads = nil, nil, nil
 		}
 		v, err := b.read()
 		if err != nil {
-			return err
+			return mine, other, reads, err
 		}
 		reads = append(reads, v)
 		for _, first := range []bool{i%2 == 0, i%2 != 0} {
 			if err := b.ctx.Err(); err != nil {
-				return err
+				return mine, other, reads, err
 			}
 			if first {
 				v, err = pare()
@@ -200,15 +201,20 @@ func (b *bench) inTurns(rounds int, pare, peer func() (float64, error)) (mine, o
 				other = append(other, v)
 			}
 			if err != nil {
-				return err
+				return mine, other, reads, err
 			}
-		}
-		return nil
-	}
-	for i := range rounds {
-		if err := round(i); err != nil {
-			return mine, other, reads, err
 		}
 	}
 	return mine, other, reads, nil
+}
+
+// alone waits until nobody else measures, where a lock says so.
+func (b *bench) alone() (release func(), err error) {
+	if b.lock == "" {
+		return func() {}, nil
+	}
+	if release, err = hold(b.lock); err != nil {
+		return nil, fmt.Errorf("%s: %w", b.lock, err)
+	}
+	return release, nil
 }

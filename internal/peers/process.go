@@ -83,7 +83,7 @@ func (b *bench) load() (rows []Row) {
 				return s, err
 			}
 		}
-		own, others, _, err := b.inTurns(2*b.rounds, pare, peer)
+		own, others, _, err := b.inTurns(1, 2*b.rounds, pare, peer)
 		if err != nil {
 			rows = append(rows, failed(name, err))
 			continue
@@ -163,7 +163,7 @@ func (b *bench) quantizeTo(name, source, typ string, required, aim float64) []Ro
 			return run(cmd, other, &otherMemory)
 		}
 	}
-	own, others, _, err := b.inTurns(b.rounds, func() (float64, error) { return run(b.pareQuantize(source, mine, typ), mine, &memory) }, peer)
+	own, others, _, err := b.inTurns(0, b.rounds, func() (float64, error) { return run(b.pareQuantize(source, mine, typ), mine, &memory) }, peer)
 	if err != nil {
 		return []Row{failed(name, err)}
 	}

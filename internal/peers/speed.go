@@ -82,15 +82,7 @@ func (b *bench) decodeAfter(name string, mine *ours, other engine, why error, co
 		seconds, err := e.decode(generated)
 		return sum(seconds), err
 	}
-	for _, e := range []engine{mine, other} { // warm: pages are read, workers run, the context is there
-		if e == nil {
-			continue
-		}
-		if _, err := step(e); err != nil {
-			return []Row{failed(name, err)}
-		}
-	}
-	own, others, reads, err := b.inTurns(b.rounds, func() (float64, error) { return step(mine) }, onPeer(other, step))
+	own, others, reads, err := b.inTurns(1, b.rounds, func() (float64, error) { return step(mine) }, onPeer(other, step))
 	if err != nil {
 		return []Row{failed(name, err)}
 	}
@@ -135,14 +127,7 @@ func (b *bench) prefill() (rows []Row) {
 			continue
 		}
 		step := func(e engine) (float64, error) { return e.prefill(prefillBatch) }
-		_, err := step(mine)
-		if err == nil && other != nil {
-			_, err = step(other)
-		}
-		var own, others []float64
-		if err == nil {
-			own, others, _, err = b.inTurns(b.rounds, func() (float64, error) { return step(mine) }, onPeer(other, step))
-		}
+		own, others, _, err := b.inTurns(1, b.rounds, func() (float64, error) { return step(mine) }, onPeer(other, step))
 		if err != nil {
 			rows = append(rows, failed(name, err))
 			continue

@@ -84,7 +84,7 @@ func (b *bench) verifyPair(name, original, made string, chunks int, bar bool) (r
 	}
 	peer, theirKL, closePeer, why := b.perplexity(original, made, ids, min(chunks, together), chunks)
 	defer closePeer()
-	own, others, _, err := b.inTurns(b.rounds, step, peer)
+	own, others, _, err := b.inTurns(0, b.rounds, step, peer)
 	if err != nil {
 		return nil, err
 	}
