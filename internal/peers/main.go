@@ -24,7 +24,7 @@ type part struct {
 
 // parts in the order of the document.
 var parts = []part{
-	{"decode", "Generation: 64 tokens after a context, 1.1 B weights", (*bench).decode},
+	{"decode", "Generation after a context, 1.1 B weights", (*bench).decode},
 	{"prefill", "Prefill: 512 tokens together, 1.1 B weights", (*bench).prefill},
 	{"load", "Load to first token: fresh process, warm page cache, 1.1 B weights", (*bench).load},
 	{"quantize", "Quantizing from F16", (*bench).quantize},

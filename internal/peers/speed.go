@@ -8,7 +8,6 @@ import (
 // The bars of generation: llama.cpp's speed where memory is slow and bounds both, more where it is not.
 const (
 	slowMemory   = 50e9 // bytes a second
-	generated    = 64   // tokens
 	roomOfSpeed  = 2048 // context of both sides
 	prefillBatch = 512
 )
@@ -64,38 +63,38 @@ func (b *bench) decode() (rows []Row) {
 			rows = append(rows, failed(strings.ToUpper(typ), err))
 			continue
 		}
-		for _, context := range []int{32, 1024} {
-			name := fmt.Sprintf("%s after %d", strings.ToUpper(typ), context)
+		for _, at := range []struct{ context, tokens int }{{32, 64}, {1024, 32}} {
+			name := fmt.Sprintf("%s, %d tokens after %d", strings.ToUpper(typ), at.tokens, at.context)
 			b.log("%s", name)
-			rows = append(rows, b.decodeAfter(name, mine, other, why, context, bytes)...)
+			rows = append(rows, b.decodeAfter(name, mine, other, why, at.context, at.tokens, bytes)...)
 		}
 	}
 	return rows
 }
 
 // decodeAfter measures generation at one context, and how much of the bandwidth of memory it uses.
-func (b *bench) decodeAfter(name string, mine *ours, other engine, why error, context int, bytes int64) []Row {
+func (b *bench) decodeAfter(name string, mine *ours, other engine, why error, context, tokens int, bytes int64) []Row {
 	step := func(e engine) (float64, error) {
 		if err := e.at(context); err != nil {
 			return 0, err
 		}
-		seconds, err := e.decode(generated)
+		seconds, err := e.decode(tokens)
 		return sum(seconds), err
 	}
 	own, others, reads, err := b.inTurns(1, b.rounds, func() (float64, error) { return step(mine) }, onPeer(other, step))
 	if err != nil {
 		return []Row{failed(name, err)}
 	}
+	weights, n := float64(bytes), float64(tokens)
 	required := 1.3
 	slow := quantile(reads, .5) < slowMemory
 	if slow {
 		required = 1
 	}
-	speed := Row{Name: name, Unit: "tok/s", Why: because(why)}.compare(perSecond(own, generated), perSecond(others, generated), true).bar(required, 1.6)
-	weights := float64(bytes)
+	speed := Row{Name: name, Unit: "tok/s", Why: because(why)}.compare(perSecond(own, n), perSecond(others, n), true).bar(required, 1.6)
 	share := Row{Name: name + ": weights read, of the bandwidth", Unit: "%"}
 	percent := func(seconds []float64) []float64 {
-		return each(seconds, reads, func(s, read float64) float64 { return 100 * weights * generated / s / read })
+		return each(seconds, reads, func(s, read float64) float64 { return 100 * weights * n / s / read })
 	}
 	share.Pare, share.Peer = spreadOf(percent(own)), spreadOf(percent(others))
 	if slow {
