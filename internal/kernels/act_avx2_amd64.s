@@ -16,39 +16,39 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// quantize
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02958e0f; WORD $0x0000 // jle 0x2a2 <k_quantize+0x2a2>
+	LONG $0x02968e0f; WORD $0x0000 // jle 0x2a3 <k_quantize+0x2a3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0002a805587de2c4; BYTE $0x00 // vpbroadcastd 0x2a8(%rip), %ymm0 # 0x2cc <k_quantize+0x2cc>
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0002a115187de2c4; BYTE $0x00 // vbroadcastss 0x2a1(%rip), %ymm2 # 0x2d0 <k_quantize+0x2d0>
-	QUAD $0x0002881d587de2c4; BYTE $0x00 // vpbroadcastd 0x288(%rip), %ymm3 # 0x2c0 <k_quantize+0x2c0>
-	QUAD $0x00028f255879e2c4; BYTE $0x00 // vpbroadcastd 0x28f(%rip), %xmm4 # 0x2d0 <k_quantize+0x2d0>
-	QUAD $0x000002c72d6ef9c5 // vmovd 0x2c7(%rip), %xmm5 # 0x310 <k_quantize+0x310>
-	LONG $0x000109e9; BYTE $0x00 // jmp 0x157 <k_quantize+0x157>
-	WORD $0x9066 // nop
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x3cc18348 // addq $0x3c, %rcx
+	QUAD $0x0002a705587de2c4; BYTE $0x00 // vpbroadcastd 0x2a7(%rip), %ymm0 # 0x2cc <k_quantize+0x2cc>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	QUAD $0x00029e15187de2c4; BYTE $0x00 // vbroadcastss 0x29e(%rip), %ymm2 # 0x2d0 <k_quantize+0x2d0>
+	QUAD $0x0002851d587de2c4; BYTE $0x00 // vpbroadcastd 0x285(%rip), %ymm3 # 0x2c0 <k_quantize+0x2c0>
+	QUAD $0x00028c255879e2c4; BYTE $0x00 // vpbroadcastd 0x28c(%rip), %xmm4 # 0x2d0 <k_quantize+0x2d0>
+	QUAD $0x000002c42d6ef9c5 // vmovd 0x2c4(%rip), %xmm5 # 0x310 <k_quantize+0x310>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x161 <k_quantize+0x161>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x167a41c4; BYTE $0xd2 // vmovshdup %xmm10, %xmm10 # xmm10 = xmm10[1,1,3,3]
 	LONG $0xfe21c1c4; BYTE $0xcd // vpaddd %xmm13, %xmm11, %xmm1
 	LONG $0xf170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm6 # xmm6 = xmm1[2,3,2,3]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
 	LONG $0xf170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm6 # xmm6 = xmm1[1,1,1,1]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
-	LONG $0x7e79c1c4; BYTE $0xc9 // vmovd %xmm1, %r9d
+	LONG $0x7e79c1c4; BYTE $0xc8 // vmovd %xmm1, %r8d
 	LONG $0xfe09c1c4; BYTE $0xcf // vpaddd %xmm15, %xmm14, %xmm1
 	LONG $0xf170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm6 # xmm6 = xmm1[2,3,2,3]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
 	LONG $0xf170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm6 # xmm6 = xmm1[1,1,1,1]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
-	LONG $0x7e79c1c4; BYTE $0xc8 // vmovd %xmm1, %r8d
-	WORD $0x0145; BYTE $0xc8 // addl %r9d, %r8d
+	LONG $0xcf7ef9c5 // vmovd %xmm1, %edi
+	WORD $0x0144; BYTE $0xc7 // addl %r8d, %edi
 	LONG $0xcffeb9c5 // vpaddd %xmm7, %xmm8, %xmm1
 	LONG $0xf170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm6 # xmm6 = xmm1[2,3,2,3]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
 	LONG $0xf170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm6 # xmm6 = xmm1[1,1,1,1]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
-	LONG $0x7e79c1c4; BYTE $0xc9 // vmovd %xmm1, %r9d
+	LONG $0x7e79c1c4; BYTE $0xc8 // vmovd %xmm1, %r8d
 	LONG $0x397d63c4; WORD $0x01c9 // vextracti128 $0x1, %ymm9, %xmm1
 	LONG $0x0071e2c4; BYTE $0xf5 // vpshufb %xmm5, %xmm1, %xmm6
 	LONG $0x0031e2c4; BYTE $0xfd // vpshufb %xmm5, %xmm9, %xmm7
@@ -58,40 +58,40 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcffef1c5 // vpaddd %xmm7, %xmm1, %xmm1
 	LONG $0xf970f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm7 # xmm7 = xmm1[1,1,1,1]
 	LONG $0xcffef1c5 // vpaddd %xmm7, %xmm1, %xmm1
-	LONG $0x7e79c1c4; BYTE $0xca // vmovd %xmm1, %r10d
-	WORD $0x0145; BYTE $0xca // addl %r9d, %r10d
-	LONG $0x020c8d47 // leal (%r10,%r8), %r9d
-	LONG $0x2a7ac1c4; BYTE $0xc9 // vcvtsi2ss %r9d, %xmm0, %xmm1
-	LONG $0x77d6f9c5; BYTE $0x18 // vmovq %xmm6, 0x18(%rdi)
-	LONG $0x57117ac5; BYTE $0x20 // vmovss %xmm10, 0x20(%rdi)
+	LONG $0x7e79c1c4; BYTE $0xc9 // vmovd %xmm1, %r9d
+	WORD $0x0145; BYTE $0xc1 // addl %r8d, %r9d
+	LONG $0x39048d45 // leal (%r9,%rdi), %r8d
+	LONG $0x2a7ac1c4; BYTE $0xc8 // vcvtsi2ss %r8d, %xmm0, %xmm1
+	LONG $0x71d6f9c5; BYTE $0xdc // vmovq %xmm6, -0x24(%rcx)
+	LONG $0x51117ac5; BYTE $0xe4 // vmovss %xmm10, -0x1c(%rcx)
 	LONG $0xc959aac5 // vmulss %xmm1, %xmm10, %xmm1
-	LONG $0x4f11fac5; BYTE $0x30 // vmovss %xmm1, 0x30(%rdi)
-	LONG $0x6e79c1c4; BYTE $0xc9 // vmovd %r9d, %xmm1
-	LONG $0x2271c3c4; WORD $0x01c8 // vpinsrd $0x1, %r8d, %xmm1, %xmm1
+	LONG $0x4911fac5; BYTE $0xf4 // vmovss %xmm1, -0xc(%rcx)
+	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
+	LONG $0x2271e3c4; WORD $0x01cf // vpinsrd $0x1, %edi, %xmm1, %xmm1
 	LONG $0xf172f1c5; BYTE $0x07 // vpslld $0x7, %xmm1, %xmm1
 	LONG $0xc9fad9c5 // vpsubd %xmm1, %xmm4, %xmm1
-	LONG $0x2a7ac1c4; BYTE $0xf0 // vcvtsi2ss %r8d, %xmm0, %xmm6
-	LONG $0x4fd6f9c5; BYTE $0x24 // vmovq %xmm1, 0x24(%rdi)
-	LONG $0x2a7ac1c4; BYTE $0xca // vcvtsi2ss %r10d, %xmm0, %xmm1
+	LONG $0xf72afac5 // vcvtsi2ss %edi, %xmm0, %xmm6
+	LONG $0x49d6f9c5; BYTE $0xe8 // vmovq %xmm1, -0x18(%rcx)
+	LONG $0x2a7ac1c4; BYTE $0xc9 // vcvtsi2ss %r9d, %xmm0, %xmm1
 	LONG $0xf659aac5 // vmulss %xmm6, %xmm10, %xmm6
-	LONG $0x7711fac5; BYTE $0x34 // vmovss %xmm6, 0x34(%rdi)
-	LONG $0x07e2c141 // shll $0x7, %r10d
-	LONG $0x0000b841; WORD $0x4b40 // movl $0x4b400000, %r8d # imm = 0x4B400000
-	WORD $0x2945; BYTE $0xd0 // subl %r10d, %r8d
-	LONG $0x2c478944 // movl %r8d, 0x2c(%rdi)
+	LONG $0x7111fac5; BYTE $0xf8 // vmovss %xmm6, -0x8(%rcx)
+	LONG $0x07e1c141 // shll $0x7, %r9d
+	LONG $0x400000bf; BYTE $0x4b // movl $0x4b400000, %edi # imm = 0x4B400000
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	WORD $0x7989; BYTE $0xf0 // movl %edi, -0x10(%rcx)
 	LONG $0xc959aac5 // vmulss %xmm1, %xmm10, %xmm1
-	LONG $0x4f11fac5; BYTE $0x38 // vmovss %xmm1, 0x38(%rdi)
-	LONG $0x003c47c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x3c(%rdi)
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0x014b830f; WORD $0x0000 // jae 0x2a2 <k_quantize+0x2a2>
-	LONG $0x2c6f7ec5; BYTE $0x72 // vmovdqu (%rdx,%rsi,2), %ymm13
+	LONG $0x4911fac5; BYTE $0xfc // vmovss %xmm1, -0x4(%rcx)
+	LONG $0x000001c7; WORD $0x0000 // movl $0x0, (%rcx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x0142840f; WORD $0x0000 // je 0x2a3 <k_quantize+0x2a3>
+	LONG $0x2a6f7ec5 // vmovdqu (%rdx), %ymm13
 	LONG $0xf8db95c5 // vpand %ymm0, %ymm13, %ymm7
-	LONG $0x44db7dc5; WORD $0x2072 // vpand 0x20(%rdx,%rsi,2), %ymm0, %ymm8
+	LONG $0x42db7dc5; BYTE $0x20 // vpand 0x20(%rdx), %ymm0, %ymm8
 	LONG $0x3d45c2c4; BYTE $0xf8 // vpmaxsd %ymm8, %ymm7, %ymm7
-	LONG $0x44db7dc5; WORD $0x4072 // vpand 0x40(%rdx,%rsi,2), %ymm0, %ymm8
-	LONG $0x4cdb7dc5; WORD $0x6072 // vpand 0x60(%rdx,%rsi,2), %ymm0, %ymm9
+	LONG $0x42db7dc5; BYTE $0x40 // vpand 0x40(%rdx), %ymm0, %ymm8
+	LONG $0x4adb7dc5; BYTE $0x60 // vpand 0x60(%rdx), %ymm0, %ymm9
 	LONG $0x3d3d42c4; BYTE $0xc1 // vpmaxsd %ymm9, %ymm8, %ymm8
 	LONG $0x3d45c2c4; BYTE $0xf8 // vpmaxsd %ymm8, %ymm7, %ymm7
 	LONG $0x397dc3c4; WORD $0x01f8 // vextracti128 $0x1, %ymm7, %xmm8
@@ -100,26 +100,25 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3d41c2c4; BYTE $0xf8 // vpmaxsd %xmm8, %xmm7, %xmm7
 	LONG $0xc77079c5; BYTE $0x55 // vpshufd $0x55, %xmm7, %xmm8 # xmm8 = xmm7[1,1,1,1]
 	LONG $0x3d41c2c4; BYTE $0xf8 // vpmaxsd %xmm8, %xmm7, %xmm7
-	LONG $0xff7ef9c5 // vmovd %xmm7, %edi
-	LONG $0x0000b841; WORD $0x7fc0 // movl $0x7fc00000, %r8d # imm = 0x7FC00000
-	QUAD $0x0000012e15107bc5 // vmovsd 0x12e(%rip), %xmm10 # 0x2e0 <k_quantize+0x2e0>
-	LONG $0xffffff81; WORD $0x7f7f // cmpl $0x7f7fffff, %edi # imm = 0x7F7FFFFF
-	WORD $0x3377 // ja 0x1ed <k_quantize+0x1ed>
-	LONG $0xff6ef9c5 // vmovd %edi, %xmm7
+	LONG $0x7e79c1c4; BYTE $0xf8 // vmovd %xmm7, %r8d
+	LONG $0xc00000bf; BYTE $0x7f // movl $0x7fc00000, %edi # imm = 0x7FC00000
+	QUAD $0x0000012815107bc5 // vmovsd 0x128(%rip), %xmm10 # 0x2e0 <k_quantize+0x2e0>
+	LONG $0xfff88141; WORD $0x7fff; BYTE $0x7f // cmpl $0x7f7fffff, %r8d # imm = 0x7F7FFFFF
+	WORD $0x3477 // ja 0x1f5 <k_quantize+0x1f5>
+	LONG $0x6e79c1c4; BYTE $0xf8 // vmovd %r8d, %xmm7
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	QUAD $0x000000f93d2ef8c5 // vucomiss 0xf9(%rip), %xmm7 # 0x2c4 <k_quantize+0x2c4>
-	WORD $0x1d72 // jb 0x1ea <k_quantize+0x1ea>
-	QUAD $0x0000f20d1879e2c4; BYTE $0x00 // vbroadcastss 0xf2(%rip), %xmm1 # 0x2c8 <k_quantize+0x2c8>
+	QUAD $0x000000f13d2ef8c5 // vucomiss 0xf1(%rip), %xmm7 # 0x2c4 <k_quantize+0x2c4>
+	WORD $0x1d72 // jb 0x1f2 <k_quantize+0x1f2>
+	QUAD $0x0000ea0d1879e2c4; BYTE $0x00 // vbroadcastss 0xea(%rip), %xmm1 # 0x2c8 <k_quantize+0x2c8>
 	LONG $0x217163c4; WORD $0x10c7 // vinsertps $0x10, %xmm7, %xmm1, %xmm8 # xmm8 = xmm1[0],xmm7[0],xmm1[2,3]
-	QUAD $0x00010a3d0c41e3c4; WORD $0x0e00 // vblendps $0xe, 0x10a(%rip), %xmm7, %xmm7 # xmm7 = xmm7[0],mem[1,2,3]
+	QUAD $0x0001023d0c41e3c4; WORD $0x0e00 // vblendps $0xe, 0x102(%rip), %xmm7, %xmm7 # xmm7 = xmm7[0],mem[1,2,3]
 	LONG $0xd75e38c5 // vdivps %xmm7, %xmm8, %xmm10
-	WORD $0x8941; BYTE $0xf8 // movl %edi, %r8d
-	LONG $0x313c8d48 // leaq (%rcx,%rsi), %rdi
+	WORD $0x8944; BYTE $0xc7 // movl %r8d, %edi
 	LONG $0x187d42c4; BYTE $0xe2 // vbroadcastss %xmm10, %ymm12
 	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
 	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
-	LONG $0x00f88141; WORD $0xc000; BYTE $0x7f // cmpl $0x7fc00000, %r8d # imm = 0x7FC00000
-	WORD $0x0d74 // je 0x216 <k_quantize+0x216>
+	LONG $0x0000ff81; WORD $0x7fc0 // cmpl $0x7fc00000, %edi # imm = 0x7FC00000
+	WORD $0x0d74 // je 0x219 <k_quantize+0x219>
 	LONG $0x591cc1c4; BYTE $0xfd // vmulps %ymm13, %ymm12, %ymm7
 	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
 	LONG $0xdbfe45c5 // vpaddd %ymm3, %ymm7, %ymm11
@@ -127,35 +126,34 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0011e2c4; BYTE $0xfd // vpshufb %xmm5, %xmm13, %xmm7
 	LONG $0x002162c4; BYTE $0xc5 // vpshufb %xmm5, %xmm11, %xmm8
 	LONG $0xff62b9c5 // vpunpckldq %xmm7, %xmm8, %xmm7 # xmm7 = xmm8[0],xmm7[0],xmm8[1],xmm7[1]
-	LONG $0x3fd6f9c5 // vmovq %xmm7, (%rdi)
+	LONG $0x79d6f9c5; BYTE $0xc4 // vmovq %xmm7, -0x3c(%rcx)
 	LONG $0xef0941c4; BYTE $0xf6 // vpxor %xmm14, %xmm14, %xmm14
-	WORD $0x0e74 // je 0x243 <k_quantize+0x243>
-	LONG $0x7c599cc5; WORD $0x2072 // vmulps 0x20(%rdx,%rsi,2), %ymm12, %ymm7
+	WORD $0x0d74 // je 0x246 <k_quantize+0x246>
+	LONG $0x7a599cc5; BYTE $0x20 // vmulps 0x20(%rdx), %ymm12, %ymm7
 	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
 	LONG $0xf3fe45c5 // vpaddd %ymm3, %ymm7, %ymm14
 	LONG $0x397d43c4; WORD $0x01f7 // vextracti128 $0x1, %ymm14, %xmm15
 	LONG $0x0001e2c4; BYTE $0xfd // vpshufb %xmm5, %xmm15, %xmm7
 	LONG $0x000962c4; BYTE $0xc5 // vpshufb %xmm5, %xmm14, %xmm8
 	LONG $0xff62b9c5 // vpunpckldq %xmm7, %xmm8, %xmm7 # xmm7 = xmm8[0],xmm7[0],xmm8[1],xmm7[1]
-	LONG $0x7fd6f9c5; BYTE $0x08 // vmovq %xmm7, 0x8(%rdi)
+	LONG $0x79d6f9c5; BYTE $0xcc // vmovq %xmm7, -0x34(%rcx)
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	WORD $0x0e74 // je 0x270 <k_quantize+0x270>
-	LONG $0x7c599cc5; WORD $0x4072 // vmulps 0x40(%rdx,%rsi,2), %ymm12, %ymm7
+	WORD $0x0d74 // je 0x272 <k_quantize+0x272>
+	LONG $0x7a599cc5; BYTE $0x40 // vmulps 0x40(%rdx), %ymm12, %ymm7
 	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
 	LONG $0xfbfec5c5 // vpaddd %ymm3, %ymm7, %ymm7
 	LONG $0x397dc3c4; WORD $0x01f8 // vextracti128 $0x1, %ymm7, %xmm8
 	LONG $0x0039e2c4; BYTE $0xf5 // vpshufb %xmm5, %xmm8, %xmm6
 	LONG $0x0041e2c4; BYTE $0xcd // vpshufb %xmm5, %xmm7, %xmm1
 	LONG $0xce62f1c5 // vpunpckldq %xmm6, %xmm1, %xmm1 # xmm1 = xmm1[0],xmm6[0],xmm1[1],xmm6[1]
-	LONG $0x4fd6f9c5; BYTE $0x10 // vmovq %xmm1, 0x10(%rdi)
-	LONG $0xfdc1840f; WORD $0xffff // je 0x50 <k_quantize+0x50>
-	LONG $0x4c599cc5; WORD $0x6072 // vmulps 0x60(%rdx,%rsi,2), %ymm12, %ymm1
+	LONG $0x49d6f9c5; BYTE $0xd4 // vmovq %xmm1, -0x2c(%rcx)
+	LONG $0xfdcf840f; WORD $0xffff // je 0x60 <k_quantize+0x60>
+	LONG $0x4a599cc5; BYTE $0x60 // vmulps 0x60(%rdx), %ymm12, %ymm1
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
 	LONG $0xcbfe75c5 // vpaddd %ymm3, %ymm1, %ymm9
-	LONG $0xfffdaee9; BYTE $0xff // jmp 0x50 <k_quantize+0x50>
+	LONG $0xfffdbde9; BYTE $0xff // jmp 0x60 <k_quantize+0x60>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -16,22 +16,22 @@ TEXT ·actAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// quantize
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02258e0f; WORD $0x0000 // jle 0x232 <k_quantize+0x232>
+	LONG $0x02218e0f; WORD $0x0000 // jle 0x22e <k_quantize+0x22e>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x02250558487df262; WORD $0x0000 // vpbroadcastd 0x225(%rip), %zmm0 # 0x24c <k_quantize+0x24c>
-	QUAD $0x021f0d18487df262; WORD $0x0000 // vbroadcastss 0x21f(%rip), %zmm1 # 0x250 <k_quantize+0x250>
-	QUAD $0x02051558487df262; WORD $0x0000 // vpbroadcastd 0x205(%rip), %zmm2 # 0x240 <k_quantize+0x240>
-	QUAD $0x00020c1d5879e2c4; BYTE $0x00 // vpbroadcastd 0x20c(%rip), %xmm3 # 0x250 <k_quantize+0x250>
-	QUAD $0x000002142510fbc5 // vmovsd 0x214(%rip), %xmm4 # 0x260 <k_quantize+0x260>
-	QUAD $0x000001f02d10fac5 // vmovss 0x1f0(%rip), %xmm5 # 0x244 <k_quantize+0x244>
-	QUAD $0x0001eb351879e2c4; BYTE $0x00 // vbroadcastss 0x1eb(%rip), %xmm6 # 0x248 <k_quantize+0x248>
-	QUAD $0x0001e23d1879e2c4; BYTE $0x00 // vbroadcastss 0x1e2(%rip), %xmm7 # 0x248 <k_quantize+0x248>
-	LONG $0x0000f1e9; BYTE $0x00 // jmp 0x15c <k_quantize+0x15c>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x3cc18348 // addq $0x3c, %rcx
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	QUAD $0x02220558487df262; WORD $0x0000 // vpbroadcastd 0x222(%rip), %zmm0 # 0x24c <k_quantize+0x24c>
+	QUAD $0x021c0d18487df262; WORD $0x0000 // vbroadcastss 0x21c(%rip), %zmm1 # 0x250 <k_quantize+0x250>
+	QUAD $0x02021558487df262; WORD $0x0000 // vpbroadcastd 0x202(%rip), %zmm2 # 0x240 <k_quantize+0x240>
+	QUAD $0x0002091d5879e2c4; BYTE $0x00 // vpbroadcastd 0x209(%rip), %xmm3 # 0x250 <k_quantize+0x250>
+	QUAD $0x000002112510fbc5 // vmovsd 0x211(%rip), %xmm4 # 0x260 <k_quantize+0x260>
+	QUAD $0x000001ed2d10fac5 // vmovss 0x1ed(%rip), %xmm5 # 0x244 <k_quantize+0x244>
+	QUAD $0x0001e8351879e2c4; BYTE $0x00 // vbroadcastss 0x1e8(%rip), %xmm6 # 0x248 <k_quantize+0x248>
+	QUAD $0x0001df3d1879e2c4; BYTE $0x00 // vbroadcastss 0x1df(%rip), %xmm7 # 0x248 <k_quantize+0x248>
+	LONG $0x0000ece9; BYTE $0x00 // jmp 0x15a <k_quantize+0x15a>
+	WORD $0x9066 // nop
 	LONG $0x48fd5362; WORD $0xd93b; BYTE $0x01 // vextracti64x4 $0x1, %zmm11, %ymm9
 	LONG $0x48255162; WORD $0xc9fe // vpaddd %zmm9, %zmm11, %zmm9
 	LONG $0x397d43c4; WORD $0x01cb // vextracti128 $0x1, %ymm9, %xmm11
@@ -40,8 +40,8 @@ TEXT ·actAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3141c4; BYTE $0xcb // vpaddd %xmm11, %xmm9, %xmm9
 	LONG $0x707941c4; WORD $0x55d9 // vpshufd $0x55, %xmm9, %xmm11 # xmm11 = xmm9[1,1,1,1]
 	LONG $0xfe3141c4; BYTE $0xcb // vpaddd %xmm11, %xmm9, %xmm9
-	LONG $0x7e7941c4; BYTE $0xc8 // vmovd %xmm9, %r8d
-	LONG $0x487e7262; WORD $0x5731; BYTE $0x01 // vpmovdb %zmm10, 0x10(%rdi)
+	LONG $0xcf7e79c5 // vmovd %xmm9, %edi
+	QUAD $0xffd49131487e7262; WORD $0xffff // vpmovdb %zmm10, -0x2c(%rcx)
 	LONG $0x48fd5362; WORD $0xd33b; BYTE $0x01 // vextracti64x4 $0x1, %zmm10, %ymm11
 	LONG $0x482d5162; WORD $0xd3fe // vpaddd %zmm11, %zmm10, %zmm10
 	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
@@ -50,36 +50,36 @@ TEXT ·actAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2941c4; BYTE $0xd3 // vpaddd %xmm11, %xmm10, %xmm10
 	LONG $0x707941c4; WORD $0x55da // vpshufd $0x55, %xmm10, %xmm11 # xmm11 = xmm10[1,1,1,1]
 	LONG $0xfe2941c4; BYTE $0xd3 // vpaddd %xmm11, %xmm10, %xmm10
-	LONG $0x7e7941c4; BYTE $0xd1 // vmovd %xmm10, %r9d
-	LONG $0x01148d47 // leal (%r9,%r8), %r10d
-	LONG $0x2a1241c4; BYTE $0xda // vcvtsi2ss %r10d, %xmm13, %xmm11
+	LONG $0x7e7941c4; BYTE $0xd0 // vmovd %xmm10, %r8d
+	LONG $0x380c8d45 // leal (%r8,%rdi), %r9d
+	LONG $0x2a1241c4; BYTE $0xd9 // vcvtsi2ss %r9d, %xmm13, %xmm11
 	LONG $0x167a41c4; BYTE $0xc0 // vmovshdup %xmm8, %xmm8 # xmm8 = xmm8[1,1,3,3]
-	LONG $0x47117ac5; BYTE $0x20 // vmovss %xmm8, 0x20(%rdi)
+	LONG $0x41117ac5; BYTE $0xe4 // vmovss %xmm8, -0x1c(%rcx)
 	LONG $0x593a41c4; BYTE $0xdb // vmulss %xmm11, %xmm8, %xmm11
-	LONG $0x5f117ac5; BYTE $0x30 // vmovss %xmm11, 0x30(%rdi)
-	LONG $0x6e7941c4; BYTE $0xda // vmovd %r10d, %xmm11
-	LONG $0x222143c4; WORD $0x01d8 // vpinsrd $0x1, %r8d, %xmm11, %xmm11
+	LONG $0x59117ac5; BYTE $0xf4 // vmovss %xmm11, -0xc(%rcx)
+	LONG $0x6e7941c4; BYTE $0xd9 // vmovd %r9d, %xmm11
+	LONG $0x222163c4; WORD $0x01df // vpinsrd $0x1, %edi, %xmm11, %xmm11
 	LONG $0x7221c1c4; WORD $0x07f3 // vpslld $0x7, %xmm11, %xmm11
 	LONG $0xfa6141c4; BYTE $0xdb // vpsubd %xmm11, %xmm3, %xmm11
-	LONG $0x5fd679c5; BYTE $0x24 // vmovq %xmm11, 0x24(%rdi)
+	LONG $0x59d679c5; BYTE $0xe8 // vmovq %xmm11, -0x18(%rcx)
 	LONG $0x5b7841c4; BYTE $0xc9 // vcvtdq2ps %xmm9, %xmm9
 	LONG $0x593a41c4; BYTE $0xc9 // vmulss %xmm9, %xmm8, %xmm9
-	LONG $0x4f117ac5; BYTE $0x34 // vmovss %xmm9, 0x34(%rdi)
-	LONG $0x07e1c141 // shll $0x7, %r9d
-	LONG $0x0000b841; WORD $0x4b40 // movl $0x4b400000, %r8d # imm = 0x4B400000
-	WORD $0x2945; BYTE $0xc8 // subl %r9d, %r8d
-	LONG $0x2c478944 // movl %r8d, 0x2c(%rdi)
+	LONG $0x49117ac5; BYTE $0xf8 // vmovss %xmm9, -0x8(%rcx)
+	LONG $0x07e0c141 // shll $0x7, %r8d
+	LONG $0x400000bf; BYTE $0x4b // movl $0x4b400000, %edi # imm = 0x4B400000
+	WORD $0x2944; BYTE $0xc7 // subl %r8d, %edi
+	WORD $0x7989; BYTE $0xf0 // movl %edi, -0x10(%rcx)
 	LONG $0x5b7841c4; BYTE $0xca // vcvtdq2ps %xmm10, %xmm9
 	LONG $0x593a41c4; BYTE $0xc1 // vmulss %xmm9, %xmm8, %xmm8
-	LONG $0x47117ac5; BYTE $0x38 // vmovss %xmm8, 0x38(%rdi)
-	LONG $0x003c47c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x3c(%rdi)
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0x00d6830f; WORD $0x0000 // jae 0x232 <k_quantize+0x232>
-	LONG $0x48fe7162; WORD $0x0c6f; BYTE $0x72 // vmovdqu64 (%rdx,%rsi,2), %zmm9
+	LONG $0x41117ac5; BYTE $0xfc // vmovss %xmm8, -0x4(%rcx)
+	LONG $0x000001c7; WORD $0x0000 // movl $0x0, (%rcx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x00d4840f; WORD $0x0000 // je 0x22e <k_quantize+0x22e>
+	LONG $0x48fe7162; WORD $0x0a6f // vmovdqu64 (%rdx), %zmm9
 	LONG $0x48357162; WORD $0xc0db // vpandd %zmm0, %zmm9, %zmm8
-	QUAD $0x017254db487d7162 // vpandd 0x40(%rdx,%rsi,2), %zmm0, %zmm10
+	LONG $0x487d7162; WORD $0x52db; BYTE $0x01 // vpandd 0x40(%rdx), %zmm0, %zmm10
 	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
 	LONG $0x48fd5362; WORD $0xc23b; BYTE $0x01 // vextracti64x4 $0x1, %zmm8, %ymm10
 	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
@@ -89,36 +89,39 @@ TEXT ·actAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3d3942c4; BYTE $0xc2 // vpmaxsd %xmm10, %xmm8, %xmm8
 	LONG $0x707941c4; WORD $0x55d0 // vpshufd $0x55, %xmm8, %xmm10 # xmm10 = xmm8[1,1,1,1]
 	LONG $0x3d3942c4; BYTE $0xc2 // vpmaxsd %xmm10, %xmm8, %xmm8
-	LONG $0xc77e79c5 // vmovd %xmm8, %edi
-	LONG $0x0000b841; WORD $0x7fc0 // movl $0x7fc00000, %r8d # imm = 0x7FC00000
+	LONG $0x7e7941c4; BYTE $0xc0 // vmovd %xmm8, %r8d
+	LONG $0xc00000bf; BYTE $0x7f // movl $0x7fc00000, %edi # imm = 0x7FC00000
 	LONG $0xc42878c5 // vmovaps %xmm4, %xmm8
-	LONG $0xffffff81; WORD $0x7f7f // cmpl $0x7f7fffff, %edi # imm = 0x7F7FFFFF
-	WORD $0x2377 // ja 0x1de <k_quantize+0x1de>
-	LONG $0xd76e79c5 // vmovd %edi, %xmm10
+	LONG $0xfff88141; WORD $0x7fff; BYTE $0x7f // cmpl $0x7f7fffff, %r8d # imm = 0x7F7FFFFF
+	WORD $0x2477 // ja 0x1dc <k_quantize+0x1dc>
+	LONG $0x6e7941c4; BYTE $0xd0 // vmovd %r8d, %xmm10
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xd52e78c5 // vucomiss %xmm5, %xmm10
-	WORD $0x1172 // jb 0x1db <k_quantize+0x1db>
+	WORD $0x1172 // jb 0x1d9 <k_quantize+0x1d9>
 	LONG $0x214943c4; WORD $0x10c2 // vinsertps $0x10, %xmm10, %xmm6, %xmm8 # xmm8 = xmm6[0],xmm10[0],xmm6[2,3]
 	LONG $0x0c2963c4; WORD $0x0ed7 // vblendps $0xe, %xmm7, %xmm10, %xmm10 # xmm10 = xmm10[0],xmm7[1,2,3]
 	LONG $0x5e3841c4; BYTE $0xc2 // vdivps %xmm10, %xmm8, %xmm8
-	WORD $0x8941; BYTE $0xf8 // movl %edi, %r8d
-	LONG $0x313c8d48 // leaq (%rcx,%rsi), %rdi
+	WORD $0x8944; BYTE $0xc7 // movl %r8d, %edi
 	LONG $0x487d5262; WORD $0xe018 // vbroadcastss %xmm8, %zmm12
 	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
 	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
-	LONG $0x00f88141; WORD $0xc000; BYTE $0x7f // cmpl $0x7fc00000, %r8d # imm = 0x7FC00000
-	WORD $0x1274 // je 0x20d <k_quantize+0x20d>
+	LONG $0x0000ff81; WORD $0x7fc0 // cmpl $0x7fc00000, %edi # imm = 0x7FC00000
+	WORD $0x1274 // je 0x206 <k_quantize+0x206>
 	LONG $0x481c5162; WORD $0xc959 // vmulps %zmm9, %zmm12, %zmm9
 	LONG $0x48347162; WORD $0xc958 // vaddps %zmm1, %zmm9, %zmm9
 	LONG $0x48357162; WORD $0xdafe // vpaddd %zmm2, %zmm9, %zmm11
-	LONG $0x487e7262; WORD $0x1f31 // vpmovdb %zmm11, (%rdi)
-	LONG $0xfe57840f; WORD $0xffff // je 0x70 <k_quantize+0x70>
-	QUAD $0x01724c59481c7162 // vmulps 0x40(%rdx,%rsi,2), %zmm12, %zmm9
+	QUAD $0xffc49931487e7262; WORD $0xffff // vpmovdb %zmm11, -0x3c(%rcx)
+	LONG $0xfe5a840f; WORD $0xffff // je 0x70 <k_quantize+0x70>
+	LONG $0x481c7162; WORD $0x4a59; BYTE $0x01 // vmulps 0x40(%rdx), %zmm12, %zmm9
 	LONG $0x48347162; WORD $0xc958 // vaddps %zmm1, %zmm9, %zmm9
 	LONG $0x48357162; WORD $0xd2fe // vpaddd %zmm2, %zmm9, %zmm10
-	LONG $0xfffe3ee9; BYTE $0xff // jmp 0x70 <k_quantize+0x70>
+	LONG $0xfffe42e9; BYTE $0xff // jmp 0x70 <k_quantize+0x70>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

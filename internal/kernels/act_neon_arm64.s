@@ -14,25 +14,28 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// quantize
-	WORD $0xf940080b // ldr x11, [x0, #0x10]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400126b // b.lt 0x254 <k_quantize+0x254>
-	WORD $0x52b6980a // mov w10, #-0x4b400000 // =-1262485504
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52aff80c // mov w12, #0x7fc00000 // =2143289344
-	WORD $0x4e040d41 // dup v1.4s, w10
-	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x4e040d00 // dup v0.4s, w8
-	WORD $0x1e270182 // fmov s2, w12
-	WORD $0x52a1b00c // mov w12, #0xd800000 // =226492416
-	WORD $0x52a85fcd // mov w13, #0x42fe0000 // =1123942400
-	WORD $0x8b0b192b // add x11, x9, x11, lsl #6
-	WORD $0x14000066 // b 0x1cc <k_quantize+0x1cc>
-	WORD $0x52aff80e // mov w14, #0x7fc00000 // =2143289344
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540012ab // b.lt 0x25c <k_quantize+0x25c>
+	WORD $0xa940280d // ldp x13, x10, [x0]
+	WORD $0x52b6980b // mov w11, #-0x4b400000 // =-1262485504
+	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
+	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
+	WORD $0x4e040d61 // dup v1.4s, w11
+	WORD $0x4e040d20 // dup v0.4s, w9
+	WORD $0x52a85fce // mov w14, #0x42fe0000 // =1123942400
+	WORD $0x910081ab // add x11, x13, #0x20
+	WORD $0x52aff80d // mov w13, #0x7fc00000 // =2143289344
+	WORD $0xd37ae58c // lsl x12, x12, #6
+	WORD $0x1e2701a2 // fmov s2, w13
+	WORD $0x52a1b00d // mov w13, #0xd800000 // =226492416
+	WORD $0x14000066 // b 0x1d4 <k_quantize+0x1d4>
+	WORD $0x52aff80f // mov w15, #0x7fc00000 // =2143289344
 	WORD $0x2f00e404 // movi d4, #0000000000000000
-	WORD $0x1e2701c3 // fmov s3, w14
-	WORD $0x1e2701c6 // fmov s6, w14
+	WORD $0x1e2701e3 // fmov s3, w15
+	WORD $0x1e2701e6 // fmov s6, w15
 	WORD $0x4f8490a5 // fmul v5.4s, v5.4s, v4.s[0]
+	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0x6ea28cc6 // cmeq v6.4s, v6.4s, v2.4s
 	WORD $0x4e20d4a7 // fadd v7.4s, v5.4s, v0.4s
 	WORD $0x6e2058c5 // mvn v5.16b, v6.16b
@@ -41,7 +44,7 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251cc6 // and v6.16b, v6.16b, v5.16b
 	WORD $0x0e6128c7 // xtn v7.4h, v6.4s
 	WORD $0x0e0018e7 // uzp1 v7.8b, v7.8b, v0.8b
-	WORD $0xbd000127 // str s7, [x9]
+	WORD $0xbc1e0167 // stur s7, [x11, #-0x20]
 	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
 	WORD $0x4f8490e7 // fmul v7.4s, v7.4s, v4.s[0]
 	WORD $0x4e20d4e7 // fadd v7.4s, v7.4s, v0.4s
@@ -49,7 +52,7 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251ce7 // and v7.16b, v7.16b, v5.16b
 	WORD $0x0e6128f0 // xtn v16.4h, v7.4s
 	WORD $0x0e001a10 // uzp1 v16.8b, v16.8b, v0.8b
-	WORD $0xbd000530 // str s16, [x9, #0x4]
+	WORD $0xbc1e4170 // stur s16, [x11, #-0x1c]
 	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
 	WORD $0x4f849210 // fmul v16.4s, v16.4s, v4.s[0]
 	WORD $0x4e20d610 // fadd v16.4s, v16.4s, v0.4s
@@ -57,7 +60,7 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251e10 // and v16.16b, v16.16b, v5.16b
 	WORD $0x0e612a11 // xtn v17.4h, v16.4s
 	WORD $0x0e001a31 // uzp1 v17.8b, v17.8b, v0.8b
-	WORD $0xbd000931 // str s17, [x9, #0x8]
+	WORD $0xbc1e8171 // stur s17, [x11, #-0x18]
 	WORD $0x3dc00d51 // ldr q17, [x10, #0x30]
 	WORD $0x4f849231 // fmul v17.4s, v17.4s, v4.s[0]
 	WORD $0x4e20d631 // fadd v17.4s, v17.4s, v0.4s
@@ -65,7 +68,7 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
 	WORD $0x0e612a32 // xtn v18.4h, v17.4s
 	WORD $0x0e001a52 // uzp1 v18.8b, v18.8b, v0.8b
-	WORD $0xbd000d32 // str s18, [x9, #0xc]
+	WORD $0xbc1ec172 // stur s18, [x11, #-0x14]
 	WORD $0x3dc01152 // ldr q18, [x10, #0x40]
 	WORD $0x4f849252 // fmul v18.4s, v18.4s, v4.s[0]
 	WORD $0x4e20d652 // fadd v18.4s, v18.4s, v0.4s
@@ -73,7 +76,7 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
 	WORD $0x0e612a53 // xtn v19.4h, v18.4s
 	WORD $0x0e001a73 // uzp1 v19.8b, v19.8b, v0.8b
-	WORD $0xbd001133 // str s19, [x9, #0x10]
+	WORD $0xbc1f0173 // stur s19, [x11, #-0x10]
 	WORD $0x3dc01553 // ldr q19, [x10, #0x50]
 	WORD $0x4f849273 // fmul v19.4s, v19.4s, v4.s[0]
 	WORD $0x4e20d673 // fadd v19.4s, v19.4s, v0.4s
@@ -81,7 +84,7 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
 	WORD $0x0e612a74 // xtn v20.4h, v19.4s
 	WORD $0x0e001a94 // uzp1 v20.8b, v20.8b, v0.8b
-	WORD $0xbd001534 // str s20, [x9, #0x14]
+	WORD $0xbc1f4174 // stur s20, [x11, #-0xc]
 	WORD $0x3dc01954 // ldr q20, [x10, #0x60]
 	WORD $0x4f849294 // fmul v20.4s, v20.4s, v4.s[0]
 	WORD $0x4e20d694 // fadd v20.4s, v20.4s, v0.4s
@@ -89,9 +92,9 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
 	WORD $0x0e612a95 // xtn v21.4h, v20.4s
 	WORD $0x0e001ab5 // uzp1 v21.8b, v21.8b, v0.8b
-	WORD $0xbd001935 // str s21, [x9, #0x18]
+	WORD $0xbc1f8175 // stur s21, [x11, #-0x8]
 	WORD $0x3dc01d55 // ldr q21, [x10, #0x70]
-	WORD $0xb9003d3f // str wzr, [x9, #0x3c]
+	WORD $0xb9001d7f // str wzr, [x11, #0x1c]
 	WORD $0x9102014a // add x10, x10, #0x80
 	WORD $0x4f8492a4 // fmul v4.4s, v21.4s, v4.s[0]
 	WORD $0x4e20d484 // fadd v4.4s, v4.4s, v0.4s
@@ -108,27 +111,26 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea584c7 // add v7.4s, v6.4s, v5.4s
 	WORD $0x4eb1b8c6 // addv s6, v6.4s
 	WORD $0x4eb1b8a5 // addv s5, v5.4s
-	WORD $0x2d038d24 // stp s4, s3, [x9, #0x1c]
+	WORD $0x2d3f8d64 // stp s4, s3, [x11, #-0x4]
 	WORD $0x4eb1b8e7 // addv s7, v7.4s
 	WORD $0x5e21d8d0 // scvtf s16, s6
 	WORD $0x5e21d8b2 // scvtf s18, s5
-	WORD $0x1e2600ae // fmov w14, s5
-	WORD $0x1e2600cf // fmov w15, s6
+	WORD $0x1e2600af // fmov w15, s5
+	WORD $0x1e2600d0 // fmov w16, s6
 	WORD $0x5e21d8f1 // scvtf s17, s7
-	WORD $0x1e2600f0 // fmov w16, s7
+	WORD $0x1e2600f1 // fmov w17, s7
 	WORD $0x1e300864 // fmul s4, s3, s16
-	WORD $0x4b0f1d0f // sub w15, w8, w15, lsl #7
-	WORD $0x4b0e1d0e // sub w14, w8, w14, lsl #7
-	WORD $0x4b101d10 // sub w16, w8, w16, lsl #7
-	WORD $0x29053d2e // stp w14, w15, [x9, #0x28]
+	WORD $0x4b101d30 // sub w16, w9, w16, lsl #7
+	WORD $0x4b0f1d2f // sub w15, w9, w15, lsl #7
+	WORD $0x4b111d31 // sub w17, w9, w17, lsl #7
+	WORD $0x2901416f // stp w15, w16, [x11, #0x8]
 	WORD $0x1e310865 // fmul s5, s3, s17
 	WORD $0x1e320863 // fmul s3, s3, s18
-	WORD $0xb9002530 // str w16, [x9, #0x24]
-	WORD $0x2d069123 // stp s3, s4, [x9, #0x34]
-	WORD $0xbd003125 // str s5, [x9, #0x30]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0xeb0b013f // cmp x9, x11
-	WORD $0x54000462 // b.hs 0x254 <k_quantize+0x254>
+	WORD $0xb9000571 // str w17, [x11, #0x4]
+	WORD $0x2d029163 // stp s3, s4, [x11, #0x14]
+	WORD $0xbd001165 // str s5, [x11, #0x10]
+	WORD $0x8b0c016b // add x11, x11, x12
+	WORD $0x54000460 // b.eq 0x25c <k_quantize+0x25c>
 	WORD $0xad400d45 // ldp q5, q3, [x10]
 	WORD $0x4ea0f8a4 // fabs v4.4s, v5.4s
 	WORD $0x4ea0f863 // fabs v3.4s, v3.4s
@@ -149,23 +151,21 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea66463 // smax v3.4s, v3.4s, v6.4s
 	WORD $0x4ea46463 // smax v3.4s, v3.4s, v4.4s
 	WORD $0x4eb0a864 // smaxv s4, v3.4s
-	WORD $0x1e26008e // fmov w14, s4
-	WORD $0x53177dcf // lsr w15, w14, #23
-	WORD $0x7103f9ff // cmp w15, #0xfe
-	WORD $0x54fff088 // b.hi 0x38 <k_quantize+0x38>
-	WORD $0x1e270186 // fmov s6, w12
+	WORD $0x1e26008f // fmov w15, s4
+	WORD $0x53177df0 // lsr w16, w15, #23
+	WORD $0x7103fa1f // cmp w16, #0xfe
+	WORD $0x54fff088 // b.hi 0x40 <k_quantize+0x40>
+	WORD $0x1e2701a6 // fmov s6, w13
 	WORD $0x2f00e403 // movi d3, #0000000000000000
 	WORD $0x1e262080 // fcmp s4, s6
-	WORD $0x5400006a // b.ge 0x244 <k_quantize+0x244>
+	WORD $0x5400006a // b.ge 0x24c <k_quantize+0x24c>
 	WORD $0x2f00e404 // movi d4, #0000000000000000
-	WORD $0x17ffff81 // b 0x44 <k_quantize+0x44>
-	WORD $0x1e2701a6 // fmov s6, w13
+	WORD $0x17ffff81 // b 0x4c <k_quantize+0x4c>
+	WORD $0x1e2701c6 // fmov s6, w14
 	WORD $0x1e261883 // fdiv s3, s4, s6
 	WORD $0x1e2418c4 // fdiv s4, s6, s4
-	WORD $0x17ffff7d // b 0x44 <k_quantize+0x44>
+	WORD $0x17ffff7d // b 0x4c <k_quantize+0x4c>
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

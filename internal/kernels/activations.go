@@ -29,8 +29,10 @@ type act struct {
 // zeros with d = 0; one that holds NaN or an infinity gets d = NaN, so that whatever it touches becomes
 // NaN. The bits are the same at every level. The zero value is empty; Reset makes room.
 type Activations struct {
-	blocks             []act
-	rows, cols, stride int // stride in blocks
+	blocks     []act
+	rows, cols int
+	first      int // place of the first row in its group
+	group      int // rows in a group, 1 or 4: their blocks of the same columns lie side by side
 }
 
 // Reset makes room for rows of cols numbers and forgets what there was. cols must be a multiple of 32.
@@ -39,11 +41,11 @@ func (a *Activations) Reset(rows, cols int) {
 	if rows < 0 || cols < 0 || cols%actBlock != 0 {
 		panic(fmt.Sprintf("kernels: activations of %d rows of %d numbers", rows, cols))
 	}
-	a.rows, a.cols = rows, cols
-	// an odd number of cache lines from row to row keeps equal columns of many rows out of each other's
-	// way in the caches
-	a.stride = cols/actBlock | 1
-	if need := rows * a.stride; need > cap(a.blocks) {
+	a.rows, a.cols, a.first, a.group = rows, cols, 0, 4
+	if rows < 2 {
+		a.group = 1
+	}
+	if need := (rows + a.group - 1) / a.group * a.groupLen(); need > cap(a.blocks) {
 		a.blocks = make([]act, need)
 	} else {
 		a.blocks = a.blocks[:need]
@@ -61,11 +63,21 @@ func (a *Activations) Slice(lo, hi int) Activations {
 	if lo < 0 || hi < lo || hi > a.rows {
 		panic(fmt.Sprintf("kernels: rows [%d:%d] of %d rows of activations", lo, hi, a.rows))
 	}
-	return Activations{a.blocks[lo*a.stride : hi*a.stride], hi - lo, a.cols, a.stride}
+	if lo == hi {
+		return Activations{cols: a.cols, group: a.group}
+	}
+	lo += a.first
+	return Activations{a.blocks[lo/a.group*a.groupLen():], hi + a.first - lo, a.cols, lo % a.group, a.group}
 }
 
-// row is the blocks of row i.
-func (a *Activations) row(i int) []act { return a.blocks[i*a.stride:][:a.cols/actBlock] }
+// groupLen is how many blocks a group of rows has.
+func (a *Activations) groupLen() int { return a.cols / actBlock * a.group }
+
+// block is block b of row i; the next one of the row lies group blocks behind it.
+func (a *Activations) block(i, b int) *act {
+	i += a.first
+	return &a.blocks[i/a.group*a.groupLen()+b*a.group+i%a.group]
+}
 
 // quantizeMost is how many blocks one call of the kernel takes.
 const quantizeMost = 1 << 12
@@ -77,24 +89,25 @@ func (s *Set) Quantize(a *Activations, x Matrix, lo, hi int) {
 	if x.Rows != a.rows || x.Cols != a.cols || lo < 0 || hi < lo || hi > a.rows {
 		panic(fmt.Sprintf("kernels: rows [%d:%d] of %dx%d into activations of %dx%d", lo, hi, x.Rows, x.Cols, a.rows, a.cols))
 	}
-	for i := lo; i < hi; i++ {
-		dst, src := a.row(i), x.Row(i)
+	n := a.cols / actBlock
+	for i := lo; i < hi && n > 0; i++ {
+		src := x.Row(i)
 		if s.code == nil {
-			quantizePortable(dst, src)
+			for b := range n {
+				a.block(i, b).quantize(src[b*actBlock:][:actBlock])
+			}
 			continue
 		}
-		for len(dst) > 0 {
-			n := min(len(dst), quantizeMost)
-			args := quantizeArgs{at(dst), at(src), n}
+		for b := 0; b < n; b += quantizeMost {
+			args := quantizeArgs{unsafe.Pointer(a.block(i, b)), at(src[b*actBlock:]), min(n-b, quantizeMost), a.group}
 			s.code.call(fnQuantize, unsafe.Pointer(&args))
-			dst, src = dst[n:], src[n*actBlock:]
 		}
 	}
 }
 
 type quantizeArgs struct {
 	dst, src unsafe.Pointer
-	n        int // blocks
+	n, step  int // blocks
 }
 
 // magic is 1.5 * 2^23: adding it to a number below 2^22 rounds that to an integer, ties to even, which
@@ -104,31 +117,28 @@ const (
 	magicBits = 0x4b400000
 )
 
-func quantizePortable(dst []act, x []float32) {
-	for b := range dst {
-		a := &dst[b]
-		v := x[b*actBlock:][:actBlock]
-		var top uint32
-		for _, e := range v {
-			top = max(top, math.Float32bits(e)&0x7fffffff)
+// quantize sets a block from its 32 numbers.
+func (a *act) quantize(x []float32) {
+	var top uint32
+	for _, e := range x {
+		top = max(top, math.Float32bits(e)&0x7fffffff)
+	}
+	*a = act{}
+	var sum [2]int32
+	switch largest := math.Float32frombits(top); {
+	case top >= 0x7f800000:
+		a.d = float32(math.NaN())
+	case largest >= 0x1p-100:
+		a.d = largest / 127
+		inv := 127 / largest
+		for i, e := range x {
+			q := int32(math.Float32bits(float32(e*inv)+magic)) - magicBits
+			a.q[i] = int8(q)
+			sum[i/16] += q
 		}
-		*a = act{}
-		var sum [2]int32
-		switch largest := math.Float32frombits(top); {
-		case top >= 0x7f800000:
-			a.d = float32(math.NaN())
-		case largest >= 0x1p-100:
-			a.d = largest / 127
-			inv := 127 / largest
-			for i, e := range v {
-				q := int32(math.Float32bits(float32(e*inv)+magic)) - magicBits
-				a.q[i] = int8(q)
-				sum[i/16] += q
-			}
-		}
-		a.start, a.sum = magicBits-128*(sum[0]+sum[1]), a.d*float32(sum[0]+sum[1])
-		for h, n := range sum {
-			a.start16[h], a.sum16[h] = magicBits-128*n, a.d*float32(n)
-		}
+	}
+	a.start, a.sum = magicBits-128*(sum[0]+sum[1]), a.d*float32(sum[0]+sum[1])
+	for h, n := range sum {
+		a.start16[h], a.sum16[h] = magicBits-128*n, a.d*float32(n)
 	}
 }

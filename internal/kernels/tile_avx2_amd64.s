@@ -17,128 +17,132 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02d18e0f; WORD $0x0000 // jle 0x2e4 <k_tile_q8_0+0x2e4>
+	LONG $0x02cf8e0f; WORD $0x0000 // jle 0x2e4 <k_tile_q8_0+0x2e4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x020b8e0f; WORD $0x0000 // jle 0x232 <k_tile_q8_0+0x232>
+	LONG $0x02108e0f; WORD $0x0000 // jle 0x239 <k_tile_q8_0+0x239>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0049610d797de2c4; BYTE $0x00 // vpbroadcastw 0x4961(%rip), %ymm1 # 0x49a0 <k_tile_q6_k+0xd70>
-	QUAD $0x00495415587de2c4; BYTE $0x00 // vpbroadcastd 0x4954(%rip), %ymm2 # 0x499c <k_tile_q6_k+0xd6c>
-	QUAD $0x00493b1d187de2c4; BYTE $0x00 // vbroadcastss 0x493b(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	QUAD $0x004a1f0d797de2c4; BYTE $0x00 // vpbroadcastw 0x4a1f(%rip), %ymm1 # 0x4a60 <k_tile_q6_k+0xd80>
+	QUAD $0x004a1215587de2c4; BYTE $0x00 // vpbroadcastd 0x4a12(%rip), %ymm2 # 0x4a5c <k_tile_q6_k+0xd7c>
+	QUAD $0x0049f91d187de2c4; BYTE $0x00 // vbroadcastss 0x49f9(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	WORD $0x0b75 // jne 0x7a <k_tile_q8_0+0x7a>
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107c81c4; WORD $0x3a24 // vmovups (%r10,%r15), %ymm4
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	LONG $0x6f7ea1c4; WORD $0x3f2c // vmovdqu (%rdi,%r15), %ymm5
-	LONG $0x6f7ea1c4; WORD $0x3f74; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm6
-	QUAD $0x00803fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm7
-	QUAD $0x00c03f846f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm8
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x6f7e81c4; WORD $0x212c // vmovdqu (%r9,%r12), %ymm5
+	LONG $0x6f7e81c4; WORD $0x2174; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm6
+	QUAD $0x008021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm7
+	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
 	LONG $0x1c7d62c4; BYTE $0xcd // vpabsb %ymm5, %ymm9
-	LONG $0x587d62c4; BYTE $0x13 // vpbroadcastd (%rbx), %ymm10
+	LONG $0x587d42c4; BYTE $0x16 // vpbroadcastd (%r14), %ymm10
 	LONG $0x082de2c4; BYTE $0xed // vpsignb %ymm5, %ymm10, %ymm5
 	LONG $0x0435e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm9, %ymm5
 	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
 	LONG $0x1c7d62c4; BYTE $0xce // vpabsb %ymm6, %ymm9
-	LONG $0x587d62c4; WORD $0x0453 // vpbroadcastd 0x4(%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x0456 // vpbroadcastd 0x4(%r14), %ymm10
 	LONG $0x082de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm10, %ymm6
 	LONG $0x0435e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm9, %ymm6
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf7 // vpabsb %ymm7, %ymm6
-	LONG $0x587d62c4; WORD $0x084b // vpbroadcastd 0x8(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x084e // vpbroadcastd 0x8(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
 	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0x1c7dc2c4; BYTE $0xf8 // vpabsb %ymm8, %ymm7
-	LONG $0x587d62c4; WORD $0x0c4b // vpbroadcastd 0xc(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x0c4e // vpbroadcastd 0xc(%r14), %ymm9
 	LONG $0x083542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm9, %ymm8
 	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x01003fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdi,%r15), %ymm6
+	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d62c4; WORD $0x1043 // vpbroadcastd 0x10(%rbx), %ymm8
+	LONG $0x587d42c4; WORD $0x1046 // vpbroadcastd 0x10(%r14), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	QUAD $0x01403fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rdi,%r15), %ymm7
+	QUAD $0x014021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r12), %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
-	LONG $0x587d62c4; WORD $0x144b // vpbroadcastd 0x14(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x144e // vpbroadcastd 0x14(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
-	QUAD $0x01803fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rdi,%r15), %ymm7
+	QUAD $0x018021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r12), %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
-	LONG $0x587d62c4; WORD $0x184b // vpbroadcastd 0x18(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x01c03fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rdi,%r15), %ymm6
+	QUAD $0x01c021b46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r12), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d62c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm8
+	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xf2fecdc5 // vpaddd %ymm2, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x020037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x200(%rdi,%r14), %ymm6
+	QUAD $0x020039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%r15), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	LONG $0x187de2c4; WORD $0x206b // vbroadcastss 0x20(%rbx), %ymm5
+	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117c81c4; WORD $0x3a2c // vmovups %ymm5, (%r10,%r15)
-	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
 	LONG $0xfe86850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x20c78148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rdi # imm = 0x220
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfe5f850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfe33850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x2e4 <k_tile_q8_0+0x2e4>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x20c18149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r9 # imm = 0x220
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfe58850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe2c850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x2e4 <k_tile_q8_0+0x2e4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a9850f; WORD $0x0000 // jne 0x2e4 <k_tile_q8_0+0x2e4>
+	LONG $0x00a2850f; WORD $0x0000 // jne 0x2e4 <k_tile_q8_0+0x2e4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x24a <k_tile_q8_0+0x24a>
+	WORD $0x0473 // jae 0x251 <k_tile_q8_0+0x251>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x66eb // jmp 0x2b0 <k_tile_q8_0+0x2b0>
+	WORD $0x5feb // jmp 0x2b0 <k_tile_q8_0+0x2b0>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -166,142 +170,147 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0xec75 // jne 0x2d0 <k_tile_q8_0+0x2d0>
 	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
 
 	// tile_q4_0
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02d58e0f; WORD $0x0000 // jle 0x5d2 <k_tile_q4_0+0x2e2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02bd8e0f; WORD $0x0000 // jle 0x5c4 <k_tile_q4_0+0x2d4>
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01f78e0f; WORD $0x0000 // jle 0x512 <k_tile_q4_0+0x222>
+	LONG $0x01f68e0f; WORD $0x0000 // jle 0x516 <k_tile_q4_0+0x226>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00466f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x466f(%rip), %ymm1 # 0x49a2 <k_tile_q6_k+0xd72>
-	QUAD $0x00466815797de2c4; BYTE $0x00 // vpbroadcastw 0x4668(%rip), %ymm2 # 0x49a4 <k_tile_q6_k+0xd74>
-	QUAD $0x0046471d187de2c4; BYTE $0x00 // vbroadcastss 0x4647(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	QUAD $0x00472a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x472a(%rip), %ymm1 # 0x4a62 <k_tile_q6_k+0xd82>
+	QUAD $0x00472315797de2c4; BYTE $0x00 // vpbroadcastw 0x4723(%rip), %ymm2 # 0x4a64 <k_tile_q6_k+0xd84>
+	QUAD $0x0047021d187de2c4; BYTE $0x00 // vbroadcastss 0x4702(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x36a <k_tile_q4_0+0x7a>
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x0b75 // jne 0x36b <k_tile_q4_0+0x7b>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107c81c4; WORD $0x3a24 // vmovups (%r10,%r15), %ymm4
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	LONG $0x24638b44 // movl 0x24(%rbx), %r12d
-	QUAD $0xb4c0000024ac8d45 // leal -0x4b400000(%r12), %r13d
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xed // testl %r13d, %r13d
-	LONG $0xe5490f45 // cmovnsl %r13d, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000e5248d46 // leal 0x4b400000(,%r12,8), %r12d
-	LONG $0x6e79c1c4; BYTE $0xec // vmovd %r12d, %xmm5
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
+	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
+	LONG $0x7fc58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r13d # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe8490f44 // cmovnsl %eax, %r13d
+	LONG $0x07fdc141 // sarl $0x7, %r13d
+	QUAD $0x4b400000ed048d42 // leal 0x4b400000(,%r13,8), %eax
+	LONG $0xe86ef9c5 // vmovd %eax, %xmm5
 	LONG $0x587de2c4; BYTE $0xfd // vpbroadcastd %xmm5, %ymm7
-	LONG $0x6f7e21c4; WORD $0x3f04 // vmovdqu (%rdi,%r15), %ymm8
-	LONG $0x6f7e21c4; WORD $0x3f4c; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm9
-	QUAD $0x00803fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm6
-	QUAD $0x00c03fac6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm5
+	LONG $0x6f7e01c4; WORD $0x2104 // vmovdqu (%r9,%r12), %ymm8
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021b46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm6
+	QUAD $0x00c021ac6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm5
 	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
-	LONG $0x587d62c4; BYTE $0x1b // vpbroadcastd (%rbx), %ymm11
+	LONG $0x587d42c4; BYTE $0x1e // vpbroadcastd (%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
 	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
 	LONG $0xd1db35c5 // vpand %ymm1, %ymm9, %ymm10
-	LONG $0x587d62c4; WORD $0x045b // vpbroadcastd 0x4(%rbx), %ymm11
+	LONG $0x587d42c4; WORD $0x045e // vpbroadcastd 0x4(%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
 	LONG $0xd9db4dc5 // vpand %ymm1, %ymm6, %ymm11
-	LONG $0x587d62c4; WORD $0x0863 // vpbroadcastd 0x8(%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x0866 // vpbroadcastd 0x8(%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdaf525c5 // vpmaddwd %ymm2, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
 	LONG $0xd1db55c5 // vpand %ymm1, %ymm5, %ymm10
-	LONG $0x587d62c4; WORD $0x0c5b // vpbroadcastd 0xc(%rbx), %ymm11
+	LONG $0x587d42c4; WORD $0x0c5e // vpbroadcastd 0xc(%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
-	LONG $0x587d62c4; WORD $0x105b // vpbroadcastd 0x10(%rbx), %ymm11
+	LONG $0x587d42c4; WORD $0x105e // vpbroadcastd 0x10(%r14), %ymm11
 	LONG $0x043d42c4; BYTE $0xc3 // vpmaddubsw %ymm11, %ymm8, %ymm8
 	LONG $0xc2f53dc5 // vpmaddwd %ymm2, %ymm8, %ymm8
 	LONG $0xfe3d41c4; BYTE $0xc2 // vpaddd %ymm10, %ymm8, %ymm8
 	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
 	LONG $0x723dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
-	LONG $0x587d62c4; WORD $0x144b // vpbroadcastd 0x14(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x144e // vpbroadcastd 0x14(%r14), %ymm9
 	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
 	LONG $0xc2f53dc5 // vpmaddwd %ymm2, %ymm8, %ymm8
 	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
 	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
-	LONG $0x587d62c4; WORD $0x184b // vpbroadcastd 0x18(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
 	LONG $0x044dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm6, %ymm6
 	LONG $0xf2f5cdc5 // vpmaddwd %ymm2, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
 	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
 	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
-	LONG $0x587d62c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm8
+	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0x0455c2c4; BYTE $0xe8 // vpmaddubsw %ymm8, %ymm5, %ymm5
 	LONG $0xeaf5d5c5 // vpmaddwd %ymm2, %ymm5, %ymm5
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x010037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdi,%r14), %ymm6
+	QUAD $0x010039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	LONG $0x187de2c4; WORD $0x206b // vbroadcastss 0x20(%rbx), %ymm5
+	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117c81c4; WORD $0x3a2c // vmovups %ymm5, (%r10,%r15)
-	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe96850f; WORD $0xffff // jne 0x380 <k_tile_q4_0+0x90>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x20c78148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdi # imm = 0x120
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfe6f850f; WORD $0xffff // jne 0x370 <k_tile_q4_0+0x80>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfe43850f; WORD $0xffff // jne 0x350 <k_tile_q4_0+0x60>
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x5c4 <k_tile_q4_0+0x2d4>
+	LONG $0xfe99850f; WORD $0xffff // jne 0x380 <k_tile_q4_0+0x90>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfe6b850f; WORD $0xffff // jne 0x370 <k_tile_q4_0+0x80>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe3f850f; WORD $0xffff // jne 0x350 <k_tile_q4_0+0x60>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x5c4 <k_tile_q4_0+0x2d4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a9850f; WORD $0x0000 // jne 0x5c4 <k_tile_q4_0+0x2d4>
+	LONG $0x00a5850f; WORD $0x0000 // jne 0x5c4 <k_tile_q4_0+0x2d4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x52a <k_tile_q4_0+0x23a>
+	WORD $0x0473 // jae 0x52e <k_tile_q4_0+0x23e>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x66eb // jmp 0x590 <k_tile_q4_0+0x2a0>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	WORD $0x62eb // jmp 0x590 <k_tile_q4_0+0x2a0>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -317,17 +326,19 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	WORD $0x2f74 // je 0x5c4 <k_tile_q4_0+0x2d4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0xec75 // jne 0x5b0 <k_tile_q4_0+0x2c0>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -336,130 +347,134 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_1
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02a18e0f; WORD $0x0000 // jle 0x894 <k_tile_q4_1+0x2b4>
+	LONG $0x02af8e0f; WORD $0x0000 // jle 0x8a4 <k_tile_q4_1+0x2c4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01e38e0f; WORD $0x0000 // jle 0x7ea <k_tile_q4_1+0x20a>
+	LONG $0x01e88e0f; WORD $0x0000 // jle 0x7f1 <k_tile_q4_1+0x211>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0043870d787de2c4; BYTE $0x00 // vpbroadcastb 0x4387(%rip), %ymm1 # 0x49a6 <k_tile_q6_k+0xd76>
-	QUAD $0x00438015797de2c4; BYTE $0x00 // vpbroadcastw 0x4380(%rip), %ymm2 # 0x49a8 <k_tile_q6_k+0xd78>
-	QUAD $0x00436b1d587de2c4; BYTE $0x00 // vpbroadcastd 0x436b(%rip), %ymm3 # 0x499c <k_tile_q6_k+0xd6c>
-	QUAD $0x00435225187de2c4; BYTE $0x00 // vbroadcastss 0x4352(%rip), %ymm4 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	QUAD $0x0044450d787de2c4; BYTE $0x00 // vpbroadcastb 0x4445(%rip), %ymm1 # 0x4a66 <k_tile_q6_k+0xd86>
+	QUAD $0x00443e15797de2c4; BYTE $0x00 // vpbroadcastw 0x443e(%rip), %ymm2 # 0x4a68 <k_tile_q6_k+0xd88>
+	QUAD $0x0044291d587de2c4; BYTE $0x00 // vpbroadcastd 0x4429(%rip), %ymm3 # 0x4a5c <k_tile_q6_k+0xd7c>
+	QUAD $0x00441025187de2c4; BYTE $0x00 // vbroadcastss 0x4410(%rip), %ymm4 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	WORD $0x0b75 // jne 0x65a <k_tile_q4_1+0x7a>
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107c81c4; WORD $0x3a2c // vmovups (%r10,%r15), %ymm5
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	LONG $0x6f7e21c4; WORD $0x3f04 // vmovdqu (%rdi,%r15), %ymm8
-	LONG $0x6f7e21c4; WORD $0x3f4c; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm9
-	QUAD $0x00803fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm7
-	QUAD $0x00c03fb46f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm6
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x6f7e01c4; WORD $0x2104 // vmovdqu (%r9,%r12), %ymm8
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm7
+	QUAD $0x00c021b46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm6
 	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
-	LONG $0x587d62c4; BYTE $0x1b // vpbroadcastd (%rbx), %ymm11
+	LONG $0x587d42c4; BYTE $0x1e // vpbroadcastd (%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd2f52dc5 // vpmaddwd %ymm2, %ymm10, %ymm10
 	LONG $0xd9db35c5 // vpand %ymm1, %ymm9, %ymm11
-	LONG $0x587d62c4; WORD $0x0463 // vpbroadcastd 0x4(%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x0466 // vpbroadcastd 0x4(%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdaf525c5 // vpmaddwd %ymm2, %ymm11, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
 	LONG $0xd9db45c5 // vpand %ymm1, %ymm7, %ymm11
-	LONG $0x587d62c4; WORD $0x0863 // vpbroadcastd 0x8(%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x0866 // vpbroadcastd 0x8(%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdaf525c5 // vpmaddwd %ymm2, %ymm11, %ymm11
 	LONG $0xe1db4dc5 // vpand %ymm1, %ymm6, %ymm12
-	LONG $0x587d62c4; WORD $0x0c6b // vpbroadcastd 0xc(%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x0c6e // vpbroadcastd 0xc(%r14), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe2f51dc5 // vpmaddwd %ymm2, %ymm12, %ymm12
 	LONG $0xfe2541c4; BYTE $0xdc // vpaddd %ymm12, %ymm11, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
-	LONG $0x587d62c4; WORD $0x105b // vpbroadcastd 0x10(%rbx), %ymm11
+	LONG $0x587d42c4; WORD $0x105e // vpbroadcastd 0x10(%r14), %ymm11
 	LONG $0x043d42c4; BYTE $0xc3 // vpmaddubsw %ymm11, %ymm8, %ymm8
 	LONG $0xc2f53dc5 // vpmaddwd %ymm2, %ymm8, %ymm8
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0x145b // vpbroadcastd 0x14(%rbx), %ymm11
+	LONG $0x587d42c4; WORD $0x145e // vpbroadcastd 0x14(%r14), %ymm11
 	LONG $0x043542c4; BYTE $0xcb // vpmaddubsw %ymm11, %ymm9, %ymm9
 	LONG $0xcaf535c5 // vpmaddwd %ymm2, %ymm9, %ymm9
 	LONG $0xfe3d41c4; BYTE $0xc1 // vpaddd %ymm9, %ymm8, %ymm8
 	LONG $0xfe2d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm10, %ymm8
 	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	LONG $0x587d62c4; WORD $0x184b // vpbroadcastd 0x18(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
 	LONG $0x0445c2c4; BYTE $0xf9 // vpmaddubsw %ymm9, %ymm7, %ymm7
 	LONG $0xfaf5c5c5 // vpmaddwd %ymm2, %ymm7, %ymm7
 	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
 	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
-	LONG $0x587d62c4; WORD $0x1c4b // vpbroadcastd 0x1c(%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x1c4e // vpbroadcastd 0x1c(%r14), %ymm9
 	LONG $0x044dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm6, %ymm6
 	LONG $0xf2f5cdc5 // vpmaddwd %ymm2, %ymm6, %ymm6
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0xf3fecdc5 // vpaddd %ymm3, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	QUAD $0x010037bc137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdi,%r14), %ymm7
+	QUAD $0x010039bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm7
 	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	LONG $0x187de2c4; WORD $0x2073 // vbroadcastss 0x20(%rbx), %ymm6
+	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	QUAD $0x012037ac137da2c4; WORD $0x0000 // vcvtph2ps 0x120(%rdi,%r14), %ymm5
-	LONG $0x187de2c4; WORD $0x307b // vbroadcastss 0x30(%rbx), %ymm7
+	QUAD $0x012039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r15), %ymm5
+	LONG $0x187dc2c4; WORD $0x307e // vbroadcastss 0x30(%r14), %ymm7
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	LONG $0x117c81c4; WORD $0x3a3c // vmovups %ymm7, (%r10,%r15)
-	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x117c81c4; WORD $0x233c // vmovups %ymm7, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
 	LONG $0xfeae850f; WORD $0xffff // jne 0x670 <k_tile_q4_1+0x90>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x40c78148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rdi # imm = 0x140
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfe87850f; WORD $0xffff // jne 0x660 <k_tile_q4_1+0x80>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfe5b850f; WORD $0xffff // jne 0x640 <k_tile_q4_1+0x60>
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x894 <k_tile_q4_1+0x2b4>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x40c18149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r9 # imm = 0x140
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfe80850f; WORD $0xffff // jne 0x660 <k_tile_q4_1+0x80>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe54850f; WORD $0xffff // jne 0x640 <k_tile_q4_1+0x60>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0x8a4 <k_tile_q4_1+0x2c4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a1850f; WORD $0x0000 // jne 0x894 <k_tile_q4_1+0x2b4>
+	LONG $0x00aa850f; WORD $0x0000 // jne 0x8a4 <k_tile_q4_1+0x2c4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x802 <k_tile_q4_1+0x222>
+	WORD $0x0473 // jae 0x809 <k_tile_q4_1+0x229>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5eeb // jmp 0x860 <k_tile_q4_1+0x280>
+	WORD $0x67eb // jmp 0x870 <k_tile_q4_1+0x290>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -471,9 +486,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x820 <k_tile_q4_1+0x240>
+	WORD $0xc075 // jne 0x830 <k_tile_q4_1+0x250>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x894 <k_tile_q4_1+0x2b4>
+	WORD $0x2f74 // je 0x8a4 <k_tile_q4_1+0x2c4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
@@ -485,75 +500,77 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x880 <k_tile_q4_1+0x2a0>
+	WORD $0xec75 // jne 0x890 <k_tile_q4_1+0x2b0>
 	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
 
 	// tile_q5_0
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03658e0f; WORD $0x0000 // jle 0xc22 <k_tile_q5_0+0x372>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x032d8e0f; WORD $0x0000 // jle 0xbe4 <k_tile_q5_0+0x344>
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02728e0f; WORD $0x0000 // jle 0xb3d <k_tile_q5_0+0x29d>
+	LONG $0x02828e0f; WORD $0x0000 // jle 0xb62 <k_tile_q5_0+0x2b2>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0040c70d787de2c4; BYTE $0x00 // vpbroadcastb 0x40c7(%rip), %ymm1 # 0x49aa <k_tile_q6_k+0xd7a>
-	QUAD $0x0040bf15787de2c4; BYTE $0x00 // vpbroadcastb 0x40bf(%rip), %ymm2 # 0x49ab <k_tile_q6_k+0xd7b>
-	QUAD $0x0040b71d797de2c4; BYTE $0x00 // vpbroadcastw 0x40b7(%rip), %ymm3 # 0x49ac <k_tile_q6_k+0xd7c>
-	QUAD $0x00408e25187de2c4; BYTE $0x00 // vbroadcastss 0x408e(%rip), %ymm4 # 0x498c <k_tile_q6_k+0xd5c>
-	WORD $0x9066 // nop
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	QUAD $0x0041720d787de2c4; BYTE $0x00 // vpbroadcastb 0x4172(%rip), %ymm1 # 0x4a6a <k_tile_q6_k+0xd8a>
+	QUAD $0x00416a15787de2c4; BYTE $0x00 // vpbroadcastb 0x416a(%rip), %ymm2 # 0x4a6b <k_tile_q6_k+0xd8b>
+	QUAD $0x0041621d797de2c4; BYTE $0x00 // vpbroadcastw 0x4162(%rip), %ymm3 # 0x4a6c <k_tile_q6_k+0xd8c>
+	QUAD $0x00413925187de2c4; BYTE $0x00 // vbroadcastss 0x4139(%rip), %ymm4 # 0x4a4c <k_tile_q6_k+0xd6c>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x91a <k_tile_q5_0+0x7a>
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x0b75 // jne 0x93b <k_tile_q5_0+0x8b>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107c81c4; WORD $0x3a2c // vmovups (%r10,%r15), %ymm5
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	LONG $0x24638b44 // movl 0x24(%rbx), %r12d
-	QUAD $0xb4c0000024ac8d45 // leal -0x4b400000(%r12), %r13d
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xed // testl %r13d, %r13d
-	LONG $0xe5490f45 // cmovnsl %r13d, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x04e4c141 // shll $0x4, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xf4 // vmovd %r12d, %xmm6
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
+	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
+	LONG $0x7fc58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r13d # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe8490f44 // cmovnsl %eax, %r13d
+	LONG $0x07fdc141 // sarl $0x7, %r13d
+	LONG $0x04e5c141 // shll $0x4, %r13d
+	LONG $0x00c58141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r13d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xf5 // vmovd %r13d, %xmm6
 	LONG $0x587d62c4; BYTE $0xde // vpbroadcastd %xmm6, %ymm11
-	QUAD $0x01003fb46f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdi,%r15), %ymm6
-	LONG $0x6f7e21c4; WORD $0x3f14 // vmovdqu (%rdi,%r15), %ymm10
-	LONG $0x6f7e21c4; WORD $0x3f4c; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm9
-	QUAD $0x00803f846f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm8
-	QUAD $0x00c03fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm7
+	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
+	LONG $0x6f7e01c4; WORD $0x2114 // vmovdqu (%r9,%r12), %ymm10
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
+	QUAD $0x00c021bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm7
 	LONG $0xe1db2dc5 // vpand %ymm1, %ymm10, %ymm12
 	LONG $0xf67295c5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
-	LONG $0x587d62c4; BYTE $0x2b // vpbroadcastd (%rbx), %ymm13
+	LONG $0x587d42c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
@@ -561,14 +578,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf67295c5; BYTE $0x03 // vpslld $0x3, %ymm6, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
-	LONG $0x587d62c4; WORD $0x046b // vpbroadcastd 0x4(%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x046e // vpbroadcastd 0x4(%r14), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xe9db3dc5 // vpand %ymm1, %ymm8, %ymm13
 	LONG $0xf6728dc5; BYTE $0x02 // vpslld $0x2, %ymm6, %ymm14
 	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
 	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
-	LONG $0x587d62c4; WORD $0x0873 // vpbroadcastd 0x8(%rbx), %ymm14
+	LONG $0x587d42c4; WORD $0x0876 // vpbroadcastd 0x8(%r14), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
 	LONG $0xfe1541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm13, %ymm12
@@ -577,14 +594,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeefe4dc5 // vpaddd %ymm6, %ymm6, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
-	LONG $0x587d62c4; WORD $0x0c6b // vpbroadcastd 0xc(%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x0c6e // vpbroadcastd 0xc(%r14), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0xeadb4dc5 // vpand %ymm2, %ymm6, %ymm13
 	LONG $0xeb1541c4; BYTE $0xd2 // vpor %ymm10, %ymm13, %ymm10
-	LONG $0x587d62c4; WORD $0x106b // vpbroadcastd 0x10(%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x106e // vpbroadcastd 0x10(%r14), %ymm13
 	LONG $0x042d42c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xd4 // vpaddd %ymm12, %ymm10, %ymm10
@@ -593,7 +610,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6729dc5; BYTE $0x01 // vpsrld $0x1, %ymm6, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0xeb1d41c4; BYTE $0xc9 // vpor %ymm9, %ymm12, %ymm9
-	LONG $0x587d62c4; WORD $0x1463 // vpbroadcastd 0x14(%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x1466 // vpbroadcastd 0x14(%r14), %ymm12
 	LONG $0x043542c4; BYTE $0xcc // vpmaddubsw %ymm12, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xca // vpaddd %ymm10, %ymm9, %ymm9
@@ -603,7 +620,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd672adc5; BYTE $0x02 // vpsrld $0x2, %ymm6, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc0 // vpor %ymm8, %ymm10, %ymm8
-	LONG $0x587d62c4; WORD $0x1853 // vpbroadcastd 0x18(%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x1856 // vpbroadcastd 0x18(%r14), %ymm10
 	LONG $0x043d42c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm8, %ymm8
 	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
 	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
@@ -611,44 +628,47 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd672cdc5; BYTE $0x03 // vpsrld $0x3, %ymm6, %ymm6
 	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
 	LONG $0xf7ebcdc5 // vpor %ymm7, %ymm6, %ymm6
-	LONG $0x587de2c4; WORD $0x1c7b // vpbroadcastd 0x1c(%rbx), %ymm7
+	LONG $0x587dc2c4; WORD $0x1c7e // vpbroadcastd 0x1c(%r14), %ymm7
 	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
 	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
 	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
-	QUAD $0x014037bc137da2c4; WORD $0x0000 // vcvtph2ps 0x140(%rdi,%r14), %ymm7
+	QUAD $0x014039bc137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm7
 	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	LONG $0x187de2c4; WORD $0x2073 // vbroadcastss 0x20(%rbx), %ymm6
+	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	LONG $0x117c81c4; WORD $0x3a34 // vmovups %ymm6, (%r10,%r15)
-	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x117c81c4; WORD $0x2334 // vmovups %ymm6, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe1b850f; WORD $0xffff // jne 0x930 <k_tile_q5_0+0x90>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x60c78148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rdi # imm = 0x160
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfdf4850f; WORD $0xffff // jne 0x920 <k_tile_q5_0+0x80>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfdc8850f; WORD $0xffff // jne 0x900 <k_tile_q5_0+0x60>
-	LONG $0x0000a7e9; BYTE $0x00 // jmp 0xbe4 <k_tile_q5_0+0x344>
+	LONG $0xfe1d850f; WORD $0xffff // jne 0x950 <k_tile_q5_0+0xa0>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x60c18149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r9 # imm = 0x160
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfdef850f; WORD $0xffff // jne 0x940 <k_tile_q5_0+0x90>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfdc3850f; WORD $0xffff // jne 0x920 <k_tile_q5_0+0x70>
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0xc14 <k_tile_q5_0+0x364>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x009e850f; WORD $0x0000 // jne 0xbe4 <k_tile_q5_0+0x344>
+	LONG $0x00a9850f; WORD $0x0000 // jne 0xc14 <k_tile_q5_0+0x364>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xb55 <k_tile_q5_0+0x2b5>
+	WORD $0x0473 // jae 0xb7a <k_tile_q5_0+0x2ca>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5beb // jmp 0xbb0 <k_tile_q5_0+0x310>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	WORD $0x66eb // jmp 0xbe0 <k_tile_q5_0+0x330>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	BYTE $0x90 // nop
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -660,21 +680,23 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xb70 <k_tile_q5_0+0x2d0>
+	WORD $0xc075 // jne 0xba0 <k_tile_q5_0+0x2f0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xbe4 <k_tile_q5_0+0x344>
+	WORD $0x2f74 // je 0xc14 <k_tile_q5_0+0x364>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xbd0 <k_tile_q5_0+0x330>
+	WORD $0xec75 // jne 0xc00 <k_tile_q5_0+0x350>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -683,64 +705,66 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_1
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03318e0f; WORD $0x0000 // jle 0xf44 <k_tile_q5_1+0x344>
+	LONG $0x032f8e0f; WORD $0x0000 // jle 0xf74 <k_tile_q5_1+0x344>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02698e0f; WORD $0x0000 // jle 0xe90 <k_tile_q5_1+0x290>
+	LONG $0x026e8e0f; WORD $0x0000 // jle 0xec7 <k_tile_q5_1+0x297>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003d6f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3d6f(%rip), %ymm1 # 0x49ae <k_tile_q6_k+0xd7e>
-	QUAD $0x003d6715787de2c4; BYTE $0x00 // vpbroadcastb 0x3d67(%rip), %ymm2 # 0x49af <k_tile_q6_k+0xd7f>
-	QUAD $0x003d5f1d797de2c4; BYTE $0x00 // vpbroadcastw 0x3d5f(%rip), %ymm3 # 0x49b0 <k_tile_q6_k+0xd80>
-	QUAD $0x003d4225587de2c4; BYTE $0x00 // vpbroadcastd 0x3d42(%rip), %ymm4 # 0x499c <k_tile_q6_k+0xd6c>
-	QUAD $0x003d292d187de2c4; BYTE $0x00 // vbroadcastss 0x3d29(%rip), %ymm5 # 0x498c <k_tile_q6_k+0xd5c>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	QUAD $0x003dfd0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3dfd(%rip), %ymm1 # 0x4a6e <k_tile_q6_k+0xd8e>
+	QUAD $0x003df515787de2c4; BYTE $0x00 // vpbroadcastb 0x3df5(%rip), %ymm2 # 0x4a6f <k_tile_q6_k+0xd8f>
+	QUAD $0x003ded1d797de2c4; BYTE $0x00 // vpbroadcastw 0x3ded(%rip), %ymm3 # 0x4a70 <k_tile_q6_k+0xd90>
+	QUAD $0x003dd025587de2c4; BYTE $0x00 // vpbroadcastd 0x3dd0(%rip), %ymm4 # 0x4a5c <k_tile_q6_k+0xd7c>
+	QUAD $0x003db72d187de2c4; BYTE $0x00 // vbroadcastss 0x3db7(%rip), %ymm5 # 0x4a4c <k_tile_q6_k+0xd6c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0xc8a <k_tile_q5_1+0x8a>
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x0b75 // jne 0xcba <k_tile_q5_1+0x8a>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107c81c4; WORD $0x3a34 // vmovups (%r10,%r15), %ymm6
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	QUAD $0x01003fbc6f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rdi,%r15), %ymm7
-	LONG $0x6f7e21c4; WORD $0x3f1c // vmovdqu (%rdi,%r15), %ymm11
-	LONG $0x6f7e21c4; WORD $0x3f54; BYTE $0x40 // vmovdqu 0x40(%rdi,%r15), %ymm10
-	QUAD $0x00803f8c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdi,%r15), %ymm9
-	QUAD $0x00c03f846f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdi,%r15), %ymm8
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2334 // vmovups (%r11,%r12), %ymm6
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x010021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm7
+	LONG $0x6f7e01c4; WORD $0x211c // vmovdqu (%r9,%r12), %ymm11
+	LONG $0x6f7e01c4; WORD $0x2154; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm10
+	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
+	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
 	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
 	LONG $0xf77295c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
-	LONG $0x587d62c4; BYTE $0x2b // vpbroadcastd (%rbx), %ymm13
+	LONG $0x587d42c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xe9db2dc5 // vpand %ymm1, %ymm10, %ymm13
 	LONG $0xf7728dc5; BYTE $0x03 // vpslld $0x3, %ymm7, %ymm14
 	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
 	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
-	LONG $0x587d62c4; WORD $0x0473 // vpbroadcastd 0x4(%rbx), %ymm14
+	LONG $0x587d42c4; WORD $0x0476 // vpbroadcastd 0x4(%r14), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
 	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
@@ -748,14 +772,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf7728dc5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm14
 	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
 	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
-	LONG $0x587d62c4; WORD $0x0873 // vpbroadcastd 0x8(%rbx), %ymm14
+	LONG $0x587d42c4; WORD $0x0876 // vpbroadcastd 0x8(%r14), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
 	LONG $0xf1db3dc5 // vpand %ymm1, %ymm8, %ymm14
 	LONG $0xfffe45c5 // vpaddd %ymm7, %ymm7, %ymm15
 	LONG $0xfadb05c5 // vpand %ymm2, %ymm15, %ymm15
 	LONG $0xeb0541c4; BYTE $0xf6 // vpor %ymm14, %ymm15, %ymm14
-	LONG $0x587d62c4; WORD $0x0c7b // vpbroadcastd 0xc(%rbx), %ymm15
+	LONG $0x587d42c4; WORD $0x0c7e // vpbroadcastd 0xc(%r14), %ymm15
 	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
 	LONG $0xf3f50dc5 // vpmaddwd %ymm3, %ymm14, %ymm14
 	LONG $0xfe1541c4; BYTE $0xee // vpaddd %ymm14, %ymm13, %ymm13
@@ -764,7 +788,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0xeadb45c5 // vpand %ymm2, %ymm7, %ymm13
 	LONG $0xeb1541c4; BYTE $0xdb // vpor %ymm11, %ymm13, %ymm11
-	LONG $0x587d62c4; WORD $0x106b // vpbroadcastd 0x10(%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x106e // vpbroadcastd 0x10(%r14), %ymm13
 	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
@@ -772,7 +796,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd77295c5; BYTE $0x01 // vpsrld $0x1, %ymm7, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1541c4; BYTE $0xd2 // vpor %ymm10, %ymm13, %ymm10
-	LONG $0x587d62c4; WORD $0x146b // vpbroadcastd 0x14(%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm13
 	LONG $0x042d42c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
@@ -781,7 +805,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd772a5c5; BYTE $0x02 // vpsrld $0x2, %ymm7, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xc9 // vpor %ymm9, %ymm11, %ymm9
-	LONG $0x587d62c4; WORD $0x185b // vpbroadcastd 0x18(%rbx), %ymm11
+	LONG $0x587d42c4; WORD $0x185e // vpbroadcastd 0x18(%r14), %ymm11
 	LONG $0x043542c4; BYTE $0xcb // vpmaddubsw %ymm11, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
@@ -791,47 +815,49 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd772c5c5; BYTE $0x03 // vpsrld $0x3, %ymm7, %ymm7
 	LONG $0xfadbc5c5 // vpand %ymm2, %ymm7, %ymm7
 	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
-	LONG $0x587d62c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm8
+	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
 	LONG $0xfbf5c5c5 // vpmaddwd %ymm3, %ymm7, %ymm7
 	LONG $0xfcfec5c5 // vpaddd %ymm4, %ymm7, %ymm7
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	QUAD $0x01403784137d22c4; WORD $0x0000 // vcvtph2ps 0x140(%rdi,%r14), %ymm8
+	QUAD $0x01403984137d02c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm8
 	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
 	LONG $0xb83d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm7) + ymm9
-	LONG $0x187de2c4; WORD $0x207b // vbroadcastss 0x20(%rbx), %ymm7
+	LONG $0x187dc2c4; WORD $0x207e // vbroadcastss 0x20(%r14), %ymm7
 	LONG $0xa835e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm6
-	QUAD $0x016037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x160(%rdi,%r14), %ymm6
-	LONG $0x187d62c4; WORD $0x3043 // vbroadcastss 0x30(%rbx), %ymm8
+	QUAD $0x016039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r15), %ymm6
+	LONG $0x187d42c4; WORD $0x3046 // vbroadcastss 0x30(%r14), %ymm8
 	LONG $0xa84d62c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm7
-	LONG $0x117c01c4; WORD $0x3a04 // vmovups %ymm8, (%r10,%r15)
-	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	LONG $0x117c01c4; WORD $0x2304 // vmovups %ymm8, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe38850f; WORD $0xffff // jne 0xca0 <k_tile_q5_1+0xa0>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x80c78148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdi # imm = 0x180
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfe11850f; WORD $0xffff // jne 0xc90 <k_tile_q5_1+0x90>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfde5850f; WORD $0xffff // jne 0xc70 <k_tile_q5_1+0x70>
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0xf44 <k_tile_q5_1+0x344>
+	LONG $0xfe38850f; WORD $0xffff // jne 0xcd0 <k_tile_q5_1+0xa0>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfe0a850f; WORD $0xffff // jne 0xcc0 <k_tile_q5_1+0x90>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfdde850f; WORD $0xffff // jne 0xca0 <k_tile_q5_1+0x70>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0xf74 <k_tile_q5_1+0x344>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00ab850f; WORD $0x0000 // jne 0xf44 <k_tile_q5_1+0x344>
+	LONG $0x00a4850f; WORD $0x0000 // jne 0xf74 <k_tile_q5_1+0x344>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xea8 <k_tile_q5_1+0x2a8>
+	WORD $0x0473 // jae 0xedf <k_tile_q5_1+0x2af>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x68eb // jmp 0xf10 <k_tile_q5_1+0x310>
+	WORD $0x61eb // jmp 0xf40 <k_tile_q5_1+0x310>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -843,9 +869,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xed0 <k_tile_q5_1+0x2d0>
+	WORD $0xc075 // jne 0xf00 <k_tile_q5_1+0x2d0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xf44 <k_tile_q5_1+0x344>
+	WORD $0x2f74 // je 0xf74 <k_tile_q5_1+0x344>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
@@ -857,90 +883,102 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xf30 <k_tile_q5_1+0x330>
+	WORD $0xec75 // jne 0xf60 <k_tile_q5_1+0x330>
 	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
 
 	// tile_q2_k
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x09358e0f; WORD $0x0000 // jle 0x1892 <k_tile_q2_k+0x942>
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x09558e0f; WORD $0x0000 // jle 0x18e2 <k_tile_q2_k+0x962>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x18ec8348 // subq $0x18, %rsp
+	LONG $0x40ec8348 // subq $0x40, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08518e0f; WORD $0x0000 // jle 0x17d4 <k_tile_q2_k+0x884>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x08648e0f; WORD $0x0000 // jle 0x181c <k_tile_q2_k+0x89c>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x09e1c148 // shlq $0x9, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0039e40d187de2c4; BYTE $0x00 // vbroadcastss 0x39e4(%rip), %ymm1 # 0x4984 <k_tile_q6_k+0xd54>
-	QUAD $0x003a0915787de2c4; BYTE $0x00 // vpbroadcastb 0x3a09(%rip), %ymm2 # 0x49b2 <k_tile_q6_k+0xd82>
-	QUAD $0x003a021d797de2c4; BYTE $0x00 // vpbroadcastw 0x3a02(%rip), %ymm3 # 0x49b4 <k_tile_q6_k+0xd84>
-	QUAD $0x0039e125587de2c4; BYTE $0x00 // vpbroadcastd 0x39e1(%rip), %ymm4 # 0x499c <k_tile_q6_k+0xd6c>
-	QUAD $0x0039c82d187de2c4; BYTE $0x00 // vbroadcastss 0x39c8(%rip), %ymm5 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	QUAD $0x003a490d187de2c4; BYTE $0x00 // vbroadcastss 0x3a49(%rip), %ymm1 # 0x4a44 <k_tile_q6_k+0xd64>
+	QUAD $0x003a6e15787de2c4; BYTE $0x00 // vpbroadcastb 0x3a6e(%rip), %ymm2 # 0x4a72 <k_tile_q6_k+0xd92>
+	QUAD $0x003a671d797de2c4; BYTE $0x00 // vpbroadcastw 0x3a67(%rip), %ymm3 # 0x4a74 <k_tile_q6_k+0xd94>
+	QUAD $0x003a4625587de2c4; BYTE $0x00 // vpbroadcastd 0x3a46(%rip), %ymm4 # 0x4a5c <k_tile_q6_k+0xd7c>
+	QUAD $0x003a2d2d187de2c4; BYTE $0x00 // vbroadcastss 0x3a2d(%rip), %ymm5 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2414034c // addq (%rsp), %r10
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x2424034c // addq (%rsp), %r12
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0b75 // jne 0xfee <k_tile_q2_k+0x9e>
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x0d75 // jne 0x104f <k_tile_q2_k+0xcf>
+	LONG $0x117cc1c4; WORD $0x2404 // vmovups %ymm0, (%r12)
+	LONG $0x117cc1c4; WORD $0x2444; BYTE $0x20 // vmovups %ymm0, 0x20(%r12)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107c81c4; WORD $0x3a34 // vmovups (%r10,%r15), %ymm6
-	LONG $0x3f248d4e // leaq (%rdi,%r15), %r12
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x09e0c149 // shlq $0x9, %r8
-	LONG $0x07e2c148 // shlq $0x7, %rdx
-	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
-	LONG $0x107cc1c4; WORD $0x143c // vmovups (%r12,%rdx), %ymm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x107cc1c4; WORD $0x1434 // vmovups (%r12,%rdx), %ymm6
+	LONG $0x100c8d49 // leaq (%r8,%rdx), %rcx
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x9066 // nop
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	LONG $0x07e5c149 // shlq $0x7, %r13
+	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
+	LONG $0x107ca1c4; WORD $0x293c // vmovups (%rcx,%r13), %ymm7
 	LONG $0xc95444c5 // vandps %ymm1, %ymm7, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm8, %ymm9
-	QUAD $0x01c00494db6d01c4; WORD $0x0000 // vpand 0x1c0(%r12,%r8), %ymm2, %ymm10
-	LONG $0x587d42c4; WORD $0x0c5d // vpbroadcastd 0xc(%r13), %ymm11
+	QUAD $0x01c01194db6d21c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d62c4; WORD $0x0c5d // vpbroadcastd 0xc(%rbp), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0180049cdb6d01c4; WORD $0x0000 // vpand 0x180(%r12,%r8), %ymm2, %ymm11
-	LONG $0x587d42c4; WORD $0x0865 // vpbroadcastd 0x8(%r13), %ymm12
+	QUAD $0x0180119cdb6d21c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm2, %ymm11
+	LONG $0x587d62c4; WORD $0x0865 // vpbroadcastd 0x8(%rbp), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0140049cdb6d01c4; WORD $0x0000 // vpand 0x140(%r12,%r8), %ymm2, %ymm11
-	LONG $0x587d42c4; WORD $0x0465 // vpbroadcastd 0x4(%r13), %ymm12
+	QUAD $0x0140119cdb6d21c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm2, %ymm11
+	LONG $0x587d62c4; WORD $0x0465 // vpbroadcastd 0x4(%rbp), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x010004a4db6d01c4; WORD $0x0000 // vpand 0x100(%r12,%r8), %ymm2, %ymm12
-	LONG $0x587d42c4; WORD $0x006d // vpbroadcastd (%r13), %ymm13
+	QUAD $0x010011a4db6d21c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm2, %ymm12
+	LONG $0x587d62c4; WORD $0x006d // vpbroadcastd (%rbp), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
@@ -948,21 +986,21 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
 	LONG $0xdd5934c5 // vmulps %ymm5, %ymm9, %ymm11
 	LONG $0xb83542c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm11 # ymm11 = (ymm9 * ymm10) + ymm11
-	QUAD $0x02c0048cdb6d01c4; WORD $0x0000 // vpand 0x2c0(%r12,%r8), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x1c55 // vpbroadcastd 0x1c(%r13), %ymm10
+	QUAD $0x02c0118cdb6d21c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm2, %ymm9
+	LONG $0x587d62c4; WORD $0x1c55 // vpbroadcastd 0x1c(%rbp), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x02800494db6d01c4; WORD $0x0000 // vpand 0x280(%r12,%r8), %ymm2, %ymm10
-	LONG $0x587d42c4; WORD $0x1865 // vpbroadcastd 0x18(%r13), %ymm12
+	QUAD $0x02801194db6d21c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d62c4; WORD $0x1865 // vpbroadcastd 0x18(%rbp), %ymm12
 	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x02400494db6d01c4; WORD $0x0000 // vpand 0x240(%r12,%r8), %ymm2, %ymm10
-	LONG $0x587d42c4; WORD $0x1465 // vpbroadcastd 0x14(%r13), %ymm12
+	QUAD $0x02401194db6d21c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d62c4; WORD $0x1465 // vpbroadcastd 0x14(%rbp), %ymm12
 	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x020004a4db6d01c4; WORD $0x0000 // vpand 0x200(%r12,%r8), %ymm2, %ymm12
-	LONG $0x587d42c4; WORD $0x106d // vpbroadcastd 0x10(%r13), %ymm13
+	QUAD $0x020011a4db6d21c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm2, %ymm12
+	LONG $0x587d62c4; WORD $0x106d // vpbroadcastd 0x10(%rbp), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm12, %ymm10
@@ -974,50 +1012,50 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593c41c4; BYTE $0xc2 // vmulps %ymm10, %ymm8, %ymm8
 	LONG $0xa83542c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm11
-	LONG $0x187d42c4; WORD $0x204d // vbroadcastss 0x20(%r13), %ymm9
+	LONG $0x187d62c4; WORD $0x204d // vbroadcastss 0x20(%rbp), %ymm9
 	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
-	QUAD $0x052037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm6
+	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
 	LONG $0xd772bdc5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xc6593cc5 // vmulps %ymm6, %ymm8, %ymm8
-	LONG $0x187d42c4; WORD $0x3455 // vbroadcastss 0x34(%r13), %ymm10
+	LONG $0x187d62c4; WORD $0x3455 // vbroadcastss 0x34(%rbp), %ymm10
 	LONG $0xac3d42c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = -(ymm8 * ymm10) + ymm9
 	LONG $0xd772c5c5; BYTE $0x0c // vpsrld $0xc, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	LONG $0x187dc2c4; WORD $0x3875 // vbroadcastss 0x38(%r13), %ymm6
+	LONG $0x187de2c4; WORD $0x3875 // vbroadcastss 0x38(%rbp), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
-	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
-	LONG $0x6f7ec1c4; WORD $0x143c // vmovdqu (%r12,%rdx), %ymm7
+	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
+	LONG $0x6f7ea1c4; WORD $0x293c // vmovdqu (%rcx,%r13), %ymm7
 	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x0100048c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm9
-	QUAD $0x0140049c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm11
-	QUAD $0x018004a46f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm12
-	QUAD $0x01c004ac6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm13
+	QUAD $0x0100118c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm9
+	QUAD $0x0140119c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm11
+	QUAD $0x018011a46f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm12
+	QUAD $0x01c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm13
 	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
-	LONG $0x587d42c4; WORD $0x4c75 // vpbroadcastd 0x4c(%r13), %ymm14
+	LONG $0x587d62c4; WORD $0x1d74; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%rbx), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
 	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	LONG $0x587d42c4; WORD $0x4875 // vpbroadcastd 0x48(%r13), %ymm14
+	LONG $0x587d62c4; WORD $0x1d74; BYTE $0x08 // vpbroadcastd 0x8(%rbp,%rbx), %ymm14
 	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x446d // vpbroadcastd 0x44(%r13), %ymm13
+	LONG $0x587d62c4; WORD $0x1d6c; BYTE $0x04 // vpbroadcastd 0x4(%rbp,%rbx), %ymm13
 	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0x406d // vpbroadcastd 0x40(%r13), %ymm13
+	LONG $0x587d62c4; WORD $0x1d6c; BYTE $0x00 // vpbroadcastd (%rbp,%rbx), %ymm13
 	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
@@ -1025,29 +1063,29 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x02c004946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm10
+	QUAD $0x02c011946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x5c5d // vpbroadcastd 0x5c(%r13), %ymm11
+	LONG $0x587d62c4; WORD $0x1d5c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
+	QUAD $0x0280119c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x5865 // vpbroadcastd 0x58(%r13), %ymm12
+	LONG $0x587d62c4; WORD $0x1d64; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%rbx), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0240049c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm11
+	QUAD $0x0240119c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x5465 // vpbroadcastd 0x54(%r13), %ymm12
+	LONG $0x587d62c4; WORD $0x1d64; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%rbx), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x020004a46f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm12
+	QUAD $0x020011a46f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm12
 	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	LONG $0x587d42c4; WORD $0x506d // vpbroadcastd 0x50(%r13), %ymm13
+	LONG $0x587d62c4; WORD $0x1d6c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%rbx), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
@@ -1059,48 +1097,48 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0x593c41c4; BYTE $0xc3 // vmulps %ymm11, %ymm8, %ymm8
 	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
-	LONG $0x187d42c4; WORD $0x604d // vbroadcastss 0x60(%r13), %ymm9
+	LONG $0x187d62c4; WORD $0x1d4c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%rbx), %ymm9
 	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
-	QUAD $0x052037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm6
+	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
 	LONG $0xd772bdc5; BYTE $0x1c // vpsrld $0x1c, %ymm7, %ymm8
 	LONG $0xd772c5c5; BYTE $0x14 // vpsrld $0x14, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	LONG $0x187d42c4; WORD $0x7455 // vbroadcastss 0x74(%r13), %ymm10
+	LONG $0x187d62c4; WORD $0x1d54; BYTE $0x34 // vbroadcastss 0x34(%rbp,%rbx), %ymm10
 	LONG $0xac4542c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm7, %ymm10 # ymm10 = -(ymm7 * ymm10) + ymm9
 	LONG $0x5b7cc1c4; BYTE $0xf8 // vcvtdq2ps %ymm8, %ymm7
 	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
-	LONG $0x187dc2c4; WORD $0x787d // vbroadcastss 0x78(%r13), %ymm7
+	LONG $0x187de2c4; WORD $0x1d7c; BYTE $0x38 // vbroadcastss 0x38(%rbp,%rbx), %ymm7
 	LONG $0xac4dc2c4; BYTE $0xfa // vfnmadd213ps %ymm10, %ymm6, %ymm7 # ymm7 = -(ymm6 * ymm7) + ymm10
-	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
-	LONG $0x107cc1c4; WORD $0x1474; BYTE $0x40 // vmovups 0x40(%r12,%rdx), %ymm6
+	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
+	LONG $0x107ca1c4; WORD $0x2974; BYTE $0x40 // vmovups 0x40(%rcx,%r13), %ymm6
 	LONG $0xc9544cc5 // vandps %ymm1, %ymm6, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x0100048c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm9
-	QUAD $0x0140049c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm11
-	QUAD $0x018004a46f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm12
-	QUAD $0x01c004ac6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm13
+	QUAD $0x0100118c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm9
+	QUAD $0x0140119c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm11
+	QUAD $0x018011a46f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm12
+	QUAD $0x01c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm13
 	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
-	QUAD $0x00008cb5587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r13), %ymm14
+	LONG $0x587d62c4; WORD $0x3d74; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%rdi), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	QUAD $0x000088b5587d42c4; BYTE $0x00 // vpbroadcastd 0x88(%r13), %ymm14
+	LONG $0x587d62c4; WORD $0x3d74; BYTE $0x08 // vpbroadcastd 0x8(%rbp,%rdi), %ymm14
 	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	QUAD $0x000084ad587d42c4; BYTE $0x00 // vpbroadcastd 0x84(%r13), %ymm13
+	LONG $0x587d62c4; WORD $0x3d6c; BYTE $0x04 // vpbroadcastd 0x4(%rbp,%rdi), %ymm13
 	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	QUAD $0x000080ad587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r13), %ymm13
+	LONG $0x587d62c4; WORD $0x3d6c; BYTE $0x00 // vpbroadcastd (%rbp,%rdi), %ymm13
 	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
@@ -1108,29 +1146,29 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x02c004946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm10
+	QUAD $0x02c011946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	QUAD $0x00009c9d587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r13), %ymm11
+	LONG $0x587d62c4; WORD $0x3d5c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
+	QUAD $0x0280119c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	QUAD $0x000098a5587d42c4; BYTE $0x00 // vpbroadcastd 0x98(%r13), %ymm12
+	LONG $0x587d62c4; WORD $0x3d64; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%rdi), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0240049c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm11
+	QUAD $0x0240119c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	QUAD $0x000094a5587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r13), %ymm12
+	LONG $0x587d62c4; WORD $0x3d64; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%rdi), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x020004a46f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm12
+	QUAD $0x020011a46f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm12
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	QUAD $0x000090ad587d42c4; BYTE $0x00 // vpbroadcastd 0x90(%r13), %ymm13
+	LONG $0x587d62c4; WORD $0x3d6c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%rdi), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
@@ -1142,50 +1180,50 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0x593c41c4; BYTE $0xc3 // vmulps %ymm11, %ymm8, %ymm8
 	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
-	QUAD $0x0000a08d187d42c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm9
+	LONG $0x187d62c4; WORD $0x3d4c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%rdi), %ymm9
 	LONG $0xa83d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm7
-	QUAD $0x052037bc137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm7
+	QUAD $0x052008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm7
 	LONG $0xd672bdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xc7593cc5 // vmulps %ymm7, %ymm8, %ymm8
-	QUAD $0x0000b495187d42c4; BYTE $0x00 // vbroadcastss 0xb4(%r13), %ymm10
+	LONG $0x187d62c4; WORD $0x3d54; BYTE $0x34 // vbroadcastss 0x34(%rbp,%rdi), %ymm10
 	LONG $0xac3d42c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = -(ymm8 * ymm10) + ymm9
 	LONG $0xd672cdc5; BYTE $0x0c // vpsrld $0xc, %ymm6, %ymm6
 	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
 	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
 	LONG $0xfe59c4c5 // vmulps %ymm6, %ymm7, %ymm7
-	QUAD $0x0000b8b5187dc2c4; BYTE $0x00 // vbroadcastss 0xb8(%r13), %ymm6
+	LONG $0x187de2c4; WORD $0x3d74; BYTE $0x38 // vbroadcastss 0x38(%rbp,%rdi), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
-	QUAD $0x05003784137d22c4; WORD $0x0000 // vcvtph2ps 0x500(%rdi,%r14), %ymm8
-	LONG $0x6f7ec1c4; WORD $0x147c; BYTE $0x40 // vmovdqu 0x40(%r12,%rdx), %ymm7
+	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
+	LONG $0x6f7ea1c4; WORD $0x297c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r13), %ymm7
 	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x0100048c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm9
-	QUAD $0x0140049c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm11
-	QUAD $0x018004a46f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm12
-	QUAD $0x01c004ac6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm13
+	QUAD $0x0100118c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm9
+	QUAD $0x0140119c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm11
+	QUAD $0x018011a46f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm12
+	QUAD $0x01c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm13
 	LONG $0x7215c1c4; WORD $0x06d5 // vpsrld $0x6, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
-	QUAD $0x0000ccb5587d42c4; BYTE $0x00 // vpbroadcastd 0xcc(%r13), %ymm14
+	LONG $0x587d22c4; WORD $0x3574; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%r14), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
 	LONG $0x721dc1c4; WORD $0x06d4 // vpsrld $0x6, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	QUAD $0x0000c8b5587d42c4; BYTE $0x00 // vpbroadcastd 0xc8(%r13), %ymm14
+	LONG $0x587d22c4; WORD $0x3574; BYTE $0x08 // vpbroadcastd 0x8(%rbp,%r14), %ymm14
 	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
 	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	QUAD $0x0000c4ad587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r13), %ymm13
+	LONG $0x587d22c4; WORD $0x356c; BYTE $0x04 // vpbroadcastd 0x4(%rbp,%r14), %ymm13
 	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	QUAD $0x0000c0ad587d42c4; BYTE $0x00 // vpbroadcastd 0xc0(%r13), %ymm13
+	LONG $0x587d22c4; WORD $0x356c; BYTE $0x00 // vpbroadcastd (%rbp,%r14), %ymm13
 	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
@@ -1193,29 +1231,29 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x02c004946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm10
+	QUAD $0x02c011946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	QUAD $0x0000dc9d587d42c4; BYTE $0x00 // vpbroadcastd 0xdc(%r13), %ymm11
+	LONG $0x587d22c4; WORD $0x355c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
+	QUAD $0x0280119c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	QUAD $0x0000d8a5587d42c4; BYTE $0x00 // vpbroadcastd 0xd8(%r13), %ymm12
+	LONG $0x587d22c4; WORD $0x3564; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0240049c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm11
+	QUAD $0x0240119c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	QUAD $0x0000d4a5587d42c4; BYTE $0x00 // vpbroadcastd 0xd4(%r13), %ymm12
+	LONG $0x587d22c4; WORD $0x3564; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x020004a46f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm12
+	QUAD $0x020011a46f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm12
 	LONG $0x721dc1c4; WORD $0x06d4 // vpsrld $0x6, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	QUAD $0x0000d0ad587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r13), %ymm13
+	LONG $0x587d22c4; WORD $0x356c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%r14), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
@@ -1227,72 +1265,74 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0x593c41c4; BYTE $0xc3 // vmulps %ymm11, %ymm8, %ymm8
 	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
-	QUAD $0x0000e08d187d42c4; BYTE $0x00 // vbroadcastss 0xe0(%r13), %ymm9
+	LONG $0x187d22c4; WORD $0x354c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%r14), %ymm9
 	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
-	QUAD $0x052037b4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdi,%r14), %ymm6
+	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
 	LONG $0xd772bdc5; BYTE $0x1c // vpsrld $0x1c, %ymm7, %ymm8
 	LONG $0xd772c5c5; BYTE $0x14 // vpsrld $0x14, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	QUAD $0x0000f495187d42c4; BYTE $0x00 // vbroadcastss 0xf4(%r13), %ymm10
+	LONG $0x187d22c4; WORD $0x3554; BYTE $0x34 // vbroadcastss 0x34(%rbp,%r14), %ymm10
 	LONG $0xac4542c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm7, %ymm10 # ymm10 = -(ymm7 * ymm10) + ymm9
 	LONG $0x5b7cc1c4; BYTE $0xf8 // vcvtdq2ps %ymm8, %ymm7
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	QUAD $0x0000f8b5187dc2c4; BYTE $0x00 // vbroadcastss 0xf8(%r13), %ymm6
+	LONG $0x187da2c4; WORD $0x3574; BYTE $0x38 // vbroadcastss 0x38(%rbp,%r14), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
-	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf8cc850f; WORD $0xffff // jne 0x1090 <k_tile_q2_k+0x110>
+	LONG $0x117cc1c4; WORD $0x1434 // vmovups %ymm6, (%r12,%rdx)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf8aa850f; WORD $0xffff // jne 0x1030 <k_tile_q2_k+0xe0>
-	LONG $0x117c81c4; WORD $0x3a34 // vmovups %ymm6, (%r10,%r15)
-	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
-	LONG $0x01c5f640 // testb $0x1, %bpl
-	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xf86f850f; WORD $0xffff // jne 0x1010 <k_tile_q2_k+0xc0>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x40c78148; WORD $0x0005; BYTE $0x00 // addq $0x540, %rdi # imm = 0x540
-	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xf845850f; WORD $0xffff // jne 0x1000 <k_tile_q2_k+0xb0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0xf801850f; WORD $0xffff // jne 0xfd0 <k_tile_q2_k+0x80>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x1884 <k_tile_q2_k+0x934>
+	LONG $0xf893850f; WORD $0xffff // jne 0x1070 <k_tile_q2_k+0xf0>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
+	LONG $0x247c034c; BYTE $0x28 // addq 0x28(%rsp), %r15
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	LONG $0xf864850f; WORD $0xffff // jne 0x1060 <k_tile_q2_k+0xe0>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xf819850f; WORD $0xffff // jne 0x1030 <k_tile_q2_k+0xb0>
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x18d4 <k_tile_q2_k+0x954>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a7850f; WORD $0x0000 // jne 0x1884 <k_tile_q2_k+0x934>
-	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
+	LONG $0x00af850f; WORD $0x0000 // jne 0x18d4 <k_tile_q2_k+0x954>
+	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0473 // jae 0x17ed <k_tile_q2_k+0x89d>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x63eb // jmp 0x1850 <k_tile_q2_k+0x900>
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd0 // andq %rdx, %r8
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xe0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rdx), %rsi
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0xffffff208611fcc5 // vmovups %ymm0, -0xe0(%rsi)
-	QUAD $0xffffff408611fcc5 // vmovups %ymm0, -0xc0(%rsi)
-	QUAD $0xffffff608611fcc5 // vmovups %ymm0, -0xa0(%rsi)
-	LONG $0x4611fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rsi)
-	LONG $0x4611fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rsi)
-	LONG $0x4611fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rsi)
-	LONG $0x4611fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rsi)
-	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xc075 // jne 0x1810 <k_tile_q2_k+0x8c0>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x1884 <k_tile_q2_k+0x934>
-	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x1834 <k_tile_q2_k+0x8b4>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x6ceb // jmp 0x18a0 <k_tile_q2_k+0x920>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x1860 <k_tile_q2_k+0x8e0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x18d4 <k_tile_q2_k+0x954>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -1303,8 +1343,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x1870 <k_tile_q2_k+0x920>
-	LONG $0x18c48348 // addq $0x18, %rsp
+	WORD $0xec75 // jne 0x18c0 <k_tile_q2_k+0x940>
+	LONG $0x40c48348 // addq $0x40, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1318,7 +1358,703 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q3_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0de58e0f; WORD $0x0000 // jle 0x2692 <k_tile_q3_k+0xdf2>
+	LONG $0x0e158e0f; WORD $0x0000 // jle 0x2712 <k_tile_q3_k+0xe22>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0d1d8e0f; WORD $0x0000 // jle 0x2650 <k_tile_q3_k+0xd60>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0030eb05187de2c4; BYTE $0x00 // vbroadcastss 0x30eb(%rip), %ymm0 # 0x4a50 <k_tile_q6_k+0xd70>
+	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
+	QUAD $0x0030e105187de2c4; BYTE $0x00 // vbroadcastss 0x30e1(%rip), %ymm0 # 0x4a58 <k_tile_q6_k+0xd78>
+	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
+	QUAD $0x0030b725587de2c4; BYTE $0x00 // vpbroadcastd 0x30b7(%rip), %ymm4 # 0x4a40 <k_tile_q6_k+0xd60>
+	QUAD $0x0030c205587d62c4; BYTE $0x00 // vpbroadcastd 0x30c2(%rip), %ymm8 # 0x4a54 <k_tile_q6_k+0xd74>
+	QUAD $0x0030db2d787de2c4; BYTE $0x00 // vpbroadcastb 0x30db(%rip), %ymm5 # 0x4a76 <k_tile_q6_k+0xd96>
+	QUAD $0x0030d335787de2c4; BYTE $0x00 // vpbroadcastb 0x30d3(%rip), %ymm6 # 0x4a77 <k_tile_q6_k+0xd97>
+	QUAD $0x0030cb3d797de2c4; BYTE $0x00 // vpbroadcastw 0x30cb(%rip), %ymm7 # 0x4a78 <k_tile_q6_k+0xd98>
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x0000a024a47ffdc5; BYTE $0x00 // vmovdqa %ymm4, 0xa0(%rsp)
+	QUAD $0x00008024847f7dc5; BYTE $0x00 // vmovdqa %ymm8, 0x80(%rsp)
+	WORD $0x9066 // nop
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0d75 // jne 0x19f3 <k_tile_q3_k+0x103>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	BYTE $0x90 // nop
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x2cc08348 // addq $0x2c, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24244489 // movl %eax, 0x24(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x2c107cc5; BYTE $0x02 // vmovups (%rdx,%rax), %ymm13
+	LONG $0x00348d49 // leaq (%r8,%rax), %rsi
+	QUAD $0x060000846f7ec1c4; WORD $0x0000 // vmovdqu 0x600(%r8,%rax), %ymm0
+	QUAD $0x0640008c6f7ec1c4; WORD $0x0000 // vmovdqu 0x640(%r8,%rax), %ymm1
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x0680009c6f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r8,%rax), %ymm11
+	QUAD $0x0000e024946ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm2
+	LONG $0xe2db7dc5 // vpand %ymm2, %ymm0, %ymm12
+	LONG $0x720dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm14
+	QUAD $0x0000c0249c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm3
+	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
+	QUAD $0x00010024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x100(%rsp)
+	LONG $0xe2db75c5 // vpand %ymm2, %ymm1, %ymm12
+	LONG $0x720dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm14
+	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
+	QUAD $0x00012024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x120(%rsp)
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0xe3db25c5 // vpand %ymm3, %ymm11, %ymm12
+	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
+	QUAD $0x00014024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x140(%rsp)
+	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
+	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0x7275c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	QUAD $0x002f751d187de2c4; BYTE $0x00 // vbroadcastss 0x2f75(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	QUAD $0x00016024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x160(%rsp)
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000008d248d46 // leal (,%r9,4), %r12d
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x06c008b4137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm14
+	QUAD $0x01002ca46f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsp,%r13), %ymm12
+	LONG $0xc4db9dc5 // vpand %ymm4, %ymm12, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
+	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
+	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
+	QUAD $0x000000808e6f7ec5 // vmovdqu 0x80(%rsi), %ymm9
+	QUAD $0x000000c0866ffec5 // vmovdqu 0xc0(%rsi), %ymm0
+	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
+	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
+	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
+	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
+	LONG $0x09e1c149 // shlq $0x9, %r9
+	QUAD $0x02c00e94db4d21c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r9), %ymm6, %ymm10
+	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
+	LONG $0x587d62c4; WORD $0xe050 // vpbroadcastd -0x20(%rax), %ymm10
+	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
+	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
+	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	QUAD $0x02800e94db4d21c4; WORD $0x0000 // vpand 0x280(%rsi,%r9), %ymm6, %ymm10
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x587d62c4; WORD $0xdc50 // vpbroadcastd -0x24(%rax), %ymm10
+	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
+	LONG $0xcff535c5 // vpmaddwd %ymm7, %ymm9, %ymm9
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x02400e94db4d21c4; WORD $0x0000 // vpand 0x240(%rsi,%r9), %ymm6, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d62c4; WORD $0xd850 // vpbroadcastd -0x28(%rax), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x02000e8cdb4d21c4; WORD $0x0000 // vpand 0x200(%rsi,%r9), %ymm6, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d62c4; WORD $0xd448 // vpbroadcastd -0x2c(%rax), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	WORD $0x508b; BYTE $0xfc // movl -0x4(%rax), %edx
+	WORD $0x8b44; BYTE $0x20 // movl (%rax), %r12d
+	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
+	LONG $0xd7490f41 // cmovnsl %r15d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xca6e79c5 // vmovd %edx, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	LONG $0xc9feb5c5 // vpaddd %ymm1, %ymm9, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
+	LONG $0xc35984c5 // vmulps %ymm3, %ymm15, %ymm0
+	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
+	QUAD $0x00002daf0d6ffdc5 // vmovdqa 0x2daf(%rip), %ymm1 # 0x4a00 <k_tile_q6_k+0xd20>
+	LONG $0x001de2c4; BYTE $0xc9 // vpshufb %ymm1, %ymm12, %ymm1
+	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
+	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c00e94db4da1c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r9), %ymm6, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0xf050 // vpbroadcastd -0x10(%rax), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
+	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03800e94db4da1c4; WORD $0x0000 // vpand 0x380(%rsi,%r9), %ymm6, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0xec50 // vpbroadcastd -0x14(%rax), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03400e8cdb4d21c4; WORD $0x0000 // vpand 0x340(%rsi,%r9), %ymm6, %ymm9
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	LONG $0x587d62c4; WORD $0xe848 // vpbroadcastd -0x18(%rax), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03000e8cdb4d21c4; WORD $0x0000 // vpand 0x300(%rsi,%r9), %ymm6, %ymm9
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	LONG $0x587d62c4; WORD $0xe448 // vpbroadcastd -0x1c(%rax), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	LONG $0xe2490f44 // cmovnsl %edx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
+	LONG $0xca6e79c5 // vmovd %edx, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
+	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
+	LONG $0x187d62c4; WORD $0xf470 // vbroadcastss -0xc(%rax), %ymm14
+	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
+	QUAD $0x06c008ac137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm13
+	QUAD $0x00002c12056ffdc5 // vmovdqa 0x2c12(%rip), %ymm0 # 0x49a0 <k_tile_q6_k+0xcc0>
+	LONG $0x001de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm12, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
+	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
+	QUAD $0x000000808e6f7ec5 // vmovdqu 0x80(%rsi), %ymm9
+	QUAD $0x000000c0966f7ec5 // vmovdqu 0xc0(%rsi), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	QUAD $0x02000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r9), %ymm3
+	QUAD $0x02400e846f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r9), %ymm8
+	QUAD $0x02800ea46f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r9), %ymm4
+	QUAD $0x02c00ebc6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r9), %ymm15
+	LONG $0x7205c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm15
+	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
+	LONG $0xeb2d41c4; BYTE $0xd7 // vpor %ymm15, %ymm10, %ymm10
+	LONG $0x587d62c4; WORD $0x187c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%rbx), %ymm15
+	LONG $0x042d42c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm10, %ymm10
+	LONG $0xfff52dc5 // vpmaddwd %ymm7, %ymm10, %ymm15
+	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
+	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
+	LONG $0xe4ebb5c5 // vpor %ymm4, %ymm9, %ymm4
+	LONG $0x587d62c4; WORD $0x184c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%rbx), %ymm9
+	LONG $0x045dc2c4; BYTE $0xe1 // vpmaddubsw %ymm9, %ymm4, %ymm4
+	LONG $0xe7f5ddc5 // vpmaddwd %ymm7, %ymm4, %ymm4
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	LONG $0x587d62c4; WORD $0x1844; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%rbx), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0x185c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%rbx), %ymm3
+	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	LONG $0xfc18548b // movl -0x4(%rax,%rbx), %edx
+	LONG $0x18248b44 // movl (%rax,%rbx), %r12d
+	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
+	LONG $0xd7490f41 // cmovnsl %r15d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	QUAD $0x002b7715187de2c4; BYTE $0x00 // vbroadcastss 0x2b77(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
+	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
+	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
+	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c00e946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0x1854; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
+	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03800e946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587de2c4; WORD $0x1854; BYTE $0xec // vpbroadcastd -0x14(%rax,%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03400e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587de2c4; WORD $0x185c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587de2c4; WORD $0x185c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	LONG $0xe2490f44 // cmovnsl %edx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
+	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
+	QUAD $0x002a2415187de2c4; BYTE $0x00 // vbroadcastss 0x2a24(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
+	LONG $0x187d62c4; WORD $0x186c; BYTE $0xf4 // vbroadcastss -0xc(%rax,%rbx), %ymm13
+	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
+	QUAD $0x06c008b4137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm14
+	QUAD $0x01202ca46f7e21c4; WORD $0x0000 // vmovdqu 0x120(%rsp,%r13), %ymm12
+	QUAD $0x0000a02484db9dc5; BYTE $0x00 // vpand 0xa0(%rsp), %ymm12, %ymm0
+	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
+	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
+	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
+	QUAD $0x000000809e6ffec5 // vmovdqu 0x80(%rsi), %ymm3
+	QUAD $0x000000c0866ffec5 // vmovdqu 0xc0(%rsi), %ymm0
+	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
+	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
+	QUAD $0x02000ea46f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r9), %ymm4
+	QUAD $0x02400e846f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r9), %ymm8
+	QUAD $0x02800e8c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r9), %ymm9
+	QUAD $0x02c00e946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r9), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd6db2dc5 // vpand %ymm6, %ymm10, %ymm10
+	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
+	LONG $0x587d22c4; WORD $0x1054; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r10), %ymm10
+	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
+	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
+	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcedb35c5 // vpand %ymm6, %ymm9, %ymm9
+	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
+	LONG $0x587d22c4; WORD $0x104c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r10), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	LONG $0x587d22c4; WORD $0x1044; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%r10), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xd472e5c5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x105c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%r10), %ymm3
+	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	LONG $0x10548b42; BYTE $0xfc // movl -0x4(%rax,%r10), %edx
+	LONG $0x10248b46 // movl (%rax,%r10), %r12d
+	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
+	LONG $0xd7490f41 // cmovnsl %r15d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
+	QUAD $0x0028bc05187de2c4; BYTE $0x00 // vbroadcastss 0x28bc(%rip), %ymm0 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xc05984c5 // vmulps %ymm0, %ymm15, %ymm0
+	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
+	QUAD $0x00285e0d001de2c4; BYTE $0x00 // vpshufb 0x285e(%rip), %ymm12, %ymm1 # 0x4a00 <k_tile_q6_k+0xd20>
+	QUAD $0x000080248cfef5c5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
+	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c00e946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x1054; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r10), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
+	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03800e946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x1054; BYTE $0xec // vpbroadcastd -0x14(%rax,%r10), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03400e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587da2c4; WORD $0x105c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r10), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587da2c4; WORD $0x105c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r10), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	LONG $0xe2490f44 // cmovnsl %edx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
+	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	QUAD $0x00277615187de2c4; BYTE $0x00 // vbroadcastss 0x2776(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
+	LONG $0x187d22c4; WORD $0x1074; BYTE $0xf4 // vbroadcastss -0xc(%rax,%r10), %ymm14
+	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
+	QUAD $0x06c008ac137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm13
+	QUAD $0x0026a205001de2c4; BYTE $0x00 // vpshufb 0x26a2(%rip), %ymm12, %ymm0 # 0x49a0 <k_tile_q6_k+0xcc0>
+	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
+	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
+	QUAD $0x000000809e6ffec5 // vmovdqu 0x80(%rsi), %ymm3
+	QUAD $0x000000c0a66ffec5 // vmovdqu 0xc0(%rsi), %ymm4
+	LONG $0xd25dc1c4; BYTE $0xe3 // vpsrld %xmm11, %ymm4, %ymm4
+	LONG $0xd472ddc5; BYTE $0x01 // vpsrld $0x1, %ymm4, %ymm4
+	LONG $0xe5dbddc5 // vpand %ymm5, %ymm4, %ymm4
+	QUAD $0x02000e846f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r9), %ymm8
+	QUAD $0x02400e8c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r9), %ymm9
+	QUAD $0x02800e946f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r9), %ymm10
+	QUAD $0x02c00ebc6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r9), %ymm15
+	LONG $0x7205c1c4; WORD $0x06d7 // vpsrld $0x6, %ymm15, %ymm15
+	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
+	LONG $0xe4eb85c5 // vpor %ymm4, %ymm15, %ymm4
+	LONG $0x587d22c4; WORD $0x307c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r14), %ymm15
+	LONG $0x045dc2c4; BYTE $0xe7 // vpmaddubsw %ymm15, %ymm4, %ymm4
+	LONG $0xfff55dc5 // vpmaddwd %ymm7, %ymm4, %ymm15
+	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
+	LONG $0xd372e5c5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0x725dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm4
+	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
+	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0x587da2c4; WORD $0x3064; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r14), %ymm4
+	LONG $0x0465e2c4; BYTE $0xdc // vpmaddubsw %ymm4, %ymm3, %ymm3
+	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0x725dc1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm4
+	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
+	LONG $0xd4ebedc5 // vpor %ymm4, %ymm2, %ymm2
+	LONG $0x587da2c4; WORD $0x3064; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%r14), %ymm4
+	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
+	QUAD $0x0000a024a46ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm4
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0x7265c1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm3
+	QUAD $0x00008024846f7dc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm8
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x305c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%r14), %ymm3
+	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	LONG $0x30548b42; BYTE $0xfc // movl -0x4(%rax,%r14), %edx
+	LONG $0x30248b46 // movl (%rax,%r14), %r12d
+	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
+	LONG $0xd7490f41 // cmovnsl %r15d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	QUAD $0x0025f115187de2c4; BYTE $0x00 // vbroadcastss 0x25f1(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
+	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
+	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
+	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03c00e946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x3054; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r14), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
+	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	QUAD $0x03800e946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
+	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x3054; BYTE $0xec // vpbroadcastd -0x14(%rax,%r14), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
+	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03400e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587da2c4; WORD $0x305c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r14), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
+	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	QUAD $0x03000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
+	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587da2c4; WORD $0x305c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r14), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
+	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	LONG $0xe2490f44 // cmovnsl %edx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
+	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	QUAD $0x0024a71d187de2c4; BYTE $0x00 // vbroadcastss 0x24a7(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
+	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
+	LONG $0x187d22c4; WORD $0x306c; BYTE $0xf4 // vbroadcastss -0xc(%rax,%r14), %ymm13
+	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf526850f; WORD $0xffff // jne 0x1b00 <k_tile_q3_k+0x210>
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x2c117cc5; BYTE $0x02 // vmovups %ymm13, (%rdx,%rax)
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x242444f6; BYTE $0x01 // testb $0x1, 0x24(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf422850f; WORD $0xffff // jne 0x1a20 <k_tile_q3_k+0x130>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0xe0c08149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r8 # imm = 0x6E0
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
+	LONG $0xf3d0850f; WORD $0xffff // jne 0x1a00 <k_tile_q3_k+0x110>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xf385850f; WORD $0xffff // jne 0x19d0 <k_tile_q3_k+0xe0>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x2704 <k_tile_q3_k+0xe14>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00ab850f; WORD $0x0000 // jne 0x2704 <k_tile_q3_k+0xe14>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x2668 <k_tile_q3_k+0xd78>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x68eb // jmp 0x26d0 <k_tile_q3_k+0xde0>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x2690 <k_tile_q3_k+0xda0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x2704 <k_tile_q3_k+0xe14>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x9066 // nop
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x26f0 <k_tile_q3_k+0xe00>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q4_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x08c58e0f; WORD $0x0000 // jle 0x2ff2 <k_tile_q4_k+0x8d2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1329,625 +2065,984 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0cf28e0f; WORD $0x0000 // jle 0x25d5 <k_tile_q3_k+0xd35>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0xecc18148; WORD $0x0000; BYTE $0x00 // addq $0xec, %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x00308d05187de2c4; BYTE $0x00 // vbroadcastss 0x308d(%rip), %ymm0 # 0x4990 <k_tile_q6_k+0xd60>
-	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x00308305187de2c4; BYTE $0x00 // vbroadcastss 0x3083(%rip), %ymm0 # 0x4998 <k_tile_q6_k+0xd68>
-	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
-	QUAD $0x00305925587de2c4; BYTE $0x00 // vpbroadcastd 0x3059(%rip), %ymm4 # 0x4980 <k_tile_q6_k+0xd50>
-	QUAD $0x00306405587d62c4; BYTE $0x00 // vpbroadcastd 0x3064(%rip), %ymm8 # 0x4994 <k_tile_q6_k+0xd64>
-	QUAD $0x00307d2d787de2c4; BYTE $0x00 // vpbroadcastb 0x307d(%rip), %ymm5 # 0x49b6 <k_tile_q6_k+0xd86>
-	QUAD $0x00307535787de2c4; BYTE $0x00 // vpbroadcastb 0x3075(%rip), %ymm6 # 0x49b7 <k_tile_q6_k+0xd87>
-	QUAD $0x00306d3d797de2c4; BYTE $0x00 // vpbroadcastw 0x306d(%rip), %ymm7 # 0x49b8 <k_tile_q6_k+0xd88>
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x647ffdc5; WORD $0x6024 // vmovdqa %ymm4, 0x60(%rsp)
-	LONG $0x447f7dc5; WORD $0x4024 // vmovdqa %ymm8, 0x40(%rsp)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0f75 // jne 0x1992 <k_tile_q3_k+0xf2>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c01c4; WORD $0x222c // vmovups (%r10,%r12), %ymm13
-	LONG $0x272c8d4e // leaq (%rdi,%r12), %r13
-	QUAD $0x060027846f7ea1c4; WORD $0x0000 // vmovdqu 0x600(%rdi,%r12), %ymm0
-	QUAD $0x0640278c6f7ea1c4; WORD $0x0000 // vmovdqu 0x640(%rdi,%r12), %ymm1
-	QUAD $0x0680279c6f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdi,%r12), %ymm11
-	QUAD $0x0000a024946ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm2
-	LONG $0xe2db7dc5 // vpand %ymm2, %ymm0, %ymm12
-	LONG $0x720dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm14
-	QUAD $0x000080249c6ffdc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm3
-	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
-	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
-	QUAD $0x0000c024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xc0(%rsp)
-	LONG $0xe2db75c5 // vpand %ymm2, %ymm1, %ymm12
-	LONG $0x720dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm14
-	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
-	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
-	QUAD $0x0000e024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xe0(%rsp)
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0xe3db25c5 // vpand %ymm3, %ymm11, %ymm12
-	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
-	QUAD $0x00010024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x100(%rsp)
-	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x7275c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm1
-	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	QUAD $0x002f2d1d187de2c4; BYTE $0x00 // vbroadcastss 0x2f2d(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	QUAD $0x00012024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x120(%rsp)
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x07d68e0f; WORD $0x0000 // jle 0x2f39 <k_tile_q4_k+0x819>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x0022b205187de2c4; BYTE $0x00 // vbroadcastss 0x22b2(%rip), %ymm0 # 0x4a48 <k_tile_q6_k+0xd68>
+	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
+	QUAD $0x0022a805187de2c4; BYTE $0x00 // vbroadcastss 0x22a8(%rip), %ymm0 # 0x4a50 <k_tile_q6_k+0xd70>
+	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
+	QUAD $0x00229e05187de2c4; BYTE $0x00 // vbroadcastss 0x229e(%rip), %ymm0 # 0x4a58 <k_tile_q6_k+0xd78>
+	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
+	QUAD $0x0022ae25787de2c4; BYTE $0x00 // vpbroadcastb 0x22ae(%rip), %ymm4 # 0x4a7a <k_tile_q6_k+0xd9a>
+	QUAD $0x0022a72d797de2c4; BYTE $0x00 // vpbroadcastw 0x22a7(%rip), %ymm5 # 0x4a7c <k_tile_q6_k+0xd9c>
+	QUAD $0x00227e35587de2c4; BYTE $0x00 // vpbroadcastd 0x227e(%rip), %ymm6 # 0x4a5c <k_tile_q6_k+0xd7c>
+	QUAD $0x0022593d187de2c4; BYTE $0x00 // vbroadcastss 0x2259(%rip), %ymm7 # 0x4a40 <k_tile_q6_k+0xd60>
+	QUAD $0x00225c05187d62c4; BYTE $0x00 // vbroadcastss 0x225c(%rip), %ymm8 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x00002199156f7dc5 // vmovdqa 0x2199(%rip), %ymm10 # 0x49a0 <k_tile_q6_k+0xcc0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x00000000850c8d44 // leal (,%rax,4), %r9d
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	QUAD $0x06c03fb4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm14
-	QUAD $0x0000c00ca46f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rsp,%rcx), %ymm12
-	LONG $0xc4db9dc5 // vpand %ymm4, %ymm12, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
-	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
-	QUAD $0x0000808d6f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm9
-	QUAD $0x0000c0856f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm0
-	LONG $0x6e7941c4; BYTE $0xd9 // vmovd %r9d, %xmm11
-	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
-	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
-	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	QUAD $0x02c00594db4d41c4; WORD $0x0000 // vpand 0x2c0(%r13,%rax), %ymm6, %ymm10
-	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
-	QUAD $0xffff2093587d42c4; BYTE $0xff // vpbroadcastd -0xe0(%r11), %ymm10
-	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
-	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
-	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	QUAD $0x02800594db4d41c4; WORD $0x0000 // vpand 0x280(%r13,%rax), %ymm6, %ymm10
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	QUAD $0xffff1c93587d42c4; BYTE $0xff // vpbroadcastd -0xe4(%r11), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcff535c5 // vpmaddwd %ymm7, %ymm9, %ymm9
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x02400594db4d41c4; WORD $0x0000 // vpand 0x240(%r13,%rax), %ymm6, %ymm10
-	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
-	QUAD $0xffff1893587d42c4; BYTE $0xff // vpbroadcastd -0xe8(%r11), %ymm10
-	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x0200058cdb4d41c4; WORD $0x0000 // vpand 0x200(%r13,%rax), %ymm6, %ymm9
-	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	QUAD $0xffff148b587d42c4; BYTE $0xff // vpbroadcastd -0xec(%r11), %ymm9
-	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	LONG $0x3cb38b41; WORD $0xffff; BYTE $0xff // movl -0xc4(%r11), %esi
-	LONG $0x408b8b45; WORD $0xffff; BYTE $0xff // movl -0xc0(%r11), %r9d
-	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xdb85 // testl %ebx, %ebx
-	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
-	LONG $0xce6e79c5 // vmovd %esi, %xmm9
-	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	LONG $0xc9feb5c5 // vpaddd %ymm1, %ymm9, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
-	LONG $0xc35984c5 // vmulps %ymm3, %ymm15, %ymm0
-	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
-	QUAD $0x00002d5a0d6ffdc5 // vmovdqa 0x2d5a(%rip), %ymm1 # 0x4940 <k_tile_q6_k+0xd10>
-	LONG $0x001de2c4; BYTE $0xc9 // vpshufb %ymm1, %ymm12, %ymm1
-	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
-	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c00594db4dc1c4; WORD $0x0000 // vpand 0x3c0(%r13,%rax), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	QUAD $0xffff3093587dc2c4; BYTE $0xff // vpbroadcastd -0xd0(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
-	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03800594db4dc1c4; WORD $0x0000 // vpand 0x380(%r13,%rax), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	QUAD $0xffff2c93587dc2c4; BYTE $0xff // vpbroadcastd -0xd4(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0340058cdb4d41c4; WORD $0x0000 // vpand 0x340(%r13,%rax), %ymm6, %ymm9
-	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	QUAD $0xffff288b587d42c4; BYTE $0xff // vpbroadcastd -0xd8(%r11), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0300058cdb4d41c4; WORD $0x0000 // vpand 0x300(%r13,%rax), %ymm6, %ymm9
-	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	QUAD $0xffff248b587d42c4; BYTE $0xff // vpbroadcastd -0xdc(%r11), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
-	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	LONG $0xce490f44 // cmovnsl %esi, %r9d
-	LONG $0x07f9c141 // sarl $0x7, %r9d
-	QUAD $0x4b4000008d348d42 // leal 0x4b400000(,%r9,4), %esi
-	LONG $0xce6e79c5 // vmovd %esi, %xmm9
-	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
-	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
-	QUAD $0xffff34b3187d42c4; BYTE $0xff // vbroadcastss -0xcc(%r11), %ymm14
-	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
-	QUAD $0x06c03fac137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm13
-	QUAD $0x00002bab056ffdc5 // vmovdqa 0x2bab(%rip), %ymm0 # 0x48e0 <k_tile_q6_k+0xcb0>
-	LONG $0x001de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm12, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
-	QUAD $0x0000808d6f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm9
-	QUAD $0x0000c0956f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	QUAD $0x0200059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm3
-	QUAD $0x024005846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm8
-	QUAD $0x028005a46f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm4
-	QUAD $0x02c005bc6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm15
-	LONG $0x7205c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm15
-	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
-	LONG $0xeb2d41c4; BYTE $0xd7 // vpor %ymm15, %ymm10, %ymm10
-	QUAD $0xffff60bb587d42c4; BYTE $0xff // vpbroadcastd -0xa0(%r11), %ymm15
-	LONG $0x042d42c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm10, %ymm10
-	LONG $0xfff52dc5 // vpmaddwd %ymm7, %ymm10, %ymm15
-	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
-	LONG $0xe4ebb5c5 // vpor %ymm4, %ymm9, %ymm4
-	QUAD $0xffff5c8b587d42c4; BYTE $0xff // vpbroadcastd -0xa4(%r11), %ymm9
-	LONG $0x045dc2c4; BYTE $0xe1 // vpmaddubsw %ymm9, %ymm4, %ymm4
-	LONG $0xe7f5ddc5 // vpmaddwd %ymm7, %ymm4, %ymm4
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
-	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	QUAD $0xffff5883587d42c4; BYTE $0xff // vpbroadcastd -0xa8(%r11), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
-	QUAD $0xffff549b587dc2c4; BYTE $0xff // vpbroadcastd -0xac(%r11), %ymm3
-	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	LONG $0x7cb38b41; WORD $0xffff; BYTE $0xff // movl -0x84(%r11), %esi
-	LONG $0x804b8b45 // movl -0x80(%r11), %r9d
-	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xdb85 // testl %ebx, %ebx
-	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	QUAD $0x002b0315187de2c4; BYTE $0x00 // vbroadcastss 0x2b03(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
-	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
-	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
-	LONG $0x44fefdc5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c005946f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	QUAD $0xffff7093587dc2c4; BYTE $0xff // vpbroadcastd -0x90(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
-	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x038005946f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	QUAD $0xffff6c93587dc2c4; BYTE $0xff // vpbroadcastd -0x94(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0340059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm3
-	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	QUAD $0xffff689b587dc2c4; BYTE $0xff // vpbroadcastd -0x98(%r11), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0300059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm3
-	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	QUAD $0xffff649b587dc2c4; BYTE $0xff // vpbroadcastd -0x9c(%r11), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
-	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	LONG $0xce490f44 // cmovnsl %esi, %r9d
-	LONG $0x07f9c141 // sarl $0x7, %r9d
-	QUAD $0x4b4000008d348d42 // leal 0x4b400000(,%r9,4), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
-	QUAD $0x0029a815187de2c4; BYTE $0x00 // vbroadcastss 0x29a8(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
-	QUAD $0xffff74ab187d42c4; BYTE $0xff // vbroadcastss -0x8c(%r11), %ymm13
-	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
-	QUAD $0x06c03fb4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm14
-	QUAD $0x0000e00ca46f7ec5; BYTE $0x00 // vmovdqu 0xe0(%rsp,%rcx), %ymm12
-	LONG $0x44db9dc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm12, %ymm0
-	LONG $0x44fefdc5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
-	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
-	QUAD $0x0000809d6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm3
-	QUAD $0x0000c0856f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm0
-	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
-	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
-	QUAD $0x020005a46f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm4
-	QUAD $0x024005846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm8
-	QUAD $0x0280058c6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm9
-	QUAD $0x02c005946f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd6db2dc5 // vpand %ymm6, %ymm10, %ymm10
-	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
-	LONG $0x587d42c4; WORD $0xa053 // vpbroadcastd -0x60(%r11), %ymm10
-	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
-	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
-	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xcedb35c5 // vpand %ymm6, %ymm9, %ymm9
-	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
-	LONG $0x587d42c4; WORD $0x9c4b // vpbroadcastd -0x64(%r11), %ymm9
-	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
-	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
-	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	LONG $0x587d42c4; WORD $0x9843 // vpbroadcastd -0x68(%r11), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xd472e5c5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x945b // vpbroadcastd -0x6c(%r11), %ymm3
-	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	LONG $0xbc738b41 // movl -0x44(%r11), %esi
-	LONG $0xc04b8b41 // movl -0x40(%r11), %ecx
-	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xf1490f41 // cmovnsl %r9d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
-	QUAD $0x00284505187de2c4; BYTE $0x00 // vbroadcastss 0x2845(%rip), %ymm0 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xc05984c5 // vmulps %ymm0, %ymm15, %ymm0
-	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
-	QUAD $0x0027e70d001de2c4; BYTE $0x00 // vpshufb 0x27e7(%rip), %ymm12, %ymm1 # 0x4940 <k_tile_q6_k+0xd10>
-	LONG $0x4cfef5c5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm1, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
-	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c005946f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xb053 // vpbroadcastd -0x50(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
-	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x038005946f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xac53 // vpbroadcastd -0x54(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0340059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0xa85b // vpbroadcastd -0x58(%r11), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0300059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0xa45b // vpbroadcastd -0x5c(%r11), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0x0000b18d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %esi
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	WORD $0x490f; BYTE $0xce // cmovnsl %esi, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0xd96ef9c5 // vmovd %ecx, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	QUAD $0x00270815187de2c4; BYTE $0x00 // vbroadcastss 0x2708(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
-	LONG $0x187d42c4; WORD $0xb473 // vbroadcastss -0x4c(%r11), %ymm14
-	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
-	QUAD $0x06c03fac137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r15), %ymm13
-	QUAD $0x00263505001de2c4; BYTE $0x00 // vpshufb 0x2635(%rip), %ymm12, %ymm0 # 0x48e0 <k_tile_q6_k+0xcb0>
-	LONG $0x44fefdc5; WORD $0x4024 // vpaddd 0x40(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
-	QUAD $0x0000809d6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm3
-	QUAD $0x0000c0a56f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm4
-	LONG $0xd25dc1c4; BYTE $0xe3 // vpsrld %xmm11, %ymm4, %ymm4
-	LONG $0xd472ddc5; BYTE $0x01 // vpsrld $0x1, %ymm4, %ymm4
-	LONG $0xe5dbddc5 // vpand %ymm5, %ymm4, %ymm4
-	QUAD $0x020005846f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm8
-	QUAD $0x0240058c6f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm9
-	QUAD $0x028005946f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm10
-	QUAD $0x02c005bc6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm15
-	LONG $0x7205c1c4; WORD $0x06d7 // vpsrld $0x6, %ymm15, %ymm15
-	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
-	LONG $0xe4eb85c5 // vpor %ymm4, %ymm15, %ymm4
-	LONG $0x587d42c4; WORD $0xe07b // vpbroadcastd -0x20(%r11), %ymm15
-	LONG $0x045dc2c4; BYTE $0xe7 // vpmaddubsw %ymm15, %ymm4, %ymm4
-	LONG $0xfff55dc5 // vpmaddwd %ymm7, %ymm4, %ymm15
-	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
-	LONG $0xd372e5c5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0x725dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm4
-	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0x587dc2c4; WORD $0xdc63 // vpbroadcastd -0x24(%r11), %ymm4
-	LONG $0x0465e2c4; BYTE $0xdc // vpmaddubsw %ymm4, %ymm3, %ymm3
-	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0x725dc1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm4
-	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
-	LONG $0xd4ebedc5 // vpor %ymm4, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0xd863 // vpbroadcastd -0x28(%r11), %ymm4
-	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
-	LONG $0x646ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm4
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x7265c1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm3
-	LONG $0x446f7dc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm8
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xd45b // vpbroadcastd -0x2c(%r11), %ymm3
-	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	LONG $0xfc738b41 // movl -0x4(%r11), %esi
-	WORD $0x8b41; BYTE $0x0b // movl (%r11), %ecx
-	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xf1490f41 // cmovnsl %r9d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	QUAD $0x00258e15187de2c4; BYTE $0x00 // vbroadcastss 0x258e(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
-	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
-	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c005946f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xf053 // vpbroadcastd -0x10(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
-	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x038005946f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xec53 // vpbroadcastd -0x14(%r11), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0340059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm3
-	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0xe85b // vpbroadcastd -0x18(%r11), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x0300059c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm3
-	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0xe45b // vpbroadcastd -0x1c(%r11), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0x0000818d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %eax
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0x490f; BYTE $0xc8 // cmovnsl %eax, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d048d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %eax
-	LONG $0xd86ef9c5 // vmovd %eax, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	QUAD $0x00244a1d187de2c4; BYTE $0x00 // vbroadcastss 0x244a(%rip), %ymm3 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
-	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
-	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
-	LONG $0x187d42c4; WORD $0xf46b // vbroadcastss -0xc(%r11), %ymm13
-	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
-	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xf508850f; WORD $0xffff // jne 0x1a80 <k_tile_q3_k+0x1e0>
-	LONG $0x117c01c4; WORD $0x222c // vmovups %ymm13, (%r10,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xf41c850f; WORD $0xffff // jne 0x19b0 <k_tile_q3_k+0x110>
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0xe0c78148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdi # imm = 0x6E0
-	LONG $0x00c08149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r8 # imm = 0x200
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xf3eb850f; WORD $0xffff // jne 0x19a0 <k_tile_q3_k+0x100>
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xf3a0850f; WORD $0xffff // jne 0x1970 <k_tile_q3_k+0xd0>
-	LONG $0x0000afe9; BYTE $0x00 // jmp 0x2684 <k_tile_q3_k+0xde4>
+	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x2464034c; BYTE $0x18 // addq 0x18(%rsp), %r12
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a6850f; WORD $0x0000 // jne 0x2684 <k_tile_q3_k+0xde4>
+	WORD $0x1175 // jne 0x2834 <k_tile_q4_k+0x114>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117cc1c4; WORD $0x2404 // vmovups %ymm0, (%r12)
+	LONG $0x117cc1c4; WORD $0x2444; BYTE $0x20 // vmovups %ymm0, 0x20(%r12)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x107c41c4; WORD $0x0c1c // vmovups (%r12,%rcx), %ymm11
+	LONG $0x083c8d4d // leaq (%r8,%rcx), %r15
+	QUAD $0x080008a46f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rcx), %ymm12
+	QUAD $0x084008ac6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r8,%rcx), %ymm13
+	QUAD $0x088008b46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r8,%rcx), %ymm14
+	QUAD $0x00012024846ffdc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm0
+	LONG $0xf8db1dc5 // vpand %ymm0, %ymm12, %ymm15
+	LONG $0x7c7f7ec5; WORD $0x6024 // vmovdqu %ymm15, 0x60(%rsp)
+	QUAD $0x000100248c6ffdc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm1
+	LONG $0xf9db0dc5 // vpand %ymm1, %ymm14, %ymm15
+	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
+	QUAD $0x0000e024946ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm2
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	LONG $0xeb0541c4; BYTE $0xe4 // vpor %ymm12, %ymm15, %ymm12
+	QUAD $0x00008024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x80(%rsp)
+	LONG $0xe0db15c5 // vpand %ymm0, %ymm13, %ymm12
+	QUAD $0x0000a024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xa0(%rsp)
+	LONG $0x721dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
+	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
+	LONG $0xeb1d41c4; BYTE $0xe5 // vpor %ymm13, %ymm12, %ymm12
+	QUAD $0x0000c024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xc0(%rsp)
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x0ae7c148 // shlq $0xa, %rdi
+	QUAD $0x01c03fa4db5d41c4; WORD $0x0000 // vpand 0x1c0(%r15,%rdi), %ymm4, %ymm12
+	LONG $0x587d42c4; WORD $0x1c69 // vpbroadcastd 0x1c(%r9), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe5f51dc5 // vpmaddwd %ymm5, %ymm12, %ymm12
+	QUAD $0x01803facdb5d41c4; WORD $0x0000 // vpand 0x180(%r15,%rdi), %ymm4, %ymm13
+	LONG $0x587d42c4; WORD $0x1871 // vpbroadcastd 0x18(%r9), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
+	QUAD $0x01403fb4db5d41c4; WORD $0x0000 // vpand 0x140(%r15,%rdi), %ymm4, %ymm14
+	LONG $0x587d42c4; WORD $0x1479 // vpbroadcastd 0x14(%r9), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
+	QUAD $0x01003fbcdb5d41c4; WORD $0x0000 // vpand 0x100(%r15,%rdi), %ymm4, %ymm15
+	LONG $0x587dc2c4; WORD $0x1041 // vpbroadcastd 0x10(%r9), %ymm0
+	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	LONG $0xc0fe8dc5 // vpaddd %ymm0, %ymm14, %ymm0
+	LONG $0xc0fe95c5 // vpaddd %ymm0, %ymm13, %ymm0
+	QUAD $0x00c03facdb5d41c4; WORD $0x0000 // vpand 0xc0(%r15,%rdi), %ymm4, %ymm13
+	LONG $0x587d42c4; WORD $0x0c71 // vpbroadcastd 0xc(%r9), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
+	QUAD $0x00803fb4db5d41c4; WORD $0x0000 // vpand 0x80(%r15,%rdi), %ymm4, %ymm14
+	LONG $0x587d42c4; WORD $0x0879 // vpbroadcastd 0x8(%r9), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
+	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
+	LONG $0xdb5d41c4; WORD $0x3f74; BYTE $0x40 // vpand 0x40(%r15,%rdi), %ymm4, %ymm14
+	LONG $0x587d42c4; WORD $0x0479 // vpbroadcastd 0x4(%r9), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
+	LONG $0xdb5d41c4; WORD $0x3f3c // vpand (%r15,%rdi), %ymm4, %ymm15
+	LONG $0x587dc2c4; BYTE $0x09 // vpbroadcastd (%r9), %ymm1
+	LONG $0x0405e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm15, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc9fe8dc5 // vpaddd %ymm1, %ymm14, %ymm1
+	LONG $0xc9fe95c5 // vpaddd %ymm1, %ymm13, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe9dc5 // vpaddd %ymm6, %ymm12, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
+	LONG $0x645444c5; WORD $0x6034 // vandps 0x60(%rsp,%rsi), %ymm7, %ymm12
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
+	LONG $0xe1593cc5 // vmulps %ymm1, %ymm8, %ymm12
+	LONG $0xb87562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm0) + ymm12
+	LONG $0x187dc2c4; WORD $0x2041 // vbroadcastss 0x20(%r9), %ymm0
+	LONG $0xa81dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm11
+	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
+	QUAD $0x0000a0349c5444c5; BYTE $0x00 // vandps 0xa0(%rsp,%rsi), %ymm7, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
+	LONG $0x187d42c4; WORD $0x3059 // vbroadcastss 0x30(%r9), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0x6c6f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm13
+	QUAD $0x0000a034a46f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm12
+	QUAD $0x01c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
+	QUAD $0x01803f846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	QUAD $0x01403f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x587d42c4; WORD $0x197c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%rbx), %ymm15
+	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x01003fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm15
+	LONG $0x7205c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0x587dc2c4; WORD $0x1954; BYTE $0x10 // vpbroadcastd 0x10(%r9,%rbx), %ymm2
+	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x6f7ec1c4; WORD $0x3f0c // vmovdqu (%r15,%rdi), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x3f54; BYTE $0x40 // vmovdqu 0x40(%r15,%rdi), %ymm2
+	QUAD $0x00803fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r15,%rdi), %ymm15
+	QUAD $0x00c03f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r15,%rdi), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	LONG $0x587d42c4; WORD $0x194c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%rbx), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
+	LONG $0x7235c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0x197c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%rbx), %ymm15
+	LONG $0x043542c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm9, %ymm9
+	LONG $0xcdf535c5 // vpmaddwd %ymm5, %ymm9, %ymm9
+	LONG $0xdbfeb5c5 // vpaddd %ymm3, %ymm9, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0x587d42c4; WORD $0x194c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%rbx), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x587d42c4; WORD $0x190c // vpbroadcastd (%r9,%rbx), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
+	QUAD $0x00001e6d1d6ffdc5 // vmovdqa 0x1e6d(%rip), %ymm3 # 0x4a00 <k_tile_q6_k+0xd20>
+	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187dc2c4; WORD $0x1944; BYTE $0x20 // vbroadcastss 0x20(%r9,%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
+	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
+	LONG $0x001de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d42c4; WORD $0x195c; BYTE $0x30 // vbroadcastss 0x30(%r9,%rbx), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0x6c6f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm13
+	QUAD $0x0000a034a46f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm12
+	QUAD $0x03c03f84db5dc1c4; WORD $0x0000 // vpand 0x3c0(%r15,%rdi), %ymm4, %ymm0
+	LONG $0x587d82c4; WORD $0x114c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r10), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
+	QUAD $0x03803f84db5dc1c4; WORD $0x0000 // vpand 0x380(%r15,%rdi), %ymm4, %ymm0
+	LONG $0x587d82c4; WORD $0x114c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r10), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	QUAD $0x03403f8cdb5dc1c4; WORD $0x0000 // vpand 0x340(%r15,%rdi), %ymm4, %ymm1
+	LONG $0x587d82c4; WORD $0x1154; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r10), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x03003f94db5dc1c4; WORD $0x0000 // vpand 0x300(%r15,%rdi), %ymm4, %ymm2
+	LONG $0x587d82c4; WORD $0x115c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r10), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x02c03f8cdb5dc1c4; WORD $0x0000 // vpand 0x2c0(%r15,%rdi), %ymm4, %ymm1
+	LONG $0x587d82c4; WORD $0x1154; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r10), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x02803f94db5dc1c4; WORD $0x0000 // vpand 0x280(%r15,%rdi), %ymm4, %ymm2
+	LONG $0x587d82c4; WORD $0x115c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r10), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x02403f94db5dc1c4; WORD $0x0000 // vpand 0x240(%r15,%rdi), %ymm4, %ymm2
+	LONG $0x587d82c4; WORD $0x115c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r10), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	QUAD $0x02003f9cdb5dc1c4; WORD $0x0000 // vpand 0x200(%r15,%rdi), %ymm4, %ymm3
+	LONG $0x587d02c4; WORD $0x110c // vpbroadcastd (%r9,%r10), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
+	LONG $0x0015c2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187d82c4; WORD $0x1144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r10), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
+	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
+	LONG $0x001dc2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d02c4; WORD $0x115c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r10), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0x6c6f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm13
+	QUAD $0x0000a034a46f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm12
+	QUAD $0x03c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r15,%rdi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	LONG $0x587d82c4; WORD $0x314c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r14), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
+	QUAD $0x03803f846f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r15,%rdi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	LONG $0x587d82c4; WORD $0x314c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r14), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
+	QUAD $0x03403f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r15,%rdi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x3154; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r14), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x03003f946f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r15,%rdi), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0x587d82c4; WORD $0x315c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r14), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x02003f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm1
+	QUAD $0x02403f946f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm2
+	QUAD $0x02803f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm3
+	QUAD $0x02c03f8c6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0x587d02c4; WORD $0x317c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r14), %ymm15
+	LONG $0x043542c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm9, %ymm9
+	LONG $0xcdf535c5 // vpmaddwd %ymm5, %ymm9, %ymm9
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	LONG $0x587d02c4; WORD $0x317c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r14), %ymm15
+	LONG $0x0465c2c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm3, %ymm3
+	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
+	LONG $0xdbfeb5c5 // vpaddd %ymm3, %ymm9, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0x587d02c4; WORD $0x314c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r14), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x587d02c4; WORD $0x310c // vpbroadcastd (%r9,%r14), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d5 // vpsrld $0x18, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187d82c4; WORD $0x3144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r14), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
+	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d02c4; WORD $0x315c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r14), %ymm11
+	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xfa2b850f; WORD $0xffff // jne 0x2900 <k_tile_q4_k+0x1e0>
+	LONG $0x117c41c4; WORD $0x0c1c // vmovups %ymm11, (%r12,%rcx)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf963850f; WORD $0xffff // jne 0x2850 <k_tile_q4_k+0x130>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
+	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
+	LONG $0xf927850f; WORD $0xffff // jne 0x2840 <k_tile_q4_k+0x120>
+	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xf8dc850f; WORD $0xffff // jne 0x2810 <k_tile_q4_k+0xf0>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x2fe4 <k_tile_q4_k+0x8c4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a2850f; WORD $0x0000 // jne 0x2fe4 <k_tile_q4_k+0x8c4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x25ed <k_tile_q3_k+0xd4d>
+	WORD $0x0473 // jae 0x2f51 <k_tile_q4_k+0x831>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x63eb // jmp 0x2650 <k_tile_q3_k+0xdb0>
+	WORD $0x5feb // jmp 0x2fb0 <k_tile_q4_k+0x890>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x2f70 <k_tile_q4_k+0x850>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x2fe4 <k_tile_q4_k+0x8c4>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x9066 // nop
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x2fd0 <k_tile_q4_k+0x8b0>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q5_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0cc58e0f; WORD $0x0000 // jle 0x3cd2 <k_tile_q5_k+0xcd2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0bd28e0f; WORD $0x0000 // jle 0x3c15 <k_tile_q5_k+0xc15>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0019d305187de2c4; BYTE $0x00 // vbroadcastss 0x19d3(%rip), %ymm0 # 0x4a48 <k_tile_q6_k+0xd68>
+	QUAD $0x000160248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x160(%rsp)
+	QUAD $0x0019c905187de2c4; BYTE $0x00 // vbroadcastss 0x19c9(%rip), %ymm0 # 0x4a50 <k_tile_q6_k+0xd70>
+	QUAD $0x000140248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x140(%rsp)
+	QUAD $0x0019bf05187de2c4; BYTE $0x00 // vbroadcastss 0x19bf(%rip), %ymm0 # 0x4a58 <k_tile_q6_k+0xd78>
+	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
+	QUAD $0x0019d325787de2c4; BYTE $0x00 // vpbroadcastb 0x19d3(%rip), %ymm4 # 0x4a7e <k_tile_q6_k+0xd9e>
+	QUAD $0x0019cb2d787de2c4; BYTE $0x00 // vpbroadcastb 0x19cb(%rip), %ymm5 # 0x4a7f <k_tile_q6_k+0xd9f>
+	QUAD $0x0019c335797de2c4; BYTE $0x00 // vpbroadcastw 0x19c3(%rip), %ymm6 # 0x4a80 <k_tile_q6_k+0xda0>
+	QUAD $0x0019960d587d62c4; BYTE $0x00 // vpbroadcastd 0x1996(%rip), %ymm9 # 0x4a5c <k_tile_q6_k+0xd7c>
+	QUAD $0x0019711d187d62c4; BYTE $0x00 // vbroadcastss 0x1971(%rip), %ymm11 # 0x4a40 <k_tile_q6_k+0xd60>
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x000080248c7f7dc5; BYTE $0x00 // vmovdqa %ymm9, 0x80(%rsp)
+	QUAD $0x000180249c297cc5; BYTE $0x00 // vmovaps %ymm11, 0x180(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0d75 // jne 0x3113 <k_tile_q5_k+0x113>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
+	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x2c107cc5; BYTE $0x0e // vmovups (%rsi,%rcx), %ymm13
+	LONG $0x083c8d4d // leaq (%r8,%rcx), %r15
+	QUAD $0x0a0008846f7ec1c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rcx), %ymm0
+	QUAD $0x0a40088c6f7ec1c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rcx), %ymm1
+	QUAD $0x0a8008946f7ec1c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rcx), %ymm2
+	QUAD $0x000160249c6ffdc5; BYTE $0x00 // vmovdqa 0x160(%rsp), %ymm3
+	LONG $0xe3db7dc5 // vpand %ymm3, %ymm0, %ymm12
+	QUAD $0x0000a024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xa0(%rsp)
+	QUAD $0x00014024bc6ffdc5; BYTE $0x00 // vmovdqa 0x140(%rsp), %ymm7
+	LONG $0xe7db6dc5 // vpand %ymm7, %ymm2, %ymm12
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	QUAD $0x00012024846f7dc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm8
+	LONG $0xc0dbbdc5 // vpand %ymm0, %ymm8, %ymm0
+	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
+	QUAD $0x0000c024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xc0(%rsp)
+	LONG $0xc3dbf5c5 // vpand %ymm3, %ymm1, %ymm0
+	QUAD $0x0000e024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xe0(%rsp)
+	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
+	LONG $0xc7dbfdc5 // vpand %ymm7, %ymm0, %ymm0
+	QUAD $0x00187d3d187de2c4; BYTE $0x00 // vbroadcastss 0x187d(%rip), %ymm7 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xc9dbbdc5 // vpand %ymm1, %ymm8, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	QUAD $0x00010024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x100(%rsp)
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0xff31 // xorl %edi, %edi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000bd248d44 // leal (,%rdi,4), %r12d
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x0ae7c148 // shlq $0xa, %rdi
+	QUAD $0x01c03f84db5dc1c4; WORD $0x0000 // vpand 0x1c0(%r15,%rdi), %ymm4, %ymm0
+	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
+	LONG $0x6e7941c4; BYTE $0xe4 // vmovd %r12d, %xmm12
+	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587dc2c4; WORD $0x1c49 // vpbroadcastd 0x1c(%r9), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	QUAD $0x01803f8cdb5dc1c4; WORD $0x0000 // vpand 0x180(%r15,%rdi), %ymm4, %ymm1
+	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x04 // vpslld $0x4, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0x1851 // vpbroadcastd 0x18(%r9), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x01403f94db5dc1c4; WORD $0x0000 // vpand 0x140(%r15,%rdi), %ymm4, %ymm2
+	QUAD $0x000940b76f7e41c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm14
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xd2eb8dc5 // vpor %ymm2, %ymm14, %ymm2
+	LONG $0x587d42c4; WORD $0x1471 // vpbroadcastd 0x14(%r9), %ymm14
+	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x01003fb4db5d41c4; WORD $0x0000 // vpand 0x100(%r15,%rdi), %ymm4, %ymm14
+	QUAD $0x000900bf6f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm15
+	LONG $0xd20541c4; BYTE $0xfc // vpsrld %xmm12, %ymm15, %ymm15
+	LONG $0x7205c1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm15
+	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
+	LONG $0xeb0d41c4; BYTE $0xf7 // vpor %ymm15, %ymm14, %ymm14
+	LONG $0x587d42c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf6f50dc5 // vpmaddwd %ymm6, %ymm14, %ymm14
+	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x00c03f94db5dc1c4; WORD $0x0000 // vpand 0xc0(%r15,%rdi), %ymm4, %ymm2
+	QUAD $0x000800b76f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm14
+	QUAD $0x000840bf6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm15
+	QUAD $0x0008809f6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm3
+	QUAD $0x0008c0976f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d42c4; WORD $0x0c51 // vpbroadcastd 0xc(%r9), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x00803f94db5d41c4; WORD $0x0000 // vpand 0x80(%r15,%rdi), %ymm4, %ymm10
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
+	LONG $0x587d42c4; WORD $0x0851 // vpbroadcastd 0x8(%r9), %ymm10
+	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xdb5dc1c4; WORD $0x3f5c; BYTE $0x40 // vpand 0x40(%r15,%rdi), %ymm4, %ymm3
+	LONG $0xd20541c4; BYTE $0xd4 // vpsrld %xmm12, %ymm15, %ymm10
+	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
+	LONG $0x587d42c4; WORD $0x0451 // vpbroadcastd 0x4(%r9), %ymm10
+	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xdb5d41c4; WORD $0x3f14 // vpand (%r15,%rdi), %ymm4, %ymm10
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xeb2d41c4; BYTE $0xd6 // vpor %ymm14, %ymm10, %ymm10
+	LONG $0x587d42c4; BYTE $0x31 // vpbroadcastd (%r9), %ymm14
+	LONG $0x042d42c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm10, %ymm10
+	LONG $0xd6f52dc5 // vpmaddwd %ymm6, %ymm10, %ymm10
+	LONG $0xdbfeadc5 // vpaddd %ymm3, %ymm10, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
+	QUAD $0x0000a0349454a4c5; BYTE $0x00 // vandps 0xa0(%rsp,%rsi), %ymm11, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187dc2c4; WORD $0x2041 // vbroadcastss 0x20(%r9), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	QUAD $0x0000e0349454a4c5; BYTE $0x00 // vandps 0xe0(%rsp,%rsi), %ymm11, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d42c4; WORD $0x3069 // vbroadcastss 0x30(%r9), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	QUAD $0x0000a034bc6f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm15
+	QUAD $0x0000e0348410fcc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rsi), %ymm0
+	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
+	QUAD $0x01c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
+	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%rbx), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	QUAD $0x01803f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x03 // vpslld $0x3, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587dc2c4; WORD $0x1954; BYTE $0x18 // vpbroadcastd 0x18(%r9,%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x01403f946f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x0009409f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm3
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587dc2c4; WORD $0x195c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%rbx), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x01003f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	QUAD $0x000900976f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm10
+	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
+	LONG $0x587d42c4; WORD $0x1954; BYTE $0x10 // vpbroadcastd 0x10(%r9,%rbx), %ymm10
+	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0x6f7ec1c4; WORD $0x3f14 // vmovdqu (%r15,%rdi), %ymm2
+	LONG $0x6f7ec1c4; WORD $0x3f5c; BYTE $0x40 // vmovdqu 0x40(%r15,%rdi), %ymm3
+	QUAD $0x00803f946f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r15,%rdi), %ymm10
+	QUAD $0x00c03f9c6f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r15,%rdi), %ymm11
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
+	QUAD $0x000800876f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm8
+	QUAD $0x0008408f6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm9
+	QUAD $0x000880bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm7
+	QUAD $0x0008c0b76f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm14
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0x720dc1c4; WORD $0x03f6 // vpslld $0x3, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xeb2541c4; BYTE $0xde // vpor %ymm14, %ymm11, %ymm11
+	LONG $0x587d42c4; WORD $0x1974; BYTE $0x0c // vpbroadcastd 0xc(%r9,%rbx), %ymm14
+	LONG $0x042542c4; BYTE $0xde // vpmaddubsw %ymm14, %ymm11, %ymm11
+	LONG $0xdef525c5 // vpmaddwd %ymm6, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xf772c5c5; BYTE $0x03 // vpslld $0x3, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xffebadc5 // vpor %ymm7, %ymm10, %ymm7
+	LONG $0x587d42c4; WORD $0x1954; BYTE $0x08 // vpbroadcastd 0x8(%r9,%rbx), %ymm10
+	LONG $0x0445c2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm7, %ymm7
+	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
+	LONG $0xfffea5c5 // vpaddd %ymm7, %ymm11, %ymm7
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x03f1 // vpslld $0x3, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
+	LONG $0x587d42c4; WORD $0x194c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%rbx), %ymm9
+	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
+	LONG $0x723dc1c4; WORD $0x03f0 // vpslld $0x3, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	LONG $0x587d42c4; WORD $0x1904 // vpbroadcastd (%r9,%rbx), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
+	QUAD $0x000013961d6ffdc5 // vmovdqa 0x1396(%rip), %ymm3 # 0x4a00 <k_tile_q6_k+0xd20>
+	LONG $0x0005e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm15, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	QUAD $0x0013cc15187de2c4; BYTE $0x00 // vbroadcastss 0x13cc(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xd259f4c5 // vmulps %ymm2, %ymm1, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187dc2c4; WORD $0x1944; BYTE $0x20 // vbroadcastss 0x20(%r9,%rbx), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0x546ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm2
+	LONG $0x006de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d42c4; WORD $0x196c; BYTE $0x30 // vbroadcastss 0x30(%r9,%rbx), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	QUAD $0x0000a034846ffec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm0
+	QUAD $0x0000e034b46f7ec5; BYTE $0x00 // vmovdqu 0xe0(%rsp,%rsi), %ymm14
+	QUAD $0x03c03f8cdb5dc1c4; WORD $0x0000 // vpand 0x3c0(%r15,%rdi), %ymm4, %ymm1
+	QUAD $0x0009c0976f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x1154; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r10), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xfef575c5 // vpmaddwd %ymm6, %ymm1, %ymm15
+	QUAD $0x03803f8cdb5dc1c4; WORD $0x0000 // vpand 0x380(%r15,%rdi), %ymm4, %ymm1
+	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x1154; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r10), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x03403f94db5dc1c4; WORD $0x0000 // vpand 0x340(%r15,%rdi), %ymm4, %ymm2
+	QUAD $0x0009409f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm3
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587d82c4; WORD $0x115c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r10), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x03003f9cdb5dc1c4; WORD $0x0000 // vpand 0x300(%r15,%rdi), %ymm4, %ymm3
+	QUAD $0x000900bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm7
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
+	LONG $0x587d82c4; WORD $0x117c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r10), %ymm7
+	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x02c03f94db5dc1c4; WORD $0x0000 // vpand 0x2c0(%r15,%rdi), %ymm4, %ymm2
+	QUAD $0x0008009f6f7ec1c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm3
+	QUAD $0x000840bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm7
+	QUAD $0x000880876f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm8
+	QUAD $0x0008c08f6f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm9
+	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
+	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	LONG $0x587d02c4; WORD $0x114c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r10), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x02803f8cdb5d41c4; WORD $0x0000 // vpand 0x280(%r15,%rdi), %ymm4, %ymm9
+	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
+	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xeb3541c4; BYTE $0xc0 // vpor %ymm8, %ymm9, %ymm8
+	LONG $0x587d02c4; WORD $0x114c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r10), %ymm9
+	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
+	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
+	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
+	QUAD $0x02403f84db5d41c4; WORD $0x0000 // vpand 0x240(%r15,%rdi), %ymm4, %ymm8
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0x587d02c4; WORD $0x1144; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r10), %ymm8
+	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
+	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
+	QUAD $0x02003f84db5d41c4; WORD $0x0000 // vpand 0x200(%r15,%rdi), %ymm4, %ymm8
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
+	LONG $0x587d02c4; WORD $0x1104 // vpbroadcastd (%r9,%r10), %ymm8
+	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xdffee5c5 // vpaddd %ymm7, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x0000802494fe85c5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm15, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x0ac01094137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm2
+	QUAD $0x000010ef1d6ffdc5 // vmovdqa 0x10ef(%rip), %ymm3 # 0x49a0 <k_tile_q6_k+0xcc0>
+	LONG $0x007de2c4; BYTE $0xc3 // vpshufb %ymm3, %ymm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc059ecc5 // vmulps %ymm0, %ymm2, %ymm0
+	QUAD $0x00118515187de2c4; BYTE $0x00 // vbroadcastss 0x1185(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xd259fcc5 // vmulps %ymm2, %ymm0, %ymm2
+	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
+	LONG $0x187d82c4; WORD $0x1144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r10), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0x000de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm14, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d02c4; WORD $0x116c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r10), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	QUAD $0x0000a034bc6f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm15
+	QUAD $0x0000e0348410fcc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rsi), %ymm0
+	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
+	QUAD $0x03c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r15,%rdi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
+	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
+	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587d82c4; WORD $0x314c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r14), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	QUAD $0x03803f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r15,%rdi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
+	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
+	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x3154; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r14), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x03403f946f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r15,%rdi), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x0009409f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm3
+	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
+	LONG $0xdbfee5c5 // vpaddd %ymm3, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
+	LONG $0x587d82c4; WORD $0x315c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r14), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	QUAD $0x03003f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r15,%rdi), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	QUAD $0x000900bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm7
+	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
+	LONG $0xfffec5c5 // vpaddd %ymm7, %ymm7, %ymm7
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
+	LONG $0x587d82c4; WORD $0x317c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r14), %ymm7
+	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0x02003f946f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm2
+	QUAD $0x02403f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm3
+	QUAD $0x02803fbc6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm7
+	QUAD $0x02c03f846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc4db3dc5 // vpand %ymm4, %ymm8, %ymm8
+	QUAD $0x0008008f6f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm9
+	QUAD $0x000840976f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm10
+	QUAD $0x0008809f6f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm11
+	QUAD $0x0008c0b76f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm14
+	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
+	LONG $0xfe0d41c4; BYTE $0xf6 // vpaddd %ymm14, %ymm14, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xeb3d41c4; BYTE $0xc6 // vpor %ymm14, %ymm8, %ymm8
+	LONG $0x587d02c4; WORD $0x3174; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r14), %ymm14
+	LONG $0x043d42c4; BYTE $0xc6 // vpmaddubsw %ymm14, %ymm8, %ymm8
+	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
+	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
+	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xffeba5c5 // vpor %ymm7, %ymm11, %ymm7
+	LONG $0x587d02c4; WORD $0x315c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r14), %ymm11
+	LONG $0x0445c2c4; BYTE $0xfb // vpmaddubsw %ymm11, %ymm7, %ymm7
+	QUAD $0x000180249c287cc5; BYTE $0x00 // vmovaps 0x180(%rsp), %ymm11
+	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
+	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
+	LONG $0xd22d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm10, %ymm8
+	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
+	LONG $0x587d02c4; WORD $0x3144; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r14), %ymm8
+	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
+	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd23541c4; BYTE $0xc4 // vpsrld %xmm12, %ymm9, %ymm8
+	QUAD $0x000080248c6f7dc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm9
+	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
+	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
+	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
+	LONG $0x587d02c4; WORD $0x3104 // vpbroadcastd (%r9,%r14), %ymm8
+	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
+	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
+	QUAD $0x000f193d187de2c4; BYTE $0x00 // vbroadcastss 0xf19(%rip), %ymm7 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d7 // vpsrld $0x18, %ymm15, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187d82c4; WORD $0x3144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r14), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0x546ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm2
+	LONG $0xd272edc5; BYTE $0x18 // vpsrld $0x18, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d02c4; WORD $0x316c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r14), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xf653850f; WORD $0xffff // jne 0x3200 <k_tile_q5_k+0x200>
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x2c117cc5; BYTE $0x0e // vmovups %ymm13, (%rsi,%rcx)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf577850f; WORD $0xffff // jne 0x3140 <k_tile_q5_k+0x140>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	LONG $0x244c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rcx
+	LONG $0xf53b850f; WORD $0xffff // jne 0x3130 <k_tile_q5_k+0x130>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xf4e0850f; WORD $0xffff // jne 0x30f0 <k_tile_q5_k+0xf0>
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x3cc4 <k_tile_q5_k+0xcc4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a6850f; WORD $0x0000 // jne 0x3cc4 <k_tile_q5_k+0xcc4>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x3c2d <k_tile_q5_k+0xc2d>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x63eb // jmp 0x3c90 <k_tile_q5_k+0xc90>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -1963,11 +3058,11 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x2610 <k_tile_q3_k+0xd70>
+	WORD $0xc075 // jne 0x3c50 <k_tile_q5_k+0xc50>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2684 <k_tile_q3_k+0xde4>
+	WORD $0x2f74 // je 0x3cc4 <k_tile_q5_k+0xcc4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -1978,1010 +3073,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2670 <k_tile_q3_k+0xdd0>
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-
-	// tile_q4_k
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x08b58e0f; WORD $0x0000 // jle 0x2f62 <k_tile_q4_k+0x8c2>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x07c18e0f; WORD $0x0000 // jle 0x2e9e <k_tile_q4_k+0x7fe>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00229205187de2c4; BYTE $0x00 // vbroadcastss 0x2292(%rip), %ymm0 # 0x4988 <k_tile_q6_k+0xd58>
-	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x00228805187de2c4; BYTE $0x00 // vbroadcastss 0x2288(%rip), %ymm0 # 0x4990 <k_tile_q6_k+0xd60>
-	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x00227e05187de2c4; BYTE $0x00 // vbroadcastss 0x227e(%rip), %ymm0 # 0x4998 <k_tile_q6_k+0xd68>
-	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x00228e25787de2c4; BYTE $0x00 // vpbroadcastb 0x228e(%rip), %ymm4 # 0x49ba <k_tile_q6_k+0xd8a>
-	QUAD $0x0022872d797de2c4; BYTE $0x00 // vpbroadcastw 0x2287(%rip), %ymm5 # 0x49bc <k_tile_q6_k+0xd8c>
-	QUAD $0x00225e35587de2c4; BYTE $0x00 // vpbroadcastd 0x225e(%rip), %ymm6 # 0x499c <k_tile_q6_k+0xd6c>
-	QUAD $0x0022393d187de2c4; BYTE $0x00 // vbroadcastss 0x2239(%rip), %ymm7 # 0x4980 <k_tile_q6_k+0xd50>
-	QUAD $0x00223c05187d62c4; BYTE $0x00 // vbroadcastss 0x223c(%rip), %ymm8 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x0000217e156f7dc5 // vmovdqa 0x217e(%rip), %ymm10 # 0x48e0 <k_tile_q6_k+0xcb0>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2414034c // addq (%rsp), %r10
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0f75 // jne 0x278f <k_tile_q4_k+0xef>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c01c4; WORD $0x221c // vmovups (%r10,%r12), %ymm11
-	LONG $0x272c8d4e // leaq (%rdi,%r12), %r13
-	QUAD $0x080027a46f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdi,%r12), %ymm12
-	QUAD $0x084027ac6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdi,%r12), %ymm13
-	QUAD $0x088027b46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdi,%r12), %ymm14
-	QUAD $0x0000e024846ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm0
-	LONG $0xf8db1dc5 // vpand %ymm0, %ymm12, %ymm15
-	LONG $0x7c7f7ec5; WORD $0x2024 // vmovdqu %ymm15, 0x20(%rsp)
-	QUAD $0x0000c0248c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm1
-	LONG $0xf9db0dc5 // vpand %ymm1, %ymm14, %ymm15
-	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
-	QUAD $0x0000a024946ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm2
-	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	LONG $0xeb0541c4; BYTE $0xe4 // vpor %ymm12, %ymm15, %ymm12
-	LONG $0x647f7ec5; WORD $0x4024 // vmovdqu %ymm12, 0x40(%rsp)
-	LONG $0xe0db15c5 // vpand %ymm0, %ymm13, %ymm12
-	LONG $0x647f7ec5; WORD $0x6024 // vmovdqu %ymm12, 0x60(%rsp)
-	LONG $0x721dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm12
-	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
-	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
-	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
-	LONG $0xeb1d41c4; BYTE $0xe5 // vpor %ymm13, %ymm12, %ymm12
-	QUAD $0x00008024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x80(%rsp)
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x0ae2c148 // shlq $0xa, %rdx
-	QUAD $0x01c015a4db5d41c4; WORD $0x0000 // vpand 0x1c0(%r13,%rdx), %ymm4, %ymm12
-	LONG $0x587d62c4; WORD $0x1c6b // vpbroadcastd 0x1c(%rbx), %ymm13
-	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
-	LONG $0xe5f51dc5 // vpmaddwd %ymm5, %ymm12, %ymm12
-	QUAD $0x018015acdb5d41c4; WORD $0x0000 // vpand 0x180(%r13,%rdx), %ymm4, %ymm13
-	LONG $0x587d62c4; WORD $0x1873 // vpbroadcastd 0x18(%rbx), %ymm14
-	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
-	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
-	QUAD $0x014015b4db5d41c4; WORD $0x0000 // vpand 0x140(%r13,%rdx), %ymm4, %ymm14
-	LONG $0x587d62c4; WORD $0x147b // vpbroadcastd 0x14(%rbx), %ymm15
-	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
-	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
-	QUAD $0x010015bcdb5d41c4; WORD $0x0000 // vpand 0x100(%r13,%rdx), %ymm4, %ymm15
-	LONG $0x587de2c4; WORD $0x1043 // vpbroadcastd 0x10(%rbx), %ymm0
-	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
-	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	LONG $0xc0fe8dc5 // vpaddd %ymm0, %ymm14, %ymm0
-	LONG $0xc0fe95c5 // vpaddd %ymm0, %ymm13, %ymm0
-	QUAD $0x00c015acdb5d41c4; WORD $0x0000 // vpand 0xc0(%r13,%rdx), %ymm4, %ymm13
-	LONG $0x587d62c4; WORD $0x0c73 // vpbroadcastd 0xc(%rbx), %ymm14
-	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
-	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
-	QUAD $0x008015b4db5d41c4; WORD $0x0000 // vpand 0x80(%r13,%rdx), %ymm4, %ymm14
-	LONG $0x587d62c4; WORD $0x087b // vpbroadcastd 0x8(%rbx), %ymm15
-	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
-	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
-	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
-	LONG $0xdb5d41c4; WORD $0x1574; BYTE $0x40 // vpand 0x40(%r13,%rdx), %ymm4, %ymm14
-	LONG $0x587d62c4; WORD $0x047b // vpbroadcastd 0x4(%rbx), %ymm15
-	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
-	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
-	LONG $0xdb5d41c4; WORD $0x157c; BYTE $0x00 // vpand (%r13,%rdx), %ymm4, %ymm15
-	LONG $0x587de2c4; BYTE $0x0b // vpbroadcastd (%rbx), %ymm1
-	LONG $0x0405e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm15, %ymm1
-	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	LONG $0xc9fe8dc5 // vpaddd %ymm1, %ymm14, %ymm1
-	LONG $0xc9fe95c5 // vpaddd %ymm1, %ymm13, %ymm1
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0xcefe9dc5 // vpaddd %ymm6, %ymm12, %ymm1
-	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
-	LONG $0x645444c5; WORD $0x200c // vandps 0x20(%rsp,%rcx), %ymm7, %ymm12
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
-	LONG $0xe1593cc5 // vmulps %ymm1, %ymm8, %ymm12
-	LONG $0xb87562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm0) + ymm12
-	LONG $0x187de2c4; WORD $0x2043 // vbroadcastss 0x20(%rbx), %ymm0
-	LONG $0xa81dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm11
-	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
-	LONG $0x5c5444c5; WORD $0x600c // vandps 0x60(%rsp,%rcx), %ymm7, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
-	LONG $0x187d62c4; WORD $0x305b // vbroadcastss 0x30(%rbx), %ymm11
-	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	LONG $0x6c6f7ec5; WORD $0x200c // vmovdqu 0x20(%rsp,%rcx), %ymm13
-	LONG $0x646f7ec5; WORD $0x600c // vmovdqu 0x60(%rsp,%rcx), %ymm12
-	QUAD $0x01c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r13,%rdx), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0x587de2c4; WORD $0x5c4b // vpbroadcastd 0x5c(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x018015846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r13,%rdx), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0x587de2c4; WORD $0x584b // vpbroadcastd 0x58(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x0140158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r13,%rdx), %ymm1
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	LONG $0x587d62c4; WORD $0x547b // vpbroadcastd 0x54(%rbx), %ymm15
-	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
-	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x010015bc6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r13,%rdx), %ymm15
-	LONG $0x7205c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm15
-	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
-	LONG $0x587de2c4; WORD $0x5053 // vpbroadcastd 0x50(%rbx), %ymm2
-	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
-	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0x6f7ec1c4; WORD $0x154c; BYTE $0x00 // vmovdqu (%r13,%rdx), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x1554; BYTE $0x40 // vmovdqu 0x40(%r13,%rdx), %ymm2
-	QUAD $0x008015bc6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r13,%rdx), %ymm15
-	QUAD $0x00c0159c6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r13,%rdx), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	LONG $0x587d62c4; WORD $0x4c4b // vpbroadcastd 0x4c(%rbx), %ymm9
-	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
-	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
-	LONG $0x7235c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm9
-	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0x487b // vpbroadcastd 0x48(%rbx), %ymm15
-	LONG $0x043542c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm9, %ymm9
-	LONG $0xcdf535c5 // vpmaddwd %ymm5, %ymm9, %ymm9
-	LONG $0xdbfeb5c5 // vpaddd %ymm3, %ymm9, %ymm3
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	LONG $0x587d62c4; WORD $0x444b // vpbroadcastd 0x44(%rbx), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	LONG $0x587d62c4; WORD $0x404b // vpbroadcastd 0x40(%rbx), %ymm9
-	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
-	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
-	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
-	QUAD $0x00001e581d6ffdc5 // vmovdqa 0x1e58(%rip), %ymm3 # 0x4940 <k_tile_q6_k+0xd10>
-	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	LONG $0x187de2c4; WORD $0x6043 // vbroadcastss 0x60(%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
-	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
-	LONG $0x001de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm12, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d62c4; WORD $0x705b // vbroadcastss 0x70(%rbx), %ymm11
-	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	LONG $0x6c6f7ec5; WORD $0x200c // vmovdqu 0x20(%rsp,%rcx), %ymm13
-	LONG $0x646f7ec5; WORD $0x600c // vmovdqu 0x60(%rsp,%rcx), %ymm12
-	QUAD $0x03c01584db5dc1c4; WORD $0x0000 // vpand 0x3c0(%r13,%rdx), %ymm4, %ymm0
-	QUAD $0x00009c8b587de2c4; BYTE $0x00 // vpbroadcastd 0x9c(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x03801584db5dc1c4; WORD $0x0000 // vpand 0x380(%r13,%rdx), %ymm4, %ymm0
-	QUAD $0x0000988b587de2c4; BYTE $0x00 // vpbroadcastd 0x98(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x0340158cdb5dc1c4; WORD $0x0000 // vpand 0x340(%r13,%rdx), %ymm4, %ymm1
-	QUAD $0x00009493587de2c4; BYTE $0x00 // vpbroadcastd 0x94(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x03001594db5dc1c4; WORD $0x0000 // vpand 0x300(%r13,%rdx), %ymm4, %ymm2
-	QUAD $0x0000909b587de2c4; BYTE $0x00 // vpbroadcastd 0x90(%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x02c0158cdb5dc1c4; WORD $0x0000 // vpand 0x2c0(%r13,%rdx), %ymm4, %ymm1
-	QUAD $0x00008c93587de2c4; BYTE $0x00 // vpbroadcastd 0x8c(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x02801594db5dc1c4; WORD $0x0000 // vpand 0x280(%r13,%rdx), %ymm4, %ymm2
-	QUAD $0x0000889b587de2c4; BYTE $0x00 // vpbroadcastd 0x88(%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x02401594db5dc1c4; WORD $0x0000 // vpand 0x240(%r13,%rdx), %ymm4, %ymm2
-	QUAD $0x0000849b587de2c4; BYTE $0x00 // vpbroadcastd 0x84(%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	QUAD $0x0200159cdb5dc1c4; WORD $0x0000 // vpand 0x200(%r13,%rdx), %ymm4, %ymm3
-	QUAD $0x0000808b587d62c4; BYTE $0x00 // vpbroadcastd 0x80(%rbx), %ymm9
-	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
-	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
-	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
-	LONG $0x0015c2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm13, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	QUAD $0x0000a083187de2c4; BYTE $0x00 // vbroadcastss 0xa0(%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
-	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
-	LONG $0x001dc2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm12, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	QUAD $0x0000b09b187d62c4; BYTE $0x00 // vbroadcastss 0xb0(%rbx), %ymm11
-	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	LONG $0x6c6f7ec5; WORD $0x200c // vmovdqu 0x20(%rsp,%rcx), %ymm13
-	LONG $0x646f7ec5; WORD $0x600c // vmovdqu 0x60(%rsp,%rcx), %ymm12
-	QUAD $0x03c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rdx), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0000dc8b587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x038015846f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rdx), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0000d88b587de2c4; BYTE $0x00 // vpbroadcastd 0xd8(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x0340158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rdx), %ymm1
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x0000d493587de2c4; BYTE $0x00 // vpbroadcastd 0xd4(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x030015946f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rdx), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x0000d09b587de2c4; BYTE $0x00 // vpbroadcastd 0xd0(%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0200158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rdx), %ymm1
-	QUAD $0x024015946f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rdx), %ymm2
-	QUAD $0x0280159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rdx), %ymm3
-	QUAD $0x02c0158c6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rdx), %ymm9
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
-	QUAD $0x0000ccbb587d62c4; BYTE $0x00 // vpbroadcastd 0xcc(%rbx), %ymm15
-	LONG $0x043542c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm9, %ymm9
-	LONG $0xcdf535c5 // vpmaddwd %ymm5, %ymm9, %ymm9
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	QUAD $0x0000c8bb587d62c4; BYTE $0x00 // vpbroadcastd 0xc8(%rbx), %ymm15
-	LONG $0x0465c2c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm3, %ymm3
-	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
-	LONG $0xdbfeb5c5 // vpaddd %ymm3, %ymm9, %ymm3
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x0000c48b587d62c4; BYTE $0x00 // vpbroadcastd 0xc4(%rbx), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x0000c08b587d62c4; BYTE $0x00 // vpbroadcastd 0xc0(%rbx), %ymm9
-	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
-	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
-	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdi,%r15), %ymm1
-	LONG $0x726dc1c4; WORD $0x18d5 // vpsrld $0x18, %ymm13, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	QUAD $0x0000e083187de2c4; BYTE $0x00 // vbroadcastss 0xe0(%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
-	QUAD $0x08e03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdi,%r15), %ymm1
-	LONG $0x726dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	QUAD $0x0000f09b187d62c4; BYTE $0x00 // vbroadcastss 0xf0(%rbx), %ymm11
-	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xfa13850f; WORD $0xffff // jne 0x2860 <k_tile_q4_k+0x1c0>
-	LONG $0x117c01c4; WORD $0x221c // vmovups %ymm11, (%r10,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xf947850f; WORD $0xffff // jne 0x27b0 <k_tile_q4_k+0x110>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x00c78148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdi # imm = 0x900
-	LONG $0x00c08149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r8 # imm = 0x200
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xf91d850f; WORD $0xffff // jne 0x27a0 <k_tile_q4_k+0x100>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf8d7850f; WORD $0xffff // jne 0x2770 <k_tile_q4_k+0xd0>
-	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x2f54 <k_tile_q4_k+0x8b4>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x2f54 <k_tile_q4_k+0x8b4>
-	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
-	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0473 // jae 0x2eb7 <k_tile_q4_k+0x817>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x69eb // jmp 0x2f20 <k_tile_q4_k+0x880>
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
-	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
-	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
-	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
-	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
-	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
-	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
-	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0xc075 // jne 0x2ee0 <k_tile_q4_k+0x840>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2f54 <k_tile_q4_k+0x8b4>
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
-	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2f40 <k_tile_q4_k+0x8a0>
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-
-	// tile_q5_k
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0ca58e0f; WORD $0x0000 // jle 0x3c22 <k_tile_q5_k+0xcb2>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0bb08e0f; WORD $0x0000 // jle 0x3b5e <k_tile_q5_k+0xbee>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0019c105187de2c4; BYTE $0x00 // vbroadcastss 0x19c1(%rip), %ymm0 # 0x4988 <k_tile_q6_k+0xd58>
-	QUAD $0x000140248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x140(%rsp)
-	QUAD $0x0019b705187de2c4; BYTE $0x00 // vbroadcastss 0x19b7(%rip), %ymm0 # 0x4990 <k_tile_q6_k+0xd60>
-	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
-	QUAD $0x0019ad05187de2c4; BYTE $0x00 // vbroadcastss 0x19ad(%rip), %ymm0 # 0x4998 <k_tile_q6_k+0xd68>
-	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
-	QUAD $0x0019c125787de2c4; BYTE $0x00 // vpbroadcastb 0x19c1(%rip), %ymm4 # 0x49be <k_tile_q6_k+0xd8e>
-	QUAD $0x0019b92d787de2c4; BYTE $0x00 // vpbroadcastb 0x19b9(%rip), %ymm5 # 0x49bf <k_tile_q6_k+0xd8f>
-	QUAD $0x0019b135797de2c4; BYTE $0x00 // vpbroadcastw 0x19b1(%rip), %ymm6 # 0x49c0 <k_tile_q6_k+0xd90>
-	QUAD $0x0019840d587d62c4; BYTE $0x00 // vpbroadcastd 0x1984(%rip), %ymm9 # 0x499c <k_tile_q6_k+0xd6c>
-	QUAD $0x00195f1d187d62c4; BYTE $0x00 // vbroadcastss 0x195f(%rip), %ymm11 # 0x4980 <k_tile_q6_k+0xd50>
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x4c7f7dc5; WORD $0x6024 // vmovdqa %ymm9, 0x60(%rsp)
-	QUAD $0x000160249c297cc5; BYTE $0x00 // vmovaps %ymm11, 0x160(%rsp)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454034c; BYTE $0x18 // addq 0x18(%rsp), %r10
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0f75 // jne 0x3062 <k_tile_q5_k+0xf2>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c01c4; WORD $0x222c // vmovups (%r10,%r12), %ymm13
-	LONG $0x272c8d4e // leaq (%rdi,%r12), %r13
-	QUAD $0x0a0027846f7ea1c4; WORD $0x0000 // vmovdqu 0xa00(%rdi,%r12), %ymm0
-	QUAD $0x0a40278c6f7ea1c4; WORD $0x0000 // vmovdqu 0xa40(%rdi,%r12), %ymm1
-	QUAD $0x0a8027946f7ea1c4; WORD $0x0000 // vmovdqu 0xa80(%rdi,%r12), %ymm2
-	QUAD $0x000140249c6ffdc5; BYTE $0x00 // vmovdqa 0x140(%rsp), %ymm3
-	LONG $0xe3db7dc5 // vpand %ymm3, %ymm0, %ymm12
-	QUAD $0x00008024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x80(%rsp)
-	QUAD $0x00012024bc6ffdc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm7
-	LONG $0xe7db6dc5 // vpand %ymm7, %ymm2, %ymm12
-	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
-	QUAD $0x00010024846f7dc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm8
-	LONG $0xc0dbbdc5 // vpand %ymm0, %ymm8, %ymm0
-	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
-	QUAD $0x0000a024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xa0(%rsp)
-	LONG $0xc3dbf5c5 // vpand %ymm3, %ymm1, %ymm0
-	QUAD $0x0000c024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xc0(%rsp)
-	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
-	LONG $0xc7dbfdc5 // vpand %ymm7, %ymm0, %ymm0
-	QUAD $0x00187c3d187de2c4; BYTE $0x00 // vbroadcastss 0x187c(%rip), %ymm7 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
-	LONG $0xc9dbbdc5 // vpand %ymm1, %ymm8, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	QUAD $0x0000e024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xe0(%rsp)
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000950c8d44 // leal (,%rdx,4), %r9d
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x0ae2c148 // shlq $0xa, %rdx
-	QUAD $0x01c01584db5dc1c4; WORD $0x0000 // vpand 0x1c0(%r13,%rdx), %ymm4, %ymm0
-	QUAD $0x0009c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm1
-	LONG $0x6e7941c4; BYTE $0xe1 // vmovd %r9d, %xmm12
-	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587de2c4; WORD $0x1c4b // vpbroadcastd 0x1c(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	QUAD $0x0180158cdb5dc1c4; WORD $0x0000 // vpand 0x180(%r13,%rdx), %ymm4, %ymm1
-	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x04 // vpslld $0x4, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0x1853 // vpbroadcastd 0x18(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x01401594db5dc1c4; WORD $0x0000 // vpand 0x140(%r13,%rdx), %ymm4, %ymm2
-	QUAD $0x000940b56f7e41c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm14
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xd2eb8dc5 // vpor %ymm2, %ymm14, %ymm2
-	LONG $0x587d62c4; WORD $0x1473 // vpbroadcastd 0x14(%rbx), %ymm14
-	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x010015b4db5d41c4; WORD $0x0000 // vpand 0x100(%r13,%rdx), %ymm4, %ymm14
-	QUAD $0x000900bd6f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm15
-	LONG $0xd20541c4; BYTE $0xfc // vpsrld %xmm12, %ymm15, %ymm15
-	LONG $0x7205c1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm15
-	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
-	LONG $0xeb0d41c4; BYTE $0xf7 // vpor %ymm15, %ymm14, %ymm14
-	LONG $0x587d62c4; WORD $0x107b // vpbroadcastd 0x10(%rbx), %ymm15
-	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
-	LONG $0xf6f50dc5 // vpmaddwd %ymm6, %ymm14, %ymm14
-	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x00c01594db5dc1c4; WORD $0x0000 // vpand 0xc0(%r13,%rdx), %ymm4, %ymm2
-	QUAD $0x000800b56f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm14
-	QUAD $0x000840bd6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm15
-	QUAD $0x0008809d6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm3
-	QUAD $0x0008c0956f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
-	LONG $0x587d62c4; WORD $0x0c53 // vpbroadcastd 0xc(%rbx), %ymm10
-	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x00801594db5d41c4; WORD $0x0000 // vpand 0x80(%r13,%rdx), %ymm4, %ymm10
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
-	LONG $0x587d62c4; WORD $0x0853 // vpbroadcastd 0x8(%rbx), %ymm10
-	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xdb5dc1c4; WORD $0x155c; BYTE $0x40 // vpand 0x40(%r13,%rdx), %ymm4, %ymm3
-	LONG $0xd20541c4; BYTE $0xd4 // vpsrld %xmm12, %ymm15, %ymm10
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
-	LONG $0x587d62c4; WORD $0x0453 // vpbroadcastd 0x4(%rbx), %ymm10
-	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xdb5d41c4; WORD $0x1554; BYTE $0x00 // vpand (%r13,%rdx), %ymm4, %ymm10
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xeb2d41c4; BYTE $0xd6 // vpor %ymm14, %ymm10, %ymm10
-	LONG $0x587d62c4; BYTE $0x33 // vpbroadcastd (%rbx), %ymm14
-	LONG $0x042d42c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm10, %ymm10
-	LONG $0xd6f52dc5 // vpmaddwd %ymm6, %ymm10, %ymm10
-	LONG $0xdbfeadc5 // vpaddd %ymm3, %ymm10, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0ac03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm1
-	QUAD $0x0000800c9454a4c5; BYTE $0x00 // vandps 0x80(%rsp,%rcx), %ymm11, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	LONG $0x187de2c4; WORD $0x2043 // vbroadcastss 0x20(%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
-	QUAD $0x0000c00c9454a4c5; BYTE $0x00 // vandps 0xc0(%rsp,%rcx), %ymm11, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d62c4; WORD $0x306b // vbroadcastss 0x30(%rbx), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	QUAD $0x0000800cbc6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rsp,%rcx), %ymm15
-	QUAD $0x0000c00c8410fcc5; BYTE $0x00 // vmovups 0xc0(%rsp,%rcx), %ymm0
-	LONG $0x4429fcc5; WORD $0x4024 // vmovaps %ymm0, 0x40(%rsp)
-	QUAD $0x01c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r13,%rdx), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587de2c4; WORD $0x5c4b // vpbroadcastd 0x5c(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	QUAD $0x0180158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r13,%rdx), %ymm1
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x03 // vpslld $0x3, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0x5853 // vpbroadcastd 0x58(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x014015946f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r13,%rdx), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x0009409d6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm3
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587de2c4; WORD $0x545b // vpbroadcastd 0x54(%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x0100159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r13,%rdx), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	QUAD $0x000900956f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
-	LONG $0x587d62c4; WORD $0x5053 // vpbroadcastd 0x50(%rbx), %ymm10
-	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0x6f7ec1c4; WORD $0x1554; BYTE $0x00 // vmovdqu (%r13,%rdx), %ymm2
-	LONG $0x6f7ec1c4; WORD $0x155c; BYTE $0x40 // vmovdqu 0x40(%r13,%rdx), %ymm3
-	QUAD $0x008015946f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r13,%rdx), %ymm10
-	QUAD $0x00c0159c6f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r13,%rdx), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	QUAD $0x000800856f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm8
-	QUAD $0x0008408d6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm9
-	QUAD $0x000880bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm7
-	QUAD $0x0008c0b56f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm14
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x03f6 // vpslld $0x3, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xeb2541c4; BYTE $0xde // vpor %ymm14, %ymm11, %ymm11
-	LONG $0x587d62c4; WORD $0x4c73 // vpbroadcastd 0x4c(%rbx), %ymm14
-	LONG $0x042542c4; BYTE $0xde // vpmaddubsw %ymm14, %ymm11, %ymm11
-	LONG $0xdef525c5 // vpmaddwd %ymm6, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xf772c5c5; BYTE $0x03 // vpslld $0x3, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xffebadc5 // vpor %ymm7, %ymm10, %ymm7
-	LONG $0x587d62c4; WORD $0x4853 // vpbroadcastd 0x48(%rbx), %ymm10
-	LONG $0x0445c2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm7, %ymm7
-	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
-	LONG $0xfffea5c5 // vpaddd %ymm7, %ymm11, %ymm7
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x03f1 // vpslld $0x3, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
-	LONG $0x587d62c4; WORD $0x444b // vpbroadcastd 0x44(%rbx), %ymm9
-	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
-	LONG $0x723dc1c4; WORD $0x03f0 // vpslld $0x3, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	LONG $0x587d62c4; WORD $0x4043 // vpbroadcastd 0x40(%rbx), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0x44fefdc5; WORD $0x6024 // vpaddd 0x60(%rsp), %ymm0, %ymm0
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0ac03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm1
-	QUAD $0x0000139e1d6ffdc5 // vmovdqa 0x139e(%rip), %ymm3 # 0x4940 <k_tile_q6_k+0xd10>
-	LONG $0x0005e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm15, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	QUAD $0x0013d415187de2c4; BYTE $0x00 // vbroadcastss 0x13d4(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xd259f4c5 // vmulps %ymm2, %ymm1, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	LONG $0x187de2c4; WORD $0x6043 // vbroadcastss 0x60(%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
-	LONG $0x546ffdc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm2
-	LONG $0x006de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm2, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d62c4; WORD $0x706b // vbroadcastss 0x70(%rbx), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	QUAD $0x0000800c846ffec5; BYTE $0x00 // vmovdqu 0x80(%rsp,%rcx), %ymm0
-	QUAD $0x0000c00cb46f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rsp,%rcx), %ymm14
-	QUAD $0x03c0158cdb5dc1c4; WORD $0x0000 // vpand 0x3c0(%r13,%rdx), %ymm4, %ymm1
-	QUAD $0x0009c0956f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	QUAD $0x00009c93587de2c4; BYTE $0x00 // vpbroadcastd 0x9c(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xfef575c5 // vpmaddwd %ymm6, %ymm1, %ymm15
-	QUAD $0x0380158cdb5dc1c4; WORD $0x0000 // vpand 0x380(%r13,%rdx), %ymm4, %ymm1
-	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	QUAD $0x00009893587de2c4; BYTE $0x00 // vpbroadcastd 0x98(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x03401594db5dc1c4; WORD $0x0000 // vpand 0x340(%r13,%rdx), %ymm4, %ymm2
-	QUAD $0x0009409d6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm3
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	QUAD $0x0000949b587de2c4; BYTE $0x00 // vpbroadcastd 0x94(%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x0300159cdb5dc1c4; WORD $0x0000 // vpand 0x300(%r13,%rdx), %ymm4, %ymm3
-	QUAD $0x000900bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm7
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
-	QUAD $0x000090bb587de2c4; BYTE $0x00 // vpbroadcastd 0x90(%rbx), %ymm7
-	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x02c01594db5dc1c4; WORD $0x0000 // vpand 0x2c0(%r13,%rdx), %ymm4, %ymm2
-	QUAD $0x0008009d6f7ec1c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm3
-	QUAD $0x000840bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm7
-	QUAD $0x000880856f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm8
-	QUAD $0x0008c08d6f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm9
-	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	QUAD $0x00008c8b587d62c4; BYTE $0x00 // vpbroadcastd 0x8c(%rbx), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x0280158cdb5d41c4; WORD $0x0000 // vpand 0x280(%r13,%rdx), %ymm4, %ymm9
-	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
-	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xeb3541c4; BYTE $0xc0 // vpor %ymm8, %ymm9, %ymm8
-	QUAD $0x0000888b587d62c4; BYTE $0x00 // vpbroadcastd 0x88(%rbx), %ymm9
-	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
-	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
-	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
-	QUAD $0x02401584db5d41c4; WORD $0x0000 // vpand 0x240(%r13,%rdx), %ymm4, %ymm8
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
-	QUAD $0x00008483587d62c4; BYTE $0x00 // vpbroadcastd 0x84(%rbx), %ymm8
-	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
-	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
-	QUAD $0x02001584db5d41c4; WORD $0x0000 // vpand 0x200(%r13,%rdx), %ymm4, %ymm8
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
-	QUAD $0x00008083587d62c4; BYTE $0x00 // vpbroadcastd 0x80(%rbx), %ymm8
-	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xdffee5c5 // vpaddd %ymm7, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0x54fe85c5; WORD $0x6024 // vpaddd 0x60(%rsp), %ymm15, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x0ac03f94137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm2
-	QUAD $0x000010eb1d6ffdc5 // vmovdqa 0x10eb(%rip), %ymm3 # 0x48e0 <k_tile_q6_k+0xcb0>
-	LONG $0x007de2c4; BYTE $0xc3 // vpshufb %ymm3, %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc059ecc5 // vmulps %ymm0, %ymm2, %ymm0
-	QUAD $0x00118115187de2c4; BYTE $0x00 // vbroadcastss 0x1181(%rip), %ymm2 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xd259fcc5 // vmulps %ymm2, %ymm0, %ymm2
-	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
-	QUAD $0x0000a083187de2c4; BYTE $0x00 // vbroadcastss 0xa0(%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
-	LONG $0x000de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm14, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	QUAD $0x0000b0ab187d62c4; BYTE $0x00 // vbroadcastss 0xb0(%rbx), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	QUAD $0x0000800cbc6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rsp,%rcx), %ymm15
-	QUAD $0x0000c00c8410fcc5; BYTE $0x00 // vmovups 0xc0(%rsp,%rcx), %ymm0
-	LONG $0x4429fcc5; WORD $0x4024 // vmovaps %ymm0, 0x40(%rsp)
-	QUAD $0x03c015846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rdx), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r13), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	QUAD $0x0000dc8b587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	QUAD $0x0380158c6f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rdx), %ymm1
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x000980956f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r13), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	QUAD $0x0000d893587de2c4; BYTE $0x00 // vpbroadcastd 0xd8(%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x034015946f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rdx), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x0009409d6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r13), %ymm3
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xdbfee5c5 // vpaddd %ymm3, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	QUAD $0x0000d49b587de2c4; BYTE $0x00 // vpbroadcastd 0xd4(%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x0300159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rdx), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	QUAD $0x000900bd6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r13), %ymm7
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xfffec5c5 // vpaddd %ymm7, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
-	QUAD $0x0000d0bb587de2c4; BYTE $0x00 // vpbroadcastd 0xd0(%rbx), %ymm7
-	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x020015946f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rdx), %ymm2
-	QUAD $0x0240159c6f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rdx), %ymm3
-	QUAD $0x028015bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rdx), %ymm7
-	QUAD $0x02c015846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rdx), %ymm8
-	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
-	LONG $0xc4db3dc5 // vpand %ymm4, %ymm8, %ymm8
-	QUAD $0x0008008d6f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r13), %ymm9
-	QUAD $0x000840956f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r13), %ymm10
-	QUAD $0x0008809d6f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r13), %ymm11
-	QUAD $0x0008c0b56f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r13), %ymm14
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0xfe0d41c4; BYTE $0xf6 // vpaddd %ymm14, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xeb3d41c4; BYTE $0xc6 // vpor %ymm14, %ymm8, %ymm8
-	QUAD $0x0000ccb3587d62c4; BYTE $0x00 // vpbroadcastd 0xcc(%rbx), %ymm14
-	LONG $0x043d42c4; BYTE $0xc6 // vpmaddubsw %ymm14, %ymm8, %ymm8
-	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
-	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
-	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
-	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
-	LONG $0xffeba5c5 // vpor %ymm7, %ymm11, %ymm7
-	QUAD $0x0000c89b587d62c4; BYTE $0x00 // vpbroadcastd 0xc8(%rbx), %ymm11
-	LONG $0x0445c2c4; BYTE $0xfb // vpmaddubsw %ymm11, %ymm7, %ymm7
-	QUAD $0x000160249c287cc5; BYTE $0x00 // vmovaps 0x160(%rsp), %ymm11
-	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
-	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	LONG $0xd22d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm10, %ymm8
-	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
-	QUAD $0x0000c483587d62c4; BYTE $0x00 // vpbroadcastd 0xc4(%rbx), %ymm8
-	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	LONG $0xd23541c4; BYTE $0xc4 // vpsrld %xmm12, %ymm9, %ymm8
-	LONG $0x4c6f7dc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm9
-	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	QUAD $0x0000c083587d62c4; BYTE $0x00 // vpbroadcastd 0xc0(%rbx), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	QUAD $0x000f033d187de2c4; BYTE $0x00 // vbroadcastss 0xf03(%rip), %ymm7 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0ac03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdi,%r15), %ymm1
-	LONG $0x726dc1c4; WORD $0x18d7 // vpsrld $0x18, %ymm15, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	QUAD $0x0000e083187de2c4; BYTE $0x00 // vbroadcastss 0xe0(%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae03f8c137da2c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdi,%r15), %ymm1
-	LONG $0x546ffdc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm2
-	LONG $0xd272edc5; BYTE $0x18 // vpsrld $0x18, %ymm2, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	QUAD $0x0000f0ab187d62c4; BYTE $0x00 // vbroadcastss 0xf0(%rbx), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf638850f; WORD $0xffff // jne 0x3140 <k_tile_q5_k+0x1d0>
-	LONG $0x117c01c4; WORD $0x222c // vmovups %ymm13, (%r10,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xf55c850f; WORD $0xffff // jne 0x3080 <k_tile_q5_k+0x110>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x00c78148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdi # imm = 0xB00
-	LONG $0x00c08149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r8 # imm = 0x200
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xf532850f; WORD $0xffff // jne 0x3070 <k_tile_q5_k+0x100>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0xf4e7850f; WORD $0xffff // jne 0x3040 <k_tile_q5_k+0xd0>
-	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x3c14 <k_tile_q5_k+0xca4>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x3c14 <k_tile_q5_k+0xca4>
-	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
-	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0473 // jae 0x3b77 <k_tile_q5_k+0xc07>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x69eb // jmp 0x3be0 <k_tile_q5_k+0xc70>
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
-	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
-	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
-	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
-	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
-	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
-	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
-	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0xc075 // jne 0x3ba0 <k_tile_q5_k+0xc30>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x3c14 <k_tile_q5_k+0xca4>
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
-	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
-	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x3c00 <k_tile_q5_k+0xc90>
+	WORD $0xec75 // jne 0x3cb0 <k_tile_q5_k+0xcb0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2996,108 +3088,121 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q6_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0c358e0f; WORD $0x0000 // jle 0x4872 <k_tile_q6_k+0xc42>
+	LONG $0x0c358e0f; WORD $0x0000 // jle 0x4922 <k_tile_q6_k+0xc42>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x38ec8348 // subq $0x38, %rsp
+	LONG $0x60ec8348 // subq $0x60, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0b4b8e0f; WORD $0x0000 // jle 0x47b3 <k_tile_q6_k+0xb83>
+	LONG $0x0b508e0f; WORD $0x0000 // jle 0x4868 <k_tile_q6_k+0xb88>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0xecc18148; WORD $0x0000; BYTE $0x00 // addq $0xec, %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x000d3a0d787de2c4; BYTE $0x00 // vpbroadcastb 0xd3a(%rip), %ymm1 # 0x49c2 <k_tile_q6_k+0xd92>
-	QUAD $0x000d3215787de2c4; BYTE $0x00 // vpbroadcastb 0xd32(%rip), %ymm2 # 0x49c3 <k_tile_q6_k+0xd93>
-	QUAD $0x000d2a1d797de2c4; BYTE $0x00 // vpbroadcastw 0xd2a(%rip), %ymm3 # 0x49c4 <k_tile_q6_k+0xd94>
-	QUAD $0x000ce925187de2c4; BYTE $0x00 // vbroadcastss 0xce9(%rip), %ymm4 # 0x498c <k_tile_q6_k+0xd5c>
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2414034c // addq (%rsp), %r10
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x09e2c148 // shlq $0x9, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x2cc18348 // addq $0x2c, %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x000d280d787de2c4; BYTE $0x00 // vpbroadcastb 0xd28(%rip), %ymm1 # 0x4a82 <k_tile_q6_k+0xda2>
+	QUAD $0x000d2015787de2c4; BYTE $0x00 // vpbroadcastb 0xd20(%rip), %ymm2 # 0x4a83 <k_tile_q6_k+0xda3>
+	QUAD $0x000d181d797de2c4; BYTE $0x00 // vpbroadcastw 0xd18(%rip), %ymm3 # 0x4a84 <k_tile_q6_k+0xda4>
+	QUAD $0x000cd725187de2c4; BYTE $0x00 // vbroadcastss 0xcd7(%rip), %ymm4 # 0x4a4c <k_tile_q6_k+0xd6c>
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	BYTE $0x90 // nop
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0348 // addq (%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0f75 // jne 0x3cd1 <k_tile_q6_k+0xa1>
+	WORD $0x0d75 // jne 0x3d9f <k_tile_q6_k+0xbf>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0x117cc1c4; WORD $0x2042 // vmovups %ymm0, 0x20(%r10)
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107c81c4; WORD $0x3a2c // vmovups (%r10,%r15), %ymm5
-	LONG $0x3f248d4e // leaq (%rdi,%r15), %r12
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	QUAD $0x0d0037b4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm6
-	QUAD $0x0c000cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc00(%r12,%rcx), %ymm7
-	LONG $0x3c858b45; WORD $0xffff; BYTE $0xff // movl -0xc4(%r13), %r8d
-	LONG $0x408d8b45; WORD $0xffff; BYTE $0xff // movl -0xc0(%r13), %r9d
-	LONG $0x00b08d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %esi
-	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	LONG $0xc6490f44 // cmovnsl %esi, %r8d
-	LONG $0x07f8c141 // sarl $0x7, %r8d
-	LONG $0x05e0c141 // shll $0x5, %r8d
-	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc0 // vmovd %r8d, %xmm8
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x2c10fcc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm5
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x07e7c149 // shlq $0x7, %r15
+	QUAD $0x0d0010b4137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm6
+	QUAD $0x0c0039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rcx,%r15), %ymm7
+	LONG $0xfc6d8b41 // movl -0x4(%r13), %ebp
+	LONG $0x00658b45 // movl (%r13), %r12d
+	LONG $0x0000858d; WORD $0xb4c0 // leal -0x4b400000(%rbp), %eax
+	LONG $0x007fc581; WORD $0xb4c0 // addl $0xb4c0007f, %ebp # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0x490f; BYTE $0xe8 // cmovnsl %eax, %ebp
+	WORD $0xfdc1; BYTE $0x07 // sarl $0x7, %ebp
+	WORD $0xe5c1; BYTE $0x05 // shll $0x5, %ebp
+	LONG $0x0000c581; WORD $0x4b40 // addl $0x4b400000, %ebp # imm = 0x4B400000
+	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x0ae0c149 // shlq $0xa, %r8
-	LONG $0xdb7501c4; WORD $0x040c // vpand (%r12,%r8), %ymm1, %ymm9
-	LONG $0x09e2c148 // shlq $0x9, %rdx
-	QUAD $0x080014946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r12,%rdx), %ymm10
-	QUAD $0x0840149c6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r12,%rdx), %ymm11
-	QUAD $0x088014a46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r12,%rdx), %ymm12
-	QUAD $0x08c014ac6f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r12,%rdx), %ymm13
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0x0ae5c148 // shlq $0xa, %rbp
+	LONG $0x0cdb75c5; BYTE $0x29 // vpand (%rcx,%rbp), %ymm1, %ymm9
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	QUAD $0x080011946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm10
+	QUAD $0x0840119c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm11
+	QUAD $0x088011a46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm12
+	QUAD $0x08c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm13
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0xffff1495587d42c4; BYTE $0xff // vpbroadcastd -0xec(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0xd455 // vpbroadcastd -0x2c(%r13), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0xdb7501c4; WORD $0x044c; BYTE $0x40 // vpand 0x40(%r12,%r8), %ymm1, %ymm9
+	LONG $0x4cdb75c5; WORD $0x4029 // vpand 0x40(%rcx,%rbp), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0xffff1895587d42c4; BYTE $0xff // vpbroadcastd -0xe8(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0xd855 // vpbroadcastd -0x28(%r13), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x00800494db7501c4; WORD $0x0000 // vpand 0x80(%r12,%r8), %ymm1, %ymm10
+	QUAD $0x0000802994db75c5; BYTE $0x00 // vpand 0x80(%rcx,%rbp), %ymm1, %ymm10
 	LONG $0x7225c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0xffff1c9d587d42c4; BYTE $0xff // vpbroadcastd -0xe4(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0xdc5d // vpbroadcastd -0x24(%r13), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x00c0048cdb7501c4; WORD $0x0000 // vpand 0xc0(%r12,%r8), %ymm1, %ymm9
+	QUAD $0x0000c0298cdb75c5; BYTE $0x00 // vpand 0xc0(%rcx,%rbp), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0xffff2095587d42c4; BYTE $0xff // vpbroadcastd -0xe0(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0xe055 // vpbroadcastd -0x20(%r13), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
@@ -3107,48 +3212,48 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
 	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
 	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
-	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	LONG $0xce490f44 // cmovnsl %esi, %r9d
-	LONG $0x07f9c141 // sarl $0x7, %r9d
-	LONG $0x05e1c141 // shll $0x5, %r9d
-	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc9 // vmovd %r9d, %xmm9
+	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe0490f44 // cmovnsl %eax, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
 	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x090014946f7e41c4; WORD $0x0000 // vmovdqu 0x900(%r12,%rdx), %ymm10
-	QUAD $0x0100049cdb7501c4; WORD $0x0000 // vpand 0x100(%r12,%r8), %ymm1, %ymm11
+	QUAD $0x090011946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm10
+	QUAD $0x000100299cdb75c5; BYTE $0x00 // vpand 0x100(%rcx,%rbp), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0xffff249d587d42c4; BYTE $0xff // vpbroadcastd -0xdc(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0xe45d // vpbroadcastd -0x1c(%r13), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x094014946f7e41c4; WORD $0x0000 // vmovdqu 0x940(%r12,%rdx), %ymm10
-	QUAD $0x0140049cdb7501c4; WORD $0x0000 // vpand 0x140(%r12,%r8), %ymm1, %ymm11
+	QUAD $0x094011946f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm10
+	QUAD $0x000140299cdb75c5; BYTE $0x00 // vpand 0x140(%rcx,%rbp), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0xffff289d587d42c4; BYTE $0xff // vpbroadcastd -0xd8(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0xe85d // vpbroadcastd -0x18(%r13), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0980149c6f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r12,%rdx), %ymm11
-	QUAD $0x018004a4db7501c4; WORD $0x0000 // vpand 0x180(%r12,%r8), %ymm1, %ymm12
+	QUAD $0x0980119c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm11
+	QUAD $0x00018029a4db75c5; BYTE $0x00 // vpand 0x180(%rcx,%rbp), %ymm1, %ymm12
 	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
-	QUAD $0xffff2ca5587d42c4; BYTE $0xff // vpbroadcastd -0xd4(%r13), %ymm12
+	LONG $0x587d42c4; WORD $0xec65 // vpbroadcastd -0x14(%r13), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x09c014946f7e41c4; WORD $0x0000 // vmovdqu 0x9c0(%r12,%rdx), %ymm10
-	QUAD $0x01c0049cdb7501c4; WORD $0x0000 // vpand 0x1c0(%r12,%r8), %ymm1, %ymm11
+	QUAD $0x09c011946f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm10
+	QUAD $0x0001c0299cdb75c5; BYTE $0x00 // vpand 0x1c0(%rcx,%rbp), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0xffff309d587d42c4; BYTE $0xff // vpbroadcastd -0xd0(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0xf05d // vpbroadcastd -0x10(%r13), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
@@ -3158,54 +3263,54 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
 	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
 	LONG $0xa84dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm8
-	QUAD $0xffff34b5187dc2c4; BYTE $0xff // vbroadcastss -0xcc(%r13), %ymm6
+	LONG $0x187dc2c4; WORD $0xf475 // vbroadcastss -0xc(%r13), %ymm6
 	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
-	QUAD $0x0d0037ac137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm5
-	QUAD $0x0c000cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc00(%r12,%rcx), %ymm7
-	LONG $0x7cb58b41; WORD $0xffff; BYTE $0xff // movl -0x84(%r13), %esi
-	LONG $0x804d8b45 // movl -0x80(%r13), %r9d
-	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xdb85 // testl %ebx, %ebx
-	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0xc66e79c5 // vmovd %esi, %xmm8
+	QUAD $0x0d0010ac137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm5
+	QUAD $0x0c0039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rcx,%r15), %ymm7
+	LONG $0x1d448b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %eax
+	LONG $0x1d648b45; BYTE $0x00 // movl (%r13,%rbx), %r12d
+	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
+	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xc1490f41 // cmovnsl %r9d, %eax
+	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
+	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0xc06e79c5 // vmovd %eax, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0200048cdb7501c4; WORD $0x0000 // vpand 0x200(%r12,%r8), %ymm1, %ymm9
-	QUAD $0x080014946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r12,%rdx), %ymm10
-	QUAD $0x0840149c6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r12,%rdx), %ymm11
-	QUAD $0x088014a46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r12,%rdx), %ymm12
-	QUAD $0x08c014ac6f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r12,%rdx), %ymm13
+	QUAD $0x000200298cdb75c5; BYTE $0x00 // vpand 0x200(%rcx,%rbp), %ymm1, %ymm9
+	QUAD $0x080011946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm10
+	QUAD $0x0840119c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm11
+	QUAD $0x088011a46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm12
+	QUAD $0x08c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm13
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0xffff5495587d42c4; BYTE $0xff // vpbroadcastd -0xac(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x0240048cdb7501c4; WORD $0x0000 // vpand 0x240(%r12,%r8), %ymm1, %ymm9
+	QUAD $0x000240298cdb75c5; BYTE $0x00 // vpand 0x240(%rcx,%rbp), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0xffff5895587d42c4; BYTE $0xff // vpbroadcastd -0xa8(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x02800494db7501c4; WORD $0x0000 // vpand 0x280(%r12,%r8), %ymm1, %ymm10
+	QUAD $0x0002802994db75c5; BYTE $0x00 // vpand 0x280(%rcx,%rbp), %ymm1, %ymm10
 	LONG $0x7225c1c4; WORD $0x02f4 // vpslld $0x2, %ymm12, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0xffff5c9d587d42c4; BYTE $0xff // vpbroadcastd -0xa4(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x02c0048cdb7501c4; WORD $0x0000 // vpand 0x2c0(%r12,%r8), %ymm1, %ymm9
+	QUAD $0x0002c0298cdb75c5; BYTE $0x00 // vpand 0x2c0(%rcx,%rbp), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0xffff6095587d42c4; BYTE $0xff // vpbroadcastd -0xa0(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
@@ -3215,48 +3320,48 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5593cc5 // vmulps %ymm5, %ymm8, %ymm10
 	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
 	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
-	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	LONG $0xce490f44 // cmovnsl %esi, %r9d
-	LONG $0x07f9c141 // sarl $0x7, %r9d
-	LONG $0x05e1c141 // shll $0x5, %r9d
-	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc9 // vmovd %r9d, %xmm9
+	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe0490f44 // cmovnsl %eax, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
 	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x090014946f7e41c4; WORD $0x0000 // vmovdqu 0x900(%r12,%rdx), %ymm10
-	QUAD $0x0300049cdb7501c4; WORD $0x0000 // vpand 0x300(%r12,%r8), %ymm1, %ymm11
+	QUAD $0x090011946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm10
+	QUAD $0x000300299cdb75c5; BYTE $0x00 // vpand 0x300(%rcx,%rbp), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0xffff649d587d42c4; BYTE $0xff // vpbroadcastd -0x9c(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x094014946f7e41c4; WORD $0x0000 // vmovdqu 0x940(%r12,%rdx), %ymm10
-	QUAD $0x0340049cdb7501c4; WORD $0x0000 // vpand 0x340(%r12,%r8), %ymm1, %ymm11
+	QUAD $0x094011946f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm10
+	QUAD $0x000340299cdb75c5; BYTE $0x00 // vpand 0x340(%rcx,%rbp), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0xffff689d587d42c4; BYTE $0xff // vpbroadcastd -0x98(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0980149c6f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r12,%rdx), %ymm11
-	QUAD $0x038004a4db7501c4; WORD $0x0000 // vpand 0x380(%r12,%r8), %ymm1, %ymm12
+	QUAD $0x0980119c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm11
+	QUAD $0x00038029a4db75c5; BYTE $0x00 // vpand 0x380(%rcx,%rbp), %ymm1, %ymm12
 	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
-	QUAD $0xffff6ca5587d42c4; BYTE $0xff // vpbroadcastd -0x94(%r13), %ymm12
+	LONG $0x587d42c4; WORD $0x1d64; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x09c014946f7e41c4; WORD $0x0000 // vmovdqu 0x9c0(%r12,%rdx), %ymm10
-	QUAD $0x03c0049cdb7501c4; WORD $0x0000 // vpand 0x3c0(%r12,%r8), %ymm1, %ymm11
+	QUAD $0x09c011946f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm10
+	QUAD $0x0003c0299cdb75c5; BYTE $0x00 // vpand 0x3c0(%rcx,%rbp), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0xffff709d587d42c4; BYTE $0xff // vpbroadcastd -0x90(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
@@ -3265,54 +3370,54 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
 	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
 	LONG $0xa855c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm8
-	QUAD $0xffff74ad187dc2c4; BYTE $0xff // vbroadcastss -0x8c(%r13), %ymm5
+	LONG $0x187dc2c4; WORD $0x1d6c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm5
 	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
-	QUAD $0x0d0037b4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm6
-	QUAD $0x0c400cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc40(%r12,%rcx), %ymm7
-	LONG $0xbc758b41 // movl -0x44(%r13), %esi
-	LONG $0xc04d8b45 // movl -0x40(%r13), %r9d
-	LONG $0x00009e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ebx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xdb85 // testl %ebx, %ebx
-	WORD $0x490f; BYTE $0xf3 // cmovnsl %ebx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0xc66e79c5 // vmovd %esi, %xmm8
+	QUAD $0x0d0010b4137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm6
+	QUAD $0x0c4039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rcx,%r15), %ymm7
+	LONG $0x3d448b41; BYTE $0xfc // movl -0x4(%r13,%rdi), %eax
+	LONG $0x3d648b45; BYTE $0x00 // movl (%r13,%rdi), %r12d
+	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
+	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xc1490f41 // cmovnsl %r9d, %eax
+	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
+	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0xc06e79c5 // vmovd %eax, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	LONG $0x6f7e01c4; WORD $0x040c // vmovdqu (%r12,%r8), %ymm9
-	LONG $0x6f7e01c4; WORD $0x0454; BYTE $0x40 // vmovdqu 0x40(%r12,%r8), %ymm10
-	QUAD $0x0080049c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r12,%r8), %ymm11
-	QUAD $0x00c004a46f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r12,%r8), %ymm12
+	LONG $0x0c6f7ec5; BYTE $0x29 // vmovdqu (%rcx,%rbp), %ymm9
+	LONG $0x546f7ec5; WORD $0x4029 // vmovdqu 0x40(%rcx,%rbp), %ymm10
+	QUAD $0x000080299c6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rcx,%rbp), %ymm11
+	QUAD $0x0000c029a46f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rcx,%rbp), %ymm12
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x080014acdb6d41c4; WORD $0x0000 // vpand 0x800(%r12,%rdx), %ymm2, %ymm13
+	QUAD $0x080011acdb6d21c4; WORD $0x0000 // vpand 0x800(%rcx,%r10), %ymm2, %ymm13
 	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
-	LONG $0x587d42c4; WORD $0x946d // vpbroadcastd -0x6c(%r13), %ymm13
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm13
 	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0x7235c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x08401494db6d41c4; WORD $0x0000 // vpand 0x840(%r12,%rdx), %ymm2, %ymm10
+	QUAD $0x08401194db6d21c4; WORD $0x0000 // vpand 0x840(%rcx,%r10), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x9855 // vpbroadcastd -0x68(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x0880149cdb6d41c4; WORD $0x0000 // vpand 0x880(%r12,%rdx), %ymm2, %ymm11
+	QUAD $0x0880119cdb6d21c4; WORD $0x0000 // vpand 0x880(%rcx,%r10), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0x9c5d // vpbroadcastd -0x64(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x08c01494db6d41c4; WORD $0x0000 // vpand 0x8c0(%r12,%rdx), %ymm2, %ymm10
+	QUAD $0x08c01194db6d21c4; WORD $0x0000 // vpand 0x8c0(%rcx,%r10), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0xa055 // vpbroadcastd -0x60(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
@@ -3322,48 +3427,48 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
 	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
 	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	LONG $0x00b18d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %esi
-	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	LONG $0xce490f44 // cmovnsl %esi, %r9d
-	LONG $0x07f9c141 // sarl $0x7, %r9d
-	LONG $0x05e1c141 // shll $0x5, %r9d
-	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc9 // vmovd %r9d, %xmm9
+	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe0490f44 // cmovnsl %eax, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
 	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x010004946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r12,%r8), %ymm10
+	QUAD $0x00010029946f7ec5; BYTE $0x00 // vmovdqu 0x100(%rcx,%rbp), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x0900149cdb6d41c4; WORD $0x0000 // vpand 0x900(%r12,%rdx), %ymm2, %ymm11
+	QUAD $0x0900119cdb6d21c4; WORD $0x0000 // vpand 0x900(%rcx,%r10), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0xa45d // vpbroadcastd -0x5c(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x014004946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r12,%r8), %ymm10
+	QUAD $0x00014029946f7ec5; BYTE $0x00 // vmovdqu 0x140(%rcx,%rbp), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x0940149cdb6d41c4; WORD $0x0000 // vpand 0x940(%r12,%rdx), %ymm2, %ymm11
+	QUAD $0x0940119cdb6d21c4; WORD $0x0000 // vpand 0x940(%rcx,%r10), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0xa85d // vpbroadcastd -0x58(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0180049c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r12,%r8), %ymm11
+	QUAD $0x000180299c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rcx,%rbp), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
-	QUAD $0x098014a4db6d41c4; WORD $0x0000 // vpand 0x980(%r12,%rdx), %ymm2, %ymm12
+	QUAD $0x098011a4db6d21c4; WORD $0x0000 // vpand 0x980(%rcx,%r10), %ymm2, %ymm12
 	LONG $0xeb1d41c4; BYTE $0xdb // vpor %ymm11, %ymm12, %ymm11
-	LONG $0x587d42c4; WORD $0xac65 // vpbroadcastd -0x54(%r13), %ymm12
+	LONG $0x587d42c4; WORD $0x3d64; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x01c004946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r12,%r8), %ymm10
+	QUAD $0x0001c029946f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rcx,%rbp), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x09c0149cdb6d41c4; WORD $0x0000 // vpand 0x9c0(%r12,%rdx), %ymm2, %ymm11
+	QUAD $0x09c0119cdb6d21c4; WORD $0x0000 // vpand 0x9c0(%rcx,%r10), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0xb05d // vpbroadcastd -0x50(%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
@@ -3373,35 +3478,35 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
 	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
 	LONG $0xa84dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm8
-	LONG $0x187dc2c4; WORD $0xb475 // vbroadcastss -0x4c(%r13), %ymm6
+	LONG $0x187dc2c4; WORD $0x3d74; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm6
 	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
-	QUAD $0x0d0037ac137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdi,%r14), %ymm5
-	QUAD $0x0c400cbc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc40(%r12,%rcx), %ymm7
-	LONG $0xfc758b41 // movl -0x4(%r13), %esi
-	LONG $0x004d8b41 // movl (%r13), %ecx
-	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	QUAD $0x0d0010ac137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm5
+	QUAD $0x0c4039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rcx,%r15), %ymm7
+	LONG $0x35448b43; BYTE $0xfc // movl -0x4(%r13,%r14), %eax
+	LONG $0x357c8b47; BYTE $0x00 // movl (%r13,%r14), %r15d
+	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
+	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
 	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xf1490f41 // cmovnsl %r9d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0xc66e79c5 // vmovd %esi, %xmm8
+	LONG $0xc1490f41 // cmovnsl %r9d, %eax
+	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
+	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0xc06e79c5 // vmovd %eax, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0200048c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r12,%r8), %ymm9
-	QUAD $0x024004946f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r12,%r8), %ymm10
-	QUAD $0x0280049c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r12,%r8), %ymm11
-	QUAD $0x02c004a46f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r12,%r8), %ymm12
+	QUAD $0x000200298c6f7ec5; BYTE $0x00 // vmovdqu 0x200(%rcx,%rbp), %ymm9
+	QUAD $0x00024029946f7ec5; BYTE $0x00 // vmovdqu 0x240(%rcx,%rbp), %ymm10
+	QUAD $0x000280299c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rcx,%rbp), %ymm11
+	QUAD $0x0002c029a46f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rcx,%rbp), %ymm12
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x080014ac6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r12,%rdx), %ymm13
-	QUAD $0x084014b46f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r12,%rdx), %ymm14
-	QUAD $0x088014bc6f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r12,%rdx), %ymm15
-	QUAD $0x08c014846f7ec1c4; WORD $0x0000 // vmovdqu 0x8c0(%r12,%rdx), %ymm0
+	QUAD $0x080011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm13
+	QUAD $0x084011b46f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm14
+	QUAD $0x088011bc6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm15
+	QUAD $0x08c011846f7ea1c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm0
 	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
-	LONG $0x587d42c4; WORD $0xd46d // vpbroadcastd -0x2c(%r13), %ymm13
+	LONG $0x587d02c4; WORD $0x356c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm13
 	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
@@ -3410,7 +3515,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0xd855 // vpbroadcastd -0x28(%r13), %ymm10
+	LONG $0x587d02c4; WORD $0x3554; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm10
@@ -3418,7 +3523,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7225c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0xdc5d // vpbroadcastd -0x24(%r13), %ymm11
+	LONG $0x587d02c4; WORD $0x355c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
@@ -3428,7 +3533,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0xc0ebb5c5 // vpor %ymm0, %ymm9, %ymm0
-	LONG $0x587d42c4; WORD $0xe04d // vpbroadcastd -0x20(%r13), %ymm9
+	LONG $0x587d02c4; WORD $0x354c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm9
 	LONG $0x047dc2c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm0, %ymm0
 	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
 	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
@@ -3438,56 +3543,56 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm0) + ymm8
-	LONG $0x0000b18d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %esi
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	WORD $0x490f; BYTE $0xce // cmovnsl %esi, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	WORD $0xe1c1; BYTE $0x05 // shll $0x5, %ecx
-	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
+	LONG $0x00878d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %eax
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xf8490f44 // cmovnsl %eax, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc7 // vmovd %r15d, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x0900148c6f7e41c4; WORD $0x0000 // vmovdqu 0x900(%r12,%rdx), %ymm9
-	QUAD $0x030004946f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r12,%r8), %ymm10
+	QUAD $0x0900118c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm9
+	QUAD $0x00030029946f7ec5; BYTE $0x00 // vmovdqu 0x300(%rcx,%rbp), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xe455 // vpbroadcastd -0x1c(%r13), %ymm10
+	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	QUAD $0x0940148c6f7e41c4; WORD $0x0000 // vmovdqu 0x940(%r12,%rdx), %ymm9
-	QUAD $0x034004946f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r12,%r8), %ymm10
+	QUAD $0x0940118c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm9
+	QUAD $0x00034029946f7ec5; BYTE $0x00 // vmovdqu 0x340(%rcx,%rbp), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xe855 // vpbroadcastd -0x18(%r13), %ymm10
+	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x098014946f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r12,%rdx), %ymm10
-	QUAD $0x0380049c6f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r12,%r8), %ymm11
+	QUAD $0x098011946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm10
+	QUAD $0x000380299c6f7ec5; BYTE $0x00 // vmovdqu 0x380(%rcx,%rbp), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0xec5d // vpbroadcastd -0x14(%r13), %ymm11
+	LONG $0x587d02c4; WORD $0x355c; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	QUAD $0x09c0148c6f7e41c4; WORD $0x0000 // vmovdqu 0x9c0(%r12,%rdx), %ymm9
-	QUAD $0x03c004946f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r12,%r8), %ymm10
+	QUAD $0x09c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm9
+	QUAD $0x0003c029946f7ec5; BYTE $0x00 // vmovdqu 0x3c0(%rcx,%rbp), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xf055 // vpbroadcastd -0x10(%r13), %ymm10
+	LONG $0x587d02c4; WORD $0x3554; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
@@ -3496,46 +3601,50 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
 	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
 	LONG $0xa855c2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm8
-	LONG $0x187dc2c4; WORD $0xf46d // vbroadcastss -0xc(%r13), %ymm5
+	LONG $0x187d82c4; WORD $0x356c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm5
 	LONG $0xa87de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm6
-	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf5f5850f; WORD $0xffff // jne 0x3df0 <k_tile_q6_k+0x110>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x2c11fcc5; BYTE $0x01 // vmovups %ymm5, (%rcx,%rax)
 	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf5b9850f; WORD $0xffff // jne 0x3d10 <k_tile_q6_k+0xe0>
-	LONG $0x117c81c4; WORD $0x3a2c // vmovups %ymm5, (%r10,%r15)
-	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
-	LONG $0x01c5f640 // testb $0x1, %bpl
-	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xf57e850f; WORD $0xffff // jne 0x3cf0 <k_tile_q6_k+0xc0>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x20c78148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdi # imm = 0xD20
-	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
-	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
-	LONG $0xf54d850f; WORD $0xffff // jne 0x3ce0 <k_tile_q6_k+0xb0>
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf502850f; WORD $0xffff // jne 0x3cb0 <k_tile_q6_k+0x80>
-	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x4864 <k_tile_q6_k+0xc34>
+	LONG $0xf5a1850f; WORD $0xffff // jne 0x3dc0 <k_tile_q6_k+0xe0>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x20c08149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r8 # imm = 0xD20
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xf568850f; WORD $0xffff // jne 0x3db0 <k_tile_q6_k+0xd0>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xf51d850f; WORD $0xffff // jne 0x3d80 <k_tile_q6_k+0xa0>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x4914 <k_tile_q6_k+0xc34>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a8850f; WORD $0x0000 // jne 0x4864 <k_tile_q6_k+0xc34>
+	LONG $0x00a3850f; WORD $0x0000 // jne 0x4914 <k_tile_q6_k+0xc34>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x47cb <k_tile_q6_k+0xb9b>
+	WORD $0x0473 // jae 0x4880 <k_tile_q6_k+0xba0>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x65eb // jmp 0x4830 <k_tile_q6_k+0xc00>
+	WORD $0x60eb // jmp 0x48e0 <k_tile_q6_k+0xc00>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x9066 // nop
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -3547,9 +3656,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x47f0 <k_tile_q6_k+0xbc0>
+	WORD $0xc075 // jne 0x48a0 <k_tile_q6_k+0xbc0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x4864 <k_tile_q6_k+0xc34>
+	WORD $0x2f74 // je 0x4914 <k_tile_q6_k+0xc34>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -3562,8 +3671,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x4850 <k_tile_q6_k+0xc20>
-	LONG $0x38c48348 // addq $0x38, %rsp
+	WORD $0xec75 // jne 0x4900 <k_tile_q6_k+0xc20>
+	LONG $0x60c48348 // addq $0x60, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3572,6 +3681,22 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3690,7 +3815,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x4995 <k_tile_q6_k+0xd65>
+	WORD $0xffe0 // loopne 0x4a55 <k_tile_q6_k+0xd75>
 	WORD $0xffff // <unknown>
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)

@@ -14,226 +14,119 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// tile_q8_0
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02b38e0f; WORD $0x0000 // jle 0x2c0 <k_tile_q8_0+0x2c0>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x010a8e0f; WORD $0x0000 // jle 0x12b <k_tile_q8_0+0x12b>
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
-	LONG $0x24c78348 // addq $0x24, %rdi
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0114840f; WORD $0x0000 // je 0x14a <k_tile_q8_0+0x14a>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x36d50558487df262; WORD $0x0000 // vpbroadcastd 0x36d5(%rip), %zmm0 # 0x3718 <k_tile_q6_k+0x8d8>
-	QUAD $0x36bf0d18487df262; WORD $0x0000 // vbroadcastss 0x36bf(%rip), %zmm1 # 0x370c <k_tile_q6_k+0x8cc>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x487cb162; WORD $0x1410; BYTE $0x08 // vmovups (%rax,%r9), %zmm2
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487dd262; WORD $0x1a58 // vpbroadcastd (%r10), %zmm3
-	LONG $0x487df162; WORD $0x26ef // vpxord (%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xf7 // vpdpbusd -0x24(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x01 // vpxord 0x40(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xf8 // vpdpbusd -0x20(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x02 // vpxord 0x80(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xf9 // vpdpbusd -0x1c(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x03 // vpxord 0xc0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfa // vpdpbusd -0x18(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x04 // vpxord 0x100(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfb // vpdpbusd -0x14(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x05 // vpxord 0x140(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfc // vpdpbusd -0x10(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x06 // vpxord 0x180(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfd // vpdpbusd -0xc(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x07 // vpxord 0x1c0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfe // vpdpbusd -0x8(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6613; BYTE $0x10 // vcvtph2ps 0x200(%rsi), %zmm4
-	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
-	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
-	LONG $0x5855d262; WORD $0x52b8; BYTE $0xff // vfmadd231ps -0x4(%r10){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x08 // vmovups %zmm2, (%rax,%r9)
-	LONG $0x20c68148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rsi # imm = 0x220
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	LONG $0xff56850f; WORD $0xffff // jne 0x70 <k_tile_q8_0+0x70>
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xff2a850f; WORD $0xffff // jne 0x50 <k_tile_q8_0+0x50>
-	LONG $0x000195e9; BYTE $0x00 // jmp 0x2c0 <k_tile_q8_0+0x2c0>
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x018c850f; WORD $0x0000 // jne 0x2c0 <k_tile_q8_0+0x2c0>
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x0105830f; WORD $0x0000 // jae 0x248 <k_tile_q8_0+0x248>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000151e9; BYTE $0x00 // jmp 0x29b <k_tile_q8_0+0x29b>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x35c10558487df262; WORD $0x0000 // vpbroadcastd 0x35c1(%rip), %zmm0 # 0x3718 <k_tile_q6_k+0x8d8>
-	QUAD $0x35ab0d18487df262; WORD $0x0000 // vbroadcastss 0x35ab(%rip), %zmm1 # 0x370c <k_tile_q6_k+0x8cc>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x08 // vmovups %zmm2, (%rax,%r9)
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487dd262; WORD $0x1a58 // vpbroadcastd (%r10), %zmm3
-	LONG $0x487df162; WORD $0x26ef // vpxord (%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xf7 // vpdpbusd -0x24(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x01 // vpxord 0x40(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xf8 // vpdpbusd -0x20(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x02 // vpxord 0x80(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xf9 // vpdpbusd -0x1c(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x03 // vpxord 0xc0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfa // vpdpbusd -0x18(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x04 // vpxord 0x100(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfb // vpdpbusd -0x14(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x05 // vpxord 0x140(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfc // vpdpbusd -0x10(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x06 // vpxord 0x180(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfd // vpdpbusd -0xc(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x07 // vpxord 0x1c0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5a50; BYTE $0xfe // vpdpbusd -0x8(%r10){1to16}, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6613; BYTE $0x10 // vcvtph2ps 0x200(%rsi), %zmm4
-	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
-	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
-	LONG $0x5855d262; WORD $0x52b8; BYTE $0xff // vfmadd231ps -0x4(%r10){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x08 // vmovups %zmm2, (%rax,%r9)
-	LONG $0x20c68148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rsi # imm = 0x220
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	LONG $0xff56850f; WORD $0xffff // jne 0x190 <k_tile_q8_0+0x190>
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xff2a850f; WORD $0xffff // jne 0x170 <k_tile_q8_0+0x170>
-	WORD $0x78eb // jmp 0x2c0 <k_tile_q8_0+0x2c0>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
-	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x270 <k_tile_q8_0+0x270>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x2c0 <k_tile_q8_0+0x2c0>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x2b0 <k_tile_q8_0+0x2b0>
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-
-	// tile_q4_0
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x020f8e0f; WORD $0x0000 // jle 0x4f0 <k_tile_q4_0+0x220>
+	LONG $0x02c28e0f; WORD $0x0000 // jle 0x2d0 <k_tile_q8_0+0x2d0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01798e0f; WORD $0x0000 // jle 0x46e <k_tile_q4_0+0x19e>
+	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x01188e0f; WORD $0x0000 // jle 0x13a <k_tile_q8_0+0x13a>
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x0122840f; WORD $0x0000 // je 0x159 <k_tile_q8_0+0x159>
 	LONG $0x24c08349 // addq $0x24, %r8
+	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x34020558487df262; WORD $0x0000 // vpbroadcastd 0x3402(%rip), %zmm0 # 0x3710 <k_tile_q6_k+0x8d0>
-	QUAD $0x33f40d18487df262; WORD $0x0000 // vbroadcastss 0x33f4(%rip), %zmm1 # 0x370c <k_tile_q6_k+0x8cc>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x390c0558487df262; WORD $0x0000 // vpbroadcastd 0x390c(%rip), %zmm0 # 0x3958 <k_tile_q6_k+0x938>
+	QUAD $0x38f60d18487df262; WORD $0x0000 // vbroadcastss 0x38f6(%rip), %zmm1 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x340 <k_tile_q4_0+0x70>
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x10 // vmovups (%rax,%r10), %zmm2
-	WORD $0x16eb // jmp 0x34b <k_tile_q4_0+0x7b>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x10 // vmovups %zmm2, (%rax,%r10)
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8b45; BYTE $0x33 // movl (%r11), %r14d
-	LONG $0x00ae8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r14), %ebp
-	LONG $0x7fc68141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r14d # imm = 0xB4C0007F
-	WORD $0xed85 // testl %ebp, %ebp
-	LONG $0xf5490f44 // cmovnsl %ebp, %r14d
-	LONG $0x07fec141 // sarl $0x7, %r14d
-	QUAD $0x4b400000f52c8d42 // leal 0x4b400000(,%r14,8), %ebp
-	LONG $0x487df262; WORD $0xdd7c // vpbroadcastd %ebp, %zmm3
-	LONG $0x48fef162; WORD $0x276f // vmovdqu64 (%rdi), %zmm4
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm5
-	LONG $0x48fef162; WORD $0x776f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm6
-	LONG $0x48fef162; WORD $0x7f6f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm7
-	LONG $0x485d7162; WORD $0xc0db // vpandd %zmm0, %zmm4, %zmm8
-	LONG $0x583dd262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%r11){1to16}, %zmm8, %zmm3
-	LONG $0x48557162; WORD $0xc0db // vpandd %zmm0, %zmm5, %zmm8
-	LONG $0x583dd262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%r11){1to16}, %zmm8, %zmm3
-	LONG $0x484d7162; WORD $0xc0db // vpandd %zmm0, %zmm6, %zmm8
-	LONG $0x583dd262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%r11){1to16}, %zmm8, %zmm3
-	LONG $0x48457162; WORD $0xc0db // vpandd %zmm0, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%r11){1to16}, %zmm8, %zmm3
-	LONG $0x485df162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm4, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x1b58 // vpbroadcastd (%r11), %zmm3
+	LONG $0x487df162; WORD $0x26ef // vpxord (%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x01 // vpxord 0x40(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x02 // vpxord 0x80(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x03 // vpxord 0xc0(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x04 // vpxord 0x100(%rsi), %zmm0, %zmm4
 	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm5, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x05 // vpxord 0x140(%rsi), %zmm0, %zmm4
 	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfc // vpdpbusd -0x10(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x06 // vpxord 0x180(%rsi), %zmm0, %zmm4
 	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x07 // vpxord 0x1c0(%rsi), %zmm0, %zmm4
 	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6713; BYTE $0x08 // vcvtph2ps 0x100(%rdi), %zmm4
+	LONG $0x487df262; WORD $0x6613; BYTE $0x10 // vcvtph2ps 0x200(%rsi), %zmm4
 	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
 	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
 	LONG $0x5855d262; WORD $0x53b8; BYTE $0xff // vfmadd231ps -0x4(%r11){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
 	LONG $0x487cb162; WORD $0x1411; BYTE $0x10 // vmovups %zmm2, (%rax,%r10)
-	LONG $0x20c78148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdi # imm = 0x120
-	LONG $0x40c38349 // addq $0x40, %r11
+	LONG $0x20c68148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rsi # imm = 0x220
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0xff03850f; WORD $0xffff // jne 0x360 <k_tile_q4_0+0x90>
+	LONG $0xff57850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfeb7850f; WORD $0xffff // jne 0x320 <k_tile_q4_0+0x50>
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x4f0 <k_tile_q4_0+0x220>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0079850f; WORD $0x0000 // jne 0x4f0 <k_tile_q4_0+0x220>
+	LONG $0xff2b850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
+	LONG $0x000196e9; BYTE $0x00 // jmp 0x2d0 <k_tile_q8_0+0x2d0>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x018d850f; WORD $0x0000 // jne 0x2d0 <k_tile_q8_0+0x2d0>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x486 <k_tile_q4_0+0x1b6>
+	LONG $0x0105830f; WORD $0x0000 // jae 0x257 <k_tile_q8_0+0x257>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x45eb // jmp 0x4cb <k_tile_q4_0+0x1fb>
+	LONG $0x000152e9; BYTE $0x00 // jmp 0x2ab <k_tile_q8_0+0x2ab>
+	LONG $0x24c08349 // addq $0x24, %r8
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x37ea0558487df262; WORD $0x0000 // vpbroadcastd 0x37ea(%rip), %zmm0 # 0x3958 <k_tile_q6_k+0x938>
+	QUAD $0x37d40d18487df262; WORD $0x0000 // vbroadcastss 0x37d4(%rip), %zmm1 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x10 // vmovups %zmm2, (%rax,%r10)
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487dd262; WORD $0x1b58 // vpbroadcastd (%r11), %zmm3
+	LONG $0x487df162; WORD $0x26ef // vpxord (%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x01 // vpxord 0x40(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x02 // vpxord 0x80(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x03 // vpxord 0xc0(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x04 // vpxord 0x100(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x05 // vpxord 0x140(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfc // vpdpbusd -0x10(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x06 // vpxord 0x180(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0x66ef; BYTE $0x07 // vpxord 0x1c0(%rsi), %zmm0, %zmm4
+	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%r11){1to16}, %zmm4, %zmm3
+	LONG $0x487df262; WORD $0x6613; BYTE $0x10 // vcvtph2ps 0x200(%rsi), %zmm4
+	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
+	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
+	LONG $0x5855d262; WORD $0x53b8; BYTE $0xff // vfmadd231ps -0x4(%r11){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x10 // vmovups %zmm2, (%rax,%r10)
+	LONG $0x20c68148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rsi # imm = 0x220
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0xff57850f; WORD $0xffff // jne 0x1a0 <k_tile_q8_0+0x1a0>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xff2b850f; WORD $0xffff // jne 0x180 <k_tile_q8_0+0x180>
+	WORD $0x79eb // jmp 0x2d0 <k_tile_q8_0+0x2d0>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -241,9 +134,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x4a0 <k_tile_q4_0+0x1d0>
+	WORD $0xd575 // jne 0x280 <k_tile_q8_0+0x280>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x4f0 <k_tile_q4_0+0x220>
+	WORD $0x2074 // je 0x2d0 <k_tile_q8_0+0x2d0>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -252,47 +145,168 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x4e0 <k_tile_q4_0+0x210>
+	WORD $0xf075 // jne 0x2c0 <k_tile_q8_0+0x2c0>
 	BYTE $0x5b // popq %rbx
-	WORD $0x5e41 // popq %r14
-	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
-	// tile_q4_1
+	// tile_q4_0
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02028e0f; WORD $0x0000 // jle 0x710 <k_tile_q4_1+0x210>
+	LONG $0x021d8e0f; WORD $0x0000 // jle 0x510 <k_tile_q4_0+0x230>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01668e0f; WORD $0x0000 // jle 0x688 <k_tile_q4_1+0x188>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x31d90558487df262; WORD $0x0000 // vpbroadcastd 0x31d9(%rip), %zmm0 # 0x3710 <k_tile_q6_k+0x8d0>
-	QUAD $0x31e30d58487df262; WORD $0x0000 // vpbroadcastd 0x31e3(%rip), %zmm1 # 0x3724 <k_tile_q6_k+0x8e4>
-	QUAD $0x31c11518487df262; WORD $0x0000 // vbroadcastss 0x31c1(%rip), %zmm2 # 0x370c <k_tile_q6_k+0x8cc>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x01868e0f; WORD $0x0000 // jle 0x48d <k_tile_q4_0+0x1ad>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x24c18349 // addq $0x24, %r9
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x36280558487df262; WORD $0x0000 // vpbroadcastd 0x3628(%rip), %zmm0 # 0x3950 <k_tile_q6_k+0x930>
+	QUAD $0x361a0d18487df262; WORD $0x0000 // vbroadcastss 0x361a(%rip), %zmm1 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x570 <k_tile_q4_1+0x70>
-	LONG $0x487cb162; WORD $0x1c10; BYTE $0x10 // vmovups (%rax,%r10), %zmm3
-	WORD $0x16eb // jmp 0x57b <k_tile_q4_1+0x7b>
+	WORD $0x1474 // je 0x360 <k_tile_q4_0+0x80>
+	LONG $0x487cb162; WORD $0x1410; BYTE $0x18 // vmovups (%rax,%r11), %zmm2
+	WORD $0x16eb // jmp 0x36b <k_tile_q4_0+0x8b>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x18 // vmovups %zmm2, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8b44; BYTE $0x3b // movl (%rbx), %r15d
+	LONG $0x00af8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %ebp
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0xed85 // testl %ebp, %ebp
+	LONG $0xfd490f44 // cmovnsl %ebp, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	QUAD $0x4b400000fd2c8d42 // leal 0x4b400000(,%r15,8), %ebp
+	LONG $0x487df262; WORD $0xdd7c // vpbroadcastd %ebp, %zmm3
+	LONG $0x48fed162; WORD $0x206f // vmovdqu64 (%r8), %zmm4
+	LONG $0x48fed162; WORD $0x686f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm5
+	LONG $0x48fed162; WORD $0x706f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm6
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm7
+	LONG $0x485d7162; WORD $0xc0db // vpandd %zmm0, %zmm4, %zmm8
+	LONG $0x583df262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm8, %zmm3
+	LONG $0x48557162; WORD $0xc0db // vpandd %zmm0, %zmm5, %zmm8
+	LONG $0x583df262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm8, %zmm3
+	LONG $0x484d7162; WORD $0xc0db // vpandd %zmm0, %zmm6, %zmm8
+	LONG $0x583df262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm8, %zmm3
+	LONG $0x48457162; WORD $0xc0db // vpandd %zmm0, %zmm7, %zmm8
+	LONG $0x583df262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm8, %zmm3
+	LONG $0x485df162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm4, %zmm4
+	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x485df162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm5, %zmm4
+	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x485df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm4
+	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x485df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm4
+	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm4
+	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
+	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
+	LONG $0x5855f262; WORD $0x53b8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x18 // vmovups %zmm2, (%rax,%r11)
+	LONG $0x20c08149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r8 # imm = 0x120
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xff04850f; WORD $0xffff // jne 0x380 <k_tile_q4_0+0xa0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfeb8850f; WORD $0xffff // jne 0x340 <k_tile_q4_0+0x60>
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x510 <k_tile_q4_0+0x230>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x007a850f; WORD $0x0000 // jne 0x510 <k_tile_q4_0+0x230>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x4a5 <k_tile_q4_0+0x1c5>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x46eb // jmp 0x4eb <k_tile_q4_0+0x20b>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	BYTE $0x90 // nop
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
+	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xd575 // jne 0x4c0 <k_tile_q4_0+0x1e0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2074 // je 0x510 <k_tile_q4_0+0x230>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xf075 // jne 0x500 <k_tile_q4_0+0x220>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
+	// tile_q4_1
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02108e0f; WORD $0x0000 // jle 0x740 <k_tile_q4_1+0x220>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x01738e0f; WORD $0x0000 // jle 0x6b7 <k_tile_q4_1+0x197>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x33ef0558487df262; WORD $0x0000 // vpbroadcastd 0x33ef(%rip), %zmm0 # 0x3950 <k_tile_q6_k+0x930>
+	QUAD $0x33f90d58487df262; WORD $0x0000 // vpbroadcastd 0x33f9(%rip), %zmm1 # 0x3964 <k_tile_q6_k+0x944>
+	QUAD $0x33d71518487df262; WORD $0x0000 // vbroadcastss 0x33d7(%rip), %zmm2 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x1474 // je 0x5a0 <k_tile_q4_1+0x80>
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm3
+	WORD $0x16eb // jmp 0x5ab <k_tile_q4_1+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%r10)
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x276f // vmovdqu64 (%rdi), %zmm4
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm5
-	LONG $0x48fef162; WORD $0x776f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm6
-	LONG $0x48fef162; WORD $0x7f6f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm7
+	LONG $0x48fed162; WORD $0x206f // vmovdqu64 (%r8), %zmm4
+	LONG $0x48fed162; WORD $0x686f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm5
+	LONG $0x48fed162; WORD $0x706f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm6
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm7
 	LONG $0x485d7162; WORD $0xc0db // vpandd %zmm0, %zmm4, %zmm8
 	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
 	LONG $0x583d7262; WORD $0x0b50 // vpdpbusd (%rbx){1to16}, %zmm8, %zmm9
@@ -314,35 +328,35 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x485df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm4
 	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
 	LONG $0x585d7262; WORD $0x4b50; BYTE $0x07 // vpdpbusd 0x1c(%rbx){1to16}, %zmm4, %zmm9
-	LONG $0x487df262; WORD $0x6713; BYTE $0x08 // vcvtph2ps 0x100(%rdi), %zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm4
 	LONG $0x485cf162; WORD $0xea59 // vmulps %zmm2, %zmm4, %zmm5
 	LONG $0x485dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm9) + zmm5
 	LONG $0x5865f262; WORD $0x6b98; BYTE $0x08 // vfmadd132ps 0x20(%rbx){1to16}, %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
-	LONG $0x487df262; WORD $0x5f13; BYTE $0x09 // vcvtph2ps 0x120(%rdi), %zmm3
+	LONG $0x487dd262; WORD $0x5813; BYTE $0x09 // vcvtph2ps 0x120(%r8), %zmm3
 	LONG $0x5855f262; WORD $0x5b98; BYTE $0x0c // vfmadd132ps 0x30(%rbx){1to16}, %zmm5, %zmm3 # zmm3 = (zmm3 * mem) + zmm5
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%r10)
-	LONG $0x40c78148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rdi # imm = 0x140
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	LONG $0xff19850f; WORD $0xffff // jne 0x590 <k_tile_q4_1+0x90>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfecd850f; WORD $0xffff // jne 0x550 <k_tile_q4_1+0x50>
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x710 <k_tile_q4_1+0x210>
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
+	LONG $0x40c08149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r8 # imm = 0x140
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xff1a850f; WORD $0xffff // jne 0x5c0 <k_tile_q4_1+0xa0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfece850f; WORD $0xffff // jne 0x580 <k_tile_q4_1+0x60>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x740 <k_tile_q4_1+0x220>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x007f850f; WORD $0x0000 // jne 0x710 <k_tile_q4_1+0x210>
+	LONG $0x0080850f; WORD $0x0000 // jne 0x740 <k_tile_q4_1+0x220>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x6a0 <k_tile_q4_1+0x1a0>
+	WORD $0x0473 // jae 0x6cf <k_tile_q4_1+0x1af>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x4beb // jmp 0x6eb <k_tile_q4_1+0x1eb>
+	WORD $0x4ceb // jmp 0x71b <k_tile_q4_1+0x1fb>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -350,9 +364,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x6c0 <k_tile_q4_1+0x1c0>
+	WORD $0xd575 // jne 0x6f0 <k_tile_q4_1+0x1d0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x710 <k_tile_q4_1+0x210>
+	WORD $0x2074 // je 0x740 <k_tile_q4_1+0x220>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -361,120 +375,124 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x700 <k_tile_q4_1+0x200>
+	WORD $0xf075 // jne 0x730 <k_tile_q4_1+0x210>
 	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_q5_0
 	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x029f8e0f; WORD $0x0000 // jle 0x9d0 <k_tile_q5_0+0x2b0>
+	LONG $0x029d8e0f; WORD $0x0000 // jle 0xa00 <k_tile_q5_0+0x2b0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01fb8e0f; WORD $0x0000 // jle 0x940 <k_tile_q5_0+0x220>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0x24c08349 // addq $0x24, %r8
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x30620578487df262; WORD $0x0000 // vpbroadcastb 0x3062(%rip), %zmm0 # 0x37c0 <k_tile_q6_k+0x980>
-	QUAD $0x30590d78487df262; WORD $0x0000 // vpbroadcastb 0x3059(%rip), %zmm1 # 0x37c1 <k_tile_q6_k+0x981>
-	QUAD $0x2f9a1518487df262; WORD $0x0000 // vbroadcastss 0x2f9a(%rip), %zmm2 # 0x370c <k_tile_q6_k+0x8cc>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x01f88e0f; WORD $0x0000 // jle 0x96f <k_tile_q5_0+0x21f>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x24c18349 // addq $0x24, %r9
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x32680578487df262; WORD $0x0000 // vpbroadcastb 0x3268(%rip), %zmm0 # 0x3a00 <k_tile_q6_k+0x9e0>
+	QUAD $0x325f0d78487df262; WORD $0x0000 // vpbroadcastb 0x325f(%rip), %zmm1 # 0x3a01 <k_tile_q6_k+0x9e1>
+	QUAD $0x31a01518487df262; WORD $0x0000 // vbroadcastss 0x31a0(%rip), %zmm2 # 0x394c <k_tile_q6_k+0x92c>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x7a0 <k_tile_q5_0+0x80>
-	LONG $0x487cb162; WORD $0x1c10; BYTE $0x10 // vmovups (%rax,%r10), %zmm3
-	WORD $0x16eb // jmp 0x7ab <k_tile_q5_0+0x8b>
+	WORD $0x1474 // je 0x7d0 <k_tile_q5_0+0x80>
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm3
+	WORD $0x16eb // jmp 0x7db <k_tile_q5_0+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%r10)
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8b45; BYTE $0x33 // movl (%r11), %r14d
-	LONG $0x00ae8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r14), %ebp
-	LONG $0x7fc68141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r14d # imm = 0xB4C0007F
+	WORD $0x8b44; BYTE $0x3b // movl (%rbx), %r15d
+	LONG $0x00af8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %ebp
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
 	WORD $0xed85 // testl %ebp, %ebp
-	LONG $0xf5490f44 // cmovnsl %ebp, %r14d
-	LONG $0x07fec141 // sarl $0x7, %r14d
-	LONG $0x04e6c141 // shll $0x4, %r14d
-	LONG $0x00c68141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r14d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xe67c // vpbroadcastd %r14d, %zmm4
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm5
+	LONG $0xfd490f44 // cmovnsl %ebp, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xe77c // vpbroadcastd %r15d, %zmm4
+	LONG $0x48fed162; WORD $0x686f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm5
 	LONG $0x484df162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm5, %zmm6
 	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x3f6f // vmovdqu64 (%rdi), %zmm7
-	LONG $0x48fe7162; WORD $0x476f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm8
-	LONG $0x48fe7162; WORD $0x4f6f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm9
-	LONG $0x48fe7162; WORD $0x576f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm10
+	LONG $0x48fed162; WORD $0x386f // vmovdqu64 (%r8), %zmm7
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm8
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm9
+	LONG $0x48fe5162; WORD $0x506f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm10
 	LONG $0x48c5f362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm7, %zmm6
-	LONG $0x584dd262; WORD $0x6350; BYTE $0xf7 // vpdpbusd -0x24(%r11){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm6, %zmm4
 	LONG $0x484df162; WORD $0xf572; BYTE $0x03 // vpslld $0x3, %zmm5, %zmm6
 	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
 	LONG $0x48bdf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm8, %zmm6
-	LONG $0x584dd262; WORD $0x6350; BYTE $0xf8 // vpdpbusd -0x20(%r11){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm6, %zmm4
 	LONG $0x484df162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm5, %zmm6
 	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
 	LONG $0x48b5f362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm9, %zmm6
-	LONG $0x584dd262; WORD $0x6350; BYTE $0xf9 // vpdpbusd -0x1c(%r11){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm6, %zmm4
 	LONG $0x4855f162; WORD $0xf5fe // vpaddd %zmm5, %zmm5, %zmm6
 	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
 	LONG $0x48adf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm10, %zmm6
-	LONG $0x584dd262; WORD $0x6350; BYTE $0xfa // vpdpbusd -0x18(%r11){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm6, %zmm4
 	LONG $0x484df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm6
 	LONG $0x48d5f162; WORD $0xf9db // vpandq %zmm1, %zmm5, %zmm7
 	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
-	LONG $0x5845d262; WORD $0x6350; BYTE $0xfb // vpdpbusd -0x14(%r11){1to16}, %zmm7, %zmm4
+	LONG $0x5845f262; WORD $0x6350; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm7, %zmm4
 	LONG $0x484dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm6
 	LONG $0x4845f162; WORD $0xd572; BYTE $0x01 // vpsrld $0x1, %zmm5, %zmm7
 	LONG $0x48c5f162; WORD $0xf9db // vpandq %zmm1, %zmm7, %zmm7
 	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
-	LONG $0x5845d262; WORD $0x6350; BYTE $0xfc // vpdpbusd -0x10(%r11){1to16}, %zmm7, %zmm4
+	LONG $0x5845f262; WORD $0x6350; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm7, %zmm4
 	LONG $0x484dd162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm6
 	LONG $0x4845f162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm5, %zmm7
 	LONG $0x48c5f162; WORD $0xf9db // vpandq %zmm1, %zmm7, %zmm7
 	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
-	LONG $0x5845d262; WORD $0x6350; BYTE $0xfd // vpdpbusd -0xc(%r11){1to16}, %zmm7, %zmm4
+	LONG $0x5845f262; WORD $0x6350; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm7, %zmm4
 	LONG $0x484dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm6
 	LONG $0x4855f162; WORD $0xd572; BYTE $0x03 // vpsrld $0x3, %zmm5, %zmm5
 	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
 	LONG $0x48cdf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm5
-	LONG $0x5855d262; WORD $0x6350; BYTE $0xfe // vpdpbusd -0x8(%r11){1to16}, %zmm5, %zmm4
-	LONG $0x487df262; WORD $0x6f13; BYTE $0x0a // vcvtph2ps 0x140(%rdi), %zmm5
+	LONG $0x5855f262; WORD $0x6350; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm5, %zmm4
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x0a // vcvtph2ps 0x140(%r8), %zmm5
 	LONG $0x4854f162; WORD $0xf259 // vmulps %zmm2, %zmm5, %zmm6
 	LONG $0x4855f262; WORD $0xf4b8 // vfmadd231ps %zmm4, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm4) + zmm6
-	LONG $0x584dd262; WORD $0x5bb8; BYTE $0xff // vfmadd231ps -0x4(%r11){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%r10)
-	LONG $0x60c78148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rdi # imm = 0x160
-	LONG $0x40c38349 // addq $0x40, %r11
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0xfe91850f; WORD $0xffff // jne 0x7c0 <k_tile_q5_0+0xa0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfe45850f; WORD $0xffff // jne 0x780 <k_tile_q5_0+0x60>
-	LONG $0x000090e9; BYTE $0x00 // jmp 0x9d0 <k_tile_q5_0+0x2b0>
+	LONG $0x584df262; WORD $0x5bb8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
+	LONG $0x60c08149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r8 # imm = 0x160
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xfe92850f; WORD $0xffff // jne 0x7f0 <k_tile_q5_0+0xa0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe46850f; WORD $0xffff // jne 0x7b0 <k_tile_q5_0+0x60>
+	LONG $0x000091e9; BYTE $0x00 // jmp 0xa00 <k_tile_q5_0+0x2b0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0087850f; WORD $0x0000 // jne 0x9d0 <k_tile_q5_0+0x2b0>
+	LONG $0x0088850f; WORD $0x0000 // jne 0xa00 <k_tile_q5_0+0x2b0>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x958 <k_tile_q5_0+0x238>
+	WORD $0x0473 // jae 0x987 <k_tile_q5_0+0x237>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x53eb // jmp 0x9ab <k_tile_q5_0+0x28b>
+	WORD $0x54eb // jmp 0x9db <k_tile_q5_0+0x28b>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -482,9 +500,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x980 <k_tile_q5_0+0x260>
+	WORD $0xd575 // jne 0x9b0 <k_tile_q5_0+0x260>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x9d0 <k_tile_q5_0+0x2b0>
+	WORD $0x2074 // je 0xa00 <k_tile_q5_0+0x2b0>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -493,51 +511,55 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x9c0 <k_tile_q5_0+0x2a0>
+	WORD $0xf075 // jne 0x9f0 <k_tile_q5_0+0x2a0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 
 	// tile_q5_1
+	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02828e0f; WORD $0x0000 // jle 0xc70 <k_tile_q5_1+0x290>
+	LONG $0x02808e0f; WORD $0x0000 // jle 0xca0 <k_tile_q5_1+0x290>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01e58e0f; WORD $0x0000 // jle 0xbe7 <k_tile_q5_1+0x207>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x2e690578487df262; WORD $0x0000 // vpbroadcastb 0x2e69(%rip), %zmm0 # 0x3880 <k_tile_q6_k+0xa40>
-	QUAD $0x2e600d78487df262; WORD $0x0000 // vpbroadcastb 0x2e60(%rip), %zmm1 # 0x3881 <k_tile_q6_k+0xa41>
-	QUAD $0x2cf91558487df262; WORD $0x0000 // vpbroadcastd 0x2cf9(%rip), %zmm2 # 0x3724 <k_tile_q6_k+0x8e4>
-	QUAD $0x2cd71d18487df262; WORD $0x0000 // vbroadcastss 0x2cd7(%rip), %zmm3 # 0x370c <k_tile_q6_k+0x8cc>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x01e28e0f; WORD $0x0000 // jle 0xc16 <k_tile_q5_1+0x206>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x306f0578487df262; WORD $0x0000 // vpbroadcastb 0x306f(%rip), %zmm0 # 0x3ac0 <k_tile_q6_k+0xaa0>
+	QUAD $0x30660d78487df262; WORD $0x0000 // vpbroadcastb 0x3066(%rip), %zmm1 # 0x3ac1 <k_tile_q6_k+0xaa1>
+	QUAD $0x2eff1558487df262; WORD $0x0000 // vpbroadcastd 0x2eff(%rip), %zmm2 # 0x3964 <k_tile_q6_k+0x944>
+	QUAD $0x2edd1d18487df262; WORD $0x0000 // vbroadcastss 0x2edd(%rip), %zmm3 # 0x394c <k_tile_q6_k+0x92c>
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0xa60 <k_tile_q5_1+0x80>
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x10 // vmovups (%rax,%r10), %zmm4
-	WORD $0x16eb // jmp 0xa6b <k_tile_q5_1+0x8b>
+	WORD $0x1474 // je 0xa90 <k_tile_q5_1+0x80>
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x18 // vmovups (%rax,%r11), %zmm4
+	WORD $0x16eb // jmp 0xa9b <k_tile_q5_1+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x10 // vmovups %zmm4, (%rax,%r10)
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm5
+	LONG $0x48fed162; WORD $0x686f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm5
 	LONG $0x484df162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm5, %zmm6
 	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x3f6f // vmovdqu64 (%rdi), %zmm7
-	LONG $0x48fe7162; WORD $0x476f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm8
-	LONG $0x48fe7162; WORD $0x4f6f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm9
-	LONG $0x48fe7162; WORD $0x576f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm10
+	LONG $0x48fed162; WORD $0x386f // vmovdqu64 (%r8), %zmm7
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm8
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm9
+	LONG $0x48fe5162; WORD $0x506f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm10
 	LONG $0x48c5f362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm7, %zmm6
 	LONG $0x48fd7162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm11
 	LONG $0x584d7262; WORD $0x1b50 // vpdpbusd (%rbx){1to16}, %zmm6, %zmm11
@@ -572,35 +594,35 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
 	LONG $0x48cdf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm5
 	LONG $0x58557262; WORD $0x5b50; BYTE $0x07 // vpdpbusd 0x1c(%rbx){1to16}, %zmm5, %zmm11
-	LONG $0x487df262; WORD $0x6f13; BYTE $0x0a // vcvtph2ps 0x140(%rdi), %zmm5
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x0a // vcvtph2ps 0x140(%r8), %zmm5
 	LONG $0x4854f162; WORD $0xf359 // vmulps %zmm3, %zmm5, %zmm6
 	LONG $0x4855d262; WORD $0xf3b8 // vfmadd231ps %zmm11, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm11) + zmm6
 	LONG $0x585df262; WORD $0x7398; BYTE $0x08 // vfmadd132ps 0x20(%rbx){1to16}, %zmm4, %zmm6 # zmm6 = (zmm6 * mem) + zmm4
-	LONG $0x487df262; WORD $0x6713; BYTE $0x0b // vcvtph2ps 0x160(%rdi), %zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x0b // vcvtph2ps 0x160(%r8), %zmm4
 	LONG $0x584df262; WORD $0x6398; BYTE $0x0c // vfmadd132ps 0x30(%rbx){1to16}, %zmm6, %zmm4 # zmm4 = (zmm4 * mem) + zmm6
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x10 // vmovups %zmm4, (%rax,%r10)
-	LONG $0x80c78148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdi # imm = 0x180
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	LONG $0xfeaa850f; WORD $0xffff // jne 0xa80 <k_tile_q5_1+0xa0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfe5e850f; WORD $0xffff // jne 0xa40 <k_tile_q5_1+0x60>
-	LONG $0x000089e9; BYTE $0x00 // jmp 0xc70 <k_tile_q5_1+0x290>
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
+	LONG $0x80c08149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r8 # imm = 0x180
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xfeab850f; WORD $0xffff // jne 0xab0 <k_tile_q5_1+0xa0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe5f850f; WORD $0xffff // jne 0xa70 <k_tile_q5_1+0x60>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0xca0 <k_tile_q5_1+0x290>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0080850f; WORD $0x0000 // jne 0xc70 <k_tile_q5_1+0x290>
+	LONG $0x0081850f; WORD $0x0000 // jne 0xca0 <k_tile_q5_1+0x290>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xbff <k_tile_q5_1+0x21f>
+	WORD $0x0473 // jae 0xc2e <k_tile_q5_1+0x21e>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x4ceb // jmp 0xc4b <k_tile_q5_1+0x26b>
+	WORD $0x4deb // jmp 0xc7b <k_tile_q5_1+0x26b>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -608,9 +630,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0xc20 <k_tile_q5_1+0x240>
+	WORD $0xd575 // jne 0xc50 <k_tile_q5_1+0x240>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0xc70 <k_tile_q5_1+0x290>
+	WORD $0x2074 // je 0xca0 <k_tile_q5_1+0x290>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -619,307 +641,326 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0xc60 <k_tile_q5_1+0x280>
+	WORD $0xf075 // jne 0xc90 <k_tile_q5_1+0x280>
 	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_q2_k
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x06ab8e0f; WORD $0x0000 // jle 0x1340 <k_tile_q2_k+0x6c0>
+	LONG $0x18ec8348 // subq $0x18, %rsp
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x07058e0f; WORD $0x0000 // jle 0x13d0 <k_tile_q2_k+0x720>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x06178e0f; WORD $0x0000 // jle 0x12c0 <k_tile_q2_k+0x640>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x2a620558487df262; WORD $0x0000 // vpbroadcastd 0x2a62(%rip), %zmm0 # 0x3720 <k_tile_q6_k+0x8e0>
-	QUAD $0x2a5c0d58487df262; WORD $0x0000 // vpbroadcastd 0x2a5c(%rip), %zmm1 # 0x3724 <k_tile_q6_k+0x8e4>
-	QUAD $0x2a321558487df262; WORD $0x0000 // vpbroadcastd 0x2a32(%rip), %zmm2 # 0x3704 <k_tile_q6_k+0x8c4>
-	QUAD $0x2a301d18487df262; WORD $0x0000 // vbroadcastss 0x2a30(%rip), %zmm3 # 0x370c <k_tile_q6_k+0x8cc>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0xd00 <k_tile_q2_k+0x80>
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x10 // vmovups (%rax,%r10), %zmm4
-	WORD $0x16eb // jmp 0xd0b <k_tile_q2_k+0x8b>
+	LONG $0x06678e0f; WORD $0x0000 // jle 0x1346 <k_tile_q2_k+0x696>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x2c590558487df262; WORD $0x0000 // vpbroadcastd 0x2c59(%rip), %zmm0 # 0x3960 <k_tile_q6_k+0x940>
+	QUAD $0x2c530d58487df262; WORD $0x0000 // vpbroadcastd 0x2c53(%rip), %zmm1 # 0x3964 <k_tile_q6_k+0x944>
+	QUAD $0x2c291558487df262; WORD $0x0000 // vpbroadcastd 0x2c29(%rip), %zmm2 # 0x3944 <k_tile_q6_k+0x924>
+	QUAD $0x2c271d18487df262; WORD $0x0000 // vbroadcastss 0x2c27(%rip), %zmm3 # 0x394c <k_tile_q6_k+0x92c>
+	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x1474 // je 0xd60 <k_tile_q2_k+0xb0>
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x30 // vmovups (%rax,%r14), %zmm4
+	WORD $0x16eb // jmp 0xd6b <k_tile_q2_k+0xbb>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x10 // vmovups %zmm4, (%rax,%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%rax,%r14)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24248b4c // movq (%rsp), %r12
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	LONG $0x09e7c149 // shlq $0x9, %r15
-	LONG $0x07e4c149 // shlq $0x7, %r12
-	LONG $0x487df262; WORD $0x6f13; BYTE $0x28 // vcvtph2ps 0x500(%rdi), %zmm5
-	LONG $0x48feb162; WORD $0x346f; BYTE $0x27 // vmovdqu64 (%rdi,%r12), %zmm6
-	QUAD $0x043f7cdb487dd162 // vpandd 0x100(%r15,%rdi), %zmm0, %zmm7
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x09e1c149 // shlq $0x9, %r9
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
+	LONG $0x48fed162; WORD $0x346f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm6
+	QUAD $0x04017cdb487d9162 // vpandd 0x100(%r9,%r8), %zmm0, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x0650 // vpdpbusd (%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x053f7cdb487dd162 // vpandd 0x140(%r15,%rdi), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x01 // vpdpbusd 0x4(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x063f7cdb487dd162 // vpandd 0x180(%r15,%rdi), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x02 // vpdpbusd 0x8(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x073f7cdb487dd162 // vpandd 0x1c0(%r15,%rdi), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x03 // vpdpbusd 0xc(%r14){1to16}, %zmm7, %zmm8
+	LONG $0x58455262; WORD $0x4550; BYTE $0x00 // vpdpbusd (%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x05017cdb487d9162 // vpandd 0x140(%r9,%r8), %zmm0, %zmm7
+	LONG $0x58455262; WORD $0x4550; BYTE $0x01 // vpdpbusd 0x4(%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x06017cdb487d9162 // vpandd 0x180(%r9,%r8), %zmm0, %zmm7
+	LONG $0x58455262; WORD $0x4550; BYTE $0x02 // vpdpbusd 0x8(%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x07017cdb487d9162 // vpandd 0x1c0(%r9,%r8), %zmm0, %zmm7
+	LONG $0x58455262; WORD $0x4550; BYTE $0x03 // vpdpbusd 0xc(%r13){1to16}, %zmm7, %zmm8
 	LONG $0x484df162; WORD $0xfadb // vpandd %zmm2, %zmm6, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x083f7cdb487dd162 // vpandd 0x200(%r15,%rdi), %zmm0, %zmm7
+	QUAD $0x08017cdb487d9162 // vpandd 0x200(%r9,%r8), %zmm0, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4650; BYTE $0x04 // vpdpbusd 0x10(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x093f7cdb487dd162 // vpandd 0x240(%r15,%rdi), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x05 // vpdpbusd 0x14(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0a3f7cdb487dd162 // vpandd 0x280(%r15,%rdi), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x06 // vpdpbusd 0x18(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0b3f7cdb487dd162 // vpandd 0x2c0(%r15,%rdi), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x07 // vpdpbusd 0x1c(%r14){1to16}, %zmm7, %zmm8
+	LONG $0x58455262; WORD $0x4550; BYTE $0x04 // vpdpbusd 0x10(%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x09017cdb487d9162 // vpandd 0x240(%r9,%r8), %zmm0, %zmm7
+	LONG $0x58455262; WORD $0x4550; BYTE $0x05 // vpdpbusd 0x14(%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0a017cdb487d9162 // vpandd 0x280(%r9,%r8), %zmm0, %zmm7
+	LONG $0x58455262; WORD $0x4550; BYTE $0x06 // vpdpbusd 0x18(%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0b017cdb487d9162 // vpandd 0x2c0(%r9,%r8), %zmm0, %zmm7
+	LONG $0x58455262; WORD $0x4550; BYTE $0x07 // vpdpbusd 0x1c(%r13){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x08 // vpsrld $0x8, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	LONG $0x585dd262; WORD $0x7e98; BYTE $0x08 // vfmadd132ps 0x20(%r14){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487df262; WORD $0x6713; BYTE $0x29 // vcvtph2ps 0x520(%rdi), %zmm4
+	LONG $0x585dd262; WORD $0x7d98; BYTE $0x08 // vfmadd132ps 0x20(%r13){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm5
 	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	LONG $0x5845d262; WORD $0x6e9c; BYTE $0x0d // vfnmadd132ps 0x34(%r14){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
+	LONG $0x5845d262; WORD $0x6d9c; BYTE $0x0d // vfnmadd132ps 0x34(%r13){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
 	LONG $0x484df162; WORD $0xd672; BYTE $0x0c // vpsrld $0xc, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xe659 // vmulps %zmm6, %zmm4, %zmm4
-	LONG $0x5855d262; WORD $0x669c; BYTE $0x0e // vfnmadd132ps 0x38(%r14){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
-	LONG $0x487df262; WORD $0x6f13; BYTE $0x28 // vcvtph2ps 0x500(%rdi), %zmm5
-	LONG $0x48feb162; WORD $0x346f; BYTE $0x27 // vmovdqu64 (%rdi,%r12), %zmm6
-	QUAD $0x043f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x100(%r15,%rdi), %zmm7
+	LONG $0x5855d262; WORD $0x659c; BYTE $0x0e // vfnmadd132ps 0x38(%r13){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
+	LONG $0x48fed162; WORD $0x346f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm6
+	QUAD $0x0401547248459162; BYTE $0x02 // vpsrld $0x2, 0x100(%r9,%r8), %zmm7
+	LONG $0x2f0c8d4a // leaq (%rdi,%r13), %rcx
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4650; BYTE $0x10 // vpdpbusd 0x40(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x053f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x140(%r15,%rdi), %zmm7
+	QUAD $0x003d445058455262 // vpdpbusd (%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0501547248459162; BYTE $0x02 // vpsrld $0x2, 0x140(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x11 // vpdpbusd 0x44(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x063f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x180(%r15,%rdi), %zmm7
+	QUAD $0x013d445058455262 // vpdpbusd 0x4(%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0601547248459162; BYTE $0x02 // vpsrld $0x2, 0x180(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x12 // vpdpbusd 0x48(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x073f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%r15,%rdi), %zmm7
+	QUAD $0x023d445058455262 // vpdpbusd 0x8(%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0701547248459162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x13 // vpdpbusd 0x4c(%r14){1to16}, %zmm7, %zmm8
+	QUAD $0x033d445058455262 // vpdpbusd 0xc(%r13,%rdi){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x10 // vpsrld $0x10, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x083f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x200(%r15,%rdi), %zmm7
+	QUAD $0x0801547248459162; BYTE $0x02 // vpsrld $0x2, 0x200(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4650; BYTE $0x14 // vpdpbusd 0x50(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x093f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r15,%rdi), %zmm7
+	QUAD $0x043d445058455262 // vpdpbusd 0x10(%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0901547248459162; BYTE $0x02 // vpsrld $0x2, 0x240(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x15 // vpdpbusd 0x54(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0a3f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r15,%rdi), %zmm7
+	QUAD $0x053d445058455262 // vpdpbusd 0x14(%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0a01547248459162; BYTE $0x02 // vpsrld $0x2, 0x280(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x16 // vpdpbusd 0x58(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0b3f54724845d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r15,%rdi), %zmm7
+	QUAD $0x063d445058455262 // vpdpbusd 0x18(%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0b01547248459162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x17 // vpdpbusd 0x5c(%r14){1to16}, %zmm7, %zmm8
+	QUAD $0x073d445058455262 // vpdpbusd 0x1c(%r13,%rdi){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x18 // vpsrld $0x18, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	LONG $0x585dd262; WORD $0x7e98; BYTE $0x18 // vfmadd132ps 0x60(%r14){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487df262; WORD $0x6713; BYTE $0x29 // vcvtph2ps 0x520(%rdi), %zmm4
+	QUAD $0x083d7c98585dd262 // vfmadd132ps 0x20(%r13,%rdi){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x1c // vpsrld $0x1c, %zmm6, %zmm5
 	LONG $0x484df162; WORD $0xd672; BYTE $0x14 // vpsrld $0x14, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xf659 // vmulps %zmm6, %zmm4, %zmm6
-	LONG $0x5845d262; WORD $0x769c; BYTE $0x1d // vfnmadd132ps 0x74(%r14){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
+	QUAD $0x0d3d749c5845d262 // vfnmadd132ps 0x34(%r13,%rdi){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x584dd262; WORD $0x669c; BYTE $0x1e // vfnmadd132ps 0x78(%r14){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
-	LONG $0x487df262; WORD $0x6f13; BYTE $0x28 // vcvtph2ps 0x500(%rdi), %zmm5
-	QUAD $0x0127746f48feb162 // vmovdqu64 0x40(%rdi,%r12), %zmm6
-	QUAD $0x043f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r15,%rdi), %zmm7
+	QUAD $0x0e3d649c584dd262 // vfnmadd132ps 0x38(%r13,%rdi){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
+	QUAD $0x0110746f48fed162 // vmovdqu64 0x40(%r8,%rdx), %zmm6
+	QUAD $0x0401547248459162; BYTE $0x04 // vpsrld $0x4, 0x100(%r9,%r8), %zmm7
+	LONG $0x392c8d4c // leaq (%rcx,%rdi), %r13
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4650; BYTE $0x20 // vpdpbusd 0x80(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x053f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r15,%rdi), %zmm7
+	LONG $0x58457262; WORD $0x0450; BYTE $0x0f // vpdpbusd (%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0501547248459162; BYTE $0x04 // vpsrld $0x4, 0x140(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x21 // vpdpbusd 0x84(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x063f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r15,%rdi), %zmm7
+	QUAD $0x010f445058457262 // vpdpbusd 0x4(%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0601547248459162; BYTE $0x04 // vpsrld $0x4, 0x180(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x22 // vpdpbusd 0x88(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x073f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r15,%rdi), %zmm7
+	QUAD $0x020f445058457262 // vpdpbusd 0x8(%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0701547248459162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x23 // vpdpbusd 0x8c(%r14){1to16}, %zmm7, %zmm8
+	QUAD $0x030f445058457262 // vpdpbusd 0xc(%rdi,%rcx){1to16}, %zmm7, %zmm8
 	LONG $0x484df162; WORD $0xfadb // vpandd %zmm2, %zmm6, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x083f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r15,%rdi), %zmm7
+	QUAD $0x0801547248459162; BYTE $0x04 // vpsrld $0x4, 0x200(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4650; BYTE $0x24 // vpdpbusd 0x90(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x093f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r15,%rdi), %zmm7
+	QUAD $0x040f445058457262 // vpdpbusd 0x10(%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0901547248459162; BYTE $0x04 // vpsrld $0x4, 0x240(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x25 // vpdpbusd 0x94(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0a3f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r15,%rdi), %zmm7
+	QUAD $0x050f445058457262 // vpdpbusd 0x14(%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0a01547248459162; BYTE $0x04 // vpsrld $0x4, 0x280(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x26 // vpdpbusd 0x98(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0b3f54724845d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r15,%rdi), %zmm7
+	QUAD $0x060f445058457262 // vpdpbusd 0x18(%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0b01547248459162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x27 // vpdpbusd 0x9c(%r14){1to16}, %zmm7, %zmm8
+	QUAD $0x070f445058457262 // vpdpbusd 0x1c(%rdi,%rcx){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x08 // vpsrld $0x8, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	LONG $0x585dd262; WORD $0x7e98; BYTE $0x28 // vfmadd132ps 0xa0(%r14){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487df262; WORD $0x6713; BYTE $0x29 // vcvtph2ps 0x520(%rdi), %zmm4
+	QUAD $0x080f7c98585df262 // vfmadd132ps 0x20(%rdi,%rcx){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm5
 	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	LONG $0x5845d262; WORD $0x6e9c; BYTE $0x2d // vfnmadd132ps 0xb4(%r14){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
+	QUAD $0x0d0f6c9c5845f262 // vfnmadd132ps 0x34(%rdi,%rcx){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
 	LONG $0x484df162; WORD $0xd672; BYTE $0x0c // vpsrld $0xc, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xe659 // vmulps %zmm6, %zmm4, %zmm4
-	LONG $0x5855d262; WORD $0x669c; BYTE $0x2e // vfnmadd132ps 0xb8(%r14){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
-	LONG $0x487df262; WORD $0x6f13; BYTE $0x28 // vcvtph2ps 0x500(%rdi), %zmm5
-	QUAD $0x0127746f48feb162 // vmovdqu64 0x40(%rdi,%r12), %zmm6
-	QUAD $0x043f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x100(%r15,%rdi), %zmm7
+	QUAD $0x0e0f649c5855f262 // vfnmadd132ps 0x38(%rdi,%rcx){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
+	QUAD $0x0110746f48fed162 // vmovdqu64 0x40(%r8,%rdx), %zmm6
+	QUAD $0x0401547248459162; BYTE $0x06 // vpsrld $0x6, 0x100(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4650; BYTE $0x30 // vpdpbusd 0xc0(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x053f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x140(%r15,%rdi), %zmm7
+	LONG $0x58453262; WORD $0x0450; BYTE $0x2f // vpdpbusd (%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0501547248459162; BYTE $0x06 // vpsrld $0x6, 0x140(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x31 // vpdpbusd 0xc4(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x063f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x180(%r15,%rdi), %zmm7
+	QUAD $0x012f445058453262 // vpdpbusd 0x4(%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0601547248459162; BYTE $0x06 // vpsrld $0x6, 0x180(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x32 // vpdpbusd 0xc8(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x073f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%r15,%rdi), %zmm7
+	QUAD $0x022f445058453262 // vpdpbusd 0x8(%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0701547248459162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x33 // vpdpbusd 0xcc(%r14){1to16}, %zmm7, %zmm8
+	QUAD $0x032f445058453262 // vpdpbusd 0xc(%rdi,%r13){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x10 // vpsrld $0x10, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x083f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x200(%r15,%rdi), %zmm7
+	QUAD $0x0801547248459162; BYTE $0x06 // vpsrld $0x6, 0x200(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4650; BYTE $0x34 // vpdpbusd 0xd0(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x093f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r15,%rdi), %zmm7
+	QUAD $0x042f445058453262 // vpdpbusd 0x10(%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0901547248459162; BYTE $0x06 // vpsrld $0x6, 0x240(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x35 // vpdpbusd 0xd4(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0a3f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r15,%rdi), %zmm7
+	QUAD $0x052f445058453262 // vpdpbusd 0x14(%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0a01547248459162; BYTE $0x06 // vpsrld $0x6, 0x280(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x36 // vpdpbusd 0xd8(%r14){1to16}, %zmm7, %zmm8
-	QUAD $0x0b3f54724845d162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r15,%rdi), %zmm7
+	QUAD $0x062f445058453262 // vpdpbusd 0x18(%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0b01547248459162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r9,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x58455262; WORD $0x4650; BYTE $0x37 // vpdpbusd 0xdc(%r14){1to16}, %zmm7, %zmm8
+	QUAD $0x072f445058453262 // vpdpbusd 0x1c(%rdi,%r13){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x18 // vpsrld $0x18, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	LONG $0x585dd262; WORD $0x7e98; BYTE $0x38 // vfmadd132ps 0xe0(%r14){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487df262; WORD $0x6713; BYTE $0x29 // vcvtph2ps 0x520(%rdi), %zmm4
+	QUAD $0x082f7c98585db262 // vfmadd132ps 0x20(%rdi,%r13){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x1c // vpsrld $0x1c, %zmm6, %zmm5
 	LONG $0x484df162; WORD $0xd672; BYTE $0x14 // vpsrld $0x14, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xf659 // vmulps %zmm6, %zmm4, %zmm6
-	LONG $0x5845d262; WORD $0x769c; BYTE $0x3d // vfnmadd132ps 0xf4(%r14){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
+	QUAD $0x0d2f749c5845b262 // vfnmadd132ps 0x34(%rdi,%r13){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x584dd262; WORD $0x669c; BYTE $0x3e // vfnmadd132ps 0xf8(%r14){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
+	QUAD $0x0e2f649c584db262 // vfnmadd132ps 0x38(%rdi,%r13){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfaa2850f; WORD $0xffff // jne 0xd30 <k_tile_q2_k+0xb0>
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x10 // vmovups %zmm4, (%rax,%r10)
+	LONG $0xfa7f850f; WORD $0xffff // jne 0xd90 <k_tile_q2_k+0xe0>
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%rax,%r14)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0xfa52850f; WORD $0xffff // jne 0xd80 <k_tile_q2_k+0xd0>
 	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x40c78148; WORD $0x0005; BYTE $0x00 // addq $0x540, %rdi # imm = 0x540
-	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfa71850f; WORD $0xffff // jne 0xd20 <k_tile_q2_k+0xa0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfa25850f; WORD $0xffff // jne 0xce0 <k_tile_q2_k+0x60>
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x1340 <k_tile_q2_k+0x6c0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b75 // jne 0x1340 <k_tile_q2_k+0x6c0>
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x12d4 <k_tile_q2_k+0x654>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x47eb // jmp 0x131b <k_tile_q2_k+0x69b>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
-	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xf9ff850f; WORD $0xffff // jne 0xd40 <k_tile_q2_k+0x90>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x13d0 <k_tile_q2_k+0x720>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0081850f; WORD $0x0000 // jne 0x13d0 <k_tile_q2_k+0x720>
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
+	LONG $0x04f98349 // cmpq $0x4, %r9
+	WORD $0x0473 // jae 0x135f <k_tile_q2_k+0x6af>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x4ceb // jmp 0x13ab <k_tile_q2_k+0x6fb>
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
+	LONG $0xc0b08d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rsi
+	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x12f0 <k_tile_q2_k+0x670>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x1340 <k_tile_q2_k+0x6c0>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fef162; WORD $0x467f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rsi)
+	LONG $0x48fef162; WORD $0x467f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rsi)
+	LONG $0x48fef162; WORD $0x467f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rsi)
+	LONG $0x48fef162; WORD $0x067f // vmovdqu64 %zmm0, (%rsi)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0xd575 // jne 0x1380 <k_tile_q2_k+0x6d0>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x2074 // je 0x13d0 <k_tile_q2_k+0x720>
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0xe1c1; BYTE $0x06 // shll $0x6, %ecx
+	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x1330 <k_tile_q2_k+0x6b0>
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x10 // vmovdqu64 %zmm0, (%rax,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xf075 // jne 0x13c0 <k_tile_q2_k+0x710>
+	LONG $0x18c48348 // addq $0x18, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q3_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0b718e0f; WORD $0x0000 // jle 0x1f6e <k_tile_q3_k+0xb7e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -928,144 +969,157 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x1e60 <k_tile_q3_k+0xb10>
+	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0a508e0f; WORD $0x0000 // jle 0x1dd9 <k_tile_q3_k+0xa89>
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0xecc28148; WORD $0x0000; BYTE $0x00 // addq $0xec, %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x23670558487df262; WORD $0x0000 // vpbroadcastd 0x2367(%rip), %zmm0 # 0x3710 <k_tile_q6_k+0x8d0>
-	QUAD $0x23690d58487df262; WORD $0x0000 // vpbroadcastd 0x2369(%rip), %zmm1 # 0x371c <k_tile_q6_k+0x8dc>
-	QUAD $0x26031578487df262; WORD $0x0000 // vpbroadcastb 0x2603(%rip), %zmm2 # 0x39c0 <k_tile_q6_k+0xb80>
-	QUAD $0x25fa1d78487df262; WORD $0x0000 // vpbroadcastb 0x25fa(%rip), %zmm3 # 0x39c1 <k_tile_q6_k+0xb81>
-	QUAD $0x233b2518487df262; WORD $0x0000 // vbroadcastss 0x233b(%rip), %zmm4 # 0x370c <k_tile_q6_k+0x8cc>
-	QUAD $0x25652d6f48fdf162; WORD $0x0000 // vmovdqa64 0x2565(%rip), %zmm5 # 0x3940 <k_tile_q6_k+0xb00>
-	QUAD $0x232f3558487df262; WORD $0x0000 // vpbroadcastd 0x232f(%rip), %zmm6 # 0x3714 <k_tile_q6_k+0x8d4>
-	QUAD $0x23113d58487df262; WORD $0x0000 // vpbroadcastd 0x2311(%rip), %zmm7 # 0x3700 <k_tile_q6_k+0x8c0>
-	QUAD $0x2587056f48fd7162; WORD $0x0000 // vmovdqa64 0x2587(%rip), %zmm8 # 0x3980 <k_tile_q6_k+0xb40>
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x1274 // je 0x1430 <k_tile_q3_k+0xe0>
-	LONG $0x487c3162; WORD $0x1410; BYTE $0x10 // vmovups (%rax,%r10), %zmm10
-	WORD $0x15eb // jmp 0x143c <k_tile_q3_k+0xec>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x0a8b8e0f; WORD $0x0000 // jle 0x1ebe <k_tile_q3_k+0xace>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x09e2c148 // shlq $0x9, %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x2cc18348 // addq $0x2c, %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x24da0558487df262; WORD $0x0000 // vpbroadcastd 0x24da(%rip), %zmm0 # 0x3950 <k_tile_q6_k+0x930>
+	QUAD $0x24dc0d58487df262; WORD $0x0000 // vpbroadcastd 0x24dc(%rip), %zmm1 # 0x395c <k_tile_q6_k+0x93c>
+	QUAD $0x27761578487df262; WORD $0x0000 // vpbroadcastb 0x2776(%rip), %zmm2 # 0x3c00 <k_tile_q6_k+0xbe0>
+	QUAD $0x276d1d78487df262; WORD $0x0000 // vpbroadcastb 0x276d(%rip), %zmm3 # 0x3c01 <k_tile_q6_k+0xbe1>
+	QUAD $0x24ae2518487df262; WORD $0x0000 // vbroadcastss 0x24ae(%rip), %zmm4 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x26d82d6f48fdf162; WORD $0x0000 // vmovdqa64 0x26d8(%rip), %zmm5 # 0x3b80 <k_tile_q6_k+0xb60>
+	QUAD $0x24a23558487df262; WORD $0x0000 // vpbroadcastd 0x24a2(%rip), %zmm6 # 0x3954 <k_tile_q6_k+0x934>
+	QUAD $0x24843d58487df262; WORD $0x0000 // vpbroadcastd 0x2484(%rip), %zmm7 # 0x3940 <k_tile_q6_k+0x920>
+	QUAD $0x26fa056f48fd7162; WORD $0x0000 // vmovdqa64 0x26fa(%rip), %zmm8 # 0x3bc0 <k_tile_q6_k+0xba0>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x0f74 // je 0x14f0 <k_tile_q3_k+0x100>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x487c7162; WORD $0x1410; BYTE $0x10 // vmovups (%rax,%rdx), %zmm10
+	WORD $0x12eb // jmp 0x1501 <k_tile_q3_k+0x111>
+	BYTE $0x90 // nop
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%r10)
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	WORD $0xdb31 // xorl %ebx, %ebx
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fe7162; WORD $0x4f6f; BYTE $0x18 // vmovdqu64 0x600(%rdi), %zmm9
-	LONG $0x48fe7162; WORD $0x5f6f; BYTE $0x19 // vmovdqu64 0x640(%rdi), %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x1a // vmovdqu64 0x680(%rdi), %zmm12
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%rdx)
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x18 // vmovdqu64 0x600(%r8), %zmm9
+	LONG $0x48fe5162; WORD $0x586f; BYTE $0x19 // vmovdqu64 0x640(%r8), %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x1a // vmovdqu64 0x680(%r8), %zmm12
 	LONG $0x4815d162; WORD $0xf472; BYTE $0x04 // vpslld $0x4, %zmm12, %zmm13
 	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
 	LONG $0x48357362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm13
-	QUAD $0x2024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0x20(%rsp)
+	QUAD $0x5024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0x50(%rsp)
 	LONG $0x4815d162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm13
 	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
 	LONG $0x48257362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm11, %zmm13
-	QUAD $0x6024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0x60(%rsp)
+	QUAD $0x9024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0x90(%rsp)
 	LONG $0x4835d162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm9
 	LONG $0x481d7162; WORD $0xe9db // vpandd %zmm1, %zmm12, %zmm13
 	LONG $0x48357362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm13
-	QUAD $0xa024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0xa0(%rsp)
+	QUAD $0xd024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0xd0(%rsp)
 	LONG $0x4835d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm9
 	LONG $0x4825d162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	LONG $0x48357362; WORD $0xd825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm11
-	QUAD $0xe0249c7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm11, 0xe0(%rsp)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000a5048d46 // leal (,%r12,4), %r8d
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x07e5c149 // shlq $0x7, %r13
-	LONG $0x3c968b41; WORD $0xffff; BYTE $0xff // movl -0xc4(%r14), %edx
-	LONG $0x408e8b41; WORD $0xffff; BYTE $0xff // movl -0xc0(%r14), %ecx
-	LONG $0x00898d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r9d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc9490f41 // cmovnsl %r9d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0x487d7262; WORD $0xd97c // vpbroadcastd %ecx, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm12
-	LONG $0x6e7941c4; BYTE $0xc8 // vmovd %r8d, %xmm9
+	QUAD $0x10249c7f48fe7162; WORD $0x0001; BYTE $0x00 // vmovdqu64 %zmm11, 0x110(%rsp)
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000bd148d46 // leal (,%r15,4), %r10d
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0xfc758b41 // movl -0x4(%r13), %esi
+	LONG $0x00658b45 // movl (%r13), %r12d
+	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	LONG $0xe2490f44 // cmovnsl %edx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
+	LONG $0x487d7262; WORD $0xda7c // vpbroadcastd %edx, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
+	LONG $0x6e7941c4; BYTE $0xca // vmovd %r10d, %xmm9
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	LONG $0x09e4c149 // shlq $0x9, %r12
-	QUAD $0x0c3c642548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r12,%rdi), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5e50; BYTE $0xc9 // vpdpbusd -0xdc(%r14){1to16}, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x05 // vmovdqu64 0x140(%rdi), %zmm12
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	QUAD $0x0c07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r15,%r8), %zmm3, %zmm12
+	LONG $0x581d5262; WORD $0x5d50; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm12, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d3c642548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r12,%rdi), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5e50; BYTE $0xca // vpdpbusd -0xd8(%r14){1to16}, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x06 // vmovdqu64 0x180(%rdi), %zmm12
+	QUAD $0x0d07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r15,%r8), %zmm3, %zmm12
+	LONG $0x581d5262; WORD $0x5d50; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm12, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e3c642548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r12,%rdi), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5e50; BYTE $0xcb // vpdpbusd -0xd4(%r14){1to16}, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm12
+	QUAD $0x0e07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r15,%r8), %zmm3, %zmm12
+	LONG $0x581d5262; WORD $0x5d50; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm12, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f3c642548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r12,%rdi), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5e50; BYTE $0xcc // vpdpbusd -0xd0(%r14){1to16}, %zmm12, %zmm11
+	QUAD $0x0f07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r15,%r8), %zmm3, %zmm12
+	LONG $0x581d5262; WORD $0x5d50; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm12, %zmm11
 	LONG $0x48247162; WORD $0xe458 // vaddps %zmm4, %zmm11, %zmm12
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdi), %zmm11
-	QUAD $0x202cac6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x20(%rsp,%r13), %zmm13
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm11
+	QUAD $0x5004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x50(%rsp,%rax), %zmm13
 	LONG $0x48157262; WORD $0xf500 // vpshufb %zmm5, %zmm13, %zmm14
 	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
-	LONG $0x487d7262; WORD $0xf97c // vpbroadcastd %ecx, %zmm15
-	LONG $0x48fee162; WORD $0x076f // vmovdqu64 (%rdi), %zmm16
-	LONG $0x48fee162; WORD $0x4f6f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm17
-	LONG $0x48fee162; WORD $0x576f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm18
-	LONG $0x48fee162; WORD $0x5f6f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm19
+	LONG $0x0000968d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edx
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	WORD $0x490f; BYTE $0xf2 // cmovnsl %edx, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %edx
+	LONG $0x487d7262; WORD $0xfa7c // vpbroadcastd %edx, %zmm15
+	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
+	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
+	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
+	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
 	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x083c442548e5c362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r12,%rdi), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7e50; BYTE $0xc5 // vpdpbusd -0xec(%r14){1to16}, %zmm16, %zmm15
+	QUAD $0x0807442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r15,%r8), %zmm3, %zmm16
+	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm16, %zmm15
 	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x093c442548e5c362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r12,%rdi), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7e50; BYTE $0xc6 // vpdpbusd -0xe8(%r14){1to16}, %zmm16, %zmm15
+	QUAD $0x0907442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r15,%r8), %zmm3, %zmm16
+	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm16, %zmm15
 	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a3c442548e5c362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r12,%rdi), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7e50; BYTE $0xc7 // vpdpbusd -0xe4(%r14){1to16}, %zmm16, %zmm15
+	QUAD $0x0a07442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r15,%r8), %zmm3, %zmm16
+	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm16, %zmm15
 	LONG $0x4065c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm19, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0b3c442548e5c362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r12,%rdi), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7e50; BYTE $0xc8 // vpdpbusd -0xe0(%r14){1to16}, %zmm16, %zmm15
+	QUAD $0x0b07442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r15,%r8), %zmm3, %zmm16
+	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm16, %zmm15
 	LONG $0x48957162; WORD $0xefdb // vpandq %zmm7, %zmm13, %zmm13
 	LONG $0x48157162; WORD $0xeefe // vpaddd %zmm6, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
@@ -1073,86 +1127,86 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48147162; WORD $0xdc59 // vmulps %zmm4, %zmm13, %zmm11
 	LONG $0x48155262; WORD $0xdfb8 // vfmadd231ps %zmm15, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm15) + zmm11
 	LONG $0x481d5262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm14) + zmm11
-	LONG $0x582d5262; WORD $0x5e98; BYTE $0xcd // vfmadd132ps -0xcc(%r14){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	LONG $0x7c968b41; WORD $0xffff; BYTE $0xff // movl -0x84(%r14), %edx
-	LONG $0x804e8b41 // movl -0x80(%r14), %ecx
-	LONG $0x00818d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r8d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xc8490f41 // cmovnsl %r8d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0x487d7262; WORD $0xd17c // vpbroadcastd %ecx, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm12
+	LONG $0x582d5262; WORD $0x5d98; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
+	LONG $0x1d748b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %esi
+	LONG $0x1d548b41; BYTE $0x00 // movl (%r13,%rbx), %edx
+	LONG $0x00928d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r10d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xd2490f41 // cmovnsl %r10d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0x487d7262; WORD $0xd27c // vpbroadcastd %edx, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0c3c54724815d162; BYTE $0x02 // vpsrld $0x2, 0x300(%r12,%rdi), %zmm13
+	QUAD $0x0c07547248159162; BYTE $0x02 // vpsrld $0x2, 0x300(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xd9 // vpdpbusd -0x9c(%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x05 // vmovdqu64 0x140(%rdi), %zmm12
+	QUAD $0xf91d545058155262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm13, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d3c54724815d162; BYTE $0x02 // vpsrld $0x2, 0x340(%r12,%rdi), %zmm13
+	QUAD $0x0d07547248159162; BYTE $0x02 // vpsrld $0x2, 0x340(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xda // vpdpbusd -0x98(%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x06 // vmovdqu64 0x180(%rdi), %zmm12
+	QUAD $0xfa1d545058155262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm13, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e3c54724815d162; BYTE $0x02 // vpsrld $0x2, 0x380(%r12,%rdi), %zmm13
+	QUAD $0x0e07547248159162; BYTE $0x02 // vpsrld $0x2, 0x380(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xdb // vpdpbusd -0x94(%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm12
+	QUAD $0xfb1d545058155262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm13, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f3c54724815d162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r12,%rdi), %zmm13
+	QUAD $0x0f07547248159162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xdc // vpdpbusd -0x90(%r14){1to16}, %zmm13, %zmm10
+	QUAD $0xfc1d545058155262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm13, %zmm10
 	LONG $0x482c7162; WORD $0xe458 // vaddps %zmm4, %zmm10, %zmm12
-	LONG $0x487d7262; WORD $0x5713; BYTE $0x36 // vcvtph2ps 0x6c0(%rdi), %zmm10
-	QUAD $0x202cac6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x20(%rsp,%r13), %zmm13
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm10
+	QUAD $0x5004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x50(%rsp,%rax), %zmm13
 	LONG $0x480dd162; WORD $0xd572; BYTE $0x18 // vpsrld $0x18, %zmm13, %zmm14
 	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x482c5162; WORD $0xf659 // vmulps %zmm14, %zmm10, %zmm14
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
-	LONG $0x487d7262; WORD $0xf97c // vpbroadcastd %ecx, %zmm15
-	LONG $0x48fee162; WORD $0x076f // vmovdqu64 (%rdi), %zmm16
-	LONG $0x48fee162; WORD $0x4f6f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm17
-	LONG $0x48fee162; WORD $0x576f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm18
-	LONG $0x48fee162; WORD $0x5f6f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm19
+	LONG $0x0000968d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edx
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	WORD $0x490f; BYTE $0xf2 // cmovnsl %edx, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %edx
+	LONG $0x487d7262; WORD $0xfa7c // vpbroadcastd %edx, %zmm15
+	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
+	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
+	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
+	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
 	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
 	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x083c5472405dd162; BYTE $0x02 // vpsrld $0x2, 0x200(%r12,%rdi), %zmm20
+	QUAD $0x08075472405d9162; BYTE $0x02 // vpsrld $0x2, 0x200(%r15,%r8), %zmm20
 	LONG $0x40fde362; WORD $0xe325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm20
-	LONG $0x505d5262; WORD $0x7e50; BYTE $0xd5 // vpdpbusd -0xac(%r14){1to16}, %zmm20, %zmm15
+	QUAD $0xf51d7c50505d5262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm20, %zmm15
 	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
 	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x093c54724075d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r12,%rdi), %zmm17
+	QUAD $0x0907547240759162; BYTE $0x02 // vpsrld $0x2, 0x240(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xd6 // vpdpbusd -0xa8(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf61d7c5050755262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm17, %zmm15
 	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
 	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a3c54724075d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r12,%rdi), %zmm17
+	QUAD $0x0a07547240759162; BYTE $0x02 // vpsrld $0x2, 0x280(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xd7 // vpdpbusd -0xa4(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf71d7c5050755262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm17, %zmm15
 	LONG $0x4065c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm19, %zmm16
 	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0b3c54724075d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r12,%rdi), %zmm17
+	QUAD $0x0b07547240759162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xd8 // vpdpbusd -0xa0(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf81d7c5050755262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm17, %zmm15
 	LONG $0x48155262; WORD $0xe800 // vpshufb %zmm8, %zmm13, %zmm13
 	LONG $0x48157162; WORD $0xeefe // vpaddd %zmm6, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
@@ -1160,78 +1214,78 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48147162; WORD $0xd459 // vmulps %zmm4, %zmm13, %zmm10
 	LONG $0x48155262; WORD $0xd7b8 // vfmadd231ps %zmm15, %zmm13, %zmm10 # zmm10 = (zmm13 * zmm15) + zmm10
 	LONG $0x481d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm12, %zmm10 # zmm10 = (zmm12 * zmm14) + zmm10
-	LONG $0x58255262; WORD $0x5698; BYTE $0xdd // vfmadd132ps -0x8c(%r14){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
-	LONG $0xbc568b41 // movl -0x44(%r14), %edx
-	LONG $0xc04e8b41 // movl -0x40(%r14), %ecx
-	LONG $0x00818d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r8d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xc8490f41 // cmovnsl %r8d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0x487d7262; WORD $0xd97c // vpbroadcastd %ecx, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm12
+	QUAD $0xfd1d549858255262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
+	LONG $0x3d748b41; BYTE $0xfc // movl -0x4(%r13,%rdi), %esi
+	LONG $0x3d548b41; BYTE $0x00 // movl (%r13,%rdi), %edx
+	LONG $0x00928d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r10d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xd2490f41 // cmovnsl %r10d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0x487d7262; WORD $0xda7c // vpbroadcastd %edx, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0c3c54724815d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r12,%rdi), %zmm13
+	QUAD $0x0c07547248159162; BYTE $0x04 // vpsrld $0x4, 0x300(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5e50; BYTE $0xe9 // vpdpbusd -0x5c(%r14){1to16}, %zmm13, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x05 // vmovdqu64 0x140(%rdi), %zmm12
+	QUAD $0xf93d5c5058155262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm13, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d3c54724815d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r12,%rdi), %zmm13
+	QUAD $0x0d07547248159162; BYTE $0x04 // vpsrld $0x4, 0x340(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5e50; BYTE $0xea // vpdpbusd -0x58(%r14){1to16}, %zmm13, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x06 // vmovdqu64 0x180(%rdi), %zmm12
+	QUAD $0xfa3d5c5058155262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm13, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e3c54724815d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r12,%rdi), %zmm13
+	QUAD $0x0e07547248159162; BYTE $0x04 // vpsrld $0x4, 0x380(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5e50; BYTE $0xeb // vpdpbusd -0x54(%r14){1to16}, %zmm13, %zmm11
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm12
+	QUAD $0xfb3d5c5058155262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm13, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f3c54724815d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r12,%rdi), %zmm13
+	QUAD $0x0f07547248159162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5e50; BYTE $0xec // vpdpbusd -0x50(%r14){1to16}, %zmm13, %zmm11
+	QUAD $0xfc3d5c5058155262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm13, %zmm11
 	LONG $0x48247162; WORD $0xe458 // vaddps %zmm4, %zmm11, %zmm12
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdi), %zmm11
-	QUAD $0x602cac6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x60(%rsp,%r13), %zmm13
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm11
+	QUAD $0x9004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x90(%rsp,%rax), %zmm13
 	LONG $0x48157262; WORD $0xf500 // vpshufb %zmm5, %zmm13, %zmm14
 	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
-	LONG $0x487d7262; WORD $0xf97c // vpbroadcastd %ecx, %zmm15
-	LONG $0x48fee162; WORD $0x076f // vmovdqu64 (%rdi), %zmm16
-	LONG $0x48fee162; WORD $0x4f6f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm17
-	LONG $0x48fee162; WORD $0x576f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm18
-	LONG $0x48fee162; WORD $0x5f6f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm19
+	LONG $0x0000968d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edx
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	WORD $0x490f; BYTE $0xf2 // cmovnsl %edx, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %edx
+	LONG $0x487d7262; WORD $0xfa7c // vpbroadcastd %edx, %zmm15
+	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
+	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
+	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
+	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
 	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x083c5472405dd162; BYTE $0x04 // vpsrld $0x4, 0x200(%r12,%rdi), %zmm20
+	QUAD $0x08075472405d9162; BYTE $0x04 // vpsrld $0x4, 0x200(%r15,%r8), %zmm20
 	LONG $0x40fde362; WORD $0xe325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm20
-	LONG $0x505d5262; WORD $0x7e50; BYTE $0xe5 // vpdpbusd -0x6c(%r14){1to16}, %zmm20, %zmm15
+	QUAD $0xf53d7c50505d5262 // vpdpbusd -0x2c(%r13,%rdi){1to16}, %zmm20, %zmm15
 	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x093c54724075d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r12,%rdi), %zmm17
+	QUAD $0x0907547240759162; BYTE $0x04 // vpsrld $0x4, 0x240(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xe6 // vpdpbusd -0x68(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf63d7c5050755262 // vpdpbusd -0x28(%r13,%rdi){1to16}, %zmm17, %zmm15
 	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a3c54724075d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r12,%rdi), %zmm17
+	QUAD $0x0a07547240759162; BYTE $0x04 // vpsrld $0x4, 0x280(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xe7 // vpdpbusd -0x64(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf73d7c5050755262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm17, %zmm15
 	LONG $0x4065c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm19, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0b3c54724075d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r12,%rdi), %zmm17
+	QUAD $0x0b07547240759162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xe8 // vpdpbusd -0x60(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf83d7c5050755262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm17, %zmm15
 	LONG $0x48957162; WORD $0xefdb // vpandq %zmm7, %zmm13, %zmm13
 	LONG $0x48157162; WORD $0xeefe // vpaddd %zmm6, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
@@ -1239,86 +1293,86 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48147162; WORD $0xdc59 // vmulps %zmm4, %zmm13, %zmm11
 	LONG $0x48155262; WORD $0xdfb8 // vfmadd231ps %zmm15, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm15) + zmm11
 	LONG $0x481d5262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm14) + zmm11
-	LONG $0x582d5262; WORD $0x5e98; BYTE $0xed // vfmadd132ps -0x4c(%r14){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	LONG $0xfc568b41 // movl -0x4(%r14), %edx
-	WORD $0x8b41; BYTE $0x0e // movl (%r14), %ecx
-	LONG $0x00818d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r8d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xc8490f41 // cmovnsl %r8d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0x487d7262; WORD $0xd17c // vpbroadcastd %ecx, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm12
+	QUAD $0xfd3d5c98582d5262 // vfmadd132ps -0xc(%r13,%rdi){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
+	LONG $0x35748b43; BYTE $0xfc // movl -0x4(%r13,%r14), %esi
+	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
+	LONG $0x00928d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r10d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xd2490f41 // cmovnsl %r10d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0x487d7262; WORD $0xd27c // vpbroadcastd %edx, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0c3c54724815d162; BYTE $0x06 // vpsrld $0x6, 0x300(%r12,%rdi), %zmm13
+	QUAD $0x0c07547248159162; BYTE $0x06 // vpsrld $0x6, 0x300(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xf9 // vpdpbusd -0x1c(%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x05 // vmovdqu64 0x140(%rdi), %zmm12
+	QUAD $0xf935545058151262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm13, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d3c54724815d162; BYTE $0x06 // vpsrld $0x6, 0x340(%r12,%rdi), %zmm13
+	QUAD $0x0d07547248159162; BYTE $0x06 // vpsrld $0x6, 0x340(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xfa // vpdpbusd -0x18(%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x06 // vmovdqu64 0x180(%rdi), %zmm12
+	QUAD $0xfa35545058151262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm13, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e3c54724815d162; BYTE $0x06 // vpsrld $0x6, 0x380(%r12,%rdi), %zmm13
+	QUAD $0x0e07547248159162; BYTE $0x06 // vpsrld $0x6, 0x380(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xfb // vpdpbusd -0x14(%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm12
+	QUAD $0xfb35545058151262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm13, %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
 	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
 	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
 	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f3c54724815d162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r12,%rdi), %zmm13
+	QUAD $0x0f07547248159162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r15,%r8), %zmm13
 	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	LONG $0x58155262; WORD $0x5650; BYTE $0xfc // vpdpbusd -0x10(%r14){1to16}, %zmm13, %zmm10
+	QUAD $0xfc35545058151262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm13, %zmm10
 	LONG $0x482c7162; WORD $0xe458 // vaddps %zmm4, %zmm10, %zmm12
-	LONG $0x487d7262; WORD $0x5713; BYTE $0x36 // vcvtph2ps 0x6c0(%rdi), %zmm10
-	QUAD $0x602cac6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x60(%rsp,%r13), %zmm13
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm10
+	QUAD $0x9004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x90(%rsp,%rax), %zmm13
 	LONG $0x480dd162; WORD $0xd572; BYTE $0x18 // vpsrld $0x18, %zmm13, %zmm14
 	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x482c5162; WORD $0xf659 // vmulps %zmm14, %zmm10, %zmm14
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
-	LONG $0x487d7262; WORD $0xf97c // vpbroadcastd %ecx, %zmm15
-	LONG $0x48fee162; WORD $0x076f // vmovdqu64 (%rdi), %zmm16
-	LONG $0x48fee162; WORD $0x4f6f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm17
-	LONG $0x48fee162; WORD $0x576f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm18
-	LONG $0x48fee162; WORD $0x5f6f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm19
+	LONG $0x0000868d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %eax
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0x490f; BYTE $0xf0 // cmovnsl %eax, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	LONG $0x00b5048d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %eax
+	LONG $0x487d7262; WORD $0xf87c // vpbroadcastd %eax, %zmm15
+	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
+	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
+	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
+	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
 	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x083c5472405dd162; BYTE $0x06 // vpsrld $0x6, 0x200(%r12,%rdi), %zmm20
+	QUAD $0x08075472405d9162; BYTE $0x06 // vpsrld $0x6, 0x200(%r15,%r8), %zmm20
 	LONG $0x40fde362; WORD $0xe325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm20
-	LONG $0x505d5262; WORD $0x7e50; BYTE $0xf5 // vpdpbusd -0x2c(%r14){1to16}, %zmm20, %zmm15
+	QUAD $0xf5357c50505d1262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm20, %zmm15
 	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
 	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x093c54724075d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r12,%rdi), %zmm17
+	QUAD $0x0907547240759162; BYTE $0x06 // vpsrld $0x6, 0x240(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xf6 // vpdpbusd -0x28(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf6357c5050751262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm17, %zmm15
 	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
 	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
 	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a3c54724075d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r12,%rdi), %zmm17
+	QUAD $0x0a07547240759162; BYTE $0x06 // vpsrld $0x6, 0x280(%r15,%r8), %zmm17
 	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	LONG $0x50755262; WORD $0x7e50; BYTE $0xf7 // vpdpbusd -0x24(%r14){1to16}, %zmm17, %zmm15
+	QUAD $0xf7357c5050751262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm17, %zmm15
 	LONG $0x40655162; WORD $0xc9d2 // vpsrld %xmm9, %zmm19, %zmm9
 	LONG $0x4835d162; WORD $0xd172; BYTE $0x01 // vpsrld $0x1, %zmm9, %zmm9
 	LONG $0x48b57162; WORD $0xcadb // vpandq %zmm2, %zmm9, %zmm9
-	QUAD $0x0b3c5472407dd162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r12,%rdi), %zmm16
+	QUAD $0x0b075472407d9162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r15,%r8), %zmm16
 	LONG $0x48b5e362; WORD $0xc325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm9, %zmm16
-	LONG $0x507d5262; WORD $0x7e50; BYTE $0xf8 // vpdpbusd -0x20(%r14){1to16}, %zmm16, %zmm15
+	QUAD $0xf8357c50507d1262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm16, %zmm15
 	LONG $0x48155262; WORD $0xc800 // vpshufb %zmm8, %zmm13, %zmm9
 	LONG $0x48357162; WORD $0xcefe // vpaddd %zmm6, %zmm9, %zmm9
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
@@ -1326,57 +1380,63 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48347162; WORD $0xd459 // vmulps %zmm4, %zmm9, %zmm10
 	LONG $0x48355262; WORD $0xd7b8 // vfmadd231ps %zmm15, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm15) + zmm10
 	LONG $0x481d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm12, %zmm10 # zmm10 = (zmm12 * zmm14) + zmm10
-	LONG $0x58255262; WORD $0x5698; BYTE $0xfd // vfmadd132ps -0xc(%r14){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
-	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	LONG $0xf765850f; WORD $0xffff // jne 0x1500 <k_tile_q3_k+0x1b0>
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%r10)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0xe0c78148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdi # imm = 0x6E0
-	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
-	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xf694850f; WORD $0xffff // jne 0x1450 <k_tile_q3_k+0x100>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xf63c850f; WORD $0xffff // jne 0x1410 <k_tile_q3_k+0xc0>
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x1e60 <k_tile_q3_k+0xb10>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x007e850f; WORD $0x0000 // jne 0x1e60 <k_tile_q3_k+0xb10>
-	WORD $0x8944; BYTE $0xc2 // movl %r8d, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0473 // jae 0x1df2 <k_tile_q3_k+0xaa2>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x49eb // jmp 0x1e3b <k_tile_q3_k+0xaeb>
+	QUAD $0xfd35549858251262 // vfmadd132ps -0xc(%r13,%r14){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf74f850f; WORD $0xffff // jne 0x15c0 <k_tile_q3_k+0x1d0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%rdx)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xe0c08149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r8 # imm = 0x6E0
+	LONG $0x244c034c; BYTE $0x30 // addq 0x30(%rsp), %r9
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xf66f850f; WORD $0xffff // jne 0x1510 <k_tile_q3_k+0x120>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xf617850f; WORD $0xffff // jne 0x14d0 <k_tile_q3_k+0xe0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x1f60 <k_tile_q3_k+0xb70>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0099850f; WORD $0x0000 // jne 0x1f60 <k_tile_q3_k+0xb70>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x1ed6 <k_tile_q3_k+0xae6>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x55eb // jmp 0x1f2b <k_tile_q3_k+0xb3b>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
-	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	WORD $0xd575 // jne 0x1e10 <k_tile_q3_k+0xac0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x1e60 <k_tile_q3_k+0xb10>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
+	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xd575 // jne 0x1f00 <k_tile_q3_k+0xb10>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3074 // je 0x1f60 <k_tile_q3_k+0xb70>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x1e50 <k_tile_q3_k+0xb00>
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xf075 // jne 0x1f50 <k_tile_q3_k+0xb60>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1397,244 +1457,255 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x10ec8148; WORD $0x0001; BYTE $0x00 // subq $0x110, %rsp # imm = 0x110
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x05bb8e0f; WORD $0x0000 // jle 0x2460 <k_tile_q4_k+0x5e0>
+	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x062b8e0f; WORD $0x0000 // jle 0x25d0 <k_tile_q4_k+0x650>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x05278e0f; WORD $0x0000 // jle 0x23e0 <k_tile_q4_k+0x560>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x183a0558487df262; WORD $0x0000 // vpbroadcastd 0x183a(%rip), %zmm0 # 0x3708 <k_tile_q6_k+0x8c8>
-	QUAD $0x18380d58487df262; WORD $0x0000 // vpbroadcastd 0x1838(%rip), %zmm1 # 0x3710 <k_tile_q6_k+0x8d0>
-	QUAD $0x183a1558487df262; WORD $0x0000 // vpbroadcastd 0x183a(%rip), %zmm2 # 0x371c <k_tile_q6_k+0x8dc>
-	QUAD $0x18381d58487df262; WORD $0x0000 // vpbroadcastd 0x1838(%rip), %zmm3 # 0x3724 <k_tile_q6_k+0x8e4>
-	QUAD $0x180a2558487df262; WORD $0x0000 // vpbroadcastd 0x180a(%rip), %zmm4 # 0x3700 <k_tile_q6_k+0x8c0>
-	QUAD $0x180c2d18487df262; WORD $0x0000 // vbroadcastss 0x180c(%rip), %zmm5 # 0x370c <k_tile_q6_k+0x8cc>
-	QUAD $0x1af6356f48fdf162; WORD $0x0000 // vmovdqa64 0x1af6(%rip), %zmm6 # 0x3a00 <k_tile_q6_k+0xbc0>
-	QUAD $0x1b2c3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x1b2c(%rip), %zmm7 # 0x3a40 <k_tile_q6_k+0xc00>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x1f40 <k_tile_q4_k+0xc0>
-	LONG $0x487c3162; WORD $0x1410; BYTE $0x10 // vmovups (%rax,%r10), %zmm10
-	WORD $0x17eb // jmp 0x1f4c <k_tile_q4_k+0xcc>
+	LONG $0x05898e0f; WORD $0x0000 // jle 0x2542 <k_tile_q4_k+0x5c2>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x19660558487df262; WORD $0x0000 // vpbroadcastd 0x1966(%rip), %zmm0 # 0x3948 <k_tile_q6_k+0x928>
+	QUAD $0x19640d58487df262; WORD $0x0000 // vpbroadcastd 0x1964(%rip), %zmm1 # 0x3950 <k_tile_q6_k+0x930>
+	QUAD $0x19661558487df262; WORD $0x0000 // vpbroadcastd 0x1966(%rip), %zmm2 # 0x395c <k_tile_q6_k+0x93c>
+	QUAD $0x19641d58487df262; WORD $0x0000 // vpbroadcastd 0x1964(%rip), %zmm3 # 0x3964 <k_tile_q6_k+0x944>
+	QUAD $0x19362558487df262; WORD $0x0000 // vpbroadcastd 0x1936(%rip), %zmm4 # 0x3940 <k_tile_q6_k+0x920>
+	QUAD $0x19382d18487df262; WORD $0x0000 // vbroadcastss 0x1938(%rip), %zmm5 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x1c22356f48fdf162; WORD $0x0000 // vmovdqa64 0x1c22(%rip), %zmm6 # 0x3c40 <k_tile_q6_k+0xc20>
+	QUAD $0x1c583d6f48fdf162; WORD $0x0000 // vmovdqa64 0x1c58(%rip), %zmm7 # 0x3c80 <k_tile_q6_k+0xc60>
+	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x1474 // je 0x2060 <k_tile_q4_k+0xe0>
+	LONG $0x487c3162; WORD $0x1410; BYTE $0x30 // vmovups (%rax,%r14), %zmm10
+	WORD $0x17eb // jmp 0x206c <k_tile_q4_k+0xec>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fe7162; WORD $0x476f; BYTE $0x20 // vmovdqu64 0x800(%rdi), %zmm8
-	LONG $0x48fe7162; WORD $0x4f6f; BYTE $0x21 // vmovdqu64 0x840(%rdi), %zmm9
-	LONG $0x48fe7162; WORD $0x5f6f; BYTE $0x22 // vmovdqu64 0x880(%rdi), %zmm11
+	LONG $0x487c3162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%r14)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm9
+	LONG $0x48fe5162; WORD $0x586f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm11
 	LONG $0x483d7162; WORD $0xe0db // vpandd %zmm0, %zmm8, %zmm12
-	LONG $0x48fe7162; WORD $0x247f; BYTE $0x24 // vmovdqu64 %zmm12, (%rsp)
+	QUAD $0x2024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0x20(%rsp)
 	LONG $0x48257162; WORD $0xe1db // vpandd %zmm1, %zmm11, %zmm12
 	LONG $0x483dd162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm8, %zmm8
 	LONG $0x481d7362; WORD $0xc225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm12, %zmm8
-	QUAD $0x0124447f48fe7162 // vmovdqu64 %zmm8, 0x40(%rsp)
+	QUAD $0x6024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0x60(%rsp)
 	LONG $0x48357162; WORD $0xc0db // vpandd %zmm0, %zmm9, %zmm8
-	QUAD $0x0224447f48fe7162 // vmovdqu64 %zmm8, 0x80(%rsp)
+	QUAD $0xa024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0xa0(%rsp)
 	LONG $0x483dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm8
 	LONG $0x483d7162; WORD $0xc1db // vpandd %zmm1, %zmm8, %zmm8
 	LONG $0x4835d162; WORD $0xd172; BYTE $0x02 // vpsrld $0x2, %zmm9, %zmm9
 	LONG $0x483d7362; WORD $0xca25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm8, %zmm9
-	QUAD $0x03244c7f48fe7162 // vmovdqu64 %zmm9, 0xc0(%rsp)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x0ae4c149 // shlq $0xa, %r12
-	LONG $0x48753162; WORD $0x04db; BYTE $0x27 // vpandd (%rdi,%r12), %zmm1, %zmm8
+	QUAD $0xe0248c7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm9, 0xe0(%rsp)
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x0ae2c148 // shlq $0xa, %rdx
+	LONG $0x48755162; WORD $0x04db; BYTE $0x10 // vpandd (%r8,%rdx), %zmm1, %zmm8
 	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
-	LONG $0x583d5262; WORD $0x1e50 // vpdpbusd (%r14){1to16}, %zmm8, %zmm11
-	QUAD $0x012744db48753162 // vpandd 0x40(%rdi,%r12), %zmm1, %zmm8
-	LONG $0x583d5262; WORD $0x5e50; BYTE $0x01 // vpdpbusd 0x4(%r14){1to16}, %zmm8, %zmm11
-	QUAD $0x022744db48753162 // vpandd 0x80(%rdi,%r12), %zmm1, %zmm8
-	LONG $0x583d5262; WORD $0x5e50; BYTE $0x02 // vpdpbusd 0x8(%r14){1to16}, %zmm8, %zmm11
-	QUAD $0x032744db48753162 // vpandd 0xc0(%rdi,%r12), %zmm1, %zmm8
-	LONG $0x583d5262; WORD $0x5e50; BYTE $0x03 // vpdpbusd 0xc(%r14){1to16}, %zmm8, %zmm11
-	QUAD $0x042744db48753162 // vpandd 0x100(%rdi,%r12), %zmm1, %zmm8
-	LONG $0x583d5262; WORD $0x5e50; BYTE $0x04 // vpdpbusd 0x10(%r14){1to16}, %zmm8, %zmm11
-	QUAD $0x052744db48753162 // vpandd 0x140(%rdi,%r12), %zmm1, %zmm8
-	LONG $0x583d5262; WORD $0x5e50; BYTE $0x05 // vpdpbusd 0x14(%r14){1to16}, %zmm8, %zmm11
-	QUAD $0x062744db48753162 // vpandd 0x180(%rdi,%r12), %zmm1, %zmm8
-	LONG $0x583d5262; WORD $0x5e50; BYTE $0x06 // vpdpbusd 0x18(%r14){1to16}, %zmm8, %zmm11
-	QUAD $0x072744db48753162 // vpandd 0x1c0(%rdi,%r12), %zmm1, %zmm8
-	LONG $0x583d5262; WORD $0x5e50; BYTE $0x07 // vpdpbusd 0x1c(%r14){1to16}, %zmm8, %zmm11
-	LONG $0x487d7262; WORD $0x6713; BYTE $0x46 // vcvtph2ps 0x8c0(%rdi), %zmm12
-	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0x2c // vmovdqu64 (%rsp,%r13), %zmm9
-	QUAD $0x022c446f48fe3162 // vmovdqu64 0x80(%rsp,%r13), %zmm8
+	LONG $0x583d5262; WORD $0x1c50; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm8, %zmm11
+	QUAD $0x011044db48755162 // vpandd 0x40(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x01245c50583d5262 // vpdpbusd 0x4(%r12){1to16}, %zmm8, %zmm11
+	QUAD $0x021044db48755162 // vpandd 0x80(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x02245c50583d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm8, %zmm11
+	QUAD $0x031044db48755162 // vpandd 0xc0(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x03245c50583d5262 // vpdpbusd 0xc(%r12){1to16}, %zmm8, %zmm11
+	QUAD $0x041044db48755162 // vpandd 0x100(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x04245c50583d5262 // vpdpbusd 0x10(%r12){1to16}, %zmm8, %zmm11
+	QUAD $0x051044db48755162 // vpandd 0x140(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x05245c50583d5262 // vpdpbusd 0x14(%r12){1to16}, %zmm8, %zmm11
+	QUAD $0x061044db48755162 // vpandd 0x180(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x06245c50583d5262 // vpdpbusd 0x18(%r12){1to16}, %zmm8, %zmm11
+	QUAD $0x071044db48755162 // vpandd 0x1c0(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x07245c50583d5262 // vpdpbusd 0x1c(%r12){1to16}, %zmm8, %zmm11
+	LONG $0x487d5262; WORD $0x6013; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm12
+	QUAD $0x200c8c6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x20(%rsp,%rcx), %zmm9
+	QUAD $0xa00c846f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xa0(%rsp,%rcx), %zmm8
 	LONG $0x48b57162; WORD $0xecdb // vpandq %zmm4, %zmm9, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
 	LONG $0x481c7162; WORD $0xed59 // vmulps %zmm5, %zmm12, %zmm13
 	LONG $0x481d5262; WORD $0xebb8 // vfmadd231ps %zmm11, %zmm12, %zmm13 # zmm13 = (zmm12 * zmm11) + zmm13
-	LONG $0x582d5262; WORD $0x6e98; BYTE $0x08 // vfmadd132ps 0x20(%r14){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
-	LONG $0x487d7262; WORD $0x5713; BYTE $0x47 // vcvtph2ps 0x8e0(%rdi), %zmm10
+	QUAD $0x08246c98582d5262 // vfmadd132ps 0x20(%r12){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm10
 	LONG $0x48bd7162; WORD $0xdcdb // vpandq %zmm4, %zmm8, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x58155262; WORD $0x569c; BYTE $0x0c // vfnmadd132ps 0x30(%r14){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x042714724825b162 // vpsrld $0x4, (%rdi,%r12), %zmm11
+	QUAD $0x0c24549c58155262 // vfnmadd132ps 0x30(%r12){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
+	QUAD $0x041014724825d162 // vpsrld $0x4, (%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
+	LONG $0x3c0c8d49 // leaq (%r12,%rdi), %rcx
 	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
-	LONG $0x58255262; WORD $0x6650; BYTE $0x10 // vpdpbusd 0x40(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x012754724825b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdi,%r12), %zmm11
+	LONG $0x58255262; WORD $0x2450; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm11, %zmm12
+	QUAD $0x011054724825d162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x11 // vpdpbusd 0x44(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x022754724825b162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdi,%r12), %zmm11
+	QUAD $0x013c645058255262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm11, %zmm12
+	QUAD $0x021054724825d162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x12 // vpdpbusd 0x48(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x032754724825b162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdi,%r12), %zmm11
+	QUAD $0x023c645058255262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm11, %zmm12
+	QUAD $0x031054724825d162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x13 // vpdpbusd 0x4c(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x042754724825b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdi,%r12), %zmm11
+	QUAD $0x033c645058255262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm11, %zmm12
+	QUAD $0x041054724825d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x14 // vpdpbusd 0x50(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x052754724825b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdi,%r12), %zmm11
+	QUAD $0x043c645058255262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm11, %zmm12
+	QUAD $0x051054724825d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x15 // vpdpbusd 0x54(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x062754724825b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdi,%r12), %zmm11
+	QUAD $0x053c645058255262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm11, %zmm12
+	QUAD $0x061054724825d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x16 // vpdpbusd 0x58(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x072754724825b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdi,%r12), %zmm11
+	QUAD $0x063c645058255262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm11, %zmm12
+	QUAD $0x071054724825d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x17 // vpdpbusd 0x5c(%r14){1to16}, %zmm11, %zmm12
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x46 // vcvtph2ps 0x8c0(%rdi), %zmm11
+	QUAD $0x073c645058255262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm11, %zmm12
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
 	LONG $0x48357262; WORD $0xee00 // vpshufb %zmm6, %zmm9, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x48245162; WORD $0xdd59 // vmulps %zmm13, %zmm11, %zmm11
 	LONG $0x48247162; WORD $0xed59 // vmulps %zmm5, %zmm11, %zmm13
 	LONG $0x48255262; WORD $0xecb8 // vfmadd231ps %zmm12, %zmm11, %zmm13 # zmm13 = (zmm11 * zmm12) + zmm13
-	LONG $0x582d5262; WORD $0x6e98; BYTE $0x18 // vfmadd132ps 0x60(%r14){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
-	LONG $0x487d7262; WORD $0x5713; BYTE $0x47 // vcvtph2ps 0x8e0(%rdi), %zmm10
+	QUAD $0x083c6c98582d5262 // vfmadd132ps 0x20(%r12,%rdi){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm10
 	LONG $0x483d7262; WORD $0xde00 // vpshufb %zmm6, %zmm8, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x58155262; WORD $0x569c; BYTE $0x1c // vfnmadd132ps 0x70(%r14){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x08275cdb48753162 // vpandd 0x200(%rdi,%r12), %zmm1, %zmm11
+	QUAD $0x0c3c549c58155262 // vfnmadd132ps 0x30(%r12,%rdi){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
+	QUAD $0x08105cdb48755162 // vpandd 0x200(%r8,%rdx), %zmm1, %zmm11
+	LONG $0x39248d4c // leaq (%rcx,%rdi), %r12
 	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
-	LONG $0x58255262; WORD $0x6650; BYTE $0x20 // vpdpbusd 0x80(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x09275cdb48753162 // vpandd 0x240(%rdi,%r12), %zmm1, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x21 // vpdpbusd 0x84(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0a275cdb48753162 // vpandd 0x280(%rdi,%r12), %zmm1, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x22 // vpdpbusd 0x88(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0b275cdb48753162 // vpandd 0x2c0(%rdi,%r12), %zmm1, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x23 // vpdpbusd 0x8c(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0c275cdb48753162 // vpandd 0x300(%rdi,%r12), %zmm1, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x24 // vpdpbusd 0x90(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0d275cdb48753162 // vpandd 0x340(%rdi,%r12), %zmm1, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x25 // vpdpbusd 0x94(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0e275cdb48753162 // vpandd 0x380(%rdi,%r12), %zmm1, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x26 // vpdpbusd 0x98(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0f275cdb48753162 // vpandd 0x3c0(%rdi,%r12), %zmm1, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x27 // vpdpbusd 0x9c(%r14){1to16}, %zmm11, %zmm12
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x46 // vcvtph2ps 0x8c0(%rdi), %zmm11
+	LONG $0x58257262; WORD $0x2450; BYTE $0x0f // vpdpbusd (%rdi,%rcx){1to16}, %zmm11, %zmm12
+	QUAD $0x09105cdb48755162 // vpandd 0x240(%r8,%rdx), %zmm1, %zmm11
+	QUAD $0x010f645058257262 // vpdpbusd 0x4(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	QUAD $0x0a105cdb48755162 // vpandd 0x280(%r8,%rdx), %zmm1, %zmm11
+	QUAD $0x020f645058257262 // vpdpbusd 0x8(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	QUAD $0x0b105cdb48755162 // vpandd 0x2c0(%r8,%rdx), %zmm1, %zmm11
+	QUAD $0x030f645058257262 // vpdpbusd 0xc(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	QUAD $0x0c105cdb48755162 // vpandd 0x300(%r8,%rdx), %zmm1, %zmm11
+	QUAD $0x040f645058257262 // vpdpbusd 0x10(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	QUAD $0x0d105cdb48755162 // vpandd 0x340(%r8,%rdx), %zmm1, %zmm11
+	QUAD $0x050f645058257262 // vpdpbusd 0x14(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	QUAD $0x0e105cdb48755162 // vpandd 0x380(%r8,%rdx), %zmm1, %zmm11
+	QUAD $0x060f645058257262 // vpdpbusd 0x18(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	QUAD $0x0f105cdb48755162 // vpandd 0x3c0(%r8,%rdx), %zmm1, %zmm11
+	QUAD $0x070f645058257262 // vpdpbusd 0x1c(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
 	LONG $0x48357262; WORD $0xef00 // vpshufb %zmm7, %zmm9, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x48245162; WORD $0xdd59 // vmulps %zmm13, %zmm11, %zmm11
 	LONG $0x48247162; WORD $0xed59 // vmulps %zmm5, %zmm11, %zmm13
 	LONG $0x48255262; WORD $0xecb8 // vfmadd231ps %zmm12, %zmm11, %zmm13 # zmm13 = (zmm11 * zmm12) + zmm13
-	LONG $0x582d5262; WORD $0x6e98; BYTE $0x28 // vfmadd132ps 0xa0(%r14){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
-	LONG $0x487d7262; WORD $0x5713; BYTE $0x47 // vcvtph2ps 0x8e0(%rdi), %zmm10
+	QUAD $0x080f6c98582d7262 // vfmadd132ps 0x20(%rdi,%rcx){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm10
 	LONG $0x483d7262; WORD $0xdf00 // vpshufb %zmm7, %zmm8, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x58155262; WORD $0x569c; BYTE $0x2c // vfnmadd132ps 0xb0(%r14){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x082754724825b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdi,%r12), %zmm11
+	QUAD $0x0c0f549c58157262 // vfnmadd132ps 0x30(%rdi,%rcx){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
+	QUAD $0x081054724825d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
-	LONG $0x58255262; WORD $0x6650; BYTE $0x30 // vpdpbusd 0xc0(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x092754724825b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdi,%r12), %zmm11
+	LONG $0x58253262; WORD $0x2450; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm11, %zmm12
+	QUAD $0x091054724825d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x31 // vpdpbusd 0xc4(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0a2754724825b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdi,%r12), %zmm11
+	QUAD $0x0127645058253262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm11, %zmm12
+	QUAD $0x0a1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x32 // vpdpbusd 0xc8(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0b2754724825b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdi,%r12), %zmm11
+	QUAD $0x0227645058253262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm11, %zmm12
+	QUAD $0x0b1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x33 // vpdpbusd 0xcc(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0c2754724825b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdi,%r12), %zmm11
+	QUAD $0x0327645058253262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm11, %zmm12
+	QUAD $0x0c1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x34 // vpdpbusd 0xd0(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0d2754724825b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdi,%r12), %zmm11
+	QUAD $0x0427645058253262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm11, %zmm12
+	QUAD $0x0d1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x35 // vpdpbusd 0xd4(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0e2754724825b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdi,%r12), %zmm11
+	QUAD $0x0527645058253262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm11, %zmm12
+	QUAD $0x0e1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x36 // vpdpbusd 0xd8(%r14){1to16}, %zmm11, %zmm12
-	QUAD $0x0f2754724825b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdi,%r12), %zmm11
+	QUAD $0x0627645058253262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm11, %zmm12
+	QUAD $0x0f1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rdx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x58255262; WORD $0x6650; BYTE $0x37 // vpdpbusd 0xdc(%r14){1to16}, %zmm11, %zmm12
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x46 // vcvtph2ps 0x8c0(%rdi), %zmm11
+	QUAD $0x0727645058253262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm11, %zmm12
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
 	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
 	LONG $0x48245162; WORD $0xc959 // vmulps %zmm9, %zmm11, %zmm9
 	LONG $0x48347162; WORD $0xdd59 // vmulps %zmm5, %zmm9, %zmm11
 	LONG $0x48355262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm9, %zmm11 # zmm11 = (zmm9 * zmm12) + zmm11
-	LONG $0x582d5262; WORD $0x5e98; BYTE $0x38 // vfmadd132ps 0xe0(%r14){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	LONG $0x487d7262; WORD $0x4f13; BYTE $0x47 // vcvtph2ps 0x8e0(%rdi), %zmm9
+	QUAD $0x08275c98582d3262 // vfmadd132ps 0x20(%rdi,%r12){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
+	LONG $0x487d5262; WORD $0x4813; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm9
 	LONG $0x483dd162; WORD $0xd072; BYTE $0x18 // vpsrld $0x18, %zmm8, %zmm8
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
 	LONG $0x48345162; WORD $0xd059 // vmulps %zmm8, %zmm9, %zmm10
-	LONG $0x58255262; WORD $0x569c; BYTE $0x3c // vfnmadd132ps 0xf0(%r14){1to16}, %zmm11, %zmm10 # zmm10 = -(zmm10 * mem) + zmm11
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
-	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	LONG $0xfc32850f; WORD $0xffff // jne 0x1fe0 <k_tile_q4_k+0x160>
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%r10)
+	QUAD $0x0c27549c58253262 // vfnmadd132ps 0x30(%rdi,%r12){1to16}, %zmm11, %zmm10 # zmm10 = -(zmm10 * mem) + zmm11
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xfc03850f; WORD $0xffff // jne 0x2110 <k_tile_q4_k+0x190>
+	LONG $0x487c3162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%r14)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0xfb56850f; WORD $0xffff // jne 0x2080 <k_tile_q4_k+0x100>
 	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x00c78148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdi # imm = 0x900
-	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfb91850f; WORD $0xffff // jne 0x1f60 <k_tile_q4_k+0xe0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xfb45850f; WORD $0xffff // jne 0x1f20 <k_tile_q4_k+0xa0>
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x2460 <k_tile_q4_k+0x5e0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b75 // jne 0x2460 <k_tile_q4_k+0x5e0>
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x23f4 <k_tile_q4_k+0x574>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x47eb // jmp 0x243b <k_tile_q4_k+0x5bb>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
-	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x245c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r11
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xfb03850f; WORD $0xffff // jne 0x2040 <k_tile_q4_k+0xc0>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x25d0 <k_tile_q4_k+0x650>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0085850f; WORD $0x0000 // jne 0x25d0 <k_tile_q4_k+0x650>
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
+	LONG $0x04f98349 // cmpq $0x4, %r9
+	WORD $0x0473 // jae 0x255b <k_tile_q4_k+0x5db>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x50eb // jmp 0x25ab <k_tile_q4_k+0x62b>
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
+	LONG $0xc0b08d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rsi
+	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x2410 <k_tile_q4_k+0x590>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x2460 <k_tile_q4_k+0x5e0>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x467f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rsi)
+	LONG $0x48fef162; WORD $0x467f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rsi)
+	LONG $0x48fef162; WORD $0x467f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rsi)
+	LONG $0x48fef162; WORD $0x067f // vmovdqu64 %zmm0, (%rsi)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0xd575 // jne 0x2580 <k_tile_q4_k+0x600>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x2074 // je 0x25d0 <k_tile_q4_k+0x650>
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0xe1c1; BYTE $0x06 // shll $0x6, %ecx
+	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x2450 <k_tile_q4_k+0x5d0>
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x10 // vmovdqu64 %zmm0, (%rax,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xf075 // jne 0x25c0 <k_tile_q4_k+0x640>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1647,6 +1718,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0a118e0f; WORD $0x0000 // jle 0x300e <k_tile_q5_k+0xa1e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1655,379 +1729,397 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x097b8e0f; WORD $0x0000 // jle 0x2e20 <k_tile_q5_k+0x9a0>
+	LONG $0x40ec8148; WORD $0x0001; BYTE $0x00 // subq $0x140, %rsp # imm = 0x140
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08dd8e0f; WORD $0x0000 // jle 0x2d96 <k_tile_q5_k+0x916>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x12350558487df262; WORD $0x0000 // vpbroadcastd 0x1235(%rip), %zmm0 # 0x3708 <k_tile_q6_k+0x8c8>
-	QUAD $0x12330d58487df262; WORD $0x0000 // vpbroadcastd 0x1233(%rip), %zmm1 # 0x3710 <k_tile_q6_k+0x8d0>
-	QUAD $0x12351558487df262; WORD $0x0000 // vpbroadcastd 0x1235(%rip), %zmm2 # 0x371c <k_tile_q6_k+0x8dc>
-	QUAD $0x168f1d78487df262; WORD $0x0000 // vpbroadcastb 0x168f(%rip), %zmm3 # 0x3b80 <k_tile_q6_k+0xd40>
-	QUAD $0x16862578487df262; WORD $0x0000 // vpbroadcastb 0x1686(%rip), %zmm4 # 0x3b81 <k_tile_q6_k+0xd41>
-	QUAD $0x121f2d58487df262; WORD $0x0000 // vpbroadcastd 0x121f(%rip), %zmm5 # 0x3724 <k_tile_q6_k+0x8e4>
-	QUAD $0x11f13518487df262; WORD $0x0000 // vbroadcastss 0x11f1(%rip), %zmm6 # 0x3700 <k_tile_q6_k+0x8c0>
-	QUAD $0x11f33d18487df262; WORD $0x0000 // vbroadcastss 0x11f3(%rip), %zmm7 # 0x370c <k_tile_q6_k+0x8cc>
-	QUAD $0x15dd056f48fd7162; WORD $0x0000 // vmovdqa64 0x15dd(%rip), %zmm8 # 0x3b00 <k_tile_q6_k+0xcc0>
-	QUAD $0x16130d6f48fd7162; WORD $0x0000 // vmovdqa64 0x1613(%rip), %zmm9 # 0x3b40 <k_tile_q6_k+0xd00>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x2550 <k_tile_q5_k+0xd0>
-	LONG $0x487c3162; WORD $0x1c10; BYTE $0x10 // vmovups (%rax,%r10), %zmm11
-	WORD $0x17eb // jmp 0x255c <k_tile_q5_k+0xdc>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x09368e0f; WORD $0x0000 // jle 0x2f68 <k_tile_q5_k+0x978>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x12db0558487df262; WORD $0x0000 // vpbroadcastd 0x12db(%rip), %zmm0 # 0x3948 <k_tile_q6_k+0x928>
+	QUAD $0x12d90d58487df262; WORD $0x0000 // vpbroadcastd 0x12d9(%rip), %zmm1 # 0x3950 <k_tile_q6_k+0x930>
+	QUAD $0x12db1558487df262; WORD $0x0000 // vpbroadcastd 0x12db(%rip), %zmm2 # 0x395c <k_tile_q6_k+0x93c>
+	QUAD $0x17351d78487df262; WORD $0x0000 // vpbroadcastb 0x1735(%rip), %zmm3 # 0x3dc0 <k_tile_q6_k+0xda0>
+	QUAD $0x172c2578487df262; WORD $0x0000 // vpbroadcastb 0x172c(%rip), %zmm4 # 0x3dc1 <k_tile_q6_k+0xda1>
+	QUAD $0x12c52d58487df262; WORD $0x0000 // vpbroadcastd 0x12c5(%rip), %zmm5 # 0x3964 <k_tile_q6_k+0x944>
+	QUAD $0x12973518487df262; WORD $0x0000 // vbroadcastss 0x1297(%rip), %zmm6 # 0x3940 <k_tile_q6_k+0x920>
+	QUAD $0x12993d18487df262; WORD $0x0000 // vbroadcastss 0x1299(%rip), %zmm7 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x1683056f48fd7162; WORD $0x0000 // vmovdqa64 0x1683(%rip), %zmm8 # 0x3d40 <k_tile_q6_k+0xd20>
+	QUAD $0x16b90d6f48fd7162; WORD $0x0000 // vmovdqa64 0x16b9(%rip), %zmm9 # 0x3d80 <k_tile_q6_k+0xd60>
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x1274 // je 0x2700 <k_tile_q5_k+0x110>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487c3162; WORD $0x1c10; BYTE $0x20 // vmovups (%rax,%r12), %zmm11
+	WORD $0x15eb // jmp 0x2710 <k_tile_q5_k+0x120>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm11, (%rax,%r10)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fe7162; WORD $0x576f; BYTE $0x28 // vmovdqu64 0xa00(%rdi), %zmm10
-	LONG $0x48fe7162; WORD $0x676f; BYTE $0x29 // vmovdqu64 0xa40(%rdi), %zmm12
-	LONG $0x48fe7162; WORD $0x6f6f; BYTE $0x2a // vmovdqu64 0xa80(%rdi), %zmm13
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x20 // vmovups %zmm11, (%rax,%r12)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48fe5162; WORD $0x506f; BYTE $0x28 // vmovdqu64 0xa00(%r8), %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x29 // vmovdqu64 0xa40(%r8), %zmm12
+	LONG $0x48fe5162; WORD $0x686f; BYTE $0x2a // vmovdqu64 0xa80(%r8), %zmm13
 	LONG $0x482d7162; WORD $0xf0db // vpandd %zmm0, %zmm10, %zmm14
-	QUAD $0x1024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0x10(%rsp)
+	QUAD $0x3024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0x30(%rsp)
 	LONG $0x48157162; WORD $0xf1db // vpandd %zmm1, %zmm13, %zmm14
 	LONG $0x482dd162; WORD $0xd272; BYTE $0x02 // vpsrld $0x2, %zmm10, %zmm10
 	LONG $0x480d7362; WORD $0xd225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm14, %zmm10
-	QUAD $0x5024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0x50(%rsp)
+	QUAD $0x7024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0x70(%rsp)
 	LONG $0x481d7162; WORD $0xd0db // vpandd %zmm0, %zmm12, %zmm10
-	QUAD $0x9024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0x90(%rsp)
+	QUAD $0xb024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0xb0(%rsp)
 	LONG $0x482dd162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm10
 	LONG $0x482d7162; WORD $0xd1db // vpandd %zmm1, %zmm10, %zmm10
 	LONG $0x481dd162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm12
 	LONG $0x482d7362; WORD $0xe225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm10, %zmm12
-	QUAD $0xd024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0xd0(%rsp)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000a5048d46 // leal (,%r12,4), %r8d
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x0ae4c149 // shlq $0xa, %r12
-	LONG $0x48e53162; WORD $0x24db; BYTE $0x27 // vpandq (%rdi,%r12), %zmm3, %zmm12
-	LONG $0x6e7941c4; BYTE $0xd0 // vmovd %r8d, %xmm10
-	LONG $0x48fe7162; WORD $0x6f6f; BYTE $0x20 // vmovdqu64 0x800(%rdi), %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x21 // vmovdqu64 0x840(%rdi), %zmm14
-	LONG $0x48fe7162; WORD $0x7f6f; BYTE $0x22 // vmovdqu64 0x880(%rdi), %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x23 // vmovdqu64 0x8c0(%rdi), %zmm16
+	QUAD $0xf024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0xf0(%rsp)
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000bd348d42 // leal (,%r15,4), %esi
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	LONG $0x48e51162; WORD $0x24db; BYTE $0x38 // vpandq (%r8,%r15), %zmm3, %zmm12
+	LONG $0xd66e79c5 // vmovd %esi, %xmm10
+	LONG $0x48fe5162; WORD $0x686f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm14
+	LONG $0x48fe5162; WORD $0x786f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm16
 	LONG $0x48155162; WORD $0xead2 // vpsrld %xmm10, %zmm13, %zmm13
 	LONG $0x4815d162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm13, %zmm13
 	LONG $0x489d7362; WORD $0xec25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm12, %zmm13
 	LONG $0x48fd7162; WORD $0xe56f // vmovdqa64 %zmm5, %zmm12
-	LONG $0x58155262; WORD $0x2650 // vpdpbusd (%r14){1to16}, %zmm13, %zmm12
-	QUAD $0x01276cdb48e53162 // vpandq 0x40(%rdi,%r12), %zmm3, %zmm13
+	LONG $0x58155262; WORD $0x2150 // vpdpbusd (%r9){1to16}, %zmm13, %zmm12
+	QUAD $0x01386cdb48e51162 // vpandq 0x40(%r8,%r15), %zmm3, %zmm13
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x01 // vpdpbusd 0x4(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x02276cdb48e53162 // vpandq 0x80(%rdi,%r12), %zmm3, %zmm13
+	LONG $0x580d5262; WORD $0x6150; BYTE $0x01 // vpdpbusd 0x4(%r9){1to16}, %zmm14, %zmm12
+	QUAD $0x02386cdb48e51162 // vpandq 0x80(%r8,%r15), %zmm3, %zmm13
 	LONG $0x48055162; WORD $0xf2d2 // vpsrld %xmm10, %zmm15, %zmm14
 	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x02 // vpdpbusd 0x8(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x03276cdb48e53162 // vpandq 0xc0(%rdi,%r12), %zmm3, %zmm13
+	LONG $0x580d5262; WORD $0x6150; BYTE $0x02 // vpdpbusd 0x8(%r9){1to16}, %zmm14, %zmm12
+	QUAD $0x03386cdb48e51162 // vpandq 0xc0(%r8,%r15), %zmm3, %zmm13
 	LONG $0x407d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm16, %zmm14
 	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x03 // vpdpbusd 0xc(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x04276cdb48e53162 // vpandq 0x100(%rdi,%r12), %zmm3, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x24 // vmovdqu64 0x900(%rdi), %zmm14
+	LONG $0x580d5262; WORD $0x6150; BYTE $0x03 // vpdpbusd 0xc(%r9){1to16}, %zmm14, %zmm12
+	QUAD $0x04386cdb48e51162 // vpandq 0x100(%r8,%r15), %zmm3, %zmm13
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x04 // vpdpbusd 0x10(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x05276cdb48e53162 // vpandq 0x140(%rdi,%r12), %zmm3, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x25 // vmovdqu64 0x940(%rdi), %zmm14
+	LONG $0x580d5262; WORD $0x6150; BYTE $0x04 // vpdpbusd 0x10(%r9){1to16}, %zmm14, %zmm12
+	QUAD $0x05386cdb48e51162 // vpandq 0x140(%r8,%r15), %zmm3, %zmm13
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x05 // vpdpbusd 0x14(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x06276cdb48e53162 // vpandq 0x180(%rdi,%r12), %zmm3, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x26 // vmovdqu64 0x980(%rdi), %zmm14
+	LONG $0x580d5262; WORD $0x6150; BYTE $0x05 // vpdpbusd 0x14(%r9){1to16}, %zmm14, %zmm12
+	QUAD $0x06386cdb48e51162 // vpandq 0x180(%r8,%r15), %zmm3, %zmm13
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x06 // vpdpbusd 0x18(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x07276cdb48e53162 // vpandq 0x1c0(%rdi,%r12), %zmm3, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x27 // vmovdqu64 0x9c0(%rdi), %zmm14
+	LONG $0x580d5262; WORD $0x6150; BYTE $0x06 // vpdpbusd 0x18(%r9){1to16}, %zmm14, %zmm12
+	QUAD $0x07386cdb48e51162 // vpandq 0x1c0(%r8,%r15), %zmm3, %zmm13
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x07 // vpdpbusd 0x1c(%r14){1to16}, %zmm14, %zmm12
-	LONG $0x487d7262; WORD $0x6f13; BYTE $0x56 // vcvtph2ps 0xac0(%rdi), %zmm13
-	QUAD $0x102cb454484c3162; WORD $0x0000; BYTE $0x00 // vandps 0x10(%rsp,%r13), %zmm6, %zmm14
+	LONG $0x580d5262; WORD $0x6150; BYTE $0x07 // vpdpbusd 0x1c(%r9){1to16}, %zmm14, %zmm12
+	LONG $0x487d5262; WORD $0x6813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm13
+	QUAD $0x3004b454484c7162; WORD $0x0000; BYTE $0x00 // vandps 0x30(%rsp,%rax), %zmm6, %zmm14
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
 	LONG $0x48147162; WORD $0xf759 // vmulps %zmm7, %zmm13, %zmm14
 	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
-	LONG $0x58255262; WORD $0x7698; BYTE $0x08 // vfmadd132ps 0x20(%r14){1to16}, %zmm11, %zmm14 # zmm14 = (zmm14 * mem) + zmm11
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x57 // vcvtph2ps 0xae0(%rdi), %zmm11
-	QUAD $0x902ca454484c3162; WORD $0x0000; BYTE $0x00 // vandps 0x90(%rsp,%r13), %zmm6, %zmm12
+	LONG $0x58255262; WORD $0x7198; BYTE $0x08 // vfmadd132ps 0x20(%r9){1to16}, %zmm11, %zmm14 # zmm14 = (zmm14 * mem) + zmm11
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
+	QUAD $0xb004a454484c7162; WORD $0x0000; BYTE $0x00 // vandps 0xb0(%rsp,%rax), %zmm6, %zmm12
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
 	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x580d5262; WORD $0x5e9c; BYTE $0x0c // vfnmadd132ps 0x30(%r14){1to16}, %zmm14, %zmm11 # zmm11 = -(zmm11 * mem) + zmm14
-	QUAD $0x102cac6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x10(%rsp,%r13), %zmm13
-	QUAD $0x902ca46f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x90(%rsp,%r13), %zmm12
-	QUAD $0x04271472480db162 // vpsrld $0x4, (%rdi,%r12), %zmm14
+	LONG $0x580d5262; WORD $0x599c; BYTE $0x0c // vfnmadd132ps 0x30(%r9){1to16}, %zmm14, %zmm11 # zmm11 = -(zmm11 * mem) + zmm14
+	QUAD $0x3004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x30(%rsp,%rax), %zmm13
+	QUAD $0xb004a46f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xb0(%rsp,%rax), %zmm12
+	QUAD $0x04381472480d9162 // vpsrld $0x4, (%r8,%r15), %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
-	LONG $0x48fe7162; WORD $0x7f6f; BYTE $0x20 // vmovdqu64 0x800(%rdi), %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x21 // vmovdqu64 0x840(%rdi), %zmm16
-	LONG $0x48fee162; WORD $0x4f6f; BYTE $0x22 // vmovdqu64 0x880(%rdi), %zmm17
-	LONG $0x48fee162; WORD $0x576f; BYTE $0x23 // vmovdqu64 0x8c0(%rdi), %zmm18
+	LONG $0x48fe5162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm16
+	LONG $0x48fec162; WORD $0x486f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm17
+	LONG $0x48fec162; WORD $0x506f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm18
 	LONG $0x48055162; WORD $0xfad2 // vpsrld %xmm10, %zmm15, %zmm15
 	LONG $0x4805d162; WORD $0xf772; BYTE $0x03 // vpslld $0x3, %zmm15, %zmm15
 	LONG $0x488d7362; WORD $0xfc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm14, %zmm15
 	LONG $0x48fd7162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm14
-	LONG $0x58055262; WORD $0x7650; BYTE $0x10 // vpdpbusd 0x40(%r14){1to16}, %zmm15, %zmm14
-	QUAD $0x012754724805b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdi,%r12), %zmm15
+	LONG $0x58055262; WORD $0x3450; BYTE $0x19 // vpdpbusd (%r9,%rbx){1to16}, %zmm15, %zmm14
+	QUAD $0x0138547248059162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%r15), %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x11 // vpdpbusd 0x44(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x022754724805b162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdi,%r12), %zmm15
+	QUAD $0x01197450507d5262 // vpdpbusd 0x4(%r9,%rbx){1to16}, %zmm16, %zmm14
+	QUAD $0x0238547248059162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%r15), %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x4075c162; WORD $0xc2d2 // vpsrld %xmm10, %zmm17, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x12 // vpdpbusd 0x48(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x032754724805b162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdi,%r12), %zmm15
+	QUAD $0x02197450507d5262 // vpdpbusd 0x8(%r9,%rbx){1to16}, %zmm16, %zmm14
+	QUAD $0x0338547248059162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%r15), %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x406dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm18, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x13 // vpdpbusd 0x4c(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x042754724805b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdi,%r12), %zmm15
+	QUAD $0x03197450507d5262 // vpdpbusd 0xc(%r9,%rbx){1to16}, %zmm16, %zmm14
+	QUAD $0x0438547248059162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%r15), %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x24 // vmovdqu64 0x900(%rdi), %zmm16
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x14 // vpdpbusd 0x50(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x052754724805b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdi,%r12), %zmm15
+	QUAD $0x04197450507d5262 // vpdpbusd 0x10(%r9,%rbx){1to16}, %zmm16, %zmm14
+	QUAD $0x0538547248059162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%r15), %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x25 // vmovdqu64 0x940(%rdi), %zmm16
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x15 // vpdpbusd 0x54(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x062754724805b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdi,%r12), %zmm15
+	QUAD $0x05197450507d5262 // vpdpbusd 0x14(%r9,%rbx){1to16}, %zmm16, %zmm14
+	QUAD $0x0638547248059162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%r15), %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x26 // vmovdqu64 0x980(%rdi), %zmm16
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x16 // vpdpbusd 0x58(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x072754724805b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdi,%r12), %zmm15
+	QUAD $0x06197450507d5262 // vpdpbusd 0x18(%r9,%rbx){1to16}, %zmm16, %zmm14
+	QUAD $0x0738547248059162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%r15), %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x27 // vmovdqu64 0x9c0(%rdi), %zmm16
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x17 // vpdpbusd 0x5c(%r14){1to16}, %zmm16, %zmm14
-	LONG $0x487d7262; WORD $0x7f13; BYTE $0x56 // vcvtph2ps 0xac0(%rdi), %zmm15
+	QUAD $0x07197450507d5262 // vpdpbusd 0x1c(%r9,%rbx){1to16}, %zmm16, %zmm14
+	LONG $0x487d5262; WORD $0x7813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm15
 	LONG $0x48155262; WORD $0xe800 // vpshufb %zmm8, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x48045162; WORD $0xed59 // vmulps %zmm13, %zmm15, %zmm13
 	LONG $0x48147162; WORD $0xff59 // vmulps %zmm7, %zmm13, %zmm15
 	LONG $0x48155262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm14) + zmm15
-	LONG $0x58255262; WORD $0x7e98; BYTE $0x18 // vfmadd132ps 0x60(%r14){1to16}, %zmm11, %zmm15 # zmm15 = (zmm15 * mem) + zmm11
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x57 // vcvtph2ps 0xae0(%rdi), %zmm11
+	QUAD $0x08197c9858255262 // vfmadd132ps 0x20(%r9,%rbx){1to16}, %zmm11, %zmm15 # zmm15 = (zmm15 * mem) + zmm11
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
 	LONG $0x481d5262; WORD $0xe000 // vpshufb %zmm8, %zmm12, %zmm12
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
 	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x58055262; WORD $0x5e9c; BYTE $0x1c // vfnmadd132ps 0x70(%r14){1to16}, %zmm15, %zmm11 # zmm11 = -(zmm11 * mem) + zmm15
-	QUAD $0x102cac6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x10(%rsp,%r13), %zmm13
-	QUAD $0x902ca46f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x90(%rsp,%r13), %zmm12
-	QUAD $0x082774db48e53162 // vpandq 0x200(%rdi,%r12), %zmm3, %zmm14
-	LONG $0x48fe7162; WORD $0x7f6f; BYTE $0x20 // vmovdqu64 0x800(%rdi), %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x21 // vmovdqu64 0x840(%rdi), %zmm16
-	LONG $0x48fee162; WORD $0x4f6f; BYTE $0x22 // vmovdqu64 0x880(%rdi), %zmm17
-	LONG $0x48fee162; WORD $0x576f; BYTE $0x23 // vmovdqu64 0x8c0(%rdi), %zmm18
+	QUAD $0x0c195c9c58055262 // vfnmadd132ps 0x30(%r9,%rbx){1to16}, %zmm15, %zmm11 # zmm11 = -(zmm11 * mem) + zmm15
+	QUAD $0x3004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x30(%rsp,%rax), %zmm13
+	QUAD $0xb004a46f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xb0(%rsp,%rax), %zmm12
+	QUAD $0x083874db48e51162 // vpandq 0x200(%r8,%r15), %zmm3, %zmm14
+	LONG $0x48fe5162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm16
+	LONG $0x48fec162; WORD $0x486f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm17
+	LONG $0x48fec162; WORD $0x506f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm18
 	LONG $0x48055162; WORD $0xfad2 // vpsrld %xmm10, %zmm15, %zmm15
 	LONG $0x4805d162; WORD $0xf772; BYTE $0x02 // vpslld $0x2, %zmm15, %zmm15
 	LONG $0x488d7362; WORD $0xfc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm14, %zmm15
 	LONG $0x48fd7162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm14
-	LONG $0x58055262; WORD $0x7650; BYTE $0x20 // vpdpbusd 0x80(%r14){1to16}, %zmm15, %zmm14
-	QUAD $0x09277cdb48e53162 // vpandq 0x240(%rdi,%r12), %zmm3, %zmm15
+	LONG $0x58055262; WORD $0x3450; BYTE $0x39 // vpdpbusd (%r9,%rdi){1to16}, %zmm15, %zmm14
+	QUAD $0x09387cdb48e51162 // vpandq 0x240(%r8,%r15), %zmm3, %zmm15
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x21 // vpdpbusd 0x84(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x0a277cdb48e53162 // vpandq 0x280(%rdi,%r12), %zmm3, %zmm15
+	QUAD $0x01397450507d5262 // vpdpbusd 0x4(%r9,%rdi){1to16}, %zmm16, %zmm14
+	QUAD $0x0a387cdb48e51162 // vpandq 0x280(%r8,%r15), %zmm3, %zmm15
 	LONG $0x4075c162; WORD $0xc2d2 // vpsrld %xmm10, %zmm17, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x22 // vpdpbusd 0x88(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x0b277cdb48e53162 // vpandq 0x2c0(%rdi,%r12), %zmm3, %zmm15
+	QUAD $0x02397450507d5262 // vpdpbusd 0x8(%r9,%rdi){1to16}, %zmm16, %zmm14
+	QUAD $0x0b387cdb48e51162 // vpandq 0x2c0(%r8,%r15), %zmm3, %zmm15
 	LONG $0x406dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm18, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x23 // vpdpbusd 0x8c(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x0c277cdb48e53162 // vpandq 0x300(%rdi,%r12), %zmm3, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x24 // vmovdqu64 0x900(%rdi), %zmm16
+	QUAD $0x03397450507d5262 // vpdpbusd 0xc(%r9,%rdi){1to16}, %zmm16, %zmm14
+	QUAD $0x0c387cdb48e51162 // vpandq 0x300(%r8,%r15), %zmm3, %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x24 // vpdpbusd 0x90(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x0d277cdb48e53162 // vpandq 0x340(%rdi,%r12), %zmm3, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x25 // vmovdqu64 0x940(%rdi), %zmm16
+	QUAD $0x04397450507d5262 // vpdpbusd 0x10(%r9,%rdi){1to16}, %zmm16, %zmm14
+	QUAD $0x0d387cdb48e51162 // vpandq 0x340(%r8,%r15), %zmm3, %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x25 // vpdpbusd 0x94(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x0e277cdb48e53162 // vpandq 0x380(%rdi,%r12), %zmm3, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x26 // vmovdqu64 0x980(%rdi), %zmm16
+	QUAD $0x05397450507d5262 // vpdpbusd 0x14(%r9,%rdi){1to16}, %zmm16, %zmm14
+	QUAD $0x0e387cdb48e51162 // vpandq 0x380(%r8,%r15), %zmm3, %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x26 // vpdpbusd 0x98(%r14){1to16}, %zmm16, %zmm14
-	QUAD $0x0f277cdb48e53162 // vpandq 0x3c0(%rdi,%r12), %zmm3, %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x27 // vmovdqu64 0x9c0(%rdi), %zmm16
+	QUAD $0x06397450507d5262 // vpdpbusd 0x18(%r9,%rdi){1to16}, %zmm16, %zmm14
+	QUAD $0x0f387cdb48e51162 // vpandq 0x3c0(%r8,%r15), %zmm3, %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm16
 	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
 	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
 	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	LONG $0x507d5262; WORD $0x7650; BYTE $0x27 // vpdpbusd 0x9c(%r14){1to16}, %zmm16, %zmm14
-	LONG $0x487d7262; WORD $0x7f13; BYTE $0x56 // vcvtph2ps 0xac0(%rdi), %zmm15
+	QUAD $0x07397450507d5262 // vpdpbusd 0x1c(%r9,%rdi){1to16}, %zmm16, %zmm14
+	LONG $0x487d5262; WORD $0x7813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm15
 	LONG $0x48155262; WORD $0xe900 // vpshufb %zmm9, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x48045162; WORD $0xed59 // vmulps %zmm13, %zmm15, %zmm13
 	LONG $0x48147162; WORD $0xff59 // vmulps %zmm7, %zmm13, %zmm15
 	LONG $0x48155262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm14) + zmm15
-	LONG $0x58255262; WORD $0x7e98; BYTE $0x28 // vfmadd132ps 0xa0(%r14){1to16}, %zmm11, %zmm15 # zmm15 = (zmm15 * mem) + zmm11
-	LONG $0x487d7262; WORD $0x5f13; BYTE $0x57 // vcvtph2ps 0xae0(%rdi), %zmm11
+	QUAD $0x08397c9858255262 // vfmadd132ps 0x20(%r9,%rdi){1to16}, %zmm11, %zmm15 # zmm15 = (zmm15 * mem) + zmm11
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
 	LONG $0x481d5262; WORD $0xe100 // vpshufb %zmm9, %zmm12, %zmm12
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
 	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x58055262; WORD $0x5e9c; BYTE $0x2c // vfnmadd132ps 0xb0(%r14){1to16}, %zmm15, %zmm11 # zmm11 = -(zmm11 * mem) + zmm15
-	QUAD $0x08275472481db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdi,%r12), %zmm12
+	QUAD $0x0c395c9c58055262 // vfnmadd132ps 0x30(%r9,%rdi){1to16}, %zmm15, %zmm11 # zmm11 = -(zmm11 * mem) + zmm15
+	QUAD $0x08385472481d9162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%r15), %zmm12
 	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
-	LONG $0x48fe7162; WORD $0x6f6f; BYTE $0x20 // vmovdqu64 0x800(%rdi), %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x21 // vmovdqu64 0x840(%rdi), %zmm14
-	LONG $0x48fe7162; WORD $0x7f6f; BYTE $0x22 // vmovdqu64 0x880(%rdi), %zmm15
-	LONG $0x48fee162; WORD $0x476f; BYTE $0x23 // vmovdqu64 0x8c0(%rdi), %zmm16
+	LONG $0x48fe5162; WORD $0x686f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm14
+	LONG $0x48fe5162; WORD $0x786f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm15
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm16
 	LONG $0x48155162; WORD $0xead2 // vpsrld %xmm10, %zmm13, %zmm13
 	LONG $0x48155162; WORD $0xedfe // vpaddd %zmm13, %zmm13, %zmm13
 	LONG $0x489d7362; WORD $0xec25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm12, %zmm13
 	LONG $0x48fd7162; WORD $0xe56f // vmovdqa64 %zmm5, %zmm12
-	LONG $0x58155262; WORD $0x6650; BYTE $0x30 // vpdpbusd 0xc0(%r14){1to16}, %zmm13, %zmm12
-	QUAD $0x092754724815b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdi,%r12), %zmm13
+	LONG $0x58151262; WORD $0x2450; BYTE $0x31 // vpdpbusd (%r9,%r14){1to16}, %zmm13, %zmm12
+	QUAD $0x0938547248159162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%r15), %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x31 // vpdpbusd 0xc4(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0a2754724815b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdi,%r12), %zmm13
+	QUAD $0x01316450580d1262 // vpdpbusd 0x4(%r9,%r14){1to16}, %zmm14, %zmm12
+	QUAD $0x0a38547248159162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%r15), %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
 	LONG $0x48055162; WORD $0xf2d2 // vpsrld %xmm10, %zmm15, %zmm14
 	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x32 // vpdpbusd 0xc8(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0b2754724815b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdi,%r12), %zmm13
+	QUAD $0x02316450580d1262 // vpdpbusd 0x8(%r9,%r14){1to16}, %zmm14, %zmm12
+	QUAD $0x0b38547248159162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%r15), %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
 	LONG $0x407d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm16, %zmm14
 	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x33 // vpdpbusd 0xcc(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0c2754724815b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdi,%r12), %zmm13
+	QUAD $0x03316450580d1262 // vpdpbusd 0xc(%r9,%r14){1to16}, %zmm14, %zmm12
+	QUAD $0x0c38547248159162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%r15), %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x24 // vmovdqu64 0x900(%rdi), %zmm14
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x34 // vpdpbusd 0xd0(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0d2754724815b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdi,%r12), %zmm13
+	QUAD $0x04316450580d1262 // vpdpbusd 0x10(%r9,%r14){1to16}, %zmm14, %zmm12
+	QUAD $0x0d38547248159162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%r15), %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x25 // vmovdqu64 0x940(%rdi), %zmm14
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x35 // vpdpbusd 0xd4(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0e2754724815b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdi,%r12), %zmm13
+	QUAD $0x05316450580d1262 // vpdpbusd 0x14(%r9,%r14){1to16}, %zmm14, %zmm12
+	QUAD $0x0e38547248159162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%r15), %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x26 // vmovdqu64 0x980(%rdi), %zmm14
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
 	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6650; BYTE $0x36 // vpdpbusd 0xd8(%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0f2754724815b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdi,%r12), %zmm13
+	QUAD $0x06316450580d1262 // vpdpbusd 0x18(%r9,%r14){1to16}, %zmm14, %zmm12
+	QUAD $0x0f38547248159162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%r15), %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x27 // vmovdqu64 0x9c0(%rdi), %zmm14
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm14
 	LONG $0x480d5162; WORD $0xd2d2 // vpsrld %xmm10, %zmm14, %zmm10
 	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
 	LONG $0x48957362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm10
-	LONG $0x582d5262; WORD $0x6650; BYTE $0x37 // vpdpbusd 0xdc(%r14){1to16}, %zmm10, %zmm12
-	LONG $0x487d7262; WORD $0x5713; BYTE $0x56 // vcvtph2ps 0xac0(%rdi), %zmm10
-	QUAD $0x102c94724815b162; LONG $0x18000000 // vpsrld $0x18, 0x10(%rsp,%r13), %zmm13
+	QUAD $0x07316450582d1262 // vpdpbusd 0x1c(%r9,%r14){1to16}, %zmm10, %zmm12
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm10
+	QUAD $0x300494724815f162; LONG $0x18000000 // vpsrld $0x18, 0x30(%rsp,%rax), %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x482c5162; WORD $0xd559 // vmulps %zmm13, %zmm10, %zmm10
 	LONG $0x482c7162; WORD $0xef59 // vmulps %zmm7, %zmm10, %zmm13
 	LONG $0x482d5262; WORD $0xecb8 // vfmadd231ps %zmm12, %zmm10, %zmm13 # zmm13 = (zmm10 * zmm12) + zmm13
-	LONG $0x58255262; WORD $0x6e98; BYTE $0x38 // vfmadd132ps 0xe0(%r14){1to16}, %zmm11, %zmm13 # zmm13 = (zmm13 * mem) + zmm11
-	LONG $0x487d7262; WORD $0x5713; BYTE $0x57 // vcvtph2ps 0xae0(%rdi), %zmm10
-	QUAD $0x902c94724825b162; LONG $0x18000000 // vpsrld $0x18, 0x90(%rsp,%r13), %zmm11
+	QUAD $0x08316c9858251262 // vfmadd132ps 0x20(%r9,%r14){1to16}, %zmm11, %zmm13 # zmm13 = (zmm13 * mem) + zmm11
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm10
+	QUAD $0xb00494724825f162; LONG $0x18000000 // vpsrld $0x18, 0xb0(%rsp,%rax), %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x482c5162; WORD $0xdb59 // vmulps %zmm11, %zmm10, %zmm11
-	LONG $0x58155262; WORD $0x5e9c; BYTE $0x3c // vfnmadd132ps 0xf0(%r14){1to16}, %zmm13, %zmm11 # zmm11 = -(zmm11 * mem) + zmm13
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
-	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	LONG $0xf89c850f; WORD $0xffff // jne 0x2600 <k_tile_q5_k+0x180>
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm11, (%rax,%r10)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x00c78148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdi # imm = 0xB00
-	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xf7eb850f; WORD $0xffff // jne 0x2570 <k_tile_q5_k+0xf0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xf79f850f; WORD $0xffff // jne 0x2530 <k_tile_q5_k+0xb0>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x2e20 <k_tile_q5_k+0x9a0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0081850f; WORD $0x0000 // jne 0x2e20 <k_tile_q5_k+0x9a0>
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x2dae <k_tile_q5_k+0x92e>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x4deb // jmp 0x2dfb <k_tile_q5_k+0x97b>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
-	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x2dd0 <k_tile_q5_k+0x950>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x2e20 <k_tile_q5_k+0x9a0>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x0c315c9c58151262 // vfnmadd132ps 0x30(%r9,%r14){1to16}, %zmm13, %zmm11 # zmm11 = -(zmm11 * mem) + zmm13
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf888850f; WORD $0xffff // jne 0x27b0 <k_tile_q5_k+0x1c0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x20 // vmovups %zmm11, (%rax,%r12)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x246c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r13
+	LONG $0xf7d5850f; WORD $0xffff // jne 0x2720 <k_tile_q5_k+0x130>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24643b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r12
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xf77d850f; WORD $0xffff // jne 0x26e0 <k_tile_q5_k+0xf0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x3000 <k_tile_q5_k+0xa10>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x008f850f; WORD $0x0000 // jne 0x3000 <k_tile_q5_k+0xa10>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x2f80 <k_tile_q5_k+0x990>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x4beb // jmp 0x2fcb <k_tile_q5_k+0x9db>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
+	WORD $0x9066 // nop
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
+	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xd575 // jne 0x2fa0 <k_tile_q5_k+0x9b0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3074 // je 0x3000 <k_tile_q5_k+0xa10>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x2e10 <k_tile_q5_k+0x990>
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xf075 // jne 0x2ff0 <k_tile_q5_k+0xa00>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2040,369 +2132,391 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q6_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x09018e0f; WORD $0x0000 // jle 0x392e <k_tile_q6_k+0x90e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x18ec8348 // subq $0x18, %rsp
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x08758e0f; WORD $0x0000 // jle 0x36d0 <k_tile_q6_k+0x890>
+	LONG $0x40ec8348 // subq $0x40, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x07df8e0f; WORD $0x0000 // jle 0x364e <k_tile_q6_k+0x80e>
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0xecc28148; WORD $0x0000; BYTE $0x00 // addq $0xec, %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0db10578487df262; WORD $0x0000 // vpbroadcastb 0xdb1(%rip), %zmm0 # 0x3c40 <k_tile_q6_k+0xe00>
-	QUAD $0x0da80d78487df262; WORD $0x0000 // vpbroadcastb 0xda8(%rip), %zmm1 # 0x3c41 <k_tile_q6_k+0xe01>
-	QUAD $0x08691518487df262; WORD $0x0000 // vbroadcastss 0x869(%rip), %zmm2 # 0x370c <k_tile_q6_k+0x8cc>
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x082f8e0f; WORD $0x0000 // jle 0x3887 <k_tile_q6_k+0x867>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x09e2c148 // shlq $0x9, %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x2cc18348 // addq $0x2c, %rcx
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x1474 // je 0x2ed0 <k_tile_q6_k+0x90>
-	LONG $0x487cb162; WORD $0x1c10; BYTE $0x10 // vmovups (%rax,%r10), %zmm3
-	WORD $0x16eb // jmp 0x2edb <k_tile_q6_k+0x9b>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%r10)
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	WORD $0xdb31 // xorl %ebx, %ebx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0de50578487df262; WORD $0x0000 // vpbroadcastb 0xde5(%rip), %zmm0 # 0x3e80 <k_tile_q6_k+0xe60>
+	QUAD $0x0ddc0d78487df262; WORD $0x0000 // vpbroadcastb 0xddc(%rip), %zmm1 # 0x3e81 <k_tile_q6_k+0xe61>
+	QUAD $0x089d1518487df262; WORD $0x0000 // vbroadcastss 0x89d(%rip), %zmm2 # 0x394c <k_tile_q6_k+0x92c>
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0x07e5c149 // shlq $0x7, %r13
-	LONG $0x487df262; WORD $0x6713; BYTE $0x68 // vcvtph2ps 0xd00(%rdi), %zmm4
-	QUAD $0x302f6c6f48feb162 // vmovdqu64 0xc00(%rdi,%r13), %zmm5
-	LONG $0x3ca68b45; WORD $0xffff; BYTE $0xff // movl -0xc4(%r14), %r12d
-	LONG $0x40968b41; WORD $0xffff; BYTE $0xff // movl -0xc0(%r14), %edx
-	QUAD $0xb4c0000024848d45 // leal -0x4b400000(%r12), %r8d
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xe0490f45 // cmovnsl %r8d, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf47c // vpbroadcastd %r12d, %zmm6
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x09e4c149 // shlq $0x9, %r12
-	QUAD $0x202774724845b162; BYTE $0x04 // vpslld $0x4, 0x800(%rdi,%r12), %zmm7
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	WORD $0x0f74 // je 0x30e0 <k_tile_q6_k+0xc0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c10; BYTE $0x10 // vmovups (%rax,%rdx), %zmm3
+	WORD $0x11eb // jmp 0x30ef <k_tile_q6_k+0xcf>
+	WORD $0x9066 // nop
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%rdx)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm4
+	QUAD $0x30006c6f48fed162 // vmovdqu64 0xc00(%r8,%rax), %zmm5
+	LONG $0xfc7d8b45 // movl -0x4(%r13), %r15d
+	LONG $0x00758b41 // movl (%r13), %esi
+	LONG $0x00978d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r10d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xfa490f45 // cmovnsl %r10d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf77c // vpbroadcastd %r15d, %zmm6
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	QUAD $0x2038747248459162; BYTE $0x04 // vpslld $0x4, 0x800(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	QUAD $0xf83f3c2548f5b362 // vpternlogq $0xf8, (%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xc5 // vpdpbusd -0xec(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x212774724845b162; BYTE $0x04 // vpslld $0x4, 0x840(%rdi,%r12), %zmm7
+	LONG $0x0ae1c148 // shlq $0xa, %rcx
+	QUAD $0xf8083c2548f5d362 // vpternlogq $0xf8, (%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm7, %zmm6
+	QUAD $0x2138747248459162; BYTE $0x04 // vpslld $0x4, 0x840(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x013f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xc6 // vpdpbusd -0xe8(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x222774724845b162; BYTE $0x04 // vpslld $0x4, 0x880(%rdi,%r12), %zmm7
+	QUAD $0x01087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm7, %zmm6
+	QUAD $0x2238747248459162; BYTE $0x04 // vpslld $0x4, 0x880(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x023f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xc7 // vpdpbusd -0xe4(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x232774724845b162; BYTE $0x04 // vpslld $0x4, 0x8c0(%rdi,%r12), %zmm7
+	QUAD $0x02087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm7, %zmm6
+	QUAD $0x2338747248459162; BYTE $0x04 // vpslld $0x4, 0x8c0(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x033f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xc8 // vpdpbusd -0xe0(%r14){1to16}, %zmm7, %zmm6
+	QUAD $0x03087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm7, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x18 // vpslld $0x18, %zmm5, %zmm7
 	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x485cf162; WORD $0xff59 // vmulps %zmm7, %zmm4, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x00828d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r8d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xd0490f41 // cmovnsl %r8d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf27c // vpbroadcastd %edx, %zmm6
-	QUAD $0x242774724845b162; BYTE $0x04 // vpslld $0x4, 0x900(%rdi,%r12), %zmm7
+	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xf2490f41 // cmovnsl %r10d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
+	QUAD $0x2438747248459162; BYTE $0x04 // vpslld $0x4, 0x900(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x043f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xc9 // vpdpbusd -0xdc(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x252774724845b162; BYTE $0x04 // vpslld $0x4, 0x940(%rdi,%r12), %zmm7
+	QUAD $0x04087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm7, %zmm6
+	QUAD $0x2538747248459162; BYTE $0x04 // vpslld $0x4, 0x940(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x053f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xca // vpdpbusd -0xd8(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x262774724845b162; BYTE $0x04 // vpslld $0x4, 0x980(%rdi,%r12), %zmm7
+	QUAD $0x05087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm7, %zmm6
+	QUAD $0x2638747248459162; BYTE $0x04 // vpslld $0x4, 0x980(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x063f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xcb // vpdpbusd -0xd4(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x272774724845b162; BYTE $0x04 // vpslld $0x4, 0x9c0(%rdi,%r12), %zmm7
+	QUAD $0x06087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm7, %zmm6
+	QUAD $0x2738747248459162; BYTE $0x04 // vpslld $0x4, 0x9c0(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x073f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xcc // vpdpbusd -0xd0(%r14){1to16}, %zmm7, %zmm6
+	QUAD $0x07087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%rcx), %zmm1, %zmm7
+	LONG $0x5845d262; WORD $0x7550; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm7, %zmm6
 	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm5
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
 	LONG $0x484dd262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm8
-	LONG $0x5865d262; WORD $0x6698; BYTE $0xcd // vfmadd132ps -0xcc(%r14){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	LONG $0x487df262; WORD $0x5f13; BYTE $0x68 // vcvtph2ps 0xd00(%rdi), %zmm3
-	QUAD $0x302f6c6f48feb162 // vmovdqu64 0xc00(%rdi,%r13), %zmm5
-	LONG $0x7c868b45; WORD $0xffff; BYTE $0xff // movl -0x84(%r14), %r8d
-	LONG $0x80568b41 // movl -0x80(%r14), %edx
-	LONG $0x00888d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %ecx
-	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	LONG $0xc1490f44 // cmovnsl %ecx, %r8d
-	LONG $0x07f8c141 // sarl $0x7, %r8d
-	LONG $0x05e0c141 // shll $0x5, %r8d
-	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf07c // vpbroadcastd %r8d, %zmm6
-	QUAD $0x202774724845b162; BYTE $0x02 // vpslld $0x2, 0x800(%rdi,%r12), %zmm7
+	LONG $0x5865d262; WORD $0x6598; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x487dd262; WORD $0x5813; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm3
+	QUAD $0x30006c6f48fed162 // vmovdqu64 0xc00(%r8,%rax), %zmm5
+	LONG $0x1d548b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r10d
+	LONG $0x1d748b41; BYTE $0x00 // movl (%r13,%rbx), %esi
+	LONG $0x00a28d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r12d
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
+	LONG $0xd4490f45 // cmovnsl %r12d, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	LONG $0x05e2c141 // shll $0x5, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf27c // vpbroadcastd %r10d, %zmm6
+	QUAD $0x2038747248459162; BYTE $0x02 // vpslld $0x2, 0x800(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x083f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xd5 // vpdpbusd -0xac(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x212774724845b162; BYTE $0x02 // vpslld $0x2, 0x840(%rdi,%r12), %zmm7
+	QUAD $0x08087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xf51d74505845d262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm7, %zmm6
+	QUAD $0x2138747248459162; BYTE $0x02 // vpslld $0x2, 0x840(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x093f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xd6 // vpdpbusd -0xa8(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x222774724845b162; BYTE $0x02 // vpslld $0x2, 0x880(%rdi,%r12), %zmm7
+	QUAD $0x09087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xf61d74505845d262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm7, %zmm6
+	QUAD $0x2238747248459162; BYTE $0x02 // vpslld $0x2, 0x880(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0a3f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xd7 // vpdpbusd -0xa4(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x232774724845b162; BYTE $0x02 // vpslld $0x2, 0x8c0(%rdi,%r12), %zmm7
+	QUAD $0x0a087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xf71d74505845d262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm7, %zmm6
+	QUAD $0x2338747248459162; BYTE $0x02 // vpslld $0x2, 0x8c0(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0b3f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xd8 // vpdpbusd -0xa0(%r14){1to16}, %zmm7, %zmm6
+	QUAD $0x0b087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xf81d74505845d262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm7, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x08 // vpslld $0x8, %zmm5, %zmm7
 	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4864f162; WORD $0xff59 // vmulps %zmm7, %zmm3, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf27c // vpbroadcastd %edx, %zmm6
-	QUAD $0x242774724845b162; BYTE $0x02 // vpslld $0x2, 0x900(%rdi,%r12), %zmm7
+	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xf2490f41 // cmovnsl %r10d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
+	QUAD $0x2438747248459162; BYTE $0x02 // vpslld $0x2, 0x900(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0c3f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xd9 // vpdpbusd -0x9c(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x252774724845b162; BYTE $0x02 // vpslld $0x2, 0x940(%rdi,%r12), %zmm7
+	QUAD $0x0c087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xf91d74505845d262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm7, %zmm6
+	QUAD $0x2538747248459162; BYTE $0x02 // vpslld $0x2, 0x940(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0d3f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xda // vpdpbusd -0x98(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x262774724845b162; BYTE $0x02 // vpslld $0x2, 0x980(%rdi,%r12), %zmm7
+	QUAD $0x0d087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xfa1d74505845d262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm7, %zmm6
+	QUAD $0x2638747248459162; BYTE $0x02 // vpslld $0x2, 0x980(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0e3f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xdb // vpdpbusd -0x94(%r14){1to16}, %zmm7, %zmm6
-	QUAD $0x272774724845b162; BYTE $0x02 // vpslld $0x2, 0x9c0(%rdi,%r12), %zmm7
+	QUAD $0x0e087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xfb1d74505845d262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm7, %zmm6
+	QUAD $0x2738747248459162; BYTE $0x02 // vpslld $0x2, 0x9c0(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0f3f7c2548f5b362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rdi,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7650; BYTE $0xdc // vpdpbusd -0x90(%r14){1to16}, %zmm7, %zmm6
+	QUAD $0x0f087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0xfc1d74505845d262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm7, %zmm6
 	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x484dd262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm8
-	LONG $0x585dd262; WORD $0x5e98; BYTE $0xdd // vfmadd132ps -0x8c(%r14){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	LONG $0x487df262; WORD $0x6713; BYTE $0x68 // vcvtph2ps 0xd00(%rdi), %zmm4
-	QUAD $0x312f6c6f48feb162 // vmovdqu64 0xc40(%rdi,%r13), %zmm5
-	LONG $0xbc4e8b41 // movl -0x44(%r14), %ecx
-	LONG $0xc0568b41 // movl -0x40(%r14), %edx
-	LONG $0x00818d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r8d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xc8490f41 // cmovnsl %r8d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	WORD $0xe1c1; BYTE $0x05 // shll $0x5, %ecx
-	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf17c // vpbroadcastd %ecx, %zmm6
-	QUAD $0x20277cdb48fdb162 // vpandq 0x800(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x043f1472483db162 // vpsrld $0x4, (%rdi,%r15), %zmm8
+	QUAD $0xfd1d5c98585dd262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm4
+	QUAD $0x31006c6f48fed162 // vmovdqu64 0xc40(%r8,%rax), %zmm5
+	LONG $0x3d548b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r10d
+	LONG $0x3d748b41; BYTE $0x00 // movl (%r13,%rdi), %esi
+	LONG $0x00a28d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r12d
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
+	LONG $0xd4490f45 // cmovnsl %r12d, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	LONG $0x05e2c141 // shll $0x5, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf27c // vpbroadcastd %r10d, %zmm6
+	QUAD $0x20387cdb48fd9162 // vpandq 0x800(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x04081472483dd162 // vpsrld $0x4, (%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xe5 // vpdpbusd -0x6c(%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x21277cdb48fdb162 // vpandq 0x840(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x013f5472483db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdi,%r15), %zmm8
+	QUAD $0xf53d7450583dd262 // vpdpbusd -0x2c(%r13,%rdi){1to16}, %zmm8, %zmm6
+	QUAD $0x21387cdb48fd9162 // vpandq 0x840(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x01085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xe6 // vpdpbusd -0x68(%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x22277cdb48fdb162 // vpandq 0x880(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x023f5472483db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdi,%r15), %zmm8
+	QUAD $0xf63d7450583dd262 // vpdpbusd -0x28(%r13,%rdi){1to16}, %zmm8, %zmm6
+	QUAD $0x22387cdb48fd9162 // vpandq 0x880(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x02085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xe7 // vpdpbusd -0x64(%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x23277cdb48fdb162 // vpandq 0x8c0(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x033f5472483db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdi,%r15), %zmm8
+	QUAD $0xf73d7450583dd262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm8, %zmm6
+	QUAD $0x23387cdb48fd9162 // vpandq 0x8c0(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x03085472483dd162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xe8 // vpdpbusd -0x60(%r14){1to16}, %zmm8, %zmm6
+	QUAD $0xf83d7450583dd262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm8, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x18 // vpslld $0x18, %zmm5, %zmm7
 	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x485cf162; WORD $0xff59 // vmulps %zmm7, %zmm4, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf27c // vpbroadcastd %edx, %zmm6
-	QUAD $0x24277cdb48fdb162 // vpandq 0x900(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x043f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdi,%r15), %zmm9
+	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xf2490f41 // cmovnsl %r10d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
+	QUAD $0x24387cdb48fd9162 // vpandq 0x900(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x040854724835d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xe9 // vpdpbusd -0x5c(%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x25277cdb48fdb162 // vpandq 0x940(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x053f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdi,%r15), %zmm9
+	QUAD $0xf93d74505835d262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm9, %zmm6
+	QUAD $0x25387cdb48fd9162 // vpandq 0x940(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x050854724835d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xea // vpdpbusd -0x58(%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x26277cdb48fdb162 // vpandq 0x980(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x063f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdi,%r15), %zmm9
+	QUAD $0xfa3d74505835d262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm9, %zmm6
+	QUAD $0x26387cdb48fd9162 // vpandq 0x980(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x060854724835d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xeb // vpdpbusd -0x54(%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x27277cdb48fdb162 // vpandq 0x9c0(%rdi,%r12), %zmm0, %zmm7
-	QUAD $0x073f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdi,%r15), %zmm9
+	QUAD $0xfb3d74505835d262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm9, %zmm6
+	QUAD $0x27387cdb48fd9162 // vpandq 0x9c0(%r8,%r15), %zmm0, %zmm7
+	QUAD $0x070854724835d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xec // vpdpbusd -0x50(%r14){1to16}, %zmm9, %zmm6
+	QUAD $0xfc3d74505835d262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm9, %zmm6
 	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm5
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
 	LONG $0x484dd262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm8
-	LONG $0x5865d262; WORD $0x6698; BYTE $0xed // vfmadd132ps -0x4c(%r14){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	LONG $0x487df262; WORD $0x5f13; BYTE $0x68 // vcvtph2ps 0xd00(%rdi), %zmm3
-	QUAD $0x312f6c6f48feb162 // vmovdqu64 0xc40(%rdi,%r13), %zmm5
-	LONG $0xfc4e8b41 // movl -0x4(%r14), %ecx
-	WORD $0x8b41; BYTE $0x16 // movl (%r14), %edx
-	LONG $0x00818d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r8d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xc8490f41 // cmovnsl %r8d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	WORD $0xe1c1; BYTE $0x05 // shll $0x5, %ecx
-	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf17c // vpbroadcastd %ecx, %zmm6
-	QUAD $0x202754724845b162; BYTE $0x02 // vpsrld $0x2, 0x800(%rdi,%r12), %zmm7
+	QUAD $0xfd3d64985865d262 // vfmadd132ps -0xc(%r13,%rdi){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x487dd262; WORD $0x5813; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm3
+	QUAD $0x31006c6f48fed162 // vmovdqu64 0xc40(%r8,%rax), %zmm5
+	LONG $0x35748b43; BYTE $0xfc // movl -0x4(%r13,%r14), %esi
+	LONG $0x35448b43; BYTE $0x00 // movl (%r13,%r14), %eax
+	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xf2490f41 // cmovnsl %r10d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
+	QUAD $0x2038547248459162; BYTE $0x02 // vpsrld $0x2, 0x800(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x083f5472483db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdi,%r15), %zmm8
+	QUAD $0x08085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xf5 // vpdpbusd -0x2c(%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x212754724845b162; BYTE $0x02 // vpsrld $0x2, 0x840(%rdi,%r12), %zmm7
+	QUAD $0xf5357450583d9262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm8, %zmm6
+	QUAD $0x2138547248459162; BYTE $0x02 // vpsrld $0x2, 0x840(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x093f5472483db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdi,%r15), %zmm8
+	QUAD $0x09085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xf6 // vpdpbusd -0x28(%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x222754724845b162; BYTE $0x02 // vpsrld $0x2, 0x880(%rdi,%r12), %zmm7
+	QUAD $0xf6357450583d9262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm8, %zmm6
+	QUAD $0x2238547248459162; BYTE $0x02 // vpsrld $0x2, 0x880(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0a3f5472483db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdi,%r15), %zmm8
+	QUAD $0x0a085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xf7 // vpdpbusd -0x24(%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x232754724845b162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%rdi,%r12), %zmm7
+	QUAD $0xf7357450583d9262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm8, %zmm6
+	QUAD $0x2338547248459162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0b3f5472483db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdi,%r15), %zmm8
+	QUAD $0x0b085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	LONG $0x583dd262; WORD $0x7650; BYTE $0xf8 // vpdpbusd -0x20(%r14){1to16}, %zmm8, %zmm6
+	QUAD $0xf8357450583d9262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm8, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x08 // vpslld $0x8, %zmm5, %zmm7
 	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4864f162; WORD $0xff59 // vmulps %zmm7, %zmm3, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf27c // vpbroadcastd %edx, %zmm6
-	QUAD $0x242754724845b162; BYTE $0x02 // vpsrld $0x2, 0x900(%rdi,%r12), %zmm7
+	LONG $0x0000b08d; WORD $0xb4c0 // leal -0x4b400000(%rax), %esi
+	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0x490f; BYTE $0xc6 // cmovnsl %esi, %eax
+	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
+	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf07c // vpbroadcastd %eax, %zmm6
+	QUAD $0x2438547248459162; BYTE $0x02 // vpsrld $0x2, 0x900(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0c3f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdi,%r15), %zmm9
+	QUAD $0x0c0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xf9 // vpdpbusd -0x1c(%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x252754724845b162; BYTE $0x02 // vpsrld $0x2, 0x940(%rdi,%r12), %zmm7
+	QUAD $0xf935745058359262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm9, %zmm6
+	QUAD $0x2538547248459162; BYTE $0x02 // vpsrld $0x2, 0x940(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0d3f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdi,%r15), %zmm9
+	QUAD $0x0d0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xfa // vpdpbusd -0x18(%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x262754724845b162; BYTE $0x02 // vpsrld $0x2, 0x980(%rdi,%r12), %zmm7
+	QUAD $0xfa35745058359262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm9, %zmm6
+	QUAD $0x2638547248459162; BYTE $0x02 // vpsrld $0x2, 0x980(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0e3f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdi,%r15), %zmm9
+	QUAD $0x0e0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xfb // vpdpbusd -0x14(%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x272754724845b162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%rdi,%r12), %zmm7
+	QUAD $0xfb35745058359262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm9, %zmm6
+	QUAD $0x2738547248459162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%r8,%r15), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0f3f54724835b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdi,%r15), %zmm9
+	QUAD $0x0f0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	LONG $0x5835d262; WORD $0x7650; BYTE $0xfc // vpdpbusd -0x10(%r14){1to16}, %zmm9, %zmm6
+	QUAD $0xfc35745058359262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm9, %zmm6
 	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x484dd262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm8
-	LONG $0x585dd262; WORD $0x5e98; BYTE $0xfd // vfmadd132ps -0xc(%r14){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c5f640 // testb $0x1, %bpl
-	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xf8eb850f; WORD $0xffff // jne 0x2f00 <k_tile_q6_k+0xc0>
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%r10)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x20c78148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdi # imm = 0xD20
-	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
-	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xf8ba850f; WORD $0xffff // jne 0x2ef0 <k_tile_q6_k+0xb0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r9
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xf867850f; WORD $0xffff // jne 0x2eb0 <k_tile_q6_k+0x70>
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x36d0 <k_tile_q6_k+0x890>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x7d75 // jne 0x36d0 <k_tile_q6_k+0x890>
-	WORD $0x8944; BYTE $0xc2 // movl %r8d, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0473 // jae 0x3663 <k_tile_q6_k+0x823>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x48eb // jmp 0x36ab <k_tile_q6_k+0x86b>
+	QUAD $0xfd355c98585d9262 // vfmadd132ps -0xc(%r13,%r14){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xf8d0850f; WORD $0xffff // jne 0x3110 <k_tile_q6_k+0xf0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%rdx)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x20c08149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r8 # imm = 0xD20
+	LONG $0x244c034c; BYTE $0x28 // addq 0x28(%rsp), %r9
+	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
+	LONG $0xf896850f; WORD $0xffff // jne 0x3100 <k_tile_q6_k+0xe0>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xf83e850f; WORD $0xffff // jne 0x30c0 <k_tile_q6_k+0xa0>
+	LONG $0x000099e9; BYTE $0x00 // jmp 0x3920 <k_tile_q6_k+0x900>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0090850f; WORD $0x0000 // jne 0x3920 <k_tile_q6_k+0x900>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x389f <k_tile_q6_k+0x87f>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x4ceb // jmp 0x38eb <k_tile_q6_k+0x8cb>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
-	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	WORD $0xd575 // jne 0x3680 <k_tile_q6_k+0x840>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x36d0 <k_tile_q6_k+0x890>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
+	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xd575 // jne 0x38c0 <k_tile_q6_k+0x8a0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3074 // je 0x3920 <k_tile_q6_k+0x900>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x36c0 <k_tile_q6_k+0x880>
-	LONG $0x18c48348 // addq $0x18, %rsp
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xf075 // jne 0x3910 <k_tile_q6_k+0x8f0>
+	LONG $0x40c48348 // addq $0x40, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2411,22 +2525,6 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -2451,7 +2549,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x3715 <k_tile_q6_k+0x8d5>
+	WORD $0xffe0 // loopne 0x3955 <k_tile_q6_k+0x935>
 	WORD $0xffff // <unknown>
 	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
 	WORD $0x0330 // xorb %al, (%rbx)

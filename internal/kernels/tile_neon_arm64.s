@@ -16,11 +16,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q8_0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000ccb // b.lt 0x1a0 <k_tile_q8_0+0x1a0>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0x54000d0b // b.lt 0x1a8 <k_tile_q8_0+0x1a8>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000b6b // b.lt 0x184 <k_tile_q8_0+0x184>
+	WORD $0x54000b8b // b.lt 0x18c <k_tile_q8_0+0x18c>
 	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xaa1f03ef // mov x15, xzr
@@ -29,24 +30,24 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040dc2 // dup v2.4s, w14
 	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xb500008a // cbnz x10, 0x4c <k_tile_q8_0+0x4c>
+	WORD $0xb500008a // cbnz x10, 0x50 <k_tile_q8_0+0x50>
 	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
 	WORD $0xad000200 // stp q0, q0, [x16]
 	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xaa0c03f1 // mov x17, x12
-	WORD $0x52802000 // mov w0, #0x100 // =256
-	WORD $0x52804001 // mov w1, #0x200 // =512
-	WORD $0xaa0e03e2 // mov x2, x14
-	WORD $0x3dc00043 // ldr q3, [x2]
-	WORD $0x8b0001a3 // add x3, x13, x0
+	WORD $0x52802001 // mov w1, #0x100 // =256
+	WORD $0x52804002 // mov w2, #0x200 // =512
+	WORD $0xaa0e03e3 // mov x3, x14
+	WORD $0x3dc00063 // ldr q3, [x3]
+	WORD $0x8b0101a4 // add x4, x13, x1
 	WORD $0xad401624 // ldp q4, q5, [x17]
-	WORD $0x3cd00066 // ldur q6, [x3, #-0x100]
-	WORD $0x91004000 // add x0, x0, #0x10
+	WORD $0x3cd00086 // ldur q6, [x4, #-0x100]
+	WORD $0x91004021 // add x1, x1, #0x10
 	WORD $0x4e040487 // dup v7.4s, v4.s[0]
 	WORD $0x0e27c0d0 // smull v16.8h, v6.8b, v7.8b
 	WORD $0x4e27c0c6 // smull2 v6.8h, v6.16b, v7.16b
-	WORD $0x3cd40067 // ldur q7, [x3, #-0xc0]
+	WORD $0x3cd40087 // ldur q7, [x4, #-0xc0]
 	WORD $0x4e66be06 // addp v6.8h, v16.8h, v6.8h
 	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
 	WORD $0x0e30c0f1 // smull v17.8h, v7.8b, v16.8b
@@ -56,42 +57,42 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
 	WORD $0x4e67be27 // addp v7.8h, v17.8h, v7.8h
 	WORD $0x4e6068e6 // sadalp v6.4s, v7.8h
-	WORD $0x3cd80067 // ldur q7, [x3, #-0x80]
+	WORD $0x3cd80087 // ldur q7, [x4, #-0x80]
 	WORD $0x0e30c0f1 // smull v17.8h, v7.8b, v16.8b
 	WORD $0x4e30c0e7 // smull2 v7.8h, v7.16b, v16.16b
 	WORD $0x4e67be27 // addp v7.8h, v17.8h, v7.8h
 	WORD $0x4e6068e6 // sadalp v6.4s, v7.8h
-	WORD $0x3cdc0067 // ldur q7, [x3, #-0x40]
+	WORD $0x3cdc0087 // ldur q7, [x4, #-0x40]
 	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
 	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
 	WORD $0x4e0404a7 // dup v7.4s, v5.s[0]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc00064 // ldr q4, [x3]
+	WORD $0x3dc00084 // ldr q4, [x4]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e0c04a7 // dup v7.4s, v5.s[1]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc01064 // ldr q4, [x3, #0x40]
+	WORD $0x3dc01084 // ldr q4, [x4, #0x40]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e1404a7 // dup v7.4s, v5.s[2]
 	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc02064 // ldr q4, [x3, #0x80]
+	WORD $0x3dc02084 // ldr q4, [x4, #0x80]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc03064 // ldr q4, [x3, #0xc0]
+	WORD $0x3dc03084 // ldr q4, [x4, #0xc0]
 	WORD $0x0e25c087 // smull v7.8h, v4.8b, v5.8b
 	WORD $0x4e25c084 // smull2 v4.8h, v4.16b, v5.16b
-	WORD $0xfc6169a5 // ldr d5, [x13, x1]
-	WORD $0x91002021 // add x1, x1, #0x8
+	WORD $0xfc6269a5 // ldr d5, [x13, x2]
+	WORD $0x91002042 // add x2, x2, #0x8
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0xf108803f // cmp x1, #0x220
+	WORD $0xf108805f // cmp x2, #0x220
 	WORD $0x4e64bce4 // addp v4.8h, v7.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
 	WORD $0x4ea184c4 // add v4.4s, v6.4s, v1.4s
@@ -99,36 +100,38 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24cca6 // fmla v6.4s, v5.4s, v4.4s
 	WORD $0xbd402224 // ldr s4, [x17, #0x20]
 	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
-	WORD $0x3c810443 // str q3, [x2], #0x10
-	WORD $0x54fff841 // b.ne 0x60 <k_tile_q8_0+0x60>
+	WORD $0x3c810463 // str q3, [x3], #0x10
+	WORD $0x54fff841 // b.ne 0x64 <k_tile_q8_0+0x64>
+	WORD $0xf9401401 // ldr x1, [x0, #0x28]
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x910881ad // add x13, x13, #0x220
-	WORD $0x91010231 // add x17, x17, #0x40
 	WORD $0xeb0b021f // cmp x16, x11
-	WORD $0x54fff741 // b.ne 0x54 <k_tile_q8_0+0x54>
+	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
+	WORD $0x54fff721 // b.ne 0x58 <k_tile_q8_0+0x58>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff601 // b.ne 0x3c <k_tile_q8_0+0x3c>
-	WORD $0x14000008 // b 0x1a0 <k_tile_q8_0+0x1a0>
-	WORD $0xb50000ea // cbnz x10, 0x1a0 <k_tile_q8_0+0x1a0>
+	WORD $0x54fff5e1 // b.ne 0x40 <k_tile_q8_0+0x40>
+	WORD $0x14000008 // b 0x1a8 <k_tile_q8_0+0x1a8>
+	WORD $0xb50000ea // cbnz x10, 0x1a8 <k_tile_q8_0+0x1a8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x190 <k_tile_q8_0+0x190>
+	WORD $0x54ffffa1 // b.ne 0x198 <k_tile_q8_0+0x198>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_0
-	WORD $0xf81f0ff3 // str x19, [sp, #-0x10]!
+	WORD $0xa9bf4ff4 // stp x20, x19, [sp, #-0x10]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000eeb // b.lt 0x38c <k_tile_q4_0+0x1e8>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0x54000f2b // b.lt 0x39c <k_tile_q4_0+0x1f0>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000d8b // b.lt 0x370 <k_tile_q4_0+0x1cc>
+	WORD $0x54000dab // b.lt 0x380 <k_tile_q4_0+0x1d4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
@@ -139,36 +142,36 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
 	WORD $0x72b6980f // movk w15, #0xb4c0, lsl #16
 	WORD $0xaa0903f1 // mov x17, x9
-	WORD $0xaa1f03e0 // mov x0, xzr
-	WORD $0xb500008a // cbnz x10, 0x200 <k_tile_q4_0+0x5c>
-	WORD $0x8b001921 // add x1, x9, x0, lsl #6
-	WORD $0xad000020 // stp q0, q0, [x1]
-	WORD $0xad010020 // stp q0, q0, [x1, #0x20]
 	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xaa0c03e2 // mov x2, x12
-	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0x52802004 // mov w4, #0x100 // =256
-	WORD $0xaa1103e5 // mov x5, x17
-	WORD $0x3dc000a3 // ldr q3, [x5]
-	WORD $0x8b0301a6 // add x6, x13, x3
-	WORD $0xad401446 // ldp q6, q5, [x2]
-	WORD $0x3cd800c7 // ldur q7, [x6, #-0x80]
-	WORD $0xb9402447 // ldr w7, [x2, #0x24]
-	WORD $0x91004063 // add x3, x3, #0x10
+	WORD $0xb500008a // cbnz x10, 0x20c <k_tile_q4_0+0x60>
+	WORD $0x8b011922 // add x2, x9, x1, lsl #6
+	WORD $0xad000040 // stp q0, q0, [x2]
+	WORD $0xad010040 // stp q0, q0, [x2, #0x20]
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0x52801004 // mov w4, #0x80 // =128
+	WORD $0x52802005 // mov w5, #0x100 // =256
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x3dc000c3 // ldr q3, [x6]
+	WORD $0x8b0401a7 // add x7, x13, x4
+	WORD $0xad401466 // ldp q6, q5, [x3]
+	WORD $0x3cd800e7 // ldur q7, [x7, #-0x80]
+	WORD $0xb9402473 // ldr w19, [x3, #0x24]
+	WORD $0x91004084 // add x4, x4, #0x10
 	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
 	WORD $0x4e0404d1 // dup v17.4s, v6.s[0]
-	WORD $0x2b0e00f3 // adds w19, w7, w14
-	WORD $0x0b0f00e7 // add w7, w7, w15
-	WORD $0x1a93b0e7 // csel w7, w7, w19, lt
-	WORD $0x13077ce7 // asr w7, w7, #7
+	WORD $0x2b0e0274 // adds w20, w19, w14
+	WORD $0x0b0f0273 // add w19, w19, w15
+	WORD $0x1a94b273 // csel w19, w19, w20, lt
+	WORD $0x13077e73 // asr w19, w19, #7
 	WORD $0x0e31c212 // smull v18.8h, v16.8b, v17.8b
 	WORD $0x4e31c210 // smull2 v16.8h, v16.16b, v17.16b
-	WORD $0x0b070e07 // add w7, w16, w7, lsl #3
-	WORD $0x4e040ce4 // dup v4.4s, w7
+	WORD $0x0b130e13 // add w19, w16, w19, lsl #3
+	WORD $0x4e040e64 // dup v4.4s, w19
 	WORD $0x4e70be50 // addp v16.8h, v18.8h, v16.8h
 	WORD $0x4e0c04d2 // dup v18.4s, v6.s[1]
 	WORD $0x4e606a04 // sadalp v4.4s, v16.8h
-	WORD $0x3cdc00d0 // ldur q16, [x6, #-0x40]
+	WORD $0x3cdc00f0 // ldur q16, [x7, #-0x40]
 	WORD $0x4e211e11 // and v17.16b, v16.16b, v1.16b
 	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
@@ -176,13 +179,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1404d3 // dup v19.4s, v6.s[2]
 	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
 	WORD $0x4e606a24 // sadalp v4.4s, v17.8h
-	WORD $0x3dc000d1 // ldr q17, [x6]
+	WORD $0x3dc000f1 // ldr q17, [x7]
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e606a44 // sadalp v4.4s, v18.8h
-	WORD $0x3dc010d2 // ldr q18, [x6, #0x40]
+	WORD $0x3dc010f2 // ldr q18, [x7, #0x40]
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x0e26c274 // smull v20.8h, v19.8b, v6.8b
 	WORD $0x4e26c266 // smull2 v6.8h, v19.16b, v6.16b
@@ -216,44 +219,46 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e6068a4 // sadalp v4.4s, v5.8h
-	WORD $0xfc6469a5 // ldr d5, [x13, x4]
-	WORD $0x91002084 // add x4, x4, #0x8
-	WORD $0xf104809f // cmp x4, #0x120
+	WORD $0xfc6569a5 // ldr d5, [x13, x5]
+	WORD $0x910020a5 // add x5, x5, #0x8
+	WORD $0xf10480bf // cmp x5, #0x120
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x6e22dca6 // fmul v6.4s, v5.4s, v2.4s
 	WORD $0x4e24cca6 // fmla v6.4s, v5.4s, v4.4s
-	WORD $0xbd402044 // ldr s4, [x2, #0x20]
+	WORD $0xbd402064 // ldr s4, [x3, #0x20]
 	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
-	WORD $0x3c8104a3 // str q3, [x5], #0x10
-	WORD $0x54fff681 // b.ne 0x214 <k_tile_q4_0+0x70>
-	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x3c8104c3 // str q3, [x6], #0x10
+	WORD $0x54fff681 // b.ne 0x220 <k_tile_q4_0+0x74>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910481ad // add x13, x13, #0x120
-	WORD $0x91010042 // add x2, x2, #0x40
-	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54fff581 // b.ne 0x208 <k_tile_q4_0+0x64>
-	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fff561 // b.ne 0x214 <k_tile_q4_0+0x68>
+	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x91010231 // add x17, x17, #0x40
-	WORD $0xeb08001f // cmp x0, x8
-	WORD $0x54fff441 // b.ne 0x1f0 <k_tile_q4_0+0x4c>
-	WORD $0x14000008 // b 0x38c <k_tile_q4_0+0x1e8>
-	WORD $0xb50000ea // cbnz x10, 0x38c <k_tile_q4_0+0x1e8>
+	WORD $0xeb08003f // cmp x1, x8
+	WORD $0x54fff421 // b.ne 0x1fc <k_tile_q4_0+0x50>
+	WORD $0x14000008 // b 0x39c <k_tile_q4_0+0x1f0>
+	WORD $0xb50000ea // cbnz x10, 0x39c <k_tile_q4_0+0x1f0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x37c <k_tile_q4_0+0x1d8>
-	WORD $0xf84107f3 // ldr x19, [sp], #0x10
+	WORD $0x54ffffa1 // b.ne 0x38c <k_tile_q4_0+0x1e0>
+	WORD $0xa8c14ff4 // ldp x20, x19, [sp], #0x10
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_1
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000e8b // b.lt 0x56c <k_tile_q4_1+0x1d8>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0x54000ecb // b.lt 0x584 <k_tile_q4_1+0x1e0>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000d2b // b.lt 0x550 <k_tile_q4_1+0x1bc>
+	WORD $0x54000d4b // b.lt 0x568 <k_tile_q4_1+0x1c4>
 	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -263,28 +268,28 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040dc3 // dup v3.4s, w14
 	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xb500008a // cbnz x10, 0x3e4 <k_tile_q4_1+0x50>
+	WORD $0xb500008a // cbnz x10, 0x3f8 <k_tile_q4_1+0x54>
 	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
 	WORD $0xad000200 // stp q0, q0, [x16]
 	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
 	WORD $0x910481b0 // add x16, x13, #0x120
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0c03e0 // mov x0, x12
-	WORD $0xaa1003e1 // mov x1, x16
-	WORD $0x52801802 // mov w2, #0xc0 // =192
-	WORD $0xaa0e03e3 // mov x3, x14
-	WORD $0x3dc00064 // ldr q4, [x3]
-	WORD $0x8b0201a4 // add x4, x13, x2
-	WORD $0xad401407 // ldp q7, q5, [x0]
-	WORD $0x3cd40090 // ldur q16, [x4, #-0xc0]
-	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0xaa0c03e1 // mov x1, x12
+	WORD $0xaa1003e2 // mov x2, x16
+	WORD $0x52801803 // mov w3, #0xc0 // =192
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0x8b0301a5 // add x5, x13, x3
+	WORD $0xad401427 // ldp q7, q5, [x1]
+	WORD $0x3cd400b0 // ldur q16, [x5, #-0xc0]
+	WORD $0x91004063 // add x3, x3, #0x10
 	WORD $0x4e211e06 // and v6.16b, v16.16b, v1.16b
-	WORD $0xf104005f // cmp x2, #0x100
+	WORD $0xf104007f // cmp x3, #0x100
 	WORD $0x4e0404f1 // dup v17.4s, v7.s[0]
 	WORD $0x4e0c04f3 // dup v19.4s, v7.s[1]
 	WORD $0x0e31c0d2 // smull v18.8h, v6.8b, v17.8b
 	WORD $0x4e31c0c6 // smull2 v6.8h, v6.16b, v17.16b
-	WORD $0x3cd80091 // ldur q17, [x4, #-0x80]
+	WORD $0x3cd800b1 // ldur q17, [x5, #-0x80]
 	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
@@ -294,13 +299,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1404f4 // dup v20.4s, v7.s[2]
 	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
 	WORD $0x4e606a46 // sadalp v6.4s, v18.8h
-	WORD $0x3cdc0092 // ldur q18, [x4, #-0x40]
+	WORD $0x3cdc00b2 // ldur q18, [x5, #-0x40]
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a66 // sadalp v6.4s, v19.8h
-	WORD $0x3dc00093 // ldr q19, [x4]
+	WORD $0x3dc000b3 // ldr q19, [x5]
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
 	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
@@ -335,47 +340,50 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e65be05 // addp v5.8h, v16.8h, v5.8h
 	WORD $0x4e6068a6 // sadalp v6.4s, v5.8h
 	WORD $0x4ea284c5 // add v5.4s, v6.4s, v2.4s
-	WORD $0xfc5e0026 // ldur d6, [x1, #-0x20]
+	WORD $0xfc5e0046 // ldur d6, [x2, #-0x20]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6e23dcc7 // fmul v7.4s, v6.4s, v3.4s
 	WORD $0x4e25ccc7 // fmla v7.4s, v6.4s, v5.4s
-	WORD $0xbd402005 // ldr s5, [x0, #0x20]
-	WORD $0xbd403006 // ldr s6, [x0, #0x30]
+	WORD $0xbd402025 // ldr s5, [x1, #0x20]
+	WORD $0xbd403026 // ldr s6, [x1, #0x30]
 	WORD $0x4f8510e4 // fmla v4.4s, v7.4s, v5.s[0]
-	WORD $0xfc408425 // ldr d5, [x1], #0x8
+	WORD $0xfc408445 // ldr d5, [x2], #0x8
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x4f8610a4 // fmla v4.4s, v5.4s, v6.s[0]
-	WORD $0x3c810464 // str q4, [x3], #0x10
-	WORD $0x54fff6e1 // b.ne 0x3fc <k_tile_q4_1+0x68>
+	WORD $0x3c810484 // str q4, [x4], #0x10
+	WORD $0x54fff6e1 // b.ne 0x410 <k_tile_q4_1+0x6c>
+	WORD $0xf9401402 // ldr x2, [x0, #0x28]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x910501ad // add x13, x13, #0x140
-	WORD $0x91010000 // add x0, x0, #0x40
 	WORD $0x91050210 // add x16, x16, #0x140
 	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x54fff5c1 // b.ne 0x3f0 <k_tile_q4_1+0x5c>
+	WORD $0x8b021821 // add x1, x1, x2, lsl #6
+	WORD $0x54fff5a1 // b.ne 0x404 <k_tile_q4_1+0x60>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff461 // b.ne 0x3d4 <k_tile_q4_1+0x40>
-	WORD $0x14000008 // b 0x56c <k_tile_q4_1+0x1d8>
-	WORD $0xb50000ea // cbnz x10, 0x56c <k_tile_q4_1+0x1d8>
+	WORD $0x54fff441 // b.ne 0x3e8 <k_tile_q4_1+0x44>
+	WORD $0x14000008 // b 0x584 <k_tile_q4_1+0x1e0>
+	WORD $0xb50000ea // cbnz x10, 0x584 <k_tile_q4_1+0x1e0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x55c <k_tile_q4_1+0x1c8>
+	WORD $0x54ffffa1 // b.ne 0x574 <k_tile_q4_1+0x1d0>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_0
-	WORD $0xa9bf4ff4 // stp x20, x19, [sp, #-0x10]!
+	WORD $0xf81e0ff5 // str x21, [sp, #-0x20]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xa9014ff4 // stp x20, x19, [sp, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400122b // b.lt 0x7c0 <k_tile_q5_0+0x250>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0x5400126b // b.lt 0x7e4 <k_tile_q5_0+0x25c>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540010cb // b.lt 0x7a4 <k_tile_q5_0+0x234>
+	WORD $0x540010eb // b.lt 0x7c8 <k_tile_q5_0+0x240>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
@@ -387,42 +395,42 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x72b6980f // movk w15, #0xb4c0, lsl #16
 	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
 	WORD $0xaa0903f1 // mov x17, x9
-	WORD $0xaa1f03e0 // mov x0, xzr
-	WORD $0xb500008a // cbnz x10, 0x5d0 <k_tile_q5_0+0x60>
-	WORD $0x8b001921 // add x1, x9, x0, lsl #6
-	WORD $0xad000020 // stp q0, q0, [x1]
-	WORD $0xad010020 // stp q0, q0, [x1, #0x20]
-	WORD $0x910501a1 // add x1, x13, #0x140
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xaa0c03e3 // mov x3, x12
-	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x3dc000c4 // ldr q4, [x6]
-	WORD $0x8b0401a7 // add x7, x13, x4
-	WORD $0x3dc020e7 // ldr q7, [x7, #0x80]
-	WORD $0x3cd800f1 // ldur q17, [x7, #-0x80]
-	WORD $0xb9402473 // ldr w19, [x3, #0x24]
-	WORD $0xad401870 // ldp q16, q6, [x3]
-	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xb500008a // cbnz x10, 0x5f0 <k_tile_q5_0+0x68>
+	WORD $0x8b011922 // add x2, x9, x1, lsl #6
+	WORD $0xad000040 // stp q0, q0, [x2]
+	WORD $0xad010040 // stp q0, q0, [x2, #0x20]
+	WORD $0x910501a2 // add x2, x13, #0x140
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0xaa0c03e4 // mov x4, x12
+	WORD $0x52801005 // mov w5, #0x80 // =128
+	WORD $0xaa0203e6 // mov x6, x2
+	WORD $0xaa1103e7 // mov x7, x17
+	WORD $0x3dc000e4 // ldr q4, [x7]
+	WORD $0x8b0501b3 // add x19, x13, x5
+	WORD $0x3dc02267 // ldr q7, [x19, #0x80]
+	WORD $0x3cd80271 // ldur q17, [x19, #-0x80]
+	WORD $0xb9402494 // ldr w20, [x4, #0x24]
+	WORD $0xad401890 // ldp q16, q6, [x4]
+	WORD $0x910040a5 // add x5, x5, #0x10
 	WORD $0x4f2454f3 // shl v19.4s, v7.4s, #0x4
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
-	WORD $0x2b0e0274 // adds w20, w19, w14
-	WORD $0x0b0f0273 // add w19, w19, w15
-	WORD $0x1a94b273 // csel w19, w19, w20, lt
-	WORD $0xf103009f // cmp x4, #0xc0
+	WORD $0x2b0e0295 // adds w21, w20, w14
+	WORD $0x0b0f0294 // add w20, w20, w15
+	WORD $0x1a95b294 // csel w20, w20, w21, lt
+	WORD $0xf10300bf // cmp x5, #0xc0
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x13077e73 // asr w19, w19, #7
-	WORD $0x0b131213 // add w19, w16, w19, lsl #4
+	WORD $0x13077e94 // asr w20, w20, #7
+	WORD $0x0b141214 // add w20, w16, w20, lsl #4
 	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
 	WORD $0x4e040613 // dup v19.4s, v16.s[0]
-	WORD $0x4e040e65 // dup v5.4s, w19
+	WORD $0x4e040e85 // dup v5.4s, w20
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4f2354f4 // shl v20.4s, v7.4s, #0x3
 	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
-	WORD $0x3cdc00f2 // ldur q18, [x7, #-0x40]
+	WORD $0x3cdc0272 // ldur q18, [x19, #-0x40]
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
@@ -432,7 +440,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4f2254f5 // shl v21.4s, v7.4s, #0x2
 	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
-	WORD $0x3dc000f3 // ldr q19, [x7]
+	WORD $0x3dc00273 // ldr q19, [x19]
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
@@ -443,7 +451,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
 	WORD $0x4ea784f6 // add v22.4s, v7.4s, v7.4s
 	WORD $0x4e606a85 // sadalp v5.4s, v20.8h
-	WORD $0x3dc010f4 // ldr q20, [x7, #0x40]
+	WORD $0x3dc01274 // ldr q20, [x19, #0x40]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e211e95 // and v21.16b, v20.16b, v1.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
@@ -490,43 +498,46 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66be06 // addp v6.8h, v16.8h, v6.8h
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
-	WORD $0xfc4084a6 // ldr d6, [x5], #0x8
+	WORD $0xfc4084c6 // ldr d6, [x6], #0x8
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6e23dcc7 // fmul v7.4s, v6.4s, v3.4s
 	WORD $0x4e25ccc7 // fmla v7.4s, v6.4s, v5.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
+	WORD $0xbd402085 // ldr s5, [x4, #0x20]
 	WORD $0x4f8510e4 // fmla v4.4s, v7.4s, v5.s[0]
-	WORD $0x3c8104c4 // str q4, [x6], #0x10
-	WORD $0x54fff3a1 // b.ne 0x5e8 <k_tile_q5_0+0x78>
-	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x3c8104e4 // str q4, [x7], #0x10
+	WORD $0x54fff3a1 // b.ne 0x608 <k_tile_q5_0+0x80>
+	WORD $0xf9401405 // ldr x5, [x0, #0x28]
+	WORD $0x91000463 // add x3, x3, #0x1
 	WORD $0x910581ad // add x13, x13, #0x160
-	WORD $0x91010063 // add x3, x3, #0x40
-	WORD $0x91058021 // add x1, x1, #0x160
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x54fff281 // b.ne 0x5dc <k_tile_q5_0+0x6c>
-	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x91058042 // add x2, x2, #0x160
+	WORD $0xeb0b007f // cmp x3, x11
+	WORD $0x8b051884 // add x4, x4, x5, lsl #6
+	WORD $0x54fff261 // b.ne 0x5fc <k_tile_q5_0+0x74>
+	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x91010231 // add x17, x17, #0x40
-	WORD $0xeb08001f // cmp x0, x8
-	WORD $0x54fff121 // b.ne 0x5c0 <k_tile_q5_0+0x50>
-	WORD $0x14000008 // b 0x7c0 <k_tile_q5_0+0x250>
-	WORD $0xb50000ea // cbnz x10, 0x7c0 <k_tile_q5_0+0x250>
+	WORD $0xeb08003f // cmp x1, x8
+	WORD $0x54fff101 // b.ne 0x5e0 <k_tile_q5_0+0x58>
+	WORD $0x14000008 // b 0x7e4 <k_tile_q5_0+0x25c>
+	WORD $0xb50000ea // cbnz x10, 0x7e4 <k_tile_q5_0+0x25c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x7b0 <k_tile_q5_0+0x240>
-	WORD $0xa8c14ff4 // ldp x20, x19, [sp], #0x10
+	WORD $0x54ffffa1 // b.ne 0x7d4 <k_tile_q5_0+0x24c>
+	WORD $0xa9414ff4 // ldp x20, x19, [sp, #0x10]
+	WORD $0xf84207f5 // ldr x21, [sp], #0x20
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_1
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540011ab // b.lt 0xa04 <k_tile_q5_1+0x23c>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0x540011eb // b.lt 0xa34 <k_tile_q5_1+0x244>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400104b // b.lt 0x9e8 <k_tile_q5_1+0x220>
+	WORD $0x5400106b // b.lt 0xa18 <k_tile_q5_1+0x228>
 	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -537,23 +548,23 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040dc4 // dup v4.4s, w14
 	WORD $0xaa0903ee // mov x14, x9
 	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xb500008a // cbnz x10, 0x81c <k_tile_q5_1+0x54>
+	WORD $0xb500008a // cbnz x10, 0x848 <k_tile_q5_1+0x58>
 	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
 	WORD $0xad000200 // stp q0, q0, [x16]
 	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
 	WORD $0x910581b0 // add x16, x13, #0x160
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0c03e0 // mov x0, x12
-	WORD $0xaa1003e1 // mov x1, x16
-	WORD $0x52801002 // mov w2, #0x80 // =128
-	WORD $0xaa0e03e3 // mov x3, x14
-	WORD $0x3dc00065 // ldr q5, [x3]
-	WORD $0x8b0201a4 // add x4, x13, x2
-	WORD $0x3dc02087 // ldr q7, [x4, #0x80]
-	WORD $0x3cd80092 // ldur q18, [x4, #-0x80]
-	WORD $0x91004042 // add x2, x2, #0x10
-	WORD $0xad401811 // ldp q17, q6, [x0]
-	WORD $0xf103005f // cmp x2, #0xc0
+	WORD $0xaa0c03e1 // mov x1, x12
+	WORD $0xaa1003e2 // mov x2, x16
+	WORD $0x52801003 // mov w3, #0x80 // =128
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x8b0301a5 // add x5, x13, x3
+	WORD $0x3dc020a7 // ldr q7, [x5, #0x80]
+	WORD $0x3cd800b2 // ldur q18, [x5, #-0x80]
+	WORD $0x91004063 // add x3, x3, #0x10
+	WORD $0xad401831 // ldp q17, q6, [x1]
+	WORD $0xf103007f // cmp x3, #0xc0
 	WORD $0x4f2454f3 // shl v19.4s, v7.4s, #0x4
 	WORD $0x4e211e50 // and v16.16b, v18.16b, v1.16b
 	WORD $0x4f2354f5 // shl v21.4s, v7.4s, #0x3
@@ -563,7 +574,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x0e33c214 // smull v20.8h, v16.8b, v19.8b
 	WORD $0x4e33c210 // smull2 v16.8h, v16.16b, v19.16b
-	WORD $0x3cdc0093 // ldur q19, [x4, #-0x40]
+	WORD $0x3cdc00b3 // ldur q19, [x5, #-0x40]
 	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
@@ -574,7 +585,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
 	WORD $0x4f2254f6 // shl v22.4s, v7.4s, #0x2
 	WORD $0x4e606a90 // sadalp v16.4s, v20.8h
-	WORD $0x3dc00094 // ldr q20, [x4]
+	WORD $0x3dc000b4 // ldr q20, [x5]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e211e95 // and v21.16b, v20.16b, v1.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
@@ -585,7 +596,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4ea784f7 // add v23.4s, v7.4s, v7.4s
 	WORD $0x4e606ab0 // sadalp v16.4s, v21.8h
-	WORD $0x3dc01095 // ldr q21, [x4, #0x40]
+	WORD $0x3dc010b5 // ldr q21, [x5, #0x40]
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
 	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
@@ -630,94 +641,99 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb11ce7 // orr v7.16b, v7.16b, v17.16b
 	WORD $0x0e26c0f1 // smull v17.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0xfc5e0027 // ldur d7, [x1, #-0x20]
+	WORD $0xfc5e0047 // ldur d7, [x2, #-0x20]
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
 	WORD $0x4e6068d0 // sadalp v16.4s, v6.8h
 	WORD $0x4ea38606 // add v6.4s, v16.4s, v3.4s
 	WORD $0x6e24dcf0 // fmul v16.4s, v7.4s, v4.4s
 	WORD $0x4e26ccf0 // fmla v16.4s, v7.4s, v6.4s
-	WORD $0xbd402006 // ldr s6, [x0, #0x20]
-	WORD $0xbd403007 // ldr s7, [x0, #0x30]
+	WORD $0xbd402026 // ldr s6, [x1, #0x20]
+	WORD $0xbd403027 // ldr s7, [x1, #0x30]
 	WORD $0x4f861205 // fmla v5.4s, v16.4s, v6.s[0]
-	WORD $0xfc408426 // ldr d6, [x1], #0x8
+	WORD $0xfc408446 // ldr d6, [x2], #0x8
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3c810465 // str q5, [x3], #0x10
-	WORD $0x54fff3e1 // b.ne 0x834 <k_tile_q5_1+0x6c>
+	WORD $0x3c810485 // str q5, [x4], #0x10
+	WORD $0x54fff3e1 // b.ne 0x860 <k_tile_q5_1+0x70>
+	WORD $0xf9401402 // ldr x2, [x0, #0x28]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x910601ad // add x13, x13, #0x180
-	WORD $0x91010000 // add x0, x0, #0x40
 	WORD $0x91060210 // add x16, x16, #0x180
 	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x54fff2c1 // b.ne 0x828 <k_tile_q5_1+0x60>
+	WORD $0x8b021821 // add x1, x1, x2, lsl #6
+	WORD $0x54fff2a1 // b.ne 0x854 <k_tile_q5_1+0x64>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff161 // b.ne 0x80c <k_tile_q5_1+0x44>
-	WORD $0x14000008 // b 0xa04 <k_tile_q5_1+0x23c>
-	WORD $0xb50000ea // cbnz x10, 0xa04 <k_tile_q5_1+0x23c>
+	WORD $0x54fff141 // b.ne 0x838 <k_tile_q5_1+0x48>
+	WORD $0x14000008 // b 0xa34 <k_tile_q5_1+0x244>
+	WORD $0xb50000ea // cbnz x10, 0xa34 <k_tile_q5_1+0x244>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x9f4 <k_tile_q5_1+0x22c>
+	WORD $0x54ffffa1 // b.ne 0xa24 <k_tile_q5_1+0x234>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q2_k
-	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
+	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
-	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
+	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
+	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400376b // b.lt 0x1108 <k_tile_q2_k+0x700>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
+	WORD $0x5400384b // b.lt 0x1158 <k_tile_q2_k+0x720>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400360b // b.lt 0x10ec <k_tile_q2_k+0x6e4>
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x540036cb // b.lt 0x113c <k_tile_q2_k+0x704>
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
+	WORD $0xf940140e // ldr x14, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e461 // movi v1.16b, #0x3
-	WORD $0x4e040dc2 // dup v2.4s, w14
+	WORD $0x4e040de2 // dup v2.4s, w15
 	WORD $0x4f0005e3 // movi v3.4s, #0xf
-	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
-	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040dc4 // dup v4.4s, w14
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x8b0e192f // add x15, x9, x14, lsl #6
-	WORD $0xb500006a // cbnz x10, 0xa64 <k_tile_q2_k+0x5c>
-	WORD $0xad0001e0 // stp q0, q0, [x15]
-	WORD $0xad0101e0 // stp q0, q0, [x15, #0x20]
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa0c03f1 // mov x17, x12
-	WORD $0x911401a0 // add x0, x13, #0x500
-	WORD $0x911481a1 // add x1, x13, #0x520
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xd37cec43 // lsl x3, x2, #4
-	WORD $0x52800035 // mov w21, #0x1 // =1
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0xaa1f03f6 // mov x22, xzr
-	WORD $0x3ce369e5 // ldr q5, [x15, x3]
-	WORD $0x8b0301a3 // add x3, x13, x3
-	WORD $0x91080064 // add x4, x3, #0x200
-	WORD $0x91090065 // add x5, x3, #0x240
-	WORD $0x910a0066 // add x6, x3, #0x280
-	WORD $0x910b0067 // add x7, x3, #0x2c0
-	WORD $0x2a1503f4 // mov w20, w21
-	WORD $0xd377dad5 // lsl x21, x22, #9
-	WORD $0xad404271 // ldp q17, q16, [x19]
-	WORD $0x8b161c77 // add x23, x3, x22, lsl #7
-	WORD $0x8b150076 // add x22, x3, x21
-	WORD $0xfc627806 // ldr d6, [x0, x2, lsl #3]
-	WORD $0x3dc042d2 // ldr q18, [x22, #0x100]
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x4e040de4 // dup v4.4s, w15
+	WORD $0xd37ae5ce // lsl x14, x14, #6
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
+	WORD $0xb500006a // cbnz x10, 0xaa4 <k_tile_q2_k+0x6c>
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0xaa0d03e1 // mov x1, x13
+	WORD $0x91140182 // add x2, x12, #0x500
+	WORD $0x91148183 // add x3, x12, #0x520
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xd37cec85 // lsl x5, x4, #4
+	WORD $0x52800036 // mov w22, #0x1 // =1
+	WORD $0xaa0103f9 // mov x25, x1
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0x3ce56a05 // ldr q5, [x16, x5]
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0x910800a6 // add x6, x5, #0x200
+	WORD $0x910900a7 // add x7, x5, #0x240
+	WORD $0x910a00b3 // add x19, x5, #0x280
+	WORD $0x910b00b4 // add x20, x5, #0x2c0
+	WORD $0x2a1603f5 // mov w21, w22
+	WORD $0xd377daf6 // lsl x22, x23, #9
+	WORD $0xad404331 // ldp q17, q16, [x25]
+	WORD $0x8b171cb8 // add x24, x5, x23, lsl #7
+	WORD $0x8b1600b7 // add x23, x5, x22
+	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
+	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
 	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc002e6 // ldr q6, [x23]
+	WORD $0x3dc00306 // ldr q6, [x24]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052d3 // ldr q19, [x22, #0x140]
+	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -728,13 +744,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062d3 // ldr q19, [x22, #0x180]
+	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
+	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
 	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
@@ -746,12 +762,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf56891 // ldr q17, [x4, x21]
+	WORD $0x3cf668d1 // ldr q17, [x6, x22]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf568b2 // ldr q18, [x5, x21]
+	WORD $0x3cf668f2 // ldr q18, [x7, x22]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -762,13 +778,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568d2 // ldr q18, [x6, x21]
+	WORD $0x3cf66a72 // ldr q18, [x19, x22]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568f2 // ldr q18, [x7, x21]
+	WORD $0x3cf66a92 // ldr q18, [x20, x22]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
 	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
@@ -781,12 +797,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402267 // ldr s7, [x19, #0x20]
+	WORD $0xbd402327 // ldr s7, [x25, #0x20]
 	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
 	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc627827 // ldr d7, [x1, x2, lsl #3]
+	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
@@ -794,20 +810,21 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
 	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d469e71 // ldp s17, s7, [x19, #0x34]
-	WORD $0x3dc042d2 // ldr q18, [x22, #0x100]
+	WORD $0x2d469f31 // ldp s17, s7, [x25, #0x34]
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xad424271 // ldp q17, q16, [x19, #0x40]
+	WORD $0xad404331 // ldp q17, q16, [x25]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc627806 // ldr d6, [x0, x2, lsl #3]
+	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
 	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc002e6 // ldr q6, [x23]
+	WORD $0x3dc00306 // ldr q6, [x24]
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052d3 // ldr q19, [x22, #0x140]
+	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
 	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -819,14 +836,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062d3 // ldr q19, [x22, #0x180]
+	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
 	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
+	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
 	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
@@ -840,13 +857,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf56891 // ldr q17, [x4, x21]
+	WORD $0x3cf668d1 // ldr q17, [x6, x22]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf568b2 // ldr q18, [x5, x21]
+	WORD $0x3cf668f2 // ldr q18, [x7, x22]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -858,14 +875,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568d2 // ldr q18, [x6, x21]
+	WORD $0x3cf66a72 // ldr q18, [x19, x22]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568f2 // ldr q18, [x7, x21]
+	WORD $0x3cf66a92 // ldr q18, [x20, x22]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
@@ -878,13 +895,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0xbd407671 // ldr s17, [x19, #0x74]
+	WORD $0xbd403731 // ldr s17, [x25, #0x34]
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd406267 // ldr s7, [x19, #0x60]
+	WORD $0xbd402327 // ldr s7, [x25, #0x20]
 	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
 	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc627827 // ldr d7, [x1, x2, lsl #3]
+	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
@@ -893,19 +910,20 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
 	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0xbd407a67 // ldr s7, [x19, #0x78]
-	WORD $0x3dc042d2 // ldr q18, [x22, #0x100]
-	WORD $0xad444271 // ldp q17, q16, [x19, #0x80]
+	WORD $0xbd403b27 // ldr s7, [x25, #0x38]
+	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0xad404331 // ldp q17, q16, [x25]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc627806 // ldr d6, [x0, x2, lsl #3]
+	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
+	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc012e6 // ldr q6, [x23, #0x40]
+	WORD $0x3dc01306 // ldr q6, [x24, #0x40]
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052d3 // ldr q19, [x22, #0x140]
+	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
 	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -917,14 +935,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062d3 // ldr q19, [x22, #0x180]
+	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
 	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
+	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
 	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
@@ -937,13 +955,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf56891 // ldr q17, [x4, x21]
+	WORD $0x3cf668d1 // ldr q17, [x6, x22]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf568b2 // ldr q18, [x5, x21]
+	WORD $0x3cf668f2 // ldr q18, [x7, x22]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -955,14 +973,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568d2 // ldr q18, [x6, x21]
+	WORD $0x3cf66a72 // ldr q18, [x19, x22]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568f2 // ldr q18, [x7, x21]
+	WORD $0x3cf66a92 // ldr q18, [x20, x22]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
@@ -976,12 +994,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd40a267 // ldr s7, [x19, #0xa0]
+	WORD $0xbd402327 // ldr s7, [x25, #0x20]
 	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
 	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc627827 // ldr d7, [x1, x2, lsl #3]
+	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
@@ -989,20 +1007,21 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
 	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d569e71 // ldp s17, s7, [x19, #0xb4]
-	WORD $0x3dc042d2 // ldr q18, [x22, #0x100]
+	WORD $0x2d469f31 // ldp s17, s7, [x25, #0x34]
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xad464271 // ldp q17, q16, [x19, #0xc0]
+	WORD $0xad404331 // ldp q17, q16, [x25]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc627806 // ldr d6, [x0, x2, lsl #3]
+	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
 	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc012e6 // ldr q6, [x23, #0x40]
+	WORD $0x3dc01306 // ldr q6, [x24, #0x40]
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052d3 // ldr q19, [x22, #0x140]
+	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
 	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -1014,15 +1033,15 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062d3 // ldr q19, [x22, #0x180]
+	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
 	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0x52800036 // mov w22, #0x1 // =1
+	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
+	WORD $0x52800037 // mov w23, #0x1 // =1
 	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
@@ -1036,13 +1055,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf56891 // ldr q17, [x4, x21]
+	WORD $0x3cf668d1 // ldr q17, [x6, x22]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x6f3a0631 // ushr v17.4s, v17.4s, #0x6
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf568b2 // ldr q18, [x5, x21]
+	WORD $0x3cf668f2 // ldr q18, [x7, x22]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -1054,15 +1073,15 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568d2 // ldr q18, [x6, x21]
+	WORD $0x3cf66a72 // ldr q18, [x19, x22]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf568f2 // ldr q18, [x7, x21]
-	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x3cf66a92 // ldr q18, [x20, x22]
+	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
@@ -1075,13 +1094,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0xbd40f671 // ldr s17, [x19, #0xf4]
+	WORD $0xbd403731 // ldr s17, [x25, #0x34]
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd40e267 // ldr s7, [x19, #0xe0]
+	WORD $0xbd402327 // ldr s7, [x25, #0x20]
 	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
 	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc627827 // ldr d7, [x1, x2, lsl #3]
+	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
@@ -1090,93 +1109,109 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
 	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0xbd40fa67 // ldr s7, [x19, #0xf8]
-	WORD $0x91040273 // add x19, x19, #0x100
+	WORD $0xbd403b27 // ldr s7, [x25, #0x38]
+	WORD $0x8b0e0339 // add x25, x25, x14
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3707cf74 // tbnz w20, #0x0, 0xaa0 <k_tile_q2_k+0x98>
-	WORD $0x3ca279e5 // str q5, [x15, x2, lsl #4]
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54ffcda1 // b.ne 0xa78 <k_tile_q2_k+0x70>
-	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0x911501ad // add x13, x13, #0x540
-	WORD $0x91080231 // add x17, x17, #0x200
-	WORD $0xeb0b021f // cmp x16, x11
-	WORD $0x54ffcca1 // b.ne 0xa6c <k_tile_q2_k+0x64>
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0xeb0801df // cmp x14, x8
-	WORD $0x54ffcb81 // b.ne 0xa54 <k_tile_q2_k+0x4c>
-	WORD $0x14000008 // b 0x1108 <k_tile_q2_k+0x700>
-	WORD $0xb50000ea // cbnz x10, 0x1108 <k_tile_q2_k+0x700>
+	WORD $0x3707cf15 // tbnz w21, #0x0, 0xae0 <k_tile_q2_k+0xa8>
+	WORD $0x3ca47a05 // str q5, [x16, x4, lsl #4]
+	WORD $0x91000484 // add x4, x4, #0x1
+	WORD $0xf100109f // cmp x4, #0x4
+	WORD $0x54ffcd41 // b.ne 0xab8 <k_tile_q2_k+0x80>
+	WORD $0xf9401402 // ldr x2, [x0, #0x28]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x9115018c // add x12, x12, #0x540
+	WORD $0xeb0b023f // cmp x17, x11
+	WORD $0x8b022421 // add x1, x1, x2, lsl #9
+	WORD $0x54ffcc21 // b.ne 0xaac <k_tile_q2_k+0x74>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54ffcb01 // b.ne 0xa94 <k_tile_q2_k+0x5c>
+	WORD $0x14000008 // b 0x1158 <k_tile_q2_k+0x720>
+	WORD $0xb50000ea // cbnz x10, 0x1158 <k_tile_q2_k+0x720>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x10f8 <k_tile_q2_k+0x6f0>
-	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
-	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
-	WORD $0xf84307f7 // ldr x23, [sp], #0x30
+	WORD $0x54ffffa1 // b.ne 0x1148 <k_tile_q2_k+0x710>
+	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
+	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
+	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
+	WORD $0xf84407f9 // ldr x25, [sp], #0x40
 	WORD $0xd65f03c0 // ret
 
 	// tile_q3_k
+	WORD $0xd10383ff // sub sp, sp, #0xe0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf90043fd // str x29, [sp, #0x80]
+	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540050cb // b.lt 0x1b38 <k_tile_q3_k+0xa20>
-	WORD $0xd10283ff // sub sp, sp, #0xa0
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
-	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
-	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
-	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0xa90427fd // stp x29, x9, [sp, #0x40]
-	WORD $0x54004d8b // b.lt 0x1afc <k_tile_q3_k+0x9e4>
-	WORD $0xa940b40e // ldp x14, x13, [x0, #0x8]
+	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
+	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
+	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
+	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0x5400520b // b.lt 0x1bd4 <k_tile_q3_k+0xa68>
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x54004feb // b.lt 0x1bac <k_tile_q3_k+0xa40>
+	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f01e602 // movi v2.16b, #0x30
 	WORD $0x4f00e483 // movi v3.16b, #0x4
 	WORD $0x4f00e464 // movi v4.16b, #0x3
-	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
 	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
-	WORD $0x4e040e25 // dup v5.4s, w17
+	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
+	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
-	WORD $0x52b6980c // mov w12, #-0x4b400000 // =-1262485504
-	WORD $0x9103b1ce // add x14, x14, #0xec
-	WORD $0x910003ef // mov x15, sp
-	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b111920 // add x0, x9, x17, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x11a0 <k_tile_q3_k+0x88>
-	WORD $0xad000000 // stp q0, q0, [x0]
-	WORD $0xad010000 // stp q0, q0, [x0, #0x20]
-	WORD $0xaa0e03e1 // mov x1, x14
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x911b01a3 // add x3, x13, #0x6c0
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xd37cec85 // lsl x5, x4, #4
-	WORD $0x5280003b // mov w27, #0x1 // =1
-	WORD $0xaa0103f8 // mov x24, x1
-	WORD $0xaa1f03fa // mov x26, xzr
-	WORD $0x3ce56810 // ldr q16, [x0, x5]
-	WORD $0x8b0501a5 // add x5, x13, x5
-	WORD $0x3dc1a0b3 // ldr q19, [x5, #0x680]
-	WORD $0x3dc180b1 // ldr q17, [x5, #0x600]
-	WORD $0x3dc190b2 // ldr q18, [x5, #0x640]
-	WORD $0x910f00a6 // add x6, x5, #0x3c0
-	WORD $0x910e00a7 // add x7, x5, #0x380
-	WORD $0x910d00b3 // add x19, x5, #0x340
+	WORD $0x910103e2 // add x2, sp, #0x40
+	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xd378dd0f // lsl x15, x8, #8
+	WORD $0xd37ae510 // lsl x16, x8, #6
+	WORD $0xd379e111 // lsl x17, x8, #7
+	WORD $0x8b080508 // add x8, x8, x8, lsl #1
+	WORD $0xf9001be0 // str x0, [sp, #0x30]
+	WORD $0xd37ae501 // lsl x1, x8, #6
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0x4e040d05 // dup v5.4s, w8
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf90017ea // str x10, [sp, #0x28]
+	WORD $0x8b0a1905 // add x5, x8, x10, lsl #6
+	WORD $0xb5000069 // cbnz x9, 0x1224 <k_tile_q3_k+0xb8>
+	WORD $0xad0000a0 // stp q0, q0, [x5]
+	WORD $0xad0100a0 // stp q0, q0, [x5, #0x20]
+	WORD $0xf94007e7 // ldr x7, [sp, #0x8]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xf90047e9 // str x9, [sp, #0x88]
+	WORD $0x911b0193 // add x19, x12, #0x6c0
+	WORD $0x9100b0e9 // add x9, x7, #0x2c
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xd37ceea8 // lsl x8, x21, #4
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0x8b080196 // add x22, x12, x8
+	WORD $0x3ce868b0 // ldr q16, [x5, x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x3dc1a2d3 // ldr q19, [x22, #0x680]
+	WORD $0x3dc182d1 // ldr q17, [x22, #0x600]
+	WORD $0x3dc192d2 // ldr q18, [x22, #0x640]
+	WORD $0x910f02d7 // add x23, x22, #0x3c0
+	WORD $0x910e02d8 // add x24, x22, #0x380
+	WORD $0x910d02d9 // add x25, x22, #0x340
 	WORD $0x4f245675 // shl v21.4s, v19.4s, #0x4
 	WORD $0x4e211e34 // and v20.16b, v17.16b, v1.16b
 	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0x910c00b4 // add x20, x5, #0x300
-	WORD $0x910b00b5 // add x21, x5, #0x2c0
-	WORD $0x910a00b6 // add x22, x5, #0x280
-	WORD $0x910900b7 // add x23, x5, #0x240
+	WORD $0x910c02da // add x26, x22, #0x300
+	WORD $0x910b02db // add x27, x22, #0x2c0
+	WORD $0x910a02dd // add x29, x22, #0x280
+	WORD $0x910902de // add x30, x22, #0x240
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x4eb41eb6 // orr v22.16b, v21.16b, v20.16b
@@ -1184,7 +1219,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
-	WORD $0xad0053f6 // stp q22, q20, [sp]
+	WORD $0xad0253f6 // stp q22, q20, [sp, #0x40]
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
 	WORD $0x4eb11e95 // orr v21.16b, v20.16b, v17.16b
 	WORD $0x6f3c0651 // ushr v17.4s, v18.4s, #0x4
@@ -1192,41 +1227,36 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0xad0147f5 // stp q21, q17, [sp, #0x20]
-	WORD $0x2a1b03f9 // mov w25, w27
-	WORD $0x531e775b // lsl w27, w26, #2
-	WORD $0x3dc070b3 // ldr q19, [x5, #0x1c0]
-	WORD $0xb854031d // ldur w29, [x24, #-0xc0]
-	WORD $0xbc534312 // ldur s18, [x24, #-0xcc]
-	WORD $0x4e040f71 // dup v17.4s, w27
-	WORD $0x8b1a15fb // add x27, x15, x26, lsl #5
-	WORD $0xd377db5a // lsl x26, x26, #9
-	WORD $0x2b0c03bd // adds w29, w29, w12
-	WORD $0x3cfa68d4 // ldr q20, [x6, x26]
-	WORD $0x1101ffbe // add w30, w29, #0x7f
+	WORD $0xad0347f5 // stp q21, q17, [sp, #0x60]
+	WORD $0x2a0803ed // mov w13, w8
+	WORD $0x531e7548 // lsl w8, w10, #2
+	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
+	WORD $0xb940028b // ldr w11, [x20]
+	WORD $0xbc5f4292 // ldur s18, [x20, #-0xc]
+	WORD $0x4e040d11 // dup v17.4s, w8
+	WORD $0x8b0a1448 // add x8, x2, x10, lsl #5
+	WORD $0xd377d94a // lsl x10, x10, #9
+	WORD $0x2b0e016b // adds w11, w11, w14
+	WORD $0x3cea6af4 // ldr q20, [x23, x10]
+	WORD $0x1101fd64 // add w4, w11, #0x7f
 	WORD $0x6ea0ba31 // neg v17.4s, v17.4s
-	WORD $0x1a9db3dd // csel w29, w30, w29, lt
-	WORD $0xb853c31e // ldur w30, [x24, #-0xc4]
+	WORD $0x1a8bb08b // csel w11, w4, w11, lt
+	WORD $0x8b160144 // add x4, x10, x22
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0x13077fbd // asr w29, w29, #7
-	WORD $0x2b0c03de // adds w30, w30, w12
+	WORD $0x13077d6b // asr w11, w11, #7
 	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x0b1d0a1d // add w29, w16, w29, lsl #2
-	WORD $0x1101ffc9 // add w9, w30, #0x7f
-	WORD $0x1a9eb129 // csel w9, w9, w30, lt
-	WORD $0x13077d29 // asr w9, w9, #7
+	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
 	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x0b090a09 // add w9, w16, w9, lsl #2
 	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
 	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cd24314 // ldur q20, [x24, #-0xdc]
+	WORD $0x3cde4294 // ldur q20, [x20, #-0x1c]
 	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
 	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc060b5 // ldr q21, [x5, #0x180]
+	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
 	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cfa68f6 // ldr q22, [x7, x26]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x4f2256b5 // shl v21.4s, v21.4s, #0x2
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
@@ -1234,10 +1264,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e140696 // dup v22.4s, v20.s[2]
 	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
 	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc050b6 // ldr q22, [x5, #0x140]
+	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
 	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cfa6a77 // ldr q23, [x19, x26]
+	WORD $0x3cea6b37 // ldr q23, [x25, x10]
 	WORD $0x4f2256d6 // shl v22.4s, v22.4s, #0x2
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
@@ -1246,26 +1276,31 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040694 // dup v20.4s, v20.s[0]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc040b7 // ldr q23, [x5, #0x100]
+	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cfa6a98 // ldr q24, [x20, x26]
+	WORD $0x3cea6b58 // ldr q24, [x26, x10]
 	WORD $0x4f2256f7 // shl v23.4s, v23.4s, #0x2
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
 	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
 	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040fb7 // dup v23.4s, w29
-	WORD $0x8b05035d // add x29, x26, x5
+	WORD $0x4e040d77 // dup v23.4s, w11
+	WORD $0xb85fc28b // ldur w11, [x20, #-0x4]
+	WORD $0x2b0e016b // adds w11, w11, w14
 	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cfa6ab8 // ldr q24, [x21, x26]
+	WORD $0x3cea6b78 // ldr q24, [x27, x10]
+	WORD $0x1101fd66 // add w6, w11, #0x7f
+	WORD $0x1a8bb0cb // csel w11, w6, w11, lt
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x13077d6b // asr w11, w11, #7
 	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00376 // ldr q22, [x27]
+	WORD $0x3dc00116 // ldr q22, [x8]
 	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
 	WORD $0x6f3806d5 // ushr v21.4s, v22.4s, #0x8
 	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
@@ -1278,20 +1313,20 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
 	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
 	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc030b7 // ldr q23, [x5, #0xc0]
+	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x6e25de96 // fmul v22.4s, v20.4s, v5.4s
 	WORD $0x4f2256f7 // shl v23.4s, v23.4s, #0x2
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cd14318 // ldur q24, [x24, #-0xec]
+	WORD $0x3cdd4298 // ldur q24, [x20, #-0x2c]
 	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc020b9 // ldr q25, [x5, #0x80]
+	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cfa6ada // ldr q26, [x22, x26]
+	WORD $0x3cea6bba // ldr q26, [x29, x10]
 	WORD $0x4f225739 // shl v25.4s, v25.4s, #0x2
 	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
 	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
@@ -1299,10 +1334,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14071a // dup v26.4s, v24.s[2]
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc010ba // ldr q26, [x5, #0x40]
+	WORD $0x3dc012da // ldr q26, [x22, #0x40]
 	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cfa6afb // ldr q27, [x23, x26]
+	WORD $0x3cea6bdb // ldr q27, [x30, x10]
 	WORD $0x4f22575a // shl v26.4s, v26.4s, #0x2
 	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
 	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
@@ -1311,48 +1346,49 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040718 // dup v24.4s, v24.s[0]
 	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
 	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc000bb // ldr q27, [x5]
+	WORD $0x3dc002db // ldr q27, [x22]
 	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
 	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x3dc083bc // ldr q28, [x29, #0x200]
+	WORD $0x3dc0809c // ldr q28, [x4, #0x200]
 	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
 	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
 	WORD $0x4e231f7b // and v27.16b, v27.16b, v3.16b
 	WORD $0x4ebc1f7b // orr v27.16b, v27.16b, v28.16b
 	WORD $0x0e38c37c // smull v28.8h, v27.8b, v24.8b
 	WORD $0x4e38c378 // smull2 v24.8h, v27.16b, v24.16b
-	WORD $0x4e040d3b // dup v27.4s, w9
-	WORD $0xb8580309 // ldur w9, [x24, #-0x80]
-	WORD $0x2b0c0129 // adds w9, w9, w12
+	WORD $0x4e040d7b // dup v27.4s, w11
+	WORD $0x8b10028b // add x11, x20, x16
+	WORD $0xb9400166 // ldr w6, [x11]
 	WORD $0x4e78bf98 // addp v24.8h, v28.8h, v24.8h
-	WORD $0x1101fd3e // add w30, w9, #0x7f
-	WORD $0x1a89b3c9 // csel w9, w30, w9, lt
-	WORD $0x13077d29 // asr w9, w9, #7
+	WORD $0x2b0e00c6 // adds w6, w6, w14
+	WORD $0x1101fcc0 // add w0, w6, #0x7f
+	WORD $0x1a86b000 // csel w0, w0, w6, lt
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x0b090a09 // add w9, w16, w9, lsl #2
+	WORD $0x13077c00 // asr w0, w0, #7
+	WORD $0x0b000860 // add w0, w3, w0, lsl #2
 	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
 	WORD $0x4e3bce96 // fmla v22.4s, v20.4s, v27.4s
-	WORD $0x3cfa68d4 // ldr q20, [x6, x26]
+	WORD $0x3cea6af4 // ldr q20, [x23, x10]
 	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
 	WORD $0x4e33ceb6 // fmla v22.4s, v21.4s, v19.4s
-	WORD $0x3dc070b3 // ldr q19, [x5, #0x1c0]
+	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
 	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0xbc574312 // ldur s18, [x24, #-0x8c]
+	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
 	WORD $0x4eb38673 // add v19.4s, v19.4s, v19.4s
 	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
 	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cd64314 // ldur q20, [x24, #-0x9c]
+	WORD $0x3cde4174 // ldur q20, [x11, #-0x1c]
 	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
 	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc060b5 // ldr q21, [x5, #0x180]
+	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
 	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cfa68f6 // ldr q22, [x7, x26]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x4eb586b5 // add v21.4s, v21.4s, v21.4s
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
@@ -1361,10 +1397,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e140696 // dup v22.4s, v20.s[2]
 	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
 	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc050b6 // ldr q22, [x5, #0x140]
+	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
 	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cfa6a77 // ldr q23, [x19, x26]
+	WORD $0x3cea6b37 // ldr q23, [x25, x10]
 	WORD $0x4eb686d6 // add v22.4s, v22.4s, v22.4s
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
@@ -1374,10 +1410,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040694 // dup v20.4s, v20.s[0]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc040b7 // ldr q23, [x5, #0x100]
+	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cfa6a98 // ldr q24, [x20, x26]
+	WORD $0x3cea6b58 // ldr q24, [x26, x10]
 	WORD $0x4eb786f7 // add v23.4s, v23.4s, v23.4s
 	WORD $0x6f3e0718 // ushr v24.4s, v24.4s, #0x2
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
@@ -1385,22 +1421,16 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
 	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
 	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040d37 // dup v23.4s, w9
-	WORD $0xb857c309 // ldur w9, [x24, #-0x84]
-	WORD $0x2b0c0129 // adds w9, w9, w12
+	WORD $0x4e040c17 // dup v23.4s, w0
 	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cfa6ab8 // ldr q24, [x21, x26]
-	WORD $0x1101fd3e // add w30, w9, #0x7f
-	WORD $0x1a89b3c9 // csel w9, w30, w9, lt
+	WORD $0x3cea6b78 // ldr q24, [x27, x10]
 	WORD $0x6f3e0718 // ushr v24.4s, v24.4s, #0x2
-	WORD $0x13077d29 // asr w9, w9, #7
 	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
-	WORD $0x0b090a09 // add w9, w16, w9, lsl #2
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00376 // ldr q22, [x27]
+	WORD $0x3dc00116 // ldr q22, [x8]
 	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
 	WORD $0x6f0007f5 // mvni v21.4s, #0x1f
 	WORD $0x6f2816d5 // usra v21.4s, v22.4s, #0x18
@@ -1412,21 +1442,27 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
 	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
 	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc030b7 // ldr q23, [x5, #0xc0]
+	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
 	WORD $0x4eb786f7 // add v23.4s, v23.4s, v23.4s
 	WORD $0x6e25de96 // fmul v22.4s, v20.4s, v5.4s
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cd54318 // ldur q24, [x24, #-0xac]
+	WORD $0x3cdd4178 // ldur q24, [x11, #-0x2c]
+	WORD $0xb85fc16b // ldur w11, [x11, #-0x4]
 	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
+	WORD $0x2b0e016b // adds w11, w11, w14
+	WORD $0x1101fd60 // add w0, w11, #0x7f
+	WORD $0x1a8bb00b // csel w11, w0, w11, lt
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc020b9 // ldr q25, [x5, #0x80]
+	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
+	WORD $0x13077d6b // asr w11, w11, #7
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
+	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cfa6ada // ldr q26, [x22, x26]
+	WORD $0x3cea6bba // ldr q26, [x29, x10]
 	WORD $0x4eb98739 // add v25.4s, v25.4s, v25.4s
 	WORD $0x6f3e075a // ushr v26.4s, v26.4s, #0x2
 	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
@@ -1435,10 +1471,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14071a // dup v26.4s, v24.s[2]
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc010ba // ldr q26, [x5, #0x40]
+	WORD $0x3dc012da // ldr q26, [x22, #0x40]
 	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cfa6afb // ldr q27, [x23, x26]
+	WORD $0x3cea6bdb // ldr q27, [x30, x10]
 	WORD $0x4eba875a // add v26.4s, v26.4s, v26.4s
 	WORD $0x6f3e077b // ushr v27.4s, v27.4s, #0x2
 	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
@@ -1448,10 +1484,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040718 // dup v24.4s, v24.s[0]
 	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
 	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc000bb // ldr q27, [x5]
+	WORD $0x3dc002db // ldr q27, [x22]
 	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
 	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x3dc083bc // ldr q28, [x29, #0x200]
+	WORD $0x3dc0809c // ldr q28, [x4, #0x200]
 	WORD $0x4ebb877b // add v27.4s, v27.4s, v27.4s
 	WORD $0x6f3e079c // ushr v28.4s, v28.4s, #0x2
 	WORD $0x4e231f7b // and v27.16b, v27.16b, v3.16b
@@ -1459,37 +1495,38 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ebc1f7b // orr v27.16b, v27.16b, v28.16b
 	WORD $0x0e38c37c // smull v28.8h, v27.8b, v24.8b
 	WORD $0x4e38c378 // smull2 v24.8h, v27.16b, v24.16b
-	WORD $0x4e040d3b // dup v27.4s, w9
-	WORD $0xb85c0309 // ldur w9, [x24, #-0x40]
-	WORD $0x2b0c0129 // adds w9, w9, w12
+	WORD $0x4e040d7b // dup v27.4s, w11
+	WORD $0x8b11028b // add x11, x20, x17
+	WORD $0xb9400160 // ldr w0, [x11]
 	WORD $0x4e78bf98 // addp v24.8h, v28.8h, v24.8h
-	WORD $0x1101fd3e // add w30, w9, #0x7f
-	WORD $0x1a89b3c9 // csel w9, w30, w9, lt
-	WORD $0x13077d29 // asr w9, w9, #7
+	WORD $0x2b0e0000 // adds w0, w0, w14
+	WORD $0x1101fc06 // add w6, w0, #0x7f
+	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x0b090a09 // add w9, w16, w9, lsl #2
+	WORD $0x13077c00 // asr w0, w0, #7
+	WORD $0x0b000860 // add w0, w3, w0, lsl #2
 	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
 	WORD $0x4e3bce96 // fmla v22.4s, v20.4s, v27.4s
-	WORD $0x3cfa68d4 // ldr q20, [x6, x26]
+	WORD $0x3cea6af4 // ldr q20, [x23, x10]
 	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
 	WORD $0x4e33ceb6 // fmla v22.4s, v21.4s, v19.4s
-	WORD $0x3dc070b3 // ldr q19, [x5, #0x1c0]
+	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
 	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0xbc5b4312 // ldur s18, [x24, #-0x4c]
+	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
 	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
 	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cda4314 // ldur q20, [x24, #-0x5c]
+	WORD $0x3cde4174 // ldur q20, [x11, #-0x1c]
 	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
 	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc060b5 // ldr q21, [x5, #0x180]
+	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
 	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cfa68f6 // ldr q22, [x7, x26]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
@@ -1497,10 +1534,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e140696 // dup v22.4s, v20.s[2]
 	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
 	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc050b6 // ldr q22, [x5, #0x140]
+	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
 	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cfa6a77 // ldr q23, [x19, x26]
+	WORD $0x3cea6b37 // ldr q23, [x25, x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
@@ -1509,32 +1546,26 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040694 // dup v20.4s, v20.s[0]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc040b7 // ldr q23, [x5, #0x100]
+	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cfa6a98 // ldr q24, [x20, x26]
+	WORD $0x3cea6b58 // ldr q24, [x26, x10]
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
 	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
 	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
 	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040d37 // dup v23.4s, w9
-	WORD $0xb85bc309 // ldur w9, [x24, #-0x44]
-	WORD $0x2b0c0129 // adds w9, w9, w12
+	WORD $0x4e040c17 // dup v23.4s, w0
 	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cfa6ab8 // ldr q24, [x21, x26]
-	WORD $0x1101fd3e // add w30, w9, #0x7f
-	WORD $0x1a89b3c9 // csel w9, w30, w9, lt
+	WORD $0x3cea6b78 // ldr q24, [x27, x10]
 	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
-	WORD $0x13077d29 // asr w9, w9, #7
 	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
-	WORD $0x0b090a09 // add w9, w16, w9, lsl #2
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00776 // ldr q22, [x27, #0x10]
+	WORD $0x3dc00516 // ldr q22, [x8, #0x10]
 	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
 	WORD $0x6f3806d5 // ushr v21.4s, v22.4s, #0x8
 	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
@@ -1547,19 +1578,25 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
 	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
 	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc030b7 // ldr q23, [x5, #0xc0]
+	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x6e25de96 // fmul v22.4s, v20.4s, v5.4s
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cd94318 // ldur q24, [x24, #-0x6c]
+	WORD $0x3cdd4178 // ldur q24, [x11, #-0x2c]
+	WORD $0xb85fc16b // ldur w11, [x11, #-0x4]
 	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
+	WORD $0x2b0e016b // adds w11, w11, w14
+	WORD $0x1101fd60 // add w0, w11, #0x7f
+	WORD $0x1a8bb00b // csel w11, w0, w11, lt
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc020b9 // ldr q25, [x5, #0x80]
+	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
+	WORD $0x13077d6b // asr w11, w11, #7
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
+	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cfa6ada // ldr q26, [x22, x26]
+	WORD $0x3cea6bba // ldr q26, [x29, x10]
 	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
@@ -1567,10 +1604,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14071a // dup v26.4s, v24.s[2]
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc010ba // ldr q26, [x5, #0x40]
+	WORD $0x3dc012da // ldr q26, [x22, #0x40]
 	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cfa6afb // ldr q27, [x23, x26]
+	WORD $0x3cea6bdb // ldr q27, [x30, x10]
 	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
 	WORD $0x6f3c077b // ushr v27.4s, v27.4s, #0x4
 	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
@@ -1579,48 +1616,50 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040718 // dup v24.4s, v24.s[0]
 	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
 	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc000bb // ldr q27, [x5]
+	WORD $0x3dc002db // ldr q27, [x22]
 	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
 	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x3dc083bc // ldr q28, [x29, #0x200]
+	WORD $0x3dc0809c // ldr q28, [x4, #0x200]
 	WORD $0x4e231f7b // and v27.16b, v27.16b, v3.16b
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
 	WORD $0x4ebc1f7b // orr v27.16b, v27.16b, v28.16b
 	WORD $0x0e38c37c // smull v28.8h, v27.8b, v24.8b
 	WORD $0x4e38c378 // smull2 v24.8h, v27.16b, v24.16b
-	WORD $0x4e040d3b // dup v27.4s, w9
-	WORD $0xb9400309 // ldr w9, [x24]
-	WORD $0x2b0c0129 // adds w9, w9, w12
+	WORD $0x4e040d7b // dup v27.4s, w11
+	WORD $0x8b01028b // add x11, x20, x1
+	WORD $0x8b0f0294 // add x20, x20, x15
+	WORD $0xb9400160 // ldr w0, [x11]
 	WORD $0x4e78bf98 // addp v24.8h, v28.8h, v24.8h
-	WORD $0x1101fd3e // add w30, w9, #0x7f
-	WORD $0x1a89b3c9 // csel w9, w30, w9, lt
-	WORD $0x13077d29 // asr w9, w9, #7
+	WORD $0x2b0e0000 // adds w0, w0, w14
+	WORD $0x1101fc06 // add w6, w0, #0x7f
+	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x0b090a09 // add w9, w16, w9, lsl #2
+	WORD $0x13077c00 // asr w0, w0, #7
+	WORD $0x0b000860 // add w0, w3, w0, lsl #2
 	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
 	WORD $0x4e3bce96 // fmla v22.4s, v20.4s, v27.4s
-	WORD $0x3cfa68d4 // ldr q20, [x6, x26]
+	WORD $0x3cea6af4 // ldr q20, [x23, x10]
 	WORD $0x6f3a0694 // ushr v20.4s, v20.4s, #0x6
 	WORD $0x4e33ceb6 // fmla v22.4s, v21.4s, v19.4s
-	WORD $0x3dc070b3 // ldr q19, [x5, #0x1c0]
+	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
 	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0xbc5f4312 // ldur s18, [x24, #-0xc]
+	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
 	WORD $0x6f3f0673 // ushr v19.4s, v19.4s, #0x1
 	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
 	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cde4314 // ldur q20, [x24, #-0x1c]
+	WORD $0x3cde4174 // ldur q20, [x11, #-0x1c]
 	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
 	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc060b5 // ldr q21, [x5, #0x180]
+	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
 	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cfa68f6 // ldr q22, [x7, x26]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x6f3f06b5 // ushr v21.4s, v21.4s, #0x1
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
@@ -1629,10 +1668,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e140696 // dup v22.4s, v20.s[2]
 	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
 	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc050b6 // ldr q22, [x5, #0x140]
+	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
 	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cfa6a77 // ldr q23, [x19, x26]
+	WORD $0x3cea6b37 // ldr q23, [x25, x10]
 	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
 	WORD $0x6f3a06f7 // ushr v23.4s, v23.4s, #0x6
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
@@ -1642,10 +1681,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040694 // dup v20.4s, v20.s[0]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc040b7 // ldr q23, [x5, #0x100]
+	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cfa6a98 // ldr q24, [x20, x26]
+	WORD $0x3cea6b58 // ldr q24, [x26, x10]
 	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
 	WORD $0x6f3a0718 // ushr v24.4s, v24.4s, #0x6
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
@@ -1653,19 +1692,18 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
 	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
 	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040d37 // dup v23.4s, w9
-	WORD $0xb85fc309 // ldur w9, [x24, #-0x4]
-	WORD $0x2b0c0129 // adds w9, w9, w12
+	WORD $0x4e040c17 // dup v23.4s, w0
 	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cfa6ab8 // ldr q24, [x21, x26]
+	WORD $0x3cea6b78 // ldr q24, [x27, x10]
 	WORD $0x6f3a0718 // ushr v24.4s, v24.4s, #0x6
 	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00776 // ldr q22, [x27, #0x10]
-	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x3dc00516 // ldr q22, [x8, #0x10]
+	WORD $0xb85fc168 // ldur w8, [x11, #-0x4]
+	WORD $0x2b0e0108 // adds w8, w8, w14
 	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
 	WORD $0x6f0007f5 // mvni v21.4s, #0x1f
 	WORD $0x6f2816d5 // usra v21.4s, v22.4s, #0x18
@@ -1673,20 +1711,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606a77 // sadalp v23.4s, v19.8h
 	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
 	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc030b7 // ldr q23, [x5, #0xc0]
+	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
 	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
 	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
 	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
 	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cdd4318 // ldur q24, [x24, #-0x2c]
-	WORD $0x91040318 // add x24, x24, #0x100
+	WORD $0x3cdd4178 // ldur q24, [x11, #-0x2c]
 	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc020b9 // ldr q25, [x5, #0x80]
+	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cfa6ada // ldr q26, [x22, x26]
+	WORD $0x3cea6bba // ldr q26, [x29, x10]
 	WORD $0x6f3f0739 // ushr v25.4s, v25.4s, #0x1
 	WORD $0x6f3a075a // ushr v26.4s, v26.4s, #0x6
 	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
@@ -1695,27 +1732,27 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14071a // dup v26.4s, v24.s[2]
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc010ba // ldr q26, [x5, #0x40]
+	WORD $0x3dc012da // ldr q26, [x22, #0x40]
 	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cfa6afb // ldr q27, [x23, x26]
-	WORD $0x1101fd3a // add w26, w9, #0x7f
+	WORD $0x3cea6bdb // ldr q27, [x30, x10]
+	WORD $0x1101fd0a // add w10, w8, #0x7f
 	WORD $0x6f3f075a // ushr v26.4s, v26.4s, #0x1
-	WORD $0x1a89b349 // csel w9, w26, w9, lt
-	WORD $0x5280003a // mov w26, #0x1 // =1
+	WORD $0x1a88b148 // csel w8, w10, w8, lt
+	WORD $0x5280002a // mov w10, #0x1 // =1
 	WORD $0x6f3a077b // ushr v27.4s, v27.4s, #0x6
-	WORD $0x13077d29 // asr w9, w9, #7
+	WORD $0x13077d08 // asr w8, w8, #7
 	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
-	WORD $0x0b090a09 // add w9, w16, w9, lsl #2
+	WORD $0x0b080868 // add w8, w3, w8, lsl #2
 	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
 	WORD $0x4ebb1f5a // orr v26.16b, v26.16b, v27.16b
 	WORD $0x4e0c071b // dup v27.4s, v24.s[1]
 	WORD $0x4e040718 // dup v24.4s, v24.s[0]
 	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
 	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc000bb // ldr q27, [x5]
+	WORD $0x3dc002db // ldr q27, [x22]
 	WORD $0x6eb14771 // ushl v17.4s, v27.4s, v17.4s
-	WORD $0x3dc083bb // ldr q27, [x29, #0x200]
+	WORD $0x3dc0809b // ldr q27, [x4, #0x200]
 	WORD $0x6f3a077b // ushr v27.4s, v27.4s, #0x6
 	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
 	WORD $0x6f3f0631 // ushr v17.4s, v17.4s, #0x1
@@ -1724,7 +1761,8 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ebb1e31 // orr v17.16b, v17.16b, v27.16b
 	WORD $0x0e38c23b // smull v27.8h, v17.8b, v24.8b
 	WORD $0x4e38c231 // smull2 v17.8h, v17.16b, v24.16b
-	WORD $0x4e040d38 // dup v24.4s, w9
+	WORD $0x4e040d18 // dup v24.4s, w8
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e71bf71 // addp v17.8h, v27.8h, v17.8h
 	WORD $0x4e606a38 // sadalp v24.4s, v17.8h
 	WORD $0x6f3006d1 // ushr v17.4s, v22.4s, #0x10
@@ -1739,80 +1777,99 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38ce34 // fmla v20.4s, v17.4s, v24.4s
 	WORD $0x4e33ceb4 // fmla v20.4s, v21.4s, v19.4s
 	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
-	WORD $0x3707bbd9 // tbnz w25, #0x0, 0x123c <k_tile_q3_k+0x124>
-	WORD $0x3ca47810 // str q16, [x0, x4, lsl #4]
-	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0xf100109f // cmp x4, #0x4
-	WORD $0x54ffb6e1 // b.ne 0x11b0 <k_tile_q3_k+0x98>
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0x911b81ad // add x13, x13, #0x6e0
-	WORD $0x91080021 // add x1, x1, #0x200
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x54ffb601 // b.ne 0x11a8 <k_tile_q3_k+0x90>
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x54ffb4c1 // b.ne 0x118c <k_tile_q3_k+0x74>
-	WORD $0x14000009 // b 0x1b1c <k_tile_q3_k+0xa04>
-	WORD $0xb500010a // cbnz x10, 0x1b1c <k_tile_q3_k+0xa04>
+	WORD $0x3707bb6d // tbnz w13, #0x0, 0x12c8 <k_tile_q3_k+0x15c>
+	WORD $0x3cb578b0 // str q16, [x5, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54ffb681 // b.ne 0x123c <k_tile_q3_k+0xd0>
+	WORD $0xf9401be0 // ldr x0, [sp, #0x30]
+	WORD $0xf94047e9 // ldr x9, [sp, #0x88]
+	WORD $0x911b818c // add x12, x12, #0x6e0
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x8b0824e7 // add x7, x7, x8, lsl #9
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffb4e1 // b.ne 0x122c <k_tile_q3_k+0xc0>
+	WORD $0xa9422be8 // ldp x8, x10, [sp, #0x20]
+	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0x9100054a // add x10, x10, #0x1
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54ffb341 // b.ne 0x120c <k_tile_q3_k+0xa0>
+	WORD $0x1400000b // b 0x1bd4 <k_tile_q3_k+0xa68>
+	WORD $0xb5000149 // cbnz x9, 0x1bd4 <k_tile_q3_k+0xa68>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
-	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x1b0c <k_tile_q3_k+0x9f4>
-	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
-	WORD $0xf94023fd // ldr x29, [sp, #0x40]
-	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
-	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
-	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
-	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
-	WORD $0x910283ff // add sp, sp, #0xa0
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
+	WORD $0xac820100 // stp q0, q0, [x8], #0x40
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x54ffff61 // b.ne 0x1bbc <k_tile_q3_k+0xa50>
+	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
+	WORD $0xf94043fd // ldr x29, [sp, #0x80]
+	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
+	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
+	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
+	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
+	WORD $0x910383ff // add sp, sp, #0xe0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_k
-	WORD $0xd10143ff // sub sp, sp, #0x50
+	WORD $0xd10243ff // sub sp, sp, #0x90
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0xf90023fb // str x27, [sp, #0x40]
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400334b // b.lt 0x21b4 <k_tile_q4_k+0x678>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0x540034ab // b.lt 0x22a8 <k_tile_q4_k+0x6b4>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540031eb // b.lt 0x2198 <k_tile_q4_k+0x65c>
-	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x5400332b // b.lt 0x228c <k_tile_q4_k+0x698>
+	WORD $0xf9401411 // ldr x17, [x0, #0x28]
+	WORD $0x52a96802 // mov w2, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e603 // movi v3.16b, #0x30
-	WORD $0x4e040de4 // dup v4.4s, w15
+	WORD $0xd37ae62e // lsl x14, x17, #6
+	WORD $0xd378de2f // lsl x15, x17, #8
+	WORD $0xd379e230 // lsl x16, x17, #7
+	WORD $0x8b110631 // add x17, x17, x17, lsl #1
+	WORD $0x4e040c44 // dup v4.4s, w2
 	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
-	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0x910003ee // mov x14, sp
-	WORD $0x4e040de6 // dup v6.4s, w15
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x1ba4 <k_tile_q4_k+0x68>
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0xaa0d03f1 // mov x17, x13
-	WORD $0xaa1f03e0 // mov x0, xzr
-	WORD $0x91200181 // add x1, x12, #0x800
-	WORD $0x91230182 // add x2, x12, #0x8c0
-	WORD $0x91238183 // add x3, x12, #0x8e0
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x4e040c46 // dup v6.4s, w2
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0x910003e1 // mov x1, sp
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0x8b021923 // add x3, x9, x2, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x1c84 <k_tile_q4_k+0x90>
+	WORD $0xad000060 // stp q0, q0, [x3]
+	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xd37cec85 // lsl x5, x4, #4
-	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x8b050026 // add x6, x1, x5
-	WORD $0x3ce56a07 // ldr q7, [x16, x5]
-	WORD $0x8b050185 // add x5, x12, x5
-	WORD $0x3dc000d0 // ldr q16, [x6]
-	WORD $0x3dc020d2 // ldr q18, [x6, #0x80]
-	WORD $0x3dc010d1 // ldr q17, [x6, #0x40]
-	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0xaa0d03e5 // mov x5, x13
+	WORD $0x91200186 // add x6, x12, #0x800
+	WORD $0x91230187 // add x7, x12, #0x8c0
+	WORD $0x91238193 // add x19, x12, #0x8e0
+	WORD $0x9100c0b4 // add x20, x5, #0x30
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xd37ceeb6 // lsl x22, x21, #4
+	WORD $0x5280003a // mov w26, #0x1 // =1
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0x8b1600d7 // add x23, x6, x22
+	WORD $0x3cf66867 // ldr q7, [x3, x22]
+	WORD $0x8b160196 // add x22, x12, x22
+	WORD $0x3dc002f0 // ldr q16, [x23]
+	WORD $0x3dc022f2 // ldr q18, [x23, #0x80]
+	WORD $0x3dc012f1 // ldr q17, [x23, #0x40]
+	WORD $0xaa1403f7 // mov x23, x20
 	WORD $0x4e211e14 // and v20.16b, v16.16b, v1.16b
 	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
 	WORD $0x4e221e53 // and v19.16b, v18.16b, v2.16b
@@ -1826,25 +1883,26 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
 	WORD $0xad0143f3 // stp q19, q16, [sp, #0x20]
-	WORD $0x2a1403e7 // mov w7, w20
-	WORD $0x8b1311d4 // add x20, x14, x19, lsl #4
-	WORD $0x8b1328b3 // add x19, x5, x19, lsl #10
-	WORD $0x3dc07276 // ldr q22, [x19, #0x1c0]
-	WORD $0x3cd900d7 // ldur q23, [x6, #-0x70]
-	WORD $0x3dc00294 // ldr q20, [x20]
-	WORD $0xfc647855 // ldr d21, [x2, x4, lsl #3]
-	WORD $0xbc5b00d0 // ldur s16, [x6, #-0x50]
-	WORD $0x3dc00a91 // ldr q17, [x20, #0x20]
+	WORD $0x2a1a03f8 // mov w24, w26
+	WORD $0x8b19103a // add x26, x1, x25, lsl #4
+	WORD $0x8b192ad9 // add x25, x22, x25, lsl #10
+	WORD $0x8b0e02fb // add x27, x23, x14
+	WORD $0x3dc07336 // ldr q22, [x25, #0x1c0]
+	WORD $0x3cde02f7 // ldur q23, [x23, #-0x20]
+	WORD $0x3dc00354 // ldr q20, [x26]
+	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
+	WORD $0xbd4002f0 // ldr s16, [x23]
+	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
 	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
-	WORD $0xfc647872 // ldr d18, [x3, x4, lsl #3]
-	WORD $0xbc5a00d3 // ldur s19, [x6, #-0x60]
+	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
+	WORD $0xbc5f02f3 // ldur s19, [x23, #-0x10]
 	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x3dc06278 // ldr q24, [x19, #0x180]
+	WORD $0x3dc06338 // ldr q24, [x25, #0x180]
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
@@ -1855,7 +1913,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc05279 // ldr q25, [x19, #0x140]
+	WORD $0x3dc05339 // ldr q25, [x25, #0x140]
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
 	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
@@ -1864,34 +1922,34 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0427a // ldr q26, [x19, #0x100]
+	WORD $0x3dc0433a // ldr q26, [x25, #0x100]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
 	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
-	WORD $0x3dc0327a // ldr q26, [x19, #0xc0]
+	WORD $0x3dc0333a // ldr q26, [x25, #0xc0]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
-	WORD $0x3cd800db // ldur q27, [x6, #-0x80]
+	WORD $0x3cdd02fb // ldur q27, [x23, #-0x30]
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0227c // ldr q28, [x19, #0x80]
+	WORD $0x3dc0233c // ldr q28, [x25, #0x80]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0127d // ldr q29, [x19, #0x40]
+	WORD $0x3dc0133d // ldr q29, [x25, #0x40]
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0027e // ldr q30, [x19]
+	WORD $0x3dc0033e // ldr q30, [x25]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0xfc647872 // ldr d18, [x3, x4, lsl #3]
+	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
@@ -1905,29 +1963,29 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x3cdd00d8 // ldur q24, [x6, #-0x30]
+	WORD $0x3cde0378 // ldur q24, [x27, #-0x20]
 	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
 	WORD $0x4e606adb // sadalp v27.4s, v22.8h
 	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc07276 // ldr q22, [x19, #0x1c0]
-	WORD $0x3dc00294 // ldr q20, [x20]
+	WORD $0x3dc07336 // ldr q22, [x25, #0x1c0]
+	WORD $0x3dc00354 // ldr q20, [x26]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x6f380694 // ushr v20.4s, v20.4s, #0x8
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc647855 // ldr d21, [x2, x4, lsl #3]
-	WORD $0xbc5e00d3 // ldur s19, [x6, #-0x20]
+	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
+	WORD $0xbc5f0373 // ldur s19, [x27, #-0x10]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
 	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc06277 // ldr q23, [x19, #0x180]
+	WORD $0x3dc06337 // ldr q23, [x25, #0x180]
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0xbc5f00d0 // ldur s16, [x6, #-0x10]
+	WORD $0xbd400370 // ldr s16, [x27]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
-	WORD $0x3dc00a91 // ldr q17, [x20, #0x20]
+	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e140719 // dup v25.4s, v24.s[2]
 	WORD $0x6f380631 // ushr v17.4s, v17.4s, #0x8
@@ -1936,7 +1994,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc05279 // ldr q25, [x19, #0x140]
+	WORD $0x3dc05339 // ldr q25, [x25, #0x140]
 	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
 	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
@@ -1947,28 +2005,29 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0427a // ldr q26, [x19, #0x100]
+	WORD $0x3dc0433a // ldr q26, [x25, #0x100]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
 	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
-	WORD $0x3dc0327a // ldr q26, [x19, #0xc0]
+	WORD $0x3dc0333a // ldr q26, [x25, #0xc0]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
-	WORD $0x3cdc00db // ldur q27, [x6, #-0x40]
+	WORD $0x3cdd037b // ldur q27, [x27, #-0x30]
+	WORD $0x8b1002fb // add x27, x23, x16
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0227c // ldr q28, [x19, #0x80]
+	WORD $0x3dc0233c // ldr q28, [x25, #0x80]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0127d // ldr q29, [x19, #0x40]
+	WORD $0x3dc0133d // ldr q29, [x25, #0x40]
 	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
@@ -1976,9 +2035,9 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0027e // ldr q30, [x19]
+	WORD $0x3dc0033e // ldr q30, [x25]
 	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
-	WORD $0xfc647872 // ldr d18, [x3, x4, lsl #3]
+	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
@@ -1993,34 +2052,34 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x3dc004d7 // ldr q23, [x6, #0x10]
+	WORD $0x3cde0377 // ldur q23, [x27, #-0x20]
 	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
 	WORD $0x4e606adb // sadalp v27.4s, v22.8h
 	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc0f276 // ldr q22, [x19, #0x3c0]
-	WORD $0x3dc00294 // ldr q20, [x20]
+	WORD $0x3dc0f336 // ldr q22, [x25, #0x3c0]
+	WORD $0x3dc00354 // ldr q20, [x26]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x6f300694 // ushr v20.4s, v20.4s, #0x10
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc647855 // ldr d21, [x2, x4, lsl #3]
-	WORD $0xbd4020d3 // ldr s19, [x6, #0x20]
+	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
+	WORD $0xbc5f0373 // ldur s19, [x27, #-0x10]
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x3dc0e278 // ldr q24, [x19, #0x380]
+	WORD $0x3dc0e338 // ldr q24, [x25, #0x380]
 	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0xbd4030d0 // ldr s16, [x6, #0x30]
-	WORD $0x3dc00a91 // ldr q17, [x20, #0x20]
+	WORD $0xbd400370 // ldr s16, [x27]
+	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6f300631 // ushr v17.4s, v17.4s, #0x10
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc0d279 // ldr q25, [x19, #0x340]
+	WORD $0x3dc0d339 // ldr q25, [x25, #0x340]
 	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
 	WORD $0x6f0737f1 // bic v17.4s, #0xff, lsl #8
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
@@ -2031,35 +2090,37 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0c27a // ldr q26, [x19, #0x300]
+	WORD $0x3dc0c33a // ldr q26, [x25, #0x300]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
 	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
-	WORD $0x3dc0b27a // ldr q26, [x19, #0x2c0]
+	WORD $0x3dc0b33a // ldr q26, [x25, #0x2c0]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
-	WORD $0x3dc000db // ldr q27, [x6]
+	WORD $0x3cdd037b // ldur q27, [x27, #-0x30]
+	WORD $0x8b1102fb // add x27, x23, x17
+	WORD $0x8b0f02f7 // add x23, x23, x15
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0a27c // ldr q28, [x19, #0x280]
+	WORD $0x3dc0a33c // ldr q28, [x25, #0x280]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0927d // ldr q29, [x19, #0x240]
+	WORD $0x3dc0933d // ldr q29, [x25, #0x240]
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0827e // ldr q30, [x19, #0x200]
+	WORD $0x3dc0833e // ldr q30, [x25, #0x200]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0xfc647872 // ldr d18, [x3, x4, lsl #3]
+	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
@@ -2073,30 +2134,30 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x3dc014d8 // ldr q24, [x6, #0x50]
+	WORD $0x3cde0378 // ldur q24, [x27, #-0x20]
 	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
 	WORD $0x4e606adb // sadalp v27.4s, v22.8h
 	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc0f276 // ldr q22, [x19, #0x3c0]
-	WORD $0x3dc00294 // ldr q20, [x20]
+	WORD $0x3dc0f336 // ldr q22, [x25, #0x3c0]
+	WORD $0x3dc00354 // ldr q20, [x26]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x6f280694 // ushr v20.4s, v20.4s, #0x18
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc647855 // ldr d21, [x2, x4, lsl #3]
-	WORD $0xbd4060d3 // ldr s19, [x6, #0x60]
+	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
+	WORD $0xbc5f0373 // ldur s19, [x27, #-0x10]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
 	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc0e277 // ldr q23, [x19, #0x380]
+	WORD $0x3dc0e337 // ldr q23, [x25, #0x380]
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0x3dc00a91 // ldr q17, [x20, #0x20]
-	WORD $0xbd4070d0 // ldr s16, [x6, #0x70]
+	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
+	WORD $0xbd400370 // ldr s16, [x27]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
-	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0x2a1f03fa // mov w26, wzr
 	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e140719 // dup v25.4s, v24.s[2]
@@ -2105,7 +2166,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc0d279 // ldr q25, [x19, #0x340]
+	WORD $0x3dc0d339 // ldr q25, [x25, #0x340]
 	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
@@ -2114,29 +2175,28 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0c27a // ldr q26, [x19, #0x300]
+	WORD $0x3dc0c33a // ldr q26, [x25, #0x300]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
 	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
-	WORD $0x3dc0b27a // ldr q26, [x19, #0x2c0]
+	WORD $0x3dc0b33a // ldr q26, [x25, #0x2c0]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
-	WORD $0x3dc010db // ldr q27, [x6, #0x40]
-	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x3cdd037b // ldur q27, [x27, #-0x30]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0a27c // ldr q28, [x19, #0x280]
+	WORD $0x3dc0a33c // ldr q28, [x25, #0x280]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0927d // ldr q29, [x19, #0x240]
+	WORD $0x3dc0933d // ldr q29, [x25, #0x240]
 	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
@@ -2144,8 +2204,8 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0827e // ldr q30, [x19, #0x200]
-	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x3dc0833e // ldr q30, [x25, #0x200]
+	WORD $0x52800039 // mov w25, #0x1 // =1
 	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
@@ -2164,76 +2224,92 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0x3707d5c7 // tbnz w7, #0x0, 0x1c18 <k_tile_q4_k+0xdc>
-	WORD $0x3ca47a07 // str q7, [x16, x4, lsl #4]
+	WORD $0x3707d578 // tbnz w24, #0x0, 0x1cfc <k_tile_q4_k+0x108>
+	WORD $0x3cb57867 // str q7, [x3, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54ffd201 // b.ne 0x1ca0 <k_tile_q4_k+0xac>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
 	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0xf100109f // cmp x4, #0x4
-	WORD $0x54ffd261 // b.ne 0x1bbc <k_tile_q4_k+0x80>
-	WORD $0x91000400 // add x0, x0, #0x1
 	WORD $0x9124018c // add x12, x12, #0x900
-	WORD $0x91080231 // add x17, x17, #0x200
-	WORD $0xeb0b001f // cmp x0, x11
-	WORD $0x54ffd141 // b.ne 0x1bac <k_tile_q4_k+0x70>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffd021 // b.ne 0x1b94 <k_tile_q4_k+0x58>
-	WORD $0x14000008 // b 0x21b4 <k_tile_q4_k+0x678>
-	WORD $0xb50000ea // cbnz x10, 0x21b4 <k_tile_q4_k+0x678>
+	WORD $0xeb0b009f // cmp x4, x11
+	WORD $0x8b0624a5 // add x5, x5, x6, lsl #9
+	WORD $0x54ffd0a1 // b.ne 0x1c8c <k_tile_q4_k+0x98>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x54ffcf81 // b.ne 0x1c74 <k_tile_q4_k+0x80>
+	WORD $0x14000008 // b 0x22a8 <k_tile_q4_k+0x6b4>
+	WORD $0xb50000ea // cbnz x10, 0x22a8 <k_tile_q4_k+0x6b4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x21a4 <k_tile_q4_k+0x668>
-	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
-	WORD $0x910143ff // add sp, sp, #0x50
+	WORD $0x54ffffa1 // b.ne 0x2298 <k_tile_q4_k+0x6a4>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf94023fb // ldr x27, [sp, #0x40]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0x910243ff // add sp, sp, #0x90
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_k
-	WORD $0xd10183ff // sub sp, sp, #0x60
+	WORD $0xd10283ff // sub sp, sp, #0xa0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
+	WORD $0xf9002bfb // str x27, [sp, #0x50]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540047cb // b.lt 0x2acc <k_tile_q5_k+0x90c>
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x5400492b // b.lt 0x2c0c <k_tile_q5_k+0x948>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400466b // b.lt 0x2ab0 <k_tile_q5_k+0x8f0>
-	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x540047ab // b.lt 0x2bf0 <k_tile_q5_k+0x92c>
+	WORD $0xf9401411 // ldr x17, [x0, #0x28]
+	WORD $0x52a96802 // mov w2, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e603 // movi v3.16b, #0x30
+	WORD $0xd37ae62e // lsl x14, x17, #6
+	WORD $0xd378de2f // lsl x15, x17, #8
+	WORD $0xd379e230 // lsl x16, x17, #7
+	WORD $0x8b110631 // add x17, x17, x17, lsl #1
 	WORD $0x4f00e604 // movi v4.16b, #0x10
-	WORD $0x4e040de5 // dup v5.4s, w15
+	WORD $0x4e040c45 // dup v5.4s, w2
 	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
-	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0x4e040de7 // dup v7.4s, w15
-	WORD $0x910003ee // mov x14, sp
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x2230 <k_tile_q5_k+0x70>
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0xaa0d03f1 // mov x17, x13
-	WORD $0xaa1f03e0 // mov x0, xzr
-	WORD $0x91280181 // add x1, x12, #0xa00
-	WORD $0x912b0182 // add x2, x12, #0xac0
-	WORD $0x912b8183 // add x3, x12, #0xae0
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0x910003e1 // mov x1, sp
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x4e040c47 // dup v7.4s, w2
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0x8b021923 // add x3, x9, x2, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x235c <k_tile_q5_k+0x98>
+	WORD $0xad000060 // stp q0, q0, [x3]
+	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xd37cec85 // lsl x5, x4, #4
-	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x8b050026 // add x6, x1, x5
-	WORD $0x3ce56a10 // ldr q16, [x16, x5]
-	WORD $0x8b050185 // add x5, x12, x5
-	WORD $0x3dc000d1 // ldr q17, [x6]
-	WORD $0x3dc020d3 // ldr q19, [x6, #0x80]
-	WORD $0x3dc010d2 // ldr q18, [x6, #0x40]
-	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0xaa0d03e5 // mov x5, x13
+	WORD $0x91280186 // add x6, x12, #0xa00
+	WORD $0x912b0187 // add x7, x12, #0xac0
+	WORD $0x912b8193 // add x19, x12, #0xae0
+	WORD $0x9100c0b4 // add x20, x5, #0x30
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xd37ceeb6 // lsl x22, x21, #4
+	WORD $0x5280003a // mov w26, #0x1 // =1
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0x8b1600d7 // add x23, x6, x22
+	WORD $0x3cf66870 // ldr q16, [x3, x22]
+	WORD $0x8b160196 // add x22, x12, x22
+	WORD $0x3dc002f1 // ldr q17, [x23]
+	WORD $0x3dc022f3 // ldr q19, [x23, #0x80]
+	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
+	WORD $0xaa1403f7 // mov x23, x20
 	WORD $0x4e211e35 // and v21.16b, v17.16b, v1.16b
 	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
@@ -2247,25 +2323,26 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
 	WORD $0xad0147f4 // stp q20, q17, [sp, #0x20]
-	WORD $0x2a1403e7 // mov w7, w20
-	WORD $0x531e7674 // lsl w20, w19, #2
-	WORD $0x3dc270b9 // ldr q25, [x5, #0x9c0]
-	WORD $0x3cd900db // ldur q27, [x6, #-0x70]
-	WORD $0xfc647857 // ldr d23, [x2, x4, lsl #3]
-	WORD $0x4e040e91 // dup v17.4s, w20
-	WORD $0x8b1311d4 // add x20, x14, x19, lsl #4
-	WORD $0x8b1328b3 // add x19, x5, x19, lsl #10
+	WORD $0x2a1a03f8 // mov w24, w26
+	WORD $0x531e773a // lsl w26, w25, #2
+	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
+	WORD $0x3cde02fb // ldur q27, [x23, #-0x20]
+	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
+	WORD $0x4e040f51 // dup v17.4s, w26
+	WORD $0x8b19103a // add x26, x1, x25, lsl #4
+	WORD $0x8b192ad9 // add x25, x22, x25, lsl #10
 	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0xbc5b00d2 // ldur s18, [x6, #-0x50]
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
-	WORD $0x3dc07278 // ldr q24, [x19, #0x1c0]
-	WORD $0x3dc00296 // ldr q22, [x20]
-	WORD $0x3dc00a93 // ldr q19, [x20, #0x20]
+	WORD $0xbd4002f2 // ldr s18, [x23]
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0x3dc07338 // ldr q24, [x25, #0x1c0]
+	WORD $0x3dc00356 // ldr q22, [x26]
+	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
 	WORD $0x6ea0ba31 // neg v17.4s, v17.4s
-	WORD $0xbc5a00d5 // ldur s21, [x6, #-0x60]
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0xbc5f02f5 // ldur s21, [x23, #-0x10]
+	WORD $0x8b0e02fb // add x27, x23, x14
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
 	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4e261e73 // and v19.16b, v19.16b, v6.16b
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
 	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
@@ -2273,17 +2350,17 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x4f245739 // shl v25.4s, v25.4s, #0x4
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
 	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
+	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
 	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
 	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
 	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc06279 // ldr q25, [x19, #0x180]
+	WORD $0x3dc06339 // ldr q25, [x25, #0x180]
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
 	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc260ba // ldr q26, [x5, #0x980]
+	WORD $0x3dc262da // ldr q26, [x22, #0x980]
 	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
 	WORD $0x4f24575a // shl v26.4s, v26.4s, #0x4
 	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
@@ -2291,10 +2368,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14077a // dup v26.4s, v27.s[2]
 	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0527a // ldr q26, [x19, #0x140]
+	WORD $0x3dc0533a // ldr q26, [x25, #0x140]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc250bc // ldr q28, [x5, #0x940]
+	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
 	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
 	WORD $0x4f24579c // shl v28.4s, v28.4s, #0x4
 	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
@@ -2303,32 +2380,32 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0427c // ldr q28, [x19, #0x100]
+	WORD $0x3dc0433c // ldr q28, [x25, #0x100]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc240bd // ldr q29, [x5, #0x900]
+	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4f2457bd // shl v29.4s, v29.4s, #0x4
 	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
 	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
 	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0327c // ldr q28, [x19, #0xc0]
+	WORD $0x3dc0333c // ldr q28, [x25, #0xc0]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc230bd // ldr q29, [x5, #0x8c0]
+	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4f2457bd // shl v29.4s, v29.4s, #0x4
 	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3cd800dd // ldur q29, [x6, #-0x80]
+	WORD $0x3cdd02fd // ldur q29, [x23, #-0x30]
 	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
 	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
 	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0227e // ldr q30, [x19, #0x80]
+	WORD $0x3dc0233e // ldr q30, [x25, #0x80]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
 	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc220bf // ldr q31, [x5, #0x880]
+	WORD $0x3dc222df // ldr q31, [x22, #0x880]
 	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
 	WORD $0x4f2457ff // shl v31.4s, v31.4s, #0x4
 	WORD $0x4e241fff // and v31.16b, v31.16b, v4.16b
@@ -2336,10 +2413,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
 	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
 	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0127f // ldr q31, [x19, #0x40]
+	WORD $0x3dc0133f // ldr q31, [x25, #0x40]
 	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
 	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc210a8 // ldr q8, [x5, #0x840]
+	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
 	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
 	WORD $0x4f245508 // shl v8.4s, v8.4s, #0x4
 	WORD $0x4e241d08 // and v8.16b, v8.16b, v4.16b
@@ -2348,11 +2425,11 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
 	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
 	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc00268 // ldr q8, [x19]
+	WORD $0x3dc00328 // ldr q8, [x25]
 	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
 	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc200a9 // ldr q9, [x5, #0x800]
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
+	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
 	WORD $0x6eb14529 // ushl v9.4s, v9.4s, v17.4s
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4f245529 // shl v9.4s, v9.4s, #0x4
@@ -2367,23 +2444,23 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606bdd // sadalp v29.4s, v30.8h
 	WORD $0x4e606b9d // sadalp v29.4s, v28.8h
 	WORD $0x4e606b7d // sadalp v29.4s, v27.8h
-	WORD $0x3cdd00db // ldur q27, [x6, #-0x30]
+	WORD $0x3cde037b // ldur q27, [x27, #-0x20]
 	WORD $0x4e606b5d // sadalp v29.4s, v26.8h
 	WORD $0x4e606b3d // sadalp v29.4s, v25.8h
-	WORD $0x3dc270b9 // ldr q25, [x5, #0x9c0]
+	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
 	WORD $0x4f235739 // shl v25.4s, v25.4s, #0x3
 	WORD $0x4e606b1d // sadalp v29.4s, v24.8h
 	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
 	WORD $0x4ea587b8 // add v24.4s, v29.4s, v5.4s
 	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc07278 // ldr q24, [x19, #0x1c0]
-	WORD $0x3dc00296 // ldr q22, [x20]
+	WORD $0x3dc07338 // ldr q24, [x25, #0x1c0]
+	WORD $0x3dc00356 // ldr q22, [x26]
 	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
 	WORD $0x6f3806d6 // ushr v22.4s, v22.4s, #0x8
 	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc647857 // ldr d23, [x2, x4, lsl #3]
-	WORD $0xbc5e00d5 // ldur s21, [x6, #-0x20]
+	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
+	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
 	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
 	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
@@ -2391,16 +2468,16 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
 	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
 	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0xbc5f00d2 // ldur s18, [x6, #-0x10]
-	WORD $0x3dc00a93 // ldr q19, [x20, #0x20]
+	WORD $0xbd400372 // ldr s18, [x27]
+	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc06279 // ldr q25, [x19, #0x180]
+	WORD $0x3dc06339 // ldr q25, [x25, #0x180]
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
 	WORD $0x6f380673 // ushr v19.4s, v19.4s, #0x8
 	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
 	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc260ba // ldr q26, [x5, #0x980]
+	WORD $0x3dc262da // ldr q26, [x22, #0x980]
 	WORD $0x4e261e73 // and v19.16b, v19.16b, v6.16b
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
 	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
@@ -2413,10 +2490,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14077a // dup v26.4s, v27.s[2]
 	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0527a // ldr q26, [x19, #0x140]
+	WORD $0x3dc0533a // ldr q26, [x25, #0x140]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc250bc // ldr q28, [x5, #0x940]
+	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
 	WORD $0x4f23579c // shl v28.4s, v28.4s, #0x3
@@ -2426,10 +2503,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0427c // ldr q28, [x19, #0x100]
+	WORD $0x3dc0433c // ldr q28, [x25, #0x100]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc240bd // ldr q29, [x5, #0x900]
+	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4f2357bd // shl v29.4s, v29.4s, #0x3
@@ -2437,23 +2514,24 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
 	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
 	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0327c // ldr q28, [x19, #0xc0]
+	WORD $0x3dc0333c // ldr q28, [x25, #0xc0]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc230bd // ldr q29, [x5, #0x8c0]
+	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4f2357bd // shl v29.4s, v29.4s, #0x3
 	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3cdc00dd // ldur q29, [x6, #-0x40]
+	WORD $0x3cdd037d // ldur q29, [x27, #-0x30]
+	WORD $0x8b1002fb // add x27, x23, x16
 	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
 	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
 	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0227e // ldr q30, [x19, #0x80]
+	WORD $0x3dc0233e // ldr q30, [x25, #0x80]
 	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
 	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc220bf // ldr q31, [x5, #0x880]
+	WORD $0x3dc222df // ldr q31, [x22, #0x880]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
 	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
 	WORD $0x4f2357ff // shl v31.4s, v31.4s, #0x3
@@ -2462,10 +2540,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
 	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
 	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0127f // ldr q31, [x19, #0x40]
+	WORD $0x3dc0133f // ldr q31, [x25, #0x40]
 	WORD $0x6f3c07ff // ushr v31.4s, v31.4s, #0x4
 	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc210a8 // ldr q8, [x5, #0x840]
+	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
 	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
 	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
 	WORD $0x4f235508 // shl v8.4s, v8.4s, #0x3
@@ -2475,12 +2553,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
 	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
 	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc00268 // ldr q8, [x19]
+	WORD $0x3dc00328 // ldr q8, [x25]
 	WORD $0x6f3c0508 // ushr v8.4s, v8.4s, #0x4
 	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc200a9 // ldr q9, [x5, #0x800]
+	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
 	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
 	WORD $0x6eb14529 // ushl v9.4s, v9.4s, v17.4s
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4f235529 // shl v9.4s, v9.4s, #0x3
@@ -2495,37 +2573,37 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606bdd // sadalp v29.4s, v30.8h
 	WORD $0x4e606b9d // sadalp v29.4s, v28.8h
 	WORD $0x4e606b7d // sadalp v29.4s, v27.8h
-	WORD $0x3dc004db // ldr q27, [x6, #0x10]
+	WORD $0x3cde037b // ldur q27, [x27, #-0x20]
 	WORD $0x4e606b5d // sadalp v29.4s, v26.8h
 	WORD $0x4e606b3d // sadalp v29.4s, v25.8h
-	WORD $0x3dc270b9 // ldr q25, [x5, #0x9c0]
+	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
 	WORD $0x4f225739 // shl v25.4s, v25.4s, #0x2
 	WORD $0x4e606b1d // sadalp v29.4s, v24.8h
 	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
 	WORD $0x4ea587b8 // add v24.4s, v29.4s, v5.4s
 	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc0f278 // ldr q24, [x19, #0x3c0]
-	WORD $0x3dc00296 // ldr q22, [x20]
+	WORD $0x3dc0f338 // ldr q24, [x25, #0x3c0]
+	WORD $0x3dc00356 // ldr q22, [x26]
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
 	WORD $0x6f3006d6 // ushr v22.4s, v22.4s, #0x10
 	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc647857 // ldr d23, [x2, x4, lsl #3]
-	WORD $0xbd4020d5 // ldr s21, [x6, #0x20]
+	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
+	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
 	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
 	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
 	WORD $0x6f0737f6 // bic v22.4s, #0xff, lsl #8
 	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc0e279 // ldr q25, [x19, #0x380]
+	WORD $0x3dc0e339 // ldr q25, [x25, #0x380]
 	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
 	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0xbd4030d2 // ldr s18, [x6, #0x30]
+	WORD $0xbd400372 // ldr s18, [x27]
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x3dc00a93 // ldr q19, [x20, #0x20]
+	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
 	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc260ba // ldr q26, [x5, #0x980]
+	WORD $0x3dc262da // ldr q26, [x22, #0x980]
 	WORD $0x6f300673 // ushr v19.4s, v19.4s, #0x10
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
 	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
@@ -2539,10 +2617,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14077a // dup v26.4s, v27.s[2]
 	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0d27a // ldr q26, [x19, #0x340]
+	WORD $0x3dc0d33a // ldr q26, [x25, #0x340]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc250bc // ldr q28, [x5, #0x940]
+	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
 	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
 	WORD $0x4f22579c // shl v28.4s, v28.4s, #0x2
 	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
@@ -2551,32 +2629,34 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0c27c // ldr q28, [x19, #0x300]
+	WORD $0x3dc0c33c // ldr q28, [x25, #0x300]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc240bd // ldr q29, [x5, #0x900]
+	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4f2257bd // shl v29.4s, v29.4s, #0x2
 	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
 	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
 	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0b27c // ldr q28, [x19, #0x2c0]
+	WORD $0x3dc0b33c // ldr q28, [x25, #0x2c0]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc230bd // ldr q29, [x5, #0x8c0]
+	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4f2257bd // shl v29.4s, v29.4s, #0x2
 	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3dc000dd // ldr q29, [x6]
+	WORD $0x3cdd037d // ldur q29, [x27, #-0x30]
+	WORD $0x8b1102fb // add x27, x23, x17
+	WORD $0x8b0f02f7 // add x23, x23, x15
 	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
 	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
 	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0a27e // ldr q30, [x19, #0x280]
+	WORD $0x3dc0a33e // ldr q30, [x25, #0x280]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
 	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc220bf // ldr q31, [x5, #0x880]
+	WORD $0x3dc222df // ldr q31, [x22, #0x880]
 	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
 	WORD $0x4f2257ff // shl v31.4s, v31.4s, #0x2
 	WORD $0x4e241fff // and v31.16b, v31.16b, v4.16b
@@ -2584,10 +2664,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
 	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
 	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0927f // ldr q31, [x19, #0x240]
+	WORD $0x3dc0933f // ldr q31, [x25, #0x240]
 	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
 	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc210a8 // ldr q8, [x5, #0x840]
+	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
 	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
 	WORD $0x4f225508 // shl v8.4s, v8.4s, #0x2
 	WORD $0x4e241d08 // and v8.16b, v8.16b, v4.16b
@@ -2596,11 +2676,11 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
 	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
 	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc08268 // ldr q8, [x19, #0x200]
+	WORD $0x3dc08328 // ldr q8, [x25, #0x200]
 	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
 	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc200a9 // ldr q9, [x5, #0x800]
-	WORD $0xfc647874 // ldr d20, [x3, x4, lsl #3]
+	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
 	WORD $0x6eb14529 // ushl v9.4s, v9.4s, v17.4s
 	WORD $0x4f225529 // shl v9.4s, v9.4s, #0x2
 	WORD $0x4e241d29 // and v9.16b, v9.16b, v4.16b
@@ -2613,41 +2693,41 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606bdd // sadalp v29.4s, v30.8h
 	WORD $0x4e606b9d // sadalp v29.4s, v28.8h
 	WORD $0x4e606b7d // sadalp v29.4s, v27.8h
-	WORD $0x3dc014db // ldr q27, [x6, #0x50]
+	WORD $0x3cde037b // ldur q27, [x27, #-0x20]
 	WORD $0x4e606b5d // sadalp v29.4s, v26.8h
 	WORD $0x4e606b3d // sadalp v29.4s, v25.8h
-	WORD $0x3dc270b9 // ldr q25, [x5, #0x9c0]
+	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
 	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
 	WORD $0x4eb98739 // add v25.4s, v25.4s, v25.4s
 	WORD $0x4e606b1d // sadalp v29.4s, v24.8h
 	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
 	WORD $0x4ea587b8 // add v24.4s, v29.4s, v5.4s
 	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc0f278 // ldr q24, [x19, #0x3c0]
-	WORD $0x3dc00296 // ldr q22, [x20]
+	WORD $0x3dc0f338 // ldr q24, [x25, #0x3c0]
+	WORD $0x3dc00356 // ldr q22, [x26]
 	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
 	WORD $0x6f2806d6 // ushr v22.4s, v22.4s, #0x18
 	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc647857 // ldr d23, [x2, x4, lsl #3]
-	WORD $0xbd4060d5 // ldr s21, [x6, #0x60]
+	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
+	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
 	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
 	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
 	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
 	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
 	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0x3dc00a93 // ldr q19, [x20, #0x20]
-	WORD $0xbd4070d2 // ldr s18, [x6, #0x70]
-	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
+	WORD $0xbd400372 // ldr s18, [x27]
+	WORD $0x2a1f03fa // mov w26, wzr
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc0e279 // ldr q25, [x19, #0x380]
+	WORD $0x3dc0e339 // ldr q25, [x25, #0x380]
 	WORD $0x6f280673 // ushr v19.4s, v19.4s, #0x18
 	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
 	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
 	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc260ba // ldr q26, [x5, #0x980]
+	WORD $0x3dc262da // ldr q26, [x22, #0x980]
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
 	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
@@ -2657,10 +2737,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14077a // dup v26.4s, v27.s[2]
 	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0d27a // ldr q26, [x19, #0x340]
+	WORD $0x3dc0d33a // ldr q26, [x25, #0x340]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc250bc // ldr q28, [x5, #0x940]
+	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
 	WORD $0x4ebc879c // add v28.4s, v28.4s, v28.4s
@@ -2670,10 +2750,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0c27c // ldr q28, [x19, #0x300]
+	WORD $0x3dc0c33c // ldr q28, [x25, #0x300]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc240bd // ldr q29, [x5, #0x900]
+	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4ebd87bd // add v29.4s, v29.4s, v29.4s
@@ -2681,24 +2761,23 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
 	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
 	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0b27c // ldr q28, [x19, #0x2c0]
+	WORD $0x3dc0b33c // ldr q28, [x25, #0x2c0]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc230bd // ldr q29, [x5, #0x8c0]
+	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
 	WORD $0x4ebd87bd // add v29.4s, v29.4s, v29.4s
 	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
 	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3dc010dd // ldr q29, [x6, #0x40]
-	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x3cdd037d // ldur q29, [x27, #-0x30]
 	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
 	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
 	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0a27e // ldr q30, [x19, #0x280]
+	WORD $0x3dc0a33e // ldr q30, [x25, #0x280]
 	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
 	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc220bf // ldr q31, [x5, #0x880]
+	WORD $0x3dc222df // ldr q31, [x22, #0x880]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
 	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
 	WORD $0x4ebf87ff // add v31.4s, v31.4s, v31.4s
@@ -2707,10 +2786,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
 	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
 	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0927f // ldr q31, [x19, #0x240]
+	WORD $0x3dc0933f // ldr q31, [x25, #0x240]
 	WORD $0x6f3c07ff // ushr v31.4s, v31.4s, #0x4
 	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc210a8 // ldr q8, [x5, #0x840]
+	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
 	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
 	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
 	WORD $0x4ea88508 // add v8.4s, v8.4s, v8.4s
@@ -2720,11 +2799,11 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
 	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
 	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc08268 // ldr q8, [x19, #0x200]
-	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x3dc08328 // ldr q8, [x25, #0x200]
+	WORD $0x52800039 // mov w25, #0x1 // =1
 	WORD $0x6f3c0508 // ushr v8.4s, v8.4s, #0x4
 	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc200a9 // ldr q9, [x5, #0x800]
+	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
 	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
 	WORD $0x6eb14531 // ushl v17.4s, v9.4s, v17.4s
 	WORD $0x4eb18631 // add v17.4s, v17.4s, v17.4s
@@ -2748,565 +2827,207 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
 	WORD $0x6e33de31 // fmul v17.4s, v17.4s, v19.4s
 	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
-	WORD $0x3707c167 // tbnz w7, #0x0, 0x22a4 <k_tile_q5_k+0xe4>
-	WORD $0x3ca47a10 // str q16, [x16, x4, lsl #4]
+	WORD $0x3707c118 // tbnz w24, #0x0, 0x23d4 <k_tile_q5_k+0x110>
+	WORD $0x3cb57870 // str q16, [x3, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54ffbda1 // b.ne 0x2378 <k_tile_q5_k+0xb4>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
 	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0xf100109f // cmp x4, #0x4
-	WORD $0x54ffbe01 // b.ne 0x2248 <k_tile_q5_k+0x88>
-	WORD $0x91000400 // add x0, x0, #0x1
 	WORD $0x912c018c // add x12, x12, #0xb00
-	WORD $0x91080231 // add x17, x17, #0x200
-	WORD $0xeb0b001f // cmp x0, x11
-	WORD $0x54ffbce1 // b.ne 0x2238 <k_tile_q5_k+0x78>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffbbc1 // b.ne 0x2220 <k_tile_q5_k+0x60>
-	WORD $0x14000008 // b 0x2acc <k_tile_q5_k+0x90c>
-	WORD $0xb50000ea // cbnz x10, 0x2acc <k_tile_q5_k+0x90c>
+	WORD $0xeb0b009f // cmp x4, x11
+	WORD $0x8b0624a5 // add x5, x5, x6, lsl #9
+	WORD $0x54ffbc41 // b.ne 0x2364 <k_tile_q5_k+0xa0>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x54ffbb21 // b.ne 0x234c <k_tile_q5_k+0x88>
+	WORD $0x14000008 // b 0x2c0c <k_tile_q5_k+0x948>
+	WORD $0xb50000ea // cbnz x10, 0x2c0c <k_tile_q5_k+0x948>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x2abc <k_tile_q5_k+0x8fc>
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
+	WORD $0x54ffffa1 // b.ne 0x2bfc <k_tile_q5_k+0x938>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf9402bfb // ldr x27, [sp, #0x50]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
 	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
-	WORD $0x910183ff // add sp, sp, #0x60
+	WORD $0x910283ff // add sp, sp, #0xa0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q6_k
+	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400474b // b.lt 0x33cc <k_tile_q6_k+0x8f0>
-	WORD $0xd101c3ff // sub sp, sp, #0x70
-	WORD $0xa942280b // ldp x11, x10, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xa9026ffe // stp x30, x27, [sp, #0x20]
-	WORD $0xa90367fa // stp x26, x25, [sp, #0x30]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0xa901f7e8 // stp x8, x29, [sp, #0x18]
+	WORD $0x5400472b // b.lt 0x3534 <k_tile_q6_k+0x908>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xa9045ff8 // stp x24, x23, [sp, #0x40]
-	WORD $0xa90557f6 // stp x22, x21, [sp, #0x50]
-	WORD $0xa9064ff4 // stp x20, x19, [sp, #0x60]
-	WORD $0xa90127fd // stp x29, x9, [sp, #0x10]
-	WORD $0x5400440b // b.lt 0x3390 <k_tile_q6_k+0x8b4>
-	WORD $0xa940b809 // ldp x9, x14, [x0, #0x8]
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
+	WORD $0x5400452b // b.lt 0x350c <k_tile_q6_k+0x8e0>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f01e601 // movi v1.16b, #0x30
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
-	WORD $0x52b6980d // mov w13, #-0x4b400000 // =-1262485504
-	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xa9002be9 // stp x9, x10, [sp]
+	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
+	WORD $0xd37ae52f // lsl x15, x9, #6
 	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
 	WORD $0x4e040d23 // dup v3.4s, w9
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0x8b101931 // add x17, x9, x16, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x2b50 <k_tile_q6_k+0x74>
-	WORD $0xad000220 // stp q0, q0, [x17]
-	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
-	WORD $0xf94003e1 // ldr x1, [sp]
-	WORD $0xaa1f03e0 // mov x0, xzr
-	WORD $0x913401c2 // add x2, x14, #0xd00
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xd37cec69 // lsl x9, x3, #4
-	WORD $0x5280003b // mov w27, #0x1 // =1
-	WORD $0xaa0103f9 // mov x25, x1
-	WORD $0x3ce96a24 // ldr q4, [x17, x9]
-	WORD $0x8b0901c4 // add x4, x14, x9
+	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x91300085 // add x5, x4, #0xc00
-	WORD $0x91230086 // add x6, x4, #0x8c0
-	WORD $0x91220087 // add x7, x4, #0x880
-	WORD $0x91210093 // add x19, x4, #0x840
-	WORD $0x91270094 // add x20, x4, #0x9c0
-	WORD $0x91260095 // add x21, x4, #0x980
-	WORD $0x91250096 // add x22, x4, #0x940
-	WORD $0x91240097 // add x23, x4, #0x900
-	WORD $0x91310098 // add x24, x4, #0xc40
-	WORD $0x2a1b03fa // mov w26, w27
-	WORD $0xd377d93b // lsl x27, x9, #9
-	WORD $0x8b09289d // add x29, x4, x9, lsl #10
-	WORD $0xad401f30 // ldp q16, q7, [x25]
-	WORD $0x3cfb68d1 // ldr q17, [x6, x27]
-	WORD $0xd379e13e // lsl x30, x9, #7
-	WORD $0x8b1b0089 // add x9, x4, x27
-	WORD $0x3dc033b2 // ldr q18, [x29, #0xc0]
-	WORD $0xb9402b2c // ldr w12, [x25, #0x28]
-	WORD $0xfc637845 // ldr d5, [x2, x3, lsl #3]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x3cfe68a6 // ldr q6, [x5, x30]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x2b0d018c // adds w12, w12, w13
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x1101fd8a // add w10, w12, #0x7f
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x1a8cb14a // csel w10, w10, w12, lt
-	WORD $0x13077d4a // asr w10, w10, #7
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0b0a15ea // add w10, w15, w10, lsl #5
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb68f2 // ldr q18, [x7, x27]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc023b3 // ldr q19, [x29, #0x80]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6a73 // ldr q19, [x19, x27]
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc013b4 // ldr q20, [x29, #0x40]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20134 // ldr q20, [x9, #0x800]
-	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc003b5 // ldr q21, [x29]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d54 // dup v20.4s, w10
-	WORD $0xb9402f2a // ldr w10, [x25, #0x2c]
-	WORD $0x2b0d014a // adds w10, w10, w13
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd4c // add w12, w10, #0x7f
-	WORD $0x1a8ab18a // csel w10, w12, w10, lt
-	WORD $0x13077d4a // asr w10, w10, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
-	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
-	WORD $0x0b0a15ea // add w10, w15, w10, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc073b2 // ldr q18, [x29, #0x1c0]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfb6a91 // ldr q17, [x20, x27]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb6ab2 // ldr q18, [x21, x27]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc063b3 // ldr q19, [x29, #0x180]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6ad3 // ldr q19, [x22, x27]
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc053b4 // ldr q20, [x29, #0x140]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfb6af4 // ldr q20, [x23, x27]
-	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc043b5 // ldr q21, [x29, #0x100]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d54 // dup v20.4s, w10
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
-	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd402325 // ldr s5, [x25, #0x20]
-	WORD $0x3cfb68d1 // ldr q17, [x6, x27]
-	WORD $0x3dc0b3b2 // ldr q18, [x29, #0x2c0]
-	WORD $0xb9406b2a // ldr w10, [x25, #0x68]
-	WORD $0x3cfe68a6 // ldr q6, [x5, x30]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x2b0d014a // adds w10, w10, w13
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0xad421f30 // ldp q16, q7, [x25, #0x40]
-	WORD $0x1101fd4c // add w12, w10, #0x7f
-	WORD $0xfc637845 // ldr d5, [x2, x3, lsl #3]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x1a8ab18a // csel w10, w12, w10, lt
-	WORD $0x13077d4a // asr w10, w10, #7
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0b0a15ea // add w10, w15, w10, lsl #5
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb68f2 // ldr q18, [x7, x27]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0a3b3 // ldr q19, [x29, #0x280]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6a73 // ldr q19, [x19, x27]
-	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc093b4 // ldr q20, [x29, #0x240]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20134 // ldr q20, [x9, #0x800]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc083b5 // ldr q21, [x29, #0x200]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d54 // dup v20.4s, w10
-	WORD $0xb9406f2a // ldr w10, [x25, #0x6c]
-	WORD $0x2b0d014a // adds w10, w10, w13
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd4c // add w12, w10, #0x7f
-	WORD $0x1a8ab18a // csel w10, w12, w10, lt
-	WORD $0x13077d4a // asr w10, w10, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x0b0a15ea // add w10, w15, w10, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc0f3b2 // ldr q18, [x29, #0x3c0]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfb6a91 // ldr q17, [x20, x27]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb6ab2 // ldr q18, [x21, x27]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0e3b3 // ldr q19, [x29, #0x380]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6ad3 // ldr q19, [x22, x27]
-	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc0d3b4 // ldr q20, [x29, #0x340]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfb6af4 // ldr q20, [x23, x27]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc0c3b5 // ldr q21, [x29, #0x300]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d54 // dup v20.4s, w10
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
-	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd406325 // ldr s5, [x25, #0x60]
-	WORD $0x3dc033b2 // ldr q18, [x29, #0xc0]
-	WORD $0x3cfb68d1 // ldr q17, [x6, x27]
-	WORD $0xb940ab2a // ldr w10, [x25, #0xa8]
-	WORD $0x3cfe6b06 // ldr q6, [x24, x30]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x2b0d014a // adds w10, w10, w13
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0xad441f30 // ldp q16, q7, [x25, #0x80]
-	WORD $0x1101fd4c // add w12, w10, #0x7f
-	WORD $0xfc637845 // ldr d5, [x2, x3, lsl #3]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x1a8ab18a // csel w10, w12, w10, lt
-	WORD $0x13077d4a // asr w10, w10, #7
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0b0a15ea // add w10, w15, w10, lsl #5
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb68f2 // ldr q18, [x7, x27]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc023b3 // ldr q19, [x29, #0x80]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6a73 // ldr q19, [x19, x27]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc013b4 // ldr q20, [x29, #0x40]
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20134 // ldr q20, [x9, #0x800]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc003b5 // ldr q21, [x29]
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d54 // dup v20.4s, w10
-	WORD $0xb940af2a // ldr w10, [x25, #0xac]
-	WORD $0x2b0d014a // adds w10, w10, w13
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd4c // add w12, w10, #0x7f
-	WORD $0x1a8ab18a // csel w10, w12, w10, lt
-	WORD $0x13077d4a // asr w10, w10, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
-	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
-	WORD $0x0b0a15ea // add w10, w15, w10, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc073b2 // ldr q18, [x29, #0x1c0]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfb6a91 // ldr q17, [x20, x27]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb6ab2 // ldr q18, [x21, x27]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc063b3 // ldr q19, [x29, #0x180]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6ad3 // ldr q19, [x22, x27]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc053b4 // ldr q20, [x29, #0x140]
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfb6af4 // ldr q20, [x23, x27]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc043b5 // ldr q21, [x29, #0x100]
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d54 // dup v20.4s, w10
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
-	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd40a325 // ldr s5, [x25, #0xa0]
-	WORD $0x3cfb68d1 // ldr q17, [x6, x27]
-	WORD $0x3dc0b3b2 // ldr q18, [x29, #0x2c0]
-	WORD $0x3cfe6b06 // ldr q6, [x24, x30]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0xad461f30 // ldp q16, q7, [x25, #0xc0]
-	WORD $0xfc637845 // ldr d5, [x2, x3, lsl #3]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb68f2 // ldr q18, [x7, x27]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0a3b3 // ldr q19, [x29, #0x280]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6a73 // ldr q19, [x19, x27]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc093b4 // ldr q20, [x29, #0x240]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20134 // ldr q20, [x9, #0x800]
-	WORD $0xb940eb29 // ldr w9, [x25, #0xe8]
-	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
-	WORD $0x2b0d0129 // adds w9, w9, w13
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc083b5 // ldr q21, [x29, #0x200]
-	WORD $0x1101fd2a // add w10, w9, #0x7f
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x1a89b149 // csel w9, w10, w9, lt
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x13077d29 // asr w9, w9, #7
-	WORD $0x0b0915e9 // add w9, w15, w9, lsl #5
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d34 // dup v20.4s, w9
-	WORD $0xb940ef29 // ldr w9, [x25, #0xec]
-	WORD $0x2b0d0129 // adds w9, w9, w13
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd2a // add w10, w9, #0x7f
-	WORD $0x1a89b149 // csel w9, w10, w9, lt
-	WORD $0x13077d29 // asr w9, w9, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x0b0915e9 // add w9, w15, w9, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc0f3b2 // ldr q18, [x29, #0x3c0]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfb6a91 // ldr q17, [x20, x27]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfb6ab2 // ldr q18, [x21, x27]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0e3b3 // ldr q19, [x29, #0x380]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfb6ad3 // ldr q19, [x22, x27]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc0d3b4 // ldr q20, [x29, #0x340]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfb6af4 // ldr q20, [x23, x27]
-	WORD $0x2a1f03fb // mov w27, wzr
-	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc0c3b5 // ldr q21, [x29, #0x300]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d34 // dup v20.4s, w9
+	WORD $0xa9002be8 // stp x8, x10, [sp]
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf90017e9 // str x9, [sp, #0x28]
+	WORD $0x8b091901 // add x1, x8, x9, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x2cb4 <k_tile_q6_k+0x88>
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0xad010020 // stp q0, q0, [x1, #0x20]
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0x91340184 // add x4, x12, #0xd00
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xd37ceca9 // lsl x9, x5, #4
+	WORD $0xaa0a03e3 // mov x3, x10
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x3ce96824 // ldr q4, [x1, x9]
+	WORD $0x8b090186 // add x6, x12, x9
 	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x913000c7 // add x7, x6, #0xc00
+	WORD $0x912300d3 // add x19, x6, #0x8c0
+	WORD $0x912200d4 // add x20, x6, #0x880
+	WORD $0x912100d5 // add x21, x6, #0x840
+	WORD $0x912700d6 // add x22, x6, #0x9c0
+	WORD $0x912600d7 // add x23, x6, #0x980
+	WORD $0x912500d8 // add x24, x6, #0x940
+	WORD $0x912400d9 // add x25, x6, #0x900
+	WORD $0x913100da // add x26, x6, #0xc40
+	WORD $0xd377d9bd // lsl x29, x13, #9
+	WORD $0x8b0d28de // add x30, x6, x13, lsl #10
+	WORD $0xad401c70 // ldp q16, q7, [x3]
+	WORD $0x2a0903fb // mov w27, w9
+	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
+	WORD $0x3dc033d2 // ldr q18, [x30, #0xc0]
+	WORD $0xd379e1a9 // lsl x9, x13, #7
+	WORD $0x8b1d00cd // add x13, x6, x29
+	WORD $0xb9402868 // ldr w8, [x3, #0x28]
+	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x3ce968e6 // ldr q6, [x7, x9]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x1101fd11 // add w17, w8, #0x7f
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x1a88b228 // csel w8, w17, w8, lt
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
+	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc023d3 // ldr q19, [x30, #0x80]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140613 // dup v19.4s, v16.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc013d4 // ldr q20, [x30, #0x40]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e040610 // dup v16.4s, v16.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
+	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc003d5 // ldr q21, [x30]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
+	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x1101fd11 // add w17, w8, #0x7f
+	WORD $0x1a88b228 // csel w8, w17, w8, lt
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
+	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc053d4 // ldr q20, [x30, #0x140]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
+	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc043d5 // ldr q21, [x30, #0x100]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
 	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
 	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
 	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
@@ -3314,41 +3035,416 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
 	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
 	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd40e325 // ldr s5, [x25, #0xe0]
-	WORD $0x91040339 // add x25, x25, #0x100
+	WORD $0xbd402065 // ldr s5, [x3, #0x20]
+	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
+	WORD $0x3dc0b3d2 // ldr q18, [x30, #0x2c0]
+	WORD $0x8b0f0063 // add x3, x3, x15
+	WORD $0xb9402868 // ldr w8, [x3, #0x28]
+	WORD $0x3ce968e6 // ldr q6, [x7, x9]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0x3707c25a // tbnz w26, #0x0, 0x2b9c <k_tile_q6_k+0xc0>
-	WORD $0x3ca37a24 // str q4, [x17, x3, lsl #4]
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ffbfe1 // b.ne 0x2b60 <k_tile_q6_k+0x84>
-	WORD $0x91000400 // add x0, x0, #0x1
-	WORD $0x913481ce // add x14, x14, #0xd20
-	WORD $0x91080021 // add x1, x1, #0x200
-	WORD $0xeb0b001f // cmp x0, x11
-	WORD $0x54ffbf01 // b.ne 0x2b58 <k_tile_q6_k+0x7c>
-	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0xad401c70 // ldp q16, q7, [x3]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x1101fd11 // add w17, w8, #0x7f
+	WORD $0x1a88b228 // csel w8, w17, w8, lt
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
+	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc0a3d3 // ldr q19, [x30, #0x280]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140613 // dup v19.4s, v16.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc093d4 // ldr q20, [x30, #0x240]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e040610 // dup v16.4s, v16.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
+	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc083d5 // ldr q21, [x30, #0x200]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
+	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x1101fd11 // add w17, w8, #0x7f
+	WORD $0x1a88b228 // csel w8, w17, w8, lt
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3dc0f3d2 // ldr q18, [x30, #0x3c0]
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc0e3d3 // ldr q19, [x30, #0x380]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc0d3d4 // ldr q20, [x30, #0x340]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
+	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc0c3d5 // ldr q21, [x30, #0x300]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
+	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
+	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
+	WORD $0xbd402065 // ldr s5, [x3, #0x20]
+	WORD $0x3dc033d2 // ldr q18, [x30, #0xc0]
+	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
+	WORD $0x8b0f0063 // add x3, x3, x15
+	WORD $0xb9402868 // ldr w8, [x3, #0x28]
+	WORD $0x3ce96b46 // ldr q6, [x26, x9]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
+	WORD $0xad401c70 // ldp q16, q7, [x3]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x1101fd11 // add w17, w8, #0x7f
+	WORD $0x1a88b228 // csel w8, w17, w8, lt
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc023d3 // ldr q19, [x30, #0x80]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140613 // dup v19.4s, v16.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc013d4 // ldr q20, [x30, #0x40]
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e040610 // dup v16.4s, v16.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc003d5 // ldr q21, [x30]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
+	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x1101fd11 // add w17, w8, #0x7f
+	WORD $0x1a88b228 // csel w8, w17, w8, lt
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
+	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc053d4 // ldr q20, [x30, #0x140]
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc043d5 // ldr q21, [x30, #0x100]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
+	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
+	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
+	WORD $0xbd402065 // ldr s5, [x3, #0x20]
+	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
+	WORD $0x3dc0b3d2 // ldr q18, [x30, #0x2c0]
+	WORD $0x8b0f0063 // add x3, x3, x15
+	WORD $0xb9402868 // ldr w8, [x3, #0x28]
+	WORD $0x3ce96b46 // ldr q6, [x26, x9]
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
+	WORD $0xad401c70 // ldp q16, q7, [x3]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x1101fd09 // add w9, w8, #0x7f
+	WORD $0x1a88b128 // csel w8, w9, w8, lt
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc0a3d3 // ldr q19, [x30, #0x280]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140613 // dup v19.4s, v16.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc093d4 // ldr q20, [x30, #0x240]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e040610 // dup v16.4s, v16.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc083d5 // ldr q21, [x30, #0x200]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
+	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x1101fd09 // add w9, w8, #0x7f
+	WORD $0x1a88b128 // csel w8, w9, w8, lt
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x0b081608 // add w8, w16, w8, lsl #5
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3dc0f3d2 // ldr q18, [x30, #0x3c0]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc0e3d3 // ldr q19, [x30, #0x380]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc0d3d4 // ldr q20, [x30, #0x340]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc0c3d5 // ldr q21, [x30, #0x300]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
+	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
+	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
+	WORD $0xbd402065 // ldr s5, [x3, #0x20]
+	WORD $0x8b0f0063 // add x3, x3, x15
+	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
+	WORD $0x3707c1fb // tbnz w27, #0x0, 0x2d00 <k_tile_q6_k+0xd4>
+	WORD $0x3ca57824 // str q4, [x1, x5, lsl #4]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x54ffbf81 // b.ne 0x2cc4 <k_tile_q6_k+0x98>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x9134818c // add x12, x12, #0xd20
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b09254a // add x10, x10, x9, lsl #9
+	WORD $0x54ffbe81 // b.ne 0x2cbc <k_tile_q6_k+0x90>
+	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
 	WORD $0xf94007ea // ldr x10, [sp, #0x8]
-	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54ffbda1 // b.ne 0x2b3c <k_tile_q6_k+0x60>
-	WORD $0x14000009 // b 0x33b0 <k_tile_q6_k+0x8d4>
-	WORD $0xb500010a // cbnz x10, 0x33b0 <k_tile_q6_k+0x8d4>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffbcc1 // b.ne 0x2c9c <k_tile_q6_k+0x70>
+	WORD $0x1400000b // b 0x3534 <k_tile_q6_k+0x908>
+	WORD $0xb500014a // cbnz x10, 0x3534 <k_tile_q6_k+0x908>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0x91008109 // add x9, x8, #0x20
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x33a0 <k_tile_q6_k+0x8c4>
-	WORD $0xa9464ff4 // ldp x20, x19, [sp, #0x60]
-	WORD $0xf9400bfd // ldr x29, [sp, #0x10]
-	WORD $0xa94557f6 // ldp x22, x21, [sp, #0x50]
-	WORD $0xa9445ff8 // ldp x24, x23, [sp, #0x40]
-	WORD $0xa94367fa // ldp x26, x25, [sp, #0x30]
-	WORD $0xa9426ffe // ldp x30, x27, [sp, #0x20]
-	WORD $0x9101c3ff // add sp, sp, #0x70
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x54ffff61 // b.ne 0x351c <k_tile_q6_k+0x8f0>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -65,8 +65,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005ac105787de2c4; BYTE $0x00 // vpbroadcastb 0x5ac1(%rip), %ymm0 # 0x5c00 <k_tile_panel_16_min+0xc20>
-	QUAD $0x005ab90d787de2c4; BYTE $0x00 // vpbroadcastb 0x5ab9(%rip), %ymm1 # 0x5c01 <k_tile_panel_16_min+0xc21>
+	QUAD $0x00650105787de2c4; BYTE $0x00 // vpbroadcastb 0x6501(%rip), %ymm0 # 0x6640 <k_tile_panel_16_min+0xeb0>
+	QUAD $0x0064f90d787de2c4; BYTE $0x00 // vpbroadcastb 0x64f9(%rip), %ymm1 # 0x6641 <k_tile_panel_16_min+0xeb1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -128,7 +128,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00595305787de2c4; BYTE $0x00 // vpbroadcastb 0x5953(%rip), %ymm0 # 0x5c02 <k_tile_panel_16_min+0xc22>
+	QUAD $0x00639305787de2c4; BYTE $0x00 // vpbroadcastb 0x6393(%rip), %ymm0 # 0x6642 <k_tile_panel_16_min+0xeb2>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -184,8 +184,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00580405787de2c4; BYTE $0x00 // vpbroadcastb 0x5804(%rip), %ymm0 # 0x5c03 <k_tile_panel_16_min+0xc23>
-	QUAD $0x0057fc0d787de2c4; BYTE $0x00 // vpbroadcastb 0x57fc(%rip), %ymm1 # 0x5c04 <k_tile_panel_16_min+0xc24>
+	QUAD $0x00624405787de2c4; BYTE $0x00 // vpbroadcastb 0x6244(%rip), %ymm0 # 0x6643 <k_tile_panel_16_min+0xeb3>
+	QUAD $0x00623c0d787de2c4; BYTE $0x00 // vpbroadcastb 0x623c(%rip), %ymm1 # 0x6644 <k_tile_panel_16_min+0xeb4>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -269,8 +269,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00561605787de2c4; BYTE $0x00 // vpbroadcastb 0x5616(%rip), %ymm0 # 0x5c05 <k_tile_panel_16_min+0xc25>
-	QUAD $0x00560e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x560e(%rip), %ymm1 # 0x5c06 <k_tile_panel_16_min+0xc26>
+	QUAD $0x00605605787de2c4; BYTE $0x00 // vpbroadcastb 0x6056(%rip), %ymm0 # 0x6645 <k_tile_panel_16_min+0xeb5>
+	QUAD $0x00604e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x604e(%rip), %ymm1 # 0x6646 <k_tile_panel_16_min+0xeb6>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -359,9 +359,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00540305787de2c4; BYTE $0x00 // vpbroadcastb 0x5403(%rip), %ymm0 # 0x5c07 <k_tile_panel_16_min+0xc27>
-	QUAD $0x00540f0d187de2c4; BYTE $0x00 // vbroadcastss 0x540f(%rip), %ymm1 # 0x5c1c <k_tile_panel_16_min+0xc3c>
-	QUAD $0x00541615187de2c4; BYTE $0x00 // vbroadcastss 0x5416(%rip), %ymm2 # 0x5c2c <k_tile_panel_16_min+0xc4c>
+	QUAD $0x005e4305787de2c4; BYTE $0x00 // vpbroadcastb 0x5e43(%rip), %ymm0 # 0x6647 <k_tile_panel_16_min+0xeb7>
+	QUAD $0x005e4f0d187de2c4; BYTE $0x00 // vbroadcastss 0x5e4f(%rip), %ymm1 # 0x665c <k_tile_panel_16_min+0xecc>
+	QUAD $0x005e5615187de2c4; BYTE $0x00 // vbroadcastss 0x5e56(%rip), %ymm2 # 0x666c <k_tile_panel_16_min+0xedc>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -641,14 +641,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004d4105587de2c4; BYTE $0x00 // vpbroadcastd 0x4d41(%rip), %ymm0 # 0x5c28 <k_tile_panel_16_min+0xc48>
-	QUAD $0x004d440d587de2c4; BYTE $0x00 // vpbroadcastd 0x4d44(%rip), %ymm1 # 0x5c34 <k_tile_panel_16_min+0xc54>
-	QUAD $0x004d0f15787de2c4; BYTE $0x00 // vpbroadcastb 0x4d0f(%rip), %ymm2 # 0x5c08 <k_tile_panel_16_min+0xc28>
-	QUAD $0x004d071d787de2c4; BYTE $0x00 // vpbroadcastb 0x4d07(%rip), %ymm3 # 0x5c09 <k_tile_panel_16_min+0xc29>
-	QUAD $0x004d0d25587de2c4; BYTE $0x00 // vpbroadcastd 0x4d0d(%rip), %ymm4 # 0x5c18 <k_tile_panel_16_min+0xc38>
-	QUAD $0x004d1c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x4d1c(%rip), %ymm5 # 0x5c30 <k_tile_panel_16_min+0xc50>
-	QUAD $0x00004c64356ffdc5 // vmovdqa 0x4c64(%rip), %ymm6 # 0x5b80 <k_tile_panel_16_min+0xba0>
-	QUAD $0x00004bfc3d6ffdc5 // vmovdqa 0x4bfc(%rip), %ymm7 # 0x5b20 <k_tile_panel_16_min+0xb40>
+	QUAD $0x00578105587de2c4; BYTE $0x00 // vpbroadcastd 0x5781(%rip), %ymm0 # 0x6668 <k_tile_panel_16_min+0xed8>
+	QUAD $0x0057840d587de2c4; BYTE $0x00 // vpbroadcastd 0x5784(%rip), %ymm1 # 0x6674 <k_tile_panel_16_min+0xee4>
+	QUAD $0x00574f15787de2c4; BYTE $0x00 // vpbroadcastb 0x574f(%rip), %ymm2 # 0x6648 <k_tile_panel_16_min+0xeb8>
+	QUAD $0x0057471d787de2c4; BYTE $0x00 // vpbroadcastb 0x5747(%rip), %ymm3 # 0x6649 <k_tile_panel_16_min+0xeb9>
+	QUAD $0x00574d25587de2c4; BYTE $0x00 // vpbroadcastd 0x574d(%rip), %ymm4 # 0x6658 <k_tile_panel_16_min+0xec8>
+	QUAD $0x00575c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x575c(%rip), %ymm5 # 0x6670 <k_tile_panel_16_min+0xee0>
+	QUAD $0x000056a4356ffdc5 // vmovdqa 0x56a4(%rip), %ymm6 # 0x65c0 <k_tile_panel_16_min+0xe30>
+	QUAD $0x0000563c3d6ffdc5 // vmovdqa 0x563c(%rip), %ymm7 # 0x6560 <k_tile_panel_16_min+0xdd0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1047,15 +1047,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00438105587de2c4; BYTE $0x00 // vpbroadcastd 0x4381(%rip), %ymm0 # 0x5c20 <k_tile_panel_16_min+0xc40>
-	QUAD $0x0043800d587de2c4; BYTE $0x00 // vpbroadcastd 0x4380(%rip), %ymm1 # 0x5c28 <k_tile_panel_16_min+0xc48>
-	QUAD $0x00438315587de2c4; BYTE $0x00 // vpbroadcastd 0x4383(%rip), %ymm2 # 0x5c34 <k_tile_panel_16_min+0xc54>
+	QUAD $0x004dc105587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc1(%rip), %ymm0 # 0x6660 <k_tile_panel_16_min+0xed0>
+	QUAD $0x004dc00d587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc0(%rip), %ymm1 # 0x6668 <k_tile_panel_16_min+0xed8>
+	QUAD $0x004dc315587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc3(%rip), %ymm2 # 0x6674 <k_tile_panel_16_min+0xee4>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00434e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x434e(%rip), %ymm3 # 0x5c0a <k_tile_panel_16_min+0xc2a>
-	QUAD $0x00435325187de2c4; BYTE $0x00 // vbroadcastss 0x4353(%rip), %ymm4 # 0x5c18 <k_tile_panel_16_min+0xc38>
-	QUAD $0x00435e2d187de2c4; BYTE $0x00 // vbroadcastss 0x435e(%rip), %ymm5 # 0x5c2c <k_tile_panel_16_min+0xc4c>
-	QUAD $0x000042aa356ffdc5 // vmovdqa 0x42aa(%rip), %ymm6 # 0x5b80 <k_tile_panel_16_min+0xba0>
-	QUAD $0x000042423d6ffdc5 // vmovdqa 0x4242(%rip), %ymm7 # 0x5b20 <k_tile_panel_16_min+0xb40>
+	QUAD $0x004d8e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x4d8e(%rip), %ymm3 # 0x664a <k_tile_panel_16_min+0xeba>
+	QUAD $0x004d9325187de2c4; BYTE $0x00 // vbroadcastss 0x4d93(%rip), %ymm4 # 0x6658 <k_tile_panel_16_min+0xec8>
+	QUAD $0x004d9e2d187de2c4; BYTE $0x00 // vbroadcastss 0x4d9e(%rip), %ymm5 # 0x666c <k_tile_panel_16_min+0xedc>
+	QUAD $0x00004cea356ffdc5 // vmovdqa 0x4cea(%rip), %ymm6 # 0x65c0 <k_tile_panel_16_min+0xe30>
+	QUAD $0x00004c823d6ffdc5 // vmovdqa 0x4c82(%rip), %ymm7 # 0x6560 <k_tile_panel_16_min+0xdd0>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1271,15 +1271,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003dab05587de2c4; BYTE $0x00 // vpbroadcastd 0x3dab(%rip), %ymm0 # 0x5c20 <k_tile_panel_16_min+0xc40>
-	QUAD $0x003daa0d587de2c4; BYTE $0x00 // vpbroadcastd 0x3daa(%rip), %ymm1 # 0x5c28 <k_tile_panel_16_min+0xc48>
-	QUAD $0x003dad15587de2c4; BYTE $0x00 // vpbroadcastd 0x3dad(%rip), %ymm2 # 0x5c34 <k_tile_panel_16_min+0xc54>
-	QUAD $0x003d7b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x3d7b(%rip), %ymm3 # 0x5c0b <k_tile_panel_16_min+0xc2b>
-	QUAD $0x003d7325787de2c4; BYTE $0x00 // vpbroadcastb 0x3d73(%rip), %ymm4 # 0x5c0c <k_tile_panel_16_min+0xc2c>
-	QUAD $0x003d762d187de2c4; BYTE $0x00 // vbroadcastss 0x3d76(%rip), %ymm5 # 0x5c18 <k_tile_panel_16_min+0xc38>
-	QUAD $0x003d8135187de2c4; BYTE $0x00 // vbroadcastss 0x3d81(%rip), %ymm6 # 0x5c2c <k_tile_panel_16_min+0xc4c>
-	QUAD $0x00003ccd3d6ffdc5 // vmovdqa 0x3ccd(%rip), %ymm7 # 0x5b80 <k_tile_panel_16_min+0xba0>
-	QUAD $0x00003c65056f7dc5 // vmovdqa 0x3c65(%rip), %ymm8 # 0x5b20 <k_tile_panel_16_min+0xb40>
+	QUAD $0x0047eb05587de2c4; BYTE $0x00 // vpbroadcastd 0x47eb(%rip), %ymm0 # 0x6660 <k_tile_panel_16_min+0xed0>
+	QUAD $0x0047ea0d587de2c4; BYTE $0x00 // vpbroadcastd 0x47ea(%rip), %ymm1 # 0x6668 <k_tile_panel_16_min+0xed8>
+	QUAD $0x0047ed15587de2c4; BYTE $0x00 // vpbroadcastd 0x47ed(%rip), %ymm2 # 0x6674 <k_tile_panel_16_min+0xee4>
+	QUAD $0x0047bb1d787de2c4; BYTE $0x00 // vpbroadcastb 0x47bb(%rip), %ymm3 # 0x664b <k_tile_panel_16_min+0xebb>
+	QUAD $0x0047b325787de2c4; BYTE $0x00 // vpbroadcastb 0x47b3(%rip), %ymm4 # 0x664c <k_tile_panel_16_min+0xebc>
+	QUAD $0x0047b62d187de2c4; BYTE $0x00 // vbroadcastss 0x47b6(%rip), %ymm5 # 0x6658 <k_tile_panel_16_min+0xec8>
+	QUAD $0x0047c135187de2c4; BYTE $0x00 // vbroadcastss 0x47c1(%rip), %ymm6 # 0x666c <k_tile_panel_16_min+0xedc>
+	QUAD $0x0000470d3d6ffdc5 // vmovdqa 0x470d(%rip), %ymm7 # 0x65c0 <k_tile_panel_16_min+0xe30>
+	QUAD $0x000046a5056f7dc5 // vmovdqa 0x46a5(%rip), %ymm8 # 0x6560 <k_tile_panel_16_min+0xdd0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1655,9 +1655,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00340705787de2c4; BYTE $0x00 // vpbroadcastb 0x3407(%rip), %ymm0 # 0x5c0d <k_tile_panel_16_min+0xc2d>
-	QUAD $0x0033ff0d787de2c4; BYTE $0x00 // vpbroadcastb 0x33ff(%rip), %ymm1 # 0x5c0e <k_tile_panel_16_min+0xc2e>
-	QUAD $0x0033f715787de2c4; BYTE $0x00 // vpbroadcastb 0x33f7(%rip), %ymm2 # 0x5c0f <k_tile_panel_16_min+0xc2f>
+	QUAD $0x003e4705787de2c4; BYTE $0x00 // vpbroadcastb 0x3e47(%rip), %ymm0 # 0x664d <k_tile_panel_16_min+0xebd>
+	QUAD $0x003e3f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3e3f(%rip), %ymm1 # 0x664e <k_tile_panel_16_min+0xebe>
+	QUAD $0x003e3715787de2c4; BYTE $0x00 // vpbroadcastb 0x3e37(%rip), %ymm2 # 0x664f <k_tile_panel_16_min+0xebf>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1999,273 +1999,409 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x002bbd05797de2c4; BYTE $0x00 // vpbroadcastw 0x2bbd(%rip), %ymm0 # 0x5c10 <k_tile_panel_16_min+0xc30>
-	QUAD $0x002bdc2d587d62c4; BYTE $0x00 // vpbroadcastd 0x2bdc(%rip), %ymm13 # 0x5c38 <k_tile_panel_16_min+0xc58>
-	QUAD $0x002bbf1d187d62c4; BYTE $0x00 // vbroadcastss 0x2bbf(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x6c7f7ec5; WORD $0x3024 // vmovdqu %ymm13, 0x30(%rsp)
-	WORD $0x29eb // jmp 0x309b <k_tile_panel+0x6b>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x117ca1c4; WORD $0x001c // vmovups %ymm3, (%rax,%r8)
-	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x0a0e840f; WORD $0x0000 // je 0x3aa9 <k_tile_panel+0xa79>
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x557d // jge 0x3100 <k_tile_panel+0xd0>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x02cf8349 // orq $0x2, %r15
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x05428e0f; WORD $0x0000 // jle 0x3600 <k_tile_panel+0x5d0>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	WORD $0xbd7d // jge 0x3086 <k_tile_panel+0x56>
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x0831840f; WORD $0x0000 // je 0x3914 <k_tile_panel+0x8e4>
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x107ca1c4; WORD $0x001c // vmovups (%rax,%r8), %ymm3
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x082f8f0f; WORD $0x0000 // jg 0x392a <k_tile_panel+0x8fa>
-	WORD $0x83eb // jmp 0x3080 <k_tile_panel+0x50>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
-	LONG $0x40248d4c // leaq (%rax,%rax,2), %r12
-	LONG $0x20c68349 // addq $0x20, %r14
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x08e5c149 // shlq $0x8, %r13
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x017a8d48 // leaq 0x1(%rdx), %rdi
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x2feb // jmp 0x3197 <k_tile_panel+0x167>
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	LONG $0x07245488 // movb %dl, 0x7(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x0035df05797de2c4; BYTE $0x00 // vpbroadcastw 0x35df(%rip), %ymm0 # 0x6650 <k_tile_panel_16_min+0xec0>
+	QUAD $0x0035fe2d587d62c4; BYTE $0x00 // vpbroadcastd 0x35fe(%rip), %ymm13 # 0x6678 <k_tile_panel_16_min+0xee8>
+	QUAD $0x0035e11d187d62c4; BYTE $0x00 // vbroadcastss 0x35e1(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x6c7f7ec5; WORD $0x2824 // vmovdqu %ymm13, 0x28(%rsp)
+	WORD $0x24eb // jmp 0x30b4 <k_tile_panel+0x84>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0x0c91840f; WORD $0x0000 // je 0x3d45 <k_tile_panel+0xd15>
+	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0223840f; WORD $0x0000 // je 0x32e9 <k_tile_panel+0x2b9>
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x10528b49 // movq 0x10(%r10), %rdx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x08728b49 // movq 0x8(%r10), %rsi
+	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
+	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x204a8b4d // movq 0x20(%r10), %r9
+	LONG $0x405a8b4d // movq 0x40(%r10), %r11
+	LONG $0x385a8b49 // movq 0x38(%r10), %rbx
+	LONG $0x01738d4c // leaq 0x1(%rbx), %r14
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x1811fcc5 // vmovups %ymm3, (%rax)
-	LONG $0x117ca1c4; WORD $0x9824 // vmovups %ymm4, (%rax,%r11,4)
-	LONG $0x117ca1c4; WORD $0xd82c // vmovups %ymm5, (%rax,%r11,8)
-	LONG $0x117ca1c4; WORD $0x2034 // vmovups %ymm6, (%rax,%r12)
-	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x30ad <k_tile_panel+0x7d>
-	LONG $0xf3af0f49 // imulq %r11, %rsi
-	LONG $0xb3048d48 // leaq (%rbx,%rsi,4), %rax
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x2674 // je 0x31d0 <k_tile_panel+0x1a0>
-	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
-	LONG $0x107ca1c4; WORD $0x9824 // vmovups (%rax,%r11,4), %ymm4
-	LONG $0x107ca1c4; WORD $0xd82c // vmovups (%rax,%r11,8), %ymm5
-	LONG $0x107ca1c4; WORD $0x2034 // vmovups (%rax,%r12), %ymm6
-	WORD $0x1eeb // jmp 0x31e0 <k_tile_panel+0x1b0>
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xffaf0f4c // imulq %rdi, %r15
+	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xea490f4d // cmovnsq %r10, %r13
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1674 // je 0x3130 <k_tile_panel+0x100>
+	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x187f // jg 0x313d <k_tile_panel+0x10d>
+	LONG $0x0001a7e9; BYTE $0x00 // jmp 0x32d1 <k_tile_panel+0x2a1>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x01948e0f; WORD $0x0000 // jle 0x32d1 <k_tile_panel+0x2a1>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xe9af0f49 // imulq %r9, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x656ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm4
+	LONG $0x6d6ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm5
+	QUAD $0x00000080b56ffec5 // vmovdqu 0x80(%rbp), %ymm6
+	QUAD $0x000000c0bd6ffec5 // vmovdqu 0xc0(%rbp), %ymm7
+	LONG $0x587d42c4; WORD $0x2404 // vpbroadcastd (%r12), %ymm8
+	LONG $0x1c7d62c4; BYTE $0xcc // vpabsb %ymm4, %ymm9
+	LONG $0x083de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm8, %ymm4
+	LONG $0x0435e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm9, %ymm4
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc5 // vpabsb %ymm5, %ymm8
+	LONG $0x587d42c4; WORD $0x244c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm9
+	LONG $0x0835e2c4; BYTE $0xed // vpsignb %ymm5, %ymm9, %ymm5
+	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0x1c7de2c4; BYTE $0xee // vpabsb %ymm6, %ymm5
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm8
+	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
+	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf7 // vpabsb %ymm7, %ymm6
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm8
+	LONG $0x083de2c4; BYTE $0xff // vpsignb %ymm7, %ymm8, %ymm7
+	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	QUAD $0x00000100ad6ffec5 // vmovdqu 0x100(%rbp), %ymm5
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
+	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
+	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	QUAD $0x00000140b56ffec5 // vmovdqu 0x140(%rbp), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm8
+	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	QUAD $0x00000180b56ffec5 // vmovdqu 0x180(%rbp), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm8
+	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	QUAD $0x000001c0ad6ffec5 // vmovdqu 0x1c0(%rbp), %ymm5
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
+	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
+	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xedfe95c5 // vpaddd %ymm5, %ymm13, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	QUAD $0x00000200ad10fcc5 // vmovups 0x200(%rbp), %ymm5
+	LONG $0xf559a4c5 // vmulps %ymm5, %ymm11, %ymm6
+	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
+	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
+	LONG $0x40c58148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbp # imm = 0x240
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfe9f870f; WORD $0xffff // ja 0x3170 <k_tile_panel+0x140>
+	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x03c2f641 // testb $0x3, %r10b
+	WORD $0x0974 // je 0x32e9 <k_tile_panel+0x2b9>
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe178c0f; WORD $0xffff // jl 0x3100 <k_tile_panel+0xd0>
+	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0x6e7e // jle 0x3360 <k_tile_panel+0x330>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x02618d4d // leaq 0x2(%r9), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x059e8e0f; WORD $0x0000 // jle 0x38a0 <k_tile_panel+0x870>
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xfd878d0f; WORD $0xffff // jge 0x309a <k_tile_panel+0x6a>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x03428d4d // leaq 0x3(%r10), %r8
+	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xc2490f4d // cmovnsq %r10, %r8
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	LONG $0x0862840f; WORD $0x0000 // je 0x3b9d <k_tile_panel+0xb6d>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x085c8f0f; WORD $0x0000 // jg 0x3bae <k_tile_panel+0xb7e>
+	LONG $0xfffd39e9; BYTE $0xff // jmp 0x3090 <k_tile_panel+0x60>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	LONG $0x18728b4c // movq 0x18(%rdx), %r14
+	WORD $0x8b4c; BYTE $0x3a // movq (%rdx), %r15
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0x20628b4c // movq 0x20(%rdx), %r12
+	LONG $0x406a8b4c // movq 0x40(%rdx), %r13
+	LONG $0x386a8b48 // movq 0x38(%rdx), %rbp
+	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
+	WORD $0x35eb // jmp 0x33d7 <k_tile_panel+0x3a7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
+	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
+	LONG $0x117c81c4; WORD $0xf02c // vmovups %ymm5, (%r8,%r14,8)
+	LONG $0x117cc1c4; WORD $0x1034 // vmovups %ymm6, (%r8,%rdx)
+	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xff1e8f0f; WORD $0xffff // jg 0x32f5 <k_tile_panel+0x2c5>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	LONG $0x03728d49 // leaq 0x3(%r10), %rsi
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xf2490f49 // cmovnsq %r10, %rsi
+	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x2874 // je 0x3420 <k_tile_panel+0x3f0>
+	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
+	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
+	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
+	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x257f // jg 0x3439 <k_tile_panel+0x409>
+	WORD $0x9aeb // jmp 0x33b0 <k_tile_panel+0x380>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x807e // jle 0x3170 <k_tile_panel+0x140>
-	LONG $0x6f7e41c4; BYTE $0x28 // vmovdqu (%r8), %ymm13
-	LONG $0x6f7e41c4; WORD $0x4060 // vmovdqu 0x40(%r8), %ymm12
-	QUAD $0x000080806f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm8
-	QUAD $0x0000c0b86f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r8), %ymm7
-	LONG $0x587d42c4; WORD $0xe04a // vpbroadcastd -0x20(%r10), %ymm9
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xff778e0f; WORD $0xffff // jle 0x33b0 <k_tile_panel+0x380>
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7e41c4; BYTE $0x2b // vmovdqu (%r11), %ymm13
+	LONG $0x6f7e41c4; WORD $0x4063 // vmovdqu 0x40(%r11), %ymm12
+	QUAD $0x000080836f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm8
+	QUAD $0x0000c0bb6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm7
+	LONG $0x587d42c4; BYTE $0x0a // vpbroadcastd (%r10), %ymm9
 	LONG $0x1c7d42c4; BYTE $0xf5 // vpabsb %ymm13, %ymm14
 	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
 	LONG $0x040d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm14, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0x1c7d42c4; BYTE $0xfc // vpabsb %ymm12, %ymm15
-	LONG $0x587d42c4; WORD $0xe452 // vpbroadcastd -0x1c(%r10), %ymm10
+	LONG $0x587d42c4; WORD $0x0452 // vpbroadcastd 0x4(%r10), %ymm10
 	LONG $0x082d42c4; BYTE $0xd4 // vpsignb %ymm12, %ymm10, %ymm10
 	LONG $0x040542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm15, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x2a5c; BYTE $0xe0 // vpbroadcastd -0x20(%r10,%rbp), %ymm11
+	LONG $0x587d42c4; WORD $0x405a // vpbroadcastd 0x40(%r10), %ymm11
 	LONG $0xfe3541c4; BYTE $0xca // vpaddd %ymm10, %ymm9, %ymm9
 	LONG $0x082542c4; BYTE $0xd5 // vpsignb %ymm13, %ymm11, %ymm10
 	LONG $0x040d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm14, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x2a5c; BYTE $0xe4 // vpbroadcastd -0x1c(%r10,%rbp), %ymm11
+	LONG $0x587d42c4; WORD $0x445a // vpbroadcastd 0x44(%r10), %ymm11
 	LONG $0x082542c4; BYTE $0xdc // vpsignb %ymm12, %ymm11, %ymm11
 	LONG $0x040542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm15, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
-	LONG $0x587d02c4; WORD $0x0a5c; BYTE $0xe0 // vpbroadcastd -0x20(%r10,%r9), %ymm11
+	QUAD $0x0000809a587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm11
 	LONG $0x082542c4; BYTE $0xdd // vpsignb %ymm13, %ymm11, %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
-	LONG $0x587d82c4; WORD $0x0a54; BYTE $0xe4 // vpbroadcastd -0x1c(%r10,%r9), %ymm2
+	QUAD $0x00008492587dc2c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm2
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0x086dc2c4; BYTE $0xd4 // vpsignb %ymm12, %ymm2, %ymm2
 	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xdafe25c5 // vpaddd %ymm2, %ymm11, %ymm11
-	LONG $0x587dc2c4; WORD $0x0a54; BYTE $0xe0 // vpbroadcastd -0x20(%r10,%rcx), %ymm2
+	QUAD $0x0000c092587dc2c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd5 // vpsignb %ymm13, %ymm2, %ymm2
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587d42c4; WORD $0x0a6c; BYTE $0xe4 // vpbroadcastd -0x1c(%r10,%rcx), %ymm13
+	QUAD $0x0000c4aa587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm13
 	LONG $0x081542c4; BYTE $0xe4 // vpsignb %ymm12, %ymm13, %ymm12
 	LONG $0x040542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm15, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
 	LONG $0xe2fe1dc5 // vpaddd %ymm2, %ymm12, %ymm12
 	LONG $0x1c7dc2c4; BYTE $0xd0 // vpabsb %ymm8, %ymm2
-	LONG $0x587d42c4; WORD $0xe86a // vpbroadcastd -0x18(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x086a // vpbroadcastd 0x8(%r10), %ymm13
 	LONG $0x081542c4; BYTE $0xe8 // vpsignb %ymm8, %ymm13, %ymm13
 	LONG $0x046d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm2, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	LONG $0x587d42c4; WORD $0x2a74; BYTE $0xe8 // vpbroadcastd -0x18(%r10,%rbp), %ymm14
+	LONG $0x587d42c4; WORD $0x4872 // vpbroadcastd 0x48(%r10), %ymm14
 	LONG $0x080d42c4; BYTE $0xf0 // vpsignb %ymm8, %ymm14, %ymm14
 	LONG $0x046d42c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x0a7c; BYTE $0xe8 // vpbroadcastd -0x18(%r10,%r9), %ymm15
+	QUAD $0x000088ba587d42c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm15
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0x080542c4; BYTE $0xf8 // vpsignb %ymm8, %ymm15, %ymm15
 	LONG $0x046d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm2, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	LONG $0x587dc2c4; WORD $0x0a4c; BYTE $0xe8 // vpbroadcastd -0x18(%r10,%rcx), %ymm1
+	QUAD $0x0000c88a587dc2c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm1
 	LONG $0x0875c2c4; BYTE $0xc8 // vpsignb %ymm8, %ymm1, %ymm1
 	LONG $0x046de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm2, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd7 // vpabsb %ymm7, %ymm2
-	LONG $0x587d42c4; WORD $0xec42 // vpbroadcastd -0x14(%r10), %ymm8
+	LONG $0x587d42c4; WORD $0x0c42 // vpbroadcastd 0xc(%r10), %ymm8
 	LONG $0x083d62c4; BYTE $0xc7 // vpsignb %ymm7, %ymm8, %ymm8
 	LONG $0x046d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm2, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xfe1541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm13, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x587d42c4; WORD $0x2a4c; BYTE $0xec // vpbroadcastd -0x14(%r10,%rbp), %ymm9
+	LONG $0x587d42c4; WORD $0x4c4a // vpbroadcastd 0x4c(%r10), %ymm9
 	LONG $0x083562c4; BYTE $0xcf // vpsignb %ymm7, %ymm9, %ymm9
 	LONG $0x046d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm2, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfe0d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm14, %ymm9
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0x587d02c4; WORD $0x0a54; BYTE $0xec // vpbroadcastd -0x14(%r10,%r9), %ymm10
+	QUAD $0x00008c92587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm10
 	LONG $0x082d62c4; BYTE $0xd7 // vpsignb %ymm7, %ymm10, %ymm10
 	LONG $0x046d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
 	LONG $0xfe0541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm15, %ymm10
-	LONG $0x587d42c4; WORD $0x0a6c; BYTE $0xec // vpbroadcastd -0x14(%r10,%rcx), %ymm13
+	QUAD $0x0000ccaa587d42c4; BYTE $0x00 // vpbroadcastd 0xcc(%r10), %ymm13
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0x0815e2c4; BYTE $0xff // vpsignb %ymm7, %ymm13, %ymm7
 	LONG $0x046de2c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xf9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm7
-	QUAD $0x000100886f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r8), %ymm1
+	QUAD $0x0001008b6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd1 // vpabsb %ymm1, %ymm2
-	LONG $0x587d42c4; WORD $0xf05a // vpbroadcastd -0x10(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x105a // vpbroadcastd 0x10(%r10), %ymm11
 	LONG $0x082562c4; BYTE $0xd9 // vpsignb %ymm1, %ymm11, %ymm11
 	LONG $0x046d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm2, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x2a64; BYTE $0xf0 // vpbroadcastd -0x10(%r10,%rbp), %ymm12
+	LONG $0x587d42c4; WORD $0x5062 // vpbroadcastd 0x50(%r10), %ymm12
 	LONG $0x081d62c4; BYTE $0xe1 // vpsignb %ymm1, %ymm12, %ymm12
 	LONG $0x046d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm2, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	LONG $0x587d02c4; WORD $0x0a6c; BYTE $0xf0 // vpbroadcastd -0x10(%r10,%r9), %ymm13
+	QUAD $0x000090aa587d42c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm13
 	LONG $0x081562c4; BYTE $0xe9 // vpsignb %ymm1, %ymm13, %ymm13
 	LONG $0x046d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm2, %ymm13
-	LONG $0x587d42c4; WORD $0x0a74; BYTE $0xf0 // vpbroadcastd -0x10(%r10,%rcx), %ymm14
+	QUAD $0x0000d0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm14
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
 	LONG $0x080de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm14, %ymm1
 	LONG $0x046de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm2, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	QUAD $0x000140906f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r8), %ymm2
+	QUAD $0x000140936f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xf2 // vpabsb %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0xf47a // vpbroadcastd -0xc(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x147a // vpbroadcastd 0x14(%r10), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x2a7c; BYTE $0xf4 // vpbroadcastd -0xc(%r10,%rbp), %ymm15
+	LONG $0x587d42c4; WORD $0x547a // vpbroadcastd 0x54(%r10), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe1d41c4; BYTE $0xe7 // vpaddd %ymm15, %ymm12, %ymm12
-	LONG $0x587d02c4; WORD $0x0a7c; BYTE $0xf4 // vpbroadcastd -0xc(%r10,%r9), %ymm15
+	QUAD $0x000094ba587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe1541c4; BYTE $0xef // vpaddd %ymm15, %ymm13, %ymm13
-	LONG $0x587d42c4; WORD $0x0a7c; BYTE $0xf4 // vpbroadcastd -0xc(%r10,%rcx), %ymm15
+	QUAD $0x0000d4ba587d42c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm15
 	LONG $0x0805e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm15, %ymm2
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000180906f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r8), %ymm2
+	QUAD $0x000180936f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xf2 // vpabsb %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0xf87a // vpbroadcastd -0x8(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x187a // vpbroadcastd 0x18(%r10), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x2a7c; BYTE $0xf8 // vpbroadcastd -0x8(%r10,%rbp), %ymm15
+	LONG $0x587d42c4; WORD $0x587a // vpbroadcastd 0x58(%r10), %ymm15
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
 	LONG $0x080562c4; BYTE $0xda // vpsignb %ymm2, %ymm15, %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x0a5c; BYTE $0xf8 // vpbroadcastd -0x8(%r10,%r9), %ymm11
+	QUAD $0x0000989a587d42c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm11
 	LONG $0x082562c4; BYTE $0xda // vpsignb %ymm2, %ymm11, %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1541c4; BYTE $0xdb // vpaddd %ymm11, %ymm13, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x0a5c; BYTE $0xf8 // vpbroadcastd -0x8(%r10,%rcx), %ymm11
+	QUAD $0x0000d89a587d42c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm11
 	LONG $0x0825e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm11, %ymm2
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xf9fec5c5 // vpaddd %ymm1, %ymm7, %ymm7
-	QUAD $0x0001c0886f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r8), %ymm1
-	LONG $0x587dc2c4; WORD $0xfc52 // vpbroadcastd -0x4(%r10), %ymm2
+	QUAD $0x0001c08b6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm1
+	LONG $0x587dc2c4; WORD $0x1c52 // vpbroadcastd 0x1c(%r10), %ymm2
 	LONG $0x086de2c4; BYTE $0xd1 // vpsignb %ymm1, %ymm2, %ymm2
-	LONG $0x587d42c4; WORD $0x2a5c; BYTE $0xfc // vpbroadcastd -0x4(%r10,%rbp), %ymm11
-	LONG $0x587d02c4; WORD $0x0a64; BYTE $0xfc // vpbroadcastd -0x4(%r10,%r9), %ymm12
+	LONG $0x587d42c4; WORD $0x5c5a // vpbroadcastd 0x5c(%r10), %ymm11
+	QUAD $0x00009ca2587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm12
 	LONG $0x082562c4; BYTE $0xd9 // vpsignb %ymm1, %ymm11, %ymm11
 	LONG $0x081d62c4; BYTE $0xe1 // vpsignb %ymm1, %ymm12, %ymm12
-	LONG $0x587d42c4; WORD $0x0a6c; BYTE $0xfc // vpbroadcastd -0x4(%r10,%rcx), %ymm13
+	QUAD $0x0000dcaa587d42c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm13
 	LONG $0x081562c4; BYTE $0xe9 // vpsignb %ymm1, %ymm13, %ymm13
 	LONG $0x1c7de2c4; BYTE $0xc9 // vpabsb %ymm1, %ymm1
 	LONG $0x0475e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm1, %ymm2
 	LONG $0x047542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm1, %ymm11
 	LONG $0x047542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm1, %ymm12
 	LONG $0x0475c2c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm1, %ymm1
-	LONG $0x6c6f7ec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm13
+	LONG $0x6c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm13
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
 	LONG $0xc0f525c5 // vpmaddwd %ymm0, %ymm11, %ymm8
-	QUAD $0x0026b31d187d62c4; BYTE $0x00 // vbroadcastss 0x26b3(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	QUAD $0x002e5c1d187d62c4; BYTE $0x00 // vbroadcastss 0x2e5c(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
 	LONG $0xfe3d41c4; BYTE $0xc5 // vpaddd %ymm13, %ymm8, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0xc8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm9
@@ -2274,167 +2410,167 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xc9fe95c5 // vpaddd %ymm1, %ymm13, %ymm1
 	LONG $0xc9fec5c5 // vpaddd %ymm1, %ymm7, %ymm1
-	QUAD $0x000200b8107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm7
+	QUAD $0x000200bb107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm7
 	LONG $0xd75924c5 // vmulps %ymm7, %ymm11, %ymm10
 	LONG $0xa845c2c4; BYTE $0xd2 // vfmadd213ps %ymm10, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm10
 	LONG $0xa84542c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm10
 	LONG $0xa84542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm10
 	LONG $0xa845c2c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm10
-	LONG $0x187dc2c4; BYTE $0x3a // vbroadcastss (%r10), %ymm7
-	LONG $0x187d42c4; WORD $0x2a14 // vbroadcastss (%r10,%rbp), %ymm10
+	LONG $0x187dc2c4; WORD $0x207a // vbroadcastss 0x20(%r10), %ymm7
+	LONG $0x187d42c4; WORD $0x6052 // vbroadcastss 0x60(%r10), %ymm10
 	LONG $0xb86de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm7) + ymm3
 	LONG $0xb83dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm10) + ymm4
-	LONG $0x187d82c4; WORD $0x0a14 // vbroadcastss (%r10,%r9), %ymm2
+	QUAD $0x0000a092187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm2
 	LONG $0xb835e2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm2) + ymm5
-	LONG $0x187dc2c4; WORD $0x0a14 // vbroadcastss (%r10,%rcx), %ymm2
+	QUAD $0x0000e092187dc2c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm2
 	LONG $0xb875e2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm1, %ymm6 # ymm6 = (ymm1 * ymm2) + ymm6
-	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfbf7870f; WORD $0xffff // ja 0x31f0 <k_tile_panel+0x1c0>
-	LONG $0xfffb72e9; BYTE $0xff // jmp 0x3170 <k_tile_panel+0x140>
-	WORD $0x9066 // nop
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
-	LONG $0x30478b4c // movq 0x30(%rdi), %r8
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	LONG $0x20c38349 // addq $0x20, %r11
-	LONG $0x01588d49 // leaq 0x1(%r8), %rbx
-	WORD $0x26eb // jmp 0x367f <k_tile_panel+0x64f>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x117cc1c4; BYTE $0x26 // vmovups %ymm4, (%r14)
-	LONG $0x117cc1c4; WORD $0x8e1c // vmovups %ymm3, (%r14,%rcx,4)
-	LONG $0x027e8d4c // leaq 0x2(%rsi), %r15
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xfa448f0f; WORD $0xffff // jg 0x30c3 <k_tile_panel+0x93>
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0xb2348d4c // leaq (%rdx,%rsi,4), %r14
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2174 // je 0x36b0 <k_tile_panel+0x680>
-	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
-	LONG $0x107cc1c4; WORD $0x8e1c // vmovups (%r14,%rcx,4), %ymm3
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1e7f // jg 0x36bd <k_tile_panel+0x68d>
-	WORD $0xbfeb // jmp 0x3660 <k_tile_panel+0x630>
+	LONG $0x40c38149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r11 # imm = 0x240
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfbd6870f; WORD $0xffff // ja 0x3470 <k_tile_panel+0x440>
+	LONG $0xfffb11e9; BYTE $0xff // jmp 0x33b0 <k_tile_panel+0x380>
+	BYTE $0x90 // nop
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x10528b49 // movq 0x10(%r10), %rdx
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x08728b49 // movq 0x8(%r10), %rsi
+	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
+	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
+	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
+	LONG $0x205a8b4d // movq 0x20(%r10), %r11
+	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
+	LONG $0x38728b4d // movq 0x38(%r10), %r14
+	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
+	WORD $0x2beb // jmp 0x38fc <k_tile_panel+0x8cc>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
+	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
+	LONG $0x02628d4d // leaq 0x2(%r10), %r12
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfa098f0f; WORD $0xffff // jg 0x3305 <k_tile_panel+0x2d5>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x03698d4d // leaq 0x3(%r9), %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xe9490f4d // cmovnsq %r9, %r13
+	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1374 // je 0x3930 <k_tile_panel+0x900>
+	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
+	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x0f7f // jg 0x393d <k_tile_panel+0x90d>
+	WORD $0xb0eb // jmp 0x38e0 <k_tile_panel+0x8b0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xa37e // jle 0x3660 <k_tile_panel+0x630>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
-	QUAD $0x000080ad6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm5
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xa37e // jle 0x38e0 <k_tile_panel+0x8b0>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xebaf0f49 // imulq %r11, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x4d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm1
+	LONG $0x556ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm2
+	QUAD $0x00000080ad6ffec5 // vmovdqu 0x80(%rbp), %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf1 // vpabsb %ymm1, %ymm6
-	LONG $0x587d82c4; WORD $0x217c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r12), %ymm7
+	LONG $0x587dc2c4; BYTE $0x39 // vpbroadcastd (%r9), %ymm7
 	LONG $0x0845e2c4; BYTE $0xf9 // vpsignb %ymm1, %ymm7, %ymm7
 	LONG $0x044de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm6, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc2 // vpabsb %ymm2, %ymm8
-	LONG $0x587d02c4; WORD $0x214c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x0449 // vpbroadcastd 0x4(%r9), %ymm9
 	LONG $0x083562c4; BYTE $0xca // vpsignb %ymm2, %ymm9, %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0x587d02c4; WORD $0x234c; BYTE $0xe0 // vpbroadcastd -0x20(%r11,%r12), %ymm9
-	QUAD $0x0000c0956f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x4049 // vpbroadcastd 0x40(%r9), %ymm9
+	QUAD $0x000000c0956f7ec5 // vmovdqu 0xc0(%rbp), %ymm10
 	LONG $0x0835e2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm9, %ymm1
 	LONG $0x044de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm6, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x2374; BYTE $0xe4 // vpbroadcastd -0x1c(%r11,%r12), %ymm6
+	LONG $0x587dc2c4; WORD $0x4471 // vpbroadcastd 0x44(%r9), %ymm6
 	LONG $0x084de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm6, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x2154; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r12), %ymm2
+	LONG $0x587dc2c4; WORD $0x0851 // vpbroadcastd 0x8(%r9), %ymm2
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
 	LONG $0x086de2c4; BYTE $0xd5 // vpsignb %ymm5, %ymm2, %ymm2
 	LONG $0x044de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm6, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587d02c4; WORD $0x2344; BYTE $0xe8 // vpbroadcastd -0x18(%r11,%r12), %ymm8
+	LONG $0x587d42c4; WORD $0x4841 // vpbroadcastd 0x48(%r9), %ymm8
 	LONG $0x083de2c4; BYTE $0xed // vpsignb %ymm5, %ymm8, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
 	LONG $0xf0f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm6
 	LONG $0x1c7d42c4; BYTE $0xc2 // vpabsb %ymm10, %ymm8
-	LONG $0x587d82c4; WORD $0x216c; BYTE $0xec // vpbroadcastd -0x14(%r9,%r12), %ymm5
+	LONG $0x587dc2c4; WORD $0x0c69 // vpbroadcastd 0xc(%r9), %ymm5
 	LONG $0x0855c2c4; BYTE $0xea // vpsignb %ymm10, %ymm5, %ymm5
 	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xd5feedc5 // vpaddd %ymm5, %ymm2, %ymm2
 	LONG $0xeafec5c5 // vpaddd %ymm2, %ymm7, %ymm5
-	LONG $0x587d82c4; WORD $0x2354; BYTE $0xec // vpbroadcastd -0x14(%r11,%r12), %ymm2
+	LONG $0x587dc2c4; WORD $0x4c51 // vpbroadcastd 0x4c(%r9), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd2 // vpsignb %ymm10, %ymm2, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
 	LONG $0xf2fef5c5 // vpaddd %ymm2, %ymm1, %ymm6
-	QUAD $0x0001008d6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm1
+	QUAD $0x000001008d6ffec5 // vmovdqu 0x100(%rbp), %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd1 // vpabsb %ymm1, %ymm2
-	LONG $0x587d82c4; WORD $0x217c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r12), %ymm7
+	LONG $0x587dc2c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm7
 	LONG $0x0845e2c4; BYTE $0xf9 // vpsignb %ymm1, %ymm7, %ymm7
 	LONG $0x046de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm2, %ymm7
-	LONG $0x587d02c4; WORD $0x2344; BYTE $0xf0 // vpbroadcastd -0x10(%r11,%r12), %ymm8
+	LONG $0x587d42c4; WORD $0x5041 // vpbroadcastd 0x50(%r9), %ymm8
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0x083de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm8, %ymm1
 	LONG $0x046de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm2, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	QUAD $0x000140956f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm2
+	QUAD $0x00000140956ffec5 // vmovdqu 0x140(%rbp), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xc2 // vpabsb %ymm2, %ymm8
-	LONG $0x587d02c4; WORD $0x214c; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x1449 // vpbroadcastd 0x14(%r9), %ymm9
 	LONG $0x083562c4; BYTE $0xca // vpsignb %ymm2, %ymm9, %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0x587d02c4; WORD $0x234c; BYTE $0xf4 // vpbroadcastd -0xc(%r11,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x5449 // vpbroadcastd 0x54(%r9), %ymm9
 	LONG $0x0835e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm9, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000180956f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm2
+	QUAD $0x00000180956ffec5 // vmovdqu 0x180(%rbp), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xc2 // vpabsb %ymm2, %ymm8
-	LONG $0x587d02c4; WORD $0x214c; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x1849 // vpbroadcastd 0x18(%r9), %ymm9
 	LONG $0x083562c4; BYTE $0xca // vpsignb %ymm2, %ymm9, %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0x587d02c4; WORD $0x234c; BYTE $0xf8 // vpbroadcastd -0x8(%r11,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x5849 // vpbroadcastd 0x58(%r9), %ymm9
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
 	LONG $0x0835e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm9, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
-	QUAD $0x0001c0956f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm2
+	QUAD $0x000001c0956ffec5 // vmovdqu 0x1c0(%rbp), %ymm2
 	LONG $0x1c7de2c4; BYTE $0xf2 // vpabsb %ymm2, %ymm6
-	LONG $0x587d82c4; WORD $0x217c; BYTE $0xfc // vpbroadcastd -0x4(%r9,%r12), %ymm7
+	LONG $0x587dc2c4; WORD $0x1c79 // vpbroadcastd 0x1c(%r9), %ymm7
 	LONG $0x0845e2c4; BYTE $0xfa // vpsignb %ymm2, %ymm7, %ymm7
 	LONG $0x044de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm6, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d02c4; WORD $0x2344; BYTE $0xfc // vpbroadcastd -0x4(%r11,%r12), %ymm8
+	LONG $0x587d42c4; WORD $0x5c41 // vpbroadcastd 0x5c(%r9), %ymm8
 	LONG $0x083de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm8, %ymm2
 	LONG $0x044de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm6, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
@@ -2442,100 +2578,105 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00020095107cc1c4; BYTE $0x00 // vmovups 0x200(%r13), %ymm2
+	QUAD $0x000002009510fcc5 // vmovups 0x200(%rbp), %ymm2
 	LONG $0xf259a4c5 // vmulps %ymm2, %ymm11, %ymm6
 	LONG $0xa86de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm6
 	LONG $0xa86de2c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm6
-	LONG $0x187d82c4; WORD $0x2114 // vbroadcastss (%r9,%r12), %ymm2
+	LONG $0x187dc2c4; WORD $0x2051 // vbroadcastss 0x20(%r9), %ymm2
 	LONG $0xb855e2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm2) + ymm4
-	LONG $0x187d82c4; WORD $0x2314 // vbroadcastss (%r11,%r12), %ymm2
+	LONG $0x187dc2c4; WORD $0x6051 // vbroadcastss 0x60(%r9), %ymm2
 	LONG $0xb875e2c4; BYTE $0xda // vfmadd231ps %ymm2, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm2) + ymm3
-	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfdc1870f; WORD $0xffff // ja 0x36d0 <k_tile_panel+0x6a0>
-	LONG $0xfffd4ce9; BYTE $0xff // jmp 0x3660 <k_tile_panel+0x630>
+	LONG $0x40c58148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbp # imm = 0x240
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfdd8870f; WORD $0xffff // ja 0x3970 <k_tile_panel+0x940>
+	LONG $0xfffd43e9; BYTE $0xff // jmp 0x38e0 <k_tile_panel+0x8b0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf7568e0f; WORD $0xffff // jle 0x3080 <k_tile_panel+0x50>
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x08770348 // addq 0x8(%rdi), %rsi
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0a6ffec5 // vmovdqu (%rdx), %ymm1
-	LONG $0x526ffec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm2
-	QUAD $0x00000080a26ffec5 // vmovdqu 0x80(%rdx), %ymm4
-	QUAD $0x000000c0aa6ffec5 // vmovdqu 0xc0(%rdx), %ymm5
-	LONG $0x587de2c4; BYTE $0x36 // vpbroadcastd (%rsi), %ymm6
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf4e28e0f; WORD $0xffff // jle 0x3090 <k_tile_panel+0x60>
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x084f034c // addq 0x8(%rdi), %r9
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x6f7ec1c4; BYTE $0x0b // vmovdqu (%r11), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4053 // vmovdqu 0x40(%r11), %ymm2
+	QUAD $0x000080a36f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm4
+	QUAD $0x0000c0ab6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm5
+	LONG $0x587dc2c4; BYTE $0x32 // vpbroadcastd (%r10), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xf9 // vpabsb %ymm1, %ymm7
 	LONG $0x084de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm6, %ymm1
 	LONG $0x0445e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm7, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
 	LONG $0x1c7de2c4; BYTE $0xf2 // vpabsb %ymm2, %ymm6
-	LONG $0x587de2c4; WORD $0x047e // vpbroadcastd 0x4(%rsi), %ymm7
+	LONG $0x587dc2c4; WORD $0x047a // vpbroadcastd 0x4(%r10), %ymm7
 	LONG $0x0845e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm7, %ymm2
 	LONG $0x044de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm6, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd4 // vpabsb %ymm4, %ymm2
-	LONG $0x587de2c4; WORD $0x0876 // vpbroadcastd 0x8(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0x0872 // vpbroadcastd 0x8(%r10), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0x1c7de2c4; BYTE $0xe5 // vpabsb %ymm5, %ymm4
-	LONG $0x587de2c4; WORD $0x0c76 // vpbroadcastd 0xc(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0x0c72 // vpbroadcastd 0xc(%r10), %ymm6
 	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00000100926ffec5 // vmovdqu 0x100(%rdx), %ymm2
-	LONG $0x587de2c4; WORD $0x1066 // vpbroadcastd 0x10(%rsi), %ymm4
+	QUAD $0x000100936f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm2
+	LONG $0x587dc2c4; WORD $0x1062 // vpbroadcastd 0x10(%r10), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
 	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	QUAD $0x00000140a26ffec5 // vmovdqu 0x140(%rdx), %ymm4
+	QUAD $0x000140a36f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587de2c4; WORD $0x1476 // vpbroadcastd 0x14(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0x1472 // vpbroadcastd 0x14(%r10), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x00000180a26ffec5 // vmovdqu 0x180(%rdx), %ymm4
+	QUAD $0x000180a36f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587de2c4; WORD $0x1876 // vpbroadcastd 0x18(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0x1872 // vpbroadcastd 0x18(%r10), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000001c0926ffec5 // vmovdqu 0x1c0(%rdx), %ymm2
-	LONG $0x587de2c4; WORD $0x1c66 // vpbroadcastd 0x1c(%rsi), %ymm4
+	QUAD $0x0001c0936f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm2
+	LONG $0x587dc2c4; WORD $0x1c62 // vpbroadcastd 0x1c(%r10), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
 	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000002009210fcc5 // vmovups 0x200(%rdx), %ymm2
+	QUAD $0x00020093107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm2
 	LONG $0xe259a4c5 // vmulps %ymm2, %ymm11, %ymm4
 	LONG $0xb86de2c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm1) + ymm4
-	LONG $0x187de2c4; WORD $0x204e // vbroadcastss 0x20(%rsi), %ymm1
+	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
 	LONG $0xb85de2c4; BYTE $0xd9 // vfmadd231ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm1) + ymm3
-	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfeac870f; WORD $0xffff // ja 0x3950 <k_tile_panel+0x920>
-	LONG $0xfff5d7e9; BYTE $0xff // jmp 0x3080 <k_tile_panel+0x50>
-	LONG $0x50c48348 // addq $0x50, %rsp
+	LONG $0x40c38149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r11 # imm = 0x240
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfea0870f; WORD $0xffff // ja 0x3be0 <k_tile_panel+0xbb0>
+	LONG $0xfff34be9; BYTE $0xff // jmp 0x3090 <k_tile_panel+0x60>
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2544,7 +2685,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_panel_min
 	BYTE $0x55 // pushq %rbp
@@ -2553,230 +2694,349 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x30ec8348 // subq $0x30, %rsp
+	LONG $0x28ec8348 // subq $0x28, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00213305797de2c4; BYTE $0x00 // vpbroadcastw 0x2133(%rip), %ymm0 # 0x5c12 <k_tile_panel_16_min+0xc32>
-	QUAD $0x00215035587d62c4; BYTE $0x00 // vpbroadcastd 0x2150(%rip), %ymm14 # 0x5c38 <k_tile_panel_16_min+0xc58>
-	QUAD $0x0021330d187de2c4; BYTE $0x00 // vbroadcastss 0x2133(%rip), %ymm1 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x23eb // jmp 0x3b1b <k_tile_panel_min+0x5b>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x117c81c4; WORD $0x081c // vmovups %ymm3, (%r8,%r9)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0x08dd840f; WORD $0x0000 // je 0x43f8 <k_tile_panel_min+0x938>
-	LONG $0x14244c89 // movl %ecx, 0x14(%rsp)
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0x577d // jge 0x3b80 <k_tile_panel_min+0xc0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x02cc8349 // orq $0x2, %r12
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0x04d58e0f; WORD $0x0000 // jle 0x4010 <k_tile_panel_min+0x550>
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0xc17d // jge 0x3b06 <k_tile_panel_min+0x46>
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	WORD $0x034c; BYTE $0x07 // addq (%rdi), %r8
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x0754840f; WORD $0x0000 // je 0x42b3 <k_tile_panel_min+0x7f3>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x107c81c4; WORD $0x081c // vmovups (%r8,%r9), %ymm3
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x07528f0f; WORD $0x0000 // jg 0x42c8 <k_tile_panel_min+0x808>
-	WORD $0x88eb // jmp 0x3b00 <k_tile_panel_min+0x40>
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	LONG $0x07245488 // movb %dl, 0x7(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x0028b105797de2c4; BYTE $0x00 // vpbroadcastw 0x28b1(%rip), %ymm0 # 0x6652 <k_tile_panel_16_min+0xec2>
+	QUAD $0x0028ce35587d62c4; BYTE $0x00 // vpbroadcastd 0x28ce(%rip), %ymm14 # 0x6678 <k_tile_panel_16_min+0xee8>
+	QUAD $0x0028b10d187de2c4; BYTE $0x00 // vbroadcastss 0x28b1(%rip), %ymm1 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	WORD $0x2aeb // jmp 0x3de4 <k_tile_panel_min+0x84>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0x0b40840f; WORD $0x0000 // je 0x4924 <k_tile_panel_min+0xbc4>
+	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x01e3840f; WORD $0x0000 // je 0x3fd9 <k_tile_panel_min+0x279>
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x10528b49 // movq 0x10(%r10), %rdx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x08728b49 // movq 0x8(%r10), %rsi
+	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
+	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x204a8b4d // movq 0x20(%r10), %r9
+	LONG $0x405a8b4d // movq 0x40(%r10), %r11
+	LONG $0x385a8b49 // movq 0x38(%r10), %rbx
+	LONG $0x01738d4c // leaq 0x1(%rbx), %r14
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	LONG $0x38778b4c // movq 0x38(%rdi), %r14
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
-	LONG $0x52248d4c // leaq (%rdx,%rdx,2), %r12
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	LONG $0x07e3c149 // shlq $0x7, %r11
-	LONG $0x014f8d49 // leaq 0x1(%r15), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x32eb // jmp 0x3c17 <k_tile_panel_min+0x157>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
-	LONG $0x117c81c4; WORD $0x9124 // vmovups %ymm4, (%r9,%r10,4)
-	LONG $0x117c81c4; WORD $0xd12c // vmovups %ymm5, (%r9,%r10,8)
-	LONG $0x117c81c4; WORD $0x2134 // vmovups %ymm6, (%r9,%r12)
-	LONG $0x04518d48 // leaq 0x4(%rcx), %rdx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0xff148f0f; WORD $0xffff // jg 0x3b2b <k_tile_panel_min+0x6b>
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xffaf0f4c // imulq %rdi, %r15
+	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xea490f4d // cmovnsq %r10, %r13
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1674 // je 0x3e60 <k_tile_panel_min+0x100>
+	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x187f // jg 0x3e6d <k_tile_panel_min+0x10d>
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x3fc1 <k_tile_panel_min+0x261>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x01548e0f; WORD $0x0000 // jle 0x3fc1 <k_tile_panel_min+0x261>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xe9af0f49 // imulq %r9, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; WORD $0x2424 // vpbroadcastd (%r12), %ymm4
+	LONG $0x6d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm5
+	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
+	LONG $0x6d6ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm5
+	QUAD $0x00000080b56ffec5 // vmovdqu 0x80(%rbp), %ymm6
+	QUAD $0x000000c0bd6ffec5 // vmovdqu 0xc0(%rbp), %ymm7
+	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm8
+	LONG $0x0455c2c4; BYTE $0xe8 // vpmaddubsw %ymm8, %ymm5, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm8
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0x044dc2c4; BYTE $0xe8 // vpmaddubsw %ymm8, %ymm6, %ymm5
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm6
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	QUAD $0x00000100ad6ffec5 // vmovdqu 0x100(%rbp), %ymm5
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm6
+	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm6
+	QUAD $0x00000140bd6ffec5 // vmovdqu 0x140(%rbp), %ymm7
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	QUAD $0x00000180b56ffec5 // vmovdqu 0x180(%rbp), %ymm6
+	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm7
+	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
+	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	QUAD $0x000001c0ad6ffec5 // vmovdqu 0x1c0(%rbp), %ymm5
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm6
+	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
+	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xedfe8dc5 // vpaddd %ymm5, %ymm14, %ymm5
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	QUAD $0x00000200ad10fcc5 // vmovups 0x200(%rbp), %ymm5
+	LONG $0xf159d4c5 // vmulps %ymm1, %ymm5, %ymm6
+	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
+	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0xa84de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm3
+	LONG $0x187dc2c4; WORD $0x245c; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm3
+	QUAD $0x0002409d985de2c4; BYTE $0x00 // vfmadd132ps 0x240(%rbp), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfedf870f; WORD $0xffff // ja 0x3ea0 <k_tile_panel_min+0x140>
+	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x03c2f641 // testb $0x3, %r10b
+	WORD $0x0974 // je 0x3fd9 <k_tile_panel_min+0x279>
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe578c0f; WORD $0xffff // jl 0x3e30 <k_tile_panel_min+0xd0>
+	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0x6e7e // jle 0x4050 <k_tile_panel_min+0x2f0>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x02618d4d // leaq 0x2(%r9), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x051e8e0f; WORD $0x0000 // jle 0x4510 <k_tile_panel_min+0x7b0>
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xfdc78d0f; WORD $0xffff // jge 0x3dca <k_tile_panel_min+0x6a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	LONG $0x930c8d4c // leaq (%rbx,%rdx,4), %r9
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x2674 // je 0x3c50 <k_tile_panel_min+0x190>
-	LONG $0x107cc1c4; BYTE $0x19 // vmovups (%r9), %ymm3
-	LONG $0x107c81c4; WORD $0x9124 // vmovups (%r9,%r10,4), %ymm4
-	LONG $0x107c81c4; WORD $0xd12c // vmovups (%r9,%r10,8), %ymm5
-	LONG $0x107c81c4; WORD $0x2134 // vmovups (%r9,%r12), %ymm6
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x1f7f // jg 0x3c65 <k_tile_panel_min+0x1a5>
-	WORD $0xa8eb // jmp 0x3bf0 <k_tile_panel_min+0x130>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x03428d4d // leaq 0x3(%r10), %r8
+	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xc2490f4d // cmovnsq %r10, %r8
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	LONG $0x0788840f; WORD $0x0000 // je 0x47b3 <k_tile_panel_min+0xa53>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x07828f0f; WORD $0x0000 // jg 0x47c4 <k_tile_panel_min+0xa64>
+	LONG $0xfffd79e9; BYTE $0xff // jmp 0x3dc0 <k_tile_panel_min+0x60>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	LONG $0x18728b4c // movq 0x18(%rdx), %r14
+	WORD $0x8b4c; BYTE $0x3a // movq (%rdx), %r15
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0x20628b4c // movq 0x20(%rdx), %r12
+	LONG $0x406a8b4c // movq 0x40(%rdx), %r13
+	LONG $0x386a8b48 // movq 0x38(%rdx), %rbp
+	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
+	WORD $0x35eb // jmp 0x40c7 <k_tile_panel_min+0x367>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
+	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
+	LONG $0x117c81c4; WORD $0xf02c // vmovups %ymm5, (%r8,%r14,8)
+	LONG $0x117cc1c4; WORD $0x1034 // vmovups %ymm6, (%r8,%rdx)
+	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3fe5 <k_tile_panel_min+0x285>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	LONG $0x03728d49 // leaq 0x3(%r10), %rsi
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xf2490f49 // cmovnsq %r10, %rsi
+	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x2874 // je 0x4110 <k_tile_panel_min+0x3b0>
+	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
+	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
+	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
+	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x257f // jg 0x4129 <k_tile_panel_min+0x3c9>
+	WORD $0x9aeb // jmp 0x40a0 <k_tile_panel_min+0x340>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x8b7e // jle 0x3bf0 <k_tile_panel_min+0x130>
-	LONG $0xf7af0f48 // imulq %rdi, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x587d62c4; BYTE $0x06 // vpbroadcastd (%rsi), %ymm8
-	LONG $0x6f7e41c4; BYTE $0x20 // vmovdqu (%r8), %ymm12
-	LONG $0x6f7e41c4; WORD $0x4068 // vmovdqu 0x40(%r8), %ymm13
-	QUAD $0x000080886f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm9
-	QUAD $0x0000c0b86f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r8), %ymm7
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xff778e0f; WORD $0xffff // jle 0x40a0 <k_tile_panel_min+0x340>
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587d42c4; BYTE $0x02 // vpbroadcastd (%r10), %ymm8
+	LONG $0x6f7e41c4; BYTE $0x23 // vmovdqu (%r11), %ymm12
+	LONG $0x6f7e41c4; WORD $0x406b // vmovdqu 0x40(%r11), %ymm13
+	QUAD $0x0000808b6f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm9
+	QUAD $0x0000c0bb6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm7
 	LONG $0x041d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm12, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
-	LONG $0x587d62c4; WORD $0x0456 // vpbroadcastd 0x4(%rsi), %ymm10
+	LONG $0x587d42c4; WORD $0x0452 // vpbroadcastd 0x4(%r10), %ymm10
 	LONG $0x041542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm13, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
 	LONG $0xfe3d41c4; BYTE $0xc2 // vpaddd %ymm10, %ymm8, %ymm8
-	LONG $0x587d22c4; WORD $0x2e14 // vpbroadcastd (%rsi,%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x4052 // vpbroadcastd 0x40(%r10), %ymm10
 	LONG $0x041d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm12, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x445a // vpbroadcastd 0x44(%r10), %ymm11
 	LONG $0x041542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm13, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xf17f7dc5 // vmovdqa %ymm14, %ymm1
-	LONG $0x587d22c4; WORD $0x1e34 // vpbroadcastd (%rsi,%r11), %ymm14
+	QUAD $0x000080b2587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm14
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
 	LONG $0x041d42c4; BYTE $0xde // vpmaddubsw %ymm14, %ymm12, %ymm11
-	LONG $0x587d22c4; WORD $0x1e74; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r11), %ymm14
+	QUAD $0x000084b2587d42c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm14
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0x041542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm13, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	LONG $0x587d62c4; WORD $0x2e34 // vpbroadcastd (%rsi,%rbp), %ymm14
+	QUAD $0x0000c0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm14
 	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm14
+	QUAD $0x0000c4b2587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
 	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
-	LONG $0x587d62c4; WORD $0x086e // vpbroadcastd 0x8(%rsi), %ymm13
+	LONG $0x587d42c4; WORD $0x086a // vpbroadcastd 0x8(%r10), %ymm13
 	LONG $0x043542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm9, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm14
+	LONG $0x587d42c4; WORD $0x4872 // vpbroadcastd 0x48(%r10), %ymm14
 	LONG $0x043542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm9, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
-	LONG $0x587d22c4; WORD $0x1e7c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r11), %ymm15
+	QUAD $0x000088ba587d42c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm15
 	LONG $0x043542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm9, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	LONG $0x587de2c4; WORD $0x2e54; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm2
+	QUAD $0x0000c892587dc2c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm2
 	LONG $0x0435e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm9, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587d62c4; WORD $0x0c4e // vpbroadcastd 0xc(%rsi), %ymm9
+	LONG $0x587d42c4; WORD $0x0c4a // vpbroadcastd 0xc(%r10), %ymm9
 	LONG $0x044542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm7, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfe1541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm13, %ymm9
-	LONG $0x587d22c4; WORD $0x2e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r13), %ymm13
+	LONG $0x587d42c4; WORD $0x4c6a // vpbroadcastd 0x4c(%r10), %ymm13
 	LONG $0xfe3d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm8, %ymm9
 	LONG $0x044542c4; BYTE $0xc5 // vpmaddubsw %ymm13, %ymm7, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xfe0d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm14, %ymm8
 	LONG $0xfe2d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm10, %ymm8
-	LONG $0x587d22c4; WORD $0x1e54; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r11), %ymm10
+	QUAD $0x00008c92587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm10
 	LONG $0x044542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm7, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
 	LONG $0xfe0541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm15, %ymm10
-	LONG $0x587d62c4; WORD $0x2e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%rbp), %ymm13
+	QUAD $0x0000ccaa587d42c4; BYTE $0x00 // vpbroadcastd 0xcc(%r10), %ymm13
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0x0445c2c4; BYTE $0xfd // vpmaddubsw %ymm13, %ymm7, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
 	LONG $0xfafe9dc5 // vpaddd %ymm2, %ymm12, %ymm7
-	QUAD $0x000100906f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r8), %ymm2
-	LONG $0x587d62c4; WORD $0x105e // vpbroadcastd 0x10(%rsi), %ymm11
+	QUAD $0x000100936f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm2
+	LONG $0x587d42c4; WORD $0x105a // vpbroadcastd 0x10(%r10), %ymm11
 	LONG $0x046d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm2, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
-	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm12
+	LONG $0x587d42c4; WORD $0x5062 // vpbroadcastd 0x50(%r10), %ymm12
 	LONG $0x046d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm2, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	LONG $0x587d22c4; WORD $0x1e6c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r11), %ymm13
+	QUAD $0x000090aa587d42c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm13
 	LONG $0x046d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm2, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm14
+	QUAD $0x0000d0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm14
 	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587d62c4; WORD $0x1476 // vpbroadcastd 0x14(%rsi), %ymm14
-	QUAD $0x000140b86f7e41c4; BYTE $0x00 // vmovdqu 0x140(%r8), %ymm15
+	LONG $0x587d42c4; WORD $0x1472 // vpbroadcastd 0x14(%r10), %ymm14
+	QUAD $0x000140bb6f7e41c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm15
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm14
+	LONG $0x587d42c4; WORD $0x5472 // vpbroadcastd 0x54(%r10), %ymm14
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe1d41c4; BYTE $0xe6 // vpaddd %ymm14, %ymm12, %ymm12
-	LONG $0x587d22c4; WORD $0x1e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r11), %ymm14
+	QUAD $0x000094b2587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm14
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe1541c4; BYTE $0xee // vpaddd %ymm14, %ymm13, %ymm13
-	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm14
+	QUAD $0x0000d4b2587d42c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm14
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
-	QUAD $0x000180b06f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r8), %ymm14
-	LONG $0x587d62c4; WORD $0x187e // vpbroadcastd 0x18(%rsi), %ymm15
+	QUAD $0x000180b36f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm14
+	LONG $0x587d42c4; WORD $0x187a // vpbroadcastd 0x18(%r10), %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
-	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x585a // vpbroadcastd 0x58(%r10), %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
-	LONG $0x587d22c4; WORD $0x1e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r11), %ymm11
+	QUAD $0x0000989a587d42c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1541c4; BYTE $0xdb // vpaddd %ymm11, %ymm13, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
-	LONG $0x587d62c4; WORD $0x2e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm11
+	QUAD $0x0000d89a587d42c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xd2fea5c5 // vpaddd %ymm2, %ymm11, %ymm2
 	LONG $0xd2fec5c5 // vpaddd %ymm2, %ymm7, %ymm2
-	QUAD $0x0001c0b86f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r8), %ymm7
-	LONG $0x587d62c4; WORD $0x1c5e // vpbroadcastd 0x1c(%rsi), %ymm11
+	QUAD $0x0001c0bb6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm7
+	LONG $0x587d42c4; WORD $0x1c5a // vpbroadcastd 0x1c(%r10), %ymm11
 	LONG $0x044542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm7, %ymm11
-	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm12
-	LONG $0x587d22c4; WORD $0x1e6c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r11), %ymm13
+	LONG $0x587d42c4; WORD $0x5c62 // vpbroadcastd 0x5c(%r10), %ymm12
+	QUAD $0x00009caa587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm13
 	LONG $0x044542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm7, %ymm12
 	LONG $0x044542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm7, %ymm13
-	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm14
+	QUAD $0x0000dcb2587d42c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm14
 	LONG $0x0445c2c4; BYTE $0xfe // vpmaddubsw %ymm14, %ymm7, %ymm7
 	LONG $0xf16f7dc5 // vmovdqa %ymm1, %ymm14
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
@@ -2784,7 +3044,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
 	LONG $0xd8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm11
 	LONG $0xe0f515c5 // vpmaddwd %ymm0, %ymm13, %ymm12
-	QUAD $0x001ce60d187de2c4; BYTE $0x00 // vbroadcastss 0x1ce6(%rip), %ymm1 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	QUAD $0x00222b0d187de2c4; BYTE $0x00 // vbroadcastss 0x222b(%rip), %ymm1 # 0x6664 <k_tile_panel_16_min+0xed4>
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
@@ -2792,150 +3052,152 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
 	LONG $0xfffe8dc5 // vpaddd %ymm7, %ymm14, %ymm7
 	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	QUAD $0x000200b8107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm7
+	QUAD $0x000200bb107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm7
 	LONG $0xd95944c5 // vmulps %ymm1, %ymm7, %ymm11
 	LONG $0xa84542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm11
 	LONG $0xa84542c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm11
 	LONG $0xa84542c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm11
-	LONG $0x187d62c4; WORD $0x2066 // vbroadcastss 0x20(%rsi), %ymm12
+	LONG $0x187d42c4; WORD $0x2062 // vbroadcastss 0x20(%r10), %ymm12
 	LONG $0xa845c2c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm11
 	LONG $0xa83562c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm9, %ymm12 # ymm12 = (ymm9 * ymm12) + ymm3
-	LONG $0x187da2c4; WORD $0x2e7c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm7
+	LONG $0x187dc2c4; WORD $0x607a // vbroadcastss 0x60(%r10), %ymm7
 	LONG $0xa83de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm4
-	LONG $0x187d22c4; WORD $0x1e44; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r11), %ymm8
+	QUAD $0x0000a082187d42c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm8
 	LONG $0xa82d62c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm5
-	LONG $0x187d62c4; WORD $0x2e4c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm9
+	QUAD $0x0000e08a187d42c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm9
 	LONG $0xa86d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm6
-	QUAD $0x00024090107cc1c4; BYTE $0x00 // vmovups 0x240(%r8), %ymm2
-	LONG $0x187de2c4; WORD $0x305e // vbroadcastss 0x30(%rsi), %ymm3
-	LONG $0x187da2c4; WORD $0x2e64; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r13), %ymm4
+	QUAD $0x00024093107cc1c4; BYTE $0x00 // vmovups 0x240(%r11), %ymm2
+	LONG $0x187dc2c4; WORD $0x305a // vbroadcastss 0x30(%r10), %ymm3
+	LONG $0x187dc2c4; WORD $0x7062 // vbroadcastss 0x70(%r10), %ymm4
 	LONG $0xa86dc2c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm12
 	LONG $0xa86de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm7
-	LONG $0x187da2c4; WORD $0x1e6c; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r11), %ymm5
+	QUAD $0x0000b0aa187dc2c4; BYTE $0x00 // vbroadcastss 0xb0(%r10), %ymm5
 	LONG $0xa86dc2c4; BYTE $0xe8 // vfmadd213ps %ymm8, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm8
-	LONG $0x187de2c4; WORD $0x2e74; BYTE $0x30 // vbroadcastss 0x30(%rsi,%rbp), %ymm6
+	QUAD $0x0000f0b2187dc2c4; BYTE $0x00 // vbroadcastss 0xf0(%r10), %ymm6
 	LONG $0xa86dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm9
-	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfc82870f; WORD $0xffff // ja 0x3c80 <k_tile_panel_min+0x1c0>
-	LONG $0xfffbede9; BYTE $0xff // jmp 0x3bf0 <k_tile_panel_min+0x130>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x07e3c148 // shlq $0x7, %rbx
-	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
-	LONG $0x01718d4d // leaq 0x1(%r9), %r14
-	WORD $0x29eb // jmp 0x408e <k_tile_panel_min+0x5ce>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x27 // vmovups %ymm4, (%r15)
-	LONG $0x117cc1c4; WORD $0x971c // vmovups %ymm3, (%r15,%rdx,4)
-	LONG $0x02618d4c // leaq 0x2(%rcx), %r12
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0xfaad8f0f; WORD $0xffff // jg 0x3b3b <k_tile_panel_min+0x7b>
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x8e3c8d4c // leaq (%rsi,%rcx,4), %r15
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1274 // je 0x40b0 <k_tile_panel_min+0x5f0>
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	LONG $0x107cc1c4; WORD $0x971c // vmovups (%r15,%rdx,4), %ymm3
+	LONG $0x80c38149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r11 # imm = 0x280
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfc5e870f; WORD $0xffff // ja 0x4160 <k_tile_panel_min+0x400>
+	LONG $0xfffb99e9; BYTE $0xff // jmp 0x40a0 <k_tile_panel_min+0x340>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x10528b49 // movq 0x10(%r10), %rdx
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x08728b49 // movq 0x8(%r10), %rsi
+	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
+	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
+	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
+	LONG $0x205a8b4d // movq 0x20(%r10), %r11
+	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
+	LONG $0x38728b4d // movq 0x38(%r10), %r14
+	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
+	WORD $0x2beb // jmp 0x456c <k_tile_panel_min+0x80c>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
+	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
+	LONG $0x02628d4d // leaq 0x2(%r10), %r12
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfa898f0f; WORD $0xffff // jg 0x3ff5 <k_tile_panel_min+0x295>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x03698d4d // leaq 0x3(%r9), %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x0f7f // jg 0x40bd <k_tile_panel_min+0x5fd>
-	WORD $0xc0eb // jmp 0x4070 <k_tile_panel_min+0x5b0>
+	LONG $0xe9490f4d // cmovnsq %r9, %r13
+	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1374 // je 0x45a0 <k_tile_panel_min+0x840>
+	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
+	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x0f7f // jg 0x45ad <k_tile_panel_min+0x84d>
+	WORD $0xb0eb // jmp 0x4550 <k_tile_panel_min+0x7f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xb37e // jle 0x4070 <k_tile_panel_min+0x5b0>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x587d82c4; WORD $0x2b14 // vpbroadcastd (%r11,%r13), %ymm2
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xa37e // jle 0x4550 <k_tile_panel_min+0x7f0>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xebaf0f49 // imulq %r11, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; BYTE $0x11 // vpbroadcastd (%r9), %ymm2
 	LONG $0x6d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm5
 	LONG $0x756ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm6
 	QUAD $0x00000080bd6ffec5 // vmovdqu 0x80(%rbp), %ymm7
 	QUAD $0x000000c0856f7ec5 // vmovdqu 0xc0(%rbp), %ymm8
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
-	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x0449 // vpbroadcastd 0x4(%r9), %ymm9
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0x044d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm6, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
-	LONG $0x587d02c4; WORD $0x2a0c // vpbroadcastd (%r10,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x4049 // vpbroadcastd 0x40(%r9), %ymm9
 	LONG $0x0455c2c4; BYTE $0xe9 // vpmaddubsw %ymm9, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
-	LONG $0x587d02c4; WORD $0x2a4c; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x4449 // vpbroadcastd 0x44(%r9), %ymm9
 	LONG $0x044dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm6, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	LONG $0x587d82c4; WORD $0x2b74; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm6
+	LONG $0x587dc2c4; WORD $0x0871 // vpbroadcastd 0x8(%r9), %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0x587d02c4; WORD $0x2a4c; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x4849 // vpbroadcastd 0x48(%r9), %ymm9
 	LONG $0x0445c2c4; BYTE $0xf9 // vpmaddubsw %ymm9, %ymm7, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x0c49 // vpbroadcastd 0xc(%r9), %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
-	LONG $0x587d02c4; WORD $0x2a4c; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x4c49 // vpbroadcastd 0x4c(%r9), %ymm9
 	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
 	LONG $0x043dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm8, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	QUAD $0x00000100b56ffec5 // vmovdqu 0x100(%rbp), %ymm6
-	LONG $0x587d82c4; WORD $0x2b7c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm7
+	LONG $0x587dc2c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm7
 	LONG $0x044de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm6, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d02c4; WORD $0x2a44; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm8
+	LONG $0x587d42c4; WORD $0x5041 // vpbroadcastd 0x50(%r9), %ymm8
 	LONG $0x044dc2c4; BYTE $0xf0 // vpmaddubsw %ymm8, %ymm6, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0x587d02c4; WORD $0x2b44; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm8
+	LONG $0x587d42c4; WORD $0x1441 // vpbroadcastd 0x14(%r9), %ymm8
 	QUAD $0x000001408d6f7ec5 // vmovdqu 0x140(%rbp), %ymm9
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
-	LONG $0x587d02c4; WORD $0x2a44; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm8
+	LONG $0x587d42c4; WORD $0x5441 // vpbroadcastd 0x54(%r9), %ymm8
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
 	QUAD $0x00000180856f7ec5 // vmovdqu 0x180(%rbp), %ymm8
-	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x1849 // vpbroadcastd 0x18(%r9), %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	LONG $0x587d82c4; WORD $0x2a7c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm7
+	LONG $0x587dc2c4; WORD $0x5879 // vpbroadcastd 0x58(%r9), %ymm7
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	LONG $0x587d82c4; WORD $0x2b74; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm6
+	LONG $0x587dc2c4; WORD $0x1c71 // vpbroadcastd 0x1c(%r9), %ymm6
 	QUAD $0x000001c0bd6ffec5 // vmovdqu 0x1c0(%rbp), %ymm7
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0x587d02c4; WORD $0x2a44; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm8
+	LONG $0x587d42c4; WORD $0x5c41 // vpbroadcastd 0x5c(%r9), %ymm8
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
@@ -2946,88 +3208,93 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000200b510fcc5 // vmovups 0x200(%rbp), %ymm6
 	LONG $0xf959ccc5 // vmulps %ymm1, %ymm6, %ymm7
 	LONG $0xa84de2c4; BYTE $0xd7 // vfmadd213ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm2) + ymm7
-	LONG $0x187d02c4; WORD $0x2b44; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm8
+	LONG $0x187d42c4; WORD $0x2041 // vbroadcastss 0x20(%r9), %ymm8
 	LONG $0xa84de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm7
 	LONG $0xa86d62c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm2, %ymm8 # ymm8 = (ymm2 * ymm8) + ymm4
-	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm2
+	LONG $0x187dc2c4; WORD $0x6051 // vbroadcastss 0x60(%r9), %ymm2
 	LONG $0xa855e2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm3
 	QUAD $0x00000240ad10fcc5 // vmovups 0x240(%rbp), %ymm5
-	LONG $0x187d82c4; WORD $0x2b64; BYTE $0x30 // vbroadcastss 0x30(%r11,%r13), %ymm4
+	LONG $0x187dc2c4; WORD $0x3061 // vbroadcastss 0x30(%r9), %ymm4
 	LONG $0xa855c2c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm8
-	LONG $0x187d82c4; WORD $0x2a5c; BYTE $0x30 // vbroadcastss 0x30(%r10,%r13), %ymm3
+	LONG $0x187dc2c4; WORD $0x7059 // vbroadcastss 0x70(%r9), %ymm3
 	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	LONG $0x40c58349 // addq $0x40, %r13
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe22870f; WORD $0xffff // ja 0x40d0 <k_tile_panel_min+0x610>
-	LONG $0xfffdbde9; BYTE $0xff // jmp 0x4070 <k_tile_panel_min+0x5b0>
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfe32870f; WORD $0xffff // ja 0x45e0 <k_tile_panel_min+0x880>
+	LONG $0xfffd9de9; BYTE $0xff // jmp 0x4550 <k_tile_panel_min+0x7f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf8388e0f; WORD $0xffff // jle 0x3b00 <k_tile_panel_min+0x40>
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
-	LONG $0x4faf0f48; BYTE $0x20 // imulq 0x20(%rdi), %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	BYTE $0x90 // nop
-	LONG $0x587de2c4; BYTE $0x11 // vpbroadcastd (%rcx), %ymm2
-	LONG $0x266ffec5 // vmovdqu (%rsi), %ymm4
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf5fc8e0f; WORD $0xffff // jle 0x3dc0 <k_tile_panel_min+0x60>
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x084f034c // addq 0x8(%rdi), %r9
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; BYTE $0x12 // vpbroadcastd (%r10), %ymm2
+	LONG $0x6f7ec1c4; BYTE $0x23 // vmovdqu (%r11), %ymm4
 	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
-	LONG $0x666ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm4
-	QUAD $0x00000080ae6ffec5 // vmovdqu 0x80(%rsi), %ymm5
-	QUAD $0x000000c0b66ffec5 // vmovdqu 0xc0(%rsi), %ymm6
+	LONG $0x6f7ec1c4; WORD $0x4063 // vmovdqu 0x40(%r11), %ymm4
+	QUAD $0x000080ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm5
+	QUAD $0x0000c0b36f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm6
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587de2c4; WORD $0x0479 // vpbroadcastd 0x4(%rcx), %ymm7
+	LONG $0x587dc2c4; WORD $0x047a // vpbroadcastd 0x4(%r10), %ymm7
 	LONG $0x045de2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
-	LONG $0x587de2c4; WORD $0x0879 // vpbroadcastd 0x8(%rcx), %ymm7
+	LONG $0x587dc2c4; WORD $0x087a // vpbroadcastd 0x8(%r10), %ymm7
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
 	LONG $0x0455e2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm5, %ymm4
-	LONG $0x587de2c4; WORD $0x0c69 // vpbroadcastd 0xc(%rcx), %ymm5
+	LONG $0x587dc2c4; WORD $0x0c6a // vpbroadcastd 0xc(%r10), %ymm5
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x00000100a66ffec5 // vmovdqu 0x100(%rsi), %ymm4
-	LONG $0x587de2c4; WORD $0x1069 // vpbroadcastd 0x10(%rcx), %ymm5
+	QUAD $0x000100a36f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm4
+	LONG $0x587dc2c4; WORD $0x106a // vpbroadcastd 0x10(%r10), %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
-	LONG $0x587de2c4; WORD $0x1469 // vpbroadcastd 0x14(%rcx), %ymm5
-	QUAD $0x00000140b66ffec5 // vmovdqu 0x140(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0x146a // vpbroadcastd 0x14(%r10), %ymm5
+	QUAD $0x000140b36f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm6
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x00000180ae6ffec5 // vmovdqu 0x180(%rsi), %ymm5
-	LONG $0x587de2c4; WORD $0x1871 // vpbroadcastd 0x18(%rcx), %ymm6
+	QUAD $0x000180ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm5
+	LONG $0x587dc2c4; WORD $0x1872 // vpbroadcastd 0x18(%r10), %ymm6
 	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x000001c0a66ffec5 // vmovdqu 0x1c0(%rsi), %ymm4
-	LONG $0x587de2c4; WORD $0x1c69 // vpbroadcastd 0x1c(%rcx), %ymm5
+	QUAD $0x0001c0a36f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm4
+	LONG $0x587dc2c4; WORD $0x1c6a // vpbroadcastd 0x1c(%r10), %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xe4fe8dc5 // vpaddd %ymm4, %ymm14, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x00000200a610fcc5 // vmovups 0x200(%rsi), %ymm4
+	QUAD $0x000200a3107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm4
 	LONG $0xe959dcc5 // vmulps %ymm1, %ymm4, %ymm5
 	LONG $0xb85de2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm2) + ymm5
-	LONG $0x187de2c4; WORD $0x2051 // vbroadcastss 0x20(%rcx), %ymm2
+	LONG $0x187dc2c4; WORD $0x2052 // vbroadcastss 0x20(%r10), %ymm2
 	LONG $0xa855e2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm3
-	LONG $0x187de2c4; WORD $0x3059 // vbroadcastss 0x30(%rcx), %ymm3
-	QUAD $0x0002409e986de2c4; BYTE $0x00 // vfmadd132ps 0x240(%rsi), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
-	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfeed870f; WORD $0xffff // ja 0x42e0 <k_tile_panel_min+0x820>
-	LONG $0xfff708e9; BYTE $0xff // jmp 0x3b00 <k_tile_panel_min+0x40>
-	LONG $0x30c48348 // addq $0x30, %rsp
+	LONG $0x187dc2c4; WORD $0x305a // vbroadcastss 0x30(%r10), %ymm3
+	QUAD $0x0002409b986dc2c4; BYTE $0x00 // vfmadd132ps 0x240(%r11), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
+	LONG $0x80c38149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r11 # imm = 0x280
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfee1870f; WORD $0xffff // ja 0x4800 <k_tile_panel_min+0xaa0>
+	LONG $0xfff49ce9; BYTE $0xff // jmp 0x3dc0 <k_tile_panel_min+0x60>
+	LONG $0x28c48348 // addq $0x28, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3036,7 +3303,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16
 	BYTE $0x55 // pushq %rbp
@@ -3045,593 +3312,731 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
+	LONG $0xe8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe8, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0017de05797de2c4; BYTE $0x00 // vpbroadcastw 0x17de(%rip), %ymm0 # 0x5c14 <k_tile_panel_16_min+0xc34>
-	QUAD $0x0017f90d187de2c4; BYTE $0x00 // vbroadcastss 0x17f9(%rip), %ymm1 # 0x5c38 <k_tile_panel_16_min+0xc58>
-	LONG $0x4c11fcc5; WORD $0x5024 // vmovups %ymm1, 0x50(%rsp)
-	QUAD $0x0017d62d187d62c4; BYTE $0x00 // vbroadcastss 0x17d6(%rip), %ymm13 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x26eb // jmp 0x447b <k_tile_panel_16+0x6b>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117ca1c4; WORD $0x081c // vmovups %ymm3, (%rax,%r9)
-	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x0b48840f; WORD $0x0000 // je 0x4fc3 <k_tile_panel_16+0xbb3>
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x557d // jge 0x44e0 <k_tile_panel_16+0xd0>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x02cf8349 // orq $0x2, %r15
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x06228e0f; WORD $0x0000 // jle 0x4ac0 <k_tile_panel_16+0x6b0>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	WORD $0xbd7d // jge 0x4466 <k_tile_panel_16+0x56>
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x095c840f; WORD $0x0000 // je 0x4e1f <k_tile_panel_16+0xa0f>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x6f7ea1c4; WORD $0x081c // vmovdqu (%rax,%r9), %ymm3
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x095a8f0f; WORD $0x0000 // jg 0x4e35 <k_tile_panel_16+0xa25>
-	WORD $0x83eb // jmp 0x4460 <k_tile_panel_16+0x50>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x30778b4c // movq 0x30(%rdi), %r14
-	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
-	LONG $0x493c8d4c // leaq (%rcx,%rcx,2), %r15
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0x02400548; WORD $0x0000 // addq $0x240, %rax # imm = 0x240
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x20c38348 // addq $0x20, %rbx
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x08e5c149 // shlq $0x8, %r13
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	LONG $0x017e8d49 // leaq 0x1(%r14), %rdi
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x29eb // jmp 0x4577 <k_tile_panel_16+0x167>
-	WORD $0x9066 // nop
-	LONG $0x1011fcc5 // vmovups %ymm2, (%rax)
-	LONG $0x7f7ea1c4; WORD $0x901c // vmovdqu %ymm3, (%rax,%r10,4)
-	LONG $0x117ca1c4; WORD $0xd024 // vmovups %ymm4, (%rax,%r10,8)
-	LONG $0x117ca1c4; WORD $0x380c // vmovups %ymm1, (%rax,%r15)
-	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
-	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x448d <k_tile_panel_16+0x7d>
-	LONG $0xf2af0f49 // imulq %r10, %rsi
-	LONG $0xb3048d49 // leaq (%r11,%rsi,4), %rax
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x2674 // je 0x45b0 <k_tile_panel_16+0x1a0>
-	LONG $0x1010fcc5 // vmovups (%rax), %ymm2
-	LONG $0x6f7ea1c4; WORD $0x901c // vmovdqu (%rax,%r10,4), %ymm3
-	LONG $0x107ca1c4; WORD $0xd024 // vmovups (%rax,%r10,8), %ymm4
-	LONG $0x107ca1c4; WORD $0x380c // vmovups (%rax,%r15), %ymm1
-	WORD $0x1eeb // jmp 0x45c0 <k_tile_panel_16+0x1b0>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x807e // jle 0x4550 <k_tile_panel_16+0x140>
-	LONG $0x4c11fcc5; WORD $0x7024 // vmovups %ymm1, 0x70(%rsp)
-	QUAD $0x00011024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x110(%rsp)
-	QUAD $0x000090249c7ffec5; BYTE $0x00 // vmovdqu %ymm3, 0x90(%rsp)
-	LONG $0x5411fcc5; WORD $0x3024 // vmovups %ymm2, 0x30(%rsp)
-	LONG $0x107c41c4; WORD $0x245c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm11
-	LONG $0x592441c4; BYTE $0xe5 // vmulps %ymm13, %ymm11, %ymm12
-	QUAD $0xfdc024bc6f7ec1c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm7
-	QUAD $0xfe0024ac6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm13
-	QUAD $0xfe40248c6f7ec1c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm1
-	QUAD $0xfe8024946f7ec1c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm2
-	LONG $0x1c7de2c4; BYTE $0xda // vpabsb %ymm2, %ymm3
-	LONG $0x587dc2c4; WORD $0x0864; BYTE $0xec // vpbroadcastd -0x14(%r8,%rcx), %ymm4
-	LONG $0x085de2c4; BYTE $0xe2 // vpsignb %ymm2, %ymm4, %ymm4
-	LONG $0x0465e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm3, %ymm4
-	LONG $0xe8f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm5
-	LONG $0x1c7de2c4; BYTE $0xe1 // vpabsb %ymm1, %ymm4
-	LONG $0x587d42c4; WORD $0x0844; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rcx), %ymm8
-	LONG $0x083d62c4; BYTE $0xc1 // vpsignb %ymm1, %ymm8, %ymm8
-	LONG $0x045d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm4, %ymm8
-	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
-	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
-	LONG $0x1c7dc2c4; BYTE $0xed // vpabsb %ymm13, %ymm5
-	LONG $0x587d42c4; WORD $0x084c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rcx), %ymm9
-	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
-	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
-	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0x0854; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rcx), %ymm10
-	LONG $0x1c7d62c4; BYTE $0xf7 // vpabsb %ymm7, %ymm14
-	LONG $0x082d62c4; BYTE $0xd7 // vpsignb %ymm7, %ymm10, %ymm10
-	LONG $0x040d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm14, %ymm10
-	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x587d02c4; WORD $0x084c; BYTE $0xec // vpbroadcastd -0x14(%r8,%r9), %ymm9
-	LONG $0x746ffec5; WORD $0x5024 // vmovdqu 0x50(%rsp), %ymm6
-	LONG $0xd6fe3dc5 // vpaddd %ymm6, %ymm8, %ymm10
-	LONG $0x083562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm9, %ymm8
-	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
-	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
-	LONG $0x587d02c4; WORD $0x084c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%r9), %ymm9
-	LONG $0x083562c4; BYTE $0xc9 // vpsignb %ymm1, %ymm9, %ymm9
-	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
-	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x587d02c4; WORD $0x084c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%r9), %ymm9
-	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
-	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
-	LONG $0x587d02c4; WORD $0x087c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%r9), %ymm15
-	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
-	LONG $0x080562c4; BYTE $0xff // vpsignb %ymm7, %ymm15, %ymm15
-	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
-	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	LONG $0xfe0541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm15, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x587d42c4; WORD $0x287c; BYTE $0xec // vpbroadcastd -0x14(%r8,%rbp), %ymm15
-	LONG $0xc6fe3dc5 // vpaddd %ymm6, %ymm8, %ymm8
-	QUAD $0x0000b024847f7ec5; BYTE $0x00 // vmovdqu %ymm8, 0xb0(%rsp)
-	LONG $0xce6f7dc5 // vmovdqa %ymm6, %ymm9
-	LONG $0x080562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm15, %ymm8
-	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
-	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
-	LONG $0x587d42c4; WORD $0x287c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rbp), %ymm15
-	LONG $0x080562c4; BYTE $0xf9 // vpsignb %ymm1, %ymm15, %ymm15
-	LONG $0x045d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm4, %ymm15
-	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	LONG $0xfe0541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm15, %ymm8
-	LONG $0x587d42c4; WORD $0x287c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rbp), %ymm15
-	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
-	LONG $0x045542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm5, %ymm15
-	LONG $0x587dc2c4; WORD $0x2874; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rbp), %ymm6
-	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	LONG $0x084de2c4; BYTE $0xf7 // vpsignb %ymm7, %ymm6, %ymm6
-	LONG $0x040de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm14, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0xf6fe85c5 // vpaddd %ymm6, %ymm15, %ymm6
-	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	LONG $0x587d42c4; WORD $0xec78 // vpbroadcastd -0x14(%r8), %ymm15
-	LONG $0x6f7d41c4; BYTE $0xc1 // vmovdqa %ymm9, %ymm8
-	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
-	LONG $0x0805e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm15, %ymm2
-	LONG $0x0465e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm3, %ymm2
-	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0xe858 // vpbroadcastd -0x18(%r8), %ymm3
-	LONG $0x0865e2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm3, %ymm1
-	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
-	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xe450 // vpbroadcastd -0x1c(%r8), %ymm2
-	LONG $0x086dc2c4; BYTE $0xd5 // vpsignb %ymm13, %ymm2, %ymm2
-	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
-	LONG $0x587dc2c4; WORD $0xe058 // vpbroadcastd -0x20(%r8), %ymm3
-	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x0865e2c4; BYTE $0xdf // vpsignb %ymm7, %ymm3, %ymm3
-	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
-	LONG $0xd8f5e5c5 // vpmaddwd %ymm0, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9feb5c5 // vpaddd %ymm1, %ymm9, %ymm1
-	LONG $0xa825c2c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm1) + ymm12
-	QUAD $0x0000f0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xf0(%rsp)
-	LONG $0xa825c2c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm11, %ymm6 # ymm6 = (ymm11 * ymm6) + ymm12
-	QUAD $0x0000d024b411fcc5; BYTE $0x00 // vmovups %ymm6, 0xd0(%rsp)
-	QUAD $0x0000b0248c107cc5; BYTE $0x00 // vmovups 0xb0(%rsp), %ymm9
-	LONG $0xa82542c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm12
-	LONG $0xa82542c4; BYTE $0xd4 // vfmadd213ps %ymm12, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm12
-	LONG $0x6f7e41c4; WORD $0x2464; BYTE $0x80 // vmovdqu -0x80(%r12), %ymm12
-	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
-	LONG $0x587dc2c4; WORD $0x084c; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rcx), %ymm1
-	LONG $0x0875c2c4; BYTE $0xcc // vpsignb %ymm12, %ymm1, %ymm1
-	LONG $0x0415e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm13, %ymm1
-	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	QUAD $0xff4024b46f7e41c4; WORD $0xffff // vmovdqu -0xc0(%r12), %ymm14
-	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
-	LONG $0x587dc2c4; WORD $0x0854; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%rcx), %ymm2
-	LONG $0x086dc2c4; BYTE $0xd6 // vpsignb %ymm14, %ymm2, %ymm2
-	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
-	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0xe9feedc5 // vpaddd %ymm1, %ymm2, %ymm5
-	QUAD $0xff0024946f7ec1c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm2
-	LONG $0x1c7de2c4; BYTE $0xca // vpabsb %ymm2, %ymm1
-	LONG $0x587dc2c4; WORD $0x085c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%rcx), %ymm3
-	LONG $0x0865e2c4; BYTE $0xda // vpsignb %ymm2, %ymm3, %ymm3
-	LONG $0x0475e2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm1, %ymm3
-	LONG $0xf0f5e5c5 // vpmaddwd %ymm0, %ymm3, %ymm6
-	QUAD $0xfec0249c6f7ec1c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm3
-	LONG $0x587d42c4; WORD $0x085c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rcx), %ymm11
-	LONG $0x1c7de2c4; BYTE $0xe3 // vpabsb %ymm3, %ymm4
-	LONG $0x082562c4; BYTE $0xdb // vpsignb %ymm3, %ymm11, %ymm11
-	LONG $0x045d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm4, %ymm11
-	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
-	LONG $0xf6fea5c5 // vpaddd %ymm6, %ymm11, %ymm6
-	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
-	LONG $0xedfebdc5 // vpaddd %ymm5, %ymm8, %ymm5
-	QUAD $0x00136f35187de2c4; BYTE $0x00 // vbroadcastss 0x136f(%rip), %ymm6 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0xde5854c5 // vaddps %ymm6, %ymm5, %ymm11
-	LONG $0x107cc1c4; WORD $0x242c // vmovups (%r12), %ymm5
-	LONG $0xa85542c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm10
-	LONG $0x587d82c4; WORD $0x0874; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r9), %ymm6
-	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
-	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	LONG $0x587d02c4; WORD $0x0854; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%r9), %ymm10
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0x082d42c4; BYTE $0xd6 // vpsignb %ymm14, %ymm10, %ymm10
-	LONG $0x040542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm15, %ymm10
-	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0xf6feadc5 // vpaddd %ymm6, %ymm10, %ymm6
-	LONG $0x587d02c4; WORD $0x0854; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%r9), %ymm10
-	LONG $0x082d62c4; BYTE $0xd2 // vpsignb %ymm2, %ymm10, %ymm10
-	LONG $0x047542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm1, %ymm10
-	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0x587d82c4; WORD $0x087c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r9), %ymm7
-	LONG $0x0845e2c4; BYTE $0xfb // vpsignb %ymm3, %ymm7, %ymm7
-	LONG $0x045de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm4, %ymm7
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	QUAD $0x0012f33d187de2c4; BYTE $0x00 // vbroadcastss 0x12f3(%rip), %ymm7 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0xd7584cc5 // vaddps %ymm7, %ymm6, %ymm10
-	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
-	LONG $0x587dc2c4; WORD $0x2874; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rbp), %ymm6
-	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
-	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0x587dc2c4; WORD $0x287c; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%rbp), %ymm7
-	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
-	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d42c4; WORD $0x284c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%rbp), %ymm9
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0x0835e2c4; BYTE $0xfa // vpsignb %ymm2, %ymm9, %ymm7
-	LONG $0x0475e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm1, %ymm7
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d42c4; WORD $0x284c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rbp), %ymm9
-	LONG $0x083562c4; BYTE $0xcb // vpsignb %ymm3, %ymm9, %ymm9
-	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
-	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
-	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	QUAD $0x00127d3d187de2c4; BYTE $0x00 // vbroadcastss 0x127d(%rip), %ymm7 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0xcf584cc5 // vaddps %ymm7, %ymm6, %ymm9
-	QUAD $0x00d0248ca85562c4; WORD $0x0000 // vfmadd213ps 0xd0(%rsp), %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + mem
-	LONG $0x587dc2c4; WORD $0xfc70 // vpbroadcastd -0x4(%r8), %ymm6
-	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
-	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	QUAD $0x0012562d187d62c4; BYTE $0x00 // vbroadcastss 0x1256(%rip), %ymm13 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0x587dc2c4; WORD $0xf878 // vpbroadcastd -0x8(%r8), %ymm7
-	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
-	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0x587dc2c4; WORD $0xf478 // vpbroadcastd -0xc(%r8), %ymm7
-	LONG $0x0845e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm7, %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xf050 // vpbroadcastd -0x10(%r8), %ymm2
-	LONG $0x086de2c4; BYTE $0xd3 // vpsignb %ymm3, %ymm2, %ymm2
-	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
-	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
-	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
-	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
-	QUAD $0x00f0248ca855e2c4; WORD $0x0000 // vfmadd213ps 0xf0(%rsp), %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + mem
-	LONG $0x187dc2c4; BYTE $0x10 // vbroadcastss (%r8), %ymm2
-	LONG $0x187dc2c4; WORD $0x281c // vbroadcastss (%r8,%rbp), %ymm3
-	LONG $0x6410fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm4
-	LONG $0xb875e2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm2) + ymm4
-	LONG $0x6411fcc5; WORD $0x3024 // vmovups %ymm4, 0x30(%rsp)
-	QUAD $0x00011024a410fcc5; BYTE $0x00 // vmovups 0x110(%rsp), %ymm4
-	LONG $0x5410fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm2
-	QUAD $0x000090248c10fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm1
-	LONG $0xb835e2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm3) + ymm1
-	QUAD $0x000090248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x90(%rsp)
-	QUAD $0x000090249c6ffec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm3
-	LONG $0x187d82c4; WORD $0x080c // vbroadcastss (%r8,%r9), %ymm1
-	LONG $0xb82de2c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm1) + ymm4
-	LONG $0x187dc2c4; WORD $0x080c // vbroadcastss (%r8,%rcx), %ymm1
-	LONG $0x6c10fcc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm5
-	LONG $0xb825e2c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm1) + ymm5
-	LONG $0x6c11fcc5; WORD $0x7024 // vmovups %ymm5, 0x70(%rsp)
-	LONG $0x4c10fcc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm1
-	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
-	LONG $0x40c08349 // addq $0x40, %r8
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfb19870f; WORD $0xffff // ja 0x45d0 <k_tile_panel_16+0x1c0>
-	LONG $0xfffa94e9; BYTE $0xff // jmp 0x4550 <k_tile_panel_16+0x140>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	LONG $0x20c38349 // addq $0x20, %r11
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x1feb // jmp 0x4b3f <k_tile_panel_16+0x72f>
-	LONG $0x117cc1c4; BYTE $0x26 // vmovups %ymm4, (%r14)
-	LONG $0x117cc1c4; WORD $0x860c // vmovups %ymm1, (%r14,%rax,4)
-	LONG $0x027e8d4c // leaq 0x2(%rsi), %r15
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xf9648f0f; WORD $0xffff // jg 0x44a3 <k_tile_panel_16+0x93>
-	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0xb1348d4c // leaq (%rcx,%rsi,4), %r14
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2174 // je 0x4b70 <k_tile_panel_16+0x760>
-	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
-	LONG $0x107cc1c4; WORD $0x860c // vmovups (%r14,%rax,4), %ymm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1e7f // jg 0x4b7d <k_tile_panel_16+0x76d>
-	WORD $0xbfeb // jmp 0x4b20 <k_tile_panel_16+0x710>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xa37e // jle 0x4b20 <k_tile_panel_16+0x710>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x4c11fcc5; WORD $0x3024 // vmovups %ymm1, 0x30(%rsp)
-	LONG $0x107cc1c4; WORD $0xc06d // vmovups -0x40(%r13), %ymm5
-	LONG $0xf55994c5 // vmulps %ymm5, %ymm13, %ymm6
-	QUAD $0xfffdc08d6f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r13), %ymm1
-	QUAD $0xfffe00bd6f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r13), %ymm7
-	QUAD $0xfffe40856f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r13), %ymm8
-	QUAD $0xfffe808d6f7e41c4; BYTE $0xff // vmovdqu -0x180(%r13), %ymm9
-	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
-	LONG $0x587d82c4; WORD $0x2354; BYTE $0xec // vpbroadcastd -0x14(%r11,%r12), %ymm2
-	LONG $0x086dc2c4; BYTE $0xd1 // vpsignb %ymm9, %ymm2, %ymm2
-	LONG $0x042de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm10, %ymm2
-	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x1c7d42c4; BYTE $0xd8 // vpabsb %ymm8, %ymm11
-	LONG $0x587d02c4; WORD $0x2364; BYTE $0xe8 // vpbroadcastd -0x18(%r11,%r12), %ymm12
-	LONG $0x081d42c4; BYTE $0xe0 // vpsignb %ymm8, %ymm12, %ymm12
-	LONG $0x042542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm11, %ymm12
-	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
-	LONG $0x1c7d62c4; BYTE $0xe7 // vpabsb %ymm7, %ymm12
-	LONG $0x587d02c4; WORD $0x236c; BYTE $0xe4 // vpbroadcastd -0x1c(%r11,%r12), %ymm13
-	LONG $0x081562c4; BYTE $0xef // vpsignb %ymm7, %ymm13, %ymm13
-	LONG $0x041d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm12, %ymm13
-	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	LONG $0x587d02c4; WORD $0x2374; BYTE $0xe0 // vpbroadcastd -0x20(%r11,%r12), %ymm14
-	LONG $0x1c7d62c4; BYTE $0xf9 // vpabsb %ymm1, %ymm15
-	LONG $0x080d62c4; BYTE $0xf1 // vpsignb %ymm1, %ymm14, %ymm14
-	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
-	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
-	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
-	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
-	LONG $0x587d02c4; WORD $0x216c; BYTE $0xec // vpbroadcastd -0x14(%r9,%r12), %ymm13
-	LONG $0x5c6ffec5; WORD $0x5024 // vmovdqu 0x50(%rsp), %ymm3
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0x081542c4; BYTE $0xc9 // vpsignb %ymm9, %ymm13, %ymm9
-	LONG $0x042d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm10, %ymm9
-	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x2154; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r12), %ymm10
-	LONG $0x082d42c4; BYTE $0xc0 // vpsignb %ymm8, %ymm10, %ymm8
-	LONG $0x042542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm11, %ymm8
-	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
-	LONG $0xfe3d41c4; BYTE $0xc1 // vpaddd %ymm9, %ymm8, %ymm8
-	LONG $0x587d02c4; WORD $0x214c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r12), %ymm9
-	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
-	LONG $0x041de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm12, %ymm7
-	LONG $0x587d02c4; WORD $0x214c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r12), %ymm9
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x0835e2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm9, %ymm1
-	LONG $0x0405e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm15, %ymm1
-	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	LONG $0xcffef5c5 // vpaddd %ymm7, %ymm1, %ymm1
-	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xa855e2c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm6
-	LONG $0xa855e2c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm6
-	LONG $0x6f7ec1c4; WORD $0x8075 // vmovdqu -0x80(%r13), %ymm6
-	LONG $0x587d82c4; WORD $0x236c; BYTE $0xfc // vpbroadcastd -0x4(%r11,%r12), %ymm5
-	LONG $0x1c7d62c4; BYTE $0xc6 // vpabsb %ymm6, %ymm8
-	LONG $0x0855e2c4; BYTE $0xee // vpsignb %ymm6, %ymm5, %ymm5
-	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
-	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
-	QUAD $0xffff408d6f7e41c4; BYTE $0xff // vmovdqu -0xc0(%r13), %ymm9
-	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
-	LONG $0x587d82c4; WORD $0x237c; BYTE $0xf8 // vpbroadcastd -0x8(%r11,%r12), %ymm7
-	LONG $0x0845c2c4; BYTE $0xf9 // vpsignb %ymm9, %ymm7, %ymm7
-	LONG $0x042de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm10, %ymm7
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0xedfec5c5 // vpaddd %ymm5, %ymm7, %ymm5
-	QUAD $0xffff009d6f7e41c4; BYTE $0xff // vmovdqu -0x100(%r13), %ymm11
-	LONG $0x1c7dc2c4; BYTE $0xfb // vpabsb %ymm11, %ymm7
-	LONG $0x587d02c4; WORD $0x2364; BYTE $0xf4 // vpbroadcastd -0xc(%r11,%r12), %ymm12
-	LONG $0x081d42c4; BYTE $0xe3 // vpsignb %ymm11, %ymm12, %ymm12
-	LONG $0x044542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm7, %ymm12
-	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	QUAD $0xfffec0ad6f7e41c4; BYTE $0xff // vmovdqu -0x140(%r13), %ymm13
-	LONG $0x1c7d42c4; BYTE $0xf5 // vpabsb %ymm13, %ymm14
-	LONG $0x587d02c4; WORD $0x237c; BYTE $0xf0 // vpbroadcastd -0x10(%r11,%r12), %ymm15
-	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
-	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
-	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
-	LONG $0xedfe9dc5 // vpaddd %ymm5, %ymm12, %ymm5
-	LONG $0xebfed5c5 // vpaddd %ymm3, %ymm5, %ymm5
-	QUAD $0x000ecf25187d62c4; BYTE $0x00 // vbroadcastss 0xecf(%rip), %ymm12 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
-	LONG $0x107c41c4; WORD $0x0065 // vmovups (%r13), %ymm12
-	LONG $0xa81de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm2
-	LONG $0x587d82c4; WORD $0x2154; BYTE $0xfc // vpbroadcastd -0x4(%r9,%r12), %ymm2
-	LONG $0x086de2c4; BYTE $0xd6 // vpsignb %ymm6, %ymm2, %ymm2
-	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
-	LONG $0x587d82c4; WORD $0x2174; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%r12), %ymm6
-	LONG $0x084dc2c4; BYTE $0xf1 // vpsignb %ymm9, %ymm6, %ymm6
-	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x042de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm10, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0x587d02c4; WORD $0x2144; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%r12), %ymm8
-	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
-	LONG $0x083dc2c4; BYTE $0xf3 // vpsignb %ymm11, %ymm8, %ymm6
-	LONG $0x587d02c4; WORD $0x2144; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r12), %ymm8
-	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0x083dc2c4; BYTE $0xfd // vpsignb %ymm13, %ymm8, %ymm7
-	QUAD $0x000e6c2d187d62c4; BYTE $0x00 // vbroadcastss 0xe6c(%rip), %ymm13 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0x040de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm14, %ymm7
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
-	LONG $0xa81de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm1
-	LONG $0x187d82c4; WORD $0x210c // vbroadcastss (%r9,%r12), %ymm1
-	LONG $0xb86de2c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm1) + ymm4
-	LONG $0x187d82c4; WORD $0x230c // vbroadcastss (%r11,%r12), %ymm1
-	LONG $0x5410fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm2
-	LONG $0xb855e2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm1) + ymm2
-	LONG $0x5411fcc5; WORD $0x3024 // vmovups %ymm2, 0x30(%rsp)
-	LONG $0x4c10fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm1
-	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfd76870f; WORD $0xffff // ja 0x4b90 <k_tile_panel_16+0x780>
-	LONG $0xfffd01e9; BYTE $0xff // jmp 0x4b20 <k_tile_panel_16+0x710>
-	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf62b8e0f; WORD $0xffff // jle 0x4460 <k_tile_panel_16+0x50>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x4c6f7ec5; WORD $0x5024 // vmovdqu 0x50(%rsp), %ymm9
-	LONG $0x5210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm2
-	QUAD $0xfffffdc08a6ffec5 // vmovdqu -0x240(%rdx), %ymm1
-	QUAD $0xfffffe00a26ffec5 // vmovdqu -0x200(%rdx), %ymm4
-	QUAD $0xfffffe40aa6ffec5 // vmovdqu -0x1c0(%rdx), %ymm5
-	QUAD $0xfffffe80b26ffec5 // vmovdqu -0x180(%rdx), %ymm6
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	LONG $0x07245488 // movb %dl, 0x7(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x001cf43d587d62c4; BYTE $0x00 // vpbroadcastd 0x1cf4(%rip), %ymm15 # 0x6678 <k_tile_panel_16_min+0xee8>
+	QUAD $0x001cc70d797de2c4; BYTE $0x00 // vpbroadcastw 0x1cc7(%rip), %ymm1 # 0x6654 <k_tile_panel_16_min+0xec4>
+	QUAD $0x001cce2d187d62c4; BYTE $0x00 // vbroadcastss 0x1cce(%rip), %ymm13 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0x7c7f7ec5; WORD $0x2024 // vmovdqu %ymm15, 0x20(%rsp)
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	WORD $0x31eb // jmp 0x49d4 <k_tile_panel_16+0x94>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x1c11fcc5; BYTE $0x16 // vmovups %ymm3, (%rsi,%rdx)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0x0d9b840f; WORD $0x0000 // je 0x576f <k_tile_panel_16+0xe2f>
+	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x023d840f; WORD $0x0000 // je 0x4c23 <k_tile_panel_16+0x2e3>
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x08528b49 // movq 0x8(%r10), %rdx
+	LONG $0x105a8b4d // movq 0x10(%r10), %r11
+	LONG $0x18728b49 // movq 0x18(%r10), %rsi
+	WORD $0x8b49; BYTE $0x3a // movq (%r10), %rdi
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x20428b4d // movq 0x20(%r10), %r8
+	LONG $0x404a8b4d // movq 0x40(%r10), %r9
+	LONG $0x38528b4d // movq 0x38(%r10), %r10
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	LONG $0x40c38148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbx # imm = 0x240
+	LONG $0x01728d4d // leaq 0x1(%r10), %r14
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x036b8d4d // leaq 0x3(%r11), %r13
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xeb490f4d // cmovnsq %r11, %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1674 // je 0x4a60 <k_tile_panel_16+0x120>
+	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x187f // jg 0x4a6d <k_tile_panel_16+0x12d>
+	LONG $0x0001b1e9; BYTE $0x00 // jmp 0x4c0b <k_tile_panel_16+0x2cb>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x019e8e0f; WORD $0x0000 // jle 0x4c0b <k_tile_panel_16+0x2cb>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	WORD $0x2949; BYTE $0xec // subq %rbp, %r12
+	LONG $0x02fdc149 // sarq $0x2, %r13
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x5510fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm2
+	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
+	QUAD $0xfffffe00a56ffec5 // vmovdqu -0x200(%rbp), %ymm4
+	QUAD $0xfffffe40ad6ffec5 // vmovdqu -0x1c0(%rbp), %ymm5
+	QUAD $0xfffffe80b56ffec5 // vmovdqu -0x180(%rbp), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d62c4; WORD $0xec46 // vpbroadcastd -0x14(%rsi), %ymm8
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0xec // vpbroadcastd -0x14(%r12), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
-	LONG $0x587d62c4; WORD $0xe846 // vpbroadcastd -0x18(%rsi), %ymm8
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0xe8 // vpbroadcastd -0x18(%r12), %ymm8
 	LONG $0x083de2c4; BYTE $0xed // vpsignb %ymm5, %ymm8, %ymm5
 	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
-	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf4 // vpabsb %ymm4, %ymm6
-	LONG $0x587de2c4; WORD $0xe47e // vpbroadcastd -0x1c(%rsi), %ymm7
+	LONG $0x587dc2c4; WORD $0x247c; BYTE $0xe4 // vpbroadcastd -0x1c(%r12), %ymm7
 	LONG $0x0845e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm7, %ymm4
 	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
-	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
-	LONG $0x587de2c4; WORD $0xe076 // vpbroadcastd -0x20(%rsi), %ymm6
-	LONG $0x1c7de2c4; BYTE $0xf9 // vpabsb %ymm1, %ymm7
-	LONG $0x084de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm6, %ymm1
-	LONG $0x0445e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm7, %ymm1
-	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	LONG $0xccfef5c5 // vpaddd %ymm4, %ymm1, %ymm1
-	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
-	LONG $0xe1feb5c5 // vpaddd %ymm1, %ymm9, %ymm4
-	LONG $0xca5994c5 // vmulps %ymm2, %ymm13, %ymm1
-	LONG $0xb86de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm4) + ymm1
-	LONG $0x526ffec5; BYTE $0x80 // vmovdqu -0x80(%rdx), %ymm2
-	LONG $0x587de2c4; WORD $0xfc66 // vpbroadcastd -0x4(%rsi), %ymm4
+	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xe0 // vpbroadcastd -0x20(%r12), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xf8 // vpabsb %ymm0, %ymm7
+	LONG $0x084de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm6, %ymm0
+	LONG $0x0445e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm7, %ymm0
+	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	LONG $0xe0fe85c5 // vpaddd %ymm0, %ymm15, %ymm4
+	LONG $0xc25994c5 // vmulps %ymm2, %ymm13, %ymm0
+	LONG $0xb86de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm4) + ymm0
+	LONG $0x556ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm2
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xfc // vpbroadcastd -0x4(%r12), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
 	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
-	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	QUAD $0xffffff40a26ffec5 // vmovdqu -0xc0(%rdx), %ymm4
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	QUAD $0xffffff40a56ffec5 // vmovdqu -0xc0(%rbp), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587de2c4; WORD $0xf876 // vpbroadcastd -0x8(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xf8 // vpbroadcastd -0x8(%r12), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
-	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
+	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
 	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	QUAD $0xffffff00a26ffec5 // vmovdqu -0x100(%rdx), %ymm4
+	QUAD $0xffffff00a56ffec5 // vmovdqu -0x100(%rbp), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587de2c4; WORD $0xf476 // vpbroadcastd -0xc(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xf4 // vpbroadcastd -0xc(%r12), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
-	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
-	QUAD $0xfffffec0aa6ffec5 // vmovdqu -0x140(%rdx), %ymm5
+	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
+	QUAD $0xfffffec0ad6ffec5 // vmovdqu -0x140(%rbp), %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
-	LONG $0x587de2c4; WORD $0xf07e // vpbroadcastd -0x10(%rsi), %ymm7
+	LONG $0x587dc2c4; WORD $0x247c; BYTE $0xf0 // vpbroadcastd -0x10(%r12), %ymm7
 	LONG $0x0845e2c4; BYTE $0xed // vpsignb %ymm5, %ymm7, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
 	LONG $0xe4fed5c5 // vpaddd %ymm4, %ymm5, %ymm4
 	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
+	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
 	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
-	LONG $0x9875e2c4; BYTE $0x12 // vfmadd132ps (%rdx), %ymm1, %ymm2 # ymm2 = (ymm2 * mem) + ymm1
-	LONG $0x187de2c4; BYTE $0x0e // vbroadcastss (%rsi), %ymm1
-	LONG $0xb86de2c4; BYTE $0xd9 // vfmadd231ps %ymm1, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm1) + ymm3
-	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfea2870f; WORD $0xffff // ja 0x4e60 <k_tile_panel_16+0xa50>
-	LONG $0xfff49de9; BYTE $0xff // jmp 0x4460 <k_tile_panel_16+0x50>
-	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
+	LONG $0x987de2c4; WORD $0x0055 // vfmadd132ps (%rbp), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x2404 // vbroadcastss (%r12), %ymm0
+	LONG $0xb86de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm0) + ymm3
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfe95870f; WORD $0xffff // ja 0x4aa0 <k_tile_panel_16+0x160>
+	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x03c3f641 // testb $0x3, %r11b
+	WORD $0x0974 // je 0x4c23 <k_tile_panel_16+0x2e3>
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfe0d8c0f; WORD $0xffff // jl 0x4a30 <k_tile_panel_16+0xf0>
+	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x747e // jle 0x4ca0 <k_tile_panel_16+0x360>
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02628d4d // leaq 0x2(%r10), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x06448e0f; WORD $0x0000 // jle 0x5280 <k_tile_panel_16+0x940>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xfd6d8d0f; WORD $0xffff // jge 0x49ba <k_tile_panel_16+0x7a>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
+	WORD $0x0348; BYTE $0x37 // addq (%rdi), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f4c // cmovnsq %rdx, %r8
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	LONG $0x092e840f; WORD $0x0000 // je 0x55a3 <k_tile_panel_16+0xc63>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107ca1c4; WORD $0x0e1c // vmovups (%rsi,%r9), %ymm3
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x09278f0f; WORD $0x0000 // jg 0x55b4 <k_tile_panel_16+0xc74>
+	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x49b0 <k_tile_panel_16+0x70>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x10708b49 // movq 0x10(%r8), %rsi
+	LONG $0x18588b49 // movq 0x18(%r8), %rbx
+	WORD $0x8b4d; BYTE $0x30 // movq (%r8), %r14
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	LONG $0x20788b4d // movq 0x20(%r8), %r15
+	LONG $0x40608b4d // movq 0x40(%r8), %r12
+	LONG $0x38688b4d // movq 0x38(%r8), %r13
+	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
+	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
+	QUAD $0x000002400eb48d4a // leaq 0x240(%rsi,%r9), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x014d8d4d // leaq 0x1(%r13), %r9
+	LONG $0x08708b49 // movq 0x8(%r8), %rsi
+	LONG $0x0000e0bf; BYTE $0x00 // movl $0xe0, %edi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x34eb // jmp 0x4d27 <k_tile_panel_16+0x3e7>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x20 // vmovups %ymm4, (%r8)
+	LONG $0x117cc1c4; WORD $0x981c // vmovups %ymm3, (%r8,%rbx,4)
+	LONG $0x117cc1c4; WORD $0xd814 // vmovups %ymm2, (%r8,%rbx,8)
+	LONG $0x117cc1c4; WORD $0x2804 // vmovups %ymm0, (%r8,%rbp)
+	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xff088f0f; WORD $0xffff // jg 0x4c2f <k_tile_panel_16+0x2ef>
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	LONG $0x03538d49 // leaq 0x3(%r11), %rdx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xd3490f49 // cmovnsq %r11, %rdx
+	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x2874 // je 0x4d70 <k_tile_panel_16+0x430>
+	LONG $0x6f7ec1c4; BYTE $0x20 // vmovdqu (%r8), %ymm4
+	LONG $0x107cc1c4; WORD $0x981c // vmovups (%r8,%rbx,4), %ymm3
+	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
+	LONG $0x107cc1c4; WORD $0x2804 // vmovups (%r8,%rbp), %ymm0
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x257f // jg 0x4d89 <k_tile_panel_16+0x449>
+	WORD $0x9aeb // jmp 0x4d00 <k_tile_panel_16+0x3c0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xff778e0f; WORD $0xffff // jle 0x4d00 <k_tile_panel_16+0x3c0>
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0x4824 // vmovups %ymm0, 0x48(%rsp)
+	QUAD $0x0000a824a47ffec5; BYTE $0x00 // vmovdqu %ymm4, 0xa8(%rsp)
+	LONG $0x5c11fcc5; WORD $0x6824 // vmovups %ymm3, 0x68(%rsp)
+	QUAD $0x0000c8249411fcc5; BYTE $0x00 // vmovups %ymm2, 0xc8(%rsp)
+	LONG $0x5f107cc5; BYTE $0xc0 // vmovups -0x40(%rdi), %ymm11
+	LONG $0x592441c4; BYTE $0xe5 // vmulps %ymm13, %ymm11, %ymm12
+	QUAD $0xfffffdc0bf6ffec5 // vmovdqu -0x240(%rdi), %ymm7
+	QUAD $0xfffffe00af6f7ec5 // vmovdqu -0x200(%rdi), %ymm13
+	QUAD $0xfffffe40876ffec5 // vmovdqu -0x1c0(%rdi), %ymm0
+	QUAD $0xfffffe80976ffec5 // vmovdqu -0x180(%rdi), %ymm2
+	LONG $0x1c7de2c4; BYTE $0xda // vpabsb %ymm2, %ymm3
+	LONG $0x587dc2c4; WORD $0xec63 // vpbroadcastd -0x14(%r11), %ymm4
+	LONG $0x085de2c4; BYTE $0xe2 // vpsignb %ymm2, %ymm4, %ymm4
+	LONG $0x0465e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm3, %ymm4
+	LONG $0xe9f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
+	LONG $0x587d42c4; WORD $0xe843 // vpbroadcastd -0x18(%r11), %ymm8
+	LONG $0x083d62c4; BYTE $0xc0 // vpsignb %ymm0, %ymm8, %ymm8
+	LONG $0x045d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm4, %ymm8
+	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
+	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
+	LONG $0x1c7dc2c4; BYTE $0xed // vpabsb %ymm13, %ymm5
+	LONG $0x587d42c4; WORD $0xe44b // vpbroadcastd -0x1c(%r11), %ymm9
+	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
+	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
+	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0xe053 // vpbroadcastd -0x20(%r11), %ymm10
+	LONG $0x1c7d62c4; BYTE $0xf7 // vpabsb %ymm7, %ymm14
+	LONG $0x082d62c4; BYTE $0xd7 // vpsignb %ymm7, %ymm10, %ymm10
+	LONG $0x040d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm14, %ymm10
+	LONG $0xd1f52dc5 // vpmaddwd %ymm1, %ymm10, %ymm10
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x587d42c4; WORD $0xac4b // vpbroadcastd -0x54(%r11), %ymm9
+	LONG $0xfe3d41c4; BYTE $0xd7 // vpaddd %ymm15, %ymm8, %ymm10
+	LONG $0x083562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm9, %ymm8
+	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
+	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
+	LONG $0x587d42c4; WORD $0xa84b // vpbroadcastd -0x58(%r11), %ymm9
+	LONG $0x083562c4; BYTE $0xc8 // vpsignb %ymm0, %ymm9, %ymm9
+	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
+	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	LONG $0x587d42c4; WORD $0xa44b // vpbroadcastd -0x5c(%r11), %ymm9
+	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
+	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
+	LONG $0x587d42c4; WORD $0xa07b // vpbroadcastd -0x60(%r11), %ymm15
+	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
+	LONG $0x080562c4; BYTE $0xff // vpsignb %ymm7, %ymm15, %ymm15
+	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
+	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
+	LONG $0xfe0541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm15, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
+	QUAD $0xffff6cbb587d42c4; BYTE $0xff // vpbroadcastd -0x94(%r11), %ymm15
+	LONG $0x4cfe3dc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm8, %ymm9
+	LONG $0x080562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm15, %ymm8
+	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
+	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
+	QUAD $0xffff68bb587d42c4; BYTE $0xff // vpbroadcastd -0x98(%r11), %ymm15
+	LONG $0x080562c4; BYTE $0xf8 // vpsignb %ymm0, %ymm15, %ymm15
+	LONG $0x045d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm4, %ymm15
+	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
+	LONG $0xfe0541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm15, %ymm8
+	QUAD $0xffff64bb587d42c4; BYTE $0xff // vpbroadcastd -0x9c(%r11), %ymm15
+	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
+	LONG $0x045542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm5, %ymm15
+	QUAD $0xffff60b3587dc2c4; BYTE $0xff // vpbroadcastd -0xa0(%r11), %ymm6
+	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
+	LONG $0x084de2c4; BYTE $0xf7 // vpsignb %ymm7, %ymm6, %ymm6
+	LONG $0x040de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm14, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0xf6fe85c5 // vpaddd %ymm6, %ymm15, %ymm6
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	QUAD $0xffff2cbb587d42c4; BYTE $0xff // vpbroadcastd -0xd4(%r11), %ymm15
+	LONG $0x44fe4dc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm8
+	LONG $0x0805e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm15, %ymm2
+	LONG $0x0465e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm3, %ymm2
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	QUAD $0xffff289b587dc2c4; BYTE $0xff // vpbroadcastd -0xd8(%r11), %ymm3
+	LONG $0x0865e2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm3, %ymm0
+	LONG $0x045de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm4, %ymm0
+	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	LONG $0xc2fefdc5 // vpaddd %ymm2, %ymm0, %ymm0
+	QUAD $0xffff2493587dc2c4; BYTE $0xff // vpbroadcastd -0xdc(%r11), %ymm2
+	LONG $0x086dc2c4; BYTE $0xd5 // vpsignb %ymm13, %ymm2, %ymm2
+	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
+	QUAD $0xffff209b587dc2c4; BYTE $0xff // vpbroadcastd -0xe0(%r11), %ymm3
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0x0865e2c4; BYTE $0xdf // vpsignb %ymm7, %ymm3, %ymm3
+	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
+	LONG $0xd9f5e5c5 // vpmaddwd %ymm1, %ymm3, %ymm3
+	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
+	LONG $0xc0feedc5 // vpaddd %ymm0, %ymm2, %ymm0
+	LONG $0x44fefdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm0, %ymm0
+	LONG $0xa825c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + ymm12
+	QUAD $0x000088248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x88(%rsp)
+	LONG $0xa82542c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm12
+	LONG $0xa82542c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm12
+	LONG $0xa82542c4; BYTE $0xd4 // vfmadd213ps %ymm12, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm12
+	LONG $0x676f7ec5; BYTE $0x80 // vmovdqu -0x80(%rdi), %ymm12
+	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
+	LONG $0x587dc2c4; WORD $0xfc43 // vpbroadcastd -0x4(%r11), %ymm0
+	LONG $0x087dc2c4; BYTE $0xc4 // vpsignb %ymm12, %ymm0, %ymm0
+	LONG $0x0415e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm13, %ymm0
+	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	QUAD $0xffffff40b76f7ec5 // vmovdqu -0xc0(%rdi), %ymm14
+	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
+	LONG $0x587dc2c4; WORD $0xf853 // vpbroadcastd -0x8(%r11), %ymm2
+	LONG $0x086dc2c4; BYTE $0xd6 // vpsignb %ymm14, %ymm2, %ymm2
+	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0xe8feedc5 // vpaddd %ymm0, %ymm2, %ymm5
+	QUAD $0xffffff00976ffec5 // vmovdqu -0x100(%rdi), %ymm2
+	LONG $0x1c7de2c4; BYTE $0xc2 // vpabsb %ymm2, %ymm0
+	LONG $0x587dc2c4; WORD $0xf45b // vpbroadcastd -0xc(%r11), %ymm3
+	LONG $0x0865e2c4; BYTE $0xda // vpsignb %ymm2, %ymm3, %ymm3
+	LONG $0x047de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm0, %ymm3
+	LONG $0xf1f5e5c5 // vpmaddwd %ymm1, %ymm3, %ymm6
+	QUAD $0xfffffec09f6ffec5 // vmovdqu -0x140(%rdi), %ymm3
+	LONG $0x587d42c4; WORD $0xf05b // vpbroadcastd -0x10(%r11), %ymm11
+	LONG $0x1c7de2c4; BYTE $0xe3 // vpabsb %ymm3, %ymm4
+	LONG $0x082562c4; BYTE $0xdb // vpsignb %ymm3, %ymm11, %ymm11
+	LONG $0x045d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm4, %ymm11
+	LONG $0xd9f525c5 // vpmaddwd %ymm1, %ymm11, %ymm11
+	LONG $0xf6fea5c5 // vpaddd %ymm6, %ymm11, %ymm6
+	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
+	LONG $0x6cfed5c5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm5, %ymm5
+	QUAD $0x0015fa35187de2c4; BYTE $0x00 // vbroadcastss 0x15fa(%rip), %ymm6 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0xde5854c5 // vaddps %ymm6, %ymm5, %ymm11
+	LONG $0x2f10fcc5 // vmovups (%rdi), %ymm5
+	LONG $0xa85542c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm10
+	LONG $0x587dc2c4; WORD $0xbc73 // vpbroadcastd -0x44(%r11), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
+	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0xb853 // vpbroadcastd -0x48(%r11), %ymm10
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0x082d42c4; BYTE $0xd6 // vpsignb %ymm14, %ymm10, %ymm10
+	LONG $0x040542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm15, %ymm10
+	LONG $0xd1f52dc5 // vpmaddwd %ymm1, %ymm10, %ymm10
+	LONG $0xf6feadc5 // vpaddd %ymm6, %ymm10, %ymm6
+	LONG $0x587d42c4; WORD $0xb453 // vpbroadcastd -0x4c(%r11), %ymm10
+	LONG $0x082d62c4; BYTE $0xd2 // vpsignb %ymm2, %ymm10, %ymm10
+	LONG $0x047d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm0, %ymm10
+	LONG $0xd1f52dc5 // vpmaddwd %ymm1, %ymm10, %ymm10
+	LONG $0x587dc2c4; WORD $0xb07b // vpbroadcastd -0x50(%r11), %ymm7
+	LONG $0x0845e2c4; BYTE $0xfb // vpsignb %ymm3, %ymm7, %ymm7
+	LONG $0x045de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm4, %ymm7
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
+	QUAD $0x0015823d187de2c4; BYTE $0x00 // vbroadcastss 0x1582(%rip), %ymm7 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0xd7584cc5 // vaddps %ymm7, %ymm6, %ymm10
+	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
+	QUAD $0xffff7cb3587dc2c4; BYTE $0xff // vpbroadcastd -0x84(%r11), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
+	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	QUAD $0xffff78bb587dc2c4; BYTE $0xff // vpbroadcastd -0x88(%r11), %ymm7
+	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
+	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	QUAD $0xffff748b587d42c4; BYTE $0xff // vpbroadcastd -0x8c(%r11), %ymm9
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0x0835e2c4; BYTE $0xfa // vpsignb %ymm2, %ymm9, %ymm7
+	LONG $0x047de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm0, %ymm7
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	QUAD $0xffff708b587d42c4; BYTE $0xff // vpbroadcastd -0x90(%r11), %ymm9
+	LONG $0x083562c4; BYTE $0xcb // vpsignb %ymm3, %ymm9, %ymm9
+	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
+	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
+	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
+	QUAD $0x0015023d187de2c4; BYTE $0x00 // vbroadcastss 0x1502(%rip), %ymm7 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0xcf584cc5 // vaddps %ymm7, %ymm6, %ymm9
+	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
+	QUAD $0xffff3cb3587dc2c4; BYTE $0xff // vpbroadcastd -0xc4(%r11), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
+	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
+	QUAD $0x0014dd2d187d62c4; BYTE $0x00 // vbroadcastss 0x14dd(%rip), %ymm13 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0xffff38bb587dc2c4; BYTE $0xff // vpbroadcastd -0xc8(%r11), %ymm7
+	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
+	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
+	LONG $0x7c6f7ec5; WORD $0x2024 // vmovdqu 0x20(%rsp), %ymm15
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	QUAD $0xffff34bb587dc2c4; BYTE $0xff // vpbroadcastd -0xcc(%r11), %ymm7
+	LONG $0x0845e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm7, %ymm2
+	LONG $0x047de2c4; BYTE $0xc2 // vpmaddubsw %ymm2, %ymm0, %ymm0
+	QUAD $0xffff3093587dc2c4; BYTE $0xff // vpbroadcastd -0xd0(%r11), %ymm2
+	LONG $0x086de2c4; BYTE $0xd3 // vpsignb %ymm3, %ymm2, %ymm2
+	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
+	QUAD $0x0000a824a410fcc5; BYTE $0x00 // vmovups 0xa8(%rsp), %ymm4
+	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0xc0feedc5 // vpaddd %ymm0, %ymm2, %ymm0
+	LONG $0xc6fefdc5 // vpaddd %ymm6, %ymm0, %ymm0
+	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
+	LONG $0xc05894c5 // vaddps %ymm0, %ymm13, %ymm0
+	QUAD $0x00882484a855e2c4; WORD $0x0000 // vfmadd213ps 0x88(%rsp), %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + mem
+	QUAD $0xffff4093187dc2c4; BYTE $0xff // vbroadcastss -0xc0(%r11), %ymm2
+	LONG $0x187dc2c4; WORD $0x805b // vbroadcastss -0x80(%r11), %ymm3
+	LONG $0xb87de2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm2) + ymm4
+	QUAD $0x0000c8249410fcc5; BYTE $0x00 // vmovups 0xc8(%rsp), %ymm2
+	LONG $0x4410fcc5; WORD $0x6824 // vmovups 0x68(%rsp), %ymm0
+	LONG $0xb835e2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm9, %ymm0 # ymm0 = (ymm9 * ymm3) + ymm0
+	LONG $0x4411fcc5; WORD $0x6824 // vmovups %ymm0, 0x68(%rsp)
+	LONG $0x5c10fcc5; WORD $0x6824 // vmovups 0x68(%rsp), %ymm3
+	LONG $0x187dc2c4; WORD $0xc043 // vbroadcastss -0x40(%r11), %ymm0
+	LONG $0xb82de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm0) + ymm2
+	LONG $0x187dc2c4; BYTE $0x03 // vbroadcastss (%r11), %ymm0
+	LONG $0x6c10fcc5; WORD $0x4824 // vmovups 0x48(%rsp), %ymm5
+	LONG $0xb825e2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm0) + ymm5
+	LONG $0x6c11fcc5; WORD $0x4824 // vmovups %ymm5, 0x48(%rsp)
+	LONG $0x4410fcc5; WORD $0x4824 // vmovups 0x48(%rsp), %ymm0
+	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfb3d870f; WORD $0xffff // ja 0x4db0 <k_tile_panel_16+0x470>
+	LONG $0xfffa88e9; BYTE $0xff // jmp 0x4d00 <k_tile_panel_16+0x3c0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
+	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
+	LONG $0x187b8b48 // movq 0x18(%rbx), %rdi
+	WORD $0x8b4c; BYTE $0x03 // movq (%rbx), %r8
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x204b8b4c // movq 0x20(%rbx), %r9
+	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
+	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
+	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
+	LONG $0x60c68348 // addq $0x60, %rsi
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x1ceb // jmp 0x52dc <k_tile_panel_16+0x99c>
+	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
+	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
+	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xf9638f0f; WORD $0xffff // jg 0x4c3f <k_tile_panel_16+0x2ff>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xea490f4d // cmovnsq %r10, %r13
+	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1374 // je 0x5310 <k_tile_panel_16+0x9d0>
+	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
+	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0f7f // jg 0x531d <k_tile_panel_16+0x9dd>
+	WORD $0xb0eb // jmp 0x52c0 <k_tile_panel_16+0x980>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xa37e // jle 0x52c0 <k_tile_panel_16+0x980>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
+	LONG $0x02fdc149 // sarq $0x2, %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	BYTE $0x90 // nop
+	LONG $0x6d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm5
+	LONG $0xf55994c5 // vmulps %ymm5, %ymm13, %ymm6
+	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
+	QUAD $0xfffffe00bd6ffec5 // vmovdqu -0x200(%rbp), %ymm7
+	QUAD $0xfffffe40856f7ec5 // vmovdqu -0x1c0(%rbp), %ymm8
+	QUAD $0xfffffe808d6f7ec5 // vmovdqu -0x180(%rbp), %ymm9
+	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
+	LONG $0x587dc2c4; WORD $0xec52 // vpbroadcastd -0x14(%r10), %ymm2
+	LONG $0x086dc2c4; BYTE $0xd1 // vpsignb %ymm9, %ymm2, %ymm2
+	LONG $0x042de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm10, %ymm2
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0x1c7d42c4; BYTE $0xd8 // vpabsb %ymm8, %ymm11
+	LONG $0x587d42c4; WORD $0xe862 // vpbroadcastd -0x18(%r10), %ymm12
+	LONG $0x081d42c4; BYTE $0xe0 // vpsignb %ymm8, %ymm12, %ymm12
+	LONG $0x042542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm11, %ymm12
+	LONG $0xe1f51dc5 // vpmaddwd %ymm1, %ymm12, %ymm12
+	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
+	LONG $0x1c7d62c4; BYTE $0xe7 // vpabsb %ymm7, %ymm12
+	LONG $0x587d42c4; WORD $0xe46a // vpbroadcastd -0x1c(%r10), %ymm13
+	LONG $0x081562c4; BYTE $0xef // vpsignb %ymm7, %ymm13, %ymm13
+	LONG $0x041d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm12, %ymm13
+	LONG $0xe9f515c5 // vpmaddwd %ymm1, %ymm13, %ymm13
+	LONG $0x587d42c4; WORD $0xe072 // vpbroadcastd -0x20(%r10), %ymm14
+	LONG $0x1c7d62c4; BYTE $0xf8 // vpabsb %ymm0, %ymm15
+	LONG $0x080d62c4; BYTE $0xf0 // vpsignb %ymm0, %ymm14, %ymm14
+	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
+	LONG $0xf1f50dc5 // vpmaddwd %ymm1, %ymm14, %ymm14
+	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
+	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
+	LONG $0x587d42c4; WORD $0xac6a // vpbroadcastd -0x54(%r10), %ymm13
+	LONG $0x54feedc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm2, %ymm2
+	LONG $0x081542c4; BYTE $0xc9 // vpsignb %ymm9, %ymm13, %ymm9
+	LONG $0x042d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm10, %ymm9
+	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
+	LONG $0x587d42c4; WORD $0xa852 // vpbroadcastd -0x58(%r10), %ymm10
+	LONG $0x082d42c4; BYTE $0xc0 // vpsignb %ymm8, %ymm10, %ymm8
+	LONG $0x042542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm11, %ymm8
+	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
+	LONG $0xfe3d41c4; BYTE $0xc1 // vpaddd %ymm9, %ymm8, %ymm8
+	LONG $0x587d42c4; WORD $0xa44a // vpbroadcastd -0x5c(%r10), %ymm9
+	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
+	LONG $0x041de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm12, %ymm7
+	LONG $0x587d42c4; WORD $0xa04a // vpbroadcastd -0x60(%r10), %ymm9
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	LONG $0x0835e2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm9, %ymm0
+	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
+	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0x44fefdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm0, %ymm0
+	LONG $0xa855e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm6
+	LONG $0xa855e2c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm6
+	LONG $0x756ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm6
+	LONG $0x587dc2c4; WORD $0xfc6a // vpbroadcastd -0x4(%r10), %ymm5
+	LONG $0x1c7d62c4; BYTE $0xc6 // vpabsb %ymm6, %ymm8
+	LONG $0x0855e2c4; BYTE $0xee // vpsignb %ymm6, %ymm5, %ymm5
+	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
+	QUAD $0xffffff408d6f7ec5 // vmovdqu -0xc0(%rbp), %ymm9
+	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
+	LONG $0x587dc2c4; WORD $0xf87a // vpbroadcastd -0x8(%r10), %ymm7
+	LONG $0x0845c2c4; BYTE $0xf9 // vpsignb %ymm9, %ymm7, %ymm7
+	LONG $0x042de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm10, %ymm7
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	LONG $0xedfec5c5 // vpaddd %ymm5, %ymm7, %ymm5
+	QUAD $0xffffff009d6f7ec5 // vmovdqu -0x100(%rbp), %ymm11
+	LONG $0x1c7dc2c4; BYTE $0xfb // vpabsb %ymm11, %ymm7
+	LONG $0x587d42c4; WORD $0xf462 // vpbroadcastd -0xc(%r10), %ymm12
+	LONG $0x081d42c4; BYTE $0xe3 // vpsignb %ymm11, %ymm12, %ymm12
+	LONG $0x044542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm7, %ymm12
+	LONG $0xe1f51dc5 // vpmaddwd %ymm1, %ymm12, %ymm12
+	QUAD $0xfffffec0ad6f7ec5 // vmovdqu -0x140(%rbp), %ymm13
+	LONG $0x1c7d42c4; BYTE $0xf5 // vpabsb %ymm13, %ymm14
+	LONG $0x587d42c4; WORD $0xf07a // vpbroadcastd -0x10(%r10), %ymm15
+	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
+	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
+	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
+	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
+	LONG $0x7c6f7ec5; WORD $0x2024 // vmovdqu 0x20(%rsp), %ymm15
+	LONG $0xedfe9dc5 // vpaddd %ymm5, %ymm12, %ymm5
+	LONG $0xedfe85c5 // vpaddd %ymm5, %ymm15, %ymm5
+	QUAD $0x00117625187d62c4; BYTE $0x00 // vbroadcastss 0x1176(%rip), %ymm12 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
+	LONG $0x65107cc5; BYTE $0x00 // vmovups (%rbp), %ymm12
+	LONG $0xa81de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm2
+	LONG $0x587dc2c4; WORD $0xbc52 // vpbroadcastd -0x44(%r10), %ymm2
+	LONG $0x086de2c4; BYTE $0xd6 // vpsignb %ymm6, %ymm2, %ymm2
+	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
+	LONG $0x587dc2c4; WORD $0xb872 // vpbroadcastd -0x48(%r10), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf1 // vpsignb %ymm9, %ymm6, %ymm6
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0x042de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm10, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0x587d42c4; WORD $0xb442 // vpbroadcastd -0x4c(%r10), %ymm8
+	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
+	LONG $0x083dc2c4; BYTE $0xf3 // vpsignb %ymm11, %ymm8, %ymm6
+	LONG $0x587d42c4; WORD $0xb042 // vpbroadcastd -0x50(%r10), %ymm8
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0x083dc2c4; BYTE $0xfd // vpsignb %ymm13, %ymm8, %ymm7
+	QUAD $0x0011182d187d62c4; BYTE $0x00 // vbroadcastss 0x1118(%rip), %ymm13 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0x040de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm14, %ymm7
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
+	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
+	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
+	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
+	LONG $0xa81de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm0
+	LONG $0x187dc2c4; WORD $0xc042 // vbroadcastss -0x40(%r10), %ymm0
+	LONG $0xb86de2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm0) + ymm4
+	LONG $0x187dc2c4; BYTE $0x02 // vbroadcastss (%r10), %ymm0
+	LONG $0xb855e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm0) + ymm3
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfda2870f; WORD $0xffff // ja 0x5340 <k_tile_panel_16+0xa00>
+	LONG $0xfffd1de9; BYTE $0xff // jmp 0x52c0 <k_tile_panel_16+0x980>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf3fc8e0f; WORD $0xffff // jle 0x49b0 <k_tile_panel_16+0x70>
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x10578b4c // movq 0x10(%rdi), %r10
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x5faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x20c28348 // addq $0x20, %rdx
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0xc050 // vmovups -0x40(%r8), %ymm2
+	QUAD $0xfffdc0806f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm0
+	QUAD $0xfffe00a06f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm4
+	QUAD $0xfffe40a86f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm5
+	QUAD $0xfffe80b06f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
+	LONG $0x587d62c4; WORD $0xec42 // vpbroadcastd -0x14(%rdx), %ymm8
+	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
+	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
+	LONG $0x587d62c4; WORD $0xe842 // vpbroadcastd -0x18(%rdx), %ymm8
+	LONG $0x083de2c4; BYTE $0xed // vpsignb %ymm5, %ymm8, %ymm5
+	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf4 // vpabsb %ymm4, %ymm6
+	LONG $0x587de2c4; WORD $0xe47a // vpbroadcastd -0x1c(%rdx), %ymm7
+	LONG $0x0845e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm7, %ymm4
+	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
+	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
+	LONG $0x587de2c4; WORD $0xe072 // vpbroadcastd -0x20(%rdx), %ymm6
+	LONG $0x1c7de2c4; BYTE $0xf8 // vpabsb %ymm0, %ymm7
+	LONG $0x084de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm6, %ymm0
+	LONG $0x0445e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm7, %ymm0
+	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	LONG $0xe0fe85c5 // vpaddd %ymm0, %ymm15, %ymm4
+	LONG $0xc25994c5 // vmulps %ymm2, %ymm13, %ymm0
+	LONG $0xb86de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm4) + ymm0
+	LONG $0x6f7ec1c4; WORD $0x8050 // vmovdqu -0x80(%r8), %ymm2
+	LONG $0x587de2c4; WORD $0xfc62 // vpbroadcastd -0x4(%rdx), %ymm4
+	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
+	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
+	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
+	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	QUAD $0xffff40a06f7ec1c4; BYTE $0xff // vmovdqu -0xc0(%r8), %ymm4
+	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
+	LONG $0x587de2c4; WORD $0xf872 // vpbroadcastd -0x8(%rdx), %ymm6
+	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
+	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
+	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	QUAD $0xffff00a06f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm4
+	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
+	LONG $0x587de2c4; WORD $0xf472 // vpbroadcastd -0xc(%rdx), %ymm6
+	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
+	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
+	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
+	QUAD $0xfffec0a86f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
+	LONG $0x587de2c4; WORD $0xf07a // vpbroadcastd -0x10(%rdx), %ymm7
+	LONG $0x0845e2c4; BYTE $0xed // vpsignb %ymm5, %ymm7, %ymm5
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
+	LONG $0xe4fed5c5 // vpaddd %ymm4, %ymm5, %ymm4
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
+	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
+	LONG $0x987dc2c4; BYTE $0x10 // vfmadd132ps (%r8), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x187de2c4; BYTE $0x02 // vbroadcastss (%rdx), %ymm0
+	LONG $0xb86de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm0) + ymm3
+	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfe96870f; WORD $0xffff // ja 0x5600 <k_tile_panel_16+0xcc0>
+	LONG $0xfff241e9; BYTE $0xff // jmp 0x49b0 <k_tile_panel_16+0x70>
+	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3640,7 +4045,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16_min
 	BYTE $0x55 // pushq %rbp
@@ -3649,260 +4054,385 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xd0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xd0, %rsp
+	LONG $0xc8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc8, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x000c0f35797d62c4; BYTE $0x00 // vpbroadcastw 0xc0f(%rip), %ymm14 # 0x5c16 <k_tile_panel_16_min+0xc36>
-	QUAD $0x000c283d187d62c4; BYTE $0x00 // vbroadcastss 0xc28(%rip), %ymm15 # 0x5c38 <k_tile_panel_16_min+0xc58>
-	QUAD $0x000c0b1d187d62c4; BYTE $0x00 // vbroadcastss 0xc0b(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x7c117cc5; WORD $0x3024 // vmovups %ymm15, 0x30(%rsp)
-	WORD $0x26eb // jmp 0x504c <k_tile_panel_16_min+0x6c>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x117ca1c4; WORD $0x011c // vmovups %ymm3, (%rcx,%r8)
-	LONG $0x0020b841; WORD $0x0000 // movl $0x20, %r8d
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x09f5840f; WORD $0x0000 // je 0x5a41 <k_tile_panel_16_min+0xa61>
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	WORD $0x547d // jge 0x50b0 <k_tile_panel_16_min+0xd0>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x02cc8349 // orq $0x2, %r12
-	LONG $0x24243b4c // cmpq (%rsp), %r12
-	LONG $0x05718e0f; WORD $0x0000 // jle 0x55e0 <k_tile_panel_16_min+0x600>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0xbc7d // jge 0x5036 <k_tile_panel_16_min+0x56>
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x0846840f; WORD $0x0000 // je 0x58da <k_tile_panel_16_min+0x8fa>
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x107ca1c4; WORD $0x011c // vmovups (%rcx,%r8), %ymm3
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x08448f0f; WORD $0x0000 // jg 0x58f0 <k_tile_panel_16_min+0x910>
-	WORD $0x82eb // jmp 0x5030 <k_tile_panel_16_min+0x50>
-	WORD $0x9066 // nop
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
-	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
-	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
-	LONG $0x30778b4c // movq 0x30(%rdi), %r14
-	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
-	LONG $0x763c8d4c // leaq (%rsi,%rsi,2), %r15
-	LONG $0x023c8d4a // leaq (%rdx,%r8), %rdi
-	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	LONG $0x01468d49 // leaq 0x1(%r14), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x42eb // jmp 0x5157 <k_tile_panel_16_min+0x177>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
-	LONG $0x117c81c4; WORD $0x9024 // vmovups %ymm4, (%r8,%r10,4)
-	LONG $0x117c81c4; WORD $0xd02c // vmovups %ymm5, (%r8,%r10,8)
-	LONG $0x117c81c4; WORD $0x380c // vmovups %ymm1, (%r8,%r15)
-	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0x7c107cc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm15
-	QUAD $0x000ad31d187d62c4; BYTE $0x00 // vbroadcastss 0xad3(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
-	LONG $0xff078f0f; WORD $0xffff // jg 0x505e <k_tile_panel_16_min+0x7e>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	LONG $0x07245488 // movb %dl, 0x7(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x000e8235797d62c4; BYTE $0x00 // vpbroadcastw 0xe82(%rip), %ymm14 # 0x6656 <k_tile_panel_16_min+0xec6>
+	QUAD $0x000e9b3d587d62c4; BYTE $0x00 // vpbroadcastd 0xe9b(%rip), %ymm15 # 0x6678 <k_tile_panel_16_min+0xee8>
+	QUAD $0x000e7e1d187d62c4; BYTE $0x00 // vbroadcastss 0xe7e(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x7c7f7ec5; WORD $0x2824 // vmovdqu %ymm15, 0x28(%rsp)
+	WORD $0x31eb // jmp 0x5824 <k_tile_panel_16_min+0x94>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0x0c49840f; WORD $0x0000 // je 0x646d <k_tile_panel_16_min+0xcdd>
+	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x01fd840f; WORD $0x0000 // je 0x5a33 <k_tile_panel_16_min+0x2a3>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x08538b49 // movq 0x8(%r11), %rdx
+	LONG $0x10538b4d // movq 0x10(%r11), %r10
+	LONG $0x18738b49 // movq 0x18(%r11), %rsi
+	WORD $0x8b49; BYTE $0x3b // movq (%r11), %rdi
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x20438b4d // movq 0x20(%r11), %r8
+	LONG $0x404b8b4d // movq 0x40(%r11), %r9
+	LONG $0x385b8b4d // movq 0x38(%r11), %r11
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	LONG $0xc0c38148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rbx # imm = 0x2C0
+	LONG $0x01738d4d // leaq 0x1(%r11), %r14
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xea490f4d // cmovnsq %r10, %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1674 // je 0x58a0 <k_tile_panel_16_min+0x110>
+	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x187f // jg 0x58ad <k_tile_panel_16_min+0x11d>
+	LONG $0x000181e9; BYTE $0x00 // jmp 0x5a1b <k_tile_panel_16_min+0x28b>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x016e8e0f; WORD $0x0000 // jle 0x5a1b <k_tile_panel_16_min+0x28b>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xe8af0f49 // imulq %r8, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff409510fcc5 // vmovups -0xc0(%rbp), %ymm2
+	QUAD $0xfffffd40a56ffec5 // vmovdqu -0x2c0(%rbp), %ymm4
+	QUAD $0xfffffd80ad6ffec5 // vmovdqu -0x280(%rbp), %ymm5
+	QUAD $0xfffffdc0b56ffec5 // vmovdqu -0x240(%rbp), %ymm6
+	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm7
+	QUAD $0xfffffe00856f7ec5 // vmovdqu -0x200(%rbp), %ymm8
+	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm8
+	LONG $0xfff58dc5 // vpmaddwd %ymm7, %ymm14, %ymm7
+	LONG $0x044dc2c4; BYTE $0xf0 // vpmaddubsw %ymm8, %ymm6, %ymm6
+	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
+	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm7
+	LONG $0x0455e2c4; BYTE $0xef // vpmaddubsw %ymm7, %ymm5, %ymm5
+	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
+	LONG $0x587dc2c4; WORD $0x243c // vpbroadcastd (%r12), %ymm7
+	LONG $0x045de2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm4, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
+	LONG $0xe4fe85c5 // vpaddd %ymm4, %ymm15, %ymm4
+	LONG $0xea59a4c5 // vmulps %ymm2, %ymm11, %ymm5
+	LONG $0xb86de2c4; BYTE $0xec // vfmadd231ps %ymm4, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm4) + ymm5
+	QUAD $0xffffff00956ffec5 // vmovdqu -0x100(%rbp), %ymm2
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm4
+	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm4
+	QUAD $0xfffffec0b56ffec5 // vmovdqu -0x140(%rbp), %ymm6
+	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	QUAD $0xfffffe80a56ffec5 // vmovdqu -0x180(%rbp), %ymm4
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm6
+	LONG $0x045de2c4; BYTE $0xe6 // vpmaddubsw %ymm6, %ymm4, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	QUAD $0xfffffe40b56ffec5 // vmovdqu -0x1c0(%rbp), %ymm6
+	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm7
+	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
+	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0xe4fecdc5 // vpaddd %ymm4, %ymm6, %ymm4
+	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
+	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
+	LONG $0xd258a4c5 // vaddps %ymm2, %ymm11, %ymm2
+	LONG $0x9855e2c4; WORD $0x8055 // vfmadd132ps -0x80(%rbp), %ymm5, %ymm2 # ymm2 = (ymm2 * mem) + ymm5
+	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0xa86de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm3
+	LONG $0x187dc2c4; WORD $0x2454; BYTE $0x34 // vbroadcastss 0x34(%r12), %ymm2
+	LONG $0x985de2c4; WORD $0xc055 // vfmadd132ps -0x40(%rbp), %ymm4, %ymm2 # ymm2 = (ymm2 * mem) + ymm4
+	LONG $0x187dc2c4; WORD $0x245c; BYTE $0x38 // vbroadcastss 0x38(%r12), %ymm3
+	LONG $0x986de2c4; WORD $0x005d // vfmadd132ps (%rbp), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfec5870f; WORD $0xffff // ja 0x58e0 <k_tile_panel_16_min+0x150>
+	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x03c2f641 // testb $0x3, %r10b
+	WORD $0x0974 // je 0x5a33 <k_tile_panel_16_min+0x2a3>
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe3d8c0f; WORD $0xffff // jl 0x5870 <k_tile_panel_16_min+0xe0>
+	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x747e // jle 0x5ab0 <k_tile_panel_16_min+0x320>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x02618d4d // leaq 0x2(%r9), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x05a48e0f; WORD $0x0000 // jle 0x5ff0 <k_tile_panel_16_min+0x860>
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xfdad8d0f; WORD $0xffff // jge 0x580a <k_tile_panel_16_min+0x7a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	LONG $0x93048d4d // leaq (%r11,%rdx,4), %r8
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2674 // je 0x5190 <k_tile_panel_16_min+0x1b0>
-	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
-	LONG $0x107c81c4; WORD $0x9024 // vmovups (%r8,%r10,4), %ymm4
-	LONG $0x107c81c4; WORD $0xd02c // vmovups (%r8,%r10,8), %ymm5
-	LONG $0x107c81c4; WORD $0x380c // vmovups (%r8,%r15), %ymm1
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x237f // jg 0x51a9 <k_tile_panel_16_min+0x1c9>
-	WORD $0x98eb // jmp 0x5120 <k_tile_panel_16_min+0x140>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x035a8d4d // leaq 0x3(%r10), %r11
+	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xda490f4d // cmovnsq %r10, %r11
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	LONG $0x0853840f; WORD $0x0000 // je 0x62d8 <k_tile_panel_16_min+0xb48>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x084d8f0f; WORD $0x0000 // jg 0x62e9 <k_tile_panel_16_min+0xb59>
+	LONG $0xfffd5fe9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0x70>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
+	LONG $0x40678b4c // movq 0x40(%rdi), %r12
+	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
+	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
+	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
+	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
+	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
+	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
+	WORD $0x3ceb // jmp 0x5b36 <k_tile_panel_16_min+0x3a6>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
+	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
+	LONG $0x117cc1c4; WORD $0xd81c // vmovups %ymm3, (%r8,%rbx,8)
+	LONG $0x117cc1c4; WORD $0x280c // vmovups %ymm1, (%r8,%rbp)
+	LONG $0x04518d49 // leaq 0x4(%r9), %rdx
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x7c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm15
+	QUAD $0x000b341d187d62c4; BYTE $0x00 // vbroadcastss 0xb34(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
+	LONG $0xff098f0f; WORD $0xffff // jg 0x5a3f <k_tile_panel_16_min+0x2af>
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x03528d49 // leaq 0x3(%r10), %rdx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xd2490f49 // cmovnsq %r10, %rdx
+	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x2974 // je 0x5b80 <k_tile_panel_16_min+0x3f0>
+	LONG $0x107cc1c4; BYTE $0x28 // vmovups (%r8), %ymm5
+	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
+	LONG $0x107cc1c4; WORD $0xd81c // vmovups (%r8,%rbx,8), %ymm3
+	LONG $0x107cc1c4; WORD $0x280c // vmovups (%r8,%rbp), %ymm1
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x267f // jg 0x5b99 <k_tile_panel_16_min+0x409>
+	WORD $0x8beb // jmp 0x5b00 <k_tile_panel_16_min+0x370>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff778e0f; WORD $0xffff // jle 0x5120 <k_tile_panel_16_min+0x140>
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xff678e0f; WORD $0xffff // jle 0x5b00 <k_tile_panel_16_min+0x370>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x02fec148 // sarq $0x2, %rsi
+	LONG $0xf7af0f49 // imulq %r15, %rsi
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	WORD $0x9066 // nop
-	LONG $0x5c11fcc5; WORD $0x5024 // vmovups %ymm3, 0x50(%rsp)
-	LONG $0x6c11fcc5; WORD $0x7024 // vmovups %ymm5, 0x70(%rsp)
-	QUAD $0x00009024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x90(%rsp)
-	QUAD $0x0000b0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xb0(%rsp)
-	QUAD $0xff4024bc107cc1c4; WORD $0xffff // vmovups -0xc0(%r12), %ymm7
-	QUAD $0xfd4024846f7e41c4; WORD $0xffff // vmovdqu -0x2c0(%r12), %ymm8
-	QUAD $0xfd80248c6f7e41c4; WORD $0xffff // vmovdqu -0x280(%r12), %ymm9
-	QUAD $0xfdc024946f7e41c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm10
-	QUAD $0xfe00249c6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm11
-	LONG $0x587de2c4; WORD $0x2e54; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%rbp), %ymm2
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x5c11fcc5; WORD $0x4824 // vmovups %ymm3, 0x48(%rsp)
+	LONG $0x6c11fcc5; WORD $0x6824 // vmovups %ymm5, 0x68(%rsp)
+	QUAD $0x00008824a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x88(%rsp)
+	QUAD $0x0000a8248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xa8(%rsp)
+	QUAD $0xffffff40ba10fcc5 // vmovups -0xc0(%rdx), %ymm7
+	QUAD $0xfffffd40826f7ec5 // vmovdqu -0x2c0(%rdx), %ymm8
+	QUAD $0xfffffd808a6f7ec5 // vmovdqu -0x280(%rdx), %ymm9
+	QUAD $0xfffffdc0926f7ec5 // vmovdqu -0x240(%rdx), %ymm10
+	QUAD $0xfffffe009a6f7ec5 // vmovdqu -0x200(%rdx), %ymm11
+	QUAD $0x0000cc92587dc2c4; BYTE $0x00 // vpbroadcastd 0xcc(%r10), %ymm2
 	LONG $0x0425e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm11, %ymm2
 	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
-	LONG $0x587d62c4; WORD $0x2e64; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm12
+	QUAD $0x0000c8a2587d42c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm12
 	LONG $0x042d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm10, %ymm12
 	LONG $0xf51d41c4; BYTE $0xe6 // vpmaddwd %ymm14, %ymm12, %ymm12
-	LONG $0x587d62c4; WORD $0x2e6c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm13
+	QUAD $0x0000c4aa587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm13
 	LONG $0x043542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm9, %ymm13
 	LONG $0xf51541c4; BYTE $0xee // vpmaddwd %ymm14, %ymm13, %ymm13
 	LONG $0xf47f7dc5 // vmovdqa %ymm14, %ymm4
-	LONG $0x587d62c4; WORD $0x2e34 // vpbroadcastd (%rsi,%rbp), %ymm14
+	QUAD $0x0000c0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm14
 	LONG $0x043d42c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm8, %ymm14
 	LONG $0xf4f50dc5 // vpmaddwd %ymm4, %ymm14, %ymm14
-	LONG $0x587d22c4; WORD $0x0e7c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r9), %ymm15
+	QUAD $0x00008cba587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm15
 	LONG $0x042542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm11, %ymm15
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
-	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r9), %ymm1
+	QUAD $0x0000888a587dc2c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm1
 	LONG $0x042de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm10, %ymm1
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x0e44; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r9), %ymm0
+	QUAD $0x00008482587dc2c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm0
 	LONG $0x0435e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm9, %ymm0
 	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
 	LONG $0xc4f5fdc5 // vpmaddwd %ymm4, %ymm0, %ymm0
-	LONG $0x587d22c4; WORD $0x0e24 // vpbroadcastd (%rsi,%r9), %ymm12
+	QUAD $0x000080a2587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm12
 	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
 	LONG $0x043d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm8, %ymm12
-	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r13), %ymm14
+	LONG $0x587d42c4; WORD $0x4c72 // vpbroadcastd 0x4c(%r10), %ymm14
 	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
 	LONG $0x042542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm11, %ymm14
-	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm15
+	LONG $0x587d42c4; WORD $0x487a // vpbroadcastd 0x48(%r10), %ymm15
 	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
 	LONG $0xf4f50dc5 // vpmaddwd %ymm4, %ymm14, %ymm14
 	LONG $0x042d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm10, %ymm15
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
 	LONG $0xc0fe9dc5 // vpaddd %ymm0, %ymm12, %ymm0
-	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm12
+	LONG $0x587d42c4; WORD $0x4462 // vpbroadcastd 0x44(%r10), %ymm12
 	LONG $0x043542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm9, %ymm12
 	LONG $0xfe0541c4; BYTE $0xf6 // vpaddd %ymm14, %ymm15, %ymm14
-	LONG $0x587d22c4; WORD $0x2e3c // vpbroadcastd (%rsi,%r13), %ymm15
+	LONG $0x587d42c4; WORD $0x407a // vpbroadcastd 0x40(%r10), %ymm15
 	LONG $0x043d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm8, %ymm15
 	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
 	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
-	LONG $0x587d62c4; WORD $0x0c7e // vpbroadcastd 0xc(%rsi), %ymm15
+	LONG $0x587d42c4; WORD $0x0c7a // vpbroadcastd 0xc(%r10), %ymm15
 	LONG $0x042542c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm11, %ymm11
-	QUAD $0x00092235187de2c4; BYTE $0x00 // vbroadcastss 0x922(%rip), %ymm6 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	QUAD $0x00094d35187de2c4; BYTE $0x00 // vbroadcastss 0x94d(%rip), %ymm6 # 0x6664 <k_tile_panel_16_min+0xed4>
 	LONG $0xfe5944c5 // vmulps %ymm6, %ymm7, %ymm15
 	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
-	LONG $0x587d62c4; WORD $0x086e // vpbroadcastd 0x8(%rsi), %ymm13
+	LONG $0x587d42c4; WORD $0x086a // vpbroadcastd 0x8(%r10), %ymm13
 	LONG $0x042d42c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm10, %ymm10
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xccf5adc5 // vpmaddwd %ymm4, %ymm10, %ymm1
-	LONG $0x587d62c4; WORD $0x0456 // vpbroadcastd 0x4(%rsi), %ymm10
+	LONG $0x587d42c4; WORD $0x0452 // vpbroadcastd 0x4(%r10), %ymm10
 	LONG $0xfe1d41c4; BYTE $0xe6 // vpaddd %ymm14, %ymm12, %ymm12
 	LONG $0xc9fea5c5 // vpaddd %ymm1, %ymm11, %ymm1
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xccf535c5 // vpmaddwd %ymm4, %ymm9, %ymm9
-	LONG $0x6c6ffec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm5
+	LONG $0x6c6ffec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm5
 	LONG $0xddfe6dc5 // vpaddd %ymm5, %ymm2, %ymm11
-	LONG $0x587de2c4; BYTE $0x16 // vpbroadcastd (%rsi), %ymm2
+	LONG $0x587dc2c4; BYTE $0x12 // vpbroadcastd (%r10), %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd5fe7dc5 // vpaddd %ymm5, %ymm0, %ymm10
 	LONG $0xc4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm0
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc5fe1dc5 // vpaddd %ymm5, %ymm12, %ymm8
-	QUAD $0xff0024ac6f7e41c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm13
-	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm1
+	QUAD $0xffffff00aa6f7ec5 // vmovdqu -0x100(%rdx), %ymm13
+	QUAD $0x0000dc8a587dc2c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm1
 	LONG $0xcdfe7dc5 // vpaddd %ymm5, %ymm0, %ymm9
 	LONG $0x0415e2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm13, %ymm0
 	LONG $0xc4f5fdc5 // vpmaddwd %ymm4, %ymm0, %ymm0
-	QUAD $0xfec024a46f7e41c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm12
+	QUAD $0xfffffec0a26f7ec5 // vmovdqu -0x140(%rdx), %ymm12
 	LONG $0xa84542c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm15
-	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm1
+	QUAD $0x0000d88a587dc2c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm1
 	LONG $0x041de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm12, %ymm1
 	LONG $0xa84542c4; BYTE $0xc7 // vfmadd213ps %ymm15, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm15
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0x2e54; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm2
+	QUAD $0x0000d492587dc2c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm2
 	LONG $0xa84542c4; BYTE $0xd7 // vfmadd213ps %ymm15, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm15
-	QUAD $0xfe8024b46f7e41c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm14
+	QUAD $0xfffffe80b26f7ec5 // vmovdqu -0x180(%rdx), %ymm14
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
 	LONG $0xa84542c4; BYTE $0xdf // vfmadd213ps %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0xfe4024bc6f7ec1c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm7
-	LONG $0x587d62c4; WORD $0x2e7c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm15
+	QUAD $0xfffffe40ba6ffec5 // vmovdqu -0x1c0(%rdx), %ymm7
+	QUAD $0x0000d0ba587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm15
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0x0445c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm7, %ymm1
-	LONG $0x587d22c4; WORD $0x0e7c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r9), %ymm15
+	QUAD $0x00009cba587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm15
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x0e54; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r9), %ymm2
+	QUAD $0x00009892587dc2c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm2
 	LONG $0x041542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm13, %ymm15
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
 	LONG $0x041de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm12, %ymm2
 	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
 	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
-	LONG $0x587d22c4; WORD $0x0e7c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r9), %ymm15
+	QUAD $0x000094ba587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r9), %ymm1
+	QUAD $0x0000908a587dc2c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm1
 	LONG $0x0445e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm7, %ymm1
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
 	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm15
+	LONG $0x587d42c4; WORD $0x5c7a // vpbroadcastd 0x5c(%r10), %ymm15
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0x0415c2c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm13, %ymm2
 	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
-	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm15
+	LONG $0x587d42c4; WORD $0x587a // vpbroadcastd 0x58(%r10), %ymm15
 	LONG $0x041dc2c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm12, %ymm3
 	LONG $0xfe587cc5 // vaddps %ymm6, %ymm0, %ymm15
 	LONG $0xc4f5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm0
 	LONG $0xc2fefdc5 // vpaddd %ymm2, %ymm0, %ymm0
-	LONG $0x107cc1c4; WORD $0x2454; BYTE $0x80 // vmovups -0x80(%r12), %ymm2
+	LONG $0x5210fcc5; BYTE $0x80 // vmovups -0x80(%rdx), %ymm2
 	LONG $0xa86d42c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm2, %ymm15 # ymm15 = (ymm2 * ymm15) + ymm11
-	LONG $0x587da2c4; WORD $0x2e5c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm3
+	LONG $0x587dc2c4; WORD $0x545a // vpbroadcastd 0x54(%r10), %ymm3
 	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
 	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
-	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x505a // vpbroadcastd 0x50(%r10), %ymm11
 	LONG $0x044542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm7, %ymm11
 	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
 	LONG $0xdbfea5c5 // vpaddd %ymm3, %ymm11, %ymm3
 	LONG $0xc0fee5c5 // vpaddd %ymm0, %ymm3, %ymm0
-	LONG $0x587de2c4; WORD $0x1c5e // vpbroadcastd 0x1c(%rsi), %ymm3
+	LONG $0x587dc2c4; WORD $0x1c5a // vpbroadcastd 0x1c(%r10), %ymm3
 	LONG $0x0415e2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm13, %ymm3
 	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
 	LONG $0xde5874c5 // vaddps %ymm6, %ymm1, %ymm11
 	LONG $0xa86d42c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm2, %ymm11 # ymm11 = (ymm2 * ymm11) + ymm10
-	LONG $0x587de2c4; WORD $0x184e // vpbroadcastd 0x18(%rsi), %ymm1
+	LONG $0x587dc2c4; WORD $0x184a // vpbroadcastd 0x18(%r10), %ymm1
 	LONG $0x041de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm12, %ymm1
 	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
 	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0x145e // vpbroadcastd 0x14(%rsi), %ymm3
+	LONG $0x587dc2c4; WORD $0x145a // vpbroadcastd 0x14(%r10), %ymm3
 	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
 	LONG $0xf46f7dc5 // vmovdqa %ymm4, %ymm14
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
 	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
 	LONG $0xa86dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm8
-	LONG $0x587d62c4; WORD $0x1046 // vpbroadcastd 0x10(%rsi), %ymm8
+	LONG $0x587d42c4; WORD $0x1042 // vpbroadcastd 0x10(%r10), %ymm8
 	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
 	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
 	LONG $0xfcf5c5c5 // vpmaddwd %ymm4, %ymm7, %ymm7
@@ -3911,145 +4441,146 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
 	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
 	LONG $0xa86dc2c4; BYTE $0xc9 // vfmadd213ps %ymm9, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm9
-	LONG $0x187de2c4; WORD $0x2056 // vbroadcastss 0x20(%rsi), %ymm2
-	LONG $0xa875e2c4; WORD $0x2454; BYTE $0x50 // vfmadd213ps 0x50(%rsp), %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + mem
-	LONG $0x187da2c4; WORD $0x2e4c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm1
-	QUAD $0x0090248ca87de2c4; WORD $0x0000 // vfmadd213ps 0x90(%rsp), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
-	LONG $0x187da2c4; WORD $0x0e44; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r9), %ymm0
-	LONG $0x187de2c4; WORD $0x2e5c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm3
-	LONG $0xa825e2c4; WORD $0x2444; BYTE $0x70 // vfmadd213ps 0x70(%rsp), %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + mem
-	LONG $0x187de2c4; WORD $0x3476 // vbroadcastss 0x34(%rsi), %ymm6
-	QUAD $0x00b0249ca805e2c4; WORD $0x0000 // vfmadd213ps 0xb0(%rsp), %ymm15, %ymm3 # ymm3 = (ymm15 * ymm3) + mem
-	LONG $0x107cc1c4; WORD $0x2464; BYTE $0xc0 // vmovups -0x40(%r12), %ymm4
-	LONG $0x187da2c4; WORD $0x2e7c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r13), %ymm7
-	LONG $0xa85de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm2
-	LONG $0xa85de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm1
-	LONG $0x187da2c4; WORD $0x0e4c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r9), %ymm1
+	LONG $0x187dc2c4; WORD $0x2052 // vbroadcastss 0x20(%r10), %ymm2
+	LONG $0xa875e2c4; WORD $0x2454; BYTE $0x68 // vfmadd213ps 0x68(%rsp), %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + mem
+	LONG $0x187dc2c4; WORD $0x604a // vbroadcastss 0x60(%r10), %ymm1
+	QUAD $0x0088248ca87de2c4; WORD $0x0000 // vfmadd213ps 0x88(%rsp), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
+	QUAD $0x0000a082187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm0
+	QUAD $0x0000e09a187dc2c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm3
+	LONG $0xa825e2c4; WORD $0x2444; BYTE $0x48 // vfmadd213ps 0x48(%rsp), %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + mem
+	LONG $0x187dc2c4; WORD $0x347a // vbroadcastss 0x34(%r10), %ymm7
+	QUAD $0x00a8249ca805e2c4; WORD $0x0000 // vfmadd213ps 0xa8(%rsp), %ymm15, %ymm3 # ymm3 = (ymm15 * ymm3) + mem
+	LONG $0x6210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm4
+	LONG $0x187d42c4; WORD $0x7442 // vbroadcastss 0x74(%r10), %ymm8
+	LONG $0xa85de2c4; BYTE $0xfa // vfmadd213ps %ymm2, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm2
+	LONG $0xa85d62c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm8) + ymm1
+	QUAD $0x0000b48a187dc2c4; BYTE $0x00 // vbroadcastss 0xb4(%r10), %ymm1
 	LONG $0xa85de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm0
-	LONG $0x187de2c4; WORD $0x2e44; BYTE $0x34 // vbroadcastss 0x34(%rsi,%rbp), %ymm0
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
+	QUAD $0x0000f482187dc2c4; BYTE $0x00 // vbroadcastss 0xf4(%r10), %ymm0
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0xa85de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm3
-	LONG $0x187de2c4; WORD $0x385e // vbroadcastss 0x38(%rsi), %ymm3
-	LONG $0x187da2c4; WORD $0x2e64; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r13), %ymm4
-	LONG $0xa86de2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm6
-	LONG $0xa86de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm7
-	LONG $0x187da2c4; WORD $0x0e6c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r9), %ymm5
-	LONG $0xa86de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm1
-	LONG $0x187de2c4; WORD $0x2e4c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%rbp), %ymm1
+	LONG $0x187dc2c4; WORD $0x386a // vbroadcastss 0x38(%r10), %ymm5
+	LONG $0x187dc2c4; WORD $0x7862 // vbroadcastss 0x78(%r10), %ymm4
+	LONG $0xa86de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm7
+	LONG $0xa86dc2c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm8
+	QUAD $0x0000b89a187dc2c4; BYTE $0x00 // vbroadcastss 0xb8(%r10), %ymm3
+	LONG $0xa86de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm1
+	QUAD $0x0000f88a187dc2c4; BYTE $0x00 // vbroadcastss 0xf8(%r10), %ymm1
 	LONG $0xa86de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm0
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfbf4870f; WORD $0xffff // ja 0x51c0 <k_tile_panel_16_min+0x1e0>
-	LONG $0xfffb4fe9; BYTE $0xff // jmp 0x5120 <k_tile_panel_16_min+0x140>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x30478b4c // movq 0x30(%rdi), %r8
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0xc0c18149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r9 # imm = 0x2C0
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x07e3c148 // shlq $0x7, %rbx
-	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
-	LONG $0x01708d4d // leaq 0x1(%r8), %r14
-	WORD $0x27eb // jmp 0x565f <k_tile_panel_16_min+0x67f>
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfbe5870f; WORD $0xffff // ja 0x5bd0 <k_tile_panel_16_min+0x440>
+	LONG $0xfffb10e9; BYTE $0xff // jmp 0x5b00 <k_tile_panel_16_min+0x370>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x08538b48 // movq 0x8(%rbx), %rdx
+	LONG $0x10538b4c // movq 0x10(%rbx), %r10
+	LONG $0x18738b48 // movq 0x18(%rbx), %rsi
+	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	LONG $0x20438b4c // movq 0x20(%rbx), %r8
+	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
+	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
+	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
+	WORD $0x24eb // jmp 0x604c <k_tile_panel_16_min+0x8bc>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x27 // vmovups %ymm4, (%r15)
-	LONG $0x117cc1c4; WORD $0x8f1c // vmovups %ymm3, (%r15,%rcx,4)
-	LONG $0x02608d4c // leaq 0x2(%rax), %r12
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	LONG $0x24243b4c // cmpq (%rsp), %r12
-	LONG $0xfa108f0f; WORD $0xffff // jg 0x506f <k_tile_panel_16_min+0x8f>
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2174 // je 0x5690 <k_tile_panel_16_min+0x6b0>
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	LONG $0x107cc1c4; WORD $0x8f1c // vmovups (%r15,%rcx,4), %ymm3
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1e7f // jg 0x569d <k_tile_panel_16_min+0x6bd>
-	WORD $0xbfeb // jmp 0x5640 <k_tile_panel_16_min+0x660>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
+	LONG $0x117cc1c4; WORD $0xb41c // vmovups %ymm3, (%r12,%rsi,4)
+	LONG $0x02628d4d // leaq 0x2(%r10), %r12
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfa038f0f; WORD $0xffff // jg 0x5a4f <k_tile_panel_16_min+0x2bf>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe6af0f4c // imulq %rsi, %r12
+	LONG $0x03698d4d // leaq 0x3(%r9), %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xe9490f4d // cmovnsq %r9, %r13
+	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1374 // je 0x6080 <k_tile_panel_16_min+0x8f0>
+	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
+	LONG $0x107cc1c4; WORD $0xb41c // vmovups (%r12,%rsi,4), %ymm3
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0f7f // jg 0x608d <k_tile_panel_16_min+0x8fd>
+	WORD $0xb0eb // jmp 0x6030 <k_tile_panel_16_min+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xa37e // jle 0x5640 <k_tile_panel_16_min+0x660>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xa37e // jle 0x6030 <k_tile_panel_16_min+0x8a0>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xe8af0f49 // imulq %r8, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfffffd40956ffec5 // vmovdqu -0x2c0(%rbp), %ymm2
 	QUAD $0xfffffd80856f7ec5 // vmovdqu -0x280(%rbp), %ymm8
 	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
-	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm1
+	LONG $0x587dc2c4; WORD $0x4c49 // vpbroadcastd 0x4c(%r9), %ymm1
 	QUAD $0xfffffe008d6f7ec5 // vmovdqu -0x200(%rbp), %ymm9
-	LONG $0x587d82c4; WORD $0x2a6c; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm5
+	LONG $0x587dc2c4; WORD $0x4869 // vpbroadcastd 0x48(%r9), %ymm5
 	LONG $0x0435e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm9, %ymm1
 	LONG $0x047de2c4; BYTE $0xf5 // vpmaddubsw %ymm5, %ymm0, %ymm6
-	LONG $0x587d82c4; WORD $0x2a7c; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm7
+	LONG $0x587dc2c4; WORD $0x4479 // vpbroadcastd 0x44(%r9), %ymm7
 	LONG $0xe9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm5
 	LONG $0x043de2c4; BYTE $0xcf // vpmaddubsw %ymm7, %ymm8, %ymm1
-	LONG $0x587d82c4; WORD $0x2a3c // vpbroadcastd (%r10,%r13), %ymm7
+	LONG $0x587dc2c4; WORD $0x4079 // vpbroadcastd 0x40(%r9), %ymm7
 	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
 	LONG $0x046d62c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm10
-	LONG $0x587d02c4; WORD $0x2b5c; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm11
+	LONG $0x587d42c4; WORD $0x0c59 // vpbroadcastd 0xc(%r9), %ymm11
 	LONG $0xf9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm7
 	LONG $0x0435c2c4; BYTE $0xcb // vpmaddubsw %ymm11, %ymm9, %ymm1
-	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x0849 // vpbroadcastd 0x8(%r9), %ymm9
 	LONG $0xf52d41c4; BYTE $0xd6 // vpmaddwd %ymm14, %ymm10, %ymm10
 	LONG $0x047dc2c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm0, %ymm0
-	LONG $0x587d02c4; WORD $0x2b4c; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x0449 // vpbroadcastd 0x4(%r9), %ymm9
 	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
 	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
-	LONG $0x587d02c4; WORD $0x2b0c // vpbroadcastd (%r11,%r13), %ymm9
+	LONG $0x587d42c4; BYTE $0x09 // vpbroadcastd (%r9), %ymm9
 	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
 	LONG $0xf53d41c4; BYTE $0xde // vpmaddwd %ymm14, %ymm8, %ymm11
 	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
 	QUAD $0xffffff00856f7ec5 // vmovdqu -0x100(%rbp), %ymm8
 	LONG $0xe2f50dc5 // vpmaddwd %ymm2, %ymm14, %ymm12
-	LONG $0x587d82c4; WORD $0x2a54; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm2
+	LONG $0x587dc2c4; WORD $0x5c51 // vpbroadcastd 0x5c(%r9), %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xeaf50dc5 // vpmaddwd %ymm2, %ymm14, %ymm13
 	QUAD $0xfffffec08d6f7ec5 // vmovdqu -0x140(%rbp), %ymm9
-	LONG $0x587d82c4; WORD $0x2a54; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm2
+	LONG $0x587dc2c4; WORD $0x5851 // vpbroadcastd 0x58(%r9), %ymm2
 	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
 	LONG $0x0435e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm9, %ymm2
 	LONG $0xf2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm6
 	QUAD $0xfffffe80956ffec5 // vmovdqu -0x180(%rbp), %ymm2
 	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
-	LONG $0x587d02c4; WORD $0x2a54; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x5451 // vpbroadcastd 0x54(%r9), %ymm10
 	LONG $0x046d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm10
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xf52dc1c4; BYTE $0xce // vpmaddwd %ymm14, %ymm10, %ymm1
-	LONG $0x587d02c4; WORD $0x2a54; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x5051 // vpbroadcastd 0x50(%r9), %ymm10
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
 	QUAD $0xfffffe40a56f7ec5 // vmovdqu -0x1c0(%rbp), %ymm12
 	LONG $0x041d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm12, %ymm10
 	LONG $0xf52d41c4; BYTE $0xd6 // vpmaddwd %ymm14, %ymm10, %ymm10
 	LONG $0xf6fe95c5 // vpaddd %ymm6, %ymm13, %ymm6
 	LONG $0xc9feadc5 // vpaddd %ymm1, %ymm10, %ymm1
-	LONG $0x587d02c4; WORD $0x2b54; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm10
+	LONG $0x587d42c4; WORD $0x1c51 // vpbroadcastd 0x1c(%r9), %ymm10
 	LONG $0xedfec5c5 // vpaddd %ymm5, %ymm7, %ymm5
 	LONG $0x043dc2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm8, %ymm7
-	LONG $0x587d02c4; WORD $0x2b44; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm8
+	LONG $0x587d42c4; WORD $0x1841 // vpbroadcastd 0x18(%r9), %ymm8
 	LONG $0xc0fea5c5 // vpaddd %ymm0, %ymm11, %ymm0
-	QUAD $0x0004351d187d62c4; BYTE $0x00 // vbroadcastss 0x435(%rip), %ymm11 # 0x5c24 <k_tile_panel_16_min+0xc44>
+	QUAD $0x0004721d187d62c4; BYTE $0x00 // vbroadcastss 0x472(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
 	QUAD $0xffffff4095107cc5 // vmovups -0xc0(%rbp), %ymm10
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0x592c41c4; BYTE $0xcb // vmulps %ymm11, %ymm10, %ymm9
@@ -4059,10 +4590,10 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf53dc1c4; BYTE $0xfe // vpmaddwd %ymm14, %ymm8, %ymm7
 	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0x587d82c4; WORD $0x2b7c; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm7
+	LONG $0x587dc2c4; WORD $0x1479 // vpbroadcastd 0x14(%r9), %ymm7
 	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
 	LONG $0x046de2c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm2
-	LONG $0x587d82c4; WORD $0x2b7c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm7
+	LONG $0x587dc2c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm7
 	LONG $0xa82dc2c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0x041de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm12, %ymm7
 	LONG $0x45107cc5; BYTE $0x80 // vmovups -0x80(%rbp), %ymm8
@@ -4073,58 +4604,64 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
 	LONG $0xc958a4c5 // vaddps %ymm1, %ymm11, %ymm1
 	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
-	LONG $0x187d82c4; WORD $0x2b74; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm6
+	LONG $0x187dc2c4; WORD $0x2071 // vbroadcastss 0x20(%r9), %ymm6
 	LONG $0xa83de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm5
 	LONG $0xd258a4c5 // vaddps %ymm2, %ymm11, %ymm2
-	LONG $0x187d82c4; WORD $0x2a6c; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm5
+	LONG $0x187dc2c4; WORD $0x6069 // vbroadcastss 0x60(%r9), %ymm5
 	LONG $0xa83de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm0
 	LONG $0xa86de2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm4
-	LONG $0x187d82c4; WORD $0x2b44; BYTE $0x34 // vbroadcastss 0x34(%r11,%r13), %ymm0
+	LONG $0x187dc2c4; WORD $0x3441 // vbroadcastss 0x34(%r9), %ymm0
 	LONG $0xa875e2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm3
 	LONG $0x4d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm1
-	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x34 // vbroadcastss 0x34(%r10,%r13), %ymm2
+	LONG $0x187dc2c4; WORD $0x7451 // vbroadcastss 0x74(%r9), %ymm2
 	LONG $0xa875e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm6
 	LONG $0x7510fcc5; BYTE $0x00 // vmovups (%rbp), %ymm6
-	LONG $0x187d82c4; WORD $0x2b64; BYTE $0x38 // vbroadcastss 0x38(%r11,%r13), %ymm4
+	LONG $0x187dc2c4; WORD $0x3861 // vbroadcastss 0x38(%r9), %ymm4
 	LONG $0xa875e2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm5
 	LONG $0xa84de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm0
-	LONG $0x187d82c4; WORD $0x2a5c; BYTE $0x38 // vbroadcastss 0x38(%r10,%r13), %ymm3
+	LONG $0x187dc2c4; WORD $0x7859 // vbroadcastss 0x78(%r9), %ymm3
 	LONG $0xa84de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm3) + ymm2
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	LONG $0x40c58349 // addq $0x40, %r13
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfddb870f; WORD $0xffff // ja 0x56b0 <k_tile_panel_16_min+0x6d0>
-	LONG $0xfffd66e9; BYTE $0xff // jmp 0x5640 <k_tile_panel_16_min+0x660>
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfded870f; WORD $0xffff // ja 0x60c0 <k_tile_panel_16_min+0x930>
+	LONG $0xfffd58e9; BYTE $0xff // jmp 0x6030 <k_tile_panel_16_min+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf7408e0f; WORD $0xffff // jle 0x5030 <k_tile_panel_16_min+0x50>
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x47af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x08470348 // addq 0x8(%rdi), %rax
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0xc0c68148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rsi # imm = 0x2C0
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x9066 // nop
-	QUAD $0xffffff408610fcc5 // vmovups -0xc0(%rsi), %ymm0
-	QUAD $0xfffffd408e6ffec5 // vmovdqu -0x2c0(%rsi), %ymm1
-	QUAD $0xfffffd80966ffec5 // vmovdqu -0x280(%rsi), %ymm2
-	QUAD $0xfffffdc0a66ffec5 // vmovdqu -0x240(%rsi), %ymm4
-	LONG $0x587de2c4; WORD $0x0c68 // vpbroadcastd 0xc(%rax), %ymm5
-	QUAD $0xfffffe00b66ffec5 // vmovdqu -0x200(%rsi), %ymm6
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf5178e0f; WORD $0xffff // jle 0x5800 <k_tile_panel_16_min+0x70>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x084f034c // addq 0x8(%rdi), %r9
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0x294d; BYTE $0xda // subq %r11, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0xc0c08149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r8 # imm = 0x2C0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xffff4080107cc1c4; BYTE $0xff // vmovups -0xc0(%r8), %ymm0
+	QUAD $0xfffd40886f7ec1c4; BYTE $0xff // vmovdqu -0x2c0(%r8), %ymm1
+	QUAD $0xfffd80906f7ec1c4; BYTE $0xff // vmovdqu -0x280(%r8), %ymm2
+	QUAD $0xfffdc0a06f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm4
+	LONG $0x587dc2c4; WORD $0x0c6a // vpbroadcastd 0xc(%r10), %ymm5
+	QUAD $0xfffe00b06f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm6
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0x587de2c4; WORD $0x0870 // vpbroadcastd 0x8(%rax), %ymm6
+	LONG $0x587dc2c4; WORD $0x0872 // vpbroadcastd 0x8(%r10), %ymm6
 	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
 	LONG $0x045de2c4; BYTE $0xe6 // vpmaddubsw %ymm6, %ymm4, %ymm4
 	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	LONG $0x587de2c4; WORD $0x0468 // vpbroadcastd 0x4(%rax), %ymm5
+	LONG $0x587dc2c4; WORD $0x046a // vpbroadcastd 0x4(%r10), %ymm5
 	LONG $0x046de2c4; BYTE $0xd5 // vpmaddubsw %ymm5, %ymm2, %ymm2
 	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
-	LONG $0x587de2c4; BYTE $0x28 // vpbroadcastd (%rax), %ymm5
+	LONG $0x587dc2c4; BYTE $0x2a // vpbroadcastd (%r10), %ymm5
 	LONG $0x0475e2c4; BYTE $0xcd // vpmaddubsw %ymm5, %ymm1, %ymm1
 	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
@@ -4132,41 +4669,41 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
 	LONG $0xd059a4c5 // vmulps %ymm0, %ymm11, %ymm2
 	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
-	QUAD $0xffffff00866ffec5 // vmovdqu -0x100(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0x1c48 // vpbroadcastd 0x1c(%rax), %ymm1
+	QUAD $0xffff00806f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm0
+	LONG $0x587dc2c4; WORD $0x1c4a // vpbroadcastd 0x1c(%r10), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
-	LONG $0x587de2c4; WORD $0x1848 // vpbroadcastd 0x18(%rax), %ymm1
-	QUAD $0xfffffec0a66ffec5 // vmovdqu -0x140(%rsi), %ymm4
+	LONG $0x587dc2c4; WORD $0x184a // vpbroadcastd 0x18(%r10), %ymm1
+	QUAD $0xfffec0a06f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm4
 	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
 	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0xfffffe808e6ffec5 // vmovdqu -0x180(%rsi), %ymm1
-	LONG $0x587de2c4; WORD $0x1460 // vpbroadcastd 0x14(%rax), %ymm4
+	QUAD $0xfffe80886f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm1
+	LONG $0x587dc2c4; WORD $0x1462 // vpbroadcastd 0x14(%r10), %ymm4
 	LONG $0x0475e2c4; BYTE $0xcc // vpmaddubsw %ymm4, %ymm1, %ymm1
 	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
-	QUAD $0xfffffe40a66ffec5 // vmovdqu -0x1c0(%rsi), %ymm4
-	LONG $0x587de2c4; WORD $0x1068 // vpbroadcastd 0x10(%rax), %ymm5
+	QUAD $0xfffe40a06f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm4
+	LONG $0x587dc2c4; WORD $0x106a // vpbroadcastd 0x10(%r10), %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
 	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
 	LONG $0xc9feddc5 // vpaddd %ymm1, %ymm4, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
 	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0x986de2c4; WORD $0x8046 // vfmadd132ps -0x80(%rsi), %ymm2, %ymm0 # ymm0 = (ymm0 * mem) + ymm2
-	LONG $0x187de2c4; WORD $0x2048 // vbroadcastss 0x20(%rax), %ymm1
+	LONG $0x986dc2c4; WORD $0x8040 // vfmadd132ps -0x80(%r8), %ymm2, %ymm0 # ymm0 = (ymm0 * mem) + ymm2
+	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
 	LONG $0xa87de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm3
-	LONG $0x187de2c4; WORD $0x3440 // vbroadcastss 0x34(%rax), %ymm0
-	LONG $0x9875e2c4; WORD $0xc046 // vfmadd132ps -0x40(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187de2c4; WORD $0x3858 // vbroadcastss 0x38(%rax), %ymm3
-	LONG $0x987de2c4; BYTE $0x1e // vfmadd132ps (%rsi), %ymm0, %ymm3 # ymm3 = (ymm3 * mem) + ymm0
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfed4870f; WORD $0xffff // ja 0x5910 <k_tile_panel_16_min+0x930>
-	LONG $0xfff5efe9; BYTE $0xff // jmp 0x5030 <k_tile_panel_16_min+0x50>
-	LONG $0xd0c48148; WORD $0x0000; BYTE $0x00 // addq $0xd0, %rsp
+	LONG $0x187dc2c4; WORD $0x3442 // vbroadcastss 0x34(%r10), %ymm0
+	LONG $0x9875c2c4; WORD $0xc040 // vfmadd132ps -0x40(%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187dc2c4; WORD $0x385a // vbroadcastss 0x38(%r10), %ymm3
+	LONG $0x987dc2c4; BYTE $0x18 // vfmadd132ps (%r8), %ymm0, %ymm3 # ymm3 = (ymm3 * mem) + ymm0
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfec8870f; WORD $0xffff // ja 0x6330 <k_tile_panel_16_min+0xba0>
+	LONG $0xfff393e9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0x70>
+	LONG $0xc8c48148; WORD $0x0000; BYTE $0x00 // addq $0xc8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4217,6 +4754,26 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -4249,22 +4806,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
-	WORD $0xe0e0 // loopne 0x5a82 <k_tile_panel_16_min+0xaa2>
-	WORD $0xe0e0 // loopne 0x5a84 <k_tile_panel_16_min+0xaa4>
-	WORD $0xe0e0 // loopne 0x5a86 <k_tile_panel_16_min+0xaa6>
-	WORD $0xe0e0 // loopne 0x5a88 <k_tile_panel_16_min+0xaa8>
-	WORD $0xe0e0 // loopne 0x5a8a <k_tile_panel_16_min+0xaaa>
-	WORD $0xe0e0 // loopne 0x5a8c <k_tile_panel_16_min+0xaac>
-	WORD $0xe0e0 // loopne 0x5a8e <k_tile_panel_16_min+0xaae>
-	WORD $0xe0e0 // loopne 0x5a90 <k_tile_panel_16_min+0xab0>
-	WORD $0xe0e0 // loopne 0x5a92 <k_tile_panel_16_min+0xab2>
-	WORD $0xe0e0 // loopne 0x5a94 <k_tile_panel_16_min+0xab4>
-	WORD $0xe0e0 // loopne 0x5a96 <k_tile_panel_16_min+0xab6>
-	WORD $0xe0e0 // loopne 0x5a98 <k_tile_panel_16_min+0xab8>
-	WORD $0xe0e0 // loopne 0x5a9a <k_tile_panel_16_min+0xaba>
-	WORD $0xe0e0 // loopne 0x5a9c <k_tile_panel_16_min+0xabc>
-	WORD $0xe0e0 // loopne 0x5a9e <k_tile_panel_16_min+0xabe>
-	WORD $0xe0e0 // loopne 0x5aa0 <k_tile_panel_16_min+0xac0>
+	WORD $0xe0e0 // loopne 0x64c2 <k_tile_panel_16_min+0xd32>
+	WORD $0xe0e0 // loopne 0x64c4 <k_tile_panel_16_min+0xd34>
+	WORD $0xe0e0 // loopne 0x64c6 <k_tile_panel_16_min+0xd36>
+	WORD $0xe0e0 // loopne 0x64c8 <k_tile_panel_16_min+0xd38>
+	WORD $0xe0e0 // loopne 0x64ca <k_tile_panel_16_min+0xd3a>
+	WORD $0xe0e0 // loopne 0x64cc <k_tile_panel_16_min+0xd3c>
+	WORD $0xe0e0 // loopne 0x64ce <k_tile_panel_16_min+0xd3e>
+	WORD $0xe0e0 // loopne 0x64d0 <k_tile_panel_16_min+0xd40>
+	WORD $0xe0e0 // loopne 0x64d2 <k_tile_panel_16_min+0xd42>
+	WORD $0xe0e0 // loopne 0x64d4 <k_tile_panel_16_min+0xd44>
+	WORD $0xe0e0 // loopne 0x64d6 <k_tile_panel_16_min+0xd46>
+	WORD $0xe0e0 // loopne 0x64d8 <k_tile_panel_16_min+0xd48>
+	WORD $0xe0e0 // loopne 0x64da <k_tile_panel_16_min+0xd4a>
+	WORD $0xe0e0 // loopne 0x64dc <k_tile_panel_16_min+0xd4c>
+	WORD $0xe0e0 // loopne 0x64de <k_tile_panel_16_min+0xd4e>
+	WORD $0xe0e0 // loopne 0x64e0 <k_tile_panel_16_min+0xd50>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)

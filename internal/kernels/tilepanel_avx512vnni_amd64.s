@@ -19,7 +19,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00a68e0f; WORD $0x0000 // jle 0xb3 <k_untile_q8_0+0xb3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x68420518487df262; WORD $0x0000 // vbroadcastss 0x6842(%rip), %zmm0 # 0x6860 <k_tile_panel_16_min+0x16a0>
+	QUAD $0x75020518487df262; WORD $0x0000 // vbroadcastss 0x7502(%rip), %zmm0 # 0x7520 <k_tile_panel_16_min+0x1830>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x0a57 // vxorps (%rdx), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
@@ -54,8 +54,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5fe00578487df262; WORD $0x0000 // vpbroadcastb 0x5fe0(%rip), %zmm0 # 0x60c0 <k_tile_panel_16_min+0xf00>
-	QUAD $0x5fd70d78487df262; WORD $0x0000 // vpbroadcastb 0x5fd7(%rip), %zmm1 # 0x60c1 <k_tile_panel_16_min+0xf01>
+	QUAD $0x6ca00578487df262; WORD $0x0000 // vpbroadcastb 0x6ca0(%rip), %zmm0 # 0x6d80 <k_tile_panel_16_min+0x1090>
+	QUAD $0x6c970d78487df262; WORD $0x0000 // vpbroadcastb 0x6c97(%rip), %zmm1 # 0x6d81 <k_tile_panel_16_min+0x1091>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x48fdf162; WORD $0x14db; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
@@ -101,7 +101,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5f400578487df262; WORD $0x0000 // vpbroadcastb 0x5f40(%rip), %zmm0 # 0x6140 <k_tile_panel_16_min+0xf80>
+	QUAD $0x6c000578487df262; WORD $0x0000 // vpbroadcastb 0x6c00(%rip), %zmm0 # 0x6e00 <k_tile_panel_16_min+0x1110>
 	LONG $0x48fdf162; WORD $0x0cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm1
 	LONG $0x48fef162; WORD $0x0c7f; BYTE $0x71 // vmovdqu64 %zmm1, (%rcx,%rsi,2)
 	QUAD $0x01324cdb48fdf162 // vpandq 0x40(%rdx,%rsi), %zmm0, %zmm1
@@ -139,9 +139,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01878e0f; WORD $0x0000 // jle 0x464 <k_untile_q5_0+0x194>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x5f520578487df262; WORD $0x0000 // vpbroadcastb 0x5f52(%rip), %zmm0 # 0x6240 <k_tile_panel_16_min+0x1080>
-	QUAD $0x5f490d78487df262; WORD $0x0000 // vpbroadcastb 0x5f49(%rip), %zmm1 # 0x6241 <k_tile_panel_16_min+0x1081>
-	QUAD $0x5f401578487df262; WORD $0x0000 // vpbroadcastb 0x5f40(%rip), %zmm2 # 0x6242 <k_tile_panel_16_min+0x1082>
+	QUAD $0x6c120578487df262; WORD $0x0000 // vpbroadcastb 0x6c12(%rip), %zmm0 # 0x6f00 <k_tile_panel_16_min+0x1210>
+	QUAD $0x6c090d78487df262; WORD $0x0000 // vpbroadcastb 0x6c09(%rip), %zmm1 # 0x6f01 <k_tile_panel_16_min+0x1211>
+	QUAD $0x6c001578487df262; WORD $0x0000 // vpbroadcastb 0x6c00(%rip), %zmm2 # 0x6f02 <k_tile_panel_16_min+0x1212>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x040472724865f162 // vpslld $0x4, 0x100(%rdx), %zmm3
 	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
@@ -203,8 +203,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01558e0f; WORD $0x0000 // jle 0x5d2 <k_untile_q5_1+0x162>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x5e720578487df262; WORD $0x0000 // vpbroadcastb 0x5e72(%rip), %zmm0 # 0x6300 <k_tile_panel_16_min+0x1140>
-	QUAD $0x5e690d78487df262; WORD $0x0000 // vpbroadcastb 0x5e69(%rip), %zmm1 # 0x6301 <k_tile_panel_16_min+0x1141>
+	QUAD $0x6b320578487df262; WORD $0x0000 // vpbroadcastb 0x6b32(%rip), %zmm0 # 0x6fc0 <k_tile_panel_16_min+0x12d0>
+	QUAD $0x6b290d78487df262; WORD $0x0000 // vpbroadcastb 0x6b29(%rip), %zmm1 # 0x6fc1 <k_tile_panel_16_min+0x12d1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x04047272486df162 // vpslld $0x4, 0x100(%rdx), %zmm2
 	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
@@ -261,9 +261,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5d800578487df262; WORD $0x0000 // vpbroadcastb 0x5d80(%rip), %zmm0 # 0x6380 <k_tile_panel_16_min+0x11c0>
-	QUAD $0x623e0d58487df262; WORD $0x0000 // vpbroadcastd 0x623e(%rip), %zmm1 # 0x6848 <k_tile_panel_16_min+0x1688>
-	QUAD $0x62441518487df262; WORD $0x0000 // vbroadcastss 0x6244(%rip), %zmm2 # 0x6858 <k_tile_panel_16_min+0x1698>
+	QUAD $0x6a400578487df262; WORD $0x0000 // vpbroadcastb 0x6a40(%rip), %zmm0 # 0x7040 <k_tile_panel_16_min+0x1350>
+	QUAD $0x6efe0d58487df262; WORD $0x0000 // vpbroadcastd 0x6efe(%rip), %zmm1 # 0x7508 <k_tile_panel_16_min+0x1818>
+	QUAD $0x6f041518487df262; WORD $0x0000 // vbroadcastss 0x6f04(%rip), %zmm2 # 0x7518 <k_tile_panel_16_min+0x1828>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -484,16 +484,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x5c870558487df262; WORD $0x0000 // vpbroadcastd 0x5c87(%rip), %zmm0 # 0x6854 <k_tile_panel_16_min+0x1694>
+	QUAD $0x69470558487df262; WORD $0x0000 // vpbroadcastd 0x6947(%rip), %zmm0 # 0x7514 <k_tile_panel_16_min+0x1824>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5c8b0d58487df262; WORD $0x0000 // vpbroadcastd 0x5c8b(%rip), %zmm1 # 0x6864 <k_tile_panel_16_min+0x16a4>
-	QUAD $0x591d1578487df262; WORD $0x0000 // vpbroadcastb 0x591d(%rip), %zmm2 # 0x6500 <k_tile_panel_16_min+0x1340>
-	QUAD $0x59141d78487df262; WORD $0x0000 // vpbroadcastb 0x5914(%rip), %zmm3 # 0x6501 <k_tile_panel_16_min+0x1341>
-	QUAD $0x590b2578487df262; WORD $0x0000 // vpbroadcastb 0x590b(%rip), %zmm4 # 0x6502 <k_tile_panel_16_min+0x1342>
-	QUAD $0x5c432d58487df262; WORD $0x0000 // vpbroadcastd 0x5c43(%rip), %zmm5 # 0x6844 <k_tile_panel_16_min+0x1684>
-	QUAD $0x5c513558487df262; WORD $0x0000 // vpbroadcastd 0x5c51(%rip), %zmm6 # 0x685c <k_tile_panel_16_min+0x169c>
-	QUAD $0x586b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x586b(%rip), %zmm7 # 0x6480 <k_tile_panel_16_min+0x12c0>
-	QUAD $0x58a1056f48fd7162; WORD $0x0000 // vmovdqa64 0x58a1(%rip), %zmm8 # 0x64c0 <k_tile_panel_16_min+0x1300>
+	QUAD $0x694b0d58487df262; WORD $0x0000 // vpbroadcastd 0x694b(%rip), %zmm1 # 0x7524 <k_tile_panel_16_min+0x1834>
+	QUAD $0x65dd1578487df262; WORD $0x0000 // vpbroadcastb 0x65dd(%rip), %zmm2 # 0x71c0 <k_tile_panel_16_min+0x14d0>
+	QUAD $0x65d41d78487df262; WORD $0x0000 // vpbroadcastb 0x65d4(%rip), %zmm3 # 0x71c1 <k_tile_panel_16_min+0x14d1>
+	QUAD $0x65cb2578487df262; WORD $0x0000 // vpbroadcastb 0x65cb(%rip), %zmm4 # 0x71c2 <k_tile_panel_16_min+0x14d2>
+	QUAD $0x69032d58487df262; WORD $0x0000 // vpbroadcastd 0x6903(%rip), %zmm5 # 0x7504 <k_tile_panel_16_min+0x1814>
+	QUAD $0x69113558487df262; WORD $0x0000 // vpbroadcastd 0x6911(%rip), %zmm6 # 0x751c <k_tile_panel_16_min+0x182c>
+	QUAD $0x652b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x652b(%rip), %zmm7 # 0x7140 <k_tile_panel_16_min+0x1450>
+	QUAD $0x6561056f48fd7162; WORD $0x0000 // vmovdqa64 0x6561(%rip), %zmm8 # 0x7180 <k_tile_panel_16_min+0x1490>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x18 // vmovdqu64 0x600(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x19 // vmovdqu64 0x640(%rdx), %zmm10
@@ -842,15 +842,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x534f0558487df262; WORD $0x0000 // vpbroadcastd 0x534f(%rip), %zmm0 # 0x684c <k_tile_panel_16_min+0x168c>
-	QUAD $0x534d0d58487df262; WORD $0x0000 // vpbroadcastd 0x534d(%rip), %zmm1 # 0x6854 <k_tile_panel_16_min+0x1694>
-	QUAD $0x53531558487df262; WORD $0x0000 // vpbroadcastd 0x5353(%rip), %zmm2 # 0x6864 <k_tile_panel_16_min+0x16a4>
+	QUAD $0x600f0558487df262; WORD $0x0000 // vpbroadcastd 0x600f(%rip), %zmm0 # 0x750c <k_tile_panel_16_min+0x181c>
+	QUAD $0x600d0d58487df262; WORD $0x0000 // vpbroadcastd 0x600d(%rip), %zmm1 # 0x7514 <k_tile_panel_16_min+0x1824>
+	QUAD $0x60131558487df262; WORD $0x0000 // vpbroadcastd 0x6013(%rip), %zmm2 # 0x7524 <k_tile_panel_16_min+0x1834>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x50e31d78487df262; WORD $0x0000 // vpbroadcastb 0x50e3(%rip), %zmm3 # 0x6600 <k_tile_panel_16_min+0x1440>
-	QUAD $0x531d2558487df262; WORD $0x0000 // vpbroadcastd 0x531d(%rip), %zmm4 # 0x6844 <k_tile_panel_16_min+0x1684>
-	QUAD $0x53272d18487df262; WORD $0x0000 // vbroadcastss 0x5327(%rip), %zmm5 # 0x6858 <k_tile_panel_16_min+0x1698>
-	QUAD $0x5045356f48fdf162; WORD $0x0000 // vmovdqa64 0x5045(%rip), %zmm6 # 0x6580 <k_tile_panel_16_min+0x13c0>
-	QUAD $0x507b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x507b(%rip), %zmm7 # 0x65c0 <k_tile_panel_16_min+0x1400>
+	QUAD $0x5da31d78487df262; WORD $0x0000 // vpbroadcastb 0x5da3(%rip), %zmm3 # 0x72c0 <k_tile_panel_16_min+0x15d0>
+	QUAD $0x5fdd2558487df262; WORD $0x0000 // vpbroadcastd 0x5fdd(%rip), %zmm4 # 0x7504 <k_tile_panel_16_min+0x1814>
+	QUAD $0x5fe72d18487df262; WORD $0x0000 // vbroadcastss 0x5fe7(%rip), %zmm5 # 0x7518 <k_tile_panel_16_min+0x1828>
+	QUAD $0x5d05356f48fdf162; WORD $0x0000 // vmovdqa64 0x5d05(%rip), %zmm6 # 0x7240 <k_tile_panel_16_min+0x1550>
+	QUAD $0x5d3b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x5d3b(%rip), %zmm7 # 0x7280 <k_tile_panel_16_min+0x1590>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm9
@@ -1027,15 +1027,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x4e8d0558487df262; WORD $0x0000 // vpbroadcastd 0x4e8d(%rip), %zmm0 # 0x684c <k_tile_panel_16_min+0x168c>
-	QUAD $0x4e8b0d58487df262; WORD $0x0000 // vpbroadcastd 0x4e8b(%rip), %zmm1 # 0x6854 <k_tile_panel_16_min+0x1694>
-	QUAD $0x4e911558487df262; WORD $0x0000 // vpbroadcastd 0x4e91(%rip), %zmm2 # 0x6864 <k_tile_panel_16_min+0x16a4>
-	QUAD $0x4d631d78487df262; WORD $0x0000 // vpbroadcastb 0x4d63(%rip), %zmm3 # 0x6740 <k_tile_panel_16_min+0x1580>
-	QUAD $0x4d5a2578487df262; WORD $0x0000 // vpbroadcastb 0x4d5a(%rip), %zmm4 # 0x6741 <k_tile_panel_16_min+0x1581>
-	QUAD $0x4e532d18487df262; WORD $0x0000 // vbroadcastss 0x4e53(%rip), %zmm5 # 0x6844 <k_tile_panel_16_min+0x1684>
-	QUAD $0x4e5d3518487df262; WORD $0x0000 // vbroadcastss 0x4e5d(%rip), %zmm6 # 0x6858 <k_tile_panel_16_min+0x1698>
-	QUAD $0x4cbb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x4cbb(%rip), %zmm7 # 0x66c0 <k_tile_panel_16_min+0x1500>
-	QUAD $0x4cf1056f48fd7162; WORD $0x0000 // vmovdqa64 0x4cf1(%rip), %zmm8 # 0x6700 <k_tile_panel_16_min+0x1540>
+	QUAD $0x5b4d0558487df262; WORD $0x0000 // vpbroadcastd 0x5b4d(%rip), %zmm0 # 0x750c <k_tile_panel_16_min+0x181c>
+	QUAD $0x5b4b0d58487df262; WORD $0x0000 // vpbroadcastd 0x5b4b(%rip), %zmm1 # 0x7514 <k_tile_panel_16_min+0x1824>
+	QUAD $0x5b511558487df262; WORD $0x0000 // vpbroadcastd 0x5b51(%rip), %zmm2 # 0x7524 <k_tile_panel_16_min+0x1834>
+	QUAD $0x5a231d78487df262; WORD $0x0000 // vpbroadcastb 0x5a23(%rip), %zmm3 # 0x7400 <k_tile_panel_16_min+0x1710>
+	QUAD $0x5a1a2578487df262; WORD $0x0000 // vpbroadcastb 0x5a1a(%rip), %zmm4 # 0x7401 <k_tile_panel_16_min+0x1711>
+	QUAD $0x5b132d18487df262; WORD $0x0000 // vbroadcastss 0x5b13(%rip), %zmm5 # 0x7504 <k_tile_panel_16_min+0x1814>
+	QUAD $0x5b1d3518487df262; WORD $0x0000 // vbroadcastss 0x5b1d(%rip), %zmm6 # 0x7518 <k_tile_panel_16_min+0x1828>
+	QUAD $0x597b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x597b(%rip), %zmm7 # 0x7380 <k_tile_panel_16_min+0x1690>
+	QUAD $0x59b1056f48fd7162; WORD $0x0000 // vmovdqa64 0x59b1(%rip), %zmm8 # 0x73c0 <k_tile_panel_16_min+0x16d0>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x28 // vmovdqu64 0xa00(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x29 // vmovdqu64 0xa40(%rdx), %zmm10
@@ -1341,9 +1341,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x46500578487df262; WORD $0x0000 // vpbroadcastb 0x4650(%rip), %zmm0 # 0x6840 <k_tile_panel_16_min+0x1680>
-	QUAD $0x46470d78487df262; WORD $0x0000 // vpbroadcastb 0x4647(%rip), %zmm1 # 0x6841 <k_tile_panel_16_min+0x1681>
-	QUAD $0x463e1578487df262; WORD $0x0000 // vpbroadcastb 0x463e(%rip), %zmm2 # 0x6842 <k_tile_panel_16_min+0x1682>
+	QUAD $0x53100578487df262; WORD $0x0000 // vpbroadcastb 0x5310(%rip), %zmm0 # 0x7500 <k_tile_panel_16_min+0x1810>
+	QUAD $0x53070d78487df262; WORD $0x0000 // vpbroadcastb 0x5307(%rip), %zmm1 # 0x7501 <k_tile_panel_16_min+0x1811>
+	QUAD $0x52fe1578487df262; WORD $0x0000 // vpbroadcastb 0x52fe(%rip), %zmm2 # 0x7502 <k_tile_panel_16_min+0x1812>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -1589,576 +1589,781 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x0cf88348 // cmpq $0xc, %rax
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x5d7d // jge 0x2911 <k_tile_panel+0x81>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x04458d49 // leaq 0x4(%r13), %rax
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0x077c8e0f; WORD $0x0000 // jle 0x3041 <k_tile_panel+0x7b1>
-	LONG $0x02758d4d // leaq 0x2(%r13), %r14
-	LONG $0x24343b4c // cmpq (%rsp), %r14
-	LONG $0x0a518e0f; WORD $0x0000 // jle 0x3324 <k_tile_panel+0xa94>
-	LONG $0x242c3b4c // cmpq (%rsp), %r13
-	LONG $0x0d118d0f; WORD $0x0000 // jge 0x35ee <k_tile_panel+0xd5e>
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	WORD $0x8b49; BYTE $0x00 // movq (%r8), %rax
-	LONG $0x18488b49 // movq 0x18(%r8), %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x38788349; BYTE $0x00 // cmpq $0x0, 0x38(%r8)
-	LONG $0x0c0c840f; WORD $0x0000 // je 0x3504 <k_tile_panel+0xc74>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x88 // vmovups (%rax,%rcx,4), %zmm0
-	LONG $0x30508b49 // movq 0x30(%r8), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0c098f0f; WORD $0x0000 // jg 0x3515 <k_tile_panel+0xc85>
-	LONG $0x000cd6e9; BYTE $0x00 // jmp 0x35e7 <k_tile_panel+0xd57>
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x70ec8348 // subq $0x70, %rsp
+	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
+	LONG $0x30578b4c // movq 0x30(%rdi), %r10
+	LONG $0x32048d49 // leaq (%r10,%rsi), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x03c6f640 // testb $0x3, %sil
+	WORD $0x950f; BYTE $0xc0 // setne %al
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x9f0f; BYTE $0xc1 // setg %cl
+	WORD $0xc120 // andb %al, %cl
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
+	LONG $0x0ae4850f; WORD $0x0000 // jne 0x33af <k_tile_panel+0xb1f>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x03638d4c // leaq 0x3(%rbx), %r12
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xdc480f49 // cmovsq %r12, %rbx
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0874 // je 0x28f2 <k_tile_panel+0x62>
+	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
+	WORD $0x04eb // jmp 0x28f6 <k_tile_panel+0x66>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x29fa <k_tile_panel+0x16a>
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x2949; BYTE $0xf6 // subq %rsi, %r14
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	LONG $0xd9af0f49 // imulq %r9, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x301c8d4b // leaq (%r8,%r14), %rbx
+	LONG $0x24c38348 // addq $0x24, %rbx
+	QUAD $0x4bce0d18487df262; WORD $0x0000 // vbroadcastss 0x4bce(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x1358 // vpbroadcastd (%rbx), %zmm2
+	LONG $0x48fed162; WORD $0x1e6f // vmovdqu64 (%r14), %zmm3
+	LONG $0x48fed162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm4
+	LONG $0x48fed162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%r14), %zmm5
+	LONG $0x48fed162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%r14), %zmm6
+	LONG $0x5865f262; WORD $0x5350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm6, %zmm2
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x5350; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x5350; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x5350; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x5350; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm3, %zmm2
+	LONG $0x487cd162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%r14), %zmm3
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
+	LONG $0x585df262; WORD $0x43b8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff56870f; WORD $0xffff // ja 0x2950 <k_tile_panel+0xc0>
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x03c6f640 // testb $0x3, %sil
+	LONG $0xc5950f40 // setne %bpl
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	LONG $0x0163850f; WORD $0x0000 // jne 0x2b8e <k_tile_panel+0x2fe>
+	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe490f4c // cmovnsq %rsi, %r15
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1174 // je 0x2a4c <k_tile_panel+0x1bc>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x127f // jg 0x2a59 <k_tile_panel+0x1c9>
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x2b3a <k_tile_panel+0x2aa>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00e18e0f; WORD $0x0000 // jle 0x2b3a <k_tile_panel+0x2aa>
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0xfce68349 // andq $-0x4, %r14
+	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0x01708d4c // leaq 0x1(%rax), %r14
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24c68348 // addq $0x24, %rsi
+	QUAD $0x4a850d18487df262; WORD $0x0000 // vbroadcastss 0x4a85(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x9066 // nop
+	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
+	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
+	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
+	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
+	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xf7 // vpdpbusd -0x24(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5650; BYTE $0xf8 // vpdpbusd -0x20(%rsi){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5650; BYTE $0xf9 // vpdpbusd -0x1c(%rsi){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5650; BYTE $0xfa // vpdpbusd -0x18(%rsi){1to16}, %zmm6, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfb // vpdpbusd -0x14(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfc // vpdpbusd -0x10(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfd // vpdpbusd -0xc(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfe // vpdpbusd -0x8(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
+	LONG $0x585df262; WORD $0x46b8; BYTE $0xff // vfmadd231ps -0x4(%rsi){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x40c78149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r15 # imm = 0x240
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xff56870f; WORD $0xffff // ja 0x2a90 <k_tile_panel+0x200>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x03c6f640 // testb $0x3, %sil
+	LONG $0xc5950f40 // setne %bpl
+	LONG $0x03fa8349 // cmpq $0x3, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	WORD $0x2c75 // jne 0x2b8e <k_tile_panel+0x2fe>
+	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe490f4c // cmovnsq %rsi, %r15
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x06f1840f; WORD $0x0000 // je 0x326a <k_tile_panel+0x9da>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06ee8f0f; WORD $0x0000 // jg 0x3277 <k_tile_panel+0x9e7>
+	LONG $0x0007cce9; BYTE $0x00 // jmp 0x335a <k_tile_panel+0xaca>
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x081e8f0f; WORD $0x0000 // jg 0x33c3 <k_tile_panel+0xb33>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
 	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0xc0148d4b // leaq (%r8,%r8,8), %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x3e960518487df262; WORD $0x0000 // vbroadcastss 0x3e96(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x2cc86b49 // imulq $0x2c, %r8, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
-	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x2a8e <k_tile_panel+0x1fe>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487cd162; WORD $0x0b11 // vmovups %zmm1, (%r11)
-	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
-	LONG $0x487c9162; WORD $0x1411; BYTE $0x83 // vmovups %zmm2, (%r11,%r8,4)
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0xc3 // vmovups %zmm3, (%r11,%r8,8)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2411; BYTE $0x03 // vmovups %zmm4, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0x03 // vmovups %zmm5, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3411; BYTE $0x03 // vmovups %zmm6, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3c11; BYTE $0x03 // vmovups %zmm7, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x487c5162; WORD $0x0411; BYTE $0x03 // vmovups %zmm8, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x487c5162; WORD $0x0c11; BYTE $0x03 // vmovups %zmm9, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x487c5162; WORD $0x1411; BYTE $0x03 // vmovups %zmm10, (%r11,%rax)
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x89148d48 // leaq (%rcx,%rcx,4), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	QUAD $0x00000000d5148d4a // leaq (,%r10,8), %rdx
+	LONG $0x52048d4c // leaq (%rdx,%rdx,2), %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0xd2048d4f // leaq (%r10,%r10,8), %r8
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x402c8d4b // leaq (%r8,%r8,2), %rbp
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xc93c8d48 // leaq (%rcx,%rcx,8), %rdi
+	LONG $0x92048d4c // leaq (%rdx,%rdx,4), %r8
+	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
+	LONG $0x0000e4b9; BYTE $0x00 // movl $0xe4, %ecx
+	LONG $0x084b0349 // addq 0x8(%r11), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	QUAD $0x48dd0518487df262; WORD $0x0000 // vbroadcastss 0x48dd(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x384b8b49 // movq 0x38(%r11), %rcx
+	LONG $0x2cda6b49 // imulq $0x2c, %r10, %rbx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x2cd4 <k_tile_panel+0x444>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%r10,4)
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0xd1 // vmovups %zmm3, (%rcx,%r10,8)
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487c5162; WORD $0x1c11; BYTE $0x03 // vmovups %zmm11, (%r11,%rax)
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x01 // vmovups %zmm4, (%rcx,%rax)
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x39 // vmovups %zmm5, (%rcx,%r15)
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x487c5162; WORD $0x2411; BYTE $0x03 // vmovups %zmm12, (%r11,%rax)
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x0c458d49 // leaq 0xc(%r13), %rax
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xfe298f0f; WORD $0xffff // jg 0x28b7 <k_tile_panel+0x27>
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%rcx,%rax)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm7, (%rcx,%rax)
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x29 // vmovups %zmm8, (%rcx,%rbp)
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0x09 // vmovups %zmm9, (%rcx,%r9)
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x39 // vmovups %zmm10, (%rcx,%rdi)
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm11, (%rcx,%r8)
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x19 // vmovups %zmm12, (%rcx,%rbx)
+	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x06f28f0f; WORD $0x0000 // jg 0x33c6 <k_tile_panel+0xb36>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
-	LONG $0x861c8d4c // leaq (%rsi,%rax,4), %r11
-	QUAD $0x0000008824bc8348; BYTE $0x00 // cmpq $0x0, 0x88(%rsp)
-	LONG $0x009d840f; WORD $0x0000 // je 0x2b50 <k_tile_panel+0x2c0>
-	LONG $0x487cd162; WORD $0x0b10 // vmovups (%r11), %zmm1
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x83 // vmovups (%r11,%r8,4), %zmm2
-	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc3 // vmovups (%r11,%r8,8), %zmm3
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x03 // vmovups (%r11,%rax), %zmm4
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2c10; BYTE $0x03 // vmovups (%r11,%rax), %zmm5
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3410; BYTE $0x03 // vmovups (%r11,%rax), %zmm6
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3c10; BYTE $0x03 // vmovups (%r11,%rax), %zmm7
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x03 // vmovups (%r11,%rax), %zmm8
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x487c5162; WORD $0x0c10; BYTE $0x03 // vmovups (%r11,%rax), %zmm9
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x487c5162; WORD $0x1410; BYTE $0x03 // vmovups (%r11,%rax), %zmm10
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487c5162; WORD $0x1c10; BYTE $0x03 // vmovups (%r11,%rax), %zmm11
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x487c5162; WORD $0x2410; BYTE $0x03 // vmovups (%r11,%rax), %zmm12
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
-	WORD $0x567f // jg 0x2b99 <k_tile_panel+0x309>
-	LONG $0xfffea8e9; BYTE $0xff // jmp 0x29f0 <k_tile_panel+0x160>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x240c2b48 // subq (%rsp), %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0x03468d48 // leaq 0x3(%rsi), %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc6490f48 // cmovnsq %rsi, %rax
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
+	LONG $0x247c8348; WORD $0x0060 // cmpq $0x0, 0x60(%rsp)
+	WORD $0x7274 // je 0x2d70 <k_tile_panel+0x4e0>
+	LONG $0x487cf162; WORD $0x0910 // vmovups (%rcx), %zmm1
+	LONG $0x487cb162; WORD $0x1410; BYTE $0x91 // vmovups (%rcx,%r10,4), %zmm2
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0xd1 // vmovups (%rcx,%r10,8), %zmm3
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%r11), %zmm4
+	LONG $0x48feb162; WORD $0x2c6f; BYTE $0x39 // vmovdqu64 (%rcx,%r15), %zmm5
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x48feb162; WORD $0x346f; BYTE $0x19 // vmovdqu64 (%rcx,%r11), %zmm6
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x487cb162; WORD $0x3c10; BYTE $0x19 // vmovups (%rcx,%r11), %zmm7
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x29 // vmovups (%rcx,%rbp), %zmm8
+	LONG $0x487c3162; WORD $0x0c10; BYTE $0x09 // vmovups (%rcx,%r9), %zmm9
+	LONG $0x487c7162; WORD $0x1410; BYTE $0x39 // vmovups (%rcx,%rdi), %zmm10
+	LONG $0x487c3162; WORD $0x1c10; BYTE $0x01 // vmovups (%rcx,%r8), %zmm11
+	LONG $0x487c7162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm12
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	WORD $0x497f // jg 0x2db1 <k_tile_panel+0x521>
+	LONG $0xfffef3e9; BYTE $0xff // jmp 0x2c60 <k_tile_panel+0x3d0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
-	LONG $0xfe578e0f; WORD $0xffff // jle 0x29f0 <k_tile_panel+0x160>
-	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c0348; BYTE $0x70 // addq 0x70(%rsp), %rcx
-	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
-	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487de262; WORD $0x5958; BYTE $0x09 // vpbroadcastd 0x24(%rcx), %zmm19
-	QUAD $0x09094458487da262 // vpbroadcastd 0x24(%rcx,%r9), %zmm16
-	LONG $0x092c8d4a // leaq (%rcx,%r9), %rbp
-	LONG $0x24c58348 // addq $0x24, %rbp
-	LONG $0x0d748d4a; BYTE $0x00 // leaq (%rbp,%r9), %rsi
-	LONG $0x487dc262; WORD $0x0c58; BYTE $0x29 // vpbroadcastd (%r9,%rbp), %zmm17
-	LONG $0x0e2c8d4e // leaq (%rsi,%r9), %r13
-	LONG $0x487dc262; WORD $0x1458; BYTE $0x31 // vpbroadcastd (%r9,%rsi), %zmm18
-	LONG $0x0d448d4f; BYTE $0x00 // leaq (%r13,%r9), %r8
-	LONG $0x487d1262; WORD $0x3c58; BYTE $0x29 // vpbroadcastd (%r9,%r13), %zmm15
-	LONG $0x487d1262; WORD $0x2c58; BYTE $0x01 // vpbroadcastd (%r9,%r8), %zmm13
-	LONG $0x08348d4f // leaq (%r8,%r9), %r14
-	LONG $0x0e3c8d4b // leaq (%r14,%r9), %rdi
-	LONG $0x487d1262; WORD $0x3458; BYTE $0x31 // vpbroadcastd (%r9,%r14), %zmm14
-	LONG $0x0f248d4e // leaq (%rdi,%r9), %r12
-	LONG $0x48fe4162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm27
-	LONG $0x487dc262; WORD $0x2458; BYTE $0x39 // vpbroadcastd (%r9,%rdi), %zmm20
-	LONG $0x48fe4162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm28
-	LONG $0x5025e262; WORD $0x1950 // vpdpbusd (%rcx){1to16}, %zmm27, %zmm19
-	LONG $0x0c048d4b // leaq (%r12,%r9), %rax
-	LONG $0x5025a262; WORD $0x0450; BYTE $0x09 // vpdpbusd (%rcx,%r9){1to16}, %zmm27, %zmm16
-	LONG $0x487d8262; WORD $0x2c58; BYTE $0x21 // vpbroadcastd (%r9,%r12), %zmm21
-	LONG $0x48fe4162; WORD $0x576f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm26
-	QUAD $0xf7294c505025c262 // vpdpbusd -0x24(%r9,%rbp){1to16}, %zmm27, %zmm17
-	LONG $0x08148d4e // leaq (%rax,%r9), %r10
-	QUAD $0xf73154505025c262 // vpdpbusd -0x24(%r9,%rsi){1to16}, %zmm27, %zmm18
-	LONG $0x487dc262; WORD $0x3458; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm22
-	LONG $0x48fe4162; WORD $0x4f6f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm25
-	QUAD $0xf7297c5050251262 // vpdpbusd -0x24(%r9,%r13){1to16}, %zmm27, %zmm15
-	LONG $0x0a148d4b // leaq (%r10,%r9), %rdx
-	QUAD $0xf7016c5050251262 // vpdpbusd -0x24(%r9,%r8){1to16}, %zmm27, %zmm13
-	LONG $0x487d8262; WORD $0x3c58; BYTE $0x11 // vpbroadcastd (%r9,%r10), %zmm23
-	QUAD $0xf731745050251262 // vpdpbusd -0x24(%r9,%r14){1to16}, %zmm27, %zmm14
-	LONG $0x487d4262; WORD $0x0458; BYTE $0x11 // vpbroadcastd (%r9,%rdx), %zmm24
-	QUAD $0xf73964505025c262 // vpdpbusd -0x24(%r9,%rdi){1to16}, %zmm27, %zmm20
-	QUAD $0xf7216c5050258262 // vpdpbusd -0x24(%r9,%r12){1to16}, %zmm27, %zmm21
-	QUAD $0xf70174505025c262 // vpdpbusd -0x24(%r9,%rax){1to16}, %zmm27, %zmm22
-	QUAD $0xf7117c5050258262 // vpdpbusd -0x24(%r9,%r10){1to16}, %zmm27, %zmm23
-	QUAD $0xf711445050254262 // vpdpbusd -0x24(%r9,%rdx){1to16}, %zmm27, %zmm24
-	LONG $0x501de262; WORD $0x5950; BYTE $0x01 // vpdpbusd 0x4(%rcx){1to16}, %zmm28, %zmm19
-	QUAD $0x01094450501da262 // vpdpbusd 0x4(%rcx,%r9){1to16}, %zmm28, %zmm16
-	QUAD $0xf8294c50501dc262 // vpdpbusd -0x20(%r9,%rbp){1to16}, %zmm28, %zmm17
-	QUAD $0xf8315450501dc262 // vpdpbusd -0x20(%r9,%rsi){1to16}, %zmm28, %zmm18
-	QUAD $0xf8297c50501d1262 // vpdpbusd -0x20(%r9,%r13){1to16}, %zmm28, %zmm15
-	QUAD $0xf8016c50501d1262 // vpdpbusd -0x20(%r9,%r8){1to16}, %zmm28, %zmm13
-	QUAD $0xf8317450501d1262 // vpdpbusd -0x20(%r9,%r14){1to16}, %zmm28, %zmm14
-	QUAD $0xf8396450501dc262 // vpdpbusd -0x20(%r9,%rdi){1to16}, %zmm28, %zmm20
-	QUAD $0xf8216c50501d8262 // vpdpbusd -0x20(%r9,%r12){1to16}, %zmm28, %zmm21
-	QUAD $0xf8017450501dc262 // vpdpbusd -0x20(%r9,%rax){1to16}, %zmm28, %zmm22
-	QUAD $0xf8117c50501d8262 // vpdpbusd -0x20(%r9,%r10){1to16}, %zmm28, %zmm23
-	QUAD $0xf8114450501d4262 // vpdpbusd -0x20(%r9,%rdx){1to16}, %zmm28, %zmm24
-	LONG $0x502de262; WORD $0x5950; BYTE $0x02 // vpdpbusd 0x8(%rcx){1to16}, %zmm26, %zmm19
-	QUAD $0x02094450502da262 // vpdpbusd 0x8(%rcx,%r9){1to16}, %zmm26, %zmm16
-	QUAD $0xf9294c50502dc262 // vpdpbusd -0x1c(%r9,%rbp){1to16}, %zmm26, %zmm17
-	QUAD $0xf9315450502dc262 // vpdpbusd -0x1c(%r9,%rsi){1to16}, %zmm26, %zmm18
-	QUAD $0xf9297c50502d1262 // vpdpbusd -0x1c(%r9,%r13){1to16}, %zmm26, %zmm15
-	QUAD $0xf9016c50502d1262 // vpdpbusd -0x1c(%r9,%r8){1to16}, %zmm26, %zmm13
-	QUAD $0xf9317450502d1262 // vpdpbusd -0x1c(%r9,%r14){1to16}, %zmm26, %zmm14
-	QUAD $0xf9396450502dc262 // vpdpbusd -0x1c(%r9,%rdi){1to16}, %zmm26, %zmm20
-	QUAD $0xf9216c50502d8262 // vpdpbusd -0x1c(%r9,%r12){1to16}, %zmm26, %zmm21
-	QUAD $0xf9017450502dc262 // vpdpbusd -0x1c(%r9,%rax){1to16}, %zmm26, %zmm22
-	QUAD $0xf9117c50502d8262 // vpdpbusd -0x1c(%r9,%r10){1to16}, %zmm26, %zmm23
-	QUAD $0xf9114450502d4262 // vpdpbusd -0x1c(%r9,%rdx){1to16}, %zmm26, %zmm24
-	LONG $0x5035e262; WORD $0x5950; BYTE $0x03 // vpdpbusd 0xc(%rcx){1to16}, %zmm25, %zmm19
-	QUAD $0x030944505035a262 // vpdpbusd 0xc(%rcx,%r9){1to16}, %zmm25, %zmm16
-	QUAD $0xfa294c505035c262 // vpdpbusd -0x18(%r9,%rbp){1to16}, %zmm25, %zmm17
-	QUAD $0xfa3154505035c262 // vpdpbusd -0x18(%r9,%rsi){1to16}, %zmm25, %zmm18
-	QUAD $0xfa297c5050351262 // vpdpbusd -0x18(%r9,%r13){1to16}, %zmm25, %zmm15
-	QUAD $0xfa016c5050351262 // vpdpbusd -0x18(%r9,%r8){1to16}, %zmm25, %zmm13
-	QUAD $0xfa31745050351262 // vpdpbusd -0x18(%r9,%r14){1to16}, %zmm25, %zmm14
-	QUAD $0xfa3964505035c262 // vpdpbusd -0x18(%r9,%rdi){1to16}, %zmm25, %zmm20
-	QUAD $0xfa216c5050358262 // vpdpbusd -0x18(%r9,%r12){1to16}, %zmm25, %zmm21
-	QUAD $0xfa0174505035c262 // vpdpbusd -0x18(%r9,%rax){1to16}, %zmm25, %zmm22
-	QUAD $0xfa117c5050358262 // vpdpbusd -0x18(%r9,%r10){1to16}, %zmm25, %zmm23
-	QUAD $0xfa11445050354262 // vpdpbusd -0x18(%r9,%rdx){1to16}, %zmm25, %zmm24
-	LONG $0x48fe4162; WORD $0x4f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm25
-	LONG $0x5035e262; WORD $0x5950; BYTE $0x04 // vpdpbusd 0x10(%rcx){1to16}, %zmm25, %zmm19
-	QUAD $0x040944505035a262 // vpdpbusd 0x10(%rcx,%r9){1to16}, %zmm25, %zmm16
-	QUAD $0xfb294c505035c262 // vpdpbusd -0x14(%r9,%rbp){1to16}, %zmm25, %zmm17
-	QUAD $0xfb3154505035c262 // vpdpbusd -0x14(%r9,%rsi){1to16}, %zmm25, %zmm18
-	QUAD $0xfb297c5050351262 // vpdpbusd -0x14(%r9,%r13){1to16}, %zmm25, %zmm15
-	QUAD $0xfb016c5050351262 // vpdpbusd -0x14(%r9,%r8){1to16}, %zmm25, %zmm13
-	QUAD $0xfb31745050351262 // vpdpbusd -0x14(%r9,%r14){1to16}, %zmm25, %zmm14
-	QUAD $0xfb3964505035c262 // vpdpbusd -0x14(%r9,%rdi){1to16}, %zmm25, %zmm20
-	QUAD $0xfb216c5050358262 // vpdpbusd -0x14(%r9,%r12){1to16}, %zmm25, %zmm21
-	QUAD $0xfb0174505035c262 // vpdpbusd -0x14(%r9,%rax){1to16}, %zmm25, %zmm22
-	QUAD $0xfb117c5050358262 // vpdpbusd -0x14(%r9,%r10){1to16}, %zmm25, %zmm23
-	QUAD $0xfb11445050354262 // vpdpbusd -0x14(%r9,%rdx){1to16}, %zmm25, %zmm24
-	LONG $0x48fe4162; WORD $0x4f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm25
-	LONG $0x5035e262; WORD $0x5950; BYTE $0x05 // vpdpbusd 0x14(%rcx){1to16}, %zmm25, %zmm19
-	QUAD $0x050944505035a262 // vpdpbusd 0x14(%rcx,%r9){1to16}, %zmm25, %zmm16
-	QUAD $0xfc294c505035c262 // vpdpbusd -0x10(%r9,%rbp){1to16}, %zmm25, %zmm17
-	QUAD $0xfc3154505035c262 // vpdpbusd -0x10(%r9,%rsi){1to16}, %zmm25, %zmm18
-	QUAD $0xfc297c5050351262 // vpdpbusd -0x10(%r9,%r13){1to16}, %zmm25, %zmm15
-	QUAD $0xfc016c5050351262 // vpdpbusd -0x10(%r9,%r8){1to16}, %zmm25, %zmm13
-	QUAD $0xfc31745050351262 // vpdpbusd -0x10(%r9,%r14){1to16}, %zmm25, %zmm14
-	QUAD $0xfc3964505035c262 // vpdpbusd -0x10(%r9,%rdi){1to16}, %zmm25, %zmm20
-	QUAD $0xfc216c5050358262 // vpdpbusd -0x10(%r9,%r12){1to16}, %zmm25, %zmm21
-	QUAD $0xfc0174505035c262 // vpdpbusd -0x10(%r9,%rax){1to16}, %zmm25, %zmm22
-	QUAD $0xfc117c5050358262 // vpdpbusd -0x10(%r9,%r10){1to16}, %zmm25, %zmm23
-	QUAD $0xfc11445050354262 // vpdpbusd -0x10(%r9,%rdx){1to16}, %zmm25, %zmm24
-	LONG $0x48fe4162; WORD $0x4f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm25
-	LONG $0x5035e262; WORD $0x5950; BYTE $0x06 // vpdpbusd 0x18(%rcx){1to16}, %zmm25, %zmm19
-	QUAD $0x060944505035a262 // vpdpbusd 0x18(%rcx,%r9){1to16}, %zmm25, %zmm16
-	QUAD $0xfd294c505035c262 // vpdpbusd -0xc(%r9,%rbp){1to16}, %zmm25, %zmm17
-	QUAD $0xfd3154505035c262 // vpdpbusd -0xc(%r9,%rsi){1to16}, %zmm25, %zmm18
-	QUAD $0xfd297c5050351262 // vpdpbusd -0xc(%r9,%r13){1to16}, %zmm25, %zmm15
-	QUAD $0xfd016c5050351262 // vpdpbusd -0xc(%r9,%r8){1to16}, %zmm25, %zmm13
-	QUAD $0xfd31745050351262 // vpdpbusd -0xc(%r9,%r14){1to16}, %zmm25, %zmm14
-	QUAD $0xfd3964505035c262 // vpdpbusd -0xc(%r9,%rdi){1to16}, %zmm25, %zmm20
-	QUAD $0xfd216c5050358262 // vpdpbusd -0xc(%r9,%r12){1to16}, %zmm25, %zmm21
-	QUAD $0xfd0174505035c262 // vpdpbusd -0xc(%r9,%rax){1to16}, %zmm25, %zmm22
-	QUAD $0xfd117c5050358262 // vpdpbusd -0xc(%r9,%r10){1to16}, %zmm25, %zmm23
-	QUAD $0xfd11445050354262 // vpdpbusd -0xc(%r9,%rdx){1to16}, %zmm25, %zmm24
-	LONG $0x48fe4162; WORD $0x4f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm25
-	LONG $0x5035e262; WORD $0x5950; BYTE $0x07 // vpdpbusd 0x1c(%rcx){1to16}, %zmm25, %zmm19
-	QUAD $0x070944505035a262 // vpdpbusd 0x1c(%rcx,%r9){1to16}, %zmm25, %zmm16
-	QUAD $0xfe294c505035c262 // vpdpbusd -0x8(%r9,%rbp){1to16}, %zmm25, %zmm17
-	QUAD $0xfe3154505035c262 // vpdpbusd -0x8(%r9,%rsi){1to16}, %zmm25, %zmm18
-	QUAD $0xfe297c5050351262 // vpdpbusd -0x8(%r9,%r13){1to16}, %zmm25, %zmm15
-	QUAD $0xfe016c5050351262 // vpdpbusd -0x8(%r9,%r8){1to16}, %zmm25, %zmm13
-	QUAD $0xfe31745050351262 // vpdpbusd -0x8(%r9,%r14){1to16}, %zmm25, %zmm14
-	QUAD $0xfe3964505035c262 // vpdpbusd -0x8(%r9,%rdi){1to16}, %zmm25, %zmm20
-	QUAD $0xfe216c5050358262 // vpdpbusd -0x8(%r9,%r12){1to16}, %zmm25, %zmm21
-	QUAD $0xfe0174505035c262 // vpdpbusd -0x8(%r9,%rax){1to16}, %zmm25, %zmm22
-	QUAD $0xfe117c5050358262 // vpdpbusd -0x8(%r9,%r10){1to16}, %zmm25, %zmm23
-	QUAD $0xfe11445050354262 // vpdpbusd -0x8(%r9,%rdx){1to16}, %zmm25, %zmm24
-	LONG $0x487c4162; WORD $0x4f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm25
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0xfeaf8e0f; WORD $0xffff // jle 0x2c60 <k_tile_panel+0x3d0>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0x294c; BYTE $0xde // subq %r11, %rsi
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x38 // addq 0x38(%rsp), %rsi
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x40708d4c // leaq 0x40(%rax), %r14
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xd01e4458487d2262 // vpbroadcastd -0xc0(%rsi,%r11), %zmm24
+	QUAD $0xe01e7c58487da262 // vpbroadcastd -0x80(%rsi,%r11), %zmm23
+	QUAD $0xf01e7458487da262 // vpbroadcastd -0x40(%rsi,%r11), %zmm22
+	LONG $0x487da262; WORD $0x2c58; BYTE $0x1e // vpbroadcastd (%rsi,%r11), %zmm21
+	QUAD $0xd0366458487da262 // vpbroadcastd -0xc0(%rsi,%r14), %zmm20
+	QUAD $0xe0365c58487da262 // vpbroadcastd -0x80(%rsi,%r14), %zmm19
+	QUAD $0xf0365458487da262 // vpbroadcastd -0x40(%rsi,%r14), %zmm18
+	LONG $0x487da262; WORD $0x0c58; BYTE $0x36 // vpbroadcastd (%rsi,%r14), %zmm17
+	QUAD $0xd0064458487de262 // vpbroadcastd -0xc0(%rsi,%rax), %zmm16
+	QUAD $0xe0067c58487d7262 // vpbroadcastd -0x80(%rsi,%rax), %zmm15
+	QUAD $0xf0067458487d7262 // vpbroadcastd -0x40(%rsi,%rax), %zmm14
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x06 // vpbroadcastd (%rsi,%rax), %zmm13
+	LONG $0x48fe4162; WORD $0x5d6f; BYTE $0x00 // vmovdqu64 (%r13), %zmm27
+	LONG $0x48fe4162; WORD $0x656f; BYTE $0x01 // vmovdqu64 0x40(%r13), %zmm28
+	LONG $0x48fe4162; WORD $0x556f; BYTE $0x02 // vmovdqu64 0x80(%r13), %zmm26
+	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x03 // vmovdqu64 0xc0(%r13), %zmm25
+	QUAD $0xc71e445050252262 // vpdpbusd -0xe4(%rsi,%r11){1to16}, %zmm27, %zmm24
+	QUAD $0xd71e7c505025a262 // vpdpbusd -0xa4(%rsi,%r11){1to16}, %zmm27, %zmm23
+	QUAD $0xe71e74505025a262 // vpdpbusd -0x64(%rsi,%r11){1to16}, %zmm27, %zmm22
+	QUAD $0xf71e6c505025a262 // vpdpbusd -0x24(%rsi,%r11){1to16}, %zmm27, %zmm21
+	QUAD $0xc73664505025a262 // vpdpbusd -0xe4(%rsi,%r14){1to16}, %zmm27, %zmm20
+	QUAD $0xd7365c505025a262 // vpdpbusd -0xa4(%rsi,%r14){1to16}, %zmm27, %zmm19
+	QUAD $0xe73654505025a262 // vpdpbusd -0x64(%rsi,%r14){1to16}, %zmm27, %zmm18
+	QUAD $0xf7364c505025a262 // vpdpbusd -0x24(%rsi,%r14){1to16}, %zmm27, %zmm17
+	QUAD $0xc70644505025e262 // vpdpbusd -0xe4(%rsi,%rax){1to16}, %zmm27, %zmm16
+	QUAD $0xd7067c5050257262 // vpdpbusd -0xa4(%rsi,%rax){1to16}, %zmm27, %zmm15
+	QUAD $0xe706745050257262 // vpdpbusd -0x64(%rsi,%rax){1to16}, %zmm27, %zmm14
+	QUAD $0xf7066c5050257262 // vpdpbusd -0x24(%rsi,%rax){1to16}, %zmm27, %zmm13
+	QUAD $0xc81e4450501d2262 // vpdpbusd -0xe0(%rsi,%r11){1to16}, %zmm28, %zmm24
+	QUAD $0xd81e7c50501da262 // vpdpbusd -0xa0(%rsi,%r11){1to16}, %zmm28, %zmm23
+	QUAD $0xe81e7450501da262 // vpdpbusd -0x60(%rsi,%r11){1to16}, %zmm28, %zmm22
+	QUAD $0xf81e6c50501da262 // vpdpbusd -0x20(%rsi,%r11){1to16}, %zmm28, %zmm21
+	QUAD $0xc8366450501da262 // vpdpbusd -0xe0(%rsi,%r14){1to16}, %zmm28, %zmm20
+	QUAD $0xd8365c50501da262 // vpdpbusd -0xa0(%rsi,%r14){1to16}, %zmm28, %zmm19
+	QUAD $0xe8365450501da262 // vpdpbusd -0x60(%rsi,%r14){1to16}, %zmm28, %zmm18
+	QUAD $0xf8364c50501da262 // vpdpbusd -0x20(%rsi,%r14){1to16}, %zmm28, %zmm17
+	QUAD $0xc8064450501de262 // vpdpbusd -0xe0(%rsi,%rax){1to16}, %zmm28, %zmm16
+	QUAD $0xd8067c50501d7262 // vpdpbusd -0xa0(%rsi,%rax){1to16}, %zmm28, %zmm15
+	QUAD $0xe8067450501d7262 // vpdpbusd -0x60(%rsi,%rax){1to16}, %zmm28, %zmm14
+	QUAD $0xf8066c50501d7262 // vpdpbusd -0x20(%rsi,%rax){1to16}, %zmm28, %zmm13
+	QUAD $0xc91e4450502d2262 // vpdpbusd -0xdc(%rsi,%r11){1to16}, %zmm26, %zmm24
+	QUAD $0xd91e7c50502da262 // vpdpbusd -0x9c(%rsi,%r11){1to16}, %zmm26, %zmm23
+	QUAD $0xe91e7450502da262 // vpdpbusd -0x5c(%rsi,%r11){1to16}, %zmm26, %zmm22
+	QUAD $0xf91e6c50502da262 // vpdpbusd -0x1c(%rsi,%r11){1to16}, %zmm26, %zmm21
+	QUAD $0xc9366450502da262 // vpdpbusd -0xdc(%rsi,%r14){1to16}, %zmm26, %zmm20
+	QUAD $0xd9365c50502da262 // vpdpbusd -0x9c(%rsi,%r14){1to16}, %zmm26, %zmm19
+	QUAD $0xe9365450502da262 // vpdpbusd -0x5c(%rsi,%r14){1to16}, %zmm26, %zmm18
+	QUAD $0xf9364c50502da262 // vpdpbusd -0x1c(%rsi,%r14){1to16}, %zmm26, %zmm17
+	QUAD $0xc9064450502de262 // vpdpbusd -0xdc(%rsi,%rax){1to16}, %zmm26, %zmm16
+	QUAD $0xd9067c50502d7262 // vpdpbusd -0x9c(%rsi,%rax){1to16}, %zmm26, %zmm15
+	QUAD $0xe9067450502d7262 // vpdpbusd -0x5c(%rsi,%rax){1to16}, %zmm26, %zmm14
+	QUAD $0xf9066c50502d7262 // vpdpbusd -0x1c(%rsi,%rax){1to16}, %zmm26, %zmm13
+	QUAD $0xca1e445050352262 // vpdpbusd -0xd8(%rsi,%r11){1to16}, %zmm25, %zmm24
+	QUAD $0xda1e7c505035a262 // vpdpbusd -0x98(%rsi,%r11){1to16}, %zmm25, %zmm23
+	QUAD $0xea1e74505035a262 // vpdpbusd -0x58(%rsi,%r11){1to16}, %zmm25, %zmm22
+	QUAD $0xfa1e6c505035a262 // vpdpbusd -0x18(%rsi,%r11){1to16}, %zmm25, %zmm21
+	QUAD $0xca3664505035a262 // vpdpbusd -0xd8(%rsi,%r14){1to16}, %zmm25, %zmm20
+	QUAD $0xda365c505035a262 // vpdpbusd -0x98(%rsi,%r14){1to16}, %zmm25, %zmm19
+	QUAD $0xea3654505035a262 // vpdpbusd -0x58(%rsi,%r14){1to16}, %zmm25, %zmm18
+	QUAD $0xfa364c505035a262 // vpdpbusd -0x18(%rsi,%r14){1to16}, %zmm25, %zmm17
+	QUAD $0xca0644505035e262 // vpdpbusd -0xd8(%rsi,%rax){1to16}, %zmm25, %zmm16
+	QUAD $0xda067c5050357262 // vpdpbusd -0x98(%rsi,%rax){1to16}, %zmm25, %zmm15
+	QUAD $0xea06745050357262 // vpdpbusd -0x58(%rsi,%rax){1to16}, %zmm25, %zmm14
+	QUAD $0xfa066c5050357262 // vpdpbusd -0x18(%rsi,%rax){1to16}, %zmm25, %zmm13
+	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x04 // vmovdqu64 0x100(%r13), %zmm25
+	QUAD $0xcb1e445050352262 // vpdpbusd -0xd4(%rsi,%r11){1to16}, %zmm25, %zmm24
+	QUAD $0xdb1e7c505035a262 // vpdpbusd -0x94(%rsi,%r11){1to16}, %zmm25, %zmm23
+	QUAD $0xeb1e74505035a262 // vpdpbusd -0x54(%rsi,%r11){1to16}, %zmm25, %zmm22
+	QUAD $0xfb1e6c505035a262 // vpdpbusd -0x14(%rsi,%r11){1to16}, %zmm25, %zmm21
+	QUAD $0xcb3664505035a262 // vpdpbusd -0xd4(%rsi,%r14){1to16}, %zmm25, %zmm20
+	QUAD $0xdb365c505035a262 // vpdpbusd -0x94(%rsi,%r14){1to16}, %zmm25, %zmm19
+	QUAD $0xeb3654505035a262 // vpdpbusd -0x54(%rsi,%r14){1to16}, %zmm25, %zmm18
+	QUAD $0xfb364c505035a262 // vpdpbusd -0x14(%rsi,%r14){1to16}, %zmm25, %zmm17
+	QUAD $0xcb0644505035e262 // vpdpbusd -0xd4(%rsi,%rax){1to16}, %zmm25, %zmm16
+	QUAD $0xdb067c5050357262 // vpdpbusd -0x94(%rsi,%rax){1to16}, %zmm25, %zmm15
+	QUAD $0xeb06745050357262 // vpdpbusd -0x54(%rsi,%rax){1to16}, %zmm25, %zmm14
+	QUAD $0xfb066c5050357262 // vpdpbusd -0x14(%rsi,%rax){1to16}, %zmm25, %zmm13
+	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x05 // vmovdqu64 0x140(%r13), %zmm25
+	QUAD $0xcc1e445050352262 // vpdpbusd -0xd0(%rsi,%r11){1to16}, %zmm25, %zmm24
+	QUAD $0xdc1e7c505035a262 // vpdpbusd -0x90(%rsi,%r11){1to16}, %zmm25, %zmm23
+	QUAD $0xec1e74505035a262 // vpdpbusd -0x50(%rsi,%r11){1to16}, %zmm25, %zmm22
+	QUAD $0xfc1e6c505035a262 // vpdpbusd -0x10(%rsi,%r11){1to16}, %zmm25, %zmm21
+	QUAD $0xcc3664505035a262 // vpdpbusd -0xd0(%rsi,%r14){1to16}, %zmm25, %zmm20
+	QUAD $0xdc365c505035a262 // vpdpbusd -0x90(%rsi,%r14){1to16}, %zmm25, %zmm19
+	QUAD $0xec3654505035a262 // vpdpbusd -0x50(%rsi,%r14){1to16}, %zmm25, %zmm18
+	QUAD $0xfc364c505035a262 // vpdpbusd -0x10(%rsi,%r14){1to16}, %zmm25, %zmm17
+	QUAD $0xcc0644505035e262 // vpdpbusd -0xd0(%rsi,%rax){1to16}, %zmm25, %zmm16
+	QUAD $0xdc067c5050357262 // vpdpbusd -0x90(%rsi,%rax){1to16}, %zmm25, %zmm15
+	QUAD $0xec06745050357262 // vpdpbusd -0x50(%rsi,%rax){1to16}, %zmm25, %zmm14
+	QUAD $0xfc066c5050357262 // vpdpbusd -0x10(%rsi,%rax){1to16}, %zmm25, %zmm13
+	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x06 // vmovdqu64 0x180(%r13), %zmm25
+	QUAD $0xcd1e445050352262 // vpdpbusd -0xcc(%rsi,%r11){1to16}, %zmm25, %zmm24
+	QUAD $0xdd1e7c505035a262 // vpdpbusd -0x8c(%rsi,%r11){1to16}, %zmm25, %zmm23
+	QUAD $0xed1e74505035a262 // vpdpbusd -0x4c(%rsi,%r11){1to16}, %zmm25, %zmm22
+	QUAD $0xfd1e6c505035a262 // vpdpbusd -0xc(%rsi,%r11){1to16}, %zmm25, %zmm21
+	QUAD $0xcd3664505035a262 // vpdpbusd -0xcc(%rsi,%r14){1to16}, %zmm25, %zmm20
+	QUAD $0xdd365c505035a262 // vpdpbusd -0x8c(%rsi,%r14){1to16}, %zmm25, %zmm19
+	QUAD $0xed3654505035a262 // vpdpbusd -0x4c(%rsi,%r14){1to16}, %zmm25, %zmm18
+	QUAD $0xfd364c505035a262 // vpdpbusd -0xc(%rsi,%r14){1to16}, %zmm25, %zmm17
+	QUAD $0xcd0644505035e262 // vpdpbusd -0xcc(%rsi,%rax){1to16}, %zmm25, %zmm16
+	QUAD $0xdd067c5050357262 // vpdpbusd -0x8c(%rsi,%rax){1to16}, %zmm25, %zmm15
+	QUAD $0xed06745050357262 // vpdpbusd -0x4c(%rsi,%rax){1to16}, %zmm25, %zmm14
+	QUAD $0xfd066c5050357262 // vpdpbusd -0xc(%rsi,%rax){1to16}, %zmm25, %zmm13
+	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x07 // vmovdqu64 0x1c0(%r13), %zmm25
+	QUAD $0xce1e445050352262 // vpdpbusd -0xc8(%rsi,%r11){1to16}, %zmm25, %zmm24
+	QUAD $0xde1e7c505035a262 // vpdpbusd -0x88(%rsi,%r11){1to16}, %zmm25, %zmm23
+	QUAD $0xee1e74505035a262 // vpdpbusd -0x48(%rsi,%r11){1to16}, %zmm25, %zmm22
+	QUAD $0xfe1e6c505035a262 // vpdpbusd -0x8(%rsi,%r11){1to16}, %zmm25, %zmm21
+	QUAD $0xce3664505035a262 // vpdpbusd -0xc8(%rsi,%r14){1to16}, %zmm25, %zmm20
+	QUAD $0xde365c505035a262 // vpdpbusd -0x88(%rsi,%r14){1to16}, %zmm25, %zmm19
+	QUAD $0xee3654505035a262 // vpdpbusd -0x48(%rsi,%r14){1to16}, %zmm25, %zmm18
+	QUAD $0xfe364c505035a262 // vpdpbusd -0x8(%rsi,%r14){1to16}, %zmm25, %zmm17
+	QUAD $0xce0644505035e262 // vpdpbusd -0xc8(%rsi,%rax){1to16}, %zmm25, %zmm16
+	QUAD $0xde067c5050357262 // vpdpbusd -0x88(%rsi,%rax){1to16}, %zmm25, %zmm15
+	QUAD $0xee06745050357262 // vpdpbusd -0x48(%rsi,%rax){1to16}, %zmm25, %zmm14
+	QUAD $0xfe066c5050357262 // vpdpbusd -0x8(%rsi,%rax){1to16}, %zmm25, %zmm13
+	LONG $0x487c4162; WORD $0x4d10; BYTE $0x08 // vmovups 0x200(%r13), %zmm25
 	LONG $0x40346162; WORD $0xd059 // vmulps %zmm0, %zmm25, %zmm26
-	LONG $0x40358262; WORD $0xdaa8 // vfmadd213ps %zmm26, %zmm25, %zmm19 # zmm19 = (zmm25 * zmm19) + zmm26
-	LONG $0x40358262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm16) + zmm26
-	LONG $0x5065f262; WORD $0x49b8; BYTE $0x08 // vfmadd231ps 0x20(%rcx){1to16}, %zmm19, %zmm1 # zmm1 = (zmm19 * mem) + zmm1
-	LONG $0x40358262; WORD $0xcaa8 // vfmadd213ps %zmm26, %zmm25, %zmm17 # zmm17 = (zmm25 * zmm17) + zmm26
-	QUAD $0x080954b8507db262 // vfmadd231ps 0x20(%rcx,%r9){1to16}, %zmm16, %zmm2 # zmm2 = (zmm16 * mem) + zmm2
-	LONG $0x40358262; WORD $0xd2a8 // vfmadd213ps %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm18) + zmm26
-	QUAD $0xff295cb85075d262 // vfmadd231ps -0x4(%r9,%rbp){1to16}, %zmm17, %zmm3 # zmm3 = (zmm17 * mem) + zmm3
-	QUAD $0xff3164b8506dd262 // vfmadd231ps -0x4(%r9,%rsi){1to16}, %zmm18, %zmm4 # zmm4 = (zmm18 * mem) + zmm4
-	LONG $0x40351262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm15) + zmm26
-	QUAD $0xff296cb858059262 // vfmadd231ps -0x4(%r9,%r13){1to16}, %zmm15, %zmm5 # zmm5 = (zmm15 * mem) + zmm5
-	LONG $0x40351262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm13 # zmm13 = (zmm25 * zmm13) + zmm26
-	LONG $0x40351262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm14) + zmm26
-	QUAD $0xff0174b858159262 // vfmadd231ps -0x4(%r9,%r8){1to16}, %zmm13, %zmm6 # zmm6 = (zmm13 * mem) + zmm6
-	LONG $0x40358262; WORD $0xe2a8 // vfmadd213ps %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm20) + zmm26
-	QUAD $0xff317cb8580d9262 // vfmadd231ps -0x4(%r9,%r14){1to16}, %zmm14, %zmm7 # zmm7 = (zmm14 * mem) + zmm7
-	QUAD $0xff3944b8505d5262 // vfmadd231ps -0x4(%r9,%rdi){1to16}, %zmm20, %zmm8 # zmm8 = (zmm20 * mem) + zmm8
-	LONG $0x40358262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm21 # zmm21 = (zmm25 * zmm21) + zmm26
-	QUAD $0xff214cb850551262 // vfmadd231ps -0x4(%r9,%r12){1to16}, %zmm21, %zmm9 # zmm9 = (zmm21 * mem) + zmm9
-	LONG $0x40358262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm22) + zmm26
-	LONG $0x40358262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm23) + zmm26
-	QUAD $0xff0154b8504d5262 // vfmadd231ps -0x4(%r9,%rax){1to16}, %zmm22, %zmm10 # zmm10 = (zmm22 * mem) + zmm10
 	LONG $0x40350262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm24) + zmm26
-	QUAD $0xff115cb850451262 // vfmadd231ps -0x4(%r9,%r10){1to16}, %zmm23, %zmm11 # zmm11 = (zmm23 * mem) + zmm11
-	QUAD $0xff1164b8503d5262 // vfmadd231ps -0x4(%r9,%rdx){1to16}, %zmm24, %zmm12 # zmm12 = (zmm24 * mem) + zmm12
-	LONG $0x40c78149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r15 # imm = 0x240
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfb84870f; WORD $0xffff // ja 0x2bc0 <k_tile_panel+0x330>
-	LONG $0xfff9afe9; BYTE $0xff // jmp 0x29f0 <k_tile_panel+0x160>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
-	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
-	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x40358262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm23) + zmm26
+	LONG $0x40358262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm22) + zmm26
+	LONG $0x40358262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm21 # zmm21 = (zmm25 * zmm21) + zmm26
+	LONG $0x40358262; WORD $0xe2a8 // vfmadd213ps %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm20) + zmm26
+	LONG $0x40358262; WORD $0xdaa8 // vfmadd213ps %zmm26, %zmm25, %zmm19 # zmm19 = (zmm25 * zmm19) + zmm26
+	LONG $0x40358262; WORD $0xd2a8 // vfmadd213ps %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm18) + zmm26
+	LONG $0x40358262; WORD $0xcaa8 // vfmadd213ps %zmm26, %zmm25, %zmm17 # zmm17 = (zmm25 * zmm17) + zmm26
+	LONG $0x40358262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm16) + zmm26
+	LONG $0x40351262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm15) + zmm26
+	LONG $0x40351262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm14) + zmm26
+	LONG $0x40351262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm13 # zmm13 = (zmm25 * zmm13) + zmm26
+	QUAD $0xcf1e4cb8503db262 // vfmadd231ps -0xc4(%rsi,%r11){1to16}, %zmm24, %zmm1 # zmm1 = (zmm24 * mem) + zmm1
+	QUAD $0xdf1e54b85045b262 // vfmadd231ps -0x84(%rsi,%r11){1to16}, %zmm23, %zmm2 # zmm2 = (zmm23 * mem) + zmm2
+	QUAD $0xef1e5cb8504db262 // vfmadd231ps -0x44(%rsi,%r11){1to16}, %zmm22, %zmm3 # zmm3 = (zmm22 * mem) + zmm3
+	QUAD $0xff1e64b85055b262 // vfmadd231ps -0x4(%rsi,%r11){1to16}, %zmm21, %zmm4 # zmm4 = (zmm21 * mem) + zmm4
+	QUAD $0xcf366cb8505db262 // vfmadd231ps -0xc4(%rsi,%r14){1to16}, %zmm20, %zmm5 # zmm5 = (zmm20 * mem) + zmm5
+	QUAD $0xdf3674b85065b262 // vfmadd231ps -0x84(%rsi,%r14){1to16}, %zmm19, %zmm6 # zmm6 = (zmm19 * mem) + zmm6
+	QUAD $0xef367cb8506db262 // vfmadd231ps -0x44(%rsi,%r14){1to16}, %zmm18, %zmm7 # zmm7 = (zmm18 * mem) + zmm7
+	QUAD $0xff3644b850753262 // vfmadd231ps -0x4(%rsi,%r14){1to16}, %zmm17, %zmm8 # zmm8 = (zmm17 * mem) + zmm8
+	QUAD $0xcf064cb8507d7262 // vfmadd231ps -0xc4(%rsi,%rax){1to16}, %zmm16, %zmm9 # zmm9 = (zmm16 * mem) + zmm9
+	QUAD $0xdf0654b858057262 // vfmadd231ps -0x84(%rsi,%rax){1to16}, %zmm15, %zmm10 # zmm10 = (zmm15 * mem) + zmm10
+	QUAD $0xef065cb8580d7262 // vfmadd231ps -0x44(%rsi,%rax){1to16}, %zmm14, %zmm11 # zmm11 = (zmm14 * mem) + zmm11
+	QUAD $0xff0664b858157262 // vfmadd231ps -0x4(%rsi,%rax){1to16}, %zmm13, %zmm12 # zmm12 = (zmm13 * mem) + zmm12
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfb9b870f; WORD $0xffff // ja 0x2e00 <k_tile_panel+0x570>
+	LONG $0xfff9f6e9; BYTE $0xff // jmp 0x2c60 <k_tile_panel+0x3d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x335a <k_tile_panel+0xaca>
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0xfce68349 // andq $-0x4, %r14
+	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0x01708d4c // leaq 0x1(%rax), %r14
+	LONG $0xf9af0f4d // imulq %r9, %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0xc09f8d4d; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r15), %r11
-	LONG $0xdaaf0f4d // imulq %r10, %r11
-	LONG $0x809f8d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r15), %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0x40c78349 // addq $0x40, %r15
-	LONG $0xfaaf0f4d // imulq %r10, %r15
-	LONG $0x08e2c149 // shlq $0x8, %r10
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x24c38349 // addq $0x24, %r11
-	LONG $0x335c8d4a; BYTE $0x24 // leaq 0x24(%rbx,%r14), %rbx
-	LONG $0x37748d4f; BYTE $0x24 // leaq 0x24(%r15,%r14), %r14
-	LONG $0x017f8d4c // leaq 0x1(%rdi), %r15
-	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
-	QUAD $0x37830518487df262; WORD $0x0000 // vbroadcastss 0x3783(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x3aeb // jmp 0x3109 <k_tile_panel+0x879>
-	BYTE $0x90 // nop
-	LONG $0x487cd162; WORD $0x2411; BYTE $0x24 // vmovups %zmm4, (%r12)
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0x94 // vmovups %zmm3, (%r12,%rdx,4)
-	LONG $0x487cd162; WORD $0x1411; BYTE $0xd4 // vmovups %zmm2, (%r12,%rdx,8)
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x04 // vmovups %zmm1, (%r12,%r8)
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0x04478d49 // leaq 0x4(%r15), %rax
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xf7bc8f0f; WORD $0xffff // jg 0x28c5 <k_tile_panel+0x35>
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xe2af0f4c // imulq %rdx, %r12
-	LONG $0xa1248d4e // leaq (%rcx,%r12,4), %r12
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24c68348 // addq $0x24, %rsi
+	QUAD $0x42670d18487df262; WORD $0x0000 // vbroadcastss 0x4267(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
+	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
+	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
+	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
+	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xf7 // vpdpbusd -0x24(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5650; BYTE $0xf8 // vpdpbusd -0x20(%rsi){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5650; BYTE $0xf9 // vpdpbusd -0x1c(%rsi){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5650; BYTE $0xfa // vpdpbusd -0x18(%rsi){1to16}, %zmm6, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfb // vpdpbusd -0x14(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfc // vpdpbusd -0x10(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfd // vpdpbusd -0xc(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x5650; BYTE $0xfe // vpdpbusd -0x8(%rsi){1to16}, %zmm3, %zmm2
+	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
+	LONG $0x585df262; WORD $0x46b8; BYTE $0xff // vfmadd231ps -0x4(%rsi){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x40c78149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r15 # imm = 0x240
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xff56870f; WORD $0xffff // ja 0x32b0 <k_tile_panel+0xa20>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
+	LONG $0x03c4f641 // testb $0x3, %r12b
+	LONG $0xc6950f40 // setne %sil
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	WORD $0x3275 // jne 0x33ac <k_tile_panel+0xb1c>
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x24548d4d; BYTE $0x03 // leaq 0x3(%r12), %r10
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xd4490f4d // cmovnsq %r12, %r10
+	LONG $0x5b348d48 // leaq (%rbx,%rbx,2), %rsi
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x061c840f; WORD $0x0000 // je 0x39b3 <k_tile_panel+0x1123>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x31 // vmovups (%rcx,%rsi), %zmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06198f0f; WORD $0x0000 // jg 0x39c0 <k_tile_panel+0x1130>
+	LONG $0x0006fee9; BYTE $0x00 // jmp 0x3aaa <k_tile_panel+0x121a>
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0xf7e28e0f; WORD $0xffff // jle 0x2ba5 <k_tile_panel+0x315>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
+	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
+	WORD $0x647e // jle 0x3435 <k_tile_panel+0xba5>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x02708d4c // leaq 0x2(%rax), %r14
+	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
+	LONG $0x02ec8e0f; WORD $0x0000 // jle 0x36d4 <k_tile_panel+0xe44>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
+	LONG $0x05ab8d0f; WORD $0x0000 // jge 0x39a1 <k_tile_panel+0x1111>
+	LONG $0x00458b48 // movq (%rbp), %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x24142b48 // subq (%rsp), %rdx
+	LONG $0x55af0f48; BYTE $0x18 // imulq 0x18(%rbp), %rdx
+	LONG $0x03418d4c // leaq 0x3(%rcx), %r8
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc1490f4c // cmovnsq %rcx, %r8
+	LONG $0x407d8348; BYTE $0x00 // cmpq $0x0, 0x40(%rbp)
+	LONG $0x0487840f; WORD $0x0000 // je 0x38a3 <k_tile_panel+0x1013>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm0
+	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2474 // je 0x3140 <k_tile_panel+0x8b0>
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4
-	LONG $0x487cd162; WORD $0x1c10; BYTE $0x94 // vmovups (%r12,%rdx,4), %zmm3
-	LONG $0x487cd162; WORD $0x1410; BYTE $0xd4 // vmovups (%r12,%rdx,8), %zmm2
-	LONG $0x487c9162; WORD $0x0c10; BYTE $0x04 // vmovups (%r12,%r8), %zmm1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1c7f // jg 0x3159 <k_tile_panel+0x8c9>
-	WORD $0x91eb // jmp 0x30d0 <k_tile_panel+0x840>
-	BYTE $0x90 // nop
+	LONG $0x04848f0f; WORD $0x0000 // jg 0x38b4 <k_tile_panel+0x1024>
+	LONG $0x000565e9; BYTE $0x00 // jmp 0x399a <k_tile_panel+0x110a>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x004d8b48 // movq (%rbp), %rcx
+	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
+	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
+	LONG $0x20458b4c // movq 0x20(%rbp), %r8
+	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
+	LONG $0x38558b4c // movq 0x38(%rbp), %r10
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x401c8d4c // leaq (%rax,%rax,2), %r11
+	LONG $0x0000e4bb; BYTE $0x00 // movl $0xe4, %ebx
+	LONG $0x085d0348 // addq 0x8(%rbp), %rbx
+	LONG $0x01728d4d // leaq 0x1(%r10), %r14
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	QUAD $0x40970518487df262; WORD $0x0000 // vbroadcastss 0x4097(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x32eb // jmp 0x34ad <k_tile_panel+0xc1d>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487cd162; WORD $0x2711 // vmovups %zmm4, (%r15)
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0xbf // vmovups %zmm3, (%r15,%rdi,4)
+	LONG $0x487cd162; WORD $0x1411; BYTE $0xff // vmovups %zmm2, (%r15,%rdi,8)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x1f // vmovups %zmm1, (%r15,%r11)
+	LONG $0x04788d4c // leaq 0x4(%rax), %r15
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
+	LONG $0xff2c8f0f; WORD $0xffff // jg 0x33d9 <k_tile_panel+0xb49>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x243c2b4c // subq (%rsp), %r15
+	LONG $0xffaf0f4c // imulq %rdi, %r15
+	LONG $0x03628d4c // leaq 0x3(%rdx), %r12
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xe2490f4c // cmovnsq %rdx, %r12
+	LONG $0xb93c8d4e // leaq (%rcx,%r15,4), %r15
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x3174 // je 0x3500 <k_tile_panel+0xc70>
+	LONG $0x487cd162; WORD $0x2710 // vmovups (%r15), %zmm4
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0xbf // vmovups (%r15,%rdi,4), %zmm3
+	LONG $0x487cd162; WORD $0x1410; BYTE $0xff // vmovups (%r15,%rdi,8), %zmm2
+	LONG $0x487c9162; WORD $0x0c10; BYTE $0x1f // vmovups (%r15,%r11), %zmm1
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x2a7f // jg 0x3519 <k_tile_panel+0xc89>
+	WORD $0x8feb // jmp 0x3480 <k_tile_panel+0xbf0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xff778e0f; WORD $0xffff // jle 0x30d0 <k_tile_panel+0x840>
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x09294458487d5262 // vpbroadcastd 0x24(%r9,%rbp), %zmm8
-	LONG $0x487dd262; WORD $0x3c58; BYTE $0x2e // vpbroadcastd (%r14,%rbp), %zmm7
-	LONG $0x487df262; WORD $0x3458; BYTE $0x2b // vpbroadcastd (%rbx,%rbp), %zmm6
-	LONG $0x487dd262; WORD $0x2c58; BYTE $0x2b // vpbroadcastd (%r11,%rbp), %zmm5
-	LONG $0x48fe7162; WORD $0x086f // vmovdqu64 (%rax), %zmm9
-	LONG $0x48fe7162; WORD $0x506f; BYTE $0x01 // vmovdqu64 0x40(%rax), %zmm10
-	LONG $0x48fe7162; WORD $0x586f; BYTE $0x02 // vmovdqu64 0x80(%rax), %zmm11
-	LONG $0x48fe7162; WORD $0x606f; BYTE $0x03 // vmovdqu64 0xc0(%rax), %zmm12
-	LONG $0x58355262; WORD $0x0450; BYTE $0x29 // vpdpbusd (%r9,%rbp){1to16}, %zmm9, %zmm8
-	QUAD $0xf72e7c505835d262 // vpdpbusd -0x24(%r14,%rbp){1to16}, %zmm9, %zmm7
-	QUAD $0xf72b74505835f262 // vpdpbusd -0x24(%rbx,%rbp){1to16}, %zmm9, %zmm6
-	QUAD $0xf72b6c505835d262 // vpdpbusd -0x24(%r11,%rbp){1to16}, %zmm9, %zmm5
-	QUAD $0x01294450582d5262 // vpdpbusd 0x4(%r9,%rbp){1to16}, %zmm10, %zmm8
-	QUAD $0xf82e7c50582dd262 // vpdpbusd -0x20(%r14,%rbp){1to16}, %zmm10, %zmm7
-	QUAD $0xf82b7450582df262 // vpdpbusd -0x20(%rbx,%rbp){1to16}, %zmm10, %zmm6
-	QUAD $0xf82b6c50582dd262 // vpdpbusd -0x20(%r11,%rbp){1to16}, %zmm10, %zmm5
-	QUAD $0x0229445058255262 // vpdpbusd 0x8(%r9,%rbp){1to16}, %zmm11, %zmm8
-	QUAD $0xf92e7c505825d262 // vpdpbusd -0x1c(%r14,%rbp){1to16}, %zmm11, %zmm7
-	QUAD $0xf92b74505825f262 // vpdpbusd -0x1c(%rbx,%rbp){1to16}, %zmm11, %zmm6
-	QUAD $0xf92b6c505825d262 // vpdpbusd -0x1c(%r11,%rbp){1to16}, %zmm11, %zmm5
-	QUAD $0x03294450581d5262 // vpdpbusd 0xc(%r9,%rbp){1to16}, %zmm12, %zmm8
-	QUAD $0xfa2e7c50581dd262 // vpdpbusd -0x18(%r14,%rbp){1to16}, %zmm12, %zmm7
-	QUAD $0xfa2b7450581df262 // vpdpbusd -0x18(%rbx,%rbp){1to16}, %zmm12, %zmm6
-	QUAD $0xfa2b6c50581dd262 // vpdpbusd -0x18(%r11,%rbp){1to16}, %zmm12, %zmm5
-	LONG $0x48fe7162; WORD $0x486f; BYTE $0x04 // vmovdqu64 0x100(%rax), %zmm9
-	QUAD $0x0429445058355262 // vpdpbusd 0x10(%r9,%rbp){1to16}, %zmm9, %zmm8
-	QUAD $0xfb2e7c505835d262 // vpdpbusd -0x14(%r14,%rbp){1to16}, %zmm9, %zmm7
-	QUAD $0xfb2b74505835f262 // vpdpbusd -0x14(%rbx,%rbp){1to16}, %zmm9, %zmm6
-	QUAD $0xfb2b6c505835d262 // vpdpbusd -0x14(%r11,%rbp){1to16}, %zmm9, %zmm5
-	LONG $0x48fe7162; WORD $0x486f; BYTE $0x05 // vmovdqu64 0x140(%rax), %zmm9
-	QUAD $0x0529445058355262 // vpdpbusd 0x14(%r9,%rbp){1to16}, %zmm9, %zmm8
-	QUAD $0xfc2e7c505835d262 // vpdpbusd -0x10(%r14,%rbp){1to16}, %zmm9, %zmm7
-	QUAD $0xfc2b74505835f262 // vpdpbusd -0x10(%rbx,%rbp){1to16}, %zmm9, %zmm6
-	QUAD $0xfc2b6c505835d262 // vpdpbusd -0x10(%r11,%rbp){1to16}, %zmm9, %zmm5
-	LONG $0x48fe7162; WORD $0x486f; BYTE $0x06 // vmovdqu64 0x180(%rax), %zmm9
-	QUAD $0x0629445058355262 // vpdpbusd 0x18(%r9,%rbp){1to16}, %zmm9, %zmm8
-	QUAD $0xfd2e7c505835d262 // vpdpbusd -0xc(%r14,%rbp){1to16}, %zmm9, %zmm7
-	QUAD $0xfd2b74505835f262 // vpdpbusd -0xc(%rbx,%rbp){1to16}, %zmm9, %zmm6
-	QUAD $0xfd2b6c505835d262 // vpdpbusd -0xc(%r11,%rbp){1to16}, %zmm9, %zmm5
-	LONG $0x48fe7162; WORD $0x486f; BYTE $0x07 // vmovdqu64 0x1c0(%rax), %zmm9
-	QUAD $0x0729445058355262 // vpdpbusd 0x1c(%r9,%rbp){1to16}, %zmm9, %zmm8
-	QUAD $0xfe2e7c505835d262 // vpdpbusd -0x8(%r14,%rbp){1to16}, %zmm9, %zmm7
-	QUAD $0xfe2b74505835f262 // vpdpbusd -0x8(%rbx,%rbp){1to16}, %zmm9, %zmm6
-	QUAD $0xfe2b6c505835d262 // vpdpbusd -0x8(%r11,%rbp){1to16}, %zmm9, %zmm5
-	LONG $0x487c7162; WORD $0x4810; BYTE $0x08 // vmovups 0x200(%rax), %zmm9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff678e0f; WORD $0xffff // jle 0x3480 <k_tile_panel+0xbf0>
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
+	LONG $0x02fcc149 // sarq $0x2, %r12
+	LONG $0xe0af0f4d // imulq %r8, %r12
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487d7262; WORD $0x4258; BYTE $0xd0 // vpbroadcastd -0xc0(%rdx), %zmm8
+	LONG $0x487df262; WORD $0x7a58; BYTE $0xe0 // vpbroadcastd -0x80(%rdx), %zmm7
+	LONG $0x487df262; WORD $0x7258; BYTE $0xf0 // vpbroadcastd -0x40(%rdx), %zmm6
+	LONG $0x487df262; WORD $0x2a58 // vpbroadcastd (%rdx), %zmm5
+	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x00 // vmovdqu64 (%r13), %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x01 // vmovdqu64 0x40(%r13), %zmm10
+	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0x02 // vmovdqu64 0x80(%r13), %zmm11
+	LONG $0x48fe5162; WORD $0x656f; BYTE $0x03 // vmovdqu64 0xc0(%r13), %zmm12
+	LONG $0x58357262; WORD $0x4250; BYTE $0xc7 // vpdpbusd -0xe4(%rdx){1to16}, %zmm9, %zmm8
+	LONG $0x5835f262; WORD $0x7a50; BYTE $0xd7 // vpdpbusd -0xa4(%rdx){1to16}, %zmm9, %zmm7
+	LONG $0x5835f262; WORD $0x7250; BYTE $0xe7 // vpdpbusd -0x64(%rdx){1to16}, %zmm9, %zmm6
+	LONG $0x5835f262; WORD $0x6a50; BYTE $0xf7 // vpdpbusd -0x24(%rdx){1to16}, %zmm9, %zmm5
+	LONG $0x582d7262; WORD $0x4250; BYTE $0xc8 // vpdpbusd -0xe0(%rdx){1to16}, %zmm10, %zmm8
+	LONG $0x582df262; WORD $0x7a50; BYTE $0xd8 // vpdpbusd -0xa0(%rdx){1to16}, %zmm10, %zmm7
+	LONG $0x582df262; WORD $0x7250; BYTE $0xe8 // vpdpbusd -0x60(%rdx){1to16}, %zmm10, %zmm6
+	LONG $0x582df262; WORD $0x6a50; BYTE $0xf8 // vpdpbusd -0x20(%rdx){1to16}, %zmm10, %zmm5
+	LONG $0x58257262; WORD $0x4250; BYTE $0xc9 // vpdpbusd -0xdc(%rdx){1to16}, %zmm11, %zmm8
+	LONG $0x5825f262; WORD $0x7a50; BYTE $0xd9 // vpdpbusd -0x9c(%rdx){1to16}, %zmm11, %zmm7
+	LONG $0x5825f262; WORD $0x7250; BYTE $0xe9 // vpdpbusd -0x5c(%rdx){1to16}, %zmm11, %zmm6
+	LONG $0x5825f262; WORD $0x6a50; BYTE $0xf9 // vpdpbusd -0x1c(%rdx){1to16}, %zmm11, %zmm5
+	LONG $0x581d7262; WORD $0x4250; BYTE $0xca // vpdpbusd -0xd8(%rdx){1to16}, %zmm12, %zmm8
+	LONG $0x581df262; WORD $0x7a50; BYTE $0xda // vpdpbusd -0x98(%rdx){1to16}, %zmm12, %zmm7
+	LONG $0x581df262; WORD $0x7250; BYTE $0xea // vpdpbusd -0x58(%rdx){1to16}, %zmm12, %zmm6
+	LONG $0x581df262; WORD $0x6a50; BYTE $0xfa // vpdpbusd -0x18(%rdx){1to16}, %zmm12, %zmm5
+	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x04 // vmovdqu64 0x100(%r13), %zmm9
+	LONG $0x58357262; WORD $0x4250; BYTE $0xcb // vpdpbusd -0xd4(%rdx){1to16}, %zmm9, %zmm8
+	LONG $0x5835f262; WORD $0x7a50; BYTE $0xdb // vpdpbusd -0x94(%rdx){1to16}, %zmm9, %zmm7
+	LONG $0x5835f262; WORD $0x7250; BYTE $0xeb // vpdpbusd -0x54(%rdx){1to16}, %zmm9, %zmm6
+	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfb // vpdpbusd -0x14(%rdx){1to16}, %zmm9, %zmm5
+	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x05 // vmovdqu64 0x140(%r13), %zmm9
+	LONG $0x58357262; WORD $0x4250; BYTE $0xcc // vpdpbusd -0xd0(%rdx){1to16}, %zmm9, %zmm8
+	LONG $0x5835f262; WORD $0x7a50; BYTE $0xdc // vpdpbusd -0x90(%rdx){1to16}, %zmm9, %zmm7
+	LONG $0x5835f262; WORD $0x7250; BYTE $0xec // vpdpbusd -0x50(%rdx){1to16}, %zmm9, %zmm6
+	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfc // vpdpbusd -0x10(%rdx){1to16}, %zmm9, %zmm5
+	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x06 // vmovdqu64 0x180(%r13), %zmm9
+	LONG $0x58357262; WORD $0x4250; BYTE $0xcd // vpdpbusd -0xcc(%rdx){1to16}, %zmm9, %zmm8
+	LONG $0x5835f262; WORD $0x7a50; BYTE $0xdd // vpdpbusd -0x8c(%rdx){1to16}, %zmm9, %zmm7
+	LONG $0x5835f262; WORD $0x7250; BYTE $0xed // vpdpbusd -0x4c(%rdx){1to16}, %zmm9, %zmm6
+	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfd // vpdpbusd -0xc(%rdx){1to16}, %zmm9, %zmm5
+	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x07 // vmovdqu64 0x1c0(%r13), %zmm9
+	LONG $0x58357262; WORD $0x4250; BYTE $0xce // vpdpbusd -0xc8(%rdx){1to16}, %zmm9, %zmm8
+	LONG $0x5835f262; WORD $0x7a50; BYTE $0xde // vpdpbusd -0x88(%rdx){1to16}, %zmm9, %zmm7
+	LONG $0x5835f262; WORD $0x7250; BYTE $0xee // vpdpbusd -0x48(%rdx){1to16}, %zmm9, %zmm6
+	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfe // vpdpbusd -0x8(%rdx){1to16}, %zmm9, %zmm5
+	LONG $0x487c5162; WORD $0x4d10; BYTE $0x08 // vmovups 0x200(%r13), %zmm9
 	LONG $0x48347162; WORD $0xd059 // vmulps %zmm0, %zmm9, %zmm10
 	LONG $0x48355262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm9, %zmm8 # zmm8 = (zmm9 * zmm8) + zmm10
 	LONG $0x4835d262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm7) + zmm10
 	LONG $0x4835d262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) + zmm10
 	LONG $0x4835d262; WORD $0xeaa8 // vfmadd213ps %zmm10, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm5) + zmm10
-	QUAD $0x082964b8583dd262 // vfmadd231ps 0x20(%r9,%rbp){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	QUAD $0xff2e5cb85845d262 // vfmadd231ps -0x4(%r14,%rbp){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
-	QUAD $0xff2b54b8584df262 // vfmadd231ps -0x4(%rbx,%rbp){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	QUAD $0xff2b4cb85855d262 // vfmadd231ps -0x4(%r11,%rbp){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
-	LONG $0x02400548; WORD $0x0000 // addq $0x240, %rax # imm = 0x240
-	LONG $0x40c58348 // addq $0x40, %rbp
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe51870f; WORD $0xffff // ja 0x3170 <k_tile_panel+0x8e0>
-	LONG $0xfffdace9; BYTE $0xff // jmp 0x30d0 <k_tile_panel+0x840>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b4c // movq 0x8(%rdi), %r10
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x40c38349 // addq $0x40, %r11
-	LONG $0xd9af0f4d // imulq %r9, %r11
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	LONG $0x24c28349 // addq $0x24, %r10
-	LONG $0x015f8d4c // leaq 0x1(%rdi), %r11
-	QUAD $0x34d60518487df262; WORD $0x0000 // vbroadcastss 0x34d6(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x25eb // jmp 0x33a1 <k_tile_panel+0xb11>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487cf162; WORD $0x1311 // vmovups %zmm2, (%rbx)
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0x93 // vmovups %zmm1, (%rbx,%rdx,4)
-	LONG $0x02758d4d // leaq 0x2(%r13), %r14
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	LONG $0x24343b4c // cmpq (%rsp), %r14
-	LONG $0xf5328f0f; WORD $0xffff // jg 0x28d3 <k_tile_panel+0x43>
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0xdaaf0f48 // imulq %rdx, %rbx
-	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1c74 // je 0x33d0 <k_tile_panel+0xb40>
-	LONG $0x487cf162; WORD $0x1310 // vmovups (%rbx), %zmm2
-	LONG $0x487cf162; WORD $0x0c10; BYTE $0x93 // vmovups (%rbx,%rdx,4), %zmm1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x177f // jg 0x33dd <k_tile_panel+0xb4d>
-	WORD $0xb8eb // jmp 0x3380 <k_tile_panel+0xaf0>
+	LONG $0x583df262; WORD $0x62b8; BYTE $0xcf // vfmadd231ps -0xc4(%rdx){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x5845f262; WORD $0x5ab8; BYTE $0xdf // vfmadd231ps -0x84(%rdx){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	LONG $0x584df262; WORD $0x52b8; BYTE $0xef // vfmadd231ps -0x44(%rdx){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	LONG $0x5855f262; WORD $0x4ab8; BYTE $0xff // vfmadd231ps -0x4(%rdx){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
+	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfe71870f; WORD $0xffff // ja 0x3540 <k_tile_panel+0xcb0>
+	LONG $0xfffdace9; BYTE $0xff // jmp 0x3480 <k_tile_panel+0xbf0>
+	LONG $0x10558b48 // movq 0x10(%rbp), %rdx
+	LONG $0x00758b48 // movq (%rbp), %rsi
+	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
+	LONG $0x18458b4c // movq 0x18(%rbp), %r8
+	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
+	LONG $0x40558b4c // movq 0x40(%rbp), %r10
+	LONG $0x385d8b4c // movq 0x38(%rbp), %r11
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	LONG $0x64c78348 // addq $0x64, %rdi
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	QUAD $0x3e0a0518487df262; WORD $0x0000 // vbroadcastss 0x3e0a(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x27eb // jmp 0x372f <k_tile_panel+0xe9f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487cd162; WORD $0x1611 // vmovups %zmm2, (%r14)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x86 // vmovups %zmm1, (%r14,%r8,4)
+	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
+	LONG $0xfcbc8f0f; WORD $0xffff // jg 0x33eb <k_tile_panel+0xb5b>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x24342b4c // subq (%rsp), %r14
+	LONG $0xf0af0f4d // imulq %r8, %r14
+	LONG $0x03788d4c // leaq 0x3(%rax), %r15
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf8490f4c // cmovnsq %rax, %r15
+	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1f74 // je 0x3770 <k_tile_panel+0xee0>
+	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
+	LONG $0x487c9162; WORD $0x0c10; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1a7f // jg 0x377d <k_tile_panel+0xeed>
+	WORD $0xabeb // jmp 0x3710 <k_tile_panel+0xe80>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xa37e // jle 0x3380 <k_tile_panel+0xaf0>
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x09385c58487d9262 // vpbroadcastd 0x24(%r8,%r15), %zmm3
-	LONG $0x487d9262; WORD $0x2458; BYTE $0x3a // vpbroadcastd (%r10,%r15), %zmm4
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x937e // jle 0x3710 <k_tile_panel+0xe80>
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xfce48349 // andq $-0x4, %r12
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	BYTE $0x90 // nop
+	LONG $0x487df262; WORD $0x5858; BYTE $0xf0 // vpbroadcastd -0x40(%rax), %zmm3
+	LONG $0x487df262; WORD $0x2058 // vpbroadcastd (%rax), %zmm4
 	LONG $0x48fed162; WORD $0x2c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm5
 	QUAD $0x0124746f48fed162 // vmovdqu64 0x40(%r12), %zmm6
 	QUAD $0x02247c6f48fed162 // vmovdqu64 0x80(%r12), %zmm7
 	QUAD $0x0324446f48fe5162 // vmovdqu64 0xc0(%r12), %zmm8
-	LONG $0x58559262; WORD $0x1c50; BYTE $0x38 // vpdpbusd (%r8,%r15){1to16}, %zmm5, %zmm3
-	QUAD $0xf73a645058559262 // vpdpbusd -0x24(%r10,%r15){1to16}, %zmm5, %zmm4
-	QUAD $0x01385c50584d9262 // vpdpbusd 0x4(%r8,%r15){1to16}, %zmm6, %zmm3
-	QUAD $0xf83a6450584d9262 // vpdpbusd -0x20(%r10,%r15){1to16}, %zmm6, %zmm4
-	QUAD $0x02385c5058459262 // vpdpbusd 0x8(%r8,%r15){1to16}, %zmm7, %zmm3
-	QUAD $0xf93a645058459262 // vpdpbusd -0x1c(%r10,%r15){1to16}, %zmm7, %zmm4
-	QUAD $0x03385c50583d9262 // vpdpbusd 0xc(%r8,%r15){1to16}, %zmm8, %zmm3
-	QUAD $0xfa3a6450583d9262 // vpdpbusd -0x18(%r10,%r15){1to16}, %zmm8, %zmm4
+	LONG $0x5855f262; WORD $0x5850; BYTE $0xe7 // vpdpbusd -0x64(%rax){1to16}, %zmm5, %zmm3
+	LONG $0x5855f262; WORD $0x6050; BYTE $0xf7 // vpdpbusd -0x24(%rax){1to16}, %zmm5, %zmm4
+	LONG $0x584df262; WORD $0x5850; BYTE $0xe8 // vpdpbusd -0x60(%rax){1to16}, %zmm6, %zmm3
+	LONG $0x584df262; WORD $0x6050; BYTE $0xf8 // vpdpbusd -0x20(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x5845f262; WORD $0x5850; BYTE $0xe9 // vpdpbusd -0x5c(%rax){1to16}, %zmm7, %zmm3
+	LONG $0x5845f262; WORD $0x6050; BYTE $0xf9 // vpdpbusd -0x1c(%rax){1to16}, %zmm7, %zmm4
+	LONG $0x583df262; WORD $0x5850; BYTE $0xea // vpdpbusd -0x58(%rax){1to16}, %zmm8, %zmm3
+	LONG $0x583df262; WORD $0x6050; BYTE $0xfa // vpdpbusd -0x18(%rax){1to16}, %zmm8, %zmm4
 	QUAD $0x04246c6f48fed162 // vmovdqu64 0x100(%r12), %zmm5
-	QUAD $0x04385c5058559262 // vpdpbusd 0x10(%r8,%r15){1to16}, %zmm5, %zmm3
-	QUAD $0xfb3a645058559262 // vpdpbusd -0x14(%r10,%r15){1to16}, %zmm5, %zmm4
+	LONG $0x5855f262; WORD $0x5850; BYTE $0xeb // vpdpbusd -0x54(%rax){1to16}, %zmm5, %zmm3
+	LONG $0x5855f262; WORD $0x6050; BYTE $0xfb // vpdpbusd -0x14(%rax){1to16}, %zmm5, %zmm4
 	QUAD $0x05246c6f48fed162 // vmovdqu64 0x140(%r12), %zmm5
-	QUAD $0x05385c5058559262 // vpdpbusd 0x14(%r8,%r15){1to16}, %zmm5, %zmm3
-	QUAD $0xfc3a645058559262 // vpdpbusd -0x10(%r10,%r15){1to16}, %zmm5, %zmm4
+	LONG $0x5855f262; WORD $0x5850; BYTE $0xec // vpdpbusd -0x50(%rax){1to16}, %zmm5, %zmm3
+	LONG $0x5855f262; WORD $0x6050; BYTE $0xfc // vpdpbusd -0x10(%rax){1to16}, %zmm5, %zmm4
 	QUAD $0x06246c6f48fed162 // vmovdqu64 0x180(%r12), %zmm5
-	QUAD $0x06385c5058559262 // vpdpbusd 0x18(%r8,%r15){1to16}, %zmm5, %zmm3
-	QUAD $0xfd3a645058559262 // vpdpbusd -0xc(%r10,%r15){1to16}, %zmm5, %zmm4
+	LONG $0x5855f262; WORD $0x5850; BYTE $0xed // vpdpbusd -0x4c(%rax){1to16}, %zmm5, %zmm3
+	LONG $0x5855f262; WORD $0x6050; BYTE $0xfd // vpdpbusd -0xc(%rax){1to16}, %zmm5, %zmm4
 	QUAD $0x07246c6f48fed162 // vmovdqu64 0x1c0(%r12), %zmm5
-	QUAD $0x07385c5058559262 // vpdpbusd 0x1c(%r8,%r15){1to16}, %zmm5, %zmm3
-	QUAD $0xfe3a645058559262 // vpdpbusd -0x8(%r10,%r15){1to16}, %zmm5, %zmm4
+	LONG $0x5855f262; WORD $0x5850; BYTE $0xee // vpdpbusd -0x48(%rax){1to16}, %zmm5, %zmm3
+	LONG $0x5855f262; WORD $0x6050; BYTE $0xfe // vpdpbusd -0x8(%rax){1to16}, %zmm5, %zmm4
 	QUAD $0x08246c10487cd162 // vmovups 0x200(%r12), %zmm5
 	LONG $0x4854f162; WORD $0xf059 // vmulps %zmm0, %zmm5, %zmm6
 	LONG $0x4855f262; WORD $0xdea8 // vfmadd213ps %zmm6, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + zmm6
 	LONG $0x4855f262; WORD $0xe6a8 // vfmadd213ps %zmm6, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm4) + zmm6
-	QUAD $0x083854b858659262 // vfmadd231ps 0x20(%r8,%r15){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
-	QUAD $0xff3a4cb8585d9262 // vfmadd231ps -0x4(%r10,%r15){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x5865f262; WORD $0x50b8; BYTE $0xef // vfmadd231ps -0x44(%rax){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
+	LONG $0x585df262; WORD $0x48b8; BYTE $0xff // vfmadd231ps -0x4(%rax){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
 	LONG $0x40c48149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r12 # imm = 0x240
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xfef1870f; WORD $0xffff // ja 0x33f0 <k_tile_panel+0xb60>
-	LONG $0xfffe7ce9; BYTE $0xff // jmp 0x3380 <k_tile_panel+0xaf0>
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xff02870f; WORD $0xffff // ja 0x37a0 <k_tile_panel+0xf10>
+	LONG $0xfffe6de9; BYTE $0xff // jmp 0x3710 <k_tile_panel+0xe80>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x30508b49 // movq 0x30(%r8), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d28e0f; WORD $0x0000 // jle 0x35e7 <k_tile_panel+0xd57>
-	LONG $0x10708b49 // movq 0x10(%r8), %rsi
-	LONG $0x08788b49 // movq 0x8(%r8), %rdi
-	LONG $0x68af0f4d; BYTE $0x20 // imulq 0x20(%r8), %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
-	LONG $0x24c78348 // addq $0x24, %rdi
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	QUAD $0x33160d18487df262; WORD $0x0000 // vbroadcastss 0x3316(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487df262; WORD $0x1758 // vpbroadcastd (%rdi), %zmm2
-	LONG $0x48fef162; WORD $0x1e6f // vmovdqu64 (%rsi), %zmm3
-	LONG $0x48fef162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm4
-	LONG $0x48fef162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%rsi), %zmm5
-	LONG $0x48fef162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%rsi), %zmm6
-	LONG $0x5865f262; WORD $0x5750; BYTE $0xf7 // vpdpbusd -0x24(%rdi){1to16}, %zmm3, %zmm2
-	LONG $0x585df262; WORD $0x5750; BYTE $0xf8 // vpdpbusd -0x20(%rdi){1to16}, %zmm4, %zmm2
-	LONG $0x5855f262; WORD $0x5750; BYTE $0xf9 // vpdpbusd -0x1c(%rdi){1to16}, %zmm5, %zmm2
-	LONG $0x584df262; WORD $0x5750; BYTE $0xfa // vpdpbusd -0x18(%rdi){1to16}, %zmm6, %zmm2
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%rsi), %zmm3
-	LONG $0x5865f262; WORD $0x5750; BYTE $0xfb // vpdpbusd -0x14(%rdi){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%rsi), %zmm3
-	LONG $0x5865f262; WORD $0x5750; BYTE $0xfc // vpdpbusd -0x10(%rdi){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%rsi), %zmm3
-	LONG $0x5865f262; WORD $0x5750; BYTE $0xfd // vpdpbusd -0xc(%rdi){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%rsi), %zmm3
-	LONG $0x5865f262; WORD $0x5750; BYTE $0xfe // vpdpbusd -0x8(%rdi){1to16}, %zmm3, %zmm2
-	LONG $0x487cf162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%rsi), %zmm3
+	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x00e68e0f; WORD $0x0000 // jle 0x399a <k_tile_panel+0x110a>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xfce18349 // andq $-0x4, %r9
+	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
+	LONG $0x08558b4c // movq 0x8(%rbp), %r10
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x45af0f4c; BYTE $0x20 // imulq 0x20(%rbp), %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x24c18348 // addq $0x24, %rcx
+	QUAD $0x3c220d18487df262; WORD $0x0000 // vbroadcastss 0x3c22(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x9066 // nop
+	LONG $0x487df262; WORD $0x1158 // vpbroadcastd (%rcx), %zmm2
+	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
+	LONG $0x48fef162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm4
+	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm5
+	LONG $0x48fef162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm6
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xf7 // vpdpbusd -0x24(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5150; BYTE $0xf8 // vpdpbusd -0x20(%rcx){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5150; BYTE $0xf9 // vpdpbusd -0x1c(%rcx){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5150; BYTE $0xfa // vpdpbusd -0x18(%rcx){1to16}, %zmm6, %zmm2
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfb // vpdpbusd -0x14(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfc // vpdpbusd -0x10(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfd // vpdpbusd -0xc(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfe // vpdpbusd -0x8(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x487cf162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%rdi), %zmm3
 	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
 	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
-	LONG $0x585df262; WORD $0x47b8; BYTE $0xff // vfmadd231ps -0x4(%rdi){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x40c68148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rsi # imm = 0x240
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff59870f; WORD $0xffff // ja 0x3540 <k_tile_panel+0xcb0>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
-	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
+	LONG $0x585df262; WORD $0x41b8; BYTE $0xff // vfmadd231ps -0x4(%rcx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x40c78148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdi # imm = 0x240
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff56870f; WORD $0xffff // ja 0x38f0 <k_tile_panel+0x1060>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
+	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2167,7 +2372,57 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00ea8e0f; WORD $0x0000 // jle 0x3aaa <k_tile_panel+0x121a>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0x294d; BYTE $0xdc // subq %r11, %r12
+	LONG $0x02fac149 // sarq $0x2, %r10
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0x24c08349 // addq $0x24, %r8
+	QUAD $0x3b1f0d18487df262; WORD $0x0000 // vbroadcastss 0x3b1f(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x1058 // vpbroadcastd (%r8), %zmm2
+	LONG $0x48fef162; WORD $0x1a6f // vmovdqu64 (%rdx), %zmm3
+	LONG $0x48fef162; WORD $0x626f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm4
+	LONG $0x48fef162; WORD $0x6a6f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm5
+	LONG $0x48fef162; WORD $0x726f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm6
+	LONG $0x5865d262; WORD $0x5050; BYTE $0xf7 // vpdpbusd -0x24(%r8){1to16}, %zmm3, %zmm2
+	LONG $0x585dd262; WORD $0x5050; BYTE $0xf8 // vpdpbusd -0x20(%r8){1to16}, %zmm4, %zmm2
+	LONG $0x5855d262; WORD $0x5050; BYTE $0xf9 // vpdpbusd -0x1c(%r8){1to16}, %zmm5, %zmm2
+	LONG $0x584dd262; WORD $0x5050; BYTE $0xfa // vpdpbusd -0x18(%r8){1to16}, %zmm6, %zmm2
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm3
+	LONG $0x5865d262; WORD $0x5050; BYTE $0xfb // vpdpbusd -0x14(%r8){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm3
+	LONG $0x5865d262; WORD $0x5050; BYTE $0xfc // vpdpbusd -0x10(%r8){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm3
+	LONG $0x5865d262; WORD $0x5050; BYTE $0xfd // vpdpbusd -0xc(%r8){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm3
+	LONG $0x5865d262; WORD $0x5050; BYTE $0xfe // vpdpbusd -0x8(%r8){1to16}, %zmm3, %zmm2
+	LONG $0x487cf162; WORD $0x5a10; BYTE $0x08 // vmovups 0x200(%rdx), %zmm3
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
+	LONG $0x585dd262; WORD $0x40b8; BYTE $0xff // vfmadd231ps -0x4(%r8){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xff56870f; WORD $0xffff // ja 0x3a00 <k_tile_panel+0x1170>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x31 // vmovups %zmm0, (%rcx,%rsi)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x04708d48 // leaq 0x4(%rax), %rsi
+	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0xf8f68f0f; WORD $0xffff // jg 0x33c3 <k_tile_panel+0xb33>
+	LONG $0xfff0d3e9; BYTE $0xff // jmp 0x2ba5 <k_tile_panel+0x315>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_min
 	BYTE $0x55 // pushq %rbp
@@ -2176,633 +2431,779 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x0cf88348 // cmpq $0xc, %rax
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x5d7d // jge 0x3691 <k_tile_panel_min+0x81>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x04458d49 // leaq 0x4(%r13), %rax
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0x085f8e0f; WORD $0x0000 // jle 0x3ea4 <k_tile_panel_min+0x894>
-	LONG $0x02758d4d // leaq 0x2(%r13), %r14
-	LONG $0x24343b4c // cmpq (%rsp), %r14
-	LONG $0x0b988e0f; WORD $0x0000 // jle 0x41eb <k_tile_panel_min+0xbdb>
-	LONG $0x242c3b4c // cmpq (%rsp), %r13
-	LONG $0x0e9f8d0f; WORD $0x0000 // jge 0x44fc <k_tile_panel_min+0xeec>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x0d8c840f; WORD $0x0000 // je 0x4404 <k_tile_panel_min+0xdf4>
-	LONG $0x48fef162; WORD $0x046f; BYTE $0x88 // vmovdqu64 (%rax,%rcx,4), %zmm0
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0d898f0f; WORD $0x0000 // jg 0x4415 <k_tile_panel_min+0xe05>
-	LONG $0x000e64e9; BYTE $0x00 // jmp 0x44f5 <k_tile_panel_min+0xee5>
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x70ec8348 // subq $0x70, %rsp
+	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
+	LONG $0x30578b4c // movq 0x30(%rdi), %r10
+	LONG $0x2a048d49 // leaq (%r10,%rbp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x03c5f640 // testb $0x3, %bpl
+	WORD $0x950f; BYTE $0xc0 // setne %al
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x9f0f; BYTE $0xc1 // setg %cl
+	WORD $0xc120 // andb %al, %cl
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	LONG $0x02ee850f; WORD $0x0000 // jne 0x3e11 <k_tile_panel_min+0x331>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
+	LONG $0x03458d4c // leaq 0x3(%rbp), %r8
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0xd8480f49 // cmovsq %r8, %rbx
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0874 // je 0x3b49 <k_tile_panel_min+0x69>
+	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
+	WORD $0x04eb // jmp 0x3b4d <k_tile_panel_min+0x6d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x10678b4c // movq 0x10(%rdi), %r12
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x3c57 <k_tile_panel_min+0x177>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0xfce68349 // andq $-0x4, %r14
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x294c; BYTE $0xf2 // subq %r14, %rdx
+	LONG $0xd9af0f49 // imulq %r9, %rbx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	QUAD $0x39990d58487df262; WORD $0x0000 // vpbroadcastd 0x3999(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	LONG $0x01588d48 // leaq 0x1(%rax), %rbx
+	QUAD $0x39731518487df262; WORD $0x0000 // vbroadcastss 0x3973(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	LONG $0x48fed162; WORD $0x1e6f // vmovdqu64 (%r14), %zmm3
+	LONG $0x48fed162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm4
+	LONG $0x48fed162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%r14), %zmm5
+	LONG $0x48fed162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%r14), %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x5865f262; WORD $0x3a50 // vpdpbusd (%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x585df262; WORD $0x7a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm4, %zmm7
+	LONG $0x5855f262; WORD $0x7a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm5, %zmm7
+	LONG $0x584df262; WORD $0x7a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm6, %zmm7
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%r14), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x487cd162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%r14), %zmm3
+	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
+	LONG $0x587df262; WORD $0x6298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
+	LONG $0x487cd162; WORD $0x4610; BYTE $0x09 // vmovups 0x240(%r14), %zmm0
+	LONG $0x585df262; WORD $0x4298; BYTE $0x0c // vfmadd132ps 0x30(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x80c68149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r14 # imm = 0x280
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xff49870f; WORD $0xffff // ja 0x3ba0 <k_tile_panel_min+0xc0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x185a8b48 // movq 0x18(%rdx), %rbx
+	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
+	LONG $0x01558d48 // leaq 0x1(%rbp), %rdx
+	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
+	LONG $0xc5950f40 // setne %bpl
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	LONG $0x0183850f; WORD $0x0000 // jne 0x3e08 <k_tile_panel_min+0x328>
+	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf2490f4c // cmovnsq %rdx, %r14
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1674 // je 0x3cab <k_tile_panel_min+0x1cb>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x177f // jg 0x3cbd <k_tile_panel_min+0x1dd>
+	LONG $0x00010ce9; BYTE $0x00 // jmp 0x3db7 <k_tile_panel_min+0x2d7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x3db7 <k_tile_panel_min+0x2d7>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xfce78349 // andq $-0x4, %r15
+	LONG $0x02fec149 // sarq $0x2, %r14
+	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	QUAD $0x38410d58487df262; WORD $0x0000 // vpbroadcastd 0x3841(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	LONG $0x01708d4c // leaq 0x1(%rax), %r14
+	QUAD $0x381b1518487df262; WORD $0x0000 // vbroadcastss 0x381b(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
+	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
+	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
+	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x5865f262; WORD $0x3a50 // vpdpbusd (%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x585df262; WORD $0x7a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm4, %zmm7
+	LONG $0x5855f262; WORD $0x7a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm5, %zmm7
+	LONG $0x584df262; WORD $0x7a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm6, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
+	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
+	LONG $0x587df262; WORD $0x6298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
+	LONG $0x487cd162; WORD $0x4710; BYTE $0x09 // vmovups 0x240(%r15), %zmm0
+	LONG $0x585df262; WORD $0x4298; BYTE $0x0c // vfmadd132ps 0x30(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xff49870f; WORD $0xffff // ja 0x3d00 <k_tile_panel_min+0x220>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
+	LONG $0x02578d48 // leaq 0x2(%rdi), %rdx
+	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
+	LONG $0xc5950f40 // setne %bpl
+	LONG $0x03fa8349 // cmpq $0x3, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	WORD $0x2e75 // jne 0x3e08 <k_tile_panel_min+0x328>
+	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf2490f4c // cmovnsq %rdx, %r14
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x0e72840f; WORD $0x0000 // je 0x4c60 <k_tile_panel_min+0x1180>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0e6f8f0f; WORD $0x0000 // jg 0x4c72 <k_tile_panel_min+0x1192>
+	LONG $0x000f5fe9; BYTE $0x00 // jmp 0x4d67 <k_tile_panel_min+0x1287>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
+	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
+	WORD $0x737e // jle 0x3e8f <k_tile_panel_min+0x3af>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
+	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
+	LONG $0x08138e0f; WORD $0x0000 // jle 0x4641 <k_tile_panel_min+0xb61>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x02708d4c // leaq 0x2(%rax), %r14
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
+	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x492b <k_tile_panel_min+0xe4b>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	LONG $0x0e008d0f; WORD $0x0000 // jge 0x4c4e <k_tile_panel_min+0x116e>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
+	LONG $0x51af0f49; BYTE $0x18 // imulq 0x18(%r9), %rdx
+	LONG $0x03798d48 // leaq 0x3(%rcx), %rdi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf9490f48 // cmovnsq %rcx, %rdi
+	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
+	LONG $0x0cbd840f; WORD $0x0000 // je 0x4b33 <k_tile_panel_min+0x1053>
+	LONG $0x48fef162; WORD $0x046f; BYTE $0x90 // vmovdqu64 (%rax,%rdx,4), %zmm0
+	LONG $0x38718b49 // movq 0x38(%r9), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0cba8f0f; WORD $0x0000 // jg 0x4b44 <k_tile_panel_min+0x1064>
+	LONG $0x000db8e9; BYTE $0x00 // jmp 0x4c47 <k_tile_panel_min+0x1167>
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
-	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0xc0148d4b // leaq (%r8,%r8,8), %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	QUAD $0x31320558487df262; WORD $0x0000 // vpbroadcastd 0x3132(%rip), %zmm0 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x310c0d18487df262; WORD $0x0000 // vbroadcastss 0x310c(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x2cc86b49 // imulq $0x2c, %r8, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x00000cb9; BYTE $0x00 // movl $0xc, %ecx
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
-	LONG $0x0000f1e9; BYTE $0x00 // jmp 0x3866 <k_tile_panel_min+0x256>
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
+	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x04e4c149 // shlq $0x4, %r12
+	LONG $0x89348d48 // leaq (%rcx,%rcx,4), %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	QUAD $0x00000000dd348d4a // leaq (,%r11,8), %rsi
+	LONG $0x76048d4c // leaq (%rsi,%rsi,2), %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	LONG $0xdb048d4f // leaq (%r11,%r11,8), %r8
+	LONG $0x40148d4f // leaq (%r8,%r8,2), %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0xc90c8d48 // leaq (%rcx,%rcx,8), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0xb60c8d4c // leaq (%rsi,%rsi,4), %r9
+	LONG $0x2474894c; BYTE $0x48 // movq %r14, 0x48(%rsp)
+	QUAD $0x360e0558487df262; WORD $0x0000 // vpbroadcastd 0x360e(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x35ec0d18487df262; WORD $0x0000 // vbroadcastss 0x35ec(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x2cf36b4d // imulq $0x2c, %r11, %r14
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x0000d1e9; BYTE $0x00 // jmp 0x4016 <k_tile_panel_min+0x536>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0xed28 // vmovaps %zmm13, %zmm5
-	LONG $0x487c5162; WORD $0xd628 // vmovaps %zmm14, %zmm10
-	LONG $0x487cc162; WORD $0xc728 // vmovaps %zmm15, %zmm16
-	LONG $0x487cc162; WORD $0xcc28 // vmovaps %zmm12, %zmm17
-	LONG $0x487cc162; WORD $0xd328 // vmovaps %zmm11, %zmm18
+	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
+	LONG $0x487c7162; WORD $0xfc28 // vmovaps %zmm4, %zmm15
+	LONG $0x48fde162; WORD $0xc56f // vmovdqa64 %zmm5, %zmm16
+	LONG $0x48fde162; WORD $0xce6f // vmovdqa64 %zmm6, %zmm17
+	LONG $0x487ce162; WORD $0xd728 // vmovaps %zmm7, %zmm18
 	LONG $0x487cc162; WORD $0xd828 // vmovaps %zmm8, %zmm19
 	LONG $0x487cc162; WORD $0xe128 // vmovaps %zmm9, %zmm20
-	LONG $0x487ce162; WORD $0xef28 // vmovaps %zmm7, %zmm21
-	LONG $0x487ce162; WORD $0xf628 // vmovaps %zmm6, %zmm22
-	LONG $0x487ce162; WORD $0xfb28 // vmovaps %zmm3, %zmm23
-	LONG $0x487c6162; WORD $0xc428 // vmovaps %zmm4, %zmm24
-	LONG $0x487c6162; WORD $0xca28 // vmovaps %zmm2, %zmm25
-	LONG $0x487cd162; WORD $0x2b11 // vmovups %zmm5, (%r11)
-	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
-	LONG $0x487c1162; WORD $0x1411; BYTE $0x83 // vmovups %zmm10, (%r11,%r8,4)
-	LONG $0x487c8162; WORD $0x0411; BYTE $0xc3 // vmovups %zmm16, (%r11,%r8,8)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487cc162; WORD $0x0c11; BYTE $0x03 // vmovups %zmm17, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x487cc162; WORD $0x1411; BYTE $0x03 // vmovups %zmm18, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x487cc162; WORD $0x1c11; BYTE $0x03 // vmovups %zmm19, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x487cc162; WORD $0x2411; BYTE $0x03 // vmovups %zmm20, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x487cc162; WORD $0x2c11; BYTE $0x03 // vmovups %zmm21, (%r11,%rax)
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x487cc162; WORD $0x3411; BYTE $0x03 // vmovups %zmm22, (%r11,%rax)
+	LONG $0x487cc162; WORD $0xea28 // vmovaps %zmm10, %zmm21
+	LONG $0x487cc162; WORD $0xf328 // vmovaps %zmm11, %zmm22
+	LONG $0x487cc162; WORD $0xfc28 // vmovaps %zmm12, %zmm23
+	LONG $0x487c4162; WORD $0xc528 // vmovaps %zmm13, %zmm24
+	LONG $0x487c6162; WORD $0xcb28 // vmovaps %zmm3, %zmm25
+	LONG $0x487c7162; WORD $0x3111 // vmovups %zmm14, (%rcx)
+	LONG $0x487c3162; WORD $0x3c11; BYTE $0x99 // vmovups %zmm15, (%rcx,%r11,4)
+	LONG $0x487ca162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm16, (%rcx,%r11,8)
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x487cc162; WORD $0x3c11; BYTE $0x03 // vmovups %zmm23, (%r11,%rax)
+	LONG $0x487ce162; WORD $0x0c11; BYTE $0x01 // vmovups %zmm17, (%rcx,%rax)
+	LONG $0x487ca162; WORD $0x1411; BYTE $0x21 // vmovups %zmm18, (%rcx,%r12)
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487c4162; WORD $0x0411; BYTE $0x03 // vmovups %zmm24, (%r11,%rax)
+	LONG $0x487ce162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm19, (%rcx,%rax)
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x487c4162; WORD $0x0c11; BYTE $0x03 // vmovups %zmm25, (%r11,%rax)
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x0c4d8d49 // leaq 0xc(%r13), %rcx
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	LONG $0xfdd18f0f; WORD $0xffff // jg 0x3637 <k_tile_panel_min+0x27>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
-	LONG $0x8e1c8d4c // leaq (%rsi,%rcx,4), %r11
-	QUAD $0x0000008824bc8348; BYTE $0x00 // cmpq $0x0, 0x88(%rsp)
-	LONG $0x0095840f; WORD $0x0000 // je 0x3920 <k_tile_panel_min+0x310>
-	LONG $0x487c5162; WORD $0x2b10 // vmovups (%r11), %zmm13
-	LONG $0x487c1162; WORD $0x3410; BYTE $0x83 // vmovups (%r11,%r8,4), %zmm14
-	LONG $0x487c1162; WORD $0x3c10; BYTE $0xc3 // vmovups (%r11,%r8,8), %zmm15
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x2410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm12
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x1c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm11
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm8
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x0c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm9
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x3c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm7
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x3410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm6
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x1c10; BYTE $0x0b // vmovups (%r11,%rcx), %zmm3
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm4
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x0b // vmovups (%r11,%rcx), %zmm2
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
-	WORD $0x507f // jg 0x396b <k_tile_panel_min+0x35b>
-	LONG $0xfffe60e9; BYTE $0xff // jmp 0x3780 <k_tile_panel_min+0x170>
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x487ce162; WORD $0x2411; BYTE $0x01 // vmovups %zmm20, (%rcx,%rax)
+	LONG $0x487ca162; WORD $0x2c11; BYTE $0x11 // vmovups %zmm21, (%rcx,%r10)
+	LONG $0x487ca162; WORD $0x3411; BYTE $0x01 // vmovups %zmm22, (%rcx,%r8)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487ce162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm23, (%rcx,%rax)
+	LONG $0x487c2162; WORD $0x0411; BYTE $0x09 // vmovups %zmm24, (%rcx,%r9)
+	LONG $0x487c2162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm25, (%rcx,%r14)
+	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0xfe098f0f; WORD $0xffff // jg 0x3e1f <k_tile_panel_min+0x33f>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x03428d48 // leaq 0x3(%rdx), %rax
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f48 // cmovnsq %rdx, %rax
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
+	LONG $0x247c8348; WORD $0x0068 // cmpq $0x0, 0x68(%rsp)
+	WORD $0x7174 // je 0x40b0 <k_tile_panel_min+0x5d0>
+	LONG $0x487cf162; WORD $0x1110 // vmovups (%rcx), %zmm2
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x99 // vmovups (%rcx,%r11,4), %zmm4
+	LONG $0x48feb162; WORD $0x2c6f; BYTE $0xd9 // vmovdqu64 (%rcx,%r11,8), %zmm5
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x48fef162; WORD $0x346f; BYTE $0x19 // vmovdqu64 (%rcx,%rbx), %zmm6
+	LONG $0x487cb162; WORD $0x3c10; BYTE $0x21 // vmovups (%rcx,%r12), %zmm7
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm8
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x487c7162; WORD $0x0c10; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm9
+	LONG $0x487c3162; WORD $0x1410; BYTE $0x11 // vmovups (%rcx,%r10), %zmm10
+	LONG $0x487c3162; WORD $0x1c10; BYTE $0x01 // vmovups (%rcx,%r8), %zmm11
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x487c7162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm12
+	LONG $0x487c3162; WORD $0x2c10; BYTE $0x09 // vmovups (%rcx,%r9), %zmm13
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0x31 // vmovups (%rcx,%r14), %zmm3
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x447f // jg 0x40ef <k_tile_panel_min+0x60f>
+	LONG $0xfffea0e9; BYTE $0xff // jmp 0x3f50 <k_tile_panel_min+0x470>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	QUAD $0x0000008024bc8348; BYTE $0x00 // cmpq $0x0, 0x80(%rsp)
-	LONG $0xfe158e0f; WORD $0xffff // jle 0x3780 <k_tile_panel_min+0x170>
-	LONG $0x44af0f48; WORD $0x6824 // imulq 0x68(%rsp), %rax
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfe618e0f; WORD $0xffff // jle 0x3f50 <k_tile_panel_min+0x470>
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xfce38348 // andq $-0x4, %rbx
+	WORD $0x2948; BYTE $0xda // subq %rbx, %rdx
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0xd8af0f48 // imulq %rax, %rbx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
 	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440348; BYTE $0x70 // addq 0x70(%rsp), %rax
-	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
-	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fe4162; WORD $0x2f6f // vmovdqu64 (%r15), %zmm29
-	LONG $0x48fe4162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm28
-	LONG $0x48fe4162; WORD $0x5f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm27
-	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	LONG $0x5015f262; WORD $0x2850 // vpdpbusd (%rax){1to16}, %zmm29, %zmm5
-	LONG $0x48fe4162; WORD $0x576f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm26
-	LONG $0x48fd7162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm10
-	LONG $0x50153262; WORD $0x1450; BYTE $0x08 // vpdpbusd (%rax,%r9){1to16}, %zmm29, %zmm10
-	LONG $0x08248d4e // leaq (%rax,%r9), %r12
+	LONG $0x40788d4c // leaq 0x40(%rax), %r15
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fe6162; WORD $0x5d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm27
+	LONG $0x48fd7162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm14
+	LONG $0x50257262; WORD $0x3450; BYTE $0x1a // vpdpbusd (%rdx,%rbx){1to16}, %zmm27, %zmm14
+	LONG $0x48fd7162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm15
+	QUAD $0x101a7c5050257262 // vpdpbusd 0x40(%rdx,%rbx){1to16}, %zmm27, %zmm15
 	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
-	LONG $0x50158262; WORD $0x0450; BYTE $0x21 // vpdpbusd (%r9,%r12){1to16}, %zmm29, %zmm16
-	LONG $0x0c048d4f // leaq (%r12,%r9), %r8
+	QUAD $0x201a44505025e262 // vpdpbusd 0x80(%rdx,%rbx){1to16}, %zmm27, %zmm16
 	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
-	LONG $0x50158262; WORD $0x0c50; BYTE $0x01 // vpdpbusd (%r9,%r8){1to16}, %zmm29, %zmm17
-	LONG $0x083c8d4b // leaq (%r8,%r9), %rdi
+	QUAD $0x301a4c505025e262 // vpdpbusd 0xc0(%rdx,%rbx){1to16}, %zmm27, %zmm17
 	LONG $0x48fde162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm18
-	LONG $0x5015c262; WORD $0x1450; BYTE $0x39 // vpdpbusd (%r9,%rdi){1to16}, %zmm29, %zmm18
-	LONG $0x0f348d4e // leaq (%rdi,%r9), %r14
+	LONG $0x5025a262; WORD $0x1450; BYTE $0x3a // vpdpbusd (%rdx,%r15){1to16}, %zmm27, %zmm18
 	LONG $0x48fde162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm19
-	LONG $0x50158262; WORD $0x1c50; BYTE $0x31 // vpdpbusd (%r9,%r14){1to16}, %zmm29, %zmm19
-	LONG $0x0e2c8d4f // leaq (%r14,%r9), %r13
+	QUAD $0x103a5c505025a262 // vpdpbusd 0x40(%rdx,%r15){1to16}, %zmm27, %zmm19
 	LONG $0x48fde162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm20
-	LONG $0x50158262; WORD $0x2450; BYTE $0x29 // vpdpbusd (%r9,%r13){1to16}, %zmm29, %zmm20
-	LONG $0x0d748d4b; BYTE $0x00 // leaq (%r13,%r9), %rsi
+	QUAD $0x203a64505025a262 // vpdpbusd 0x80(%rdx,%r15){1to16}, %zmm27, %zmm20
 	LONG $0x48fde162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm21
-	LONG $0x5015c262; WORD $0x2c50; BYTE $0x31 // vpdpbusd (%r9,%rsi){1to16}, %zmm29, %zmm21
-	LONG $0x0e2c8d4a // leaq (%rsi,%r9), %rbp
+	QUAD $0x303a6c505025a262 // vpdpbusd 0xc0(%rdx,%r15){1to16}, %zmm27, %zmm21
 	LONG $0x48fde162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm22
+	LONG $0x5025e262; WORD $0x3450; BYTE $0x02 // vpdpbusd (%rdx,%rax){1to16}, %zmm27, %zmm22
+	LONG $0x48fe6162; WORD $0x656f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm28
 	LONG $0x48fde162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm23
-	LONG $0x0d4c8d4a; BYTE $0x00 // leaq (%rbp,%r9), %rcx
-	LONG $0x501df262; WORD $0x6850; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm28, %zmm5
-	LONG $0x5015c262; WORD $0x3450; BYTE $0x29 // vpdpbusd (%r9,%rbp){1to16}, %zmm29, %zmm22
+	QUAD $0x10027c505025e262 // vpdpbusd 0x40(%rdx,%rax){1to16}, %zmm27, %zmm23
+	LONG $0x48fe6162; WORD $0x6d6f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm29
 	LONG $0x48fd6162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm24
-	QUAD $0x01085450501d3262 // vpdpbusd 0x4(%rax,%r9){1to16}, %zmm28, %zmm10
-	LONG $0x09148d4e // leaq (%rcx,%r9), %r10
-	QUAD $0x01214450501d8262 // vpdpbusd 0x4(%r9,%r12){1to16}, %zmm28, %zmm16
-	LONG $0x5015c262; WORD $0x3c50; BYTE $0x09 // vpdpbusd (%r9,%rcx){1to16}, %zmm29, %zmm23
+	QUAD $0x2002445050256262 // vpdpbusd 0x80(%rdx,%rax){1to16}, %zmm27, %zmm24
+	LONG $0x48fe6162; WORD $0x556f; BYTE $0x03 // vmovdqu64 0xc0(%rbp), %zmm26
 	LONG $0x48fd6162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm25
-	QUAD $0x01014c50501d8262 // vpdpbusd 0x4(%r9,%r8){1to16}, %zmm28, %zmm17
-	LONG $0x0a148d4b // leaq (%r10,%r9), %rdx
-	QUAD $0x01395450501dc262 // vpdpbusd 0x4(%r9,%rdi){1to16}, %zmm28, %zmm18
-	LONG $0x50150262; WORD $0x0450; BYTE $0x11 // vpdpbusd (%r9,%r10){1to16}, %zmm29, %zmm24
-	QUAD $0x01315c50501d8262 // vpdpbusd 0x4(%r9,%r14){1to16}, %zmm28, %zmm19
-	LONG $0x50154262; WORD $0x0c50; BYTE $0x11 // vpdpbusd (%r9,%rdx){1to16}, %zmm29, %zmm25
-	QUAD $0x01296450501d8262 // vpdpbusd 0x4(%r9,%r13){1to16}, %zmm28, %zmm20
-	LONG $0x5025f262; WORD $0x6850; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm27, %zmm5
-	QUAD $0x0208545050253262 // vpdpbusd 0x8(%rax,%r9){1to16}, %zmm27, %zmm10
-	QUAD $0x01316c50501dc262 // vpdpbusd 0x4(%r9,%rsi){1to16}, %zmm28, %zmm21
-	QUAD $0x0221445050258262 // vpdpbusd 0x8(%r9,%r12){1to16}, %zmm27, %zmm16
-	QUAD $0x01297450501dc262 // vpdpbusd 0x4(%r9,%rbp){1to16}, %zmm28, %zmm22
-	QUAD $0x02014c5050258262 // vpdpbusd 0x8(%r9,%r8){1to16}, %zmm27, %zmm17
-	QUAD $0x01097c50501dc262 // vpdpbusd 0x4(%r9,%rcx){1to16}, %zmm28, %zmm23
-	QUAD $0x023954505025c262 // vpdpbusd 0x8(%r9,%rdi){1to16}, %zmm27, %zmm18
-	QUAD $0x01114450501d0262 // vpdpbusd 0x4(%r9,%r10){1to16}, %zmm28, %zmm24
-	QUAD $0x02315c5050258262 // vpdpbusd 0x8(%r9,%r14){1to16}, %zmm27, %zmm19
-	QUAD $0x01114c50501d4262 // vpdpbusd 0x4(%r9,%rdx){1to16}, %zmm28, %zmm25
-	QUAD $0x0229645050258262 // vpdpbusd 0x8(%r9,%r13){1to16}, %zmm27, %zmm20
-	QUAD $0x02316c505025c262 // vpdpbusd 0x8(%r9,%rsi){1to16}, %zmm27, %zmm21
-	LONG $0x502df262; WORD $0x6850; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm26, %zmm5
-	QUAD $0x022974505025c262 // vpdpbusd 0x8(%r9,%rbp){1to16}, %zmm27, %zmm22
-	QUAD $0x03085450502d3262 // vpdpbusd 0xc(%rax,%r9){1to16}, %zmm26, %zmm10
-	QUAD $0x02097c505025c262 // vpdpbusd 0x8(%r9,%rcx){1to16}, %zmm27, %zmm23
-	QUAD $0x03214450502d8262 // vpdpbusd 0xc(%r9,%r12){1to16}, %zmm26, %zmm16
-	QUAD $0x0211445050250262 // vpdpbusd 0x8(%r9,%r10){1to16}, %zmm27, %zmm24
-	QUAD $0x03014c50502d8262 // vpdpbusd 0xc(%r9,%r8){1to16}, %zmm26, %zmm17
-	QUAD $0x02114c5050254262 // vpdpbusd 0x8(%r9,%rdx){1to16}, %zmm27, %zmm25
-	QUAD $0x03395450502dc262 // vpdpbusd 0xc(%r9,%rdi){1to16}, %zmm26, %zmm18
-	QUAD $0x03315c50502d8262 // vpdpbusd 0xc(%r9,%r14){1to16}, %zmm26, %zmm19
-	QUAD $0x03296450502d8262 // vpdpbusd 0xc(%r9,%r13){1to16}, %zmm26, %zmm20
-	QUAD $0x03316c50502dc262 // vpdpbusd 0xc(%r9,%rsi){1to16}, %zmm26, %zmm21
-	QUAD $0x03297450502dc262 // vpdpbusd 0xc(%r9,%rbp){1to16}, %zmm26, %zmm22
-	QUAD $0x03097c50502dc262 // vpdpbusd 0xc(%r9,%rcx){1to16}, %zmm26, %zmm23
-	LONG $0x48fe4162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm27
-	QUAD $0x03114450502d0262 // vpdpbusd 0xc(%r9,%r10){1to16}, %zmm26, %zmm24
-	LONG $0x5025f262; WORD $0x6850; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm27, %zmm5
-	QUAD $0x03114c50502d4262 // vpdpbusd 0xc(%r9,%rdx){1to16}, %zmm26, %zmm25
-	QUAD $0x0408545050253262 // vpdpbusd 0x10(%rax,%r9){1to16}, %zmm27, %zmm10
-	QUAD $0x0421445050258262 // vpdpbusd 0x10(%r9,%r12){1to16}, %zmm27, %zmm16
-	QUAD $0x04014c5050258262 // vpdpbusd 0x10(%r9,%r8){1to16}, %zmm27, %zmm17
-	QUAD $0x043954505025c262 // vpdpbusd 0x10(%r9,%rdi){1to16}, %zmm27, %zmm18
-	QUAD $0x04315c5050258262 // vpdpbusd 0x10(%r9,%r14){1to16}, %zmm27, %zmm19
-	QUAD $0x0429645050258262 // vpdpbusd 0x10(%r9,%r13){1to16}, %zmm27, %zmm20
-	QUAD $0x04316c505025c262 // vpdpbusd 0x10(%r9,%rsi){1to16}, %zmm27, %zmm21
-	QUAD $0x042974505025c262 // vpdpbusd 0x10(%r9,%rbp){1to16}, %zmm27, %zmm22
-	QUAD $0x04097c505025c262 // vpdpbusd 0x10(%r9,%rcx){1to16}, %zmm27, %zmm23
-	QUAD $0x0411445050250262 // vpdpbusd 0x10(%r9,%r10){1to16}, %zmm27, %zmm24
-	QUAD $0x04114c5050254262 // vpdpbusd 0x10(%r9,%rdx){1to16}, %zmm27, %zmm25
-	LONG $0x48fe4162; WORD $0x576f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm26
-	LONG $0x502df262; WORD $0x6850; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm26, %zmm5
-	QUAD $0x05085450502d3262 // vpdpbusd 0x14(%rax,%r9){1to16}, %zmm26, %zmm10
-	QUAD $0x05214450502d8262 // vpdpbusd 0x14(%r9,%r12){1to16}, %zmm26, %zmm16
-	QUAD $0x05014c50502d8262 // vpdpbusd 0x14(%r9,%r8){1to16}, %zmm26, %zmm17
-	QUAD $0x05395450502dc262 // vpdpbusd 0x14(%r9,%rdi){1to16}, %zmm26, %zmm18
-	QUAD $0x05315c50502d8262 // vpdpbusd 0x14(%r9,%r14){1to16}, %zmm26, %zmm19
-	QUAD $0x05296450502d8262 // vpdpbusd 0x14(%r9,%r13){1to16}, %zmm26, %zmm20
-	QUAD $0x05316c50502dc262 // vpdpbusd 0x14(%r9,%rsi){1to16}, %zmm26, %zmm21
-	QUAD $0x05297450502dc262 // vpdpbusd 0x14(%r9,%rbp){1to16}, %zmm26, %zmm22
-	QUAD $0x05097c50502dc262 // vpdpbusd 0x14(%r9,%rcx){1to16}, %zmm26, %zmm23
-	QUAD $0x05114450502d0262 // vpdpbusd 0x14(%r9,%r10){1to16}, %zmm26, %zmm24
-	QUAD $0x05114c50502d4262 // vpdpbusd 0x14(%r9,%rdx){1to16}, %zmm26, %zmm25
-	LONG $0x48fe4162; WORD $0x576f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm26
-	LONG $0x502df262; WORD $0x6850; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm26, %zmm5
-	QUAD $0x06085450502d3262 // vpdpbusd 0x18(%rax,%r9){1to16}, %zmm26, %zmm10
-	QUAD $0x06214450502d8262 // vpdpbusd 0x18(%r9,%r12){1to16}, %zmm26, %zmm16
-	QUAD $0x06014c50502d8262 // vpdpbusd 0x18(%r9,%r8){1to16}, %zmm26, %zmm17
-	QUAD $0x06395450502dc262 // vpdpbusd 0x18(%r9,%rdi){1to16}, %zmm26, %zmm18
-	QUAD $0x06315c50502d8262 // vpdpbusd 0x18(%r9,%r14){1to16}, %zmm26, %zmm19
-	QUAD $0x06296450502d8262 // vpdpbusd 0x18(%r9,%r13){1to16}, %zmm26, %zmm20
-	QUAD $0x06316c50502dc262 // vpdpbusd 0x18(%r9,%rsi){1to16}, %zmm26, %zmm21
-	QUAD $0x06297450502dc262 // vpdpbusd 0x18(%r9,%rbp){1to16}, %zmm26, %zmm22
-	QUAD $0x06097c50502dc262 // vpdpbusd 0x18(%r9,%rcx){1to16}, %zmm26, %zmm23
-	QUAD $0x06114450502d0262 // vpdpbusd 0x18(%r9,%r10){1to16}, %zmm26, %zmm24
-	QUAD $0x06114c50502d4262 // vpdpbusd 0x18(%r9,%rdx){1to16}, %zmm26, %zmm25
-	LONG $0x48fe4162; WORD $0x576f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm26
-	LONG $0x502df262; WORD $0x6850; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm26, %zmm5
-	QUAD $0x07085450502d3262 // vpdpbusd 0x1c(%rax,%r9){1to16}, %zmm26, %zmm10
-	QUAD $0x07214450502d8262 // vpdpbusd 0x1c(%r9,%r12){1to16}, %zmm26, %zmm16
-	QUAD $0x07014c50502d8262 // vpdpbusd 0x1c(%r9,%r8){1to16}, %zmm26, %zmm17
-	QUAD $0x07395450502dc262 // vpdpbusd 0x1c(%r9,%rdi){1to16}, %zmm26, %zmm18
-	QUAD $0x07315c50502d8262 // vpdpbusd 0x1c(%r9,%r14){1to16}, %zmm26, %zmm19
-	QUAD $0x07296450502d8262 // vpdpbusd 0x1c(%r9,%r13){1to16}, %zmm26, %zmm20
-	QUAD $0x07316c50502dc262 // vpdpbusd 0x1c(%r9,%rsi){1to16}, %zmm26, %zmm21
-	QUAD $0x07297450502dc262 // vpdpbusd 0x1c(%r9,%rbp){1to16}, %zmm26, %zmm22
-	QUAD $0x07097c50502dc262 // vpdpbusd 0x1c(%r9,%rcx){1to16}, %zmm26, %zmm23
-	QUAD $0x07114450502d0262 // vpdpbusd 0x1c(%r9,%r10){1to16}, %zmm26, %zmm24
-	QUAD $0x07114c50502d4262 // vpdpbusd 0x1c(%r9,%rdx){1to16}, %zmm26, %zmm25
-	LONG $0x487c4162; WORD $0x5710; BYTE $0x08 // vmovups 0x200(%r15), %zmm26
+	QUAD $0x30024c5050256262 // vpdpbusd 0xc0(%rdx,%rax){1to16}, %zmm27, %zmm25
+	QUAD $0x011a7450501d7262 // vpdpbusd 0x4(%rdx,%rbx){1to16}, %zmm28, %zmm14
+	QUAD $0x111a7c50501d7262 // vpdpbusd 0x44(%rdx,%rbx){1to16}, %zmm28, %zmm15
+	QUAD $0x211a4450501de262 // vpdpbusd 0x84(%rdx,%rbx){1to16}, %zmm28, %zmm16
+	QUAD $0x311a4c50501de262 // vpdpbusd 0xc4(%rdx,%rbx){1to16}, %zmm28, %zmm17
+	QUAD $0x013a5450501da262 // vpdpbusd 0x4(%rdx,%r15){1to16}, %zmm28, %zmm18
+	QUAD $0x113a5c50501da262 // vpdpbusd 0x44(%rdx,%r15){1to16}, %zmm28, %zmm19
+	QUAD $0x213a6450501da262 // vpdpbusd 0x84(%rdx,%r15){1to16}, %zmm28, %zmm20
+	QUAD $0x313a6c50501da262 // vpdpbusd 0xc4(%rdx,%r15){1to16}, %zmm28, %zmm21
+	QUAD $0x01027450501de262 // vpdpbusd 0x4(%rdx,%rax){1to16}, %zmm28, %zmm22
+	QUAD $0x11027c50501de262 // vpdpbusd 0x44(%rdx,%rax){1to16}, %zmm28, %zmm23
+	QUAD $0x21024450501d6262 // vpdpbusd 0x84(%rdx,%rax){1to16}, %zmm28, %zmm24
+	QUAD $0x31024c50501d6262 // vpdpbusd 0xc4(%rdx,%rax){1to16}, %zmm28, %zmm25
+	QUAD $0x021a745050157262 // vpdpbusd 0x8(%rdx,%rbx){1to16}, %zmm29, %zmm14
+	QUAD $0x121a7c5050157262 // vpdpbusd 0x48(%rdx,%rbx){1to16}, %zmm29, %zmm15
+	QUAD $0x221a44505015e262 // vpdpbusd 0x88(%rdx,%rbx){1to16}, %zmm29, %zmm16
+	QUAD $0x321a4c505015e262 // vpdpbusd 0xc8(%rdx,%rbx){1to16}, %zmm29, %zmm17
+	QUAD $0x023a54505015a262 // vpdpbusd 0x8(%rdx,%r15){1to16}, %zmm29, %zmm18
+	QUAD $0x123a5c505015a262 // vpdpbusd 0x48(%rdx,%r15){1to16}, %zmm29, %zmm19
+	QUAD $0x223a64505015a262 // vpdpbusd 0x88(%rdx,%r15){1to16}, %zmm29, %zmm20
+	QUAD $0x323a6c505015a262 // vpdpbusd 0xc8(%rdx,%r15){1to16}, %zmm29, %zmm21
+	QUAD $0x020274505015e262 // vpdpbusd 0x8(%rdx,%rax){1to16}, %zmm29, %zmm22
+	QUAD $0x12027c505015e262 // vpdpbusd 0x48(%rdx,%rax){1to16}, %zmm29, %zmm23
+	QUAD $0x2202445050156262 // vpdpbusd 0x88(%rdx,%rax){1to16}, %zmm29, %zmm24
+	QUAD $0x32024c5050156262 // vpdpbusd 0xc8(%rdx,%rax){1to16}, %zmm29, %zmm25
+	QUAD $0x031a7450502d7262 // vpdpbusd 0xc(%rdx,%rbx){1to16}, %zmm26, %zmm14
+	QUAD $0x131a7c50502d7262 // vpdpbusd 0x4c(%rdx,%rbx){1to16}, %zmm26, %zmm15
+	QUAD $0x231a4450502de262 // vpdpbusd 0x8c(%rdx,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0x331a4c50502de262 // vpdpbusd 0xcc(%rdx,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x033a5450502da262 // vpdpbusd 0xc(%rdx,%r15){1to16}, %zmm26, %zmm18
+	QUAD $0x133a5c50502da262 // vpdpbusd 0x4c(%rdx,%r15){1to16}, %zmm26, %zmm19
+	QUAD $0x233a6450502da262 // vpdpbusd 0x8c(%rdx,%r15){1to16}, %zmm26, %zmm20
+	QUAD $0x333a6c50502da262 // vpdpbusd 0xcc(%rdx,%r15){1to16}, %zmm26, %zmm21
+	QUAD $0x03027450502de262 // vpdpbusd 0xc(%rdx,%rax){1to16}, %zmm26, %zmm22
+	QUAD $0x13027c50502de262 // vpdpbusd 0x4c(%rdx,%rax){1to16}, %zmm26, %zmm23
+	QUAD $0x23024450502d6262 // vpdpbusd 0x8c(%rdx,%rax){1to16}, %zmm26, %zmm24
+	QUAD $0x33024c50502d6262 // vpdpbusd 0xcc(%rdx,%rax){1to16}, %zmm26, %zmm25
+	LONG $0x48fe6162; WORD $0x556f; BYTE $0x04 // vmovdqu64 0x100(%rbp), %zmm26
+	QUAD $0x041a7450502d7262 // vpdpbusd 0x10(%rdx,%rbx){1to16}, %zmm26, %zmm14
+	QUAD $0x141a7c50502d7262 // vpdpbusd 0x50(%rdx,%rbx){1to16}, %zmm26, %zmm15
+	QUAD $0x241a4450502de262 // vpdpbusd 0x90(%rdx,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0x341a4c50502de262 // vpdpbusd 0xd0(%rdx,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x043a5450502da262 // vpdpbusd 0x10(%rdx,%r15){1to16}, %zmm26, %zmm18
+	QUAD $0x143a5c50502da262 // vpdpbusd 0x50(%rdx,%r15){1to16}, %zmm26, %zmm19
+	QUAD $0x243a6450502da262 // vpdpbusd 0x90(%rdx,%r15){1to16}, %zmm26, %zmm20
+	QUAD $0x343a6c50502da262 // vpdpbusd 0xd0(%rdx,%r15){1to16}, %zmm26, %zmm21
+	QUAD $0x04027450502de262 // vpdpbusd 0x10(%rdx,%rax){1to16}, %zmm26, %zmm22
+	QUAD $0x14027c50502de262 // vpdpbusd 0x50(%rdx,%rax){1to16}, %zmm26, %zmm23
+	QUAD $0x24024450502d6262 // vpdpbusd 0x90(%rdx,%rax){1to16}, %zmm26, %zmm24
+	QUAD $0x34024c50502d6262 // vpdpbusd 0xd0(%rdx,%rax){1to16}, %zmm26, %zmm25
+	LONG $0x48fe6162; WORD $0x556f; BYTE $0x05 // vmovdqu64 0x140(%rbp), %zmm26
+	QUAD $0x051a7450502d7262 // vpdpbusd 0x14(%rdx,%rbx){1to16}, %zmm26, %zmm14
+	QUAD $0x151a7c50502d7262 // vpdpbusd 0x54(%rdx,%rbx){1to16}, %zmm26, %zmm15
+	QUAD $0x251a4450502de262 // vpdpbusd 0x94(%rdx,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0x351a4c50502de262 // vpdpbusd 0xd4(%rdx,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x053a5450502da262 // vpdpbusd 0x14(%rdx,%r15){1to16}, %zmm26, %zmm18
+	QUAD $0x153a5c50502da262 // vpdpbusd 0x54(%rdx,%r15){1to16}, %zmm26, %zmm19
+	QUAD $0x253a6450502da262 // vpdpbusd 0x94(%rdx,%r15){1to16}, %zmm26, %zmm20
+	QUAD $0x353a6c50502da262 // vpdpbusd 0xd4(%rdx,%r15){1to16}, %zmm26, %zmm21
+	QUAD $0x05027450502de262 // vpdpbusd 0x14(%rdx,%rax){1to16}, %zmm26, %zmm22
+	QUAD $0x15027c50502de262 // vpdpbusd 0x54(%rdx,%rax){1to16}, %zmm26, %zmm23
+	QUAD $0x25024450502d6262 // vpdpbusd 0x94(%rdx,%rax){1to16}, %zmm26, %zmm24
+	QUAD $0x35024c50502d6262 // vpdpbusd 0xd4(%rdx,%rax){1to16}, %zmm26, %zmm25
+	LONG $0x48fe6162; WORD $0x556f; BYTE $0x06 // vmovdqu64 0x180(%rbp), %zmm26
+	QUAD $0x061a7450502d7262 // vpdpbusd 0x18(%rdx,%rbx){1to16}, %zmm26, %zmm14
+	QUAD $0x161a7c50502d7262 // vpdpbusd 0x58(%rdx,%rbx){1to16}, %zmm26, %zmm15
+	QUAD $0x261a4450502de262 // vpdpbusd 0x98(%rdx,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0x361a4c50502de262 // vpdpbusd 0xd8(%rdx,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x063a5450502da262 // vpdpbusd 0x18(%rdx,%r15){1to16}, %zmm26, %zmm18
+	QUAD $0x163a5c50502da262 // vpdpbusd 0x58(%rdx,%r15){1to16}, %zmm26, %zmm19
+	QUAD $0x263a6450502da262 // vpdpbusd 0x98(%rdx,%r15){1to16}, %zmm26, %zmm20
+	QUAD $0x363a6c50502da262 // vpdpbusd 0xd8(%rdx,%r15){1to16}, %zmm26, %zmm21
+	QUAD $0x06027450502de262 // vpdpbusd 0x18(%rdx,%rax){1to16}, %zmm26, %zmm22
+	QUAD $0x16027c50502de262 // vpdpbusd 0x58(%rdx,%rax){1to16}, %zmm26, %zmm23
+	QUAD $0x26024450502d6262 // vpdpbusd 0x98(%rdx,%rax){1to16}, %zmm26, %zmm24
+	QUAD $0x36024c50502d6262 // vpdpbusd 0xd8(%rdx,%rax){1to16}, %zmm26, %zmm25
+	LONG $0x48fe6162; WORD $0x556f; BYTE $0x07 // vmovdqu64 0x1c0(%rbp), %zmm26
+	QUAD $0x071a7450502d7262 // vpdpbusd 0x1c(%rdx,%rbx){1to16}, %zmm26, %zmm14
+	QUAD $0x171a7c50502d7262 // vpdpbusd 0x5c(%rdx,%rbx){1to16}, %zmm26, %zmm15
+	QUAD $0x271a4450502de262 // vpdpbusd 0x9c(%rdx,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0x371a4c50502de262 // vpdpbusd 0xdc(%rdx,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x073a5450502da262 // vpdpbusd 0x1c(%rdx,%r15){1to16}, %zmm26, %zmm18
+	QUAD $0x173a5c50502da262 // vpdpbusd 0x5c(%rdx,%r15){1to16}, %zmm26, %zmm19
+	QUAD $0x273a6450502da262 // vpdpbusd 0x9c(%rdx,%r15){1to16}, %zmm26, %zmm20
+	QUAD $0x373a6c50502da262 // vpdpbusd 0xdc(%rdx,%r15){1to16}, %zmm26, %zmm21
+	QUAD $0x07027450502de262 // vpdpbusd 0x1c(%rdx,%rax){1to16}, %zmm26, %zmm22
+	QUAD $0x17027c50502de262 // vpdpbusd 0x5c(%rdx,%rax){1to16}, %zmm26, %zmm23
+	QUAD $0x27024450502d6262 // vpdpbusd 0x9c(%rdx,%rax){1to16}, %zmm26, %zmm24
+	QUAD $0x37024c50502d6262 // vpdpbusd 0xdc(%rdx,%rax){1to16}, %zmm26, %zmm25
+	LONG $0x487c6162; WORD $0x5510; BYTE $0x08 // vmovups 0x200(%rbp), %zmm26
 	LONG $0x402c6162; WORD $0xd959 // vmulps %zmm1, %zmm26, %zmm27
-	LONG $0x402d9262; WORD $0xeba8 // vfmadd213ps %zmm27, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm5) + zmm27
-	LONG $0x402d1262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm26, %zmm10 # zmm10 = (zmm26 * zmm10) + zmm27
-	LONG $0x5815f262; WORD $0x6898; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm13, %zmm5 # zmm5 = (zmm5 * mem) + zmm13
+	LONG $0x402d1262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm27
+	LONG $0x402d1262; WORD $0xfba8 // vfmadd213ps %zmm27, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm15) + zmm27
 	LONG $0x402d8262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm16 # zmm16 = (zmm26 * zmm16) + zmm27
-	QUAD $0x08085498580d3262 // vfmadd132ps 0x20(%rax,%r9){1to16}, %zmm14, %zmm10 # zmm10 = (zmm10 * mem) + zmm14
-	QUAD $0x0821449858058262 // vfmadd132ps 0x20(%r9,%r12){1to16}, %zmm15, %zmm16 # zmm16 = (zmm16 * mem) + zmm15
 	LONG $0x402d8262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm17) + zmm27
-	QUAD $0x08014c98581d8262 // vfmadd132ps 0x20(%r9,%r8){1to16}, %zmm12, %zmm17 # zmm17 = (zmm17 * mem) + zmm12
 	LONG $0x402d8262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm26, %zmm18 # zmm18 = (zmm26 * zmm18) + zmm27
 	LONG $0x402d8262; WORD $0xdba8 // vfmadd213ps %zmm27, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm19) + zmm27
-	QUAD $0x083954985825c262 // vfmadd132ps 0x20(%r9,%rdi){1to16}, %zmm11, %zmm18 # zmm18 = (zmm18 * mem) + zmm11
 	LONG $0x402d8262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm26, %zmm20 # zmm20 = (zmm26 * zmm20) + zmm27
-	QUAD $0x08315c98583d8262 // vfmadd132ps 0x20(%r9,%r14){1to16}, %zmm8, %zmm19 # zmm19 = (zmm19 * mem) + zmm8
-	QUAD $0x0829649858358262 // vfmadd132ps 0x20(%r9,%r13){1to16}, %zmm9, %zmm20 # zmm20 = (zmm20 * mem) + zmm9
 	LONG $0x402d8262; WORD $0xeba8 // vfmadd213ps %zmm27, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm27
-	QUAD $0x08316c985845c262 // vfmadd132ps 0x20(%r9,%rsi){1to16}, %zmm7, %zmm21 # zmm21 = (zmm21 * mem) + zmm7
 	LONG $0x402d8262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm22 # zmm22 = (zmm26 * zmm22) + zmm27
 	LONG $0x402d8262; WORD $0xfba8 // vfmadd213ps %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm23) + zmm27
-	QUAD $0x08297498584dc262 // vfmadd132ps 0x20(%r9,%rbp){1to16}, %zmm6, %zmm22 # zmm22 = (zmm22 * mem) + zmm6
 	LONG $0x402d0262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm24) + zmm27
-	QUAD $0x08097c985865c262 // vfmadd132ps 0x20(%r9,%rcx){1to16}, %zmm3, %zmm23 # zmm23 = (zmm23 * mem) + zmm3
-	QUAD $0x08114498585d0262 // vfmadd132ps 0x20(%r9,%r10){1to16}, %zmm4, %zmm24 # zmm24 = (zmm24 * mem) + zmm4
+	QUAD $0x081a7498586d7262 // vfmadd132ps 0x20(%rdx,%rbx){1to16}, %zmm2, %zmm14 # zmm14 = (zmm14 * mem) + zmm2
+	QUAD $0x181a7c98585d7262 // vfmadd132ps 0x60(%rdx,%rbx){1to16}, %zmm4, %zmm15 # zmm15 = (zmm15 * mem) + zmm4
+	QUAD $0x281a44985855e262 // vfmadd132ps 0xa0(%rdx,%rbx){1to16}, %zmm5, %zmm16 # zmm16 = (zmm16 * mem) + zmm5
+	QUAD $0x381a4c98584de262 // vfmadd132ps 0xe0(%rdx,%rbx){1to16}, %zmm6, %zmm17 # zmm17 = (zmm17 * mem) + zmm6
+	QUAD $0x083a54985845a262 // vfmadd132ps 0x20(%rdx,%r15){1to16}, %zmm7, %zmm18 # zmm18 = (zmm18 * mem) + zmm7
+	QUAD $0x183a5c98583da262 // vfmadd132ps 0x60(%rdx,%r15){1to16}, %zmm8, %zmm19 # zmm19 = (zmm19 * mem) + zmm8
+	QUAD $0x283a64985835a262 // vfmadd132ps 0xa0(%rdx,%r15){1to16}, %zmm9, %zmm20 # zmm20 = (zmm20 * mem) + zmm9
+	QUAD $0x383a6c98582da262 // vfmadd132ps 0xe0(%rdx,%r15){1to16}, %zmm10, %zmm21 # zmm21 = (zmm21 * mem) + zmm10
+	QUAD $0x080274985825e262 // vfmadd132ps 0x20(%rdx,%rax){1to16}, %zmm11, %zmm22 # zmm22 = (zmm22 * mem) + zmm11
+	QUAD $0x18027c98581de262 // vfmadd132ps 0x60(%rdx,%rax){1to16}, %zmm12, %zmm23 # zmm23 = (zmm23 * mem) + zmm12
+	QUAD $0x2802449858156262 // vfmadd132ps 0xa0(%rdx,%rax){1to16}, %zmm13, %zmm24 # zmm24 = (zmm24 * mem) + zmm13
 	LONG $0x402d0262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm27
-	QUAD $0x08114c98586d4262 // vfmadd132ps 0x20(%r9,%rdx){1to16}, %zmm2, %zmm25 # zmm25 = (zmm25 * mem) + zmm2
-	LONG $0x487cd162; WORD $0x5710; BYTE $0x09 // vmovups 0x240(%r15), %zmm2
-	LONG $0x586df262; WORD $0x68b8; BYTE $0x0c // vfmadd231ps 0x30(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
-	QUAD $0x0c0854b8586d3262 // vfmadd231ps 0x30(%rax,%r9){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	QUAD $0x0c2144b8586d8262 // vfmadd231ps 0x30(%r9,%r12){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
-	QUAD $0x0c014cb8586d8262 // vfmadd231ps 0x30(%r9,%r8){1to16}, %zmm2, %zmm17 # zmm17 = (zmm2 * mem) + zmm17
-	QUAD $0x0c3954b8586dc262 // vfmadd231ps 0x30(%r9,%rdi){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
-	QUAD $0x0c315cb8586d8262 // vfmadd231ps 0x30(%r9,%r14){1to16}, %zmm2, %zmm19 # zmm19 = (zmm2 * mem) + zmm19
-	QUAD $0x0c2964b8586d8262 // vfmadd231ps 0x30(%r9,%r13){1to16}, %zmm2, %zmm20 # zmm20 = (zmm2 * mem) + zmm20
-	QUAD $0x0c316cb8586dc262 // vfmadd231ps 0x30(%r9,%rsi){1to16}, %zmm2, %zmm21 # zmm21 = (zmm2 * mem) + zmm21
-	QUAD $0x0c2974b8586dc262 // vfmadd231ps 0x30(%r9,%rbp){1to16}, %zmm2, %zmm22 # zmm22 = (zmm2 * mem) + zmm22
-	QUAD $0x0c097cb8586dc262 // vfmadd231ps 0x30(%r9,%rcx){1to16}, %zmm2, %zmm23 # zmm23 = (zmm2 * mem) + zmm23
-	QUAD $0x0c1144b8586d0262 // vfmadd231ps 0x30(%r9,%r10){1to16}, %zmm2, %zmm24 # zmm24 = (zmm2 * mem) + zmm24
-	QUAD $0x0c114cb8586d4262 // vfmadd231ps 0x30(%r9,%rdx){1to16}, %zmm2, %zmm25 # zmm25 = (zmm2 * mem) + zmm25
-	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
-	LONG $0x40c08348 // addq $0x40, %rax
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0x487c7162; WORD $0xed28 // vmovaps %zmm5, %zmm13
-	LONG $0x487c5162; WORD $0xf228 // vmovaps %zmm10, %zmm14
-	LONG $0x487c3162; WORD $0xf828 // vmovaps %zmm16, %zmm15
-	LONG $0x487c3162; WORD $0xe128 // vmovaps %zmm17, %zmm12
-	LONG $0x487c3162; WORD $0xda28 // vmovaps %zmm18, %zmm11
+	QUAD $0x38024c9858656262 // vfmadd132ps 0xe0(%rdx,%rax){1to16}, %zmm3, %zmm25 # zmm25 = (zmm25 * mem) + zmm3
+	LONG $0x487cf162; WORD $0x5510; BYTE $0x09 // vmovups 0x240(%rbp), %zmm2
+	QUAD $0x0c1a74b8586d7262 // vfmadd231ps 0x30(%rdx,%rbx){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
+	QUAD $0x1c1a7cb8586d7262 // vfmadd231ps 0x70(%rdx,%rbx){1to16}, %zmm2, %zmm15 # zmm15 = (zmm2 * mem) + zmm15
+	QUAD $0x2c1a44b8586de262 // vfmadd231ps 0xb0(%rdx,%rbx){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
+	QUAD $0x3c1a4cb8586de262 // vfmadd231ps 0xf0(%rdx,%rbx){1to16}, %zmm2, %zmm17 # zmm17 = (zmm2 * mem) + zmm17
+	QUAD $0x0c3a54b8586da262 // vfmadd231ps 0x30(%rdx,%r15){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
+	QUAD $0x1c3a5cb8586da262 // vfmadd231ps 0x70(%rdx,%r15){1to16}, %zmm2, %zmm19 # zmm19 = (zmm2 * mem) + zmm19
+	QUAD $0x2c3a64b8586da262 // vfmadd231ps 0xb0(%rdx,%r15){1to16}, %zmm2, %zmm20 # zmm20 = (zmm2 * mem) + zmm20
+	QUAD $0x3c3a6cb8586da262 // vfmadd231ps 0xf0(%rdx,%r15){1to16}, %zmm2, %zmm21 # zmm21 = (zmm2 * mem) + zmm21
+	QUAD $0x0c0274b8586de262 // vfmadd231ps 0x30(%rdx,%rax){1to16}, %zmm2, %zmm22 # zmm22 = (zmm2 * mem) + zmm22
+	QUAD $0x1c027cb8586de262 // vfmadd231ps 0x70(%rdx,%rax){1to16}, %zmm2, %zmm23 # zmm23 = (zmm2 * mem) + zmm23
+	QUAD $0x2c0244b8586d6262 // vfmadd231ps 0xb0(%rdx,%rax){1to16}, %zmm2, %zmm24 # zmm24 = (zmm2 * mem) + zmm24
+	QUAD $0x3c024cb8586d6262 // vfmadd231ps 0xf0(%rdx,%rax){1to16}, %zmm2, %zmm25 # zmm25 = (zmm2 * mem) + zmm25
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	LONG $0x487cd162; WORD $0xd628 // vmovaps %zmm14, %zmm2
+	LONG $0x487cd162; WORD $0xe728 // vmovaps %zmm15, %zmm4
+	LONG $0x487cb162; WORD $0xe828 // vmovaps %zmm16, %zmm5
+	LONG $0x487cb162; WORD $0xf128 // vmovaps %zmm17, %zmm6
+	LONG $0x487cb162; WORD $0xfa28 // vmovaps %zmm18, %zmm7
 	LONG $0x487c3162; WORD $0xc328 // vmovaps %zmm19, %zmm8
 	LONG $0x487c3162; WORD $0xcc28 // vmovaps %zmm20, %zmm9
-	LONG $0x487cb162; WORD $0xfd28 // vmovaps %zmm21, %zmm7
-	LONG $0x487cb162; WORD $0xf628 // vmovaps %zmm22, %zmm6
-	LONG $0x487cb162; WORD $0xdf28 // vmovaps %zmm23, %zmm3
-	LONG $0x487c9162; WORD $0xe028 // vmovaps %zmm24, %zmm4
-	LONG $0x487c9162; WORD $0xd128 // vmovaps %zmm25, %zmm2
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfaf1870f; WORD $0xffff // ja 0x3990 <k_tile_panel_min+0x380>
-	LONG $0xfff924e9; BYTE $0xff // jmp 0x37c8 <k_tile_panel_min+0x1b8>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
-	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
-	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0xc09a8d4d; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r10), %r11
-	LONG $0xdeaf0f4d // imulq %r14, %r11
-	LONG $0x809a8d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r10), %rbx
-	LONG $0xdeaf0f49 // imulq %r14, %rbx
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0xd6af0f4d // imulq %r14, %r10
-	LONG $0x08e6c149 // shlq $0x8, %r14
-	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
-	LONG $0x017f8d4c // leaq 0x1(%rdi), %r15
-	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
-	QUAD $0x29400558487df262; WORD $0x0000 // vpbroadcastd 0x2940(%rip), %zmm0 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	QUAD $0x291e0d18487df262; WORD $0x0000 // vbroadcastss 0x291e(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x5deb // jmp 0x3f91 <k_tile_panel_min+0x981>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c3162; WORD $0xd528 // vmovaps %zmm21, %zmm10
+	LONG $0x487c3162; WORD $0xde28 // vmovaps %zmm22, %zmm11
+	LONG $0x487c3162; WORD $0xe728 // vmovaps %zmm23, %zmm12
+	LONG $0x487c1162; WORD $0xe828 // vmovaps %zmm24, %zmm13
+	LONG $0x487c9162; WORD $0xd928 // vmovaps %zmm25, %zmm3
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfb04870f; WORD $0xffff // ja 0x4140 <k_tile_panel_min+0x660>
+	LONG $0xfff957e9; BYTE $0xff // jmp 0x3f98 <k_tile_panel_min+0x4b8>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10488b48 // movq 0x10(%rax), %rcx
+	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
+	LONG $0x08788b48 // movq 0x8(%rax), %rdi
+	LONG $0x18408b4c // movq 0x18(%rax), %r8
+	LONG $0x20488b4c // movq 0x20(%rax), %r9
+	LONG $0x40508b4c // movq 0x40(%rax), %r10
+	LONG $0x38588b4c // movq 0x38(%rax), %r11
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	LONG $0x401c8d48 // leaq (%rax,%rax,2), %rbx
+	LONG $0x01738d4d // leaq 0x1(%r11), %r14
+	QUAD $0x2eae0558487df262; WORD $0x0000 // vpbroadcastd 0x2eae(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x2e8c0d18487df262; WORD $0x0000 // vbroadcastss 0x2e8c(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x4feb // jmp 0x46d5 <k_tile_panel_min+0xbf5>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
 	LONG $0x487c7162; WORD $0xc328 // vmovaps %zmm3, %zmm8
 	LONG $0x487cf162; WORD $0xfc28 // vmovaps %zmm4, %zmm7
-	LONG $0x487cf162; WORD $0xf528 // vmovaps %zmm5, %zmm6
-	LONG $0x487cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12)
-	LONG $0x487cd162; WORD $0x3c11; BYTE $0x94 // vmovups %zmm7, (%r12,%rdx,4)
-	LONG $0x487c5162; WORD $0x0411; BYTE $0xd4 // vmovups %zmm8, (%r12,%rdx,8)
-	LONG $0x487c1162; WORD $0x0c11; BYTE $0x04 // vmovups %zmm9, (%r12,%r8)
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0x04478d49 // leaq 0x4(%r15), %rax
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
-	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xf6b48f0f; WORD $0xffff // jg 0x3645 <k_tile_panel_min+0x35>
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xe2af0f4c // imulq %rdx, %r12
-	LONG $0xa1248d4e // leaq (%rcx,%r12,4), %r12
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x48fdf162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm6
+	LONG $0x487cd162; WORD $0x3711 // vmovups %zmm6, (%r15)
+	LONG $0x487c9162; WORD $0x3c11; BYTE $0x87 // vmovups %zmm7, (%r15,%r8,4)
+	LONG $0x487c1162; WORD $0x0411; BYTE $0xc7 // vmovups %zmm8, (%r15,%r8,8)
+	LONG $0x487c5162; WORD $0x0c11; BYTE $0x1f // vmovups %zmm9, (%r15,%rbx)
+	LONG $0x04788d4c // leaq 0x4(%rax), %r15
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
+	LONG $0xf75c8f0f; WORD $0xffff // jg 0x3e31 <k_tile_panel_min+0x351>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0x03668d4c // leaq 0x3(%rsi), %r12
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2c74 // je 0x3fd0 <k_tile_panel_min+0x9c0>
-	LONG $0x487cd162; WORD $0x2c10; BYTE $0x24 // vmovups (%r12), %zmm5
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x94 // vmovups (%r12,%rdx,4), %zmm4
-	LONG $0x487cd162; WORD $0x1c10; BYTE $0xd4 // vmovups (%r12,%rdx,8), %zmm3
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x04 // vmovups (%r12,%r8), %zmm2
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x247f // jg 0x3fe9 <k_tile_panel_min+0x9d9>
-	LONG $0xffff76e9; BYTE $0xff // jmp 0x3f40 <k_tile_panel_min+0x930>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xe6490f4c // cmovnsq %rsi, %r12
+	LONG $0xba3c8d4e // leaq (%rdx,%r15,4), %r15
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x2a74 // je 0x4720 <k_tile_panel_min+0xc40>
+	LONG $0x48fed162; WORD $0x2f6f // vmovdqu64 (%r15), %zmm5
+	LONG $0x487c9162; WORD $0x2410; BYTE $0x87 // vmovups (%r15,%r8,4), %zmm4
+	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc7 // vmovups (%r15,%r8,8), %zmm3
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x1f // vmovups (%r15,%rbx), %zmm2
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x237f // jg 0x4739 <k_tile_panel_min+0xc59>
+	LONG $0xffff75e9; BYTE $0xff // jmp 0x4690 <k_tile_panel_min+0xbb0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xff578e0f; WORD $0xffff // jle 0x3f40 <k_tile_panel_min+0x930>
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fe7162; WORD $0x106f // vmovdqu64 (%rax), %zmm10
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xff578e0f; WORD $0xffff // jle 0x4690 <k_tile_panel_min+0xbb0>
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x02fdc149 // sarq $0x2, %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0xfce48349 // andq $-0x4, %r12
+	WORD $0x294c; BYTE $0xe6 // subq %r12, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	BYTE $0x90 // nop
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x00 // vmovdqu64 (%r13), %zmm10
 	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
-	LONG $0x582dd262; WORD $0x3450; BYTE $0x29 // vpdpbusd (%r9,%rbp){1to16}, %zmm10, %zmm6
-	LONG $0x48fe7162; WORD $0x586f; BYTE $0x01 // vmovdqu64 0x40(%rax), %zmm11
+	LONG $0x582df262; WORD $0x3650 // vpdpbusd (%rsi){1to16}, %zmm10, %zmm6
+	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0x01 // vmovdqu64 0x40(%r13), %zmm11
 	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
-	LONG $0x582dd262; WORD $0x3c50; BYTE $0x2a // vpdpbusd (%r10,%rbp){1to16}, %zmm10, %zmm7
-	LONG $0x48fe7162; WORD $0x606f; BYTE $0x02 // vmovdqu64 0x80(%rax), %zmm12
+	LONG $0x582df262; WORD $0x7e50; BYTE $0x10 // vpdpbusd 0x40(%rsi){1to16}, %zmm10, %zmm7
+	LONG $0x48fe5162; WORD $0x656f; BYTE $0x02 // vmovdqu64 0x80(%r13), %zmm12
 	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
-	LONG $0x582d7262; WORD $0x0450; BYTE $0x2b // vpdpbusd (%rbx,%rbp){1to16}, %zmm10, %zmm8
-	LONG $0x48fe7162; WORD $0x686f; BYTE $0x03 // vmovdqu64 0xc0(%rax), %zmm13
+	LONG $0x582d7262; WORD $0x4650; BYTE $0x20 // vpdpbusd 0x80(%rsi){1to16}, %zmm10, %zmm8
+	LONG $0x48fe5162; WORD $0x6d6f; BYTE $0x03 // vmovdqu64 0xc0(%r13), %zmm13
 	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
-	LONG $0x582d5262; WORD $0x0c50; BYTE $0x2b // vpdpbusd (%r11,%rbp){1to16}, %zmm10, %zmm9
-	QUAD $0x012974505825d262 // vpdpbusd 0x4(%r9,%rbp){1to16}, %zmm11, %zmm6
-	QUAD $0x012a7c505825d262 // vpdpbusd 0x4(%r10,%rbp){1to16}, %zmm11, %zmm7
-	QUAD $0x012b445058257262 // vpdpbusd 0x4(%rbx,%rbp){1to16}, %zmm11, %zmm8
-	QUAD $0x012b4c5058255262 // vpdpbusd 0x4(%r11,%rbp){1to16}, %zmm11, %zmm9
-	QUAD $0x02297450581dd262 // vpdpbusd 0x8(%r9,%rbp){1to16}, %zmm12, %zmm6
-	QUAD $0x022a7c50581dd262 // vpdpbusd 0x8(%r10,%rbp){1to16}, %zmm12, %zmm7
-	QUAD $0x022b4450581d7262 // vpdpbusd 0x8(%rbx,%rbp){1to16}, %zmm12, %zmm8
-	QUAD $0x022b4c50581d5262 // vpdpbusd 0x8(%r11,%rbp){1to16}, %zmm12, %zmm9
-	QUAD $0x032974505815d262 // vpdpbusd 0xc(%r9,%rbp){1to16}, %zmm13, %zmm6
-	QUAD $0x032a7c505815d262 // vpdpbusd 0xc(%r10,%rbp){1to16}, %zmm13, %zmm7
-	QUAD $0x032b445058157262 // vpdpbusd 0xc(%rbx,%rbp){1to16}, %zmm13, %zmm8
-	QUAD $0x032b4c5058155262 // vpdpbusd 0xc(%r11,%rbp){1to16}, %zmm13, %zmm9
-	LONG $0x48fe7162; WORD $0x506f; BYTE $0x04 // vmovdqu64 0x100(%rax), %zmm10
-	QUAD $0x04297450582dd262 // vpdpbusd 0x10(%r9,%rbp){1to16}, %zmm10, %zmm6
-	QUAD $0x042a7c50582dd262 // vpdpbusd 0x10(%r10,%rbp){1to16}, %zmm10, %zmm7
-	QUAD $0x042b4450582d7262 // vpdpbusd 0x10(%rbx,%rbp){1to16}, %zmm10, %zmm8
-	QUAD $0x042b4c50582d5262 // vpdpbusd 0x10(%r11,%rbp){1to16}, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x506f; BYTE $0x05 // vmovdqu64 0x140(%rax), %zmm10
-	QUAD $0x05297450582dd262 // vpdpbusd 0x14(%r9,%rbp){1to16}, %zmm10, %zmm6
-	QUAD $0x052a7c50582dd262 // vpdpbusd 0x14(%r10,%rbp){1to16}, %zmm10, %zmm7
-	QUAD $0x052b4450582d7262 // vpdpbusd 0x14(%rbx,%rbp){1to16}, %zmm10, %zmm8
-	QUAD $0x052b4c50582d5262 // vpdpbusd 0x14(%r11,%rbp){1to16}, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x506f; BYTE $0x06 // vmovdqu64 0x180(%rax), %zmm10
-	QUAD $0x06297450582dd262 // vpdpbusd 0x18(%r9,%rbp){1to16}, %zmm10, %zmm6
-	QUAD $0x062a7c50582dd262 // vpdpbusd 0x18(%r10,%rbp){1to16}, %zmm10, %zmm7
-	QUAD $0x062b4450582d7262 // vpdpbusd 0x18(%rbx,%rbp){1to16}, %zmm10, %zmm8
-	QUAD $0x062b4c50582d5262 // vpdpbusd 0x18(%r11,%rbp){1to16}, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x506f; BYTE $0x07 // vmovdqu64 0x1c0(%rax), %zmm10
-	QUAD $0x07297450582dd262 // vpdpbusd 0x1c(%r9,%rbp){1to16}, %zmm10, %zmm6
-	QUAD $0x072a7c50582dd262 // vpdpbusd 0x1c(%r10,%rbp){1to16}, %zmm10, %zmm7
-	QUAD $0x072b4450582d7262 // vpdpbusd 0x1c(%rbx,%rbp){1to16}, %zmm10, %zmm8
-	QUAD $0x072b4c50582d5262 // vpdpbusd 0x1c(%r11,%rbp){1to16}, %zmm10, %zmm9
-	LONG $0x487c7162; WORD $0x5010; BYTE $0x08 // vmovups 0x200(%rax), %zmm10
+	LONG $0x582d7262; WORD $0x4e50; BYTE $0x30 // vpdpbusd 0xc0(%rsi){1to16}, %zmm10, %zmm9
+	LONG $0x5825f262; WORD $0x7650; BYTE $0x01 // vpdpbusd 0x4(%rsi){1to16}, %zmm11, %zmm6
+	LONG $0x5825f262; WORD $0x7e50; BYTE $0x11 // vpdpbusd 0x44(%rsi){1to16}, %zmm11, %zmm7
+	LONG $0x58257262; WORD $0x4650; BYTE $0x21 // vpdpbusd 0x84(%rsi){1to16}, %zmm11, %zmm8
+	LONG $0x58257262; WORD $0x4e50; BYTE $0x31 // vpdpbusd 0xc4(%rsi){1to16}, %zmm11, %zmm9
+	LONG $0x581df262; WORD $0x7650; BYTE $0x02 // vpdpbusd 0x8(%rsi){1to16}, %zmm12, %zmm6
+	LONG $0x581df262; WORD $0x7e50; BYTE $0x12 // vpdpbusd 0x48(%rsi){1to16}, %zmm12, %zmm7
+	LONG $0x581d7262; WORD $0x4650; BYTE $0x22 // vpdpbusd 0x88(%rsi){1to16}, %zmm12, %zmm8
+	LONG $0x581d7262; WORD $0x4e50; BYTE $0x32 // vpdpbusd 0xc8(%rsi){1to16}, %zmm12, %zmm9
+	LONG $0x5815f262; WORD $0x7650; BYTE $0x03 // vpdpbusd 0xc(%rsi){1to16}, %zmm13, %zmm6
+	LONG $0x5815f262; WORD $0x7e50; BYTE $0x13 // vpdpbusd 0x4c(%rsi){1to16}, %zmm13, %zmm7
+	LONG $0x58157262; WORD $0x4650; BYTE $0x23 // vpdpbusd 0x8c(%rsi){1to16}, %zmm13, %zmm8
+	LONG $0x58157262; WORD $0x4e50; BYTE $0x33 // vpdpbusd 0xcc(%rsi){1to16}, %zmm13, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x04 // vmovdqu64 0x100(%r13), %zmm10
+	LONG $0x582df262; WORD $0x7650; BYTE $0x04 // vpdpbusd 0x10(%rsi){1to16}, %zmm10, %zmm6
+	LONG $0x582df262; WORD $0x7e50; BYTE $0x14 // vpdpbusd 0x50(%rsi){1to16}, %zmm10, %zmm7
+	LONG $0x582d7262; WORD $0x4650; BYTE $0x24 // vpdpbusd 0x90(%rsi){1to16}, %zmm10, %zmm8
+	LONG $0x582d7262; WORD $0x4e50; BYTE $0x34 // vpdpbusd 0xd0(%rsi){1to16}, %zmm10, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x05 // vmovdqu64 0x140(%r13), %zmm10
+	LONG $0x582df262; WORD $0x7650; BYTE $0x05 // vpdpbusd 0x14(%rsi){1to16}, %zmm10, %zmm6
+	LONG $0x582df262; WORD $0x7e50; BYTE $0x15 // vpdpbusd 0x54(%rsi){1to16}, %zmm10, %zmm7
+	LONG $0x582d7262; WORD $0x4650; BYTE $0x25 // vpdpbusd 0x94(%rsi){1to16}, %zmm10, %zmm8
+	LONG $0x582d7262; WORD $0x4e50; BYTE $0x35 // vpdpbusd 0xd4(%rsi){1to16}, %zmm10, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x06 // vmovdqu64 0x180(%r13), %zmm10
+	LONG $0x582df262; WORD $0x7650; BYTE $0x06 // vpdpbusd 0x18(%rsi){1to16}, %zmm10, %zmm6
+	LONG $0x582df262; WORD $0x7e50; BYTE $0x16 // vpdpbusd 0x58(%rsi){1to16}, %zmm10, %zmm7
+	LONG $0x582d7262; WORD $0x4650; BYTE $0x26 // vpdpbusd 0x98(%rsi){1to16}, %zmm10, %zmm8
+	LONG $0x582d7262; WORD $0x4e50; BYTE $0x36 // vpdpbusd 0xd8(%rsi){1to16}, %zmm10, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x07 // vmovdqu64 0x1c0(%r13), %zmm10
+	LONG $0x582df262; WORD $0x7650; BYTE $0x07 // vpdpbusd 0x1c(%rsi){1to16}, %zmm10, %zmm6
+	LONG $0x582df262; WORD $0x7e50; BYTE $0x17 // vpdpbusd 0x5c(%rsi){1to16}, %zmm10, %zmm7
+	LONG $0x582d7262; WORD $0x4650; BYTE $0x27 // vpdpbusd 0x9c(%rsi){1to16}, %zmm10, %zmm8
+	LONG $0x582d7262; WORD $0x4e50; BYTE $0x37 // vpdpbusd 0xdc(%rsi){1to16}, %zmm10, %zmm9
+	LONG $0x487c5162; WORD $0x5510; BYTE $0x08 // vmovups 0x200(%r13), %zmm10
 	LONG $0x482c7162; WORD $0xd959 // vmulps %zmm1, %zmm10, %zmm11
 	LONG $0x482dd262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm11
 	LONG $0x482dd262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm11
 	LONG $0x482d5262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm11
-	QUAD $0x082974985855d262 // vfmadd132ps 0x20(%r9,%rbp){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
-	QUAD $0x082a7c98585dd262 // vfmadd132ps 0x20(%r10,%rbp){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	QUAD $0x082b449858657262 // vfmadd132ps 0x20(%rbx,%rbp){1to16}, %zmm3, %zmm8 # zmm8 = (zmm8 * mem) + zmm3
+	LONG $0x5855f262; WORD $0x7698; BYTE $0x08 // vfmadd132ps 0x20(%rsi){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
+	LONG $0x585df262; WORD $0x7e98; BYTE $0x18 // vfmadd132ps 0x60(%rsi){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	LONG $0x58657262; WORD $0x4698; BYTE $0x28 // vfmadd132ps 0xa0(%rsi){1to16}, %zmm3, %zmm8 # zmm8 = (zmm8 * mem) + zmm3
 	LONG $0x482d5262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm11
-	QUAD $0x082b4c98586d5262 // vfmadd132ps 0x20(%r11,%rbp){1to16}, %zmm2, %zmm9 # zmm9 = (zmm9 * mem) + zmm2
-	LONG $0x487cf162; WORD $0x5010; BYTE $0x09 // vmovups 0x240(%rax), %zmm2
-	QUAD $0x0c2974b8586dd262 // vfmadd231ps 0x30(%r9,%rbp){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
-	QUAD $0x0c2a7cb8586dd262 // vfmadd231ps 0x30(%r10,%rbp){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
-	QUAD $0x0c2b44b8586d7262 // vfmadd231ps 0x30(%rbx,%rbp){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	QUAD $0x0c2b4cb8586d5262 // vfmadd231ps 0x30(%r11,%rbp){1to16}, %zmm2, %zmm9 # zmm9 = (zmm2 * mem) + zmm9
-	LONG $0x02800548; WORD $0x0000 // addq $0x280, %rax # imm = 0x280
-	LONG $0x40c58348 // addq $0x40, %rbp
-	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x586d7262; WORD $0x4e98; BYTE $0x38 // vfmadd132ps 0xe0(%rsi){1to16}, %zmm2, %zmm9 # zmm9 = (zmm9 * mem) + zmm2
+	LONG $0x487cd162; WORD $0x5510; BYTE $0x09 // vmovups 0x240(%r13), %zmm2
+	LONG $0x586df262; WORD $0x76b8; BYTE $0x0c // vfmadd231ps 0x30(%rsi){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	LONG $0x586df262; WORD $0x7eb8; BYTE $0x1c // vfmadd231ps 0x70(%rsi){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	LONG $0x586d7262; WORD $0x46b8; BYTE $0x2c // vfmadd231ps 0xb0(%rsi){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	LONG $0x586d7262; WORD $0x4eb8; BYTE $0x3c // vfmadd231ps 0xf0(%rsi){1to16}, %zmm2, %zmm9 # zmm9 = (zmm2 * mem) + zmm9
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x487cd162; WORD $0xd128 // vmovaps %zmm9, %zmm2
 	LONG $0x487cd162; WORD $0xd828 // vmovaps %zmm8, %zmm3
 	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
 	LONG $0x487cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe1a870f; WORD $0xffff // ja 0x4000 <k_tile_panel_min+0x9f0>
-	LONG $0xfffd6de9; BYTE $0xff // jmp 0x3f58 <k_tile_panel_min+0x948>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x40c18349 // addq $0x40, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x015f8d4c // leaq 0x1(%rdi), %r11
-	QUAD $0x262b0558487df262; WORD $0x0000 // vpbroadcastd 0x262b(%rip), %zmm0 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	QUAD $0x26090d18487df262; WORD $0x0000 // vbroadcastss 0x2609(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x34eb // jmp 0x427d <k_tile_panel_min+0xc6d>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfe3a870f; WORD $0xffff // ja 0x4760 <k_tile_panel_min+0xc80>
+	LONG $0xfffd7de9; BYTE $0xff // jmp 0x46a8 <k_tile_panel_min+0xbc8>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
+	WORD $0x8b48; BYTE $0x31 // movq (%rcx), %rsi
+	LONG $0x08798b48 // movq 0x8(%rcx), %rdi
+	LONG $0x18418b4c // movq 0x18(%rcx), %r8
+	LONG $0x20498b4c // movq 0x20(%rcx), %r9
+	LONG $0x40518b4c // movq 0x40(%rcx), %r10
+	LONG $0x38598b4c // movq 0x38(%rcx), %r11
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	QUAD $0x2bd00558487df262; WORD $0x0000 // vpbroadcastd 0x2bd0(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x2bae0d18487df262; WORD $0x0000 // vbroadcastss 0x2bae(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x37eb // jmp 0x499b <k_tile_panel_min+0xebb>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
 	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
-	LONG $0x487cf162; WORD $0x2311 // vmovups %zmm4, (%rbx)
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0x93 // vmovups %zmm5, (%rbx,%rdx,4)
-	LONG $0x02758d4d // leaq 0x2(%r13), %r14
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x24343b4c // cmpq (%rsp), %r14
-	LONG $0xf3d68f0f; WORD $0xffff // jg 0x3653 <k_tile_panel_min+0x43>
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0xdaaf0f48 // imulq %rdx, %rbx
-	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2074 // je 0x42b0 <k_tile_panel_min+0xca0>
-	LONG $0x487cf162; WORD $0x1b10 // vmovups (%rbx), %zmm3
-	LONG $0x487cf162; WORD $0x1410; BYTE $0x93 // vmovups (%rbx,%rdx,4), %zmm2
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1b7f // jg 0x42bd <k_tile_panel_min+0xcad>
-	WORD $0xaceb // jmp 0x4250 <k_tile_panel_min+0xc40>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x2611 // vmovups %zmm4, (%r14)
+	LONG $0x487c9162; WORD $0x2c11; BYTE $0x86 // vmovups %zmm5, (%r14,%r8,4)
+	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
+	LONG $0xf4a88f0f; WORD $0xffff // jg 0x3e43 <k_tile_panel_min+0x363>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x2949; BYTE $0xee // subq %rbp, %r14
+	LONG $0xf0af0f4d // imulq %r8, %r14
+	LONG $0x03788d4c // leaq 0x3(%rax), %r15
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf8490f4c // cmovnsq %rax, %r15
+	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1474 // je 0x49d0 <k_tile_panel_min+0xef0>
+	LONG $0x487cd162; WORD $0x1e10 // vmovups (%r14), %zmm3
+	LONG $0x487c9162; WORD $0x1410; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm2
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0f7f // jg 0x49dd <k_tile_panel_min+0xefd>
+	WORD $0xa0eb // jmp 0x4970 <k_tile_panel_min+0xe90>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x937e // jle 0x4250 <k_tile_panel_min+0xc40>
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x937e // jle 0x4970 <k_tile_panel_min+0xe90>
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x02fcc149 // sarq $0x2, %r12
+	LONG $0xe1af0f4d // imulq %r9, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0xfce78349 // andq $-0x4, %r15
+	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fed162; WORD $0x346f; BYTE $0x24 // vmovdqu64 (%r12), %zmm6
 	QUAD $0x01247c6f48fed162 // vmovdqu64 0x40(%r12), %zmm7
 	QUAD $0x0224446f48fe5162 // vmovdqu64 0x80(%r12), %zmm8
 	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
-	LONG $0x584d9262; WORD $0x2450; BYTE $0x38 // vpdpbusd (%r8,%r15){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x2050 // vpdpbusd (%rax){1to16}, %zmm6, %zmm4
 	QUAD $0x03244c6f48fe5162 // vmovdqu64 0xc0(%r12), %zmm9
 	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	LONG $0x584d9262; WORD $0x2c50; BYTE $0x39 // vpdpbusd (%r9,%r15){1to16}, %zmm6, %zmm5
-	QUAD $0x0138645058459262 // vpdpbusd 0x4(%r8,%r15){1to16}, %zmm7, %zmm4
-	QUAD $0x01396c5058459262 // vpdpbusd 0x4(%r9,%r15){1to16}, %zmm7, %zmm5
-	QUAD $0x02386450583d9262 // vpdpbusd 0x8(%r8,%r15){1to16}, %zmm8, %zmm4
-	QUAD $0x02396c50583d9262 // vpdpbusd 0x8(%r9,%r15){1to16}, %zmm8, %zmm5
-	QUAD $0x0338645058359262 // vpdpbusd 0xc(%r8,%r15){1to16}, %zmm9, %zmm4
-	QUAD $0x03396c5058359262 // vpdpbusd 0xc(%r9,%r15){1to16}, %zmm9, %zmm5
+	LONG $0x584df262; WORD $0x6850; BYTE $0x10 // vpdpbusd 0x40(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x5845f262; WORD $0x6050; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm7, %zmm4
+	LONG $0x5845f262; WORD $0x6850; BYTE $0x11 // vpdpbusd 0x44(%rax){1to16}, %zmm7, %zmm5
+	LONG $0x583df262; WORD $0x6050; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm8, %zmm4
+	LONG $0x583df262; WORD $0x6850; BYTE $0x12 // vpdpbusd 0x48(%rax){1to16}, %zmm8, %zmm5
+	LONG $0x5835f262; WORD $0x6050; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm9, %zmm4
+	LONG $0x5835f262; WORD $0x6850; BYTE $0x13 // vpdpbusd 0x4c(%rax){1to16}, %zmm9, %zmm5
 	QUAD $0x0424746f48fed162 // vmovdqu64 0x100(%r12), %zmm6
-	QUAD $0x04386450584d9262 // vpdpbusd 0x10(%r8,%r15){1to16}, %zmm6, %zmm4
-	QUAD $0x04396c50584d9262 // vpdpbusd 0x10(%r9,%r15){1to16}, %zmm6, %zmm5
+	LONG $0x584df262; WORD $0x6050; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x14 // vpdpbusd 0x50(%rax){1to16}, %zmm6, %zmm5
 	QUAD $0x0524746f48fed162 // vmovdqu64 0x140(%r12), %zmm6
-	QUAD $0x05386450584d9262 // vpdpbusd 0x14(%r8,%r15){1to16}, %zmm6, %zmm4
-	QUAD $0x05396c50584d9262 // vpdpbusd 0x14(%r9,%r15){1to16}, %zmm6, %zmm5
+	LONG $0x584df262; WORD $0x6050; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x15 // vpdpbusd 0x54(%rax){1to16}, %zmm6, %zmm5
 	QUAD $0x0624746f48fed162 // vmovdqu64 0x180(%r12), %zmm6
-	QUAD $0x06386450584d9262 // vpdpbusd 0x18(%r8,%r15){1to16}, %zmm6, %zmm4
-	QUAD $0x06396c50584d9262 // vpdpbusd 0x18(%r9,%r15){1to16}, %zmm6, %zmm5
+	LONG $0x584df262; WORD $0x6050; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x16 // vpdpbusd 0x58(%rax){1to16}, %zmm6, %zmm5
 	QUAD $0x0724746f48fed162 // vmovdqu64 0x1c0(%r12), %zmm6
-	QUAD $0x07386450584d9262 // vpdpbusd 0x1c(%r8,%r15){1to16}, %zmm6, %zmm4
-	QUAD $0x07396c50584d9262 // vpdpbusd 0x1c(%r9,%r15){1to16}, %zmm6, %zmm5
+	LONG $0x584df262; WORD $0x6050; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x17 // vpdpbusd 0x5c(%rax){1to16}, %zmm6, %zmm5
 	QUAD $0x08247410487cd162 // vmovups 0x200(%r12), %zmm6
 	LONG $0x484cf162; WORD $0xf959 // vmulps %zmm1, %zmm6, %zmm7
 	LONG $0x484df262; WORD $0xe7a8 // vfmadd213ps %zmm7, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm7
 	LONG $0x484df262; WORD $0xefa8 // vfmadd213ps %zmm7, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm5) + zmm7
-	QUAD $0x0838649858659262 // vfmadd132ps 0x20(%r8,%r15){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	QUAD $0x08396c98586d9262 // vfmadd132ps 0x20(%r9,%r15){1to16}, %zmm2, %zmm5 # zmm5 = (zmm5 * mem) + zmm2
+	LONG $0x5865f262; WORD $0x6098; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x586df262; WORD $0x6898; BYTE $0x18 // vfmadd132ps 0x60(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm5 * mem) + zmm2
 	QUAD $0x09245410487cd162 // vmovups 0x240(%r12), %zmm2
-	QUAD $0x0c3864b8586d9262 // vfmadd231ps 0x30(%r8,%r15){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
-	QUAD $0x0c396cb8586d9262 // vfmadd231ps 0x30(%r9,%r15){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x60b8; BYTE $0x0c // vfmadd231ps 0x30(%rax){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x586df262; WORD $0x68b8; BYTE $0x1c // vfmadd231ps 0x70(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
 	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
 	LONG $0x487cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xfed1870f; WORD $0xffff // ja 0x42d0 <k_tile_panel_min+0xcc0>
-	LONG $0xfffe58e9; BYTE $0xff // jmp 0x425c <k_tile_panel_min+0xc4c>
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xfee2870f; WORD $0xffff // ja 0x4a10 <k_tile_panel_min+0xf30>
+	LONG $0xfffe49e9; BYTE $0xff // jmp 0x497c <k_tile_panel_min+0xe9c>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e08e0f; WORD $0x0000 // jle 0x44f5 <k_tile_panel_min+0xee5>
-	LONG $0x6faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x086f034c // addq 0x8(%rdi), %r13
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	QUAD $0x24350d58487df262; WORD $0x0000 // vpbroadcastd 0x2435(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	QUAD $0x24131518487df262; WORD $0x0000 // vbroadcastss 0x2413(%rip), %zmm2 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fef162; WORD $0x1e6f // vmovdqu64 (%rsi), %zmm3
-	LONG $0x48fef162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm4
-	LONG $0x48fef162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%rsi), %zmm5
-	LONG $0x48fef162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%rsi), %zmm6
+	LONG $0x38718b49 // movq 0x38(%r9), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x4c47 <k_tile_panel_min+0x1167>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x2948; BYTE $0xf9 // subq %rdi, %rcx
+	LONG $0x0841034d // addq 0x8(%r9), %r8
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x10798b49 // movq 0x10(%r9), %rdi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x29b10d58487df262; WORD $0x0000 // vpbroadcastd 0x29b1(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x298f1518487df262; WORD $0x0000 // vbroadcastss 0x298f(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
+	LONG $0x48fef162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm4
+	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm5
+	LONG $0x48fef162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x5865d262; WORD $0x7d50; BYTE $0x00 // vpdpbusd (%r13){1to16}, %zmm3, %zmm7
-	LONG $0x585dd262; WORD $0x7d50; BYTE $0x01 // vpdpbusd 0x4(%r13){1to16}, %zmm4, %zmm7
-	LONG $0x5855d262; WORD $0x7d50; BYTE $0x02 // vpdpbusd 0x8(%r13){1to16}, %zmm5, %zmm7
-	LONG $0x584dd262; WORD $0x7d50; BYTE $0x03 // vpdpbusd 0xc(%r13){1to16}, %zmm6, %zmm7
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%rsi), %zmm3
-	LONG $0x5865d262; WORD $0x7d50; BYTE $0x04 // vpdpbusd 0x10(%r13){1to16}, %zmm3, %zmm7
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%rsi), %zmm3
-	LONG $0x5865d262; WORD $0x7d50; BYTE $0x05 // vpdpbusd 0x14(%r13){1to16}, %zmm3, %zmm7
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%rsi), %zmm3
-	LONG $0x5865d262; WORD $0x7d50; BYTE $0x06 // vpdpbusd 0x18(%r13){1to16}, %zmm3, %zmm7
-	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%rsi), %zmm3
-	LONG $0x5865d262; WORD $0x7d50; BYTE $0x07 // vpdpbusd 0x1c(%r13){1to16}, %zmm3, %zmm7
-	LONG $0x487cf162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x3950 // vpdpbusd (%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x585df262; WORD $0x7950; BYTE $0x01 // vpdpbusd 0x4(%rcx){1to16}, %zmm4, %zmm7
+	LONG $0x5855f262; WORD $0x7950; BYTE $0x02 // vpdpbusd 0x8(%rcx){1to16}, %zmm5, %zmm7
+	LONG $0x584df262; WORD $0x7950; BYTE $0x03 // vpdpbusd 0xc(%rcx){1to16}, %zmm6, %zmm7
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x04 // vpdpbusd 0x10(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x05 // vpdpbusd 0x14(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x06 // vpdpbusd 0x18(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x07 // vpdpbusd 0x1c(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x487cf162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%rdi), %zmm3
 	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
 	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
-	LONG $0x587dd262; WORD $0x6598; BYTE $0x08 // vfmadd132ps 0x20(%r13){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
-	LONG $0x487cf162; WORD $0x4610; BYTE $0x09 // vmovups 0x240(%rsi), %zmm0
-	LONG $0x585dd262; WORD $0x4598; BYTE $0x0c // vfmadd132ps 0x30(%r13){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
-	LONG $0x40c58349 // addq $0x40, %r13
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff4b870f; WORD $0xffff // ja 0x4440 <k_tile_panel_min+0xe30>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
-	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
+	LONG $0x587df262; WORD $0x6198; BYTE $0x08 // vfmadd132ps 0x20(%rcx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
+	LONG $0x487cf162; WORD $0x4710; BYTE $0x09 // vmovups 0x240(%rdi), %zmm0
+	LONG $0x585df262; WORD $0x4198; BYTE $0x0c // vfmadd132ps 0x30(%rcx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff49870f; WORD $0xffff // ja 0x4b90 <k_tile_panel_min+0x10b0>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
+	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2811,6 +3212,122 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x4d67 <k_tile_panel_min+0x1287>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xfce78349 // andq $-0x4, %r15
+	LONG $0x02fec149 // sarq $0x2, %r14
+	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	QUAD $0x288c0d58487df262; WORD $0x0000 // vpbroadcastd 0x288c(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	LONG $0x01708d4c // leaq 0x1(%rax), %r14
+	QUAD $0x28661518487df262; WORD $0x0000 // vbroadcastss 0x2866(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
+	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
+	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
+	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x5865f262; WORD $0x3a50 // vpdpbusd (%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x585df262; WORD $0x7a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm4, %zmm7
+	LONG $0x5855f262; WORD $0x7a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm5, %zmm7
+	LONG $0x584df262; WORD $0x7a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm6, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
+	LONG $0x5865f262; WORD $0x7a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm7
+	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
+	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
+	LONG $0x587df262; WORD $0x6298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
+	LONG $0x487cd162; WORD $0x4710; BYTE $0x09 // vmovups 0x240(%r15), %zmm0
+	LONG $0x585df262; WORD $0x4298; BYTE $0x0c // vfmadd132ps 0x30(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xff49870f; WORD $0xffff // ja 0x4cb0 <k_tile_panel_min+0x11d0>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
+	LONG $0x03c0f641 // testb $0x3, %r8b
+	WORD $0x950f; BYTE $0xc2 // setne %dl
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x2041; BYTE $0xd2 // andb %dl, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	WORD $0x2d75 // jne 0x4db3 <k_tile_panel_min+0x12d3>
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x03508d4d // leaq 0x3(%r8), %r10
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xd0490f4d // cmovnsq %r8, %r10
+	LONG $0x5b148d48 // leaq (%rbx,%rbx,2), %rdx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x1d74 // je 0x4dbf <k_tile_panel_min+0x12df>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x11 // vmovups (%rcx,%rdx), %zmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x1e7f // jg 0x4dcc <k_tile_panel_min+0x12ec>
+	LONG $0x00011ee9; BYTE $0x00 // jmp 0x4ed1 <k_tile_panel_min+0x13f1>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0xfff052e9; BYTE $0xff // jmp 0x3e11 <k_tile_panel_min+0x331>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01058e0f; WORD $0x0000 // jle 0x4ed1 <k_tile_panel_min+0x13f1>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xfce38349 // andq $-0x4, %r11
+	LONG $0x02fac149 // sarq $0x2, %r10
+	WORD $0x294d; BYTE $0xd8 // subq %r11, %r8
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x272f0d58487df262; WORD $0x0000 // vpbroadcastd 0x272f(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x270d1518487df262; WORD $0x0000 // vbroadcastss 0x270d(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fed162; WORD $0x1c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm3
+	QUAD $0x0124646f48fed162 // vmovdqu64 0x40(%r12), %zmm4
+	QUAD $0x02246c6f48fed162 // vmovdqu64 0x80(%r12), %zmm5
+	QUAD $0x0324746f48fed162 // vmovdqu64 0xc0(%r12), %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x5865f262; WORD $0x3e50 // vpdpbusd (%rsi){1to16}, %zmm3, %zmm7
+	LONG $0x585df262; WORD $0x7e50; BYTE $0x01 // vpdpbusd 0x4(%rsi){1to16}, %zmm4, %zmm7
+	LONG $0x5855f262; WORD $0x7e50; BYTE $0x02 // vpdpbusd 0x8(%rsi){1to16}, %zmm5, %zmm7
+	LONG $0x584df262; WORD $0x7e50; BYTE $0x03 // vpdpbusd 0xc(%rsi){1to16}, %zmm6, %zmm7
+	QUAD $0x04245c6f48fed162 // vmovdqu64 0x100(%r12), %zmm3
+	LONG $0x5865f262; WORD $0x7e50; BYTE $0x04 // vpdpbusd 0x10(%rsi){1to16}, %zmm3, %zmm7
+	QUAD $0x05245c6f48fed162 // vmovdqu64 0x140(%r12), %zmm3
+	LONG $0x5865f262; WORD $0x7e50; BYTE $0x05 // vpdpbusd 0x14(%rsi){1to16}, %zmm3, %zmm7
+	QUAD $0x06245c6f48fed162 // vmovdqu64 0x180(%r12), %zmm3
+	LONG $0x5865f262; WORD $0x7e50; BYTE $0x06 // vpdpbusd 0x18(%rsi){1to16}, %zmm3, %zmm7
+	QUAD $0x07245c6f48fed162 // vmovdqu64 0x1c0(%r12), %zmm3
+	LONG $0x5865f262; WORD $0x7e50; BYTE $0x07 // vpdpbusd 0x1c(%rsi){1to16}, %zmm3, %zmm7
+	QUAD $0x08245c10487cd162 // vmovups 0x200(%r12), %zmm3
+	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
+	LONG $0x587df262; WORD $0x6698; BYTE $0x08 // vfmadd132ps 0x20(%rsi){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
+	QUAD $0x09244410487cd162 // vmovups 0x240(%r12), %zmm0
+	LONG $0x585df262; WORD $0x4698; BYTE $0x0c // vfmadd132ps 0x30(%rsi){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xff3f870f; WORD $0xffff // ja 0x4e10 <k_tile_panel_min+0x1330>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x11 // vmovups %zmm0, (%rcx,%rdx)
+	LONG $0x04558d48 // leaq 0x4(%rbp), %rdx
+	LONG $0xffef30e9; BYTE $0xff // jmp 0x3e11 <k_tile_panel_min+0x331>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16
@@ -2820,542 +3337,629 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x5f7d // jge 0x45a0 <k_tile_panel_16+0x80>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	LONG $0x04ca8349 // orq $0x4, %r10
-	LONG $0x24143b4c // cmpq (%rsp), %r10
-	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x4b31 <k_tile_panel_16+0x611>
-	LONG $0x02798d4c // leaq 0x2(%rcx), %r15
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x09248e0f; WORD $0x0000 // jle 0x4e86 <k_tile_panel_16+0x966>
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	LONG $0x0c368d0f; WORD $0x0000 // jge 0x51a2 <k_tile_panel_16+0xc82>
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
-	LONG $0x18518b49 // movq 0x18(%r9), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x38798349; BYTE $0x00 // cmpq $0x0, 0x38(%r9)
-	LONG $0x0b14840f; WORD $0x0000 // je 0x509b <k_tile_panel_16+0xb7b>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm0
-	LONG $0x30718b49 // movq 0x30(%r9), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0b118f0f; WORD $0x0000 // jg 0x50ac <k_tile_panel_16+0xb8c>
-	LONG $0x000bfbe9; BYTE $0x00 // jmp 0x519b <k_tile_panel_16+0xc7b>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x243c8948 // movq %rdi, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
-	LONG $0x490c8d4c // leaq (%rcx,%rcx,2), %r9
-	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
-	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0xc00c8d4b // leaq (%r8,%r8,8), %rcx
-	LONG $0x49248d4c // leaq (%rcx,%rcx,2), %r12
-	LONG $0x000240b9; BYTE $0x00 // movl $0x240, %ecx # imm = 0x240
-	LONG $0x104f0348 // addq 0x10(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	LONG $0xc0ce6948; WORD $0x0001; BYTE $0x00 // imulq $0x1c0, %rsi, %rcx # imm = 0x1C0
-	LONG $0x01148d4c // leaq (%rcx,%rax), %r10
-	LONG $0x2cc28349 // addq $0x2c, %r10
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x01428d48 // leaq 0x1(%rdx), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0xf748; BYTE $0xde // negq %rsi
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	QUAD $0x22000518487df262; WORD $0x0000 // vbroadcastss 0x2200(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6aeb // jmp 0x46be <k_tile_panel_16+0x19e>
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
+	LONG $0x019a850f; WORD $0x0000 // jne 0x50c3 <k_tile_panel_16+0x1d3>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
+	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
+	LONG $0x18468b4c // movq 0x18(%rsi), %r8
+	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
+	LONG $0x40568b4c // movq 0x40(%rsi), %r10
+	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
+	LONG $0x000240bb; BYTE $0x00 // movl $0x240, %ebx # imm = 0x240
+	LONG $0x105e0348 // addq 0x10(%rsi), %rbx
+	LONG $0x01738d4d // leaq 0x1(%r11), %r14
+	LONG $0x2cc78348 // addq $0x2c, %rdi
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	QUAD $0x25ad0518487df262; WORD $0x0000 // vbroadcastss 0x25ad(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xee490f4c // cmovnsq %rsi, %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1674 // je 0x4fa0 <k_tile_panel_16+0xb0>
+	LONG $0x487cb162; WORD $0x0c10; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x177f // jg 0x4fad <k_tile_panel_16+0xbd>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x50aa <k_tile_panel_16+0x1ba>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x50aa <k_tile_panel_16+0x1ba>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x2949; BYTE $0xec // subq %rbp, %r12
+	LONG $0x02fdc149 // sarq $0x2, %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xff245458487dd262 // vpbroadcastd -0x4(%r12), %zmm2
+	LONG $0x48fef162; WORD $0x5d6f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm3
+	LONG $0x48fef162; WORD $0x656f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm4
+	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm5
+	LONG $0x48fef162; WORD $0x756f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm6
+	QUAD $0xf52454505865d262 // vpdpbusd -0x2c(%r12){1to16}, %zmm3, %zmm2
+	QUAD $0xf6245450585dd262 // vpdpbusd -0x28(%r12){1to16}, %zmm4, %zmm2
+	QUAD $0xf72454505855d262 // vpdpbusd -0x24(%r12){1to16}, %zmm5, %zmm2
+	QUAD $0xf8245450584dd262 // vpdpbusd -0x20(%r12){1to16}, %zmm6, %zmm2
+	LONG $0x487dd262; WORD $0x1c58; BYTE $0x24 // vpbroadcastd (%r12), %zmm3
+	LONG $0x487cf162; WORD $0x6510; BYTE $0xff // vmovups -0x40(%rbp), %zmm4
+	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm5
+	QUAD $0xf9245c505855d262 // vpdpbusd -0x1c(%r12){1to16}, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xe859 // vmulps %zmm0, %zmm4, %zmm5
+	LONG $0x48fef162; WORD $0x756f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm6
+	QUAD $0xfa245c50584dd262 // vpdpbusd -0x18(%r12){1to16}, %zmm6, %zmm3
+	LONG $0x485df262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm2) + zmm5
+	LONG $0x48fef162; WORD $0x556f; BYTE $0xfd // vmovdqu64 -0xc0(%rbp), %zmm2
+	QUAD $0xfb245c50586dd262 // vpdpbusd -0x14(%r12){1to16}, %zmm2, %zmm3
+	LONG $0x48fef162; WORD $0x556f; BYTE $0xfe // vmovdqu64 -0x80(%rbp), %zmm2
+	QUAD $0xfc245c50586dd262 // vpdpbusd -0x10(%r12){1to16}, %zmm2, %zmm3
+	LONG $0x4864f162; WORD $0xd058 // vaddps %zmm0, %zmm3, %zmm2
+	LONG $0x4855f262; WORD $0x5598; BYTE $0x00 // vfmadd132ps (%rbp), %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
+	QUAD $0xfd244cb8586dd262 // vfmadd231ps -0xc(%r12){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff36870f; WORD $0xffff // ja 0x4fe0 <k_tile_panel_16+0xf0>
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%rdx,%r15,4)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x03c6f640 // testb $0x3, %sil
+	WORD $0x0974 // je 0x50c3 <k_tile_panel_16+0x1d3>
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xfead8c0f; WORD $0xffff // jl 0x4f70 <k_tile_panel_16+0x80>
+	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x6d7e // jle 0x5139 <k_tile_panel_16+0x249>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x045a8d48 // leaq 0x4(%rdx), %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x56b9 <k_tile_panel_16+0x7c9>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x08ca8e0f; WORD $0x0000 // jle 0x59b6 <k_tile_panel_16+0xac6>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x0bdd8d0f; WORD $0x0000 // jge 0x5cd5 <k_tile_panel_16+0xde5>
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x73af0f49; BYTE $0x18 // imulq 0x18(%r11), %rsi
+	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f4c // cmovnsq %rdx, %r8
+	LONG $0x407b8349; BYTE $0x00 // cmpq $0x0, 0x40(%r11)
+	LONG $0x0a99840f; WORD $0x0000 // je 0x5bb9 <k_tile_panel_16+0xcc9>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
+	LONG $0x38438b49 // movq 0x38(%r11), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0a968f0f; WORD $0x0000 // jg 0x5bca <k_tile_panel_16+0xcda>
+	LONG $0x000b95e9; BYTE $0x00 // jmp 0x5cce <k_tile_panel_16+0xdde>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x18488b4d // movq 0x18(%r8), %r9
+	LONG $0x20508b4d // movq 0x20(%r8), %r10
+	LONG $0x40508b49 // movq 0x40(%r8), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x38588b4d // movq 0x38(%r8), %r11
+	QUAD $0x000000008d148d4a // leaq (,%r9,4), %rdx
+	LONG $0x52348d4c // leaq (%rdx,%rdx,2), %r14
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x92248d4c // leaq (%rdx,%rdx,4), %r12
+	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
+	LONG $0x522c8d4c // leaq (%rdx,%rdx,2), %r13
+	LONG $0xc9148d4b // leaq (%r9,%r9,8), %rdx
+	LONG $0x522c8d48 // leaq (%rdx,%rdx,2), %rbp
+	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
+	LONG $0x0000ecba; BYTE $0x00 // movl $0xec, %edx
+	LONG $0x08500349 // addq 0x8(%r8), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	LONG $0x000240ba; BYTE $0x00 // movl $0x240, %edx # imm = 0x240
+	LONG $0x10500349 // addq 0x10(%r8), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	LONG $0x01538d49 // leaq 0x1(%r11), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	QUAD $0x23460518487df262; WORD $0x0000 // vbroadcastss 0x2346(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x4beb // jmp 0x5217 <k_tile_panel_16+0x327>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8f // vmovups %zmm1, (%rdi,%r9,4)
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0xcf // vmovups %zmm3, (%rdi,%r9,8)
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x37 // vmovups %zmm4, (%rdi,%r14)
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x3f // vmovups %zmm5, (%rdi,%r15)
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x27 // vmovups %zmm6, (%rdi,%r12)
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x2f // vmovups %zmm7, (%rdi,%r13)
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x2f // vmovups %zmm8, (%rdi,%rbp)
+	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0xfeb88f0f; WORD $0xffff // jg 0x50cf <k_tile_panel_16+0x1df>
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x03568d4c // leaq 0x3(%rsi), %r10
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd6490f4c // cmovnsq %rsi, %r10
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	WORD $0x5074 // je 0x5290 <k_tile_panel_16+0x3a0>
+	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
+	LONG $0x487cb162; WORD $0x0c10; BYTE $0x8f // vmovups (%rdi,%r9,4), %zmm1
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0xcf // vmovups (%rdi,%r9,8), %zmm3
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x37 // vmovups (%rdi,%r14), %zmm4
+	LONG $0x487cb162; WORD $0x2c10; BYTE $0x3f // vmovups (%rdi,%r15), %zmm5
+	LONG $0x48feb162; WORD $0x346f; BYTE $0x27 // vmovdqu64 (%rdi,%r12), %zmm6
+	LONG $0x487cb162; WORD $0x3c10; BYTE $0x2f // vmovups (%rdi,%r13), %zmm7
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x2f // vmovups (%rdi,%rbp), %zmm8
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	WORD $0x3e7f // jg 0x52bd <k_tile_panel_16+0x3cd>
+	LONG $0xffff4ce9; BYTE $0xff // jmp 0x51d0 <k_tile_panel_16+0x2e0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
-	LONG $0x487c9162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%r9,%r8,4)
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0xc1 // vmovups %zmm3, (%r9,%r8,8)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2411; BYTE $0x01 // vmovups %zmm4, (%r9,%rax)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0x01 // vmovups %zmm5, (%r9,%rax)
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%r9,%rax)
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm7, (%r9,%rax)
-	LONG $0x487c1162; WORD $0x0411; BYTE $0x21 // vmovups %zmm8, (%r9,%r12)
-	LONG $0x08418d48 // leaq 0x8(%rcx), %rax
-	LONG $0x2454034c; BYTE $0x38 // addq 0x38(%rsp), %r10
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xfe858f0f; WORD $0xffff // jg 0x4543 <k_tile_panel_16+0x23>
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x8a0c8d4c // leaq (%rdx,%rcx,4), %r9
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
-	WORD $0x5a74 // je 0x4730 <k_tile_panel_16+0x210>
-	LONG $0x487cd162; WORD $0x0910 // vmovups (%r9), %zmm1
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x81 // vmovups (%r9,%r8,4), %zmm2
-	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc1 // vmovups (%r9,%r8,8), %zmm3
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x01 // vmovups (%r9,%rax), %zmm4
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487cd162; WORD $0x2c10; BYTE $0x01 // vmovups (%r9,%rax), %zmm5
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3410; BYTE $0x01 // vmovups (%r9,%rax), %zmm6
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3c10; BYTE $0x01 // vmovups (%r9,%rax), %zmm7
-	LONG $0x487c1162; WORD $0x0410; BYTE $0x21 // vmovups (%r9,%r12), %zmm8
-	WORD $0x2eeb // jmp 0x4751 <k_tile_panel_16+0x231>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xfef68e0f; WORD $0xffff // jle 0x4660 <k_tile_panel_16+0x140>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487d7262; WORD $0x4d58; BYTE $0xff // vpbroadcastd -0x4(%rbp), %zmm9
-	LONG $0x48fec162; WORD $0x656f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm20
-	LONG $0x48fe5162; WORD $0x7d6f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm15
-	LONG $0x48fe5162; WORD $0x756f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm14
-	QUAD $0xff355458487d7262 // vpbroadcastd -0x4(%rbp,%rsi), %zmm10
-	LONG $0x505d7262; WORD $0x4d50; BYTE $0xf5 // vpdpbusd -0x2c(%rbp){1to16}, %zmm20, %zmm9
-	LONG $0x35548d48; BYTE $0xfc // leaq -0x4(%rbp,%rsi), %rdx
-	QUAD $0xf5355450505d7262 // vpdpbusd -0x2c(%rbp,%rsi){1to16}, %zmm20, %zmm10
-	LONG $0x321c8d4c // leaq (%rdx,%rsi), %r11
-	LONG $0x487d7262; WORD $0x1c58; BYTE $0x16 // vpbroadcastd (%rsi,%rdx), %zmm11
-	QUAD $0xf6165c50505d7262 // vpdpbusd -0x28(%rsi,%rdx){1to16}, %zmm20, %zmm11
-	LONG $0x487d3262; WORD $0x2458; BYTE $0x1e // vpbroadcastd (%rsi,%r11), %zmm12
-	QUAD $0xf61e6450505d3262 // vpdpbusd -0x28(%rsi,%r11){1to16}, %zmm20, %zmm12
-	LONG $0x33048d49 // leaq (%r11,%rsi), %rax
-	LONG $0x30348d4c // leaq (%rax,%rsi), %r14
-	LONG $0x487d7262; WORD $0x2c58; BYTE $0x06 // vpbroadcastd (%rsi,%rax), %zmm13
-	LONG $0x487de262; WORD $0x5d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm19
-	QUAD $0xf6066c50505d7262 // vpdpbusd -0x28(%rsi,%rax){1to16}, %zmm20, %zmm13
-	LONG $0x361c8d49 // leaq (%r14,%rsi), %rbx
-	LONG $0x48fe4162; WORD $0x456f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm24
-	LONG $0x487da262; WORD $0x0c58; BYTE $0x36 // vpbroadcastd (%rsi,%r14), %zmm17
-	LONG $0x503de262; WORD $0x5d50; BYTE $0xf9 // vpdpbusd -0x1c(%rbp){1to16}, %zmm24, %zmm19
-	QUAD $0xf6364c50505da262 // vpdpbusd -0x28(%rsi,%r14){1to16}, %zmm20, %zmm17
-	LONG $0x333c8d4c // leaq (%rbx,%rsi), %r15
-	LONG $0x48fec162; WORD $0x7d6f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm23
-	LONG $0x487de262; WORD $0x0458; BYTE $0x1e // vpbroadcastd (%rsi,%rbx), %zmm16
-	QUAD $0x00356c58487de262 // vpbroadcastd (%rbp,%rsi), %zmm21
-	LONG $0x58057262; WORD $0x4d50; BYTE $0xf6 // vpdpbusd -0x28(%rbp){1to16}, %zmm15, %zmm9
-	QUAD $0xf9356c50503de262 // vpdpbusd -0x1c(%rbp,%rsi){1to16}, %zmm24, %zmm21
-	QUAD $0xf61e4450505de262 // vpdpbusd -0x28(%rsi,%rbx){1to16}, %zmm20, %zmm16
-	QUAD $0x01167458487de262 // vpbroadcastd 0x4(%rsi,%rdx), %zmm22
-	LONG $0x487da262; WORD $0x1458; BYTE $0x3e // vpbroadcastd (%rsi,%r15), %zmm18
-	QUAD $0xfa167450503de262 // vpdpbusd -0x18(%rsi,%rdx){1to16}, %zmm24, %zmm22
-	QUAD $0xf63e5450505da262 // vpdpbusd -0x28(%rsi,%r15){1to16}, %zmm20, %zmm18
-	QUAD $0x011e6458487da262 // vpbroadcastd 0x4(%rsi,%r11), %zmm20
-	QUAD $0xf635545058057262 // vpdpbusd -0x28(%rbp,%rsi){1to16}, %zmm15, %zmm10
-	QUAD $0xfa1e6450503da262 // vpdpbusd -0x18(%rsi,%r11){1to16}, %zmm24, %zmm20
-	LONG $0x5045e262; WORD $0x5d50; BYTE $0xfa // vpdpbusd -0x18(%rbp){1to16}, %zmm23, %zmm19
-	QUAD $0x01064c58487d6262 // vpbroadcastd 0x4(%rsi,%rax), %zmm25
-	QUAD $0xf7165c5058057262 // vpdpbusd -0x24(%rsi,%rdx){1to16}, %zmm15, %zmm11
-	QUAD $0xfa064c50503d6262 // vpdpbusd -0x18(%rsi,%rax){1to16}, %zmm24, %zmm25
-	QUAD $0xf71e645058053262 // vpdpbusd -0x24(%rsi,%r11){1to16}, %zmm15, %zmm12
-	QUAD $0x01365c58487d2262 // vpbroadcastd 0x4(%rsi,%r14), %zmm27
-	QUAD $0xf7066c5058057262 // vpdpbusd -0x24(%rsi,%rax){1to16}, %zmm15, %zmm13
-	QUAD $0xfa365c50503d2262 // vpdpbusd -0x18(%rsi,%r14){1to16}, %zmm24, %zmm27
-	QUAD $0xf7364c505805a262 // vpdpbusd -0x24(%rsi,%r14){1to16}, %zmm15, %zmm17
-	QUAD $0x011e5458487d6262 // vpbroadcastd 0x4(%rsi,%rbx), %zmm26
-	LONG $0x580d7262; WORD $0x4d50; BYTE $0xf7 // vpdpbusd -0x24(%rbp){1to16}, %zmm14, %zmm9
-	QUAD $0xfa1e5450503d6262 // vpdpbusd -0x18(%rsi,%rbx){1to16}, %zmm24, %zmm26
-	QUAD $0xf71e44505805e262 // vpdpbusd -0x24(%rsi,%rbx){1to16}, %zmm15, %zmm16
-	QUAD $0x013e6458487d2262 // vpbroadcastd 0x4(%rsi,%r15), %zmm28
-	QUAD $0xf73e54505805a262 // vpdpbusd -0x24(%rsi,%r15){1to16}, %zmm15, %zmm18
-	QUAD $0xfa3e6450503d2262 // vpdpbusd -0x18(%rsi,%r15){1to16}, %zmm24, %zmm28
-	QUAD $0xf7355450580d7262 // vpdpbusd -0x24(%rbp,%rsi){1to16}, %zmm14, %zmm10
-	LONG $0x48fe5162; WORD $0x7d6f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm15
-	LONG $0x48fe4162; WORD $0x456f; BYTE $0xfd // vmovdqu64 -0xc0(%r13), %zmm24
-	QUAD $0xf8165c50580d7262 // vpdpbusd -0x20(%rsi,%rdx){1to16}, %zmm14, %zmm11
-	LONG $0x503de262; WORD $0x5d50; BYTE $0xfb // vpdpbusd -0x14(%rbp){1to16}, %zmm24, %zmm19
-	QUAD $0xf81e6450580d3262 // vpdpbusd -0x20(%rsi,%r11){1to16}, %zmm14, %zmm12
-	QUAD $0xfa356c505045e262 // vpdpbusd -0x18(%rbp,%rsi){1to16}, %zmm23, %zmm21
-	QUAD $0xf8066c50580d7262 // vpdpbusd -0x20(%rsi,%rax){1to16}, %zmm14, %zmm13
-	QUAD $0xfb1674505045e262 // vpdpbusd -0x14(%rsi,%rdx){1to16}, %zmm23, %zmm22
-	QUAD $0xf8364c50580da262 // vpdpbusd -0x20(%rsi,%r14){1to16}, %zmm14, %zmm17
-	QUAD $0xfb1e64505045a262 // vpdpbusd -0x14(%rsi,%r11){1to16}, %zmm23, %zmm20
-	LONG $0x58057262; WORD $0x4d50; BYTE $0xf8 // vpdpbusd -0x20(%rbp){1to16}, %zmm15, %zmm9
-	QUAD $0xfb064c5050456262 // vpdpbusd -0x14(%rsi,%rax){1to16}, %zmm23, %zmm25
-	QUAD $0xf835545058057262 // vpdpbusd -0x20(%rbp,%rsi){1to16}, %zmm15, %zmm10
-	QUAD $0xfb365c5050452262 // vpdpbusd -0x14(%rsi,%r14){1to16}, %zmm23, %zmm27
-	QUAD $0xf81e4450580de262 // vpdpbusd -0x20(%rsi,%rbx){1to16}, %zmm14, %zmm16
-	QUAD $0xfb1e545050456262 // vpdpbusd -0x14(%rsi,%rbx){1to16}, %zmm23, %zmm26
-	QUAD $0xf83e5450580da262 // vpdpbusd -0x20(%rsi,%r15){1to16}, %zmm14, %zmm18
-	QUAD $0xfb3e645050452262 // vpdpbusd -0x14(%rsi,%r15){1to16}, %zmm23, %zmm28
-	QUAD $0xf9165c5058057262 // vpdpbusd -0x1c(%rsi,%rdx){1to16}, %zmm15, %zmm11
-	LONG $0x487c5162; WORD $0x7510; BYTE $0xff // vmovups -0x40(%r13), %zmm14
-	LONG $0x48fec162; WORD $0x7d6f; BYTE $0xfe // vmovdqu64 -0x80(%r13), %zmm23
-	QUAD $0xf91e645058053262 // vpdpbusd -0x1c(%rsi,%r11){1to16}, %zmm15, %zmm12
-	LONG $0x5045e262; WORD $0x5d50; BYTE $0xfc // vpdpbusd -0x10(%rbp){1to16}, %zmm23, %zmm19
-	QUAD $0xf9066c5058057262 // vpdpbusd -0x1c(%rsi,%rax){1to16}, %zmm15, %zmm13
-	QUAD $0xfb356c50503de262 // vpdpbusd -0x14(%rbp,%rsi){1to16}, %zmm24, %zmm21
-	QUAD $0xf9364c505805a262 // vpdpbusd -0x1c(%rsi,%r14){1to16}, %zmm15, %zmm17
-	QUAD $0xfc167450503de262 // vpdpbusd -0x10(%rsi,%rdx){1to16}, %zmm24, %zmm22
-	QUAD $0xf91e44505805e262 // vpdpbusd -0x1c(%rsi,%rbx){1to16}, %zmm15, %zmm16
-	QUAD $0xfc1e6450503da262 // vpdpbusd -0x10(%rsi,%r11){1to16}, %zmm24, %zmm20
-	QUAD $0xf93e54505805a262 // vpdpbusd -0x1c(%rsi,%r15){1to16}, %zmm15, %zmm18
-	LONG $0x480c7162; WORD $0xf859 // vmulps %zmm0, %zmm14, %zmm15
-	QUAD $0xfc064c50503d6262 // vpdpbusd -0x10(%rsi,%rax){1to16}, %zmm24, %zmm25
-	LONG $0x480d5262; WORD $0xd7a8 // vfmadd213ps %zmm15, %zmm14, %zmm10 # zmm10 = (zmm14 * zmm10) + zmm15
-	LONG $0x480d5262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm9) + zmm15
-	QUAD $0xfc365c50503d2262 // vpdpbusd -0x10(%rsi,%r14){1to16}, %zmm24, %zmm27
-	LONG $0x480d5262; WORD $0xefa8 // vfmadd213ps %zmm15, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm13) + zmm15
-	LONG $0x4064e162; WORD $0xd858 // vaddps %zmm0, %zmm19, %zmm19
-	QUAD $0xfc1e5450503d6262 // vpdpbusd -0x10(%rsi,%rbx){1to16}, %zmm24, %zmm26
-	LONG $0x480dc262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm14, %zmm17 # zmm17 = (zmm14 * zmm17) + zmm15
-	QUAD $0xfc3e6450503d2262 // vpdpbusd -0x10(%rsi,%r15){1to16}, %zmm24, %zmm28
-	LONG $0x487c4162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm24
-	LONG $0x403dc262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm19) + zmm9
-	QUAD $0xfc356c505045e262 // vpdpbusd -0x10(%rbp,%rsi){1to16}, %zmm23, %zmm21
-	LONG $0x40547162; WORD $0xc858 // vaddps %zmm0, %zmm21, %zmm9
-	LONG $0x403d5262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm24, %zmm9 # zmm9 = (zmm24 * zmm9) + zmm10
-	LONG $0x480d5262; WORD $0xe7a8 // vfmadd213ps %zmm15, %zmm14, %zmm12 # zmm12 = (zmm14 * zmm12) + zmm15
-	QUAD $0xfd1674505045e262 // vpdpbusd -0xc(%rsi,%rdx){1to16}, %zmm23, %zmm22
-	LONG $0x480dc262; WORD $0xc7a8 // vfmadd213ps %zmm15, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + zmm15
-	LONG $0x480d5262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm15
-	QUAD $0xfd1e64505045a262 // vpdpbusd -0xc(%rsi,%r11){1to16}, %zmm23, %zmm20
-	LONG $0x480dc262; WORD $0xd7a8 // vfmadd213ps %zmm15, %zmm14, %zmm18 # zmm18 = (zmm14 * zmm18) + zmm15
-	LONG $0x404c7162; WORD $0xd058 // vaddps %zmm0, %zmm22, %zmm10
-	QUAD $0xfd064c5050456262 // vpdpbusd -0xc(%rsi,%rax){1to16}, %zmm23, %zmm25
-	LONG $0x403d5262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm24, %zmm10 # zmm10 = (zmm24 * zmm10) + zmm11
-	LONG $0x405c7162; WORD $0xd858 // vaddps %zmm0, %zmm20, %zmm11
-	QUAD $0xfd365c5050452262 // vpdpbusd -0xc(%rsi,%r14){1to16}, %zmm23, %zmm27
-	LONG $0x403d5262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm24, %zmm11 # zmm11 = (zmm24 * zmm11) + zmm12
-	LONG $0x40347162; WORD $0xe058 // vaddps %zmm0, %zmm25, %zmm12
-	QUAD $0xfd1e545050456262 // vpdpbusd -0xc(%rsi,%rbx){1to16}, %zmm23, %zmm26
-	LONG $0x403d5262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm12) + zmm13
-	LONG $0x40247162; WORD $0xe858 // vaddps %zmm0, %zmm27, %zmm13
-	QUAD $0xfd3e645050452262 // vpdpbusd -0xc(%rsi,%r15){1to16}, %zmm23, %zmm28
-	LONG $0x403d3262; WORD $0xe9a8 // vfmadd213ps %zmm17, %zmm24, %zmm13 # zmm13 = (zmm24 * zmm13) + zmm17
-	QUAD $0xfe0664b8581df262 // vfmadd231ps -0x8(%rsi,%rax){1to16}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
-	QUAD $0xfe365cb85815b262 // vfmadd231ps -0x8(%rsi,%r14){1to16}, %zmm13, %zmm3 # zmm3 = (zmm13 * mem) + zmm3
-	LONG $0x402c7162; WORD $0xe058 // vaddps %zmm0, %zmm26, %zmm12
-	QUAD $0xfe1e6cb85825b262 // vfmadd231ps -0x8(%rsi,%r11){1to16}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
-	LONG $0x403d3262; WORD $0xe0a8 // vfmadd213ps %zmm16, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm12) + zmm16
-	QUAD $0xfe1674b8582df262 // vfmadd231ps -0x8(%rsi,%rdx){1to16}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
-	QUAD $0xfe1e54b8581df262 // vfmadd231ps -0x8(%rsi,%rbx){1to16}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
-	LONG $0x401c7162; WORD $0xd058 // vaddps %zmm0, %zmm28, %zmm10
-	QUAD $0xfd357cb85835f262 // vfmadd231ps -0xc(%rbp,%rsi){1to16}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
-	LONG $0x403d3262; WORD $0xd2a8 // vfmadd213ps %zmm18, %zmm24, %zmm10 # zmm10 = (zmm24 * zmm10) + zmm18
-	LONG $0x50657262; WORD $0x45b8; BYTE $0xfd // vfmadd231ps -0xc(%rbp){1to16}, %zmm19, %zmm8 # zmm8 = (zmm19 * mem) + zmm8
-	QUAD $0xfe3e4cb8582db262 // vfmadd231ps -0x8(%rsi,%r15){1to16}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
-	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
-	LONG $0x40c58348 // addq $0x40, %rbp
-	WORD $0xff48; BYTE $0xcf // decq %rdi
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xfc44870f; WORD $0xffff // ja 0x4770 <k_tile_panel_16+0x250>
-	LONG $0xfffb2fe9; BYTE $0xff // jmp 0x4660 <k_tile_panel_16+0x140>
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	WORD $0x8b49; BYTE $0x13 // movq (%r11), %rdx
-	LONG $0x087b8b4d // movq 0x8(%r11), %r15
-	LONG $0x20438b49 // movq 0x20(%r11), %rax
-	LONG $0x18738b49 // movq 0x18(%r11), %rsi
-	LONG $0x387b8b49 // movq 0x38(%r11), %rdi
-	LONG $0x30438b4d // movq 0x30(%r11), %r8
-	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
-	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
-	LONG $0x000240bb; BYTE $0x00 // movl $0x240, %ebx # imm = 0x240
-	LONG $0x105b0349 // addq 0x10(%r11), %rbx
-	LONG $0x245c8948; BYTE $0x10 // movq %rbx, 0x10(%rsp)
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	LONG $0xd8af0f4c // imulq %rax, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
-	LONG $0x2cc38349 // addq $0x2c, %r11
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	QUAD $0x000000c0249c8d49 // leaq 0xc0(%r12), %rbx
-	LONG $0xd8af0f48 // imulq %rax, %rbx
-	QUAD $0x0000008024b48d4d // leaq 0x80(%r12), %r14
-	LONG $0xf0af0f4c // imulq %rax, %r14
-	LONG $0x40c48349 // addq $0x40, %r12
-	LONG $0xe0af0f4c // imulq %rax, %r12
-	LONG $0x08e0c148 // shlq $0x8, %rax
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	LONG $0x2cc38348 // addq $0x2c, %rbx
-	LONG $0x3e748d4f; BYTE $0x2c // leaq 0x2c(%r14,%r15), %r14
-	LONG $0x3c7c8d4f; BYTE $0x2c // leaq 0x2c(%r12,%r15), %r15
-	LONG $0x01608d4d // leaq 0x1(%r8), %r12
-	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
-	QUAD $0x1c880518487df262; WORD $0x0000 // vbroadcastss 0x1c88(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x3feb // jmp 0x4c09 <k_tile_panel_16+0x6e9>
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	LONG $0xff138e0f; WORD $0xffff // jle 0x51d0 <k_tile_panel_16+0x2e0>
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x02fac149 // sarq $0x2, %r10
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x54af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r10
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487ce162; WORD $0x4b10; BYTE $0xff // vmovups -0x40(%rbx), %zmm17
+	QUAD $0xff167c58487d3262 // vpbroadcastd -0x4(%rsi,%r10), %zmm15
+	LONG $0x48fee162; WORD $0x6b6f; BYTE $0xf7 // vmovdqu64 -0x240(%rbx), %zmm21
+	LONG $0x48fee162; WORD $0x636f; BYTE $0xf8 // vmovdqu64 -0x200(%rbx), %zmm20
+	LONG $0x48fee162; WORD $0x5b6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbx), %zmm19
+	LONG $0x48fee162; WORD $0x536f; BYTE $0xfa // vmovdqu64 -0x180(%rbx), %zmm18
+	QUAD $0xf5167c5050553262 // vpdpbusd -0x2c(%rsi,%r10){1to16}, %zmm21, %zmm15
+	QUAD $0xf6167c50505d3262 // vpdpbusd -0x28(%rsi,%r10){1to16}, %zmm20, %zmm15
+	QUAD $0xf7167c5050653262 // vpdpbusd -0x24(%rsi,%r10){1to16}, %zmm19, %zmm15
+	QUAD $0xf8167c50506d3262 // vpdpbusd -0x20(%rsi,%r10){1to16}, %zmm18, %zmm15
+	QUAD $0xef164458487da262 // vpbroadcastd -0x44(%rsi,%r10), %zmm16
+	QUAD $0xe51644505055a262 // vpdpbusd -0x6c(%rsi,%r10){1to16}, %zmm21, %zmm16
+	QUAD $0xe6164450505da262 // vpdpbusd -0x68(%rsi,%r10){1to16}, %zmm20, %zmm16
+	QUAD $0xe71644505065a262 // vpdpbusd -0x64(%rsi,%r10){1to16}, %zmm19, %zmm16
+	QUAD $0xe8164450506da262 // vpdpbusd -0x60(%rsi,%r10){1to16}, %zmm18, %zmm16
+	QUAD $0xdf167458487d3262 // vpbroadcastd -0x84(%rsi,%r10), %zmm14
+	QUAD $0xd516745050553262 // vpdpbusd -0xac(%rsi,%r10){1to16}, %zmm21, %zmm14
+	QUAD $0xd6167450505d3262 // vpdpbusd -0xa8(%rsi,%r10){1to16}, %zmm20, %zmm14
+	QUAD $0xd716745050653262 // vpdpbusd -0xa4(%rsi,%r10){1to16}, %zmm19, %zmm14
+	QUAD $0xd8167450506d3262 // vpdpbusd -0xa0(%rsi,%r10){1to16}, %zmm18, %zmm14
+	QUAD $0xcf166c58487d3262 // vpbroadcastd -0xc4(%rsi,%r10), %zmm13
+	QUAD $0xc5166c5050553262 // vpdpbusd -0xec(%rsi,%r10){1to16}, %zmm21, %zmm13
+	QUAD $0xc6166c50505d3262 // vpdpbusd -0xe8(%rsi,%r10){1to16}, %zmm20, %zmm13
+	QUAD $0xc7166c5050653262 // vpdpbusd -0xe4(%rsi,%r10){1to16}, %zmm19, %zmm13
+	QUAD $0xc8166c50506d3262 // vpdpbusd -0xe0(%rsi,%r10){1to16}, %zmm18, %zmm13
+	QUAD $0xff066458487d3262 // vpbroadcastd -0x4(%rsi,%r8), %zmm12
+	QUAD $0xf506645050553262 // vpdpbusd -0x2c(%rsi,%r8){1to16}, %zmm21, %zmm12
+	QUAD $0xf6066450505d3262 // vpdpbusd -0x28(%rsi,%r8){1to16}, %zmm20, %zmm12
+	QUAD $0xf706645050653262 // vpdpbusd -0x24(%rsi,%r8){1to16}, %zmm19, %zmm12
+	QUAD $0xf8066450506d3262 // vpdpbusd -0x20(%rsi,%r8){1to16}, %zmm18, %zmm12
+	QUAD $0xef065c58487d3262 // vpbroadcastd -0x44(%rsi,%r8), %zmm11
+	QUAD $0xe5065c5050553262 // vpdpbusd -0x6c(%rsi,%r8){1to16}, %zmm21, %zmm11
+	QUAD $0xe6065c50505d3262 // vpdpbusd -0x68(%rsi,%r8){1to16}, %zmm20, %zmm11
+	QUAD $0xe7065c5050653262 // vpdpbusd -0x64(%rsi,%r8){1to16}, %zmm19, %zmm11
+	QUAD $0xe8065c50506d3262 // vpdpbusd -0x60(%rsi,%r8){1to16}, %zmm18, %zmm11
+	QUAD $0xdf065458487d3262 // vpbroadcastd -0x84(%rsi,%r8), %zmm10
+	QUAD $0xd506545050553262 // vpdpbusd -0xac(%rsi,%r8){1to16}, %zmm21, %zmm10
+	QUAD $0xd6065450505d3262 // vpdpbusd -0xa8(%rsi,%r8){1to16}, %zmm20, %zmm10
+	QUAD $0xd706545050653262 // vpdpbusd -0xa4(%rsi,%r8){1to16}, %zmm19, %zmm10
+	QUAD $0xd8065450506d3262 // vpdpbusd -0xa0(%rsi,%r8){1to16}, %zmm18, %zmm10
+	QUAD $0xcf064c58487d3262 // vpbroadcastd -0xc4(%rsi,%r8), %zmm9
+	QUAD $0xc5064c5050553262 // vpdpbusd -0xec(%rsi,%r8){1to16}, %zmm21, %zmm9
+	QUAD $0xc6064c50505d3262 // vpdpbusd -0xe8(%rsi,%r8){1to16}, %zmm20, %zmm9
+	QUAD $0xc7064c5050653262 // vpdpbusd -0xe4(%rsi,%r8){1to16}, %zmm19, %zmm9
+	LONG $0x4074e162; WORD $0xf059 // vmulps %zmm0, %zmm17, %zmm22
+	QUAD $0xc8064c50506d3262 // vpdpbusd -0xe0(%rsi,%r8){1to16}, %zmm18, %zmm9
+	LONG $0x40753262; WORD $0xcea8 // vfmadd213ps %zmm22, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm9) + zmm22
+	LONG $0x40753262; WORD $0xd6a8 // vfmadd213ps %zmm22, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm10) + zmm22
+	LONG $0x40753262; WORD $0xdea8 // vfmadd213ps %zmm22, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm11) + zmm22
+	LONG $0x487da262; WORD $0x3c58; BYTE $0x16 // vpbroadcastd (%rsi,%r10), %zmm23
+	LONG $0x40753262; WORD $0xe6a8 // vfmadd213ps %zmm22, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm12) + zmm22
+	LONG $0x48fee162; WORD $0x536f; BYTE $0xfb // vmovdqu64 -0x140(%rbx), %zmm18
+	QUAD $0xf9167c50506da262 // vpdpbusd -0x1c(%rsi,%r10){1to16}, %zmm18, %zmm23
+	LONG $0x40753262; WORD $0xeea8 // vfmadd213ps %zmm22, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm13) + zmm22
+	LONG $0x48fee162; WORD $0x5b6f; BYTE $0xfc // vmovdqu64 -0x100(%rbx), %zmm19
+	QUAD $0xfa167c505065a262 // vpdpbusd -0x18(%rsi,%r10){1to16}, %zmm19, %zmm23
+	LONG $0x40753262; WORD $0xf6a8 // vfmadd213ps %zmm22, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm14) + zmm22
+	LONG $0x48fee162; WORD $0x636f; BYTE $0xfd // vmovdqu64 -0xc0(%rbx), %zmm20
+	QUAD $0xfb167c50505da262 // vpdpbusd -0x14(%rsi,%r10){1to16}, %zmm20, %zmm23
+	LONG $0x4075a262; WORD $0xc6a8 // vfmadd213ps %zmm22, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm16) + zmm22
+	LONG $0x48fee162; WORD $0x6b6f; BYTE $0xfe // vmovdqu64 -0x80(%rbx), %zmm21
+	QUAD $0xfc167c505055a262 // vpdpbusd -0x10(%rsi,%r10){1to16}, %zmm21, %zmm23
+	LONG $0x40753262; WORD $0xfea8 // vfmadd213ps %zmm22, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm15) + zmm22
+	LONG $0x4044e162; WORD $0xc858 // vaddps %zmm0, %zmm23, %zmm17
+	LONG $0x487ce162; WORD $0x3310 // vmovups (%rbx), %zmm22
+	LONG $0x404dc262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm22, %zmm17 # zmm17 = (zmm22 * zmm17) + zmm15
+	QUAD $0xf0167c58487d3262 // vpbroadcastd -0x40(%rsi,%r10), %zmm15
+	QUAD $0xe9167c50506d3262 // vpdpbusd -0x5c(%rsi,%r10){1to16}, %zmm18, %zmm15
+	QUAD $0xea167c5050653262 // vpdpbusd -0x58(%rsi,%r10){1to16}, %zmm19, %zmm15
+	QUAD $0xeb167c50505d3262 // vpdpbusd -0x54(%rsi,%r10){1to16}, %zmm20, %zmm15
+	QUAD $0xec167c5050553262 // vpdpbusd -0x50(%rsi,%r10){1to16}, %zmm21, %zmm15
+	LONG $0x48047162; WORD $0xf858 // vaddps %zmm0, %zmm15, %zmm15
+	LONG $0x404d3262; WORD $0xf8a8 // vfmadd213ps %zmm16, %zmm22, %zmm15 # zmm15 = (zmm22 * zmm15) + zmm16
+	QUAD $0xe0164458487da262 // vpbroadcastd -0x80(%rsi,%r10), %zmm16
+	QUAD $0xd9164450506da262 // vpdpbusd -0x9c(%rsi,%r10){1to16}, %zmm18, %zmm16
+	QUAD $0xda1644505065a262 // vpdpbusd -0x98(%rsi,%r10){1to16}, %zmm19, %zmm16
+	QUAD $0xdb164450505da262 // vpdpbusd -0x94(%rsi,%r10){1to16}, %zmm20, %zmm16
+	QUAD $0xdc1644505055a262 // vpdpbusd -0x90(%rsi,%r10){1to16}, %zmm21, %zmm16
+	LONG $0x407ce162; WORD $0xc058 // vaddps %zmm0, %zmm16, %zmm16
+	LONG $0x404dc262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm22, %zmm16 # zmm16 = (zmm22 * zmm16) + zmm14
+	QUAD $0xd0167458487d3262 // vpbroadcastd -0xc0(%rsi,%r10), %zmm14
+	QUAD $0xc9167450506d3262 // vpdpbusd -0xdc(%rsi,%r10){1to16}, %zmm18, %zmm14
+	QUAD $0xca16745050653262 // vpdpbusd -0xd8(%rsi,%r10){1to16}, %zmm19, %zmm14
+	QUAD $0xcb167450505d3262 // vpdpbusd -0xd4(%rsi,%r10){1to16}, %zmm20, %zmm14
+	QUAD $0xcc16745050553262 // vpdpbusd -0xd0(%rsi,%r10){1to16}, %zmm21, %zmm14
+	LONG $0x480c7162; WORD $0xf058 // vaddps %zmm0, %zmm14, %zmm14
+	LONG $0x404d5262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm22, %zmm14 # zmm14 = (zmm22 * zmm14) + zmm13
+	LONG $0x487d3262; WORD $0x2c58; BYTE $0x06 // vpbroadcastd (%rsi,%r8), %zmm13
+	QUAD $0xf9066c50506d3262 // vpdpbusd -0x1c(%rsi,%r8){1to16}, %zmm18, %zmm13
+	QUAD $0xfa066c5050653262 // vpdpbusd -0x18(%rsi,%r8){1to16}, %zmm19, %zmm13
+	QUAD $0xfb066c50505d3262 // vpdpbusd -0x14(%rsi,%r8){1to16}, %zmm20, %zmm13
+	QUAD $0xfc066c5050553262 // vpdpbusd -0x10(%rsi,%r8){1to16}, %zmm21, %zmm13
+	LONG $0x48147162; WORD $0xe858 // vaddps %zmm0, %zmm13, %zmm13
+	LONG $0x404d5262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm22, %zmm13 # zmm13 = (zmm22 * zmm13) + zmm12
+	QUAD $0xf0066458487d3262 // vpbroadcastd -0x40(%rsi,%r8), %zmm12
+	QUAD $0xe9066450506d3262 // vpdpbusd -0x5c(%rsi,%r8){1to16}, %zmm18, %zmm12
+	QUAD $0xea06645050653262 // vpdpbusd -0x58(%rsi,%r8){1to16}, %zmm19, %zmm12
+	QUAD $0xeb066450505d3262 // vpdpbusd -0x54(%rsi,%r8){1to16}, %zmm20, %zmm12
+	QUAD $0xec06645050553262 // vpdpbusd -0x50(%rsi,%r8){1to16}, %zmm21, %zmm12
+	LONG $0x481c7162; WORD $0xe058 // vaddps %zmm0, %zmm12, %zmm12
+	LONG $0x404d5262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm22, %zmm12 # zmm12 = (zmm22 * zmm12) + zmm11
+	QUAD $0xe0065c58487d3262 // vpbroadcastd -0x80(%rsi,%r8), %zmm11
+	QUAD $0xd9065c50506d3262 // vpdpbusd -0x9c(%rsi,%r8){1to16}, %zmm18, %zmm11
+	QUAD $0xda065c5050653262 // vpdpbusd -0x98(%rsi,%r8){1to16}, %zmm19, %zmm11
+	QUAD $0xdb065c50505d3262 // vpdpbusd -0x94(%rsi,%r8){1to16}, %zmm20, %zmm11
+	QUAD $0xdc065c5050553262 // vpdpbusd -0x90(%rsi,%r8){1to16}, %zmm21, %zmm11
+	LONG $0x48247162; WORD $0xd858 // vaddps %zmm0, %zmm11, %zmm11
+	LONG $0x404d5262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm22, %zmm11 # zmm11 = (zmm22 * zmm11) + zmm10
+	QUAD $0xd0065458487d3262 // vpbroadcastd -0xc0(%rsi,%r8), %zmm10
+	QUAD $0xc9065450506d3262 // vpdpbusd -0xdc(%rsi,%r8){1to16}, %zmm18, %zmm10
+	QUAD $0xca06545050653262 // vpdpbusd -0xd8(%rsi,%r8){1to16}, %zmm19, %zmm10
+	QUAD $0xcb065450505d3262 // vpdpbusd -0xd4(%rsi,%r8){1to16}, %zmm20, %zmm10
+	QUAD $0xcc06545050553262 // vpdpbusd -0xd0(%rsi,%r8){1to16}, %zmm21, %zmm10
+	LONG $0x482c7162; WORD $0xd058 // vaddps %zmm0, %zmm10, %zmm10
+	LONG $0x404d5262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm22, %zmm10 # zmm10 = (zmm22 * zmm10) + zmm9
+	QUAD $0xcd0654b8582db262 // vfmadd231ps -0xcc(%rsi,%r8){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	QUAD $0xdd064cb85825b262 // vfmadd231ps -0x8c(%rsi,%r8){1to16}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
+	QUAD $0xed065cb8581db262 // vfmadd231ps -0x4c(%rsi,%r8){1to16}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
+	QUAD $0xfd0664b85815b262 // vfmadd231ps -0xc(%rsi,%r8){1to16}, %zmm13, %zmm4 # zmm4 = (zmm13 * mem) + zmm4
+	QUAD $0xcd166cb8580db262 // vfmadd231ps -0xcc(%rsi,%r10){1to16}, %zmm14, %zmm5 # zmm5 = (zmm14 * mem) + zmm5
+	QUAD $0xdd1674b8507db262 // vfmadd231ps -0x8c(%rsi,%r10){1to16}, %zmm16, %zmm6 # zmm6 = (zmm16 * mem) + zmm6
+	QUAD $0xed167cb85805b262 // vfmadd231ps -0x4c(%rsi,%r10){1to16}, %zmm15, %zmm7 # zmm7 = (zmm15 * mem) + zmm7
+	QUAD $0xfd1644b850753262 // vfmadd231ps -0xc(%rsi,%r10){1to16}, %zmm17, %zmm8 # zmm8 = (zmm17 * mem) + zmm8
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0xfc4c870f; WORD $0xffff // ja 0x5300 <k_tile_panel_16+0x410>
+	LONG $0xfffb17e9; BYTE $0xff // jmp 0x51d0 <k_tile_panel_16+0x2e0>
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x007d8b49 // movq (%r13), %rdi
+	LONG $0x18458b4d // movq 0x18(%r13), %r8
+	LONG $0x204d8b4d // movq 0x20(%r13), %r9
+	LONG $0x40558b4d // movq 0x40(%r13), %r10
+	LONG $0x385d8b4d // movq 0x38(%r13), %r11
+	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
+	LONG $0x0240bc41; WORD $0x0000 // movl $0x240, %r12d # imm = 0x240
+	LONG $0x1065034d // addq 0x10(%r13), %r12
+	LONG $0x76348d4c // leaq (%rsi,%rsi,2), %r14
+	LONG $0x00ecbf41; WORD $0x0000 // movl $0xec, %r15d
+	LONG $0x087d034d // addq 0x8(%r13), %r15
+	LONG $0x01738d49 // leaq 0x1(%r11), %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	QUAD $0x1e080518487df262; WORD $0x0000 // vbroadcastss 0x1e08(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x35eb // jmp 0x573f <k_tile_panel_16+0x84f>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0x6511; BYTE $0x00 // vmovups %zmm4, (%r13)
-	QUAD $0x00b55c11487cd162 // vmovups %zmm3, (%r13,%rsi,4)
-	QUAD $0x00f55411487cd162 // vmovups %zmm2, (%r13,%rsi,8)
-	QUAD $0x000d4c11487c9162 // vmovups %zmm1, (%r13,%r9)
-	LONG $0x04518d4c // leaq 0x4(%rcx), %r10
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
-	LONG $0x24143b4c // cmpq (%rsp), %r10
-	LONG $0xf94b8f0f; WORD $0xffff // jg 0x4554 <k_tile_panel_16+0x34>
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x8a2c8d4c // leaq (%rdx,%rcx,4), %r13
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x2774 // je 0x4c40 <k_tile_panel_16+0x720>
+	QUAD $0x00855c11487c9162 // vmovups %zmm3, (%r13,%r8,4)
+	QUAD $0x00c55411487c9162 // vmovups %zmm2, (%r13,%r8,8)
+	QUAD $0x00354c11487c9162 // vmovups %zmm1, (%r13,%r14)
+	LONG $0x045e8d48 // leaq 0x4(%rsi), %rbx
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xf9a08f0f; WORD $0xffff // jg 0x50df <k_tile_panel_16+0x1ef>
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	LONG $0x035a8d48 // leaq 0x3(%rdx), %rbx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xda490f48 // cmovnsq %rdx, %rbx
+	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x3074 // je 0x5790 <k_tile_panel_16+0x8a0>
 	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
-	QUAD $0x00b55c10487cd162 // vmovups (%r13,%rsi,4), %zmm3
-	QUAD $0x00f55410487cd162 // vmovups (%r13,%rsi,8), %zmm2
-	QUAD $0x000d4c10487c9162 // vmovups (%r13,%r9), %zmm1
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1c7f // jg 0x4c59 <k_tile_panel_16+0x739>
-	WORD $0x91eb // jmp 0x4bd0 <k_tile_panel_16+0x6b0>
-	BYTE $0x90 // nop
+	QUAD $0x00855c10487c9162 // vmovups (%r13,%r8,4), %zmm3
+	QUAD $0x00c55410487c9162 // vmovups (%r13,%r8,8), %zmm2
+	QUAD $0x00354c10487c9162 // vmovups (%r13,%r14), %zmm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x257f // jg 0x57a9 <k_tile_panel_16+0x8b9>
+	WORD $0x8aeb // jmp 0x5710 <k_tile_panel_16+0x820>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xff778e0f; WORD $0xffff // jle 0x4bd0 <k_tile_panel_16+0x6b0>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xff678e0f; WORD $0xffff // jle 0x5710 <k_tile_panel_16+0x820>
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	LONG $0xd9af0f49 // imulq %r9, %rbx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xff244c10487c5162 // vmovups -0x40(%r12), %zmm9
-	QUAD $0xff137c58487db262 // vpbroadcastd -0x4(%rbx,%r10), %zmm7
-	QUAD $0xf724546f48fe5162 // vmovdqu64 -0x240(%r12), %zmm10
-	QUAD $0xf8245c6f48fe5162 // vmovdqu64 -0x200(%r12), %zmm11
-	QUAD $0xf924646f48fe5162 // vmovdqu64 -0x1c0(%r12), %zmm12
-	QUAD $0xfa246c6f48fe5162 // vmovdqu64 -0x180(%r12), %zmm13
-	QUAD $0xf5137c50582db262 // vpdpbusd -0x2c(%rbx,%r10){1to16}, %zmm10, %zmm7
-	QUAD $0xf6137c505825b262 // vpdpbusd -0x28(%rbx,%r10){1to16}, %zmm11, %zmm7
-	QUAD $0xf7137c50581db262 // vpdpbusd -0x24(%rbx,%r10){1to16}, %zmm12, %zmm7
-	QUAD $0xf8137c505815b262 // vpdpbusd -0x20(%rbx,%r10){1to16}, %zmm13, %zmm7
-	QUAD $0xff164458487d1262 // vpbroadcastd -0x4(%r14,%r10), %zmm8
-	QUAD $0xf5164450582d1262 // vpdpbusd -0x2c(%r14,%r10){1to16}, %zmm10, %zmm8
-	QUAD $0xf616445058251262 // vpdpbusd -0x28(%r14,%r10){1to16}, %zmm11, %zmm8
-	QUAD $0xf7164450581d1262 // vpdpbusd -0x24(%r14,%r10){1to16}, %zmm12, %zmm8
-	QUAD $0xf816445058151262 // vpdpbusd -0x20(%r14,%r10){1to16}, %zmm13, %zmm8
-	QUAD $0xff177458487d9262 // vpbroadcastd -0x4(%r15,%r10), %zmm6
-	QUAD $0xf5177450582d9262 // vpdpbusd -0x2c(%r15,%r10){1to16}, %zmm10, %zmm6
-	QUAD $0xf617745058259262 // vpdpbusd -0x28(%r15,%r10){1to16}, %zmm11, %zmm6
-	QUAD $0xf7177450581d9262 // vpdpbusd -0x24(%r15,%r10){1to16}, %zmm12, %zmm6
-	QUAD $0xf817745058159262 // vpdpbusd -0x20(%r15,%r10){1to16}, %zmm13, %zmm6
-	QUAD $0xff136c58487d9262 // vpbroadcastd -0x4(%r11,%r10), %zmm5
-	QUAD $0xf5136c50582d9262 // vpdpbusd -0x2c(%r11,%r10){1to16}, %zmm10, %zmm5
-	QUAD $0xf6136c5058259262 // vpdpbusd -0x28(%r11,%r10){1to16}, %zmm11, %zmm5
-	QUAD $0xf7136c50581d9262 // vpdpbusd -0x24(%r11,%r10){1to16}, %zmm12, %zmm5
-	QUAD $0xf8136c5058159262 // vpdpbusd -0x20(%r11,%r10){1to16}, %zmm13, %zmm5
-	LONG $0x487d3262; WORD $0x1458; BYTE $0x13 // vpbroadcastd (%rbx,%r10), %zmm10
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487c7162; WORD $0x4b10; BYTE $0xff // vmovups -0x40(%rbx), %zmm9
+	LONG $0x487df262; WORD $0x7a58; BYTE $0xff // vpbroadcastd -0x4(%rdx), %zmm7
+	LONG $0x48fe7162; WORD $0x536f; BYTE $0xf7 // vmovdqu64 -0x240(%rbx), %zmm10
+	LONG $0x48fe7162; WORD $0x5b6f; BYTE $0xf8 // vmovdqu64 -0x200(%rbx), %zmm11
+	LONG $0x48fe7162; WORD $0x636f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbx), %zmm12
+	LONG $0x48fe7162; WORD $0x6b6f; BYTE $0xfa // vmovdqu64 -0x180(%rbx), %zmm13
+	LONG $0x582df262; WORD $0x7a50; BYTE $0xf5 // vpdpbusd -0x2c(%rdx){1to16}, %zmm10, %zmm7
+	LONG $0x5825f262; WORD $0x7a50; BYTE $0xf6 // vpdpbusd -0x28(%rdx){1to16}, %zmm11, %zmm7
+	LONG $0x581df262; WORD $0x7a50; BYTE $0xf7 // vpdpbusd -0x24(%rdx){1to16}, %zmm12, %zmm7
+	LONG $0x5815f262; WORD $0x7a50; BYTE $0xf8 // vpdpbusd -0x20(%rdx){1to16}, %zmm13, %zmm7
+	LONG $0x487d7262; WORD $0x4258; BYTE $0xef // vpbroadcastd -0x44(%rdx), %zmm8
+	LONG $0x582d7262; WORD $0x4250; BYTE $0xe5 // vpdpbusd -0x6c(%rdx){1to16}, %zmm10, %zmm8
+	LONG $0x58257262; WORD $0x4250; BYTE $0xe6 // vpdpbusd -0x68(%rdx){1to16}, %zmm11, %zmm8
+	LONG $0x581d7262; WORD $0x4250; BYTE $0xe7 // vpdpbusd -0x64(%rdx){1to16}, %zmm12, %zmm8
+	LONG $0x58157262; WORD $0x4250; BYTE $0xe8 // vpdpbusd -0x60(%rdx){1to16}, %zmm13, %zmm8
+	LONG $0x487df262; WORD $0x7258; BYTE $0xdf // vpbroadcastd -0x84(%rdx), %zmm6
+	LONG $0x582df262; WORD $0x7250; BYTE $0xd5 // vpdpbusd -0xac(%rdx){1to16}, %zmm10, %zmm6
+	LONG $0x5825f262; WORD $0x7250; BYTE $0xd6 // vpdpbusd -0xa8(%rdx){1to16}, %zmm11, %zmm6
+	LONG $0x581df262; WORD $0x7250; BYTE $0xd7 // vpdpbusd -0xa4(%rdx){1to16}, %zmm12, %zmm6
+	LONG $0x5815f262; WORD $0x7250; BYTE $0xd8 // vpdpbusd -0xa0(%rdx){1to16}, %zmm13, %zmm6
+	LONG $0x487df262; WORD $0x6a58; BYTE $0xcf // vpbroadcastd -0xc4(%rdx), %zmm5
+	LONG $0x582df262; WORD $0x6a50; BYTE $0xc5 // vpdpbusd -0xec(%rdx){1to16}, %zmm10, %zmm5
+	LONG $0x5825f262; WORD $0x6a50; BYTE $0xc6 // vpdpbusd -0xe8(%rdx){1to16}, %zmm11, %zmm5
+	LONG $0x581df262; WORD $0x6a50; BYTE $0xc7 // vpdpbusd -0xe4(%rdx){1to16}, %zmm12, %zmm5
+	LONG $0x5815f262; WORD $0x6a50; BYTE $0xc8 // vpdpbusd -0xe0(%rdx){1to16}, %zmm13, %zmm5
+	LONG $0x487d7262; WORD $0x1258 // vpbroadcastd (%rdx), %zmm10
 	LONG $0x48347162; WORD $0xd859 // vmulps %zmm0, %zmm9, %zmm11
-	QUAD $0xfb24646f48fe5162 // vmovdqu64 -0x140(%r12), %zmm12
-	QUAD $0xf9135450581d3262 // vpdpbusd -0x1c(%rbx,%r10){1to16}, %zmm12, %zmm10
+	LONG $0x48fe7162; WORD $0x636f; BYTE $0xfb // vmovdqu64 -0x140(%rbx), %zmm12
+	LONG $0x581d7262; WORD $0x5250; BYTE $0xf9 // vpdpbusd -0x1c(%rdx){1to16}, %zmm12, %zmm10
 	LONG $0x4835d262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm5) + zmm11
-	QUAD $0xfc246c6f48fe5162 // vmovdqu64 -0x100(%r12), %zmm13
-	QUAD $0xfa13545058153262 // vpdpbusd -0x18(%rbx,%r10){1to16}, %zmm13, %zmm10
+	LONG $0x48fe7162; WORD $0x6b6f; BYTE $0xfc // vmovdqu64 -0x100(%rbx), %zmm13
+	LONG $0x58157262; WORD $0x5250; BYTE $0xfa // vpdpbusd -0x18(%rdx){1to16}, %zmm13, %zmm10
 	LONG $0x4835d262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) + zmm11
-	QUAD $0xfd24746f48fe5162 // vmovdqu64 -0xc0(%r12), %zmm14
-	QUAD $0xfb135450580d3262 // vpdpbusd -0x14(%rbx,%r10){1to16}, %zmm14, %zmm10
+	LONG $0x48fe7162; WORD $0x736f; BYTE $0xfd // vmovdqu64 -0xc0(%rbx), %zmm14
+	LONG $0x580d7262; WORD $0x5250; BYTE $0xfb // vpdpbusd -0x14(%rdx){1to16}, %zmm14, %zmm10
 	LONG $0x48355262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm9, %zmm8 # zmm8 = (zmm9 * zmm8) + zmm11
-	QUAD $0xfe247c6f48fe5162 // vmovdqu64 -0x80(%r12), %zmm15
-	QUAD $0xfc13545058053262 // vpdpbusd -0x10(%rbx,%r10){1to16}, %zmm15, %zmm10
+	LONG $0x48fe7162; WORD $0x7b6f; BYTE $0xfe // vmovdqu64 -0x80(%rbx), %zmm15
+	LONG $0x58057262; WORD $0x5250; BYTE $0xfc // vpdpbusd -0x10(%rdx){1to16}, %zmm15, %zmm10
 	LONG $0x4835d262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm7) + zmm11
 	LONG $0x482c7162; WORD $0xc858 // vaddps %zmm0, %zmm10, %zmm9
-	LONG $0x487c5162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm10
+	LONG $0x487c7162; WORD $0x1310 // vmovups (%rbx), %zmm10
 	LONG $0x482d7262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm7
-	LONG $0x487d9262; WORD $0x3c58; BYTE $0x16 // vpbroadcastd (%r14,%r10), %zmm7
-	QUAD $0xf9167c50581d9262 // vpdpbusd -0x1c(%r14,%r10){1to16}, %zmm12, %zmm7
-	QUAD $0xfa167c5058159262 // vpdpbusd -0x18(%r14,%r10){1to16}, %zmm13, %zmm7
-	QUAD $0xfb167c50580d9262 // vpdpbusd -0x14(%r14,%r10){1to16}, %zmm14, %zmm7
-	QUAD $0xfc167c5058059262 // vpdpbusd -0x10(%r14,%r10){1to16}, %zmm15, %zmm7
+	LONG $0x487df262; WORD $0x7a58; BYTE $0xf0 // vpbroadcastd -0x40(%rdx), %zmm7
+	LONG $0x581df262; WORD $0x7a50; BYTE $0xe9 // vpdpbusd -0x5c(%rdx){1to16}, %zmm12, %zmm7
+	LONG $0x5815f262; WORD $0x7a50; BYTE $0xea // vpdpbusd -0x58(%rdx){1to16}, %zmm13, %zmm7
+	LONG $0x580df262; WORD $0x7a50; BYTE $0xeb // vpdpbusd -0x54(%rdx){1to16}, %zmm14, %zmm7
+	LONG $0x5805f262; WORD $0x7a50; BYTE $0xec // vpdpbusd -0x50(%rdx){1to16}, %zmm15, %zmm7
 	LONG $0x4844f162; WORD $0xf858 // vaddps %zmm0, %zmm7, %zmm7
 	LONG $0x482dd262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm8
-	LONG $0x487d1262; WORD $0x0458; BYTE $0x17 // vpbroadcastd (%r15,%r10), %zmm8
-	QUAD $0xf9174450581d1262 // vpdpbusd -0x1c(%r15,%r10){1to16}, %zmm12, %zmm8
-	QUAD $0xfa17445058151262 // vpdpbusd -0x18(%r15,%r10){1to16}, %zmm13, %zmm8
-	QUAD $0xfb174450580d1262 // vpdpbusd -0x14(%r15,%r10){1to16}, %zmm14, %zmm8
-	QUAD $0xfc17445058051262 // vpdpbusd -0x10(%r15,%r10){1to16}, %zmm15, %zmm8
+	LONG $0x487d7262; WORD $0x4258; BYTE $0xe0 // vpbroadcastd -0x80(%rdx), %zmm8
+	LONG $0x581d7262; WORD $0x4250; BYTE $0xd9 // vpdpbusd -0x9c(%rdx){1to16}, %zmm12, %zmm8
+	LONG $0x58157262; WORD $0x4250; BYTE $0xda // vpdpbusd -0x98(%rdx){1to16}, %zmm13, %zmm8
+	LONG $0x580d7262; WORD $0x4250; BYTE $0xdb // vpdpbusd -0x94(%rdx){1to16}, %zmm14, %zmm8
+	LONG $0x58057262; WORD $0x4250; BYTE $0xdc // vpdpbusd -0x90(%rdx){1to16}, %zmm15, %zmm8
 	LONG $0x483c7162; WORD $0xc058 // vaddps %zmm0, %zmm8, %zmm8
 	LONG $0x482d7262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm6
-	LONG $0x487d9262; WORD $0x3458; BYTE $0x13 // vpbroadcastd (%r11,%r10), %zmm6
-	QUAD $0xf9137450581d9262 // vpdpbusd -0x1c(%r11,%r10){1to16}, %zmm12, %zmm6
-	QUAD $0xfa13745058159262 // vpdpbusd -0x18(%r11,%r10){1to16}, %zmm13, %zmm6
-	QUAD $0xfb137450580d9262 // vpdpbusd -0x14(%r11,%r10){1to16}, %zmm14, %zmm6
-	QUAD $0xfc13745058059262 // vpdpbusd -0x10(%r11,%r10){1to16}, %zmm15, %zmm6
+	LONG $0x487df262; WORD $0x7258; BYTE $0xd0 // vpbroadcastd -0xc0(%rdx), %zmm6
+	LONG $0x581df262; WORD $0x7250; BYTE $0xc9 // vpdpbusd -0xdc(%rdx){1to16}, %zmm12, %zmm6
+	LONG $0x5815f262; WORD $0x7250; BYTE $0xca // vpdpbusd -0xd8(%rdx){1to16}, %zmm13, %zmm6
+	LONG $0x580df262; WORD $0x7250; BYTE $0xcb // vpdpbusd -0xd4(%rdx){1to16}, %zmm14, %zmm6
+	LONG $0x5805f262; WORD $0x7250; BYTE $0xcc // vpdpbusd -0xd0(%rdx){1to16}, %zmm15, %zmm6
 	LONG $0x484cf162; WORD $0xf058 // vaddps %zmm0, %zmm6, %zmm6
 	LONG $0x482df262; WORD $0xf5a8 // vfmadd213ps %zmm5, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm5
-	QUAD $0xfd1364b8584d9262 // vfmadd231ps -0xc(%r11,%r10){1to16}, %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
-	QUAD $0xfd175cb8583d9262 // vfmadd231ps -0xc(%r15,%r10){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	QUAD $0xfd1654b858459262 // vfmadd231ps -0xc(%r14,%r10){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
-	QUAD $0xfd134cb85835b262 // vfmadd231ps -0xc(%rbx,%r10){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
-	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
-	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x584df262; WORD $0x62b8; BYTE $0xcd // vfmadd231ps -0xcc(%rdx){1to16}, %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
+	LONG $0x583df262; WORD $0x5ab8; BYTE $0xdd // vfmadd231ps -0x8c(%rdx){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x5845f262; WORD $0x52b8; BYTE $0xed // vfmadd231ps -0x4c(%rdx){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	LONG $0x5835f262; WORD $0x4ab8; BYTE $0xfd // vfmadd231ps -0xc(%rdx){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
 	WORD $0xff48; BYTE $0xcd // decq %rbp
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfdef870f; WORD $0xffff // ja 0x4c70 <k_tile_panel_16+0x750>
-	LONG $0xfffd4ae9; BYTE $0xff // jmp 0x4bd0 <k_tile_panel_16+0x6b0>
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
-	LONG $0x08598b4d // movq 0x8(%r9), %r11
-	LONG $0x20518b4d // movq 0x20(%r9), %r10
-	LONG $0x18518b49 // movq 0x18(%r9), %rdx
-	LONG $0x38718b49 // movq 0x38(%r9), %rsi
-	LONG $0x30798b49 // movq 0x30(%r9), %rdi
-	LONG $0x0240b841; WORD $0x0000 // movl $0x240, %r8d # imm = 0x240
-	LONG $0x1041034d // addq 0x10(%r9), %r8
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x2cc18349 // addq $0x2c, %r9
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	LONG $0x2cc38349 // addq $0x2c, %r11
-	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
-	QUAD $0x196a0518487df262; WORD $0x0000 // vbroadcastss 0x196a(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x29eb // jmp 0x4f11 <k_tile_panel_16+0x9f1>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cd162; WORD $0x1611 // vmovups %zmm2, (%r14)
-	LONG $0x487cd162; WORD $0x0c11; BYTE $0x96 // vmovups %zmm1, (%r14,%rdx,4)
-	LONG $0x02798d4c // leaq 0x2(%rcx), %r15
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xf6518f0f; WORD $0xffff // jg 0x4562 <k_tile_panel_16+0x42>
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x88348d4c // leaq (%rax,%rcx,4), %r14
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0xfe1f870f; WORD $0xffff // ja 0x57d0 <k_tile_panel_16+0x8e0>
+	LONG $0xfffd5ae9; BYTE $0xff // jmp 0x5710 <k_tile_panel_16+0x820>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
+	LONG $0x08428b4c // movq 0x8(%rdx), %r8
+	LONG $0x184a8b4c // movq 0x18(%rdx), %r9
+	LONG $0x20528b4c // movq 0x20(%rdx), %r10
+	LONG $0x405a8b4c // movq 0x40(%rdx), %r11
+	LONG $0x385a8b48 // movq 0x38(%rdx), %rbx
+	LONG $0x0240be41; WORD $0x0000 // movl $0x240, %r14d # imm = 0x240
+	LONG $0x1072034c // addq 0x10(%rdx), %r14
+	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
+	LONG $0x6cc08349 // addq $0x6c, %r8
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	QUAD $0x1b1f0518487df262; WORD $0x0000 // vbroadcastss 0x1b1f(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x2beb // jmp 0x5a1e <k_tile_panel_16+0xb2e>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x8c // vmovups %zmm1, (%r12,%r9,4)
+	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xf6d18f0f; WORD $0xffff // jg 0x50ef <k_tile_panel_16+0x1ff>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe1af0f4d // imulq %r9, %r12
+	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1f74 // je 0x4f40 <k_tile_panel_16+0xa20>
-	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
-	LONG $0x487cd162; WORD $0x0c10; BYTE $0x96 // vmovups (%r14,%rdx,4), %zmm1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1a7f // jg 0x4f4d <k_tile_panel_16+0xa2d>
-	WORD $0xbbeb // jmp 0x4ef0 <k_tile_panel_16+0x9d0>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xee490f4c // cmovnsq %rsi, %r13
+	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x2174 // je 0x5a60 <k_tile_panel_16+0xb70>
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
+	LONG $0x487c9162; WORD $0x0c10; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b7f // jg 0x5a6d <k_tile_panel_16+0xb7d>
+	WORD $0xaceb // jmp 0x5a00 <k_tile_panel_16+0xb10>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xa37e // jle 0x4ef0 <k_tile_panel_16+0x9d0>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xff235c58487d9262 // vpbroadcastd -0x4(%r11,%r12), %zmm3
-	LONG $0x48fed162; WORD $0x656f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm4
-	LONG $0x48fed162; WORD $0x6d6f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm5
-	LONG $0x48fed162; WORD $0x756f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm6
-	LONG $0x48fed162; WORD $0x7d6f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm7
-	QUAD $0xf5235c50585d9262 // vpdpbusd -0x2c(%r11,%r12){1to16}, %zmm4, %zmm3
-	QUAD $0xf6235c5058559262 // vpdpbusd -0x28(%r11,%r12){1to16}, %zmm5, %zmm3
-	QUAD $0xf7235c50584d9262 // vpdpbusd -0x24(%r11,%r12){1to16}, %zmm6, %zmm3
-	QUAD $0xf8235c5058459262 // vpdpbusd -0x20(%r11,%r12){1to16}, %zmm7, %zmm3
-	QUAD $0xff214458487d1262 // vpbroadcastd -0x4(%r9,%r12), %zmm8
-	QUAD $0xf5214450585d1262 // vpdpbusd -0x2c(%r9,%r12){1to16}, %zmm4, %zmm8
-	QUAD $0xf621445058551262 // vpdpbusd -0x28(%r9,%r12){1to16}, %zmm5, %zmm8
-	QUAD $0xf7214450584d1262 // vpdpbusd -0x24(%r9,%r12){1to16}, %zmm6, %zmm8
-	QUAD $0xf821445058451262 // vpdpbusd -0x20(%r9,%r12){1to16}, %zmm7, %zmm8
-	LONG $0x487d9262; WORD $0x2458; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm4
-	LONG $0x48fed162; WORD $0x6d6f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm5
-	QUAD $0xf923645058559262 // vpdpbusd -0x1c(%r11,%r12){1to16}, %zmm5, %zmm4
-	LONG $0x487cd162; WORD $0x7510; BYTE $0xff // vmovups -0x40(%r13), %zmm6
-	LONG $0x48fed162; WORD $0x7d6f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm7
-	QUAD $0xfa23645058459262 // vpdpbusd -0x18(%r11,%r12){1to16}, %zmm7, %zmm4
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x937e // jle 0x5a00 <k_tile_panel_16+0xb10>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
+	LONG $0x02fdc149 // sarq $0x2, %r13
+	LONG $0xeaaf0f4d // imulq %r10, %r13
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	BYTE $0x90 // nop
+	LONG $0x487df262; WORD $0x5e58; BYTE $0xff // vpbroadcastd -0x4(%rsi), %zmm3
+	LONG $0x48fef162; WORD $0x656f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm4
+	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm5
+	LONG $0x48fef162; WORD $0x756f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm6
+	LONG $0x48fef162; WORD $0x7d6f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm7
+	LONG $0x585df262; WORD $0x5e50; BYTE $0xf5 // vpdpbusd -0x2c(%rsi){1to16}, %zmm4, %zmm3
+	LONG $0x5855f262; WORD $0x5e50; BYTE $0xf6 // vpdpbusd -0x28(%rsi){1to16}, %zmm5, %zmm3
+	LONG $0x584df262; WORD $0x5e50; BYTE $0xf7 // vpdpbusd -0x24(%rsi){1to16}, %zmm6, %zmm3
+	LONG $0x5845f262; WORD $0x5e50; BYTE $0xf8 // vpdpbusd -0x20(%rsi){1to16}, %zmm7, %zmm3
+	LONG $0x487d7262; WORD $0x4658; BYTE $0xef // vpbroadcastd -0x44(%rsi), %zmm8
+	LONG $0x585d7262; WORD $0x4650; BYTE $0xe5 // vpdpbusd -0x6c(%rsi){1to16}, %zmm4, %zmm8
+	LONG $0x58557262; WORD $0x4650; BYTE $0xe6 // vpdpbusd -0x68(%rsi){1to16}, %zmm5, %zmm8
+	LONG $0x584d7262; WORD $0x4650; BYTE $0xe7 // vpdpbusd -0x64(%rsi){1to16}, %zmm6, %zmm8
+	LONG $0x58457262; WORD $0x4650; BYTE $0xe8 // vpdpbusd -0x60(%rsi){1to16}, %zmm7, %zmm8
+	LONG $0x487df262; WORD $0x2658 // vpbroadcastd (%rsi), %zmm4
+	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm5
+	LONG $0x5855f262; WORD $0x6650; BYTE $0xf9 // vpdpbusd -0x1c(%rsi){1to16}, %zmm5, %zmm4
+	LONG $0x487cf162; WORD $0x7510; BYTE $0xff // vmovups -0x40(%rbp), %zmm6
+	LONG $0x48fef162; WORD $0x7d6f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm7
+	LONG $0x5845f262; WORD $0x6650; BYTE $0xfa // vpdpbusd -0x18(%rsi){1to16}, %zmm7, %zmm4
 	LONG $0x484c7162; WORD $0xc859 // vmulps %zmm0, %zmm6, %zmm9
-	LONG $0x48fe5162; WORD $0x556f; BYTE $0xfd // vmovdqu64 -0xc0(%r13), %zmm10
-	QUAD $0xfb236450582d9262 // vpdpbusd -0x14(%r11,%r12){1to16}, %zmm10, %zmm4
+	LONG $0x48fe7162; WORD $0x556f; BYTE $0xfd // vmovdqu64 -0xc0(%rbp), %zmm10
+	LONG $0x582df262; WORD $0x6650; BYTE $0xfb // vpdpbusd -0x14(%rsi){1to16}, %zmm10, %zmm4
 	LONG $0x484d5262; WORD $0xc1a8 // vfmadd213ps %zmm9, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + zmm9
-	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0xfe // vmovdqu64 -0x80(%r13), %zmm11
-	QUAD $0xfc23645058259262 // vpdpbusd -0x10(%r11,%r12){1to16}, %zmm11, %zmm4
+	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0xfe // vmovdqu64 -0x80(%rbp), %zmm11
+	LONG $0x5825f262; WORD $0x6650; BYTE $0xfc // vpdpbusd -0x10(%rsi){1to16}, %zmm11, %zmm4
 	LONG $0x484dd262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm9
 	LONG $0x485cf162; WORD $0xe058 // vaddps %zmm0, %zmm4, %zmm4
-	LONG $0x487cd162; WORD $0x7510; BYTE $0x00 // vmovups (%r13), %zmm6
+	LONG $0x487cf162; WORD $0x7510; BYTE $0x00 // vmovups (%rbp), %zmm6
 	LONG $0x484df262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm3
-	LONG $0x487d9262; WORD $0x1c58; BYTE $0x21 // vpbroadcastd (%r9,%r12), %zmm3
-	QUAD $0xf9215c5058559262 // vpdpbusd -0x1c(%r9,%r12){1to16}, %zmm5, %zmm3
-	QUAD $0xfa215c5058459262 // vpdpbusd -0x18(%r9,%r12){1to16}, %zmm7, %zmm3
-	QUAD $0xfb215c50582d9262 // vpdpbusd -0x14(%r9,%r12){1to16}, %zmm10, %zmm3
-	QUAD $0xfc215c5058259262 // vpdpbusd -0x10(%r9,%r12){1to16}, %zmm11, %zmm3
+	LONG $0x487df262; WORD $0x5e58; BYTE $0xf0 // vpbroadcastd -0x40(%rsi), %zmm3
+	LONG $0x5855f262; WORD $0x5e50; BYTE $0xe9 // vpdpbusd -0x5c(%rsi){1to16}, %zmm5, %zmm3
+	LONG $0x5845f262; WORD $0x5e50; BYTE $0xea // vpdpbusd -0x58(%rsi){1to16}, %zmm7, %zmm3
+	LONG $0x582df262; WORD $0x5e50; BYTE $0xeb // vpdpbusd -0x54(%rsi){1to16}, %zmm10, %zmm3
+	LONG $0x5825f262; WORD $0x5e50; BYTE $0xec // vpdpbusd -0x50(%rsi){1to16}, %zmm11, %zmm3
 	LONG $0x4864f162; WORD $0xd858 // vaddps %zmm0, %zmm3, %zmm3
 	LONG $0x484dd262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm8
-	QUAD $0xfd2154b858659262 // vfmadd231ps -0xc(%r9,%r12){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
-	QUAD $0xfd234cb8585d9262 // vfmadd231ps -0xc(%r11,%r12){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfeca870f; WORD $0xffff // ja 0x4f60 <k_tile_panel_16+0xa40>
-	LONG $0xfffe55e9; BYTE $0xff // jmp 0x4ef0 <k_tile_panel_16+0x9d0>
+	LONG $0x5865f262; WORD $0x56b8; BYTE $0xed // vfmadd231ps -0x4c(%rsi){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
+	LONG $0x585df262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc(%rsi){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfedc870f; WORD $0xffff // ja 0x5a90 <k_tile_panel_16+0xba0>
+	LONG $0xfffe47e9; BYTE $0xff // jmp 0x5a00 <k_tile_panel_16+0xb10>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x30718b49 // movq 0x30(%r9), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x519b <k_tile_panel_16+0xc7b>
-	LONG $0x10798b49 // movq 0x10(%r9), %rdi
-	LONG $0x08418b4d // movq 0x8(%r9), %r8
+	LONG $0x38438b49 // movq 0x38(%r11), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01048e0f; WORD $0x0000 // jle 0x5cce <k_tile_panel_16+0xdde>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xfce18349 // andq $-0x4, %r9
+	LONG $0x107b8b49 // movq 0x10(%r11), %rdi
+	LONG $0x08538b4d // movq 0x8(%r11), %r10
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x40c78148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdi # imm = 0x240
-	LONG $0x49af0f49; BYTE $0x20 // imulq 0x20(%r9), %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	LONG $0x2cc18348 // addq $0x2c, %rcx
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x17780d18487df262; WORD $0x0000 // vbroadcastss 0x1778(%rip), %zmm1 # 0x6850 <k_tile_panel_16_min+0x1690>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487df262; WORD $0x5158; BYTE $0xff // vpbroadcastd -0x4(%rcx), %zmm2
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x43af0f4d; BYTE $0x20 // imulq 0x20(%r11), %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x2cc28348 // addq $0x2c, %rdx
+	QUAD $0x19050d18487df262; WORD $0x0000 // vbroadcastss 0x1905(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487df262; WORD $0x5258; BYTE $0xff // vpbroadcastd -0x4(%rdx), %zmm2
 	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm3
 	LONG $0x48fef162; WORD $0x676f; BYTE $0xf8 // vmovdqu64 -0x200(%rdi), %zmm4
 	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdi), %zmm5
 	LONG $0x48fef162; WORD $0x776f; BYTE $0xfa // vmovdqu64 -0x180(%rdi), %zmm6
-	LONG $0x5865f262; WORD $0x5150; BYTE $0xf5 // vpdpbusd -0x2c(%rcx){1to16}, %zmm3, %zmm2
-	LONG $0x585df262; WORD $0x5150; BYTE $0xf6 // vpdpbusd -0x28(%rcx){1to16}, %zmm4, %zmm2
-	LONG $0x5855f262; WORD $0x5150; BYTE $0xf7 // vpdpbusd -0x24(%rcx){1to16}, %zmm5, %zmm2
-	LONG $0x584df262; WORD $0x5150; BYTE $0xf8 // vpdpbusd -0x20(%rcx){1to16}, %zmm6, %zmm2
-	LONG $0x487df262; WORD $0x1958 // vpbroadcastd (%rcx), %zmm3
+	LONG $0x5865f262; WORD $0x5250; BYTE $0xf5 // vpdpbusd -0x2c(%rdx){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5250; BYTE $0xf6 // vpdpbusd -0x28(%rdx){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5250; BYTE $0xf7 // vpdpbusd -0x24(%rdx){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5250; BYTE $0xf8 // vpdpbusd -0x20(%rdx){1to16}, %zmm6, %zmm2
+	LONG $0x487df262; WORD $0x1a58 // vpbroadcastd (%rdx), %zmm3
 	LONG $0x487cf162; WORD $0x6710; BYTE $0xff // vmovups -0x40(%rdi), %zmm4
 	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xfb // vmovdqu64 -0x140(%rdi), %zmm5
-	LONG $0x5855f262; WORD $0x5950; BYTE $0xf9 // vpdpbusd -0x1c(%rcx){1to16}, %zmm5, %zmm3
+	LONG $0x5855f262; WORD $0x5a50; BYTE $0xf9 // vpdpbusd -0x1c(%rdx){1to16}, %zmm5, %zmm3
 	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
 	LONG $0x48fef162; WORD $0x776f; BYTE $0xfc // vmovdqu64 -0x100(%rdi), %zmm6
-	LONG $0x584df262; WORD $0x5950; BYTE $0xfa // vpdpbusd -0x18(%rcx){1to16}, %zmm6, %zmm3
+	LONG $0x584df262; WORD $0x5a50; BYTE $0xfa // vpdpbusd -0x18(%rdx){1to16}, %zmm6, %zmm3
 	LONG $0x485df262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm2) + zmm5
 	LONG $0x48fef162; WORD $0x576f; BYTE $0xfd // vmovdqu64 -0xc0(%rdi), %zmm2
-	LONG $0x586df262; WORD $0x5950; BYTE $0xfb // vpdpbusd -0x14(%rcx){1to16}, %zmm2, %zmm3
+	LONG $0x586df262; WORD $0x5a50; BYTE $0xfb // vpdpbusd -0x14(%rdx){1to16}, %zmm2, %zmm3
 	LONG $0x48fef162; WORD $0x576f; BYTE $0xfe // vmovdqu64 -0x80(%rdi), %zmm2
-	LONG $0x586df262; WORD $0x5950; BYTE $0xfc // vpdpbusd -0x10(%rcx){1to16}, %zmm2, %zmm3
+	LONG $0x586df262; WORD $0x5a50; BYTE $0xfc // vpdpbusd -0x10(%rdx){1to16}, %zmm2, %zmm3
 	LONG $0x4864f162; WORD $0xd158 // vaddps %zmm1, %zmm3, %zmm2
 	LONG $0x4855f262; WORD $0x1798 // vfmadd132ps (%rdi), %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
-	LONG $0x586df262; WORD $0x41b8; BYTE $0xfd // vfmadd231ps -0xc(%rcx){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x586df262; WORD $0x42b8; BYTE $0xfd // vfmadd231ps -0xc(%rdx){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff45870f; WORD $0xffff // ja 0x50e0 <k_tile_panel_16+0xbc0>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
-	LONG $0x60c48348 // addq $0x60, %rsp
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xff42870f; WORD $0xffff // ja 0x5c10 <k_tile_panel_16+0xd20>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3364,7 +3968,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_panel_16_min
 	BYTE $0x55 // pushq %rbp
@@ -3373,599 +3977,696 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x5f7d // jge 0x5240 <k_tile_panel_16_min+0x80>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x04c98349 // orq $0x4, %r9
-	LONG $0x240c3b4c // cmpq (%rsp), %r9
-	LONG $0x067e8e0f; WORD $0x0000 // jle 0x5872 <k_tile_panel_16_min+0x6b2>
-	LONG $0x02788d4c // leaq 0x2(%rax), %r15
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x0a3c8e0f; WORD $0x0000 // jle 0x5c3e <k_tile_panel_16_min+0xa7e>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0x0db08d0f; WORD $0x0000 // jge 0x5fbc <k_tile_panel_16_min+0xdfc>
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	WORD $0x8b49; BYTE $0x08 // movq (%r8), %rcx
-	LONG $0x18508b49 // movq 0x18(%r8), %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x38788349; BYTE $0x00 // cmpq $0x0, 0x38(%r8)
-	LONG $0x0c76840f; WORD $0x0000 // je 0x5e9d <k_tile_panel_16_min+0xcdd>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x91 // vmovups (%rcx,%rdx,4), %zmm0
-	LONG $0x30708b49 // movq 0x30(%r8), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0c738f0f; WORD $0x0000 // jg 0x5eae <k_tile_panel_16_min+0xcee>
-	LONG $0x000d75e9; BYTE $0x00 // jmp 0x5fb5 <k_tile_panel_16_min+0xdf5>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x243c8948 // movq %rdi, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
-	LONG $0x490c8d4c // leaq (%rcx,%rcx,2), %r9
-	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
-	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0xc00c8d4b // leaq (%r8,%r8,8), %rcx
-	LONG $0x49248d4c // leaq (%rcx,%rcx,2), %r12
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	LONG $0x0002c0b9; BYTE $0x00 // movl $0x2c0, %ecx # imm = 0x2C0
-	LONG $0x104f0348 // addq 0x10(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0xc0ce6948; WORD $0x0001; BYTE $0x00 // imulq $0x1c0, %rsi, %rcx # imm = 0x1C0
-	LONG $0x01148d4c // leaq (%rcx,%rax), %r10
-	LONG $0x38c28349 // addq $0x38, %r10
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x01428d48 // leaq 0x1(%rdx), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0xf748; BYTE $0xde // negq %rsi
-	QUAD $0x15650518487df262; WORD $0x0000 // vbroadcastss 0x1565(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	QUAD $0x156e0d58487df262; WORD $0x0000 // vpbroadcastd 0x156e(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x60eb // jmp 0x535e <k_tile_panel_16_min+0x19e>
-	WORD $0x9066 // nop
-	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%r9,%r8,4)
-	LONG $0x487c9162; WORD $0x3411; BYTE $0xc1 // vmovups %zmm6, (%r9,%r8,8)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x0c11; BYTE $0x09 // vmovups %zmm9, (%r9,%rcx)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x3c11; BYTE $0x09 // vmovups %zmm7, (%r9,%rcx)
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x0411; BYTE $0x09 // vmovups %zmm8, (%r9,%rcx)
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0x09 // vmovups %zmm5, (%r9,%rcx)
-	LONG $0x487c9162; WORD $0x2411; BYTE $0x21 // vmovups %zmm4, (%r9,%r12)
-	LONG $0x08488d48 // leaq 0x8(%rax), %rcx
-	LONG $0x2454034c; BYTE $0x38 // addq 0x38(%rsp), %r10
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	LONG $0xfe858f0f; WORD $0xffff // jg 0x51e3 <k_tile_panel_16_min+0x23>
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x820c8d4c // leaq (%rdx,%rax,4), %r9
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
-	WORD $0x5a74 // je 0x53d0 <k_tile_panel_16_min+0x210>
-	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
-	LONG $0x487c9162; WORD $0x1c10; BYTE $0x81 // vmovups (%r9,%r8,4), %zmm3
-	LONG $0x487c9162; WORD $0x3410; BYTE $0xc1 // vmovups (%r9,%r8,8), %zmm6
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x0c10; BYTE $0x09 // vmovups (%r9,%rcx), %zmm9
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x3c10; BYTE $0x09 // vmovups (%r9,%rcx), %zmm7
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x09 // vmovups (%r9,%rcx), %zmm8
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x487cd162; WORD $0x2c10; BYTE $0x09 // vmovups (%r9,%rcx), %zmm5
-	LONG $0x487c9162; WORD $0x2410; BYTE $0x21 // vmovups (%r9,%r12), %zmm4
-	WORD $0x2feb // jmp 0x53f2 <k_tile_panel_16_min+0x232>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xfef58e0f; WORD $0xffff // jle 0x5300 <k_tile_panel_16_min+0x140>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48fec162; WORD $0x556f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r13), %zmm18
-	LONG $0x48fec162; WORD $0x456f; BYTE $0xf6 // vmovdqu64 -0x280(%r13), %zmm16
-	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
-	LONG $0x506d7262; WORD $0x5550; BYTE $0xf2 // vpdpbusd -0x38(%rbp){1to16}, %zmm18, %zmm10
-	LONG $0x2e148d48 // leaq (%rsi,%rbp), %rdx
-	LONG $0xc8c28348 // addq $-0x38, %rdx
-	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
-	QUAD $0xf2355c50506d7262 // vpdpbusd -0x38(%rbp,%rsi){1to16}, %zmm18, %zmm11
-	LONG $0x48fd7162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm12
-	LONG $0x321c8d4c // leaq (%rdx,%rsi), %r11
-	LONG $0x506d7262; WORD $0x2450; BYTE $0x16 // vpdpbusd (%rsi,%rdx){1to16}, %zmm18, %zmm12
-	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	LONG $0x330c8d49 // leaq (%r11,%rsi), %rcx
-	LONG $0x506d3262; WORD $0x2c50; BYTE $0x1e // vpdpbusd (%rsi,%r11){1to16}, %zmm18, %zmm13
-	LONG $0x48fd7162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm14
-	LONG $0x31348d4c // leaq (%rcx,%rsi), %r14
-	LONG $0x506d7262; WORD $0x3450; BYTE $0x0e // vpdpbusd (%rsi,%rcx){1to16}, %zmm18, %zmm14
-	LONG $0x48fd7162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm15
-	LONG $0x363c8d4d // leaq (%r14,%rsi), %r15
-	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm25
-	LONG $0x48fde162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm20
-	LONG $0x506d3262; WORD $0x3c50; BYTE $0x36 // vpdpbusd (%rsi,%r14){1to16}, %zmm18, %zmm15
-	LONG $0x5035e262; WORD $0x6550; BYTE $0xf6 // vpdpbusd -0x28(%rbp){1to16}, %zmm25, %zmm20
-	LONG $0x507d7262; WORD $0x5550; BYTE $0xf3 // vpdpbusd -0x34(%rbp){1to16}, %zmm16, %zmm10
-	LONG $0x48fde162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm17
-	LONG $0x48fde162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm21
-	QUAD $0xf3355c50507d7262 // vpdpbusd -0x34(%rbp,%rsi){1to16}, %zmm16, %zmm11
-	QUAD $0xf6356c505035e262 // vpdpbusd -0x28(%rbp,%rsi){1to16}, %zmm25, %zmm21
-	LONG $0x48fde162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm22
-	LONG $0x371c8d49 // leaq (%r15,%rsi), %rbx
-	QUAD $0x041674505035e262 // vpdpbusd 0x10(%rsi,%rdx){1to16}, %zmm25, %zmm22
-	LONG $0x506da262; WORD $0x0c50; BYTE $0x3e // vpdpbusd (%rsi,%r15){1to16}, %zmm18, %zmm17
-	LONG $0x48fe4162; WORD $0x656f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm28
-	LONG $0x48fde162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm23
-	LONG $0x501de262; WORD $0x6550; BYTE $0xf7 // vpdpbusd -0x24(%rbp){1to16}, %zmm28, %zmm20
-	QUAD $0x041e7c505035a262 // vpdpbusd 0x10(%rsi,%r11){1to16}, %zmm25, %zmm23
-	QUAD $0x01166450507d7262 // vpdpbusd 0x4(%rsi,%rdx){1to16}, %zmm16, %zmm12
-	LONG $0x48fde162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm19
-	LONG $0x48fd6162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm24
-	LONG $0x506de262; WORD $0x1c50; BYTE $0x1e // vpdpbusd (%rsi,%rbx){1to16}, %zmm18, %zmm19
-	QUAD $0x040e445050356262 // vpdpbusd 0x10(%rsi,%rcx){1to16}, %zmm25, %zmm24
-	QUAD $0x011e6c50507d3262 // vpdpbusd 0x4(%rsi,%r11){1to16}, %zmm16, %zmm13
-	LONG $0x48fd6162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm26
-	QUAD $0x010e7450507d7262 // vpdpbusd 0x4(%rsi,%rcx){1to16}, %zmm16, %zmm14
-	QUAD $0x0436545050352262 // vpdpbusd 0x10(%rsi,%r14){1to16}, %zmm25, %zmm26
-	QUAD $0x01367c50507d3262 // vpdpbusd 0x4(%rsi,%r14){1to16}, %zmm16, %zmm15
-	LONG $0x48fe4162; WORD $0x6d6f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm29
-	LONG $0x48fde162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm18
-	LONG $0x50157262; WORD $0x5550; BYTE $0xf4 // vpdpbusd -0x30(%rbp){1to16}, %zmm29, %zmm10
-	QUAD $0x043e54505035a262 // vpdpbusd 0x10(%rsi,%r15){1to16}, %zmm25, %zmm18
-	QUAD $0x013e4c50507da262 // vpdpbusd 0x4(%rsi,%r15){1to16}, %zmm16, %zmm17
-	LONG $0x48fd6162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm27
-	QUAD $0x011e5c50507de262 // vpdpbusd 0x4(%rsi,%rbx){1to16}, %zmm16, %zmm19
-	QUAD $0x041e5c5050356262 // vpdpbusd 0x10(%rsi,%rbx){1to16}, %zmm25, %zmm27
-	QUAD $0xf4355c5050157262 // vpdpbusd -0x30(%rbp,%rsi){1to16}, %zmm29, %zmm11
-	LONG $0x48fec162; WORD $0x456f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm16
-	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm25
-	QUAD $0x0216645050157262 // vpdpbusd 0x8(%rsi,%rdx){1to16}, %zmm29, %zmm12
-	LONG $0x5035e262; WORD $0x6550; BYTE $0xf8 // vpdpbusd -0x20(%rbp){1to16}, %zmm25, %zmm20
-	QUAD $0x021e6c5050153262 // vpdpbusd 0x8(%rsi,%r11){1to16}, %zmm29, %zmm13
-	QUAD $0xf7356c50501de262 // vpdpbusd -0x24(%rbp,%rsi){1to16}, %zmm28, %zmm21
-	QUAD $0x020e745050157262 // vpdpbusd 0x8(%rsi,%rcx){1to16}, %zmm29, %zmm14
-	QUAD $0x05167450501de262 // vpdpbusd 0x14(%rsi,%rdx){1to16}, %zmm28, %zmm22
-	QUAD $0x02367c5050153262 // vpdpbusd 0x8(%rsi,%r14){1to16}, %zmm29, %zmm15
-	QUAD $0x051e7c50501da262 // vpdpbusd 0x14(%rsi,%r11){1to16}, %zmm28, %zmm23
-	LONG $0x507d7262; WORD $0x5550; BYTE $0xf5 // vpdpbusd -0x2c(%rbp){1to16}, %zmm16, %zmm10
-	QUAD $0x050e4450501d6262 // vpdpbusd 0x14(%rsi,%rcx){1to16}, %zmm28, %zmm24
-	QUAD $0xf5355c50507d7262 // vpdpbusd -0x2c(%rbp,%rsi){1to16}, %zmm16, %zmm11
-	QUAD $0x05365450501d2262 // vpdpbusd 0x14(%rsi,%r14){1to16}, %zmm28, %zmm26
-	QUAD $0x023e4c505015a262 // vpdpbusd 0x8(%rsi,%r15){1to16}, %zmm29, %zmm17
-	QUAD $0x053e5450501da262 // vpdpbusd 0x14(%rsi,%r15){1to16}, %zmm28, %zmm18
-	QUAD $0x021e5c505015e262 // vpdpbusd 0x8(%rsi,%rbx){1to16}, %zmm29, %zmm19
-	QUAD $0x051e5c50501d6262 // vpdpbusd 0x14(%rsi,%rbx){1to16}, %zmm28, %zmm27
-	QUAD $0x03166450507d7262 // vpdpbusd 0xc(%rsi,%rdx){1to16}, %zmm16, %zmm12
-	LONG $0x487c4162; WORD $0x6510; BYTE $0xfd // vmovups -0xc0(%r13), %zmm28
-	LONG $0x48fe4162; WORD $0x6d6f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm29
-	QUAD $0x031e6c50507d3262 // vpdpbusd 0xc(%rsi,%r11){1to16}, %zmm16, %zmm13
-	LONG $0x5015e262; WORD $0x6550; BYTE $0xf9 // vpdpbusd -0x1c(%rbp){1to16}, %zmm29, %zmm20
-	QUAD $0x030e7450507d7262 // vpdpbusd 0xc(%rsi,%rcx){1to16}, %zmm16, %zmm14
-	QUAD $0xf8356c505035e262 // vpdpbusd -0x20(%rbp,%rsi){1to16}, %zmm25, %zmm21
-	QUAD $0x03367c50507d3262 // vpdpbusd 0xc(%rsi,%r14){1to16}, %zmm16, %zmm15
-	QUAD $0x061674505035e262 // vpdpbusd 0x18(%rsi,%rdx){1to16}, %zmm25, %zmm22
-	QUAD $0x033e4c50507da262 // vpdpbusd 0xc(%rsi,%r15){1to16}, %zmm16, %zmm17
-	QUAD $0x061e7c505035a262 // vpdpbusd 0x18(%rsi,%r11){1to16}, %zmm25, %zmm23
-	QUAD $0x031e5c50507de262 // vpdpbusd 0xc(%rsi,%rbx){1to16}, %zmm16, %zmm19
-	LONG $0x401c6162; WORD $0xf059 // vmulps %zmm0, %zmm28, %zmm30
-	QUAD $0x060e445050356262 // vpdpbusd 0x18(%rsi,%rcx){1to16}, %zmm25, %zmm24
-	LONG $0x401d1262; WORD $0xdea8 // vfmadd213ps %zmm30, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm11) + zmm30
-	LONG $0x401d1262; WORD $0xd6a8 // vfmadd213ps %zmm30, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm10) + zmm30
-	QUAD $0x0636545050352262 // vpdpbusd 0x18(%rsi,%r14){1to16}, %zmm25, %zmm26
-	LONG $0x401d1262; WORD $0xf6a8 // vfmadd213ps %zmm30, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm14) + zmm30
-	LONG $0x405ce162; WORD $0xc058 // vaddps %zmm0, %zmm20, %zmm16
-	QUAD $0x063e54505035a262 // vpdpbusd 0x18(%rsi,%r15){1to16}, %zmm25, %zmm18
-	LONG $0x401d1262; WORD $0xfea8 // vfmadd213ps %zmm30, %zmm28, %zmm15 # zmm15 = (zmm28 * zmm15) + zmm30
-	QUAD $0x061e5c5050356262 // vpdpbusd 0x18(%rsi,%rbx){1to16}, %zmm25, %zmm27
-	LONG $0x487cc162; WORD $0x6510; BYTE $0xfe // vmovups -0x80(%r13), %zmm20
-	LONG $0x405dc262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm16) + zmm10
-	QUAD $0xf9356c505015e262 // vpdpbusd -0x1c(%rbp,%rsi){1to16}, %zmm29, %zmm21
-	LONG $0x40547162; WORD $0xd058 // vaddps %zmm0, %zmm21, %zmm10
-	LONG $0x405d5262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm10) + zmm11
-	LONG $0x401d1262; WORD $0xeea8 // vfmadd213ps %zmm30, %zmm28, %zmm13 # zmm13 = (zmm28 * zmm13) + zmm30
-	QUAD $0x071674505015e262 // vpdpbusd 0x1c(%rsi,%rdx){1to16}, %zmm29, %zmm22
-	LONG $0x401d8262; WORD $0xcea8 // vfmadd213ps %zmm30, %zmm28, %zmm17 # zmm17 = (zmm28 * zmm17) + zmm30
-	LONG $0x401d1262; WORD $0xe6a8 // vfmadd213ps %zmm30, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm12) + zmm30
-	QUAD $0x071e7c505015a262 // vpdpbusd 0x1c(%rsi,%r11){1to16}, %zmm29, %zmm23
-	LONG $0x401d8262; WORD $0xdea8 // vfmadd213ps %zmm30, %zmm28, %zmm19 # zmm19 = (zmm28 * zmm19) + zmm30
-	LONG $0x404c7162; WORD $0xd858 // vaddps %zmm0, %zmm22, %zmm11
-	QUAD $0x070e445050156262 // vpdpbusd 0x1c(%rsi,%rcx){1to16}, %zmm29, %zmm24
-	LONG $0x405d5262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm11) + zmm12
-	LONG $0x40447162; WORD $0xe058 // vaddps %zmm0, %zmm23, %zmm12
-	QUAD $0x0736545050152262 // vpdpbusd 0x1c(%rsi,%r14){1to16}, %zmm29, %zmm26
-	LONG $0x405d5262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm12) + zmm13
-	LONG $0x403c7162; WORD $0xe858 // vaddps %zmm0, %zmm24, %zmm13
-	QUAD $0x073e54505015a262 // vpdpbusd 0x1c(%rsi,%r15){1to16}, %zmm29, %zmm18
-	LONG $0x405d5262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm13) + zmm14
-	LONG $0x402c7162; WORD $0xf058 // vaddps %zmm0, %zmm26, %zmm14
-	QUAD $0x071e5c5050156262 // vpdpbusd 0x1c(%rsi,%rbx){1to16}, %zmm29, %zmm27
-	LONG $0x405d5262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm14) + zmm15
-	QUAD $0x080e6c9858357262 // vfmadd132ps 0x20(%rsi,%rcx){1to16}, %zmm9, %zmm13 # zmm13 = (zmm13 * mem) + zmm9
-	QUAD $0x08367498584d3262 // vfmadd132ps 0x20(%rsi,%r14){1to16}, %zmm6, %zmm14 # zmm14 = (zmm14 * mem) + zmm6
-	LONG $0x406cf162; WORD $0xf058 // vaddps %zmm0, %zmm18, %zmm6
-	QUAD $0x081e649858453262 // vfmadd132ps 0x20(%rsi,%r11){1to16}, %zmm7, %zmm12 # zmm12 = (zmm12 * mem) + zmm7
-	LONG $0x405db262; WORD $0xf1a8 // vfmadd213ps %zmm17, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm6) + zmm17
-	QUAD $0x08165c98583d7262 // vfmadd132ps 0x20(%rsi,%rdx){1to16}, %zmm8, %zmm11 # zmm11 = (zmm11 * mem) + zmm8
-	QUAD $0x083e74985865b262 // vfmadd132ps 0x20(%rsi,%r15){1to16}, %zmm3, %zmm6 # zmm6 = (zmm6 * mem) + zmm3
-	LONG $0x40247162; WORD $0xc058 // vaddps %zmm0, %zmm27, %zmm8
-	QUAD $0xfa35549858557262 // vfmadd132ps -0x18(%rbp,%rsi){1to16}, %zmm5, %zmm10 # zmm10 = (zmm10 * mem) + zmm5
-	LONG $0x405d3262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm8) + zmm19
-	LONG $0x585de262; WORD $0x4598; BYTE $0xfa // vfmadd132ps -0x18(%rbp){1to16}, %zmm4, %zmm16 # zmm16 = (zmm16 * mem) + zmm4
-	QUAD $0x081e4498586d7262 // vfmadd132ps 0x20(%rsi,%rbx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm8 * mem) + zmm2
-	LONG $0x487cd162; WORD $0x5510; BYTE $0xff // vmovups -0x40(%r13), %zmm2
-	QUAD $0x0d0e6cb8586d7262 // vfmadd231ps 0x34(%rsi,%rcx){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
-	QUAD $0x0d1e64b8586d3262 // vfmadd231ps 0x34(%rsi,%r11){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
-	QUAD $0x0d3674b8586d3262 // vfmadd231ps 0x34(%rsi,%r14){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
-	QUAD $0x0d165cb8586d7262 // vfmadd231ps 0x34(%rsi,%rdx){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
-	QUAD $0x0d3e74b8586db262 // vfmadd231ps 0x34(%rsi,%r15){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
-	QUAD $0xff3554b8586d7262 // vfmadd231ps -0x4(%rbp,%rsi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	QUAD $0x0d1e44b8586d7262 // vfmadd231ps 0x34(%rsi,%rbx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	LONG $0x586de262; WORD $0x45b8; BYTE $0xff // vfmadd231ps -0x4(%rbp){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
-	LONG $0x487cd162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm2
-	QUAD $0x0e1e64b8586d3262 // vfmadd231ps 0x38(%rsi,%r11){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
-	QUAD $0x0e0e6cb8586d7262 // vfmadd231ps 0x38(%rsi,%rcx){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
-	QUAD $0x0e165cb8586d7262 // vfmadd231ps 0x38(%rsi,%rdx){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
-	QUAD $0x0e3674b8586d3262 // vfmadd231ps 0x38(%rsi,%r14){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
-	QUAD $0x003554b8586d7262 // vfmadd231ps (%rbp,%rsi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	QUAD $0x0e3e74b8586db262 // vfmadd231ps 0x38(%rsi,%r15){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
-	LONG $0x586de262; WORD $0x45b8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
-	QUAD $0x0e1e44b8586d7262 // vfmadd231ps 0x38(%rsi,%rbx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	LONG $0x00c58149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r13 # imm = 0x300
-	LONG $0x40c58348 // addq $0x40, %rbp
-	WORD $0xff48; BYTE $0xcf // decq %rdi
-	LONG $0x487cf162; WORD $0xde28 // vmovaps %zmm6, %zmm3
-	LONG $0x487cd162; WORD $0xf628 // vmovaps %zmm14, %zmm6
-	LONG $0x487c5162; WORD $0xcd28 // vmovaps %zmm13, %zmm9
-	LONG $0x487cd162; WORD $0xfc28 // vmovaps %zmm12, %zmm7
-	LONG $0x487cd162; WORD $0xd028 // vmovaps %zmm8, %zmm2
-	LONG $0x487c5162; WORD $0xc328 // vmovaps %zmm11, %zmm8
-	LONG $0x487cd162; WORD $0xea28 // vmovaps %zmm10, %zmm5
-	LONG $0x487cb162; WORD $0xe028 // vmovaps %zmm16, %zmm4
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xfba3870f; WORD $0xffff // ja 0x5410 <k_tile_panel_16_min+0x250>
-	LONG $0xfffa8ee9; BYTE $0xff // jmp 0x5300 <k_tile_panel_16_min+0x140>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	WORD $0x8b49; BYTE $0x12 // movq (%r10), %rdx
-	LONG $0x08628b4d // movq 0x8(%r10), %r12
-	LONG $0x207a8b4d // movq 0x20(%r10), %r15
-	LONG $0x184a8b49 // movq 0x18(%r10), %rcx
-	LONG $0x38728b49 // movq 0x38(%r10), %rsi
-	LONG $0x307a8b49 // movq 0x30(%r10), %rdi
-	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
-	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
-	LONG $0x02c0bb41; WORD $0x0000 // movl $0x2c0, %r11d # imm = 0x2C0
-	LONG $0x105a034d // addq 0x10(%r10), %r11
-	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0xd7af0f4d // imulq %r15, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0xc09b8d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r11), %rbx
-	LONG $0xdfaf0f49 // imulq %r15, %rbx
-	LONG $0x80b38d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r11), %r14
-	LONG $0xf7af0f4d // imulq %r15, %r14
-	LONG $0x40c38349 // addq $0x40, %r11
-	LONG $0xdfaf0f4d // imulq %r15, %r11
-	LONG $0x08e7c149 // shlq $0x8, %r15
-	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	LONG $0x01678d4c // leaq 0x1(%rdi), %r12
-	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
-	QUAD $0x0f540518487df262; WORD $0x0000 // vbroadcastss 0xf54(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	QUAD $0x0f620d58487df262; WORD $0x0000 // vpbroadcastd 0xf62(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	WORD $0x59eb // jmp 0x5961 <k_tile_panel_16_min+0x7a1>
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
+	LONG $0x01b4850f; WORD $0x0000 // jne 0x5edd <k_tile_panel_16_min+0x1ed>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
+	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
+	LONG $0x18468b4c // movq 0x18(%rsi), %r8
+	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
+	LONG $0x40568b4c // movq 0x40(%rsi), %r10
+	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
+	LONG $0x0002c0bb; BYTE $0x00 // movl $0x2c0, %ebx # imm = 0x2C0
+	LONG $0x105e0348 // addq 0x10(%rsi), %rbx
+	QUAD $0x17d10558487df262; WORD $0x0000 // vpbroadcastd 0x17d1(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
+	LONG $0x01738d4d // leaq 0x1(%r11), %r14
+	QUAD $0x17ab0d18487df262; WORD $0x0000 // vbroadcastss 0x17ab(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xee490f4c // cmovnsq %rsi, %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1674 // je 0x5da0 <k_tile_panel_16_min+0xb0>
+	LONG $0x487cb162; WORD $0x1410; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm2
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x177f // jg 0x5dad <k_tile_panel_16_min+0xbd>
+	LONG $0x000129e9; BYTE $0x00 // jmp 0x5ec4 <k_tile_panel_16_min+0x1d4>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x01178e0f; WORD $0x0000 // jle 0x5ec4 <k_tile_panel_16_min+0x1d4>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xe9af0f49 // imulq %r9, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x5d10; BYTE $0xfd // vmovups -0xc0(%rbp), %zmm3
+	LONG $0x48fef162; WORD $0x656f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rbp), %zmm4
+	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf6 // vmovdqu64 -0x280(%rbp), %zmm5
+	LONG $0x48fef162; WORD $0x756f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm6
+	LONG $0x48fef162; WORD $0x7d6f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm7
+	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
+	LONG $0x585d5262; WORD $0x0450; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm4, %zmm8
+	QUAD $0x0124445058555262 // vpdpbusd 0x4(%r12){1to16}, %zmm5, %zmm8
+	QUAD $0x02244450584d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm6, %zmm8
+	QUAD $0x0324445058455262 // vpdpbusd 0xc(%r12){1to16}, %zmm7, %zmm8
+	LONG $0x48fef162; WORD $0x656f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm4
+	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
+	QUAD $0x04246c50585dd262 // vpdpbusd 0x10(%r12){1to16}, %zmm4, %zmm5
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x48fef162; WORD $0x756f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm6
+	QUAD $0x05246c50584dd262 // vpdpbusd 0x14(%r12){1to16}, %zmm6, %zmm5
+	LONG $0x4865d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm8) + zmm4
+	LONG $0x48fef162; WORD $0x5d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm3
+	QUAD $0x06246c505865d262 // vpdpbusd 0x18(%r12){1to16}, %zmm3, %zmm5
+	LONG $0x48fef162; WORD $0x5d6f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm3
+	QUAD $0x07246c505865d262 // vpdpbusd 0x1c(%r12){1to16}, %zmm3, %zmm5
+	LONG $0x4854f162; WORD $0xd958 // vaddps %zmm1, %zmm5, %zmm3
+	LONG $0x485df262; WORD $0x5d98; BYTE $0xfe // vfmadd132ps -0x80(%rbp), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	QUAD $0x08245c98586dd262 // vfmadd132ps 0x20(%r12){1to16}, %zmm2, %zmm3 # zmm3 = (zmm3 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x6510; BYTE $0xff // vmovups -0x40(%rbp), %zmm4
+	QUAD $0x0d2464985865d262 // vfmadd132ps 0x34(%r12){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x487cf162; WORD $0x5510; BYTE $0x00 // vmovups (%rbp), %zmm2
+	QUAD $0x0e245498585dd262 // vfmadd132ps 0x38(%r12){1to16}, %zmm4, %zmm2 # zmm2 = (zmm2 * mem) + zmm4
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff1c870f; WORD $0xffff // ja 0x5de0 <k_tile_panel_16_min+0xf0>
+	LONG $0x487cb162; WORD $0x1411; BYTE $0xba // vmovups %zmm2, (%rdx,%r15,4)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x03c6f640 // testb $0x3, %sil
+	WORD $0x0974 // je 0x5edd <k_tile_panel_16_min+0x1ed>
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xfe938c0f; WORD $0xffff // jl 0x5d70 <k_tile_panel_16_min+0x80>
+	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x6d7e // jle 0x5f53 <k_tile_panel_16_min+0x263>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	LONG $0x06b18e0f; WORD $0x0000 // jle 0x65a7 <k_tile_panel_16_min+0x8b7>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x0a268e0f; WORD $0x0000 // jle 0x692c <k_tile_panel_16_min+0xc3c>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x0d8d8d0f; WORD $0x0000 // jge 0x6c9f <k_tile_panel_16_min+0xfaf>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x71af0f49; BYTE $0x18 // imulq 0x18(%r9), %rsi
+	LONG $0x037a8d48 // leaq 0x3(%rdx), %rdi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfa490f48 // cmovnsq %rdx, %rdi
+	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
+	LONG $0x0c31840f; WORD $0x0000 // je 0x6b6b <k_tile_panel_16_min+0xe7b>
+	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
+	LONG $0x38418b49 // movq 0x38(%r9), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0c2e8f0f; WORD $0x0000 // jg 0x6b7c <k_tile_panel_16_min+0xe8c>
+	LONG $0x000d45e9; BYTE $0x00 // jmp 0x6c98 <k_tile_panel_16_min+0xfa8>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x08508b49 // movq 0x8(%r8), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x18508b4d // movq 0x18(%r8), %r10
+	LONG $0x20588b4d // movq 0x20(%r8), %r11
+	LONG $0x40508b49 // movq 0x40(%r8), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x38588b49 // movq 0x38(%r8), %rbx
+	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
+	LONG $0x523c8d4c // leaq (%rdx,%rdx,2), %r15
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x04e4c149 // shlq $0x4, %r12
+	LONG $0x922c8d4c // leaq (%rdx,%rdx,4), %r13
+	QUAD $0x00000000d5148d4a // leaq (,%r10,8), %rdx
+	LONG $0x522c8d48 // leaq (%rdx,%rdx,2), %rbp
+	LONG $0xd2148d4b // leaq (%r10,%r10,8), %rdx
+	LONG $0x520c8d4c // leaq (%rdx,%rdx,2), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
+	LONG $0x0002c0ba; BYTE $0x00 // movl $0x2c0, %edx # imm = 0x2C0
+	LONG $0x10500349 // addq 0x10(%r8), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	QUAD $0x15310518487df262; WORD $0x0000 // vbroadcastss 0x1531(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x153f0d58487df262; WORD $0x0000 // vpbroadcastd 0x153f(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	WORD $0x7ceb // jmp 0x6067 <k_tile_panel_16_min+0x377>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487c7162; WORD $0xfa28 // vmovaps %zmm2, %zmm15
+	LONG $0x487cc162; WORD $0xc128 // vmovaps %zmm9, %zmm16
+	LONG $0x487c7162; WORD $0xf328 // vmovaps %zmm3, %zmm14
+	LONG $0x487c7162; WORD $0xec28 // vmovaps %zmm4, %zmm13
+	LONG $0x487c7162; WORD $0xe528 // vmovaps %zmm5, %zmm12
+	LONG $0x48fd7162; WORD $0xde6f // vmovdqa64 %zmm6, %zmm11
+	LONG $0x48fd7162; WORD $0xd76f // vmovdqa64 %zmm7, %zmm10
+	LONG $0x487cc162; WORD $0xd028 // vmovaps %zmm8, %zmm18
+	LONG $0x487cc162; WORD $0x0311 // vmovups %zmm16, (%r11)
+	LONG $0x487c1162; WORD $0x3c11; BYTE $0x93 // vmovups %zmm15, (%r11,%r10,4)
+	LONG $0x487c1162; WORD $0x3411; BYTE $0xd3 // vmovups %zmm14, (%r11,%r10,8)
+	LONG $0x487c1162; WORD $0x2c11; BYTE $0x3b // vmovups %zmm13, (%r11,%r15)
+	LONG $0x487c1162; WORD $0x2411; BYTE $0x23 // vmovups %zmm12, (%r11,%r12)
+	LONG $0x487c1162; WORD $0x1c11; BYTE $0x2b // vmovups %zmm11, (%r11,%r13)
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x2b // vmovups %zmm10, (%r11,%rbp)
+	LONG $0x487c8162; WORD $0x1411; BYTE $0x0b // vmovups %zmm18, (%r11,%r9)
+	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0xfe828f0f; WORD $0xffff // jg 0x5ee9 <k_tile_panel_16_min+0x1f9>
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x037e8d48 // leaq 0x3(%rsi), %rdi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe490f48 // cmovnsq %rsi, %rdi
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x831c8d4f // leaq (%r11,%r8,4), %r11
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	WORD $0x5074 // je 0x60e0 <k_tile_panel_16_min+0x3f0>
+	LONG $0x487c5162; WORD $0x0b10 // vmovups (%r11), %zmm9
+	LONG $0x487c9162; WORD $0x1410; BYTE $0x93 // vmovups (%r11,%r10,4), %zmm2
+	LONG $0x487c9162; WORD $0x1c10; BYTE $0xd3 // vmovups (%r11,%r10,8), %zmm3
+	LONG $0x487c9162; WORD $0x2410; BYTE $0x3b // vmovups (%r11,%r15), %zmm4
+	LONG $0x487c9162; WORD $0x2c10; BYTE $0x23 // vmovups (%r11,%r12), %zmm5
+	LONG $0x48fe9162; WORD $0x346f; BYTE $0x2b // vmovdqu64 (%r11,%r13), %zmm6
+	LONG $0x48fed162; WORD $0x3c6f; BYTE $0x2b // vmovdqu64 (%r11,%rbp), %zmm7
+	LONG $0x487c1162; WORD $0x0410; BYTE $0x0b // vmovups (%r11,%r9), %zmm8
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	WORD $0x3f7f // jg 0x610e <k_tile_panel_16_min+0x41e>
+	LONG $0xffff1ce9; BYTE $0xff // jmp 0x5ff0 <k_tile_panel_16_min+0x300>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	LONG $0xfee28e0f; WORD $0xffff // jle 0x5ff0 <k_tile_panel_16_min+0x300>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x30 // addq 0x30(%rsp), %rsi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x7caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rdi
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fec162; WORD $0x566f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r14), %zmm18
+	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
+	QUAD $0x303e5450506d7262 // vpdpbusd 0xc0(%rsi,%rdi){1to16}, %zmm18, %zmm10
+	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
+	QUAD $0x203e5c50506d7262 // vpdpbusd 0x80(%rsi,%rdi){1to16}, %zmm18, %zmm11
+	LONG $0x48fd7162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm12
+	QUAD $0x103e6450506d7262 // vpdpbusd 0x40(%rsi,%rdi){1to16}, %zmm18, %zmm12
+	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
+	LONG $0x506d7262; WORD $0x2c50; BYTE $0x3e // vpdpbusd (%rsi,%rdi){1to16}, %zmm18, %zmm13
+	LONG $0x48fec162; WORD $0x5e6f; BYTE $0xf6 // vmovdqu64 -0x280(%r14), %zmm19
+	LONG $0x48fd7162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm14
+	QUAD $0x313e545050657262 // vpdpbusd 0xc4(%rsi,%rdi){1to16}, %zmm19, %zmm10
+	QUAD $0x30067450506d3262 // vpdpbusd 0xc0(%rsi,%r8){1to16}, %zmm18, %zmm14
+	QUAD $0x213e5c5050657262 // vpdpbusd 0x84(%rsi,%rdi){1to16}, %zmm19, %zmm11
+	LONG $0x48fd7162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm15
+	QUAD $0x113e645050657262 // vpdpbusd 0x44(%rsi,%rdi){1to16}, %zmm19, %zmm12
+	QUAD $0x20067c50506d3262 // vpdpbusd 0x80(%rsi,%r8){1to16}, %zmm18, %zmm15
+	QUAD $0x013e6c5050657262 // vpdpbusd 0x4(%rsi,%rdi){1to16}, %zmm19, %zmm13
+	LONG $0x48fde162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm16
+	QUAD $0x3106745050653262 // vpdpbusd 0xc4(%rsi,%r8){1to16}, %zmm19, %zmm14
+	QUAD $0x10064450506da262 // vpdpbusd 0x40(%rsi,%r8){1to16}, %zmm18, %zmm16
+	QUAD $0x21067c5050653262 // vpdpbusd 0x84(%rsi,%r8){1to16}, %zmm19, %zmm15
+	LONG $0x48fe4162; WORD $0x466f; BYTE $0xf7 // vmovdqu64 -0x240(%r14), %zmm24
+	LONG $0x48fde162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm17
+	QUAD $0x110644505065a262 // vpdpbusd 0x44(%rsi,%r8){1to16}, %zmm19, %zmm16
+	LONG $0x506da262; WORD $0x0c50; BYTE $0x06 // vpdpbusd (%rsi,%r8){1to16}, %zmm18, %zmm17
+	QUAD $0x01064c505065a262 // vpdpbusd 0x4(%rsi,%r8){1to16}, %zmm19, %zmm17
+	LONG $0x48fec162; WORD $0x766f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r14), %zmm22
+	LONG $0x48fde162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm18
+	QUAD $0x323e5450503d7262 // vpdpbusd 0xc8(%rsi,%rdi){1to16}, %zmm24, %zmm10
+	QUAD $0x343e5450504de262 // vpdpbusd 0xd0(%rsi,%rdi){1to16}, %zmm22, %zmm18
+	QUAD $0x223e5c50503d7262 // vpdpbusd 0x88(%rsi,%rdi){1to16}, %zmm24, %zmm11
+	LONG $0x48fec162; WORD $0x5e6f; BYTE $0xfa // vmovdqu64 -0x180(%r14), %zmm19
+	QUAD $0x123e6450503d7262 // vpdpbusd 0x48(%rsi,%rdi){1to16}, %zmm24, %zmm12
+	QUAD $0x353e54505065e262 // vpdpbusd 0xd4(%rsi,%rdi){1to16}, %zmm19, %zmm18
+	QUAD $0x023e6c50503d7262 // vpdpbusd 0x8(%rsi,%rdi){1to16}, %zmm24, %zmm13
+	LONG $0x48fde162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm21
+	QUAD $0x32067450503d3262 // vpdpbusd 0xc8(%rsi,%r8){1to16}, %zmm24, %zmm14
+	QUAD $0x243e6c50504de262 // vpdpbusd 0x90(%rsi,%rdi){1to16}, %zmm22, %zmm21
+	QUAD $0x22067c50503d3262 // vpdpbusd 0x88(%rsi,%r8){1to16}, %zmm24, %zmm15
+	QUAD $0x253e6c505065e262 // vpdpbusd 0x94(%rsi,%rdi){1to16}, %zmm19, %zmm21
+	QUAD $0x12064450503da262 // vpdpbusd 0x48(%rsi,%r8){1to16}, %zmm24, %zmm16
+	LONG $0x48fec162; WORD $0x666f; BYTE $0xfb // vmovdqu64 -0x140(%r14), %zmm20
+	LONG $0x48fde162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm23
+	QUAD $0x02064c50503da262 // vpdpbusd 0x8(%rsi,%r8){1to16}, %zmm24, %zmm17
+	QUAD $0x143e7c50504de262 // vpdpbusd 0x50(%rsi,%rdi){1to16}, %zmm22, %zmm23
+	QUAD $0x363e5450505de262 // vpdpbusd 0xd8(%rsi,%rdi){1to16}, %zmm20, %zmm18
+	QUAD $0x153e7c505065e262 // vpdpbusd 0x54(%rsi,%rdi){1to16}, %zmm19, %zmm23
+	QUAD $0x263e6c50505de262 // vpdpbusd 0x98(%rsi,%rdi){1to16}, %zmm20, %zmm21
+	LONG $0x48fe4162; WORD $0x5e6f; BYTE $0xf8 // vmovdqu64 -0x200(%r14), %zmm27
+	LONG $0x48fd6162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm24
+	QUAD $0x163e7c50505de262 // vpdpbusd 0x58(%rsi,%rdi){1to16}, %zmm20, %zmm23
+	QUAD $0x043e4450504d6262 // vpdpbusd 0x10(%rsi,%rdi){1to16}, %zmm22, %zmm24
+	QUAD $0x333e545050257262 // vpdpbusd 0xcc(%rsi,%rdi){1to16}, %zmm27, %zmm10
+	QUAD $0x053e445050656262 // vpdpbusd 0x14(%rsi,%rdi){1to16}, %zmm19, %zmm24
+	QUAD $0x233e5c5050257262 // vpdpbusd 0x8c(%rsi,%rdi){1to16}, %zmm27, %zmm11
+	QUAD $0x063e4450505d6262 // vpdpbusd 0x18(%rsi,%rdi){1to16}, %zmm20, %zmm24
+	QUAD $0x133e645050257262 // vpdpbusd 0x4c(%rsi,%rdi){1to16}, %zmm27, %zmm12
+	LONG $0x48fd6162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm25
+	QUAD $0x033e6c5050257262 // vpdpbusd 0xc(%rsi,%rdi){1to16}, %zmm27, %zmm13
+	QUAD $0x34064c50504d2262 // vpdpbusd 0xd0(%rsi,%r8){1to16}, %zmm22, %zmm25
+	QUAD $0x3306745050253262 // vpdpbusd 0xcc(%rsi,%r8){1to16}, %zmm27, %zmm14
+	LONG $0x48fd6162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm28
+	QUAD $0x23067c5050253262 // vpdpbusd 0x8c(%rsi,%r8){1to16}, %zmm27, %zmm15
+	QUAD $0x24066450504d2262 // vpdpbusd 0x90(%rsi,%r8){1to16}, %zmm22, %zmm28
+	QUAD $0x130644505025a262 // vpdpbusd 0x4c(%rsi,%r8){1to16}, %zmm27, %zmm16
+	LONG $0x48fe4162; WORD $0x566f; BYTE $0xfc // vmovdqu64 -0x100(%r14), %zmm26
+	LONG $0x48fd6162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm29
+	QUAD $0x03064c505025a262 // vpdpbusd 0xc(%rsi,%r8){1to16}, %zmm27, %zmm17
+	QUAD $0x14066c50504d2262 // vpdpbusd 0x50(%rsi,%r8){1to16}, %zmm22, %zmm29
+	QUAD $0x373e5450502de262 // vpdpbusd 0xdc(%rsi,%rdi){1to16}, %zmm26, %zmm18
+	LONG $0x487c4162; WORD $0x5e10; BYTE $0xfd // vmovups -0xc0(%r14), %zmm27
+	LONG $0x48fd6162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm30
+	QUAD $0x273e6c50502de262 // vpdpbusd 0x9c(%rsi,%rdi){1to16}, %zmm26, %zmm21
+	QUAD $0x04067450504d2262 // vpdpbusd 0x10(%rsi,%r8){1to16}, %zmm22, %zmm30
+	QUAD $0x173e7c50502de262 // vpdpbusd 0x5c(%rsi,%rdi){1to16}, %zmm26, %zmm23
+	LONG $0x4024e162; WORD $0xf059 // vmulps %zmm0, %zmm27, %zmm22
+	QUAD $0x073e4450502d6262 // vpdpbusd 0x1c(%rsi,%rdi){1to16}, %zmm26, %zmm24
+	LONG $0x4025a262; WORD $0xcea8 // vfmadd213ps %zmm22, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm17) + zmm22
+	LONG $0x4025a262; WORD $0xc6a8 // vfmadd213ps %zmm22, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm16) + zmm22
+	QUAD $0x35064c5050652262 // vpdpbusd 0xd4(%rsi,%r8){1to16}, %zmm19, %zmm25
+	LONG $0x40253262; WORD $0xfea8 // vfmadd213ps %zmm22, %zmm27, %zmm15 # zmm15 = (zmm27 * zmm15) + zmm22
+	LONG $0x40253262; WORD $0xf6a8 // vfmadd213ps %zmm22, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm14) + zmm22
+	QUAD $0x2506645050652262 // vpdpbusd 0x94(%rsi,%r8){1to16}, %zmm19, %zmm28
+	LONG $0x40253262; WORD $0xeea8 // vfmadd213ps %zmm22, %zmm27, %zmm13 # zmm13 = (zmm27 * zmm13) + zmm22
+	LONG $0x40253262; WORD $0xe6a8 // vfmadd213ps %zmm22, %zmm27, %zmm12 # zmm12 = (zmm27 * zmm12) + zmm22
+	QUAD $0x15066c5050652262 // vpdpbusd 0x54(%rsi,%r8){1to16}, %zmm19, %zmm29
+	LONG $0x40253262; WORD $0xdea8 // vfmadd213ps %zmm22, %zmm27, %zmm11 # zmm11 = (zmm27 * zmm11) + zmm22
+	LONG $0x40253262; WORD $0xd6a8 // vfmadd213ps %zmm22, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm10) + zmm22
+	QUAD $0x0506745050652262 // vpdpbusd 0x14(%rsi,%r8){1to16}, %zmm19, %zmm30
+	LONG $0x406ce162; WORD $0xd058 // vaddps %zmm0, %zmm18, %zmm18
+	LONG $0x487cc162; WORD $0x5e10; BYTE $0xfe // vmovups -0x80(%r14), %zmm19
+	QUAD $0x36064c50505d2262 // vpdpbusd 0xd8(%rsi,%r8){1to16}, %zmm20, %zmm25
+	LONG $0x4065c262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm19, %zmm18 # zmm18 = (zmm19 * zmm18) + zmm10
+	LONG $0x40547162; WORD $0xd058 // vaddps %zmm0, %zmm21, %zmm10
+	QUAD $0x37064c50502d2262 // vpdpbusd 0xdc(%rsi,%r8){1to16}, %zmm26, %zmm25
+	LONG $0x40655262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm11
+	LONG $0x40447162; WORD $0xd858 // vaddps %zmm0, %zmm23, %zmm11
+	QUAD $0x26066450505d2262 // vpdpbusd 0x98(%rsi,%r8){1to16}, %zmm20, %zmm28
+	LONG $0x40655262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm19, %zmm11 # zmm11 = (zmm19 * zmm11) + zmm12
+	LONG $0x403c7162; WORD $0xe058 // vaddps %zmm0, %zmm24, %zmm12
+	QUAD $0x27066450502d2262 // vpdpbusd 0x9c(%rsi,%r8){1to16}, %zmm26, %zmm28
+	LONG $0x40655262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm19, %zmm12 # zmm12 = (zmm19 * zmm12) + zmm13
+	LONG $0x40347162; WORD $0xe858 // vaddps %zmm0, %zmm25, %zmm13
+	QUAD $0x16066c50505d2262 // vpdpbusd 0x58(%rsi,%r8){1to16}, %zmm20, %zmm29
+	LONG $0x40655262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm19, %zmm13 # zmm13 = (zmm19 * zmm13) + zmm14
+	LONG $0x401c7162; WORD $0xf058 // vaddps %zmm0, %zmm28, %zmm14
+	QUAD $0x17066c50502d2262 // vpdpbusd 0x5c(%rsi,%r8){1to16}, %zmm26, %zmm29
+	LONG $0x40655262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm14) + zmm15
+	LONG $0x40147162; WORD $0xf858 // vaddps %zmm0, %zmm29, %zmm15
+	QUAD $0x06067450505d2262 // vpdpbusd 0x18(%rsi,%r8){1to16}, %zmm20, %zmm30
+	LONG $0x40653262; WORD $0xf8a8 // vfmadd213ps %zmm16, %zmm19, %zmm15 # zmm15 = (zmm19 * zmm15) + zmm16
+	QUAD $0x07067450502d2262 // vpdpbusd 0x1c(%rsi,%r8){1to16}, %zmm26, %zmm30
+	LONG $0x400ce162; WORD $0xc058 // vaddps %zmm0, %zmm30, %zmm16
+	LONG $0x4065a262; WORD $0xc1a8 // vfmadd213ps %zmm17, %zmm19, %zmm16 # zmm16 = (zmm19 * zmm16) + zmm17
+	QUAD $0x080644985835a262 // vfmadd132ps 0x20(%rsi,%r8){1to16}, %zmm9, %zmm16 # zmm16 = (zmm16 * mem) + zmm9
+	QUAD $0x18067c98586d3262 // vfmadd132ps 0x60(%rsi,%r8){1to16}, %zmm2, %zmm15 # zmm15 = (zmm15 * mem) + zmm2
+	QUAD $0x2806749858653262 // vfmadd132ps 0xa0(%rsi,%r8){1to16}, %zmm3, %zmm14 # zmm14 = (zmm14 * mem) + zmm3
+	QUAD $0x38066c98585d3262 // vfmadd132ps 0xe0(%rsi,%r8){1to16}, %zmm4, %zmm13 # zmm13 = (zmm13 * mem) + zmm4
+	QUAD $0x083e649858557262 // vfmadd132ps 0x20(%rsi,%rdi){1to16}, %zmm5, %zmm12 # zmm12 = (zmm12 * mem) + zmm5
+	QUAD $0x183e5c98584d7262 // vfmadd132ps 0x60(%rsi,%rdi){1to16}, %zmm6, %zmm11 # zmm11 = (zmm11 * mem) + zmm6
+	QUAD $0x283e549858457262 // vfmadd132ps 0xa0(%rsi,%rdi){1to16}, %zmm7, %zmm10 # zmm10 = (zmm10 * mem) + zmm7
+	QUAD $0x383e5498583de262 // vfmadd132ps 0xe0(%rsi,%rdi){1to16}, %zmm8, %zmm18 # zmm18 = (zmm18 * mem) + zmm8
+	LONG $0x487cd162; WORD $0x5610; BYTE $0xff // vmovups -0x40(%r14), %zmm2
+	QUAD $0x0d0644b8586da262 // vfmadd231ps 0x34(%rsi,%r8){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
+	QUAD $0x1d067cb8586d3262 // vfmadd231ps 0x74(%rsi,%r8){1to16}, %zmm2, %zmm15 # zmm15 = (zmm2 * mem) + zmm15
+	QUAD $0x2d0674b8586d3262 // vfmadd231ps 0xb4(%rsi,%r8){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
+	QUAD $0x3d066cb8586d3262 // vfmadd231ps 0xf4(%rsi,%r8){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
+	QUAD $0x0d3e64b8586d7262 // vfmadd231ps 0x34(%rsi,%rdi){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
+	QUAD $0x1d3e5cb8586d7262 // vfmadd231ps 0x74(%rsi,%rdi){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
+	QUAD $0x2d3e54b8586d7262 // vfmadd231ps 0xb4(%rsi,%rdi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x3d3e54b8586de262 // vfmadd231ps 0xf4(%rsi,%rdi){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
+	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
+	QUAD $0x0e0644b8586da262 // vfmadd231ps 0x38(%rsi,%r8){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
+	QUAD $0x1e067cb8586d3262 // vfmadd231ps 0x78(%rsi,%r8){1to16}, %zmm2, %zmm15 # zmm15 = (zmm2 * mem) + zmm15
+	QUAD $0x2e0674b8586d3262 // vfmadd231ps 0xb8(%rsi,%r8){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
+	QUAD $0x3e066cb8586d3262 // vfmadd231ps 0xf8(%rsi,%r8){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
+	QUAD $0x0e3e64b8586d7262 // vfmadd231ps 0x38(%rsi,%rdi){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
+	QUAD $0x1e3e5cb8586d7262 // vfmadd231ps 0x78(%rsi,%rdi){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
+	QUAD $0x2e3e54b8586d7262 // vfmadd231ps 0xb8(%rsi,%rdi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x3e3e54b8586de262 // vfmadd231ps 0xf8(%rsi,%rdi){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x00c68149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r14 # imm = 0x300
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x487cd162; WORD $0xd728 // vmovaps %zmm15, %zmm2
+	LONG $0x487c3162; WORD $0xc828 // vmovaps %zmm16, %zmm9
+	LONG $0x487cd162; WORD $0xde28 // vmovaps %zmm14, %zmm3
+	LONG $0x487cd162; WORD $0xe528 // vmovaps %zmm13, %zmm4
+	LONG $0x487cd162; WORD $0xec28 // vmovaps %zmm12, %zmm5
+	LONG $0x487cd162; WORD $0xf328 // vmovaps %zmm11, %zmm6
+	LONG $0x487cd162; WORD $0xfa28 // vmovaps %zmm10, %zmm7
+	LONG $0x487c3162; WORD $0xc228 // vmovaps %zmm18, %zmm8
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfbae870f; WORD $0xffff // ja 0x6150 <k_tile_panel_16_min+0x460>
+	LONG $0xfffa79e9; BYTE $0xff // jmp 0x6020 <k_tile_panel_16_min+0x330>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x243c8b49 // movq (%r12), %rdi
+	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x244c8b4d; BYTE $0x18 // movq 0x18(%r12), %r9
+	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
+	LONG $0x245c8b4d; BYTE $0x40 // movq 0x40(%r12), %r11
+	LONG $0x245c8b49; BYTE $0x38 // movq 0x38(%r12), %rbx
+	QUAD $0x000000008d348d4a // leaq (,%r9,4), %rsi
+	LONG $0x76348d4c // leaq (%rsi,%rsi,2), %r14
+	LONG $0x02c0b841; WORD $0x0000 // movl $0x2c0, %r8d # imm = 0x2C0
+	LONG $0x2444034d; BYTE $0x10 // addq 0x10(%r12), %r8
+	LONG $0x01638d4c // leaq 0x1(%rbx), %r12
+	QUAD $0x0f1e0518487df262; WORD $0x0000 // vbroadcastss 0xf1e(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x0f2c0d58487df262; WORD $0x0000 // vpbroadcastd 0xf2c(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	WORD $0x49eb // jmp 0x6647 <k_tile_panel_16_min+0x957>
+	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
 	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
 	LONG $0x487c7162; WORD $0xc428 // vmovaps %zmm4, %zmm8
 	LONG $0x487c7162; WORD $0xd528 // vmovaps %zmm5, %zmm10
 	LONG $0x487c5162; WORD $0x5511; BYTE $0x00 // vmovups %zmm10, (%r13)
-	QUAD $0x008d4411487c5162 // vmovups %zmm8, (%r13,%rcx,4)
-	QUAD $0x00cd7c11487cd162 // vmovups %zmm7, (%r13,%rcx,8)
-	QUAD $0x00057411487c9162 // vmovups %zmm6, (%r13,%r8)
-	LONG $0x04488d4c // leaq 0x4(%rax), %r9
-	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
-	LONG $0x240c3b4c // cmpq (%rsp), %r9
-	LONG $0xf8938f0f; WORD $0xffff // jg 0x51f4 <k_tile_panel_16_min+0x34>
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x822c8d4c // leaq (%rdx,%rax,4), %r13
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2f74 // je 0x59a0 <k_tile_panel_16_min+0x7e0>
+	QUAD $0x008d4411487c1162 // vmovups %zmm8, (%r13,%r9,4)
+	QUAD $0x00cd7c11487c9162 // vmovups %zmm7, (%r13,%r9,8)
+	QUAD $0x00357411487c9162 // vmovups %zmm6, (%r13,%r14)
+	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	LONG $0xf8b28f0f; WORD $0xffff // jg 0x5ef9 <k_tile_panel_16_min+0x209>
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	LONG $0x037a8d4c // leaq 0x3(%rdx), %r15
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfa490f4c // cmovnsq %rdx, %r15
+	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x3874 // je 0x66a0 <k_tile_panel_16_min+0x9b0>
 	LONG $0x487cd162; WORD $0x6d10; BYTE $0x00 // vmovups (%r13), %zmm5
-	QUAD $0x008d6410487cd162 // vmovups (%r13,%rcx,4), %zmm4
-	QUAD $0x00cd5c10487cd162 // vmovups (%r13,%rcx,8), %zmm3
-	QUAD $0x00055410487c9162 // vmovups (%r13,%r8), %zmm2
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x247f // jg 0x59b9 <k_tile_panel_16_min+0x7f9>
-	LONG $0xffff76e9; BYTE $0xff // jmp 0x5910 <k_tile_panel_16_min+0x750>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x008d6410487c9162 // vmovups (%r13,%r9,4), %zmm4
+	QUAD $0x00cd5c10487c9162 // vmovups (%r13,%r9,8), %zmm3
+	QUAD $0x00355410487c9162 // vmovups (%r13,%r14), %zmm2
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2d7f // jg 0x66b9 <k_tile_panel_16_min+0x9c9>
+	LONG $0xffff6fe9; BYTE $0xff // jmp 0x6600 <k_tile_panel_16_min+0x910>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xff578e0f; WORD $0xffff // jle 0x5910 <k_tile_panel_16_min+0x750>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xf524746f48fed162 // vmovdqu64 -0x2c0(%r12), %zmm6
-	QUAD $0xf6247c6f48fed162 // vmovdqu64 -0x280(%r12), %zmm7
-	QUAD $0xf7245c6f48fe5162 // vmovdqu64 -0x240(%r12), %zmm11
-	QUAD $0xf824646f48fe5162 // vmovdqu64 -0x200(%r12), %zmm12
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xff478e0f; WORD $0xffff // jle 0x6600 <k_tile_panel_16_min+0x910>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xeaaf0f49 // imulq %r10, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce78349 // andq $-0x4, %r15
+	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fed162; WORD $0x776f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r15), %zmm6
+	LONG $0x48fed162; WORD $0x7f6f; BYTE $0xf6 // vmovdqu64 -0x280(%r15), %zmm7
+	LONG $0x48fe5162; WORD $0x5f6f; BYTE $0xf7 // vmovdqu64 -0x240(%r15), %zmm11
+	LONG $0x48fe5162; WORD $0x676f; BYTE $0xf8 // vmovdqu64 -0x200(%r15), %zmm12
 	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	LONG $0x584d3262; WORD $0x2c50; BYTE $0x0b // vpdpbusd (%rbx,%r9){1to16}, %zmm6, %zmm13
-	QUAD $0x010b6c5058453262 // vpdpbusd 0x4(%rbx,%r9){1to16}, %zmm7, %zmm13
-	QUAD $0x020b6c5058253262 // vpdpbusd 0x8(%rbx,%r9){1to16}, %zmm11, %zmm13
-	QUAD $0x030b6c50581d3262 // vpdpbusd 0xc(%rbx,%r9){1to16}, %zmm12, %zmm13
+	LONG $0x584d7262; WORD $0x6a50; BYTE $0x30 // vpdpbusd 0xc0(%rdx){1to16}, %zmm6, %zmm13
+	LONG $0x58457262; WORD $0x6a50; BYTE $0x31 // vpdpbusd 0xc4(%rdx){1to16}, %zmm7, %zmm13
+	LONG $0x58257262; WORD $0x6a50; BYTE $0x32 // vpdpbusd 0xc8(%rdx){1to16}, %zmm11, %zmm13
+	LONG $0x581d7262; WORD $0x6a50; BYTE $0x33 // vpdpbusd 0xcc(%rdx){1to16}, %zmm12, %zmm13
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x584d1262; WORD $0x0450; BYTE $0x0e // vpdpbusd (%r14,%r9){1to16}, %zmm6, %zmm8
-	QUAD $0x010e445058451262 // vpdpbusd 0x4(%r14,%r9){1to16}, %zmm7, %zmm8
-	QUAD $0x020e445058251262 // vpdpbusd 0x8(%r14,%r9){1to16}, %zmm11, %zmm8
-	QUAD $0x030e4450581d1262 // vpdpbusd 0xc(%r14,%r9){1to16}, %zmm12, %zmm8
+	LONG $0x584d7262; WORD $0x4250; BYTE $0x20 // vpdpbusd 0x80(%rdx){1to16}, %zmm6, %zmm8
+	LONG $0x58457262; WORD $0x4250; BYTE $0x21 // vpdpbusd 0x84(%rdx){1to16}, %zmm7, %zmm8
+	LONG $0x58257262; WORD $0x4250; BYTE $0x22 // vpdpbusd 0x88(%rdx){1to16}, %zmm11, %zmm8
+	LONG $0x581d7262; WORD $0x4250; BYTE $0x23 // vpdpbusd 0x8c(%rdx){1to16}, %zmm12, %zmm8
 	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
-	LONG $0x584d1262; WORD $0x1450; BYTE $0x0b // vpdpbusd (%r11,%r9){1to16}, %zmm6, %zmm10
-	QUAD $0x010b545058451262 // vpdpbusd 0x4(%r11,%r9){1to16}, %zmm7, %zmm10
-	QUAD $0x020b545058251262 // vpdpbusd 0x8(%r11,%r9){1to16}, %zmm11, %zmm10
-	QUAD $0x030b5450581d1262 // vpdpbusd 0xc(%r11,%r9){1to16}, %zmm12, %zmm10
-	QUAD $0xfd247410487c5162 // vmovups -0xc0(%r12), %zmm14
+	LONG $0x584d7262; WORD $0x5250; BYTE $0x10 // vpdpbusd 0x40(%rdx){1to16}, %zmm6, %zmm10
+	LONG $0x58457262; WORD $0x5250; BYTE $0x11 // vpdpbusd 0x44(%rdx){1to16}, %zmm7, %zmm10
+	LONG $0x58257262; WORD $0x5250; BYTE $0x12 // vpdpbusd 0x48(%rdx){1to16}, %zmm11, %zmm10
+	LONG $0x581d7262; WORD $0x5250; BYTE $0x13 // vpdpbusd 0x4c(%rdx){1to16}, %zmm12, %zmm10
+	LONG $0x487c5162; WORD $0x7710; BYTE $0xfd // vmovups -0xc0(%r15), %zmm14
 	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
-	LONG $0x584d1262; WORD $0x0c50; BYTE $0x0a // vpdpbusd (%r10,%r9){1to16}, %zmm6, %zmm9
-	QUAD $0x010a4c5058451262 // vpdpbusd 0x4(%r10,%r9){1to16}, %zmm7, %zmm9
-	QUAD $0x020a4c5058251262 // vpdpbusd 0x8(%r10,%r9){1to16}, %zmm11, %zmm9
+	LONG $0x584d7262; WORD $0x0a50 // vpdpbusd (%rdx){1to16}, %zmm6, %zmm9
+	LONG $0x58457262; WORD $0x4a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm7, %zmm9
+	LONG $0x58257262; WORD $0x4a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm11, %zmm9
 	LONG $0x480cf162; WORD $0xf059 // vmulps %zmm0, %zmm14, %zmm6
-	QUAD $0x030a4c50581d1262 // vpdpbusd 0xc(%r10,%r9){1to16}, %zmm12, %zmm9
+	LONG $0x581d7262; WORD $0x4a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm12, %zmm9
 	LONG $0x480d7262; WORD $0xcea8 // vfmadd213ps %zmm6, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm9) + zmm6
-	QUAD $0xf9245c6f48fe5162 // vmovdqu64 -0x1c0(%r12), %zmm11
+	LONG $0x48fe5162; WORD $0x5f6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r15), %zmm11
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	QUAD $0x040b7c505825b262 // vpdpbusd 0x10(%rbx,%r9){1to16}, %zmm11, %zmm7
+	LONG $0x5825f262; WORD $0x7a50; BYTE $0x34 // vpdpbusd 0xd0(%rdx){1to16}, %zmm11, %zmm7
 	LONG $0x480d7262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm14, %zmm10 # zmm10 = (zmm14 * zmm10) + zmm6
-	QUAD $0xfa24646f48fe5162 // vmovdqu64 -0x180(%r12), %zmm12
-	QUAD $0x050b7c50581db262 // vpdpbusd 0x14(%rbx,%r9){1to16}, %zmm12, %zmm7
+	LONG $0x48fe5162; WORD $0x676f; BYTE $0xfa // vmovdqu64 -0x180(%r15), %zmm12
+	LONG $0x581df262; WORD $0x7a50; BYTE $0x35 // vpdpbusd 0xd4(%rdx){1to16}, %zmm12, %zmm7
 	LONG $0x480d7262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm14, %zmm8 # zmm8 = (zmm14 * zmm8) + zmm6
-	QUAD $0xfb247c6f48fe5162 // vmovdqu64 -0x140(%r12), %zmm15
-	QUAD $0x060b7c505805b262 // vpdpbusd 0x18(%rbx,%r9){1to16}, %zmm15, %zmm7
+	LONG $0x48fe5162; WORD $0x7f6f; BYTE $0xfb // vmovdqu64 -0x140(%r15), %zmm15
+	LONG $0x5805f262; WORD $0x7a50; BYTE $0x36 // vpdpbusd 0xd8(%rdx){1to16}, %zmm15, %zmm7
 	LONG $0x480d7262; WORD $0xeea8 // vfmadd213ps %zmm6, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm13) + zmm6
-	QUAD $0xfc24746f48fe5162 // vmovdqu64 -0x100(%r12), %zmm14
-	QUAD $0x070b7c50580db262 // vpdpbusd 0x1c(%rbx,%r9){1to16}, %zmm14, %zmm7
+	LONG $0x48fe5162; WORD $0x776f; BYTE $0xfc // vmovdqu64 -0x100(%r15), %zmm14
+	LONG $0x580df262; WORD $0x7a50; BYTE $0x37 // vpdpbusd 0xdc(%rdx){1to16}, %zmm14, %zmm7
 	LONG $0x4844f162; WORD $0xf058 // vaddps %zmm0, %zmm7, %zmm6
-	QUAD $0xfe244410487cc162 // vmovups -0x80(%r12), %zmm16
+	LONG $0x487cc162; WORD $0x4710; BYTE $0xfe // vmovups -0x80(%r15), %zmm16
 	LONG $0x407dd262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm16, %zmm6 # zmm6 = (zmm16 * zmm6) + zmm13
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	QUAD $0x040e7c5058259262 // vpdpbusd 0x10(%r14,%r9){1to16}, %zmm11, %zmm7
-	QUAD $0x050e7c50581d9262 // vpdpbusd 0x14(%r14,%r9){1to16}, %zmm12, %zmm7
-	QUAD $0x060e7c5058059262 // vpdpbusd 0x18(%r14,%r9){1to16}, %zmm15, %zmm7
-	QUAD $0x070e7c50580d9262 // vpdpbusd 0x1c(%r14,%r9){1to16}, %zmm14, %zmm7
+	LONG $0x5825f262; WORD $0x7a50; BYTE $0x24 // vpdpbusd 0x90(%rdx){1to16}, %zmm11, %zmm7
+	LONG $0x581df262; WORD $0x7a50; BYTE $0x25 // vpdpbusd 0x94(%rdx){1to16}, %zmm12, %zmm7
+	LONG $0x5805f262; WORD $0x7a50; BYTE $0x26 // vpdpbusd 0x98(%rdx){1to16}, %zmm15, %zmm7
+	LONG $0x580df262; WORD $0x7a50; BYTE $0x27 // vpdpbusd 0x9c(%rdx){1to16}, %zmm14, %zmm7
 	LONG $0x4844f162; WORD $0xf858 // vaddps %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	QUAD $0x040b6c5058251262 // vpdpbusd 0x10(%r11,%r9){1to16}, %zmm11, %zmm13
-	QUAD $0x050b6c50581d1262 // vpdpbusd 0x14(%r11,%r9){1to16}, %zmm12, %zmm13
-	QUAD $0x060b6c5058051262 // vpdpbusd 0x18(%r11,%r9){1to16}, %zmm15, %zmm13
+	LONG $0x58257262; WORD $0x6a50; BYTE $0x14 // vpdpbusd 0x50(%rdx){1to16}, %zmm11, %zmm13
+	LONG $0x581d7262; WORD $0x6a50; BYTE $0x15 // vpdpbusd 0x54(%rdx){1to16}, %zmm12, %zmm13
+	LONG $0x58057262; WORD $0x6a50; BYTE $0x16 // vpdpbusd 0x58(%rdx){1to16}, %zmm15, %zmm13
 	LONG $0x407dd262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm7) + zmm8
-	QUAD $0x070b6c50580d1262 // vpdpbusd 0x1c(%r11,%r9){1to16}, %zmm14, %zmm13
+	LONG $0x580d7262; WORD $0x6a50; BYTE $0x17 // vpdpbusd 0x5c(%rdx){1to16}, %zmm14, %zmm13
 	LONG $0x48147162; WORD $0xc058 // vaddps %zmm0, %zmm13, %zmm8
 	LONG $0x407d5262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm8) + zmm10
 	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
-	QUAD $0x040a545058251262 // vpdpbusd 0x10(%r10,%r9){1to16}, %zmm11, %zmm10
-	QUAD $0x050a5450581d1262 // vpdpbusd 0x14(%r10,%r9){1to16}, %zmm12, %zmm10
-	QUAD $0x060a545058051262 // vpdpbusd 0x18(%r10,%r9){1to16}, %zmm15, %zmm10
-	QUAD $0x070a5450580d1262 // vpdpbusd 0x1c(%r10,%r9){1to16}, %zmm14, %zmm10
+	LONG $0x58257262; WORD $0x5250; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm11, %zmm10
+	LONG $0x581d7262; WORD $0x5250; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm12, %zmm10
+	LONG $0x58057262; WORD $0x5250; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm15, %zmm10
+	LONG $0x580d7262; WORD $0x5250; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm14, %zmm10
 	LONG $0x482c7162; WORD $0xd058 // vaddps %zmm0, %zmm10, %zmm10
 	LONG $0x407d5262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm10) + zmm9
-	QUAD $0x080a549858551262 // vfmadd132ps 0x20(%r10,%r9){1to16}, %zmm5, %zmm10 # zmm10 = (zmm10 * mem) + zmm5
-	QUAD $0x080b4498585d1262 // vfmadd132ps 0x20(%r11,%r9){1to16}, %zmm4, %zmm8 # zmm8 = (zmm8 * mem) + zmm4
-	QUAD $0x080e7c9858659262 // vfmadd132ps 0x20(%r14,%r9){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
-	QUAD $0x080b7498586db262 // vfmadd132ps 0x20(%rbx,%r9){1to16}, %zmm2, %zmm6 # zmm6 = (zmm6 * mem) + zmm2
-	QUAD $0xff245410487cd162 // vmovups -0x40(%r12), %zmm2
-	QUAD $0x0d0a54b8586d1262 // vfmadd231ps 0x34(%r10,%r9){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	QUAD $0x0d0b44b8586d1262 // vfmadd231ps 0x34(%r11,%r9){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	QUAD $0x0d0e7cb8586d9262 // vfmadd231ps 0x34(%r14,%r9){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
-	QUAD $0x0d0b74b8586db262 // vfmadd231ps 0x34(%rbx,%r9){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
-	QUAD $0x0e0a54b8586d1262 // vfmadd231ps 0x38(%r10,%r9){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	QUAD $0x0e0b44b8586d1262 // vfmadd231ps 0x38(%r11,%r9){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	QUAD $0x0e0e7cb8586d9262 // vfmadd231ps 0x38(%r14,%r9){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
-	QUAD $0x0e0b74b8586db262 // vfmadd231ps 0x38(%rbx,%r9){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
-	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
-	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x58557262; WORD $0x5298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm5, %zmm10 # zmm10 = (zmm10 * mem) + zmm5
+	LONG $0x585d7262; WORD $0x4298; BYTE $0x18 // vfmadd132ps 0x60(%rdx){1to16}, %zmm4, %zmm8 # zmm8 = (zmm8 * mem) + zmm4
+	LONG $0x5865f262; WORD $0x7a98; BYTE $0x28 // vfmadd132ps 0xa0(%rdx){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
+	LONG $0x586df262; WORD $0x7298; BYTE $0x38 // vfmadd132ps 0xe0(%rdx){1to16}, %zmm2, %zmm6 # zmm6 = (zmm6 * mem) + zmm2
+	LONG $0x487cd162; WORD $0x5710; BYTE $0xff // vmovups -0x40(%r15), %zmm2
+	LONG $0x586d7262; WORD $0x52b8; BYTE $0x0d // vfmadd231ps 0x34(%rdx){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	LONG $0x586d7262; WORD $0x42b8; BYTE $0x1d // vfmadd231ps 0x74(%rdx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	LONG $0x586df262; WORD $0x7ab8; BYTE $0x2d // vfmadd231ps 0xb4(%rdx){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	LONG $0x586df262; WORD $0x72b8; BYTE $0x3d // vfmadd231ps 0xf4(%rdx){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
+	LONG $0x586d7262; WORD $0x52b8; BYTE $0x0e // vfmadd231ps 0x38(%rdx){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	LONG $0x586d7262; WORD $0x42b8; BYTE $0x1e // vfmadd231ps 0x78(%rdx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	LONG $0x586df262; WORD $0x7ab8; BYTE $0x2e // vfmadd231ps 0xb8(%rdx){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	LONG $0x586df262; WORD $0x72b8; BYTE $0x3e // vfmadd231ps 0xf8(%rdx){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x00c78149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r15 # imm = 0x300
 	WORD $0xff48; BYTE $0xcd // decq %rbp
 	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
 	LONG $0x487cf162; WORD $0xdf28 // vmovaps %zmm7, %zmm3
 	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
 	LONG $0x487cd162; WORD $0xea28 // vmovaps %zmm10, %zmm5
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfd97870f; WORD $0xffff // ja 0x59d0 <k_tile_panel_16_min+0x810>
-	LONG $0xfffceae9; BYTE $0xff // jmp 0x5928 <k_tile_panel_16_min+0x768>
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
-	LONG $0x08598b49 // movq 0x8(%r9), %rbx
-	LONG $0x20598b4d // movq 0x20(%r9), %r11
-	LONG $0x18518b49 // movq 0x18(%r9), %rdx
-	LONG $0x38718b49 // movq 0x38(%r9), %rsi
-	LONG $0x30798b49 // movq 0x30(%r9), %rdi
-	LONG $0x02c0b841; WORD $0x0000 // movl $0x2c0, %r8d # imm = 0x2C0
-	LONG $0x1041034d // addq 0x10(%r9), %r8
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0xd3af0f4d // imulq %r11, %r10
-	LONG $0x07e3c149 // shlq $0x7, %r11
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
-	QUAD $0x0bba0518487df262; WORD $0x0000 // vbroadcastss 0xbba(%rip), %zmm0 # 0x6850 <k_tile_panel_16_min+0x1690>
-	QUAD $0x0bc80d58487df262; WORD $0x0000 // vpbroadcastd 0xbc8(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	WORD $0x3beb // jmp 0x5cdd <k_tile_panel_16_min+0xb1d>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xfdc9870f; WORD $0xffff // ja 0x66f0 <k_tile_panel_16_min+0xa00>
+	LONG $0xfffcece9; BYTE $0xff // jmp 0x6618 <k_tile_panel_16_min+0x928>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
+	LONG $0x08428b4c // movq 0x8(%rdx), %r8
+	LONG $0x184a8b4c // movq 0x18(%rdx), %r9
+	LONG $0x20528b4c // movq 0x20(%rdx), %r10
+	LONG $0x405a8b4c // movq 0x40(%rdx), %r11
+	LONG $0x385a8b48 // movq 0x38(%rdx), %rbx
+	LONG $0x02c0be41; WORD $0x0000 // movl $0x2c0, %r14d # imm = 0x2C0
+	LONG $0x1072034c // addq 0x10(%rdx), %r14
+	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
+	QUAD $0x0bb10518487df262; WORD $0x0000 // vbroadcastss 0xbb1(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x0bbf0d58487df262; WORD $0x0000 // vpbroadcastd 0xbbf(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	WORD $0x2feb // jmp 0x699a <k_tile_panel_16_min+0xcaa>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
 	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cd162; WORD $0x2e11 // vmovups %zmm5, (%r14)
-	LONG $0x487cd162; WORD $0x2411; BYTE $0x96 // vmovups %zmm4, (%r14,%rdx,4)
-	LONG $0x02788d4c // leaq 0x2(%rax), %r15
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xf5258f0f; WORD $0xffff // jg 0x5202 <k_tile_panel_16_min+0x42>
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0x24 // vmovups %zmm5, (%r12)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x8c // vmovups %zmm4, (%r12,%r9,4)
+	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xf56f8f0f; WORD $0xffff // jg 0x5f09 <k_tile_panel_16_min+0x219>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe1af0f4d // imulq %r9, %r12
+	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2374 // je 0x5d10 <k_tile_panel_16_min+0xb50>
-	LONG $0x487cd162; WORD $0x1e10 // vmovups (%r14), %zmm3
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x96 // vmovups (%r14,%rdx,4), %zmm2
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1e7f // jg 0x5d1d <k_tile_panel_16_min+0xb5d>
-	WORD $0xafeb // jmp 0x5cb0 <k_tile_panel_16_min+0xaf0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xee490f4c // cmovnsq %rsi, %r13
+	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1574 // je 0x69d0 <k_tile_panel_16_min+0xce0>
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3
+	LONG $0x487c9162; WORD $0x1410; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm2
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0f7f // jg 0x69dd <k_tile_panel_16_min+0xced>
+	WORD $0xa0eb // jmp 0x6970 <k_tile_panel_16_min+0xc80>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x937e // jle 0x5cb0 <k_tile_panel_16_min+0xaf0>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fed162; WORD $0x656f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r13), %zmm4
-	LONG $0x48fed162; WORD $0x6d6f; BYTE $0xf6 // vmovdqu64 -0x280(%r13), %zmm5
-	LONG $0x48fed162; WORD $0x756f; BYTE $0xf7 // vmovdqu64 -0x240(%r13), %zmm6
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x937e // jle 0x6970 <k_tile_panel_16_min+0xc80>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xeaaf0f49 // imulq %r10, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x294c; BYTE $0xee // subq %r13, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x656f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rbp), %zmm4
+	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf6 // vmovdqu64 -0x280(%rbp), %zmm5
+	LONG $0x48fef162; WORD $0x756f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x585d9262; WORD $0x3c50; BYTE $0x22 // vpdpbusd (%r10,%r12){1to16}, %zmm4, %zmm7
-	QUAD $0x01227c5058559262 // vpdpbusd 0x4(%r10,%r12){1to16}, %zmm5, %zmm7
-	QUAD $0x02227c50584d9262 // vpdpbusd 0x8(%r10,%r12){1to16}, %zmm6, %zmm7
-	LONG $0x48fe5162; WORD $0x456f; BYTE $0xf8 // vmovdqu64 -0x200(%r13), %zmm8
-	QUAD $0x03227c50583d9262 // vpdpbusd 0xc(%r10,%r12){1to16}, %zmm8, %zmm7
+	LONG $0x585df262; WORD $0x7e50; BYTE $0x10 // vpdpbusd 0x40(%rsi){1to16}, %zmm4, %zmm7
+	LONG $0x5855f262; WORD $0x7e50; BYTE $0x11 // vpdpbusd 0x44(%rsi){1to16}, %zmm5, %zmm7
+	LONG $0x584df262; WORD $0x7e50; BYTE $0x12 // vpdpbusd 0x48(%rsi){1to16}, %zmm6, %zmm7
+	LONG $0x48fe7162; WORD $0x456f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm8
+	LONG $0x583df262; WORD $0x7e50; BYTE $0x13 // vpdpbusd 0x4c(%rsi){1to16}, %zmm8, %zmm7
 	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
-	LONG $0x585d1262; WORD $0x0c50; BYTE $0x21 // vpdpbusd (%r9,%r12){1to16}, %zmm4, %zmm9
-	QUAD $0x01214c5058551262 // vpdpbusd 0x4(%r9,%r12){1to16}, %zmm5, %zmm9
-	QUAD $0x02214c50584d1262 // vpdpbusd 0x8(%r9,%r12){1to16}, %zmm6, %zmm9
-	QUAD $0x03214c50583d1262 // vpdpbusd 0xc(%r9,%r12){1to16}, %zmm8, %zmm9
-	LONG $0x48fed162; WORD $0x656f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r13), %zmm4
+	LONG $0x585d7262; WORD $0x0e50 // vpdpbusd (%rsi){1to16}, %zmm4, %zmm9
+	LONG $0x58557262; WORD $0x4e50; BYTE $0x01 // vpdpbusd 0x4(%rsi){1to16}, %zmm5, %zmm9
+	LONG $0x584d7262; WORD $0x4e50; BYTE $0x02 // vpdpbusd 0x8(%rsi){1to16}, %zmm6, %zmm9
+	LONG $0x583d7262; WORD $0x4e50; BYTE $0x03 // vpdpbusd 0xc(%rsi){1to16}, %zmm8, %zmm9
+	LONG $0x48fef162; WORD $0x656f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	QUAD $0x04226c50585d9262 // vpdpbusd 0x10(%r10,%r12){1to16}, %zmm4, %zmm5
-	LONG $0x487cd162; WORD $0x7510; BYTE $0xfd // vmovups -0xc0(%r13), %zmm6
-	LONG $0x48fe5162; WORD $0x456f; BYTE $0xfa // vmovdqu64 -0x180(%r13), %zmm8
-	QUAD $0x05226c50583d9262 // vpdpbusd 0x14(%r10,%r12){1to16}, %zmm8, %zmm5
+	LONG $0x585df262; WORD $0x6e50; BYTE $0x14 // vpdpbusd 0x50(%rsi){1to16}, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x7510; BYTE $0xfd // vmovups -0xc0(%rbp), %zmm6
+	LONG $0x48fe7162; WORD $0x456f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm8
+	LONG $0x583df262; WORD $0x6e50; BYTE $0x15 // vpdpbusd 0x54(%rsi){1to16}, %zmm8, %zmm5
 	LONG $0x484c7162; WORD $0xd059 // vmulps %zmm0, %zmm6, %zmm10
-	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0xfb // vmovdqu64 -0x140(%r13), %zmm11
-	QUAD $0x06226c5058259262 // vpdpbusd 0x18(%r10,%r12){1to16}, %zmm11, %zmm5
+	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm11
+	LONG $0x5825f262; WORD $0x6e50; BYTE $0x16 // vpdpbusd 0x58(%rsi){1to16}, %zmm11, %zmm5
 	LONG $0x484d5262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm6, %zmm9 # zmm9 = (zmm6 * zmm9) + zmm10
-	LONG $0x48fe5162; WORD $0x656f; BYTE $0xfc // vmovdqu64 -0x100(%r13), %zmm12
-	QUAD $0x07226c50581d9262 // vpdpbusd 0x1c(%r10,%r12){1to16}, %zmm12, %zmm5
+	LONG $0x48fe7162; WORD $0x656f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm12
+	LONG $0x581df262; WORD $0x6e50; BYTE $0x17 // vpdpbusd 0x5c(%rsi){1to16}, %zmm12, %zmm5
 	LONG $0x484dd262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm7) + zmm10
 	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
-	QUAD $0x04217450585d9262 // vpdpbusd 0x10(%r9,%r12){1to16}, %zmm4, %zmm6
+	LONG $0x585df262; WORD $0x7650; BYTE $0x04 // vpdpbusd 0x10(%rsi){1to16}, %zmm4, %zmm6
 	LONG $0x4854f162; WORD $0xe058 // vaddps %zmm0, %zmm5, %zmm4
-	LONG $0x487c5162; WORD $0x5510; BYTE $0xfe // vmovups -0x80(%r13), %zmm10
-	QUAD $0x05217450583d9262 // vpdpbusd 0x14(%r9,%r12){1to16}, %zmm8, %zmm6
-	QUAD $0x0621745058259262 // vpdpbusd 0x18(%r9,%r12){1to16}, %zmm11, %zmm6
-	QUAD $0x07217450581d9262 // vpdpbusd 0x1c(%r9,%r12){1to16}, %zmm12, %zmm6
+	LONG $0x487c7162; WORD $0x5510; BYTE $0xfe // vmovups -0x80(%rbp), %zmm10
+	LONG $0x583df262; WORD $0x7650; BYTE $0x05 // vpdpbusd 0x14(%rsi){1to16}, %zmm8, %zmm6
+	LONG $0x5825f262; WORD $0x7650; BYTE $0x06 // vpdpbusd 0x18(%rsi){1to16}, %zmm11, %zmm6
+	LONG $0x581df262; WORD $0x7650; BYTE $0x07 // vpdpbusd 0x1c(%rsi){1to16}, %zmm12, %zmm6
 	LONG $0x484cf162; WORD $0xe858 // vaddps %zmm0, %zmm6, %zmm5
 	LONG $0x482dd262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm5) + zmm9
-	QUAD $0x08216c9858659262 // vfmadd132ps 0x20(%r9,%r12){1to16}, %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
+	LONG $0x5865f262; WORD $0x6e98; BYTE $0x08 // vfmadd132ps 0x20(%rsi){1to16}, %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
 	LONG $0x482df262; WORD $0xe7a8 // vfmadd213ps %zmm7, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm4) + zmm7
-	QUAD $0x08226498586d9262 // vfmadd132ps 0x20(%r10,%r12){1to16}, %zmm2, %zmm4 # zmm4 = (zmm4 * mem) + zmm2
-	LONG $0x487cd162; WORD $0x5510; BYTE $0xff // vmovups -0x40(%r13), %zmm2
-	QUAD $0x0d216cb8586d9262 // vfmadd231ps 0x34(%r9,%r12){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
-	QUAD $0x0d2264b8586d9262 // vfmadd231ps 0x34(%r10,%r12){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
-	LONG $0x487cd162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm2
-	QUAD $0x0e216cb8586d9262 // vfmadd231ps 0x38(%r9,%r12){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
-	QUAD $0x0e2264b8586d9262 // vfmadd231ps 0x38(%r10,%r12){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
-	LONG $0x00c58149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r13 # imm = 0x300
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x586df262; WORD $0x6698; BYTE $0x18 // vfmadd132ps 0x60(%rsi){1to16}, %zmm2, %zmm4 # zmm4 = (zmm4 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x5510; BYTE $0xff // vmovups -0x40(%rbp), %zmm2
+	LONG $0x586df262; WORD $0x6eb8; BYTE $0x0d // vfmadd231ps 0x34(%rsi){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x66b8; BYTE $0x1d // vfmadd231ps 0x74(%rsi){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x487cf162; WORD $0x5510; BYTE $0x00 // vmovups (%rbp), %zmm2
+	LONG $0x586df262; WORD $0x6eb8; BYTE $0x0e // vfmadd231ps 0x38(%rsi){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x66b8; BYTE $0x1e // vfmadd231ps 0x78(%rsi){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
 	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfe98870f; WORD $0xffff // ja 0x5d30 <k_tile_panel_16_min+0xb70>
-	LONG $0xfffe1fe9; BYTE $0xff // jmp 0x5cbc <k_tile_panel_16_min+0xafc>
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfeaa870f; WORD $0xffff // ja 0x6a10 <k_tile_panel_16_min+0xd20>
+	LONG $0xfffe11e9; BYTE $0xff // jmp 0x697c <k_tile_panel_16_min+0xc8c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x30708b49 // movq 0x30(%r8), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01078e0f; WORD $0x0000 // jle 0x5fb5 <k_tile_panel_16_min+0xdf5>
-	LONG $0x40af0f49; BYTE $0x20 // imulq 0x20(%r8), %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x10788b49 // movq 0x10(%r8), %rdi
-	LONG $0x08400349 // addq 0x8(%r8), %rax
+	LONG $0x38418b49 // movq 0x38(%r9), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x6c98 <k_tile_panel_16_min+0xfa8>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
+	LONG $0x0841034d // addq 0x8(%r9), %r8
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x10798b49 // movq 0x10(%r9), %rdi
 	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x09950d58487df262; WORD $0x0000 // vpbroadcastd 0x995(%rip), %zmm1 # 0x6868 <k_tile_panel_16_min+0x16a8>
-	QUAD $0x09731518487df262; WORD $0x0000 // vbroadcastss 0x973(%rip), %zmm2 # 0x6850 <k_tile_panel_16_min+0x1690>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x09720d58487df262; WORD $0x0000 // vpbroadcastd 0x972(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x09501518487df262; WORD $0x0000 // vbroadcastss 0x950(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
 	LONG $0x487cf162; WORD $0x5f10; BYTE $0xfd // vmovups -0xc0(%rdi), %zmm3
 	LONG $0x48fef162; WORD $0x676f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rdi), %zmm4
 	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf6 // vmovdqu64 -0x280(%rdi), %zmm5
 	LONG $0x48fef162; WORD $0x776f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm6
 	LONG $0x48fef162; WORD $0x7f6f; BYTE $0xf8 // vmovdqu64 -0x200(%rdi), %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x585d7262; WORD $0x0050 // vpdpbusd (%rax){1to16}, %zmm4, %zmm8
-	LONG $0x58557262; WORD $0x4050; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm5, %zmm8
-	LONG $0x584d7262; WORD $0x4050; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm6, %zmm8
-	LONG $0x58457262; WORD $0x4050; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm7, %zmm8
+	LONG $0x585d7262; WORD $0x0250 // vpdpbusd (%rdx){1to16}, %zmm4, %zmm8
+	LONG $0x58557262; WORD $0x4250; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm5, %zmm8
+	LONG $0x584d7262; WORD $0x4250; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm6, %zmm8
+	LONG $0x58457262; WORD $0x4250; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm7, %zmm8
 	LONG $0x48fef162; WORD $0x676f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdi), %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	LONG $0x585df262; WORD $0x6850; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm4, %zmm5
+	LONG $0x585df262; WORD $0x6a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm4, %zmm5
 	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
 	LONG $0x48fef162; WORD $0x776f; BYTE $0xfa // vmovdqu64 -0x180(%rdi), %zmm6
-	LONG $0x584df262; WORD $0x6850; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x584df262; WORD $0x6a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm6, %zmm5
 	LONG $0x4865d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm8) + zmm4
 	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xfb // vmovdqu64 -0x140(%rdi), %zmm3
-	LONG $0x5865f262; WORD $0x6850; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm3, %zmm5
+	LONG $0x5865f262; WORD $0x6a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm5
 	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xfc // vmovdqu64 -0x100(%rdi), %zmm3
-	LONG $0x5865f262; WORD $0x6850; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm3, %zmm5
+	LONG $0x5865f262; WORD $0x6a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm5
 	LONG $0x4854f162; WORD $0xda58 // vaddps %zmm2, %zmm5, %zmm3
 	LONG $0x485df262; WORD $0x5f98; BYTE $0xfe // vfmadd132ps -0x80(%rdi), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	LONG $0x587df262; WORD $0x5898; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm0, %zmm3 # zmm3 = (zmm3 * mem) + zmm0
+	LONG $0x587df262; WORD $0x5a98; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm3 # zmm3 = (zmm3 * mem) + zmm0
 	LONG $0x487cf162; WORD $0x6710; BYTE $0xff // vmovups -0x40(%rdi), %zmm4
-	LONG $0x5865f262; WORD $0x6098; BYTE $0x0d // vfmadd132ps 0x34(%rax){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x5865f262; WORD $0x6298; BYTE $0x0d // vfmadd132ps 0x34(%rdx){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
 	LONG $0x487cf162; WORD $0x0710 // vmovups (%rdi), %zmm0
-	LONG $0x585df262; WORD $0x4098; BYTE $0x0e // vfmadd132ps 0x38(%rax){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x585df262; WORD $0x4298; BYTE $0x0e // vfmadd132ps 0x38(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x00c78148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdi # imm = 0x300
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff2b870f; WORD $0xffff // ja 0x5ee0 <k_tile_panel_16_min+0xd20>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x91 // vmovups %zmm0, (%rcx,%rdx,4)
-	LONG $0x60c48348 // addq $0x60, %rsp
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xff28870f; WORD $0xffff // ja 0x6bc0 <k_tile_panel_16_min+0xed0>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3974,41 +4675,6 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -4050,38 +4716,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x78780f0f; BYTE $0x78 // <unknown>
-	WORD $0x7878 // js 0x60fd <k_tile_panel_16_min+0xf3d>
-	WORD $0x7878 // js 0x60ff <k_tile_panel_16_min+0xf3f>
-	WORD $0x7878 // js 0x6101 <k_tile_panel_16_min+0xf41>
-	WORD $0x7878 // js 0x6103 <k_tile_panel_16_min+0xf43>
-	WORD $0x7878 // js 0x6105 <k_tile_panel_16_min+0xf45>
-	WORD $0x7878 // js 0x6107 <k_tile_panel_16_min+0xf47>
-	WORD $0x7878 // js 0x6109 <k_tile_panel_16_min+0xf49>
-	WORD $0x7878 // js 0x610b <k_tile_panel_16_min+0xf4b>
-	WORD $0x7878 // js 0x610d <k_tile_panel_16_min+0xf4d>
-	WORD $0x7878 // js 0x610f <k_tile_panel_16_min+0xf4f>
-	WORD $0x7878 // js 0x6111 <k_tile_panel_16_min+0xf51>
-	WORD $0x7878 // js 0x6113 <k_tile_panel_16_min+0xf53>
-	WORD $0x7878 // js 0x6115 <k_tile_panel_16_min+0xf55>
-	WORD $0x7878 // js 0x6117 <k_tile_panel_16_min+0xf57>
-	WORD $0x7878 // js 0x6119 <k_tile_panel_16_min+0xf59>
-	WORD $0x7878 // js 0x611b <k_tile_panel_16_min+0xf5b>
-	WORD $0x7878 // js 0x611d <k_tile_panel_16_min+0xf5d>
-	WORD $0x7878 // js 0x611f <k_tile_panel_16_min+0xf5f>
-	WORD $0x7878 // js 0x6121 <k_tile_panel_16_min+0xf61>
-	WORD $0x7878 // js 0x6123 <k_tile_panel_16_min+0xf63>
-	WORD $0x7878 // js 0x6125 <k_tile_panel_16_min+0xf65>
-	WORD $0x7878 // js 0x6127 <k_tile_panel_16_min+0xf67>
-	WORD $0x7878 // js 0x6129 <k_tile_panel_16_min+0xf69>
-	WORD $0x7878 // js 0x612b <k_tile_panel_16_min+0xf6b>
-	WORD $0x7878 // js 0x612d <k_tile_panel_16_min+0xf6d>
-	WORD $0x7878 // js 0x612f <k_tile_panel_16_min+0xf6f>
-	WORD $0x7878 // js 0x6131 <k_tile_panel_16_min+0xf71>
-	WORD $0x7878 // js 0x6133 <k_tile_panel_16_min+0xf73>
-	WORD $0x7878 // js 0x6135 <k_tile_panel_16_min+0xf75>
-	WORD $0x7878 // js 0x6137 <k_tile_panel_16_min+0xf77>
-	WORD $0x0f78 // js 0x60d0 <k_tile_panel_16_min+0xf10>
-	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x60c3 <k_tile_panel_16_min+0xf03>
+	WORD $0x7878 // js 0x6dbd <k_tile_panel_16_min+0x10cd>
+	WORD $0x7878 // js 0x6dbf <k_tile_panel_16_min+0x10cf>
+	WORD $0x7878 // js 0x6dc1 <k_tile_panel_16_min+0x10d1>
+	WORD $0x7878 // js 0x6dc3 <k_tile_panel_16_min+0x10d3>
+	WORD $0x7878 // js 0x6dc5 <k_tile_panel_16_min+0x10d5>
+	WORD $0x7878 // js 0x6dc7 <k_tile_panel_16_min+0x10d7>
+	WORD $0x7878 // js 0x6dc9 <k_tile_panel_16_min+0x10d9>
+	WORD $0x7878 // js 0x6dcb <k_tile_panel_16_min+0x10db>
+	WORD $0x7878 // js 0x6dcd <k_tile_panel_16_min+0x10dd>
+	WORD $0x7878 // js 0x6dcf <k_tile_panel_16_min+0x10df>
+	WORD $0x7878 // js 0x6dd1 <k_tile_panel_16_min+0x10e1>
+	WORD $0x7878 // js 0x6dd3 <k_tile_panel_16_min+0x10e3>
+	WORD $0x7878 // js 0x6dd5 <k_tile_panel_16_min+0x10e5>
+	WORD $0x7878 // js 0x6dd7 <k_tile_panel_16_min+0x10e7>
+	WORD $0x7878 // js 0x6dd9 <k_tile_panel_16_min+0x10e9>
+	WORD $0x7878 // js 0x6ddb <k_tile_panel_16_min+0x10eb>
+	WORD $0x7878 // js 0x6ddd <k_tile_panel_16_min+0x10ed>
+	WORD $0x7878 // js 0x6ddf <k_tile_panel_16_min+0x10ef>
+	WORD $0x7878 // js 0x6de1 <k_tile_panel_16_min+0x10f1>
+	WORD $0x7878 // js 0x6de3 <k_tile_panel_16_min+0x10f3>
+	WORD $0x7878 // js 0x6de5 <k_tile_panel_16_min+0x10f5>
+	WORD $0x7878 // js 0x6de7 <k_tile_panel_16_min+0x10f7>
+	WORD $0x7878 // js 0x6de9 <k_tile_panel_16_min+0x10f9>
+	WORD $0x7878 // js 0x6deb <k_tile_panel_16_min+0x10fb>
+	WORD $0x7878 // js 0x6ded <k_tile_panel_16_min+0x10fd>
+	WORD $0x7878 // js 0x6def <k_tile_panel_16_min+0x10ff>
+	WORD $0x7878 // js 0x6df1 <k_tile_panel_16_min+0x1101>
+	WORD $0x7878 // js 0x6df3 <k_tile_panel_16_min+0x1103>
+	WORD $0x7878 // js 0x6df5 <k_tile_panel_16_min+0x1105>
+	WORD $0x7878 // js 0x6df7 <k_tile_panel_16_min+0x1107>
+	WORD $0x0f78 // js 0x6d90 <k_tile_panel_16_min+0x10a0>
+	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x6d83 <k_tile_panel_16_min+0x1093>
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -4162,37 +4828,37 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x7010; BYTE $0x70 // adcb %dh, 0x70(%rax)
-	WORD $0x7070 // jo 0x6274 <k_tile_panel_16_min+0x10b4>
-	WORD $0x7070 // jo 0x6276 <k_tile_panel_16_min+0x10b6>
-	WORD $0x7070 // jo 0x6278 <k_tile_panel_16_min+0x10b8>
-	WORD $0x7070 // jo 0x627a <k_tile_panel_16_min+0x10ba>
-	WORD $0x7070 // jo 0x627c <k_tile_panel_16_min+0x10bc>
-	WORD $0x7070 // jo 0x627e <k_tile_panel_16_min+0x10be>
-	WORD $0x7070 // jo 0x6280 <k_tile_panel_16_min+0x10c0>
-	WORD $0x7070 // jo 0x6282 <k_tile_panel_16_min+0x10c2>
-	WORD $0x7070 // jo 0x6284 <k_tile_panel_16_min+0x10c4>
-	WORD $0x7070 // jo 0x6286 <k_tile_panel_16_min+0x10c6>
-	WORD $0x7070 // jo 0x6288 <k_tile_panel_16_min+0x10c8>
-	WORD $0x7070 // jo 0x628a <k_tile_panel_16_min+0x10ca>
-	WORD $0x7070 // jo 0x628c <k_tile_panel_16_min+0x10cc>
-	WORD $0x7070 // jo 0x628e <k_tile_panel_16_min+0x10ce>
-	WORD $0x7070 // jo 0x6290 <k_tile_panel_16_min+0x10d0>
-	WORD $0x7070 // jo 0x6292 <k_tile_panel_16_min+0x10d2>
-	WORD $0x7070 // jo 0x6294 <k_tile_panel_16_min+0x10d4>
-	WORD $0x7070 // jo 0x6296 <k_tile_panel_16_min+0x10d6>
-	WORD $0x7070 // jo 0x6298 <k_tile_panel_16_min+0x10d8>
-	WORD $0x7070 // jo 0x629a <k_tile_panel_16_min+0x10da>
-	WORD $0x7070 // jo 0x629c <k_tile_panel_16_min+0x10dc>
-	WORD $0x7070 // jo 0x629e <k_tile_panel_16_min+0x10de>
-	WORD $0x7070 // jo 0x62a0 <k_tile_panel_16_min+0x10e0>
-	WORD $0x7070 // jo 0x62a2 <k_tile_panel_16_min+0x10e2>
-	WORD $0x7070 // jo 0x62a4 <k_tile_panel_16_min+0x10e4>
-	WORD $0x7070 // jo 0x62a6 <k_tile_panel_16_min+0x10e6>
-	WORD $0x7070 // jo 0x62a8 <k_tile_panel_16_min+0x10e8>
-	WORD $0x7070 // jo 0x62aa <k_tile_panel_16_min+0x10ea>
-	WORD $0x7070 // jo 0x62ac <k_tile_panel_16_min+0x10ec>
-	WORD $0x7070 // jo 0x62ae <k_tile_panel_16_min+0x10ee>
-	WORD $0x7070 // jo 0x62b0 <k_tile_panel_16_min+0x10f0>
+	WORD $0x7070 // jo 0x6f34 <k_tile_panel_16_min+0x1244>
+	WORD $0x7070 // jo 0x6f36 <k_tile_panel_16_min+0x1246>
+	WORD $0x7070 // jo 0x6f38 <k_tile_panel_16_min+0x1248>
+	WORD $0x7070 // jo 0x6f3a <k_tile_panel_16_min+0x124a>
+	WORD $0x7070 // jo 0x6f3c <k_tile_panel_16_min+0x124c>
+	WORD $0x7070 // jo 0x6f3e <k_tile_panel_16_min+0x124e>
+	WORD $0x7070 // jo 0x6f40 <k_tile_panel_16_min+0x1250>
+	WORD $0x7070 // jo 0x6f42 <k_tile_panel_16_min+0x1252>
+	WORD $0x7070 // jo 0x6f44 <k_tile_panel_16_min+0x1254>
+	WORD $0x7070 // jo 0x6f46 <k_tile_panel_16_min+0x1256>
+	WORD $0x7070 // jo 0x6f48 <k_tile_panel_16_min+0x1258>
+	WORD $0x7070 // jo 0x6f4a <k_tile_panel_16_min+0x125a>
+	WORD $0x7070 // jo 0x6f4c <k_tile_panel_16_min+0x125c>
+	WORD $0x7070 // jo 0x6f4e <k_tile_panel_16_min+0x125e>
+	WORD $0x7070 // jo 0x6f50 <k_tile_panel_16_min+0x1260>
+	WORD $0x7070 // jo 0x6f52 <k_tile_panel_16_min+0x1262>
+	WORD $0x7070 // jo 0x6f54 <k_tile_panel_16_min+0x1264>
+	WORD $0x7070 // jo 0x6f56 <k_tile_panel_16_min+0x1266>
+	WORD $0x7070 // jo 0x6f58 <k_tile_panel_16_min+0x1268>
+	WORD $0x7070 // jo 0x6f5a <k_tile_panel_16_min+0x126a>
+	WORD $0x7070 // jo 0x6f5c <k_tile_panel_16_min+0x126c>
+	WORD $0x7070 // jo 0x6f5e <k_tile_panel_16_min+0x126e>
+	WORD $0x7070 // jo 0x6f60 <k_tile_panel_16_min+0x1270>
+	WORD $0x7070 // jo 0x6f62 <k_tile_panel_16_min+0x1272>
+	WORD $0x7070 // jo 0x6f64 <k_tile_panel_16_min+0x1274>
+	WORD $0x7070 // jo 0x6f66 <k_tile_panel_16_min+0x1276>
+	WORD $0x7070 // jo 0x6f68 <k_tile_panel_16_min+0x1278>
+	WORD $0x7070 // jo 0x6f6a <k_tile_panel_16_min+0x127a>
+	WORD $0x7070 // jo 0x6f6c <k_tile_panel_16_min+0x127c>
+	WORD $0x7070 // jo 0x6f6e <k_tile_panel_16_min+0x127e>
+	WORD $0x7070 // jo 0x6f70 <k_tile_panel_16_min+0x1280>
 	QUAD $0x000000000070100f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // movups (%rax), %xmm6
 	BYTE $0x00
 	QUAD $0x0000000000000000
@@ -4362,38 +5028,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x7c7c // jl 0x64be <k_tile_panel_16_min+0x12fe>
-	WORD $0x7c7c // jl 0x64c0 <k_tile_panel_16_min+0x1300>
-	WORD $0x7c7c // jl 0x64c2 <k_tile_panel_16_min+0x1302>
-	WORD $0x7c7c // jl 0x64c4 <k_tile_panel_16_min+0x1304>
-	WORD $0x7c7c // jl 0x64c6 <k_tile_panel_16_min+0x1306>
-	WORD $0x7c7c // jl 0x64c8 <k_tile_panel_16_min+0x1308>
-	WORD $0x7c7c // jl 0x64ca <k_tile_panel_16_min+0x130a>
-	WORD $0x7c7c // jl 0x64cc <k_tile_panel_16_min+0x130c>
-	WORD $0x7c7c // jl 0x64ce <k_tile_panel_16_min+0x130e>
-	WORD $0x7c7c // jl 0x64d0 <k_tile_panel_16_min+0x1310>
-	WORD $0x7c7c // jl 0x64d2 <k_tile_panel_16_min+0x1312>
-	WORD $0x7c7c // jl 0x64d4 <k_tile_panel_16_min+0x1314>
-	WORD $0x7c7c // jl 0x64d6 <k_tile_panel_16_min+0x1316>
-	WORD $0x7c7c // jl 0x64d8 <k_tile_panel_16_min+0x1318>
-	WORD $0x7c7c // jl 0x64da <k_tile_panel_16_min+0x131a>
-	WORD $0x7c7c // jl 0x64dc <k_tile_panel_16_min+0x131c>
-	WORD $0x7c7c // jl 0x64de <k_tile_panel_16_min+0x131e>
-	WORD $0x7c7c // jl 0x64e0 <k_tile_panel_16_min+0x1320>
-	WORD $0x7c7c // jl 0x64e2 <k_tile_panel_16_min+0x1322>
-	WORD $0x7c7c // jl 0x64e4 <k_tile_panel_16_min+0x1324>
-	WORD $0x7c7c // jl 0x64e6 <k_tile_panel_16_min+0x1326>
-	WORD $0x7c7c // jl 0x64e8 <k_tile_panel_16_min+0x1328>
-	WORD $0x7c7c // jl 0x64ea <k_tile_panel_16_min+0x132a>
-	WORD $0x7c7c // jl 0x64ec <k_tile_panel_16_min+0x132c>
-	WORD $0x7c7c // jl 0x64ee <k_tile_panel_16_min+0x132e>
-	WORD $0x7c7c // jl 0x64f0 <k_tile_panel_16_min+0x1330>
-	WORD $0x7c7c // jl 0x64f2 <k_tile_panel_16_min+0x1332>
-	WORD $0x7c7c // jl 0x64f4 <k_tile_panel_16_min+0x1334>
-	WORD $0x7c7c // jl 0x64f6 <k_tile_panel_16_min+0x1336>
-	WORD $0x7c7c // jl 0x64f8 <k_tile_panel_16_min+0x1338>
-	WORD $0x7c7c // jl 0x64fa <k_tile_panel_16_min+0x133a>
-	WORD $0x7c7c // jl 0x64fc <k_tile_panel_16_min+0x133c>
+	WORD $0x7c7c // jl 0x717e <k_tile_panel_16_min+0x148e>
+	WORD $0x7c7c // jl 0x7180 <k_tile_panel_16_min+0x1490>
+	WORD $0x7c7c // jl 0x7182 <k_tile_panel_16_min+0x1492>
+	WORD $0x7c7c // jl 0x7184 <k_tile_panel_16_min+0x1494>
+	WORD $0x7c7c // jl 0x7186 <k_tile_panel_16_min+0x1496>
+	WORD $0x7c7c // jl 0x7188 <k_tile_panel_16_min+0x1498>
+	WORD $0x7c7c // jl 0x718a <k_tile_panel_16_min+0x149a>
+	WORD $0x7c7c // jl 0x718c <k_tile_panel_16_min+0x149c>
+	WORD $0x7c7c // jl 0x718e <k_tile_panel_16_min+0x149e>
+	WORD $0x7c7c // jl 0x7190 <k_tile_panel_16_min+0x14a0>
+	WORD $0x7c7c // jl 0x7192 <k_tile_panel_16_min+0x14a2>
+	WORD $0x7c7c // jl 0x7194 <k_tile_panel_16_min+0x14a4>
+	WORD $0x7c7c // jl 0x7196 <k_tile_panel_16_min+0x14a6>
+	WORD $0x7c7c // jl 0x7198 <k_tile_panel_16_min+0x14a8>
+	WORD $0x7c7c // jl 0x719a <k_tile_panel_16_min+0x14aa>
+	WORD $0x7c7c // jl 0x719c <k_tile_panel_16_min+0x14ac>
+	WORD $0x7c7c // jl 0x719e <k_tile_panel_16_min+0x14ae>
+	WORD $0x7c7c // jl 0x71a0 <k_tile_panel_16_min+0x14b0>
+	WORD $0x7c7c // jl 0x71a2 <k_tile_panel_16_min+0x14b2>
+	WORD $0x7c7c // jl 0x71a4 <k_tile_panel_16_min+0x14b4>
+	WORD $0x7c7c // jl 0x71a6 <k_tile_panel_16_min+0x14b6>
+	WORD $0x7c7c // jl 0x71a8 <k_tile_panel_16_min+0x14b8>
+	WORD $0x7c7c // jl 0x71aa <k_tile_panel_16_min+0x14ba>
+	WORD $0x7c7c // jl 0x71ac <k_tile_panel_16_min+0x14bc>
+	WORD $0x7c7c // jl 0x71ae <k_tile_panel_16_min+0x14be>
+	WORD $0x7c7c // jl 0x71b0 <k_tile_panel_16_min+0x14c0>
+	WORD $0x7c7c // jl 0x71b2 <k_tile_panel_16_min+0x14c2>
+	WORD $0x7c7c // jl 0x71b4 <k_tile_panel_16_min+0x14c4>
+	WORD $0x7c7c // jl 0x71b6 <k_tile_panel_16_min+0x14c6>
+	WORD $0x7c7c // jl 0x71b8 <k_tile_panel_16_min+0x14c8>
+	WORD $0x7c7c // jl 0x71ba <k_tile_panel_16_min+0x14ca>
+	WORD $0x7c7c // jl 0x71bc <k_tile_panel_16_min+0x14cc>
 	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
 	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)

@@ -20,7 +20,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0051bd05187de2c4; BYTE $0x00 // vbroadcastss 0x51bd(%rip), %ymm0 # 0x51dc <k_tile_panel_16_min+0xa3c>
+	QUAD $0x0063bd05187de2c4; BYTE $0x00 // vbroadcastss 0x63bd(%rip), %ymm0 # 0x63dc <k_tile_panel_16_min+0xc7c>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -66,8 +66,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0050a905787de2c4; BYTE $0x00 // vpbroadcastb 0x50a9(%rip), %ymm0 # 0x51e8 <k_tile_panel_16_min+0xa48>
-	QUAD $0x0050a10d787de2c4; BYTE $0x00 // vpbroadcastb 0x50a1(%rip), %ymm1 # 0x51e9 <k_tile_panel_16_min+0xa49>
+	QUAD $0x0062a905787de2c4; BYTE $0x00 // vpbroadcastb 0x62a9(%rip), %ymm0 # 0x63e8 <k_tile_panel_16_min+0xc88>
+	QUAD $0x0062a10d787de2c4; BYTE $0x00 // vpbroadcastb 0x62a1(%rip), %ymm1 # 0x63e9 <k_tile_panel_16_min+0xc89>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -129,7 +129,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004f3b05787de2c4; BYTE $0x00 // vpbroadcastb 0x4f3b(%rip), %ymm0 # 0x51ea <k_tile_panel_16_min+0xa4a>
+	QUAD $0x00613b05787de2c4; BYTE $0x00 // vpbroadcastb 0x613b(%rip), %ymm0 # 0x63ea <k_tile_panel_16_min+0xc8a>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -185,9 +185,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004dec05787de2c4; BYTE $0x00 // vpbroadcastb 0x4dec(%rip), %ymm0 # 0x51eb <k_tile_panel_16_min+0xa4b>
-	QUAD $0x004de40d787de2c4; BYTE $0x00 // vpbroadcastb 0x4de4(%rip), %ymm1 # 0x51ec <k_tile_panel_16_min+0xa4c>
-	QUAD $0x004ddc15787de2c4; BYTE $0x00 // vpbroadcastb 0x4ddc(%rip), %ymm2 # 0x51ed <k_tile_panel_16_min+0xa4d>
+	QUAD $0x005fec05787de2c4; BYTE $0x00 // vpbroadcastb 0x5fec(%rip), %ymm0 # 0x63eb <k_tile_panel_16_min+0xc8b>
+	QUAD $0x005fe40d787de2c4; BYTE $0x00 // vpbroadcastb 0x5fe4(%rip), %ymm1 # 0x63ec <k_tile_panel_16_min+0xc8c>
+	QUAD $0x005fdc15787de2c4; BYTE $0x00 // vpbroadcastb 0x5fdc(%rip), %ymm2 # 0x63ed <k_tile_panel_16_min+0xc8d>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -279,8 +279,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004bcf05787de2c4; BYTE $0x00 // vpbroadcastb 0x4bcf(%rip), %ymm0 # 0x51ee <k_tile_panel_16_min+0xa4e>
-	QUAD $0x004bc70d787de2c4; BYTE $0x00 // vpbroadcastb 0x4bc7(%rip), %ymm1 # 0x51ef <k_tile_panel_16_min+0xa4f>
+	QUAD $0x005dcf05787de2c4; BYTE $0x00 // vpbroadcastb 0x5dcf(%rip), %ymm0 # 0x63ee <k_tile_panel_16_min+0xc8e>
+	QUAD $0x005dc70d787de2c4; BYTE $0x00 // vpbroadcastb 0x5dc7(%rip), %ymm1 # 0x63ef <k_tile_panel_16_min+0xc8f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -369,9 +369,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0049bc05787de2c4; BYTE $0x00 // vpbroadcastb 0x49bc(%rip), %ymm0 # 0x51f0 <k_tile_panel_16_min+0xa50>
-	QUAD $0x0049870d187de2c4; BYTE $0x00 // vbroadcastss 0x4987(%rip), %ymm1 # 0x51c4 <k_tile_panel_16_min+0xa24>
-	QUAD $0x00498e15187de2c4; BYTE $0x00 // vbroadcastss 0x498e(%rip), %ymm2 # 0x51d4 <k_tile_panel_16_min+0xa34>
+	QUAD $0x005bbc05787de2c4; BYTE $0x00 // vpbroadcastb 0x5bbc(%rip), %ymm0 # 0x63f0 <k_tile_panel_16_min+0xc90>
+	QUAD $0x005b870d187de2c4; BYTE $0x00 // vbroadcastss 0x5b87(%rip), %ymm1 # 0x63c4 <k_tile_panel_16_min+0xc64>
+	QUAD $0x005b8e15187de2c4; BYTE $0x00 // vbroadcastss 0x5b8e(%rip), %ymm2 # 0x63d4 <k_tile_panel_16_min+0xc74>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -650,16 +650,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0042bb05587de2c4; BYTE $0x00 // vpbroadcastd 0x42bb(%rip), %ymm0 # 0x51d0 <k_tile_panel_16_min+0xa30>
+	QUAD $0x0054bb05587de2c4; BYTE $0x00 // vpbroadcastd 0x54bb(%rip), %ymm0 # 0x63d0 <k_tile_panel_16_min+0xc70>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0042c00d587de2c4; BYTE $0x00 // vpbroadcastd 0x42c0(%rip), %ymm1 # 0x51e0 <k_tile_panel_16_min+0xa40>
-	QUAD $0x0042c815787de2c4; BYTE $0x00 // vpbroadcastb 0x42c8(%rip), %ymm2 # 0x51f1 <k_tile_panel_16_min+0xa51>
-	QUAD $0x0042c01d787de2c4; BYTE $0x00 // vpbroadcastb 0x42c0(%rip), %ymm3 # 0x51f2 <k_tile_panel_16_min+0xa52>
-	QUAD $0x0042b825787de2c4; BYTE $0x00 // vpbroadcastb 0x42b8(%rip), %ymm4 # 0x51f3 <k_tile_panel_16_min+0xa53>
-	QUAD $0x00427c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x427c(%rip), %ymm5 # 0x51c0 <k_tile_panel_16_min+0xa20>
-	QUAD $0x00428b35587de2c4; BYTE $0x00 // vpbroadcastd 0x428b(%rip), %ymm6 # 0x51d8 <k_tile_panel_16_min+0xa38>
-	QUAD $0x000041ab3d6ffdc5 // vmovdqa 0x41ab(%rip), %ymm7 # 0x5100 <k_tile_panel_16_min+0x960>
-	QUAD $0x00004143056f7dc5 // vmovdqa 0x4143(%rip), %ymm8 # 0x50a0 <k_tile_panel_16_min+0x900>
+	QUAD $0x0054c00d587de2c4; BYTE $0x00 // vpbroadcastd 0x54c0(%rip), %ymm1 # 0x63e0 <k_tile_panel_16_min+0xc80>
+	QUAD $0x0054c815787de2c4; BYTE $0x00 // vpbroadcastb 0x54c8(%rip), %ymm2 # 0x63f1 <k_tile_panel_16_min+0xc91>
+	QUAD $0x0054c01d787de2c4; BYTE $0x00 // vpbroadcastb 0x54c0(%rip), %ymm3 # 0x63f2 <k_tile_panel_16_min+0xc92>
+	QUAD $0x0054b825787de2c4; BYTE $0x00 // vpbroadcastb 0x54b8(%rip), %ymm4 # 0x63f3 <k_tile_panel_16_min+0xc93>
+	QUAD $0x00547c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x547c(%rip), %ymm5 # 0x63c0 <k_tile_panel_16_min+0xc60>
+	QUAD $0x00548b35587de2c4; BYTE $0x00 // vpbroadcastd 0x548b(%rip), %ymm6 # 0x63d8 <k_tile_panel_16_min+0xc78>
+	QUAD $0x000053ab3d6ffdc5 // vmovdqa 0x53ab(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xba0>
+	QUAD $0x00005343056f7dc5 // vmovdqa 0x5343(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb40>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1090,15 +1090,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00387905587de2c4; BYTE $0x00 // vpbroadcastd 0x3879(%rip), %ymm0 # 0x51c8 <k_tile_panel_16_min+0xa28>
-	QUAD $0x0038780d587de2c4; BYTE $0x00 // vpbroadcastd 0x3878(%rip), %ymm1 # 0x51d0 <k_tile_panel_16_min+0xa30>
-	QUAD $0x00387f15587de2c4; BYTE $0x00 // vpbroadcastd 0x387f(%rip), %ymm2 # 0x51e0 <k_tile_panel_16_min+0xa40>
+	QUAD $0x004a7905587de2c4; BYTE $0x00 // vpbroadcastd 0x4a79(%rip), %ymm0 # 0x63c8 <k_tile_panel_16_min+0xc68>
+	QUAD $0x004a780d587de2c4; BYTE $0x00 // vpbroadcastd 0x4a78(%rip), %ymm1 # 0x63d0 <k_tile_panel_16_min+0xc70>
+	QUAD $0x004a7f15587de2c4; BYTE $0x00 // vpbroadcastd 0x4a7f(%rip), %ymm2 # 0x63e0 <k_tile_panel_16_min+0xc80>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0038881d787de2c4; BYTE $0x00 // vpbroadcastb 0x3888(%rip), %ymm3 # 0x51f4 <k_tile_panel_16_min+0xa54>
-	QUAD $0x00384b25187de2c4; BYTE $0x00 // vbroadcastss 0x384b(%rip), %ymm4 # 0x51c0 <k_tile_panel_16_min+0xa20>
-	QUAD $0x0038562d187de2c4; BYTE $0x00 // vbroadcastss 0x3856(%rip), %ymm5 # 0x51d4 <k_tile_panel_16_min+0xa34>
-	QUAD $0x0000377a356ffdc5 // vmovdqa 0x377a(%rip), %ymm6 # 0x5100 <k_tile_panel_16_min+0x960>
-	QUAD $0x000037123d6ffdc5 // vmovdqa 0x3712(%rip), %ymm7 # 0x50a0 <k_tile_panel_16_min+0x900>
+	QUAD $0x004a881d787de2c4; BYTE $0x00 // vpbroadcastb 0x4a88(%rip), %ymm3 # 0x63f4 <k_tile_panel_16_min+0xc94>
+	QUAD $0x004a4b25187de2c4; BYTE $0x00 // vbroadcastss 0x4a4b(%rip), %ymm4 # 0x63c0 <k_tile_panel_16_min+0xc60>
+	QUAD $0x004a562d187de2c4; BYTE $0x00 // vbroadcastss 0x4a56(%rip), %ymm5 # 0x63d4 <k_tile_panel_16_min+0xc74>
+	QUAD $0x0000497a356ffdc5 // vmovdqa 0x497a(%rip), %ymm6 # 0x6300 <k_tile_panel_16_min+0xba0>
+	QUAD $0x000049123d6ffdc5 // vmovdqa 0x4912(%rip), %ymm7 # 0x62a0 <k_tile_panel_16_min+0xb40>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1314,15 +1314,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0032a305587de2c4; BYTE $0x00 // vpbroadcastd 0x32a3(%rip), %ymm0 # 0x51c8 <k_tile_panel_16_min+0xa28>
-	QUAD $0x0032a20d587de2c4; BYTE $0x00 // vpbroadcastd 0x32a2(%rip), %ymm1 # 0x51d0 <k_tile_panel_16_min+0xa30>
-	QUAD $0x0032a915587de2c4; BYTE $0x00 // vpbroadcastd 0x32a9(%rip), %ymm2 # 0x51e0 <k_tile_panel_16_min+0xa40>
-	QUAD $0x0032b51d787de2c4; BYTE $0x00 // vpbroadcastb 0x32b5(%rip), %ymm3 # 0x51f5 <k_tile_panel_16_min+0xa55>
-	QUAD $0x0032ad25787de2c4; BYTE $0x00 // vpbroadcastb 0x32ad(%rip), %ymm4 # 0x51f6 <k_tile_panel_16_min+0xa56>
-	QUAD $0x00326e2d187de2c4; BYTE $0x00 // vbroadcastss 0x326e(%rip), %ymm5 # 0x51c0 <k_tile_panel_16_min+0xa20>
-	QUAD $0x00327935187de2c4; BYTE $0x00 // vbroadcastss 0x3279(%rip), %ymm6 # 0x51d4 <k_tile_panel_16_min+0xa34>
-	QUAD $0x0000319d3d6ffdc5 // vmovdqa 0x319d(%rip), %ymm7 # 0x5100 <k_tile_panel_16_min+0x960>
-	QUAD $0x00003135056f7dc5 // vmovdqa 0x3135(%rip), %ymm8 # 0x50a0 <k_tile_panel_16_min+0x900>
+	QUAD $0x0044a305587de2c4; BYTE $0x00 // vpbroadcastd 0x44a3(%rip), %ymm0 # 0x63c8 <k_tile_panel_16_min+0xc68>
+	QUAD $0x0044a20d587de2c4; BYTE $0x00 // vpbroadcastd 0x44a2(%rip), %ymm1 # 0x63d0 <k_tile_panel_16_min+0xc70>
+	QUAD $0x0044a915587de2c4; BYTE $0x00 // vpbroadcastd 0x44a9(%rip), %ymm2 # 0x63e0 <k_tile_panel_16_min+0xc80>
+	QUAD $0x0044b51d787de2c4; BYTE $0x00 // vpbroadcastb 0x44b5(%rip), %ymm3 # 0x63f5 <k_tile_panel_16_min+0xc95>
+	QUAD $0x0044ad25787de2c4; BYTE $0x00 // vpbroadcastb 0x44ad(%rip), %ymm4 # 0x63f6 <k_tile_panel_16_min+0xc96>
+	QUAD $0x00446e2d187de2c4; BYTE $0x00 // vbroadcastss 0x446e(%rip), %ymm5 # 0x63c0 <k_tile_panel_16_min+0xc60>
+	QUAD $0x00447935187de2c4; BYTE $0x00 // vbroadcastss 0x4479(%rip), %ymm6 # 0x63d4 <k_tile_panel_16_min+0xc74>
+	QUAD $0x0000439d3d6ffdc5 // vmovdqa 0x439d(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xba0>
+	QUAD $0x00004335056f7dc5 // vmovdqa 0x4335(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb40>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1698,9 +1698,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00294105787de2c4; BYTE $0x00 // vpbroadcastb 0x2941(%rip), %ymm0 # 0x51f7 <k_tile_panel_16_min+0xa57>
-	QUAD $0x0029390d787de2c4; BYTE $0x00 // vpbroadcastb 0x2939(%rip), %ymm1 # 0x51f8 <k_tile_panel_16_min+0xa58>
-	QUAD $0x00293115787de2c4; BYTE $0x00 // vpbroadcastb 0x2931(%rip), %ymm2 # 0x51f9 <k_tile_panel_16_min+0xa59>
+	QUAD $0x003b4105787de2c4; BYTE $0x00 // vpbroadcastb 0x3b41(%rip), %ymm0 # 0x63f7 <k_tile_panel_16_min+0xc97>
+	QUAD $0x003b390d787de2c4; BYTE $0x00 // vpbroadcastb 0x3b39(%rip), %ymm1 # 0x63f8 <k_tile_panel_16_min+0xc98>
+	QUAD $0x003b3115787de2c4; BYTE $0x00 // vpbroadcastb 0x3b31(%rip), %ymm2 # 0x63f9 <k_tile_panel_16_min+0xc99>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2042,359 +2042,697 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0020c91d187d62c4; BYTE $0x00 // vbroadcastss 0x20c9(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x21eb // jmp 0x312b <k_tile_panel+0x4b>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x117ca1c4; WORD $0x080c // vmovups %ymm1, (%rax,%r9)
-	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x06e4840f; WORD $0x0000 // je 0x380f <k_tile_panel+0x72f>
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x557d // jge 0x3190 <k_tile_panel+0xb0>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x02cf8349 // orq $0x2, %r15
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x03928e0f; WORD $0x0000 // jle 0x34e0 <k_tile_panel+0x400>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	WORD $0xbd7d // jge 0x3116 <k_tile_panel+0x36>
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x0597840f; WORD $0x0000 // je 0x370a <k_tile_panel+0x62a>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x107ca1c4; WORD $0x080c // vmovups (%rax,%r9), %ymm1
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x05958f0f; WORD $0x0000 // jg 0x3720 <k_tile_panel+0x640>
-	WORD $0x83eb // jmp 0x3110 <k_tile_panel+0x30>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0xa8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa8, %rsp
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x03c0f641 // testb $0x3, %r8b
+	WORD $0x950f; BYTE $0xc1 // setne %cl
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0xca20 // andb %cl, %dl
+	LONG $0x03245488 // movb %dl, 0x3(%rsp)
+	LONG $0x03488d4d // leaq 0x3(%r8), %r9
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xc9480f49 // cmovsq %r9, %rcx
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0x02fac149 // sarq $0x2, %r10
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
+	LONG $0x01508d49 // leaq 0x1(%r8), %rdx
+	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
+	WORD $0x950f; BYTE $0xc1 // setne %cl
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x24748840; BYTE $0x02 // movb %sil, 0x2(%rsp)
+	LONG $0x04708d49 // leaq 0x4(%r8), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0xce480f48 // cmovsq %rsi, %rcx
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x02708d49 // leaq 0x2(%r8), %rsi
+	LONG $0x03c6f640 // testb $0x3, %sil
+	WORD $0x950f; BYTE $0xc2 // setne %dl
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xc59d0f40 // setge %bpl
+	WORD $0x2040; BYTE $0xd5 // andb %dl, %bpl
+	LONG $0x246c8840; BYTE $0x01 // movb %bpl, 0x1(%rsp)
+	LONG $0x05508d49 // leaq 0x5(%r8), %rdx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0xd6490f48 // cmovnsq %rsi, %rdx
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x02fec149 // sarq $0x2, %r14
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x03c1f641 // testb $0x3, %r9b
+	LONG $0xc6950f40 // setne %sil
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0xc59d0f40 // setge %bpl
+	WORD $0x2040; BYTE $0xf5 // andb %sil, %bpl
+	LONG $0x242c8840 // movb %bpl, (%rsp)
+	LONG $0x002c8d4e // leaq (%rax,%r8), %r13
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x02c28348 // addq $0x2, %rdx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x06408d49 // leaq 0x6(%r8), %rax
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	LONG $0xc1490f49 // cmovnsq %r9, %rax
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x02fec148 // sarq $0x2, %rsi
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x03c08348 // addq $0x3, %rax
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x24cb8349 // orq $0x24, %r11
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24c98348 // orq $0x24, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24ca8348 // orq $0x24, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24c88348 // orq $0x24, %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
-	LONG $0x40248d4c // leaq (%rax,%rax,2), %r12
-	LONG $0x24c68349 // addq $0x24, %r14
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x08e5c149 // shlq $0x8, %r13
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x017a8d48 // leaq 0x1(%rdx), %rdi
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x2feb // jmp 0x3227 <k_tile_panel+0x147>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
-	LONG $0x117ca1c4; WORD $0x9814 // vmovups %ymm2, (%rax,%r11,4)
-	LONG $0x117ca1c4; WORD $0xd81c // vmovups %ymm3, (%rax,%r11,8)
-	LONG $0x117ca1c4; WORD $0x2024 // vmovups %ymm4, (%rax,%r12)
-	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x313d <k_tile_panel+0x5d>
-	LONG $0xf3af0f49 // imulq %r11, %rsi
-	LONG $0xb3048d48 // leaq (%rbx,%rsi,4), %rax
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x2674 // je 0x3260 <k_tile_panel+0x180>
-	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
-	LONG $0x107ca1c4; WORD $0x9814 // vmovups (%rax,%r11,4), %ymm2
-	LONG $0x107ca1c4; WORD $0xd81c // vmovups (%rax,%r11,8), %ymm3
-	LONG $0x107ca1c4; WORD $0x2024 // vmovups (%rax,%r12), %ymm4
-	WORD $0x1eeb // jmp 0x3270 <k_tile_panel+0x190>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00317e1d187d62c4; BYTE $0x00 // vbroadcastss 0x317e(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x28eb // jmp 0x328c <k_tile_panel+0x1ac>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x180c // vmovups %ymm1, (%rax,%r11)
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0x0c36840f; WORD $0x0000 // je 0x3ec2 <k_tile_panel+0xde2>
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x03247c80; BYTE $0x00 // cmpb $0x0, 0x3(%rsp)
+	LONG $0x04c4840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x0774 // je 0x32b2 <k_tile_panel+0x1d2>
+	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
+	WORD $0x04eb // jmp 0x32b6 <k_tile_panel+0x1d6>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x105f8b48 // movq 0x10(%rdi), %rbx
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x00eb8e0f; WORD $0x0000 // jle 0x33bd <k_tile_panel+0x2dd>
+	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x0e148d49 // leaq (%r14,%rcx), %rdx
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	WORD $0x9066 // nop
+	LONG $0x587de2c4; BYTE $0x11 // vpbroadcastd (%rcx), %ymm2
+	LONG $0x587de2c4; WORD $0xdc59 // vpbroadcastd -0x24(%rcx), %ymm3
+	LONG $0x226ffec5 // vmovdqu (%rdx), %ymm4
+	LONG $0x6a6ffec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm5
+	QUAD $0x00000080b26ffec5 // vmovdqu 0x80(%rdx), %ymm6
+	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
+	QUAD $0x000000c09a6ffec5 // vmovdqu 0xc0(%rdx), %ymm3
+	LONG $0x587de2c4; WORD $0xe061 // vpbroadcastd -0x20(%rcx), %ymm4
+	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
+	LONG $0x587de2c4; WORD $0xe461 // vpbroadcastd -0x1c(%rcx), %ymm4
+	LONG $0x587de2c4; WORD $0xe869 // vpbroadcastd -0x18(%rcx), %ymm5
+	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
+	LONG $0x587de2c4; WORD $0xec61 // vpbroadcastd -0x14(%rcx), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000001009a6ffec5 // vmovdqu 0x100(%rdx), %ymm3
+	LONG $0x587de2c4; WORD $0xf069 // vpbroadcastd -0x10(%rcx), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x000001409a6ffec5 // vmovdqu 0x140(%rdx), %ymm3
+	LONG $0x587de2c4; WORD $0xf461 // vpbroadcastd -0xc(%rcx), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000001809a6ffec5 // vmovdqu 0x180(%rdx), %ymm3
+	LONG $0x587de2c4; WORD $0xf869 // vpbroadcastd -0x8(%rcx), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x000001c09a6ffec5 // vmovdqu 0x1c0(%rdx), %ymm3
+	QUAD $0x00000200a210fcc5 // vmovups 0x200(%rdx), %ymm4
+	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
+	LONG $0x187de2c4; WORD $0xfc51 // vbroadcastss -0x4(%rcx), %ymm2
+	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
+	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xff33870f; WORD $0xffff // ja 0x32f0 <k_tile_panel+0x210>
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
+	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
+	LONG $0x02247c80; BYTE $0x00 // cmpb $0x0, 0x2(%rsp)
+	LONG $0x038a840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1074 // je 0x33eb <k_tile_panel+0x30b>
+	LONG $0x107cc1c4; WORD $0x880c // vmovups (%r8,%rcx,4), %ymm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x127f // jg 0x33f8 <k_tile_panel+0x318>
+	LONG $0x00010be9; BYTE $0x00 // jmp 0x34f6 <k_tile_panel+0x416>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x34f6 <k_tile_panel+0x416>
+	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x12 // vpbroadcastd (%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0xdc5a // vpbroadcastd -0x24(%rdx), %ymm3
+	LONG $0x6f7ec1c4; BYTE $0x21 // vmovdqu (%r9), %ymm4
+	LONG $0x6f7ec1c4; WORD $0x4069 // vmovdqu 0x40(%r9), %ymm5
+	QUAD $0x000080b16f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm6
+	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
+	QUAD $0x0000c0996f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xe062 // vpbroadcastd -0x20(%rdx), %ymm4
+	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
+	LONG $0x587de2c4; WORD $0xe462 // vpbroadcastd -0x1c(%rdx), %ymm4
+	LONG $0x587de2c4; WORD $0xe86a // vpbroadcastd -0x18(%rdx), %ymm5
+	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
+	LONG $0x587de2c4; WORD $0xec62 // vpbroadcastd -0x14(%rdx), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000100996f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf06a // vpbroadcastd -0x10(%rdx), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x000140996f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf462 // vpbroadcastd -0xc(%rdx), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000180996f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf86a // vpbroadcastd -0x8(%rdx), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x0001c0996f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm3
+	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
+	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
+	LONG $0x187de2c4; WORD $0xfc52 // vbroadcastss -0x4(%rdx), %ymm2
+	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
+	LONG $0x40c18149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r9 # imm = 0x240
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xff2a870f; WORD $0xffff // ja 0x3420 <k_tile_panel+0x340>
+	LONG $0x117cc1c4; WORD $0x880c // vmovups %ymm1, (%r8,%rcx,4)
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0x01247c80; BYTE $0x00 // cmpb $0x0, 0x1(%rsp)
+	LONG $0x0254840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1074 // je 0x3521 <k_tile_panel+0x441>
+	LONG $0x107cc1c4; WORD $0xc80c // vmovups (%r8,%rcx,8), %ymm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x127f // jg 0x352e <k_tile_panel+0x44e>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x3626 <k_tile_panel+0x546>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x00f88e0f; WORD $0x0000 // jle 0x3626 <k_tile_panel+0x546>
+	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x12 // vpbroadcastd (%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0xdc5a // vpbroadcastd -0x24(%rdx), %ymm3
+	LONG $0x6f7ec1c4; BYTE $0x21 // vmovdqu (%r9), %ymm4
+	LONG $0x6f7ec1c4; WORD $0x4069 // vmovdqu 0x40(%r9), %ymm5
+	QUAD $0x000080b16f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm6
+	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
+	QUAD $0x0000c0996f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xe062 // vpbroadcastd -0x20(%rdx), %ymm4
+	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
+	LONG $0x587de2c4; WORD $0xe462 // vpbroadcastd -0x1c(%rdx), %ymm4
+	LONG $0x587de2c4; WORD $0xe86a // vpbroadcastd -0x18(%rdx), %ymm5
+	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
+	LONG $0x587de2c4; WORD $0xec62 // vpbroadcastd -0x14(%rdx), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000100996f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf06a // vpbroadcastd -0x10(%rdx), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x000140996f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf462 // vpbroadcastd -0xc(%rdx), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000180996f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf86a // vpbroadcastd -0x8(%rdx), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x0001c0996f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm3
+	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
+	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
+	LONG $0x187de2c4; WORD $0xfc52 // vbroadcastss -0x4(%rdx), %ymm2
+	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
+	LONG $0x40c18149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r9 # imm = 0x240
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xff2a870f; WORD $0xffff // ja 0x3550 <k_tile_panel+0x470>
+	LONG $0x117cc1c4; WORD $0xc80c // vmovups %ymm1, (%r8,%rcx,8)
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x00243c80 // cmpb $0x0, (%rsp)
+	LONG $0x0125840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1074 // je 0x3658 <k_tile_panel+0x578>
+	LONG $0x107cc1c4; WORD $0x000c // vmovups (%r8,%rax), %ymm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x127f // jg 0x3665 <k_tile_panel+0x585>
+	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x374d <k_tile_panel+0x66d>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x00e88e0f; WORD $0x0000 // jle 0x374d <k_tile_panel+0x66d>
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x2474034c; BYTE $0x20 // addq 0x20(%rsp), %r14
+	LONG $0x5caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; BYTE $0x13 // vpbroadcastd (%r11), %ymm2
+	LONG $0x587dc2c4; WORD $0xdc5b // vpbroadcastd -0x24(%r11), %ymm3
+	LONG $0x236ffec5 // vmovdqu (%rbx), %ymm4
+	LONG $0x6b6ffec5; BYTE $0x40 // vmovdqu 0x40(%rbx), %ymm5
+	QUAD $0x00000080b36ffec5 // vmovdqu 0x80(%rbx), %ymm6
+	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
+	QUAD $0x000000c09b6ffec5 // vmovdqu 0xc0(%rbx), %ymm3
+	LONG $0x587dc2c4; WORD $0xe063 // vpbroadcastd -0x20(%r11), %ymm4
+	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
+	LONG $0x587dc2c4; WORD $0xe463 // vpbroadcastd -0x1c(%r11), %ymm4
+	LONG $0x587dc2c4; WORD $0xe86b // vpbroadcastd -0x18(%r11), %ymm5
+	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
+	LONG $0x587dc2c4; WORD $0xec63 // vpbroadcastd -0x14(%r11), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000001009b6ffec5 // vmovdqu 0x100(%rbx), %ymm3
+	LONG $0x587dc2c4; WORD $0xf06b // vpbroadcastd -0x10(%r11), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x000001409b6ffec5 // vmovdqu 0x140(%rbx), %ymm3
+	LONG $0x587dc2c4; WORD $0xf463 // vpbroadcastd -0xc(%r11), %ymm4
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	QUAD $0x000001809b6ffec5 // vmovdqu 0x180(%rbx), %ymm3
+	LONG $0x587dc2c4; WORD $0xf86b // vpbroadcastd -0x8(%r11), %ymm5
+	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
+	QUAD $0x000001c09b6ffec5 // vmovdqu 0x1c0(%rbx), %ymm3
+	QUAD $0x00000200a310fcc5 // vmovups 0x200(%rbx), %ymm4
+	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
+	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
+	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
+	LONG $0x187dc2c4; WORD $0xfc53 // vbroadcastss -0x4(%r11), %ymm2
+	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
+	LONG $0x40c38148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbx # imm = 0x240
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xff33870f; WORD $0xffff // ja 0x3680 <k_tile_panel+0x5a0>
+	LONG $0x117cc1c4; WORD $0x000c // vmovups %ymm1, (%r8,%rax)
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24548944; BYTE $0x04 // movl %r10d, 0x4(%rsp)
+	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	WORD $0x6c7e // jle 0x37e0 <k_tile_panel+0x700>
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x02768d4c // leaq 0x2(%rsi), %r14
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0x040c8e0f; WORD $0x0000 // jle 0x3b90 <k_tile_panel+0xab0>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0xfadd8d0f; WORD $0xffff // jge 0x3276 <k_tile_panel+0x196>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x47af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x03518d4c // leaq 0x3(%rcx), %r10
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd1490f4c // cmovnsq %rcx, %r10
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	LONG $0x05df840f; WORD $0x0000 // je 0x3da2 <k_tile_panel+0xcc2>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x107ca1c4; WORD $0x180c // vmovups (%rax,%r11), %ymm1
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x05dd8f0f; WORD $0x0000 // jg 0x3db8 <k_tile_panel+0xcd8>
+	LONG $0xfffa90e9; BYTE $0xff // jmp 0x3270 <k_tile_panel+0x190>
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
+	LONG $0x38578b4c // movq 0x38(%rdi), %r10
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0x400c8d4c // leaq (%rax,%rax,2), %r9
+	LONG $0x01428d49 // leaq 0x1(%r10), %rax
+	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
+	LONG $0x0000e4ba; BYTE $0x00 // movl $0xe4, %edx
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x2feb // jmp 0x3856 <k_tile_panel+0x776>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
+	LONG $0x117ca1c4; WORD $0x9a0c // vmovups %ymm1, (%rdx,%r11,4)
+	LONG $0x117ca1c4; WORD $0xda1c // vmovups %ymm3, (%rdx,%r11,8)
+	LONG $0x117ca1c4; WORD $0x0a24 // vmovups %ymm4, (%rdx,%r9)
+	LONG $0x044e8d48 // leaq 0x4(%rsi), %rcx
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0xff218f0f; WORD $0xffff // jg 0x3777 <k_tile_panel+0x697>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x244c8d49; BYTE $0x03 // leaq 0x3(%r12), %rcx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xcc490f49 // cmovnsq %r12, %rcx
+	LONG $0x96148d49 // leaq (%r14,%rdx,4), %rdx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x2674 // je 0x38a0 <k_tile_panel+0x7c0>
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0x107ca1c4; WORD $0x9a0c // vmovups (%rdx,%r11,4), %ymm1
+	LONG $0x6f7ea1c4; WORD $0xda1c // vmovdqu (%rdx,%r11,8), %ymm3
+	LONG $0x107ca1c4; WORD $0x0a24 // vmovups (%rdx,%r9), %ymm4
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x247f // jg 0x38b9 <k_tile_panel+0x7d9>
+	WORD $0x99eb // jmp 0x3830 <k_tile_panel+0x750>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x807e // jle 0x3200 <k_tile_panel+0x120>
-	LONG $0x4c11fcc5; WORD $0x3024 // vmovups %ymm1, 0x30(%rsp)
-	LONG $0x587d42c4; BYTE $0x02 // vpbroadcastd (%r10), %ymm8
-	LONG $0x587dc2c4; WORD $0x2a3c // vpbroadcastd (%r10,%rbp), %ymm7
-	LONG $0x587d82c4; WORD $0x0a34 // vpbroadcastd (%r10,%r9), %ymm6
-	LONG $0x587dc2c4; WORD $0x0a2c // vpbroadcastd (%r10,%rcx), %ymm5
-	LONG $0x587d42c4; WORD $0xdc62 // vpbroadcastd -0x24(%r10), %ymm12
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff778e0f; WORD $0xffff // jle 0x3830 <k_tile_panel+0x750>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
+	LONG $0x02f9c148 // sarq $0x2, %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	QUAD $0x000088248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x88(%rsp)
+	QUAD $0xff402484587d42c4; WORD $0xffff // vpbroadcastd -0xc0(%r12), %ymm8
+	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x80 // vpbroadcastd -0x80(%r12), %ymm7
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xc0 // vpbroadcastd -0x40(%r12), %ymm6
+	LONG $0x587dc2c4; WORD $0x242c // vpbroadcastd (%r12), %ymm5
+	QUAD $0xff1c24a4587d42c4; WORD $0xffff // vpbroadcastd -0xe4(%r12), %ymm12
 	LONG $0x6f7e41c4; BYTE $0x28 // vmovdqu (%r8), %ymm13
 	LONG $0x6f7e41c4; WORD $0x4058 // vmovdqu 0x40(%r8), %ymm11
 	QUAD $0x000080906f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm10
 	QUAD $0x0000c0886f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r8), %ymm9
-	LONG $0x587d42c4; WORD $0x2a74; BYTE $0xdc // vpbroadcastd -0x24(%r10,%rbp), %ymm14
-	LONG $0x587d02c4; WORD $0x0a7c; BYTE $0xdc // vpbroadcastd -0x24(%r10,%r9), %ymm15
-	LONG $0x587dc2c4; WORD $0x0a44; BYTE $0xdc // vpbroadcastd -0x24(%r10,%rcx), %ymm0
-	LONG $0x587dc2c4; WORD $0xe04a // vpbroadcastd -0x20(%r10), %ymm1
+	QUAD $0xff5c24b4587d42c4; WORD $0xffff // vpbroadcastd -0xa4(%r12), %ymm14
+	LONG $0x587d42c4; WORD $0x247c; BYTE $0x9c // vpbroadcastd -0x64(%r12), %ymm15
+	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xdc // vpbroadcastd -0x24(%r12), %ymm0
+	QUAD $0xff20248c587dc2c4; WORD $0xffff // vpbroadcastd -0xe0(%r12), %ymm1
 	LONG $0x501542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm13, %ymm8
-	LONG $0x587d42c4; WORD $0x2a64; BYTE $0xe0 // vpbroadcastd -0x20(%r10,%rbp), %ymm12
+	QUAD $0xff6024a4587d42c4; WORD $0xffff // vpbroadcastd -0xa0(%r12), %ymm12
 	LONG $0x5015c2c4; BYTE $0xfe // {vex} vpdpbusd %ymm14, %ymm13, %ymm7
 	LONG $0x5015c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm6
-	LONG $0x587d02c4; WORD $0x0a74; BYTE $0xe0 // vpbroadcastd -0x20(%r10,%r9), %ymm14
+	LONG $0x587d42c4; WORD $0x2474; BYTE $0xa0 // vpbroadcastd -0x60(%r12), %ymm14
 	LONG $0x5015e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm13, %ymm5
-	LONG $0x587dc2c4; WORD $0x0a44; BYTE $0xe0 // vpbroadcastd -0x20(%r10,%rcx), %ymm0
-	LONG $0x587d42c4; WORD $0xe46a // vpbroadcastd -0x1c(%r10), %ymm13
+	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xe0 // vpbroadcastd -0x20(%r12), %ymm0
+	QUAD $0xff2424ac587d42c4; WORD $0xffff // vpbroadcastd -0xdc(%r12), %ymm13
 	LONG $0x502562c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm11, %ymm8
-	LONG $0x587dc2c4; WORD $0x2a4c; BYTE $0xe4 // vpbroadcastd -0x1c(%r10,%rbp), %ymm1
+	QUAD $0xff64248c587dc2c4; WORD $0xffff // vpbroadcastd -0x9c(%r12), %ymm1
 	LONG $0x5025c2c4; BYTE $0xfc // {vex} vpdpbusd %ymm12, %ymm11, %ymm7
 	LONG $0x5025c2c4; BYTE $0xf6 // {vex} vpdpbusd %ymm14, %ymm11, %ymm6
-	LONG $0x587d02c4; WORD $0x0a64; BYTE $0xe4 // vpbroadcastd -0x1c(%r10,%r9), %ymm12
+	LONG $0x587d42c4; WORD $0x2464; BYTE $0xa4 // vpbroadcastd -0x5c(%r12), %ymm12
 	LONG $0x5025e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm5
-	LONG $0x587dc2c4; WORD $0x0a44; BYTE $0xe4 // vpbroadcastd -0x1c(%r10,%rcx), %ymm0
-	LONG $0x587d42c4; WORD $0xe85a // vpbroadcastd -0x18(%r10), %ymm11
+	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xe4 // vpbroadcastd -0x1c(%r12), %ymm0
+	QUAD $0xff28249c587d42c4; WORD $0xffff // vpbroadcastd -0xd8(%r12), %ymm11
 	LONG $0x502d42c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm10, %ymm8
-	LONG $0x587d42c4; WORD $0x2a6c; BYTE $0xe8 // vpbroadcastd -0x18(%r10,%rbp), %ymm13
+	QUAD $0xff6824ac587d42c4; WORD $0xffff // vpbroadcastd -0x98(%r12), %ymm13
 	LONG $0x502de2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm10, %ymm7
 	LONG $0x502dc2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm10, %ymm6
-	LONG $0x587d82c4; WORD $0x0a4c; BYTE $0xe8 // vpbroadcastd -0x18(%r10,%r9), %ymm1
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0xa8 // vpbroadcastd -0x58(%r12), %ymm1
 	LONG $0x502de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm5
-	LONG $0x587dc2c4; WORD $0x0a44; BYTE $0xe8 // vpbroadcastd -0x18(%r10,%rcx), %ymm0
-	LONG $0x587d42c4; WORD $0xec52 // vpbroadcastd -0x14(%r10), %ymm10
-	LONG $0x587d42c4; WORD $0x2a64; BYTE $0xec // vpbroadcastd -0x14(%r10,%rbp), %ymm12
-	LONG $0x587d02c4; WORD $0x0a74; BYTE $0xec // vpbroadcastd -0x14(%r10,%r9), %ymm14
+	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xe8 // vpbroadcastd -0x18(%r12), %ymm0
+	QUAD $0xff2c2494587d42c4; WORD $0xffff // vpbroadcastd -0xd4(%r12), %ymm10
+	QUAD $0xff6c24a4587d42c4; WORD $0xffff // vpbroadcastd -0x94(%r12), %ymm12
+	LONG $0x587d42c4; WORD $0x2474; BYTE $0xac // vpbroadcastd -0x54(%r12), %ymm14
 	LONG $0x503542c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm9, %ymm8
-	LONG $0x587d42c4; WORD $0x0a5c; BYTE $0xec // vpbroadcastd -0x14(%r10,%rcx), %ymm11
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0xec // vpbroadcastd -0x14(%r12), %ymm11
 	LONG $0x5035c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm9, %ymm7
 	LONG $0x5035e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm9, %ymm6
-	LONG $0x587dc2c4; WORD $0xf04a // vpbroadcastd -0x10(%r10), %ymm1
+	QUAD $0xff30248c587dc2c4; WORD $0xffff // vpbroadcastd -0xd0(%r12), %ymm1
 	LONG $0x5035e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm9, %ymm5
 	QUAD $0x000100806f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r8), %ymm0
-	LONG $0x587d42c4; WORD $0x2a4c; BYTE $0xf0 // vpbroadcastd -0x10(%r10,%rbp), %ymm9
+	QUAD $0xff70248c587d42c4; WORD $0xffff // vpbroadcastd -0x90(%r12), %ymm9
 	LONG $0x507d42c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm0, %ymm8
 	LONG $0x507dc2c4; BYTE $0xfc // {vex} vpdpbusd %ymm12, %ymm0, %ymm7
-	LONG $0x587d02c4; WORD $0x0a54; BYTE $0xf0 // vpbroadcastd -0x10(%r10,%r9), %ymm10
+	LONG $0x587d42c4; WORD $0x2454; BYTE $0xb0 // vpbroadcastd -0x50(%r12), %ymm10
 	LONG $0x507dc2c4; BYTE $0xf6 // {vex} vpdpbusd %ymm14, %ymm0, %ymm6
 	QUAD $0x000140a06f7e41c4; BYTE $0x00 // vmovdqu 0x140(%r8), %ymm12
-	LONG $0x587d42c4; WORD $0x0a6c; BYTE $0xf0 // vpbroadcastd -0x10(%r10,%rcx), %ymm13
+	LONG $0x587d42c4; WORD $0x246c; BYTE $0xf0 // vpbroadcastd -0x10(%r12), %ymm13
 	LONG $0x507dc2c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm5
-	LONG $0x587dc2c4; WORD $0xf442 // vpbroadcastd -0xc(%r10), %ymm0
-	LONG $0x587d42c4; WORD $0x2a5c; BYTE $0xf4 // vpbroadcastd -0xc(%r10,%rbp), %ymm11
+	QUAD $0xff342484587dc2c4; WORD $0xffff // vpbroadcastd -0xcc(%r12), %ymm0
+	QUAD $0xff74249c587d42c4; WORD $0xffff // vpbroadcastd -0x8c(%r12), %ymm11
 	LONG $0x501d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm12, %ymm8
-	LONG $0x587d82c4; WORD $0x0a4c; BYTE $0xf4 // vpbroadcastd -0xc(%r10,%r9), %ymm1
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0xb4 // vpbroadcastd -0x4c(%r12), %ymm1
 	LONG $0x501dc2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm9, %ymm12, %ymm7
 	LONG $0x501dc2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm12, %ymm6
-	LONG $0x587d42c4; WORD $0x0a4c; BYTE $0xf4 // vpbroadcastd -0xc(%r10,%rcx), %ymm9
+	LONG $0x587d42c4; WORD $0x244c; BYTE $0xf4 // vpbroadcastd -0xc(%r12), %ymm9
 	LONG $0x501dc2c4; BYTE $0xed // {vex} vpdpbusd %ymm13, %ymm12, %ymm5
 	QUAD $0x000180906f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r8), %ymm10
-	LONG $0x587d42c4; WORD $0xf862 // vpbroadcastd -0x8(%r10), %ymm12
+	QUAD $0xff3824a4587d42c4; WORD $0xffff // vpbroadcastd -0xc8(%r12), %ymm12
 	LONG $0x502d62c4; BYTE $0xc0 // {vex} vpdpbusd %ymm0, %ymm10, %ymm8
 	LONG $0x502dc2c4; BYTE $0xfb // {vex} vpdpbusd %ymm11, %ymm10, %ymm7
-	LONG $0x587dc2c4; WORD $0x2a44; BYTE $0xf8 // vpbroadcastd -0x8(%r10,%rbp), %ymm0
+	QUAD $0xff782484587dc2c4; WORD $0xffff // vpbroadcastd -0x88(%r12), %ymm0
 	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
 	QUAD $0x0001c0886f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r8), %ymm1
-	LONG $0x587d02c4; WORD $0x0a5c; BYTE $0xf8 // vpbroadcastd -0x8(%r10,%r9), %ymm11
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0xb8 // vpbroadcastd -0x48(%r12), %ymm11
 	LONG $0x502dc2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm10, %ymm5
 	LONG $0x507542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm1, %ymm8
-	LONG $0x587d42c4; WORD $0x0a4c; BYTE $0xf8 // vpbroadcastd -0x8(%r10,%rcx), %ymm9
+	LONG $0x587d42c4; WORD $0x244c; BYTE $0xf8 // vpbroadcastd -0x8(%r12), %ymm9
 	LONG $0x5075e2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm7
 	LONG $0x5075c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm1, %ymm6
-	QUAD $0x001d721d187d62c4; BYTE $0x00 // vbroadcastss 0x1d72(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
+	QUAD $0x0028d01d187d62c4; BYTE $0x00 // vbroadcastss 0x28d0(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
 	QUAD $0x00020080107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm0
 	LONG $0xd05924c5 // vmulps %ymm0, %ymm11, %ymm10
 	LONG $0x5075c2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm1, %ymm5
 	LONG $0xa87d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm10
-	LONG $0x187dc2c4; WORD $0xfc4a // vbroadcastss -0x4(%r10), %ymm1
+	QUAD $0xff3c248c187dc2c4; WORD $0xffff // vbroadcastss -0xc4(%r12), %ymm1
 	LONG $0xa87dc2c4; BYTE $0xfa // vfmadd213ps %ymm10, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm10
 	LONG $0xa87dc2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm10
-	LONG $0x187d42c4; WORD $0x2a4c; BYTE $0xfc // vbroadcastss -0x4(%r10,%rbp), %ymm9
+	QUAD $0xff7c248c187d42c4; WORD $0xffff // vbroadcastss -0x84(%r12), %ymm9
 	LONG $0xa87dc2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm10
-	LONG $0x4410fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm0
-	LONG $0xb83de2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm1) + ymm0
-	LONG $0x4411fcc5; WORD $0x3024 // vmovups %ymm0, 0x30(%rsp)
-	LONG $0x4c10fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm1
-	LONG $0x187d82c4; WORD $0x0a44; BYTE $0xfc // vbroadcastss -0x4(%r10,%r9), %ymm0
-	LONG $0xb845c2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm9) + ymm2
+	LONG $0xb83de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm1) + ymm2
+	QUAD $0x000088248c10fcc5; BYTE $0x00 // vmovups 0x88(%rsp), %ymm1
+	LONG $0x187dc2c4; WORD $0x2444; BYTE $0xbc // vbroadcastss -0x44(%r12), %ymm0
+	LONG $0xb845c2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm9) + ymm1
 	LONG $0xb84de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm0) + ymm3
-	LONG $0x187dc2c4; WORD $0x0a44; BYTE $0xfc // vbroadcastss -0x4(%r10,%rcx), %ymm0
+	LONG $0x187dc2c4; WORD $0x2444; BYTE $0xfc // vbroadcastss -0x4(%r12), %ymm0
 	LONG $0xb855e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm0) + ymm4
 	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfda7870f; WORD $0xffff // ja 0x3280 <k_tile_panel+0x1a0>
-	LONG $0xfffd22e9; BYTE $0xff // jmp 0x3200 <k_tile_panel+0x120>
-	WORD $0x9066 // nop
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
-	LONG $0x30478b4c // movq 0x30(%rdi), %r8
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	LONG $0x24c38349 // addq $0x24, %r11
-	LONG $0x01588d49 // leaq 0x1(%r8), %rbx
-	WORD $0x2aeb // jmp 0x355f <k_tile_panel+0x47f>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
-	LONG $0x117cc1c4; WORD $0x8e0c // vmovups %ymm1, (%r14,%rcx,4)
-	LONG $0x027e8d4c // leaq 0x2(%rsi), %r15
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xfbf48f0f; WORD $0xffff // jg 0x3153 <k_tile_panel+0x73>
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0xb2348d4c // leaq (%rdx,%rsi,4), %r14
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2174 // je 0x3590 <k_tile_panel+0x4b0>
-	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
-	LONG $0x107cc1c4; WORD $0x8e0c // vmovups (%r14,%rcx,4), %ymm1
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1e7f // jg 0x359d <k_tile_panel+0x4bd>
-	WORD $0xbfeb // jmp 0x3540 <k_tile_panel+0x460>
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xfd64870f; WORD $0xffff // ja 0x38e0 <k_tile_panel+0x800>
+	LONG $0xfffcafe9; BYTE $0xff // jmp 0x3830 <k_tile_panel+0x750>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x10418b48 // movq 0x10(%rcx), %rax
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x08518b48 // movq 0x8(%rcx), %rdx
+	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
+	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x20498b4c // movq 0x20(%rcx), %r9
+	LONG $0x40518b4c // movq 0x40(%rcx), %r10
+	LONG $0x38598b4c // movq 0x38(%rcx), %r11
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	LONG $0x64c28348 // addq $0x64, %rdx
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
+	WORD $0x1eeb // jmp 0x3beb <k_tile_panel+0xb0b>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
+	LONG $0x117cc1c4; WORD $0xbe0c // vmovups %ymm1, (%r14,%rdi,4)
+	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0xfba08f0f; WORD $0xffff // jg 0x378b <k_tile_panel+0x6ab>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x24742b4c; BYTE $0x08 // subq 0x8(%rsp), %r14
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe490f4c // cmovnsq %rsi, %r15
+	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1274 // je 0x3c20 <k_tile_panel+0xb40>
+	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
+	LONG $0x107cc1c4; WORD $0xbe0c // vmovups (%r14,%rdi,4), %ymm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0f7f // jg 0x3c2d <k_tile_panel+0xb4d>
+	WORD $0xb0eb // jmp 0x3bd0 <k_tile_panel+0xaf0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xa37e // jle 0x3540 <k_tile_panel+0x460>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0xa37e // jle 0x3bd0 <k_tile_panel+0xaf0>
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xfce48349 // andq $-0x4, %r12
+	WORD $0x294c; BYTE $0xe6 // subq %r12, %rsi
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x587d82c4; WORD $0x2164; BYTE $0x24 // vpbroadcastd 0x24(%r9,%r12), %ymm4
-	LONG $0x587d82c4; WORD $0x231c // vpbroadcastd (%r11,%r12), %ymm3
-	LONG $0x587d82c4; WORD $0x2104 // vpbroadcastd (%r9,%r12), %ymm0
-	LONG $0x6f7ec1c4; WORD $0x006d // vmovdqu (%r13), %ymm5
-	LONG $0x587d82c4; WORD $0x2374; BYTE $0xdc // vpbroadcastd -0x24(%r11,%r12), %ymm6
-	LONG $0x6f7ec1c4; WORD $0x407d // vmovdqu 0x40(%r13), %ymm7
-	QUAD $0x000080856f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm8
-	LONG $0x587d02c4; WORD $0x214c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r12), %ymm9
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	BYTE $0x90 // nop
+	LONG $0x587de2c4; WORD $0xc066 // vpbroadcastd -0x40(%rsi), %ymm4
+	LONG $0x587de2c4; BYTE $0x1e // vpbroadcastd (%rsi), %ymm3
+	LONG $0x587de2c4; WORD $0x9c46 // vpbroadcastd -0x64(%rsi), %ymm0
+	LONG $0x6f7ec1c4; WORD $0x242c // vmovdqu (%r12), %ymm5
+	LONG $0x587de2c4; WORD $0xdc76 // vpbroadcastd -0x24(%rsi), %ymm6
+	LONG $0x6f7ec1c4; WORD $0x247c; BYTE $0x40 // vmovdqu 0x40(%r12), %ymm7
+	QUAD $0x008024846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0xa04e // vpbroadcastd -0x60(%rsi), %ymm9
 	LONG $0x5055e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm5, %ymm4
 	LONG $0x5055e2c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm5, %ymm3
-	LONG $0x587d82c4; WORD $0x2344; BYTE $0xe0 // vpbroadcastd -0x20(%r11,%r12), %ymm0
-	QUAD $0x0000c0ad6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm5
+	LONG $0x587de2c4; WORD $0xe046 // vpbroadcastd -0x20(%rsi), %ymm0
+	QUAD $0x00c024ac6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r12), %ymm5
 	LONG $0x5045c2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm4
-	LONG $0x587d82c4; WORD $0x2174; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r12), %ymm6
+	LONG $0x587de2c4; WORD $0xa476 // vpbroadcastd -0x5c(%rsi), %ymm6
 	LONG $0x5045e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm7, %ymm3
-	LONG $0x587d82c4; WORD $0x2344; BYTE $0xe4 // vpbroadcastd -0x1c(%r11,%r12), %ymm0
-	LONG $0x587d82c4; WORD $0x217c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r12), %ymm7
+	LONG $0x587de2c4; WORD $0xe446 // vpbroadcastd -0x1c(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0xa87e // vpbroadcastd -0x58(%rsi), %ymm7
 	LONG $0x503de2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm8, %ymm4
-	LONG $0x587d82c4; WORD $0x2374; BYTE $0xe8 // vpbroadcastd -0x18(%r11,%r12), %ymm6
+	LONG $0x587de2c4; WORD $0xe876 // vpbroadcastd -0x18(%rsi), %ymm6
 	LONG $0x503de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm3
 	LONG $0x5055e2c4; BYTE $0xe7 // {vex} vpdpbusd %ymm7, %ymm5, %ymm4
-	LONG $0x587d82c4; WORD $0x2144; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r12), %ymm0
+	LONG $0x587de2c4; WORD $0xac46 // vpbroadcastd -0x54(%rsi), %ymm0
 	LONG $0x5055e2c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm5, %ymm3
-	QUAD $0x000100ad6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm5
-	LONG $0x587d82c4; WORD $0x2374; BYTE $0xec // vpbroadcastd -0x14(%r11,%r12), %ymm6
+	QUAD $0x010024ac6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r12), %ymm5
+	LONG $0x587de2c4; WORD $0xec76 // vpbroadcastd -0x14(%rsi), %ymm6
 	LONG $0x5055e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm5, %ymm4
-	QUAD $0x000140856f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm0
-	LONG $0x587d82c4; WORD $0x217c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r12), %ymm7
+	QUAD $0x014024846f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r12), %ymm0
+	LONG $0x587de2c4; WORD $0xb07e // vpbroadcastd -0x50(%rsi), %ymm7
 	LONG $0x5055e2c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm5, %ymm3
-	LONG $0x587d82c4; WORD $0x236c; BYTE $0xf0 // vpbroadcastd -0x10(%r11,%r12), %ymm5
-	LONG $0x587d82c4; WORD $0x2174; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r12), %ymm6
+	LONG $0x587de2c4; WORD $0xf06e // vpbroadcastd -0x10(%rsi), %ymm5
+	LONG $0x587de2c4; WORD $0xb476 // vpbroadcastd -0x4c(%rsi), %ymm6
 	LONG $0x507de2c4; BYTE $0xe7 // {vex} vpdpbusd %ymm7, %ymm0, %ymm4
-	LONG $0x587d82c4; WORD $0x237c; BYTE $0xf4 // vpbroadcastd -0xc(%r11,%r12), %ymm7
+	LONG $0x587de2c4; WORD $0xf47e // vpbroadcastd -0xc(%rsi), %ymm7
 	LONG $0x507de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm0, %ymm3
-	QUAD $0x000180856f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm0
-	LONG $0x587d82c4; WORD $0x216c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r12), %ymm5
+	QUAD $0x018024846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r12), %ymm0
+	LONG $0x587de2c4; WORD $0xb86e // vpbroadcastd -0x48(%rsi), %ymm5
 	LONG $0x507de2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm0, %ymm4
-	QUAD $0x0001c0b56f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm6
-	LONG $0x587d02c4; WORD $0x2344; BYTE $0xf8 // vpbroadcastd -0x8(%r11,%r12), %ymm8
+	QUAD $0x01c024b46f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r12), %ymm6
+	LONG $0x587d62c4; WORD $0xf846 // vpbroadcastd -0x8(%rsi), %ymm8
 	LONG $0x507de2c4; BYTE $0xdf // {vex} vpdpbusd %ymm7, %ymm0, %ymm3
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	QUAD $0x00020085107cc1c4; BYTE $0x00 // vmovups 0x200(%r13), %ymm0
+	QUAD $0x02002484107cc1c4; WORD $0x0000 // vmovups 0x200(%r12), %ymm0
 	LONG $0xe859a4c5 // vmulps %ymm0, %ymm11, %ymm5
 	LONG $0x504dc2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm8, %ymm6, %ymm3
 	LONG $0xa87de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm5
-	LONG $0x187d82c4; WORD $0x2174; BYTE $0x20 // vbroadcastss 0x20(%r9,%r12), %ymm6
+	LONG $0x187de2c4; WORD $0xbc76 // vbroadcastss -0x44(%rsi), %ymm6
 	LONG $0xa87de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm5
 	LONG $0xb85de2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm6) + ymm2
-	LONG $0x187d82c4; WORD $0x2344; BYTE $0xfc // vbroadcastss -0x4(%r11,%r12), %ymm0
+	LONG $0x187de2c4; WORD $0xfc46 // vbroadcastss -0x4(%rsi), %ymm0
 	LONG $0xb865e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm0) + ymm1
-	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
-	LONG $0x40c48349 // addq $0x40, %r12
+	LONG $0x40c48149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r12 # imm = 0x240
 	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfeab870f; WORD $0xffff // ja 0x35b0 <k_tile_panel+0x4d0>
-	LONG $0xfffe36e9; BYTE $0xff // jmp 0x3540 <k_tile_panel+0x460>
+	LONG $0xfeb3870f; WORD $0xffff // ja 0x3c50 <k_tile_panel+0xb70>
+	LONG $0xfffe2ee9; BYTE $0xff // jmp 0x3bd0 <k_tile_panel+0xaf0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf9f08e0f; WORD $0xffff // jle 0x3110 <k_tile_panel+0x30>
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf4b88e0f; WORD $0xffff // jle 0x3270 <k_tile_panel+0x190>
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24c68348 // addq $0x24, %rsi
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x9066 // nop
-	LONG $0x587de2c4; BYTE $0x16 // vpbroadcastd (%rsi), %ymm2
-	LONG $0x587de2c4; WORD $0xdc46 // vpbroadcastd -0x24(%rsi), %ymm0
-	LONG $0x1a6ffec5 // vmovdqu (%rdx), %ymm3
-	LONG $0x626ffec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm4
-	QUAD $0x00000080aa6ffec5 // vmovdqu 0x80(%rdx), %ymm5
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x24c18348 // addq $0x24, %rcx
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x11 // vpbroadcastd (%rcx), %ymm2
+	LONG $0x587de2c4; WORD $0xdc41 // vpbroadcastd -0x24(%rcx), %ymm0
+	LONG $0x1e6ffec5 // vmovdqu (%rsi), %ymm3
+	LONG $0x666ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm4
+	QUAD $0x00000080ae6ffec5 // vmovdqu 0x80(%rsi), %ymm5
 	LONG $0x5065e2c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm3, %ymm2
-	QUAD $0x000000c0826ffec5 // vmovdqu 0xc0(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xe05e // vpbroadcastd -0x20(%rsi), %ymm3
+	QUAD $0x000000c0866ffec5 // vmovdqu 0xc0(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0xe059 // vpbroadcastd -0x20(%rcx), %ymm3
 	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
-	LONG $0x587de2c4; WORD $0xe45e // vpbroadcastd -0x1c(%rsi), %ymm3
-	LONG $0x587de2c4; WORD $0xe866 // vpbroadcastd -0x18(%rsi), %ymm4
+	LONG $0x587de2c4; WORD $0xe459 // vpbroadcastd -0x1c(%rcx), %ymm3
+	LONG $0x587de2c4; WORD $0xe861 // vpbroadcastd -0x18(%rcx), %ymm4
 	LONG $0x5055e2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm5, %ymm2
-	LONG $0x587de2c4; WORD $0xec5e // vpbroadcastd -0x14(%rsi), %ymm3
+	LONG $0x587de2c4; WORD $0xec59 // vpbroadcastd -0x14(%rcx), %ymm3
 	LONG $0x507de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm0, %ymm2
-	QUAD $0x00000100826ffec5 // vmovdqu 0x100(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xf066 // vpbroadcastd -0x10(%rsi), %ymm4
+	QUAD $0x00000100866ffec5 // vmovdqu 0x100(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0xf061 // vpbroadcastd -0x10(%rcx), %ymm4
 	LONG $0x507de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm2
-	QUAD $0x00000140826ffec5 // vmovdqu 0x140(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xf45e // vpbroadcastd -0xc(%rsi), %ymm3
+	QUAD $0x00000140866ffec5 // vmovdqu 0x140(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0xf459 // vpbroadcastd -0xc(%rcx), %ymm3
 	LONG $0x507de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm0, %ymm2
-	QUAD $0x00000180826ffec5 // vmovdqu 0x180(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xf866 // vpbroadcastd -0x8(%rsi), %ymm4
+	QUAD $0x00000180866ffec5 // vmovdqu 0x180(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0xf861 // vpbroadcastd -0x8(%rcx), %ymm4
 	LONG $0x507de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm2
-	QUAD $0x000001c0826ffec5 // vmovdqu 0x1c0(%rdx), %ymm0
-	QUAD $0x000002009a10fcc5 // vmovups 0x200(%rdx), %ymm3
+	QUAD $0x000001c0866ffec5 // vmovdqu 0x1c0(%rsi), %ymm0
+	QUAD $0x000002009e10fcc5 // vmovups 0x200(%rsi), %ymm3
 	LONG $0xeb59a4c5 // vmulps %ymm3, %ymm11, %ymm5
 	LONG $0x507de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm0, %ymm2
 	LONG $0xb865e2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm2) + ymm5
-	LONG $0x187de2c4; WORD $0xfc46 // vbroadcastss -0x4(%rsi), %ymm0
+	LONG $0x187de2c4; WORD $0xfc41 // vbroadcastss -0x4(%rcx), %ymm0
 	LONG $0xb855e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm0) + ymm1
-	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xff36870f; WORD $0xffff // ja 0x3740 <k_tile_panel+0x660>
-	LONG $0xfff901e9; BYTE $0xff // jmp 0x3110 <k_tile_panel+0x30>
-	LONG $0x50c48348 // addq $0x50, %rsp
+	LONG $0x40c68148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rsi # imm = 0x240
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff33870f; WORD $0xffff // ja 0x3df0 <k_tile_panel+0xd10>
+	LONG $0xfff3aee9; BYTE $0xff // jmp 0x3270 <k_tile_panel+0x190>
+	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2403,7 +2741,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_panel_min
 	BYTE $0x55 // pushq %rbp
@@ -2412,375 +2750,718 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0019910d187d62c4; BYTE $0x00 // vbroadcastss 0x1991(%rip), %ymm9 # 0x51e4 <k_tile_panel_16_min+0xa44>
-	QUAD $0x0019701d187d62c4; BYTE $0x00 // vbroadcastss 0x1970(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x4c117cc5; WORD $0x3024 // vmovups %ymm9, 0x30(%rsp)
-	WORD $0x22eb // jmp 0x388b <k_tile_panel_min+0x5b>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x117ca1c4; WORD $0x0114 // vmovups %ymm2, (%rcx,%r8)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x0721840f; WORD $0x0000 // je 0x3fac <k_tile_panel_min+0x77c>
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	WORD $0x557d // jge 0x38f0 <k_tile_panel_min+0xc0>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x02cc8349 // orq $0x2, %r12
-	LONG $0x24243b4c // cmpq (%rsp), %r12
-	LONG $0x03b28e0f; WORD $0x0000 // jle 0x3c60 <k_tile_panel_min+0x430>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0xbd7d // jge 0x3876 <k_tile_panel_min+0x46>
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x05c8840f; WORD $0x0000 // je 0x3e9b <k_tile_panel_min+0x66b>
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x107ca1c4; WORD $0x0114 // vmovups (%rcx,%r8), %ymm2
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0xa8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa8, %rsp
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x03c0f641 // testb $0x3, %r8b
+	WORD $0x950f; BYTE $0xc1 // setne %cl
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0xca20 // andb %cl, %dl
+	LONG $0x07245488 // movb %dl, 0x7(%rsp)
+	LONG $0x03488d4d // leaq 0x3(%r8), %r9
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xc9480f49 // cmovsq %r9, %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	WORD $0x2949; BYTE $0xca // subq %rcx, %r10
+	LONG $0x01508d49 // leaq 0x1(%r8), %rdx
+	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
+	WORD $0x950f; BYTE $0xc1 // setne %cl
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x24748840; BYTE $0x06 // movb %sil, 0x6(%rsp)
+	LONG $0x04708d49 // leaq 0x4(%r8), %rsi
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x05c68f0f; WORD $0x0000 // jg 0x3eb1 <k_tile_panel_min+0x681>
-	WORD $0x83eb // jmp 0x3870 <k_tile_panel_min+0x40>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	LONG $0x38778b4c // movq 0x38(%rdi), %r14
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
-	LONG $0x52248d4c // leaq (%rdx,%rdx,2), %r12
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	LONG $0x07e3c149 // shlq $0x7, %r11
-	LONG $0x017f8d49 // leaq 0x1(%r15), %rdi
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x31eb // jmp 0x397e <k_tile_panel_min+0x14e>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x117cc1c4; BYTE $0x11 // vmovups %ymm2, (%r9)
-	LONG $0x117c81c4; WORD $0x911c // vmovups %ymm3, (%r9,%r10,4)
-	LONG $0x117c81c4; WORD $0xd124 // vmovups %ymm4, (%r9,%r10,8)
-	LONG $0x117c81c4; WORD $0x212c // vmovups %ymm5, (%r9,%r12)
-	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0xce480f48 // cmovsq %rsi, %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x02708d49 // leaq 0x2(%r8), %rsi
+	LONG $0x03c6f640 // testb $0x3, %sil
+	WORD $0x950f; BYTE $0xc2 // setne %dl
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xc39d0f41 // setge %r11b
+	WORD $0x2041; BYTE $0xd3 // andb %dl, %r11b
+	LONG $0x245c8844; BYTE $0x05 // movb %r11b, 0x5(%rsp)
+	LONG $0x05508d49 // leaq 0x5(%r8), %rdx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0xd6490f48 // cmovnsq %rsi, %rdx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x02fec148 // sarq $0x2, %rsi
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x03c1f641 // testb $0x3, %r9b
+	LONG $0xc6950f40 // setne %sil
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0xc39d0f41 // setge %r11b
+	WORD $0x2041; BYTE $0xf3 // andb %sil, %r11b
+	LONG $0x245c8844; BYTE $0x04 // movb %r11b, 0x4(%rsp)
+	LONG $0x002c8d4a // leaq (%rax,%r8), %rbp
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x06408d49 // leaq 0x6(%r8), %rax
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	LONG $0xc1490f49 // cmovnsq %r9, %rax
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0x4c107cc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm9
-	LONG $0xff1f8f0f; WORD $0xffff // jg 0x389d <k_tile_panel_min+0x6d>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	LONG $0x930c8d4c // leaq (%rbx,%rdx,4), %r9
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x1f74 // je 0x39b0 <k_tile_panel_min+0x180>
-	LONG $0x107cc1c4; BYTE $0x11 // vmovups (%r9), %ymm2
-	LONG $0x107c81c4; WORD $0x911c // vmovups (%r9,%r10,4), %ymm3
-	LONG $0x107c81c4; WORD $0xd124 // vmovups (%r9,%r10,8), %ymm4
-	LONG $0x107c81c4; WORD $0x212c // vmovups (%r9,%r12), %ymm5
+	LONG $0x02fec148 // sarq $0x2, %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x03c08348 // addq $0x3, %rax
+	QUAD $0x0023ca0d587d62c4; BYTE $0x00 // vpbroadcastd 0x23ca(%rip), %ymm9 # 0x63e4 <k_tile_panel_16_min+0xc84>
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	QUAD $0x0023a01d187d62c4; BYTE $0x00 // vbroadcastss 0x23a0(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	QUAD $0x000088248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x88(%rsp)
+	WORD $0x1deb // jmp 0x407a <k_tile_panel_min+0x19a>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x1411fcc5; BYTE $0x38 // vmovups %ymm2, (%rax,%rdi)
+	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x0cc5840f; WORD $0x0000 // je 0x4d3f <k_tile_panel_min+0xe5f>
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
+	LONG $0x0511840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	LONG $0x24048b4d // movq (%r12), %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x0774 // je 0x40a7 <k_tile_panel_min+0x1c7>
+	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
+	WORD $0x04eb // jmp 0x40ab <k_tile_panel_min+0x1cb>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	LONG $0x24548b49; BYTE $0x08 // movq 0x8(%r12), %rdx
+	LONG $0x24748b4d; BYTE $0x20 // movq 0x20(%r12), %r14
+	LONG $0x247c8b4d; BYTE $0x38 // movq 0x38(%r12), %r15
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x187f // jg 0x39c5 <k_tile_panel_min+0x195>
-	WORD $0xa1eb // jmp 0x3950 <k_tile_panel_min+0x120>
-	BYTE $0x90 // nop
+	LONG $0x01078e0f; WORD $0x0000 // jle 0x41d2 <k_tile_panel_min+0x2f2>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x44af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x014f8d49 // leaq 0x1(%r15), %rcx
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x20 // vpbroadcastd (%rax), %ymm4
+	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
+	LONG $0x6f7ec1c4; WORD $0x4071 // vmovdqu 0x40(%r9), %ymm6
+	QUAD $0x000080b96f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm7
+	QUAD $0x0000c0816f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm8
+	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x0460 // vpbroadcastd 0x4(%rax), %ymm4
+	LONG $0x504de2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm6, %ymm3
+	LONG $0x587de2c4; WORD $0x0860 // vpbroadcastd 0x8(%rax), %ymm4
+	LONG $0x587de2c4; WORD $0x0c68 // vpbroadcastd 0xc(%rax), %ymm5
+	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
+	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
+	LONG $0x587de2c4; WORD $0x1060 // vpbroadcastd 0x10(%rax), %ymm4
+	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1460 // vpbroadcastd 0x14(%rax), %ymm4
+	QUAD $0x000140a96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1860 // vpbroadcastd 0x18(%rax), %ymm4
+	QUAD $0x000180a96f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1c60 // vpbroadcastd 0x1c(%rax), %ymm4
+	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
+	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
+	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
+	LONG $0x187de2c4; WORD $0x2058 // vbroadcastss 0x20(%rax), %ymm3
+	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
+	LONG $0x187de2c4; WORD $0x3050 // vbroadcastss 0x30(%rax), %ymm2
+	QUAD $0x000240919865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xff1e870f; WORD $0xffff // ja 0x40f0 <k_tile_panel_min+0x210>
+	LONG $0x24448b49; BYTE $0x18 // movq 0x18(%r12), %rax
+	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
+	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
+	LONG $0x06247c80; BYTE $0x00 // cmpb $0x0, 0x6(%rsp)
+	LONG $0x03b1840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1074 // je 0x4204 <k_tile_panel_min+0x324>
+	LONG $0x107cc1c4; WORD $0x8014 // vmovups (%r8,%rax,4), %ymm2
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x127f // jg 0x4211 <k_tile_panel_min+0x331>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4313 <k_tile_panel_min+0x433>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x01028e0f; WORD $0x0000 // jle 0x4313 <k_tile_panel_min+0x433>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x4caf0f48; WORD $0x6024 // imulq 0x60(%rsp), %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x244c0348; BYTE $0x58 // addq 0x58(%rsp), %rcx
+	LONG $0x01578d4d // leaq 0x1(%r15), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x587de2c4; BYTE $0x21 // vpbroadcastd (%rcx), %ymm4
+	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
+	LONG $0x6f7ec1c4; WORD $0x4071 // vmovdqu 0x40(%r9), %ymm6
+	QUAD $0x000080b96f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm7
+	QUAD $0x0000c0816f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm8
+	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x0461 // vpbroadcastd 0x4(%rcx), %ymm4
+	LONG $0x504de2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm6, %ymm3
+	LONG $0x587de2c4; WORD $0x0861 // vpbroadcastd 0x8(%rcx), %ymm4
+	LONG $0x587de2c4; WORD $0x0c69 // vpbroadcastd 0xc(%rcx), %ymm5
+	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
+	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
+	LONG $0x587de2c4; WORD $0x1061 // vpbroadcastd 0x10(%rcx), %ymm4
+	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1461 // vpbroadcastd 0x14(%rcx), %ymm4
+	QUAD $0x000140a96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1861 // vpbroadcastd 0x18(%rcx), %ymm4
+	QUAD $0x000180a96f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1c61 // vpbroadcastd 0x1c(%rcx), %ymm4
+	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
+	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
+	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
+	LONG $0x187de2c4; WORD $0x2059 // vbroadcastss 0x20(%rcx), %ymm3
+	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
+	LONG $0x187de2c4; WORD $0x3051 // vbroadcastss 0x30(%rcx), %ymm2
+	QUAD $0x000240919865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4230 <k_tile_panel_min+0x350>
+	LONG $0x117cc1c4; WORD $0x8014 // vmovups %ymm2, (%r8,%rax,4)
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x05247c80; BYTE $0x00 // cmpb $0x0, 0x5(%rsp)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x0272840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1074 // je 0x4343 <k_tile_panel_min+0x463>
+	LONG $0x107cc1c4; WORD $0xc014 // vmovups (%r8,%rax,8), %ymm2
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x127f // jg 0x4350 <k_tile_panel_min+0x470>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x4453 <k_tile_panel_min+0x573>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x4453 <k_tile_panel_min+0x573>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x4caf0f48; WORD $0x4824 // imulq 0x48(%rsp), %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
+	LONG $0x01578d4d // leaq 0x1(%r15), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x587de2c4; BYTE $0x21 // vpbroadcastd (%rcx), %ymm4
+	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
+	LONG $0x6f7ec1c4; WORD $0x4071 // vmovdqu 0x40(%r9), %ymm6
+	QUAD $0x000080b96f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm7
+	QUAD $0x0000c0816f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm8
+	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x0461 // vpbroadcastd 0x4(%rcx), %ymm4
+	LONG $0x504de2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm6, %ymm3
+	LONG $0x587de2c4; WORD $0x0861 // vpbroadcastd 0x8(%rcx), %ymm4
+	LONG $0x587de2c4; WORD $0x0c69 // vpbroadcastd 0xc(%rcx), %ymm5
+	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
+	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
+	LONG $0x587de2c4; WORD $0x1061 // vpbroadcastd 0x10(%rcx), %ymm4
+	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1461 // vpbroadcastd 0x14(%rcx), %ymm4
+	QUAD $0x000140a96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1861 // vpbroadcastd 0x18(%rcx), %ymm4
+	QUAD $0x000180a96f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1c61 // vpbroadcastd 0x1c(%rcx), %ymm4
+	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
+	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
+	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
+	LONG $0x187de2c4; WORD $0x2059 // vbroadcastss 0x20(%rcx), %ymm3
+	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
+	LONG $0x187de2c4; WORD $0x3051 // vbroadcastss 0x30(%rcx), %ymm2
+	QUAD $0x000240919865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4370 <k_tile_panel_min+0x490>
+	LONG $0x117cc1c4; WORD $0xc014 // vmovups %ymm2, (%r8,%rax,8)
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x04247c80; BYTE $0x00 // cmpb $0x0, 0x4(%rsp)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x0132840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1074 // je 0x448b <k_tile_panel_min+0x5ab>
+	LONG $0x107cc1c4; WORD $0x0014 // vmovups (%r8,%rax), %ymm2
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x127f // jg 0x4498 <k_tile_panel_min+0x5b8>
+	LONG $0x000108e9; BYTE $0x00 // jmp 0x4593 <k_tile_panel_min+0x6b3>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x00fb8e0f; WORD $0x0000 // jle 0x4593 <k_tile_panel_min+0x6b3>
+	LONG $0x74af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24540348; BYTE $0x28 // addq 0x28(%rsp), %rdx
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x587de2c4; BYTE $0x22 // vpbroadcastd (%rdx), %ymm4
+	LONG $0x6f7ec1c4; BYTE $0x2b // vmovdqu (%r11), %ymm5
+	LONG $0x6f7ec1c4; WORD $0x4073 // vmovdqu 0x40(%r11), %ymm6
+	QUAD $0x000080bb6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm7
+	QUAD $0x0000c0836f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm8
+	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x0462 // vpbroadcastd 0x4(%rdx), %ymm4
+	LONG $0x504de2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm6, %ymm3
+	LONG $0x587de2c4; WORD $0x0862 // vpbroadcastd 0x8(%rdx), %ymm4
+	LONG $0x587de2c4; WORD $0x0c6a // vpbroadcastd 0xc(%rdx), %ymm5
+	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
+	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
+	LONG $0x587de2c4; WORD $0x1062 // vpbroadcastd 0x10(%rdx), %ymm4
+	QUAD $0x000100ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1462 // vpbroadcastd 0x14(%rdx), %ymm4
+	QUAD $0x000140ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1862 // vpbroadcastd 0x18(%rdx), %ymm4
+	QUAD $0x000180ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	LONG $0x587de2c4; WORD $0x1c62 // vpbroadcastd 0x1c(%rdx), %ymm4
+	QUAD $0x0001c0ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm5
+	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
+	QUAD $0x000200a3107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm4
+	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
+	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
+	LONG $0x187de2c4; WORD $0x205a // vbroadcastss 0x20(%rdx), %ymm3
+	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
+	LONG $0x187de2c4; WORD $0x3052 // vbroadcastss 0x30(%rdx), %ymm2
+	QUAD $0x000240939865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r11), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	LONG $0x80c38149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r11 # imm = 0x280
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xff1d870f; WORD $0xffff // ja 0x44b0 <k_tile_panel_min+0x5d0>
+	LONG $0x117cc1c4; WORD $0x0014 // vmovups %ymm2, (%r8,%rax)
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	WORD $0x9066 // nop
+	LONG $0x14247c89 // movl %edi, 0x14(%rsp)
+	LONG $0x04738d48 // leaq 0x4(%rbx), %rsi
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	LONG $0x007c8e0f; WORD $0x0000 // jle 0x4630 <k_tile_panel_min+0x750>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x02728d4c // leaq 0x2(%rdx), %r14
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0x04098e0f; WORD $0x0000 // jle 0x49d0 <k_tile_panel_min+0xaf0>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
+	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0xfa888d0f; WORD $0xffff // jge 0x4065 <k_tile_panel_min+0x185>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24442b48; BYTE $0x18 // subq 0x18(%rsp), %rax
+	LONG $0x44af0f49; WORD $0x1824 // imulq 0x18(%r12), %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x03498d4c // leaq 0x3(%rcx), %r9
+	LONG $0x24040349 // addq (%r12), %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc9490f4c // cmovnsq %rcx, %r9
+	LONG $0x247c8349; WORD $0x0040 // cmpq $0x0, 0x40(%r12)
+	LONG $0x0604840f; WORD $0x0000 // je 0x4c0e <k_tile_panel_min+0xd2e>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x1410fcc5; BYTE $0x38 // vmovups (%rax,%rdi), %ymm2
+	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x06038f0f; WORD $0x0000 // jg 0x4c25 <k_tile_panel_min+0xd45>
+	LONG $0xfffa39e9; BYTE $0xff // jmp 0x4060 <k_tile_panel_min+0x180>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b4d; BYTE $0x10 // movq 0x10(%r12), %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x247c8b49; BYTE $0x08 // movq 0x8(%r12), %rdi
+	LONG $0x245c8b4d; BYTE $0x18 // movq 0x18(%r12), %r11
+	LONG $0x24348b4d // movq (%r12), %r14
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0x246c8b49; BYTE $0x20 // movq 0x20(%r12), %rbp
+	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
+	LONG $0x244c8b4d; BYTE $0x38 // movq 0x38(%r12), %r9
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x01418d49 // leaq 0x1(%r9), %rax
+	WORD $0x37eb // jmp 0x46a1 <k_tile_panel_min+0x7c1>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
+	LONG $0x117c81c4; WORD $0x9c1c // vmovups %ymm3, (%r12,%r11,4)
+	LONG $0x117c81c4; WORD $0xdc24 // vmovups %ymm4, (%r12,%r11,8)
+	LONG $0x117cc1c4; WORD $0x0c2c // vmovups %ymm5, (%r12,%rcx)
+	LONG $0x04728d48 // leaq 0x4(%rdx), %rsi
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	QUAD $0x000088248c6f7ec5; BYTE $0x00 // vmovdqu 0x88(%rsp), %ymm9
+	LONG $0xff168f0f; WORD $0xffff // jg 0x45b7 <k_tile_panel_min+0x6d7>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x247c2b4c; BYTE $0x18 // subq 0x18(%rsp), %r15
+	LONG $0xfbaf0f4d // imulq %r11, %r15
+	LONG $0x03738d48 // leaq 0x3(%rbx), %rsi
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf3490f48 // cmovnsq %rbx, %rsi
+	LONG $0xbe248d4f // leaq (%r14,%r15,4), %r12
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x2c74 // je 0x46f0 <k_tile_panel_min+0x810>
+	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
+	LONG $0x107c81c4; WORD $0x9c1c // vmovups (%r12,%r11,4), %ymm3
+	LONG $0x107c81c4; WORD $0xdc24 // vmovups (%r12,%r11,8), %ymm4
+	LONG $0x107cc1c4; WORD $0x0c2c // vmovups (%r12,%rcx), %ymm5
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x287f // jg 0x4709 <k_tile_panel_min+0x829>
+	WORD $0x8deb // jmp 0x4670 <k_tile_panel_min+0x790>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x8b7e // jle 0x3950 <k_tile_panel_min+0x120>
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x20 // addq 0x20(%rsp), %rsi
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x587d62c4; BYTE $0x06 // vpbroadcastd (%rsi), %ymm8
-	LONG $0x6f7e41c4; BYTE $0x18 // vmovdqu (%r8), %ymm11
-	LONG $0x587d22c4; WORD $0x2e0c // vpbroadcastd (%rsi,%r13), %ymm9
-	LONG $0x587d22c4; WORD $0x1e24 // vpbroadcastd (%rsi,%r11), %ymm12
-	LONG $0x6f7e41c4; WORD $0x4050 // vmovdqu 0x40(%r8), %ymm10
-	LONG $0x587d62c4; WORD $0x2e2c // vpbroadcastd (%rsi,%rbp), %ymm13
-	LONG $0x446ffec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm0
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff678e0f; WORD $0xffff // jle 0x4670 <k_tile_panel_min+0x790>
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0xfdaf0f4c // imulq %rbp, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	BYTE $0x90 // nop
+	LONG $0x587d62c4; BYTE $0x03 // vpbroadcastd (%rbx), %ymm8
+	LONG $0x1e6f7ec5 // vmovdqu (%rsi), %ymm11
+	LONG $0x587d62c4; WORD $0x404b // vpbroadcastd 0x40(%rbx), %ymm9
+	QUAD $0x000080a3587d62c4; BYTE $0x00 // vpbroadcastd 0x80(%rbx), %ymm12
+	LONG $0x566f7ec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm10
+	QUAD $0x0000c0ab587d62c4; BYTE $0x00 // vpbroadcastd 0xc0(%rbx), %ymm13
+	QUAD $0x00008824846ffec5; BYTE $0x00 // vmovdqu 0x88(%rsp), %ymm0
 	LONG $0xf86ffdc5 // vmovdqa %ymm0, %ymm7
 	LONG $0xf06ffdc5 // vmovdqa %ymm0, %ymm6
-	LONG $0x587d62c4; WORD $0x0476 // vpbroadcastd 0x4(%rsi), %ymm14
+	LONG $0x587d62c4; WORD $0x0473 // vpbroadcastd 0x4(%rbx), %ymm14
 	LONG $0x5025c2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm11, %ymm7
 	LONG $0xc06f7dc5 // vmovdqa %ymm0, %ymm8
-	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm15
+	LONG $0x587d62c4; WORD $0x447b // vpbroadcastd 0x44(%rbx), %ymm15
 	LONG $0x5025c2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm6
 	LONG $0xc86f7dc5 // vmovdqa %ymm0, %ymm9
-	LONG $0x587da2c4; WORD $0x1e4c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r11), %ymm1
+	QUAD $0x0000848b587de2c4; BYTE $0x00 // vpbroadcastd 0x84(%rbx), %ymm1
 	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
 	LONG $0x502542c4; BYTE $0xcd // {vex} vpdpbusd %ymm13, %ymm11, %ymm9
-	LONG $0x587d62c4; WORD $0x2e64; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm12
-	QUAD $0x000080986f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm11
-	LONG $0x587d62c4; WORD $0x086e // vpbroadcastd 0x8(%rsi), %ymm13
-	LONG $0x587da2c4; WORD $0x2e44; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm0
+	QUAD $0x0000c4a3587d62c4; BYTE $0x00 // vpbroadcastd 0xc4(%rbx), %ymm12
+	QUAD $0x000000809e6f7ec5 // vmovdqu 0x80(%rsi), %ymm11
+	LONG $0x587d62c4; WORD $0x086b // vpbroadcastd 0x8(%rbx), %ymm13
+	LONG $0x587de2c4; WORD $0x4843 // vpbroadcastd 0x48(%rbx), %ymm0
 	LONG $0x502dc2c4; BYTE $0xfe // {vex} vpdpbusd %ymm14, %ymm10, %ymm7
-	LONG $0x587d22c4; WORD $0x1e74; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r11), %ymm14
+	QUAD $0x000088b3587d62c4; BYTE $0x00 // vpbroadcastd 0x88(%rbx), %ymm14
 	LONG $0x502dc2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm10, %ymm6
 	LONG $0x502d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm8
-	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm1
-	QUAD $0x0000c0b86f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r8), %ymm15
+	QUAD $0x0000c88b587de2c4; BYTE $0x00 // vpbroadcastd 0xc8(%rbx), %ymm1
+	QUAD $0x000000c0be6f7ec5 // vmovdqu 0xc0(%rsi), %ymm15
 	LONG $0x502d42c4; BYTE $0xcc // {vex} vpdpbusd %ymm12, %ymm10, %ymm9
-	LONG $0x587d62c4; WORD $0x0c56 // vpbroadcastd 0xc(%rsi), %ymm10
+	LONG $0x587d62c4; WORD $0x0c53 // vpbroadcastd 0xc(%rbx), %ymm10
 	LONG $0x5025c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm11, %ymm7
-	LONG $0x587d22c4; WORD $0x2e64; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r13), %ymm12
-	LONG $0x587d22c4; WORD $0x1e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r11), %ymm13
+	LONG $0x587d62c4; WORD $0x4c63 // vpbroadcastd 0x4c(%rbx), %ymm12
+	QUAD $0x00008cab587d62c4; BYTE $0x00 // vpbroadcastd 0x8c(%rbx), %ymm13
 	LONG $0x5025e2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm11, %ymm6
-	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%rbp), %ymm0
+	QUAD $0x0000cc83587de2c4; BYTE $0x00 // vpbroadcastd 0xcc(%rbx), %ymm0
 	LONG $0x502542c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm11, %ymm8
 	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
-	LONG $0x587de2c4; WORD $0x104e // vpbroadcastd 0x10(%rsi), %ymm1
+	LONG $0x587de2c4; WORD $0x104b // vpbroadcastd 0x10(%rbx), %ymm1
 	LONG $0x5005c2c4; BYTE $0xfa // {vex} vpdpbusd %ymm10, %ymm15, %ymm7
 	LONG $0x5005c2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm15, %ymm6
-	LONG $0x587d22c4; WORD $0x2e54; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm10
+	LONG $0x587d62c4; WORD $0x5053 // vpbroadcastd 0x50(%rbx), %ymm10
 	LONG $0x500542c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm15, %ymm8
-	QUAD $0x000100986f7e41c4; BYTE $0x00 // vmovdqu 0x100(%r8), %ymm11
-	LONG $0x587d22c4; WORD $0x1e64; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r11), %ymm12
+	QUAD $0x000001009e6f7ec5 // vmovdqu 0x100(%rsi), %ymm11
+	QUAD $0x000090a3587d62c4; BYTE $0x00 // vpbroadcastd 0x90(%rbx), %ymm12
 	LONG $0x500562c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm9
-	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm0
-	LONG $0x587d62c4; WORD $0x146e // vpbroadcastd 0x14(%rsi), %ymm13
-	LONG $0x587d22c4; WORD $0x2e74; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm14
-	LONG $0x587d22c4; WORD $0x1e7c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r11), %ymm15
+	QUAD $0x0000d083587de2c4; BYTE $0x00 // vpbroadcastd 0xd0(%rbx), %ymm0
+	LONG $0x587d62c4; WORD $0x146b // vpbroadcastd 0x14(%rbx), %ymm13
+	LONG $0x587d62c4; WORD $0x5473 // vpbroadcastd 0x54(%rbx), %ymm14
+	QUAD $0x000094bb587d62c4; BYTE $0x00 // vpbroadcastd 0x94(%rbx), %ymm15
 	LONG $0x5025e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm7
-	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm1
+	QUAD $0x0000d48b587de2c4; BYTE $0x00 // vpbroadcastd 0xd4(%rbx), %ymm1
 	LONG $0x5025c2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm11, %ymm6
 	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
-	LONG $0x587d62c4; WORD $0x1856 // vpbroadcastd 0x18(%rsi), %ymm10
+	LONG $0x587d62c4; WORD $0x1853 // vpbroadcastd 0x18(%rbx), %ymm10
 	LONG $0x502562c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm9
-	QUAD $0x000140806f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r8), %ymm0
-	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm11
+	QUAD $0x00000140866ffec5 // vmovdqu 0x140(%rsi), %ymm0
+	LONG $0x587d62c4; WORD $0x585b // vpbroadcastd 0x58(%rbx), %ymm11
 	LONG $0x507dc2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm0, %ymm7
 	LONG $0x507dc2c4; BYTE $0xf6 // {vex} vpdpbusd %ymm14, %ymm0, %ymm6
-	LONG $0x587d22c4; WORD $0x1e64; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r11), %ymm12
+	QUAD $0x000098a3587d62c4; BYTE $0x00 // vpbroadcastd 0x98(%rbx), %ymm12
 	LONG $0x507d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm8
-	QUAD $0x000180a86f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r8), %ymm13
-	LONG $0x587d62c4; WORD $0x2e74; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm14
+	QUAD $0x00000180ae6f7ec5 // vmovdqu 0x180(%rsi), %ymm13
+	QUAD $0x0000d8b3587d62c4; BYTE $0x00 // vpbroadcastd 0xd8(%rbx), %ymm14
 	LONG $0x507d62c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm9
 	LONG $0x5015c2c4; BYTE $0xfa // {vex} vpdpbusd %ymm10, %ymm13, %ymm7
-	LONG $0x587de2c4; WORD $0x1c46 // vpbroadcastd 0x1c(%rsi), %ymm0
+	LONG $0x587de2c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm0
 	LONG $0x5015c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm13, %ymm6
 	LONG $0x501542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm13, %ymm8
-	LONG $0x587da2c4; WORD $0x2e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm1
+	LONG $0x587de2c4; WORD $0x5c4b // vpbroadcastd 0x5c(%rbx), %ymm1
 	LONG $0x501542c4; BYTE $0xce // {vex} vpdpbusd %ymm14, %ymm13, %ymm9
-	QUAD $0x0001c0906f7e41c4; BYTE $0x00 // vmovdqu 0x1c0(%r8), %ymm10
-	LONG $0x587d22c4; WORD $0x1e5c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r11), %ymm11
+	QUAD $0x000001c0966f7ec5 // vmovdqu 0x1c0(%rsi), %ymm10
+	QUAD $0x00009c9b587d62c4; BYTE $0x00 // vpbroadcastd 0x9c(%rbx), %ymm11
 	LONG $0x502de2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm7
 	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
-	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm0
+	QUAD $0x0000dc83587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm0
 	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
-	QUAD $0x00161d1d187d62c4; BYTE $0x00 // vbroadcastss 0x161d(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
+	QUAD $0x001ab71d187d62c4; BYTE $0x00 // vbroadcastss 0x1ab7(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
 	LONG $0x502d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm9
-	QUAD $0x00020080107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm0
+	QUAD $0x000002008610fcc5 // vmovups 0x200(%rsi), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
 	LONG $0xa87de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm1
 	LONG $0xa87de2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm1
-	LONG $0x187d62c4; WORD $0x2056 // vbroadcastss 0x20(%rsi), %ymm10
+	LONG $0x187d62c4; WORD $0x2053 // vbroadcastss 0x20(%rbx), %ymm10
 	LONG $0xa87d62c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm1
 	LONG $0xa87d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm9) + ymm1
-	LONG $0x187da2c4; WORD $0x2e44; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm0
+	LONG $0x187de2c4; WORD $0x6043 // vbroadcastss 0x60(%rbx), %ymm0
 	LONG $0xa84562c4; BYTE $0xd2 // vfmadd213ps %ymm2, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm2
 	LONG $0xa84de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + ymm3
-	LONG $0x187da2c4; WORD $0x1e4c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r11), %ymm1
+	QUAD $0x0000a08b187de2c4; BYTE $0x00 // vbroadcastss 0xa0(%rbx), %ymm1
 	LONG $0xa83de2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm4
-	LONG $0x187de2c4; WORD $0x2e74; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm6
-	QUAD $0x000240b8107cc1c4; BYTE $0x00 // vmovups 0x240(%r8), %ymm7
+	QUAD $0x0000e0b3187de2c4; BYTE $0x00 // vbroadcastss 0xe0(%rbx), %ymm6
+	QUAD $0x00000240be10fcc5 // vmovups 0x240(%rsi), %ymm7
 	LONG $0xa835e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm5
-	LONG $0x187de2c4; WORD $0x3056 // vbroadcastss 0x30(%rsi), %ymm2
-	LONG $0x187da2c4; WORD $0x2e5c; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r13), %ymm3
+	LONG $0x187de2c4; WORD $0x3053 // vbroadcastss 0x30(%rbx), %ymm2
+	LONG $0x187de2c4; WORD $0x705b // vbroadcastss 0x70(%rbx), %ymm3
 	LONG $0xa845c2c4; BYTE $0xd2 // vfmadd213ps %ymm10, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm10
-	LONG $0x187da2c4; WORD $0x1e64; BYTE $0x30 // vbroadcastss 0x30(%rsi,%r11), %ymm4
+	QUAD $0x0000b0a3187de2c4; BYTE $0x00 // vbroadcastss 0xb0(%rbx), %ymm4
 	LONG $0xa845e2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm0
 	LONG $0xa845e2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm4) + ymm1
-	LONG $0x187de2c4; WORD $0x2e6c; BYTE $0x30 // vbroadcastss 0x30(%rsi,%rbp), %ymm5
+	QUAD $0x0000f0ab187de2c4; BYTE $0x00 // vbroadcastss 0xf0(%rbx), %ymm5
 	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
-	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd8c870f; WORD $0xffff // ja 0x39e0 <k_tile_panel_min+0x1b0>
-	LONG $0xfffcf7e9; BYTE $0xff // jmp 0x3950 <k_tile_panel_min+0x120>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x07e3c148 // shlq $0x7, %rbx
-	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
-	LONG $0x01718d4d // leaq 0x1(%r9), %r14
-	WORD $0x2eeb // jmp 0x3cdf <k_tile_panel_min+0x4af>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x1f // vmovups %ymm3, (%r15)
-	LONG $0x117cc1c4; WORD $0x9714 // vmovups %ymm2, (%r15,%rdx,4)
-	LONG $0x02608d4c // leaq 0x2(%rax), %r12
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	LONG $0x24243b4c // cmpq (%rsp), %r12
-	LONG $0xfbcf8f0f; WORD $0xffff // jg 0x38ae <k_tile_panel_min+0x7e>
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x863c8d4c // leaq (%rsi,%rax,4), %r15
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2174 // je 0x3d10 <k_tile_panel_min+0x4e0>
-	LONG $0x107cc1c4; BYTE $0x1f // vmovups (%r15), %ymm3
-	LONG $0x107cc1c4; WORD $0x9714 // vmovups (%r15,%rdx,4), %ymm2
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1e7f // jg 0x3d1d <k_tile_panel_min+0x4ed>
-	WORD $0xbfeb // jmp 0x3cc0 <k_tile_panel_min+0x490>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xfd6f870f; WORD $0xffff // ja 0x4730 <k_tile_panel_min+0x850>
+	LONG $0xfffcaae9; BYTE $0xff // jmp 0x4670 <k_tile_panel_min+0x790>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x10418b48 // movq 0x10(%rcx), %rax
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x08718b48 // movq 0x8(%rcx), %rsi
+	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
+	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x20498b4c // movq 0x20(%rcx), %r9
+	LONG $0x40518b4c // movq 0x40(%rcx), %r10
+	LONG $0x38598b4c // movq 0x38(%rcx), %r11
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
+	WORD $0x25eb // jmp 0x4a2b <k_tile_panel_min+0xb4b>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x1e // vmovups %ymm3, (%r14)
+	LONG $0x117cc1c4; WORD $0xbe14 // vmovups %ymm2, (%r14,%rdi,4)
+	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	LONG $0xfba48f0f; WORD $0xffff // jg 0x45cf <k_tile_panel_min+0x6ef>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x24742b4c; BYTE $0x18 // subq 0x18(%rsp), %r14
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	LONG $0x037a8d4c // leaq 0x3(%rdx), %r15
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfa490f4c // cmovnsq %rdx, %r15
+	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1274 // je 0x4a60 <k_tile_panel_min+0xb80>
+	LONG $0x107cc1c4; BYTE $0x1e // vmovups (%r14), %ymm3
+	LONG $0x107cc1c4; WORD $0xbe14 // vmovups (%r14,%rdi,4), %ymm2
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0f7f // jg 0x4a6d <k_tile_panel_min+0xb8d>
+	WORD $0xb0eb // jmp 0x4a10 <k_tile_panel_min+0xb30>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xa37e // jle 0x3cc0 <k_tile_panel_min+0x490>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x8948; BYTE $0xcd // movq %rcx, %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x587d82c4; WORD $0x2b04 // vpbroadcastd (%r11,%r13), %ymm0
-	LONG $0x4d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm1
-	LONG $0x756ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm6
-	QUAD $0x00000080bd6ffec5 // vmovdqu 0x80(%rbp), %ymm7
-	QUAD $0x000000c0856f7ec5 // vmovdqu 0xc0(%rbp), %ymm8
-	LONG $0xcc297cc5 // vmovaps %ymm9, %ymm4
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0xa37e // jle 0x4a10 <k_tile_panel_min+0xb30>
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x02fcc149 // sarq $0x2, %r12
+	LONG $0xe1af0f4d // imulq %r9, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0xfce78349 // andq $-0x4, %r15
+	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x02 // vpbroadcastd (%rdx), %ymm0
+	LONG $0x6f7ec1c4; WORD $0x240c // vmovdqu (%r12), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x2474; BYTE $0x40 // vmovdqu 0x40(%r12), %ymm6
+	QUAD $0x008024bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x80(%r12), %ymm7
+	QUAD $0x00c024846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r12), %ymm8
+	LONG $0xcc7f7dc5 // vmovdqa %ymm9, %ymm4
 	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
-	LONG $0x587d82c4; WORD $0x2a04 // vpbroadcastd (%r10,%r13), %ymm0
-	LONG $0xcd297cc5 // vmovaps %ymm9, %ymm5
+	LONG $0x587de2c4; WORD $0x4042 // vpbroadcastd 0x40(%rdx), %ymm0
+	LONG $0xcd7f7dc5 // vmovdqa %ymm9, %ymm5
 	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm0
+	LONG $0x587de2c4; WORD $0x0442 // vpbroadcastd 0x4(%rdx), %ymm0
 	LONG $0x504de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm6, %ymm4
-	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm0
-	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm1
+	LONG $0x587de2c4; WORD $0x4442 // vpbroadcastd 0x44(%rdx), %ymm0
+	LONG $0x587de2c4; WORD $0x084a // vpbroadcastd 0x8(%rdx), %ymm1
 	LONG $0x504de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm6, %ymm5
 	LONG $0x5045e2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm7, %ymm4
-	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm0
+	LONG $0x587de2c4; WORD $0x4842 // vpbroadcastd 0x48(%rdx), %ymm0
 	LONG $0x5045e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm7, %ymm5
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm0
+	LONG $0x587de2c4; WORD $0x0c42 // vpbroadcastd 0xc(%rdx), %ymm0
 	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
-	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm0
+	LONG $0x587de2c4; WORD $0x4c42 // vpbroadcastd 0x4c(%rdx), %ymm0
 	LONG $0x503de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm5
-	QUAD $0x00000100856ffec5 // vmovdqu 0x100(%rbp), %ymm0
-	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm1
-	LONG $0x587d82c4; WORD $0x2a74; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm6
+	QUAD $0x010024846f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r12), %ymm0
+	LONG $0x587de2c4; WORD $0x104a // vpbroadcastd 0x10(%rdx), %ymm1
+	LONG $0x587de2c4; WORD $0x5072 // vpbroadcastd 0x50(%rdx), %ymm6
 	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
 	LONG $0x507de2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm0, %ymm5
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm0
-	QUAD $0x000001408d6ffec5 // vmovdqu 0x140(%rbp), %ymm1
+	LONG $0x587de2c4; WORD $0x1442 // vpbroadcastd 0x14(%rdx), %ymm0
+	QUAD $0x0140248c6f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r12), %ymm1
 	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
-	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm0
+	LONG $0x587de2c4; WORD $0x5442 // vpbroadcastd 0x54(%rdx), %ymm0
 	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
-	QUAD $0x00000180856ffec5 // vmovdqu 0x180(%rbp), %ymm0
-	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm1
+	QUAD $0x018024846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r12), %ymm0
+	LONG $0x587de2c4; WORD $0x184a // vpbroadcastd 0x18(%rdx), %ymm1
 	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
-	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm1
+	LONG $0x587de2c4; WORD $0x584a // vpbroadcastd 0x58(%rdx), %ymm1
 	LONG $0x507de2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm5
-	QUAD $0x000001c0856ffec5 // vmovdqu 0x1c0(%rbp), %ymm0
-	LONG $0x587d82c4; WORD $0x2b4c; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm1
+	QUAD $0x01c024846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r12), %ymm0
+	LONG $0x587de2c4; WORD $0x1c4a // vpbroadcastd 0x1c(%rdx), %ymm1
 	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
-	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm1
+	LONG $0x587de2c4; WORD $0x5c4a // vpbroadcastd 0x5c(%rdx), %ymm1
 	LONG $0x507de2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm5
-	QUAD $0x000002008510fcc5 // vmovups 0x200(%rbp), %ymm0
+	QUAD $0x02002484107cc1c4; WORD $0x0000 // vmovups 0x200(%r12), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
 	LONG $0xa87de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm1
-	LONG $0x187d82c4; WORD $0x2b74; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm6
+	LONG $0x187de2c4; WORD $0x2072 // vbroadcastss 0x20(%rdx), %ymm6
 	LONG $0xa87de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm1
 	LONG $0xa85de2c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm3
-	LONG $0x187d82c4; WORD $0x2a44; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm0
+	LONG $0x187de2c4; WORD $0x6042 // vbroadcastss 0x60(%rdx), %ymm0
 	LONG $0xa855e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
-	QUAD $0x000002408d10fcc5 // vmovups 0x240(%rbp), %ymm1
-	LONG $0x187d82c4; WORD $0x2b5c; BYTE $0x30 // vbroadcastss 0x30(%r11,%r13), %ymm3
+	QUAD $0x0240248c107cc1c4; WORD $0x0000 // vmovups 0x240(%r12), %ymm1
+	LONG $0x187de2c4; WORD $0x305a // vbroadcastss 0x30(%rdx), %ymm3
 	LONG $0xa875e2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm6
-	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x30 // vbroadcastss 0x30(%r10,%r13), %ymm2
+	LONG $0x187de2c4; WORD $0x7052 // vbroadcastss 0x70(%rdx), %ymm2
 	LONG $0xa875e2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm0
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	LONG $0x40c58349 // addq $0x40, %r13
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe9a870f; WORD $0xffff // ja 0x3d30 <k_tile_panel_min+0x500>
-	LONG $0xfffe25e9; BYTE $0xff // jmp 0x3cc0 <k_tile_panel_min+0x490>
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xfe97870f; WORD $0xffff // ja 0x4aa0 <k_tile_panel_min+0xbc0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x4a10 <k_tile_panel_min+0xb30>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf9bf8e0f; WORD $0xffff // jle 0x3870 <k_tile_panel_min+0x40>
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x47af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x08470348 // addq 0x8(%rdi), %rax
+	LONG $0xf43b8e0f; WORD $0xffff // jle 0x4060 <k_tile_panel_min+0x180>
+	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0x44af0f4d; WORD $0x2024 // imulq 0x20(%r12), %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x2444034d; BYTE $0x08 // addq 0x8(%r12), %r8
+	LONG $0xfce18349 // andq $-0x4, %r9
+	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x587de2c4; BYTE $0x00 // vpbroadcastd (%rax), %ymm0
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x01 // vpbroadcastd (%rcx), %ymm0
 	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
 	LONG $0x666ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm4
 	QUAD $0x00000080ae6ffec5 // vmovdqu 0x80(%rsi), %ymm5
 	QUAD $0x000000c0b66ffec5 // vmovdqu 0xc0(%rsi), %ymm6
-	LONG $0xcb297cc5 // vmovaps %ymm9, %ymm3
+	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x0440 // vpbroadcastd 0x4(%rax), %ymm0
+	LONG $0x587de2c4; WORD $0x0441 // vpbroadcastd 0x4(%rcx), %ymm0
 	LONG $0x505de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm4, %ymm3
-	LONG $0x587de2c4; WORD $0x0840 // vpbroadcastd 0x8(%rax), %ymm0
-	LONG $0x587de2c4; WORD $0x0c48 // vpbroadcastd 0xc(%rax), %ymm1
+	LONG $0x587de2c4; WORD $0x0841 // vpbroadcastd 0x8(%rcx), %ymm0
+	LONG $0x587de2c4; WORD $0x0c49 // vpbroadcastd 0xc(%rcx), %ymm1
 	LONG $0x5055e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm5, %ymm3
 	LONG $0x504de2c4; BYTE $0xd9 // {vex} vpdpbusd %ymm1, %ymm6, %ymm3
-	LONG $0x587de2c4; WORD $0x1040 // vpbroadcastd 0x10(%rax), %ymm0
+	LONG $0x587de2c4; WORD $0x1041 // vpbroadcastd 0x10(%rcx), %ymm0
 	QUAD $0x000001008e6ffec5 // vmovdqu 0x100(%rsi), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x1440 // vpbroadcastd 0x14(%rax), %ymm0
+	LONG $0x587de2c4; WORD $0x1441 // vpbroadcastd 0x14(%rcx), %ymm0
 	QUAD $0x000001408e6ffec5 // vmovdqu 0x140(%rsi), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x1840 // vpbroadcastd 0x18(%rax), %ymm0
+	LONG $0x587de2c4; WORD $0x1841 // vpbroadcastd 0x18(%rcx), %ymm0
 	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x1c40 // vpbroadcastd 0x1c(%rax), %ymm0
+	LONG $0x587de2c4; WORD $0x1c41 // vpbroadcastd 0x1c(%rcx), %ymm0
 	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
 	QUAD $0x000002008610fcc5 // vmovups 0x200(%rsi), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
 	LONG $0xb87de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm3) + ymm1
-	LONG $0x187de2c4; WORD $0x2040 // vbroadcastss 0x20(%rax), %ymm0
+	LONG $0x187de2c4; WORD $0x2041 // vbroadcastss 0x20(%rcx), %ymm0
 	LONG $0xa875e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm2
-	LONG $0x187de2c4; WORD $0x3050 // vbroadcastss 0x30(%rax), %ymm2
+	LONG $0x187de2c4; WORD $0x3051 // vbroadcastss 0x30(%rcx), %ymm2
 	QUAD $0x00024096987de2c4; BYTE $0x00 // vfmadd132ps 0x240(%rsi), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
 	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
-	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff29870f; WORD $0xffff // ja 0x3ed0 <k_tile_panel_min+0x6a0>
-	LONG $0xfff8c4e9; BYTE $0xff // jmp 0x3870 <k_tile_panel_min+0x40>
-	LONG $0x50c48348 // addq $0x50, %rsp
+	LONG $0xff26870f; WORD $0xffff // ja 0x4c60 <k_tile_panel_min+0xd80>
+	LONG $0xfff321e9; BYTE $0xff // jmp 0x4060 <k_tile_panel_min+0x180>
+	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2789,7 +3470,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16
 	BYTE $0x55 // pushq %rbp
@@ -2798,384 +3479,502 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0011e91d187d62c4; BYTE $0x00 // vbroadcastss 0x11e9(%rip), %ymm11 # 0x51cc <k_tile_panel_16_min+0xa2c>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x21eb // jmp 0x400b <k_tile_panel_16+0x4b>
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	LONG $0x07245488 // movb %dl, 0x7(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x00162b1d187d62c4; BYTE $0x00 // vbroadcastss 0x162b(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	WORD $0x2ceb // jmp 0x4dd4 <k_tile_panel_16+0x74>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x0c11fcc5; BYTE $0x16 // vmovups %ymm1, (%rsi,%rdx)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0x0977840f; WORD $0x0000 // je 0x574b <k_tile_panel_16+0x9eb>
+	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x01bb840f; WORD $0x0000 // je 0x4fa1 <k_tile_panel_16+0x241>
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x08528b49 // movq 0x8(%r10), %rdx
+	LONG $0x105a8b4d // movq 0x10(%r10), %r11
+	LONG $0x18728b49 // movq 0x18(%r10), %rsi
+	WORD $0x8b49; BYTE $0x3a // movq (%r10), %rdi
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x20428b4d // movq 0x20(%r10), %r8
+	LONG $0x404a8b4d // movq 0x40(%r10), %r9
+	LONG $0x38528b4d // movq 0x38(%r10), %r10
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	LONG $0x40c38148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbx # imm = 0x240
+	LONG $0x01728d4d // leaq 0x1(%r10), %r14
+	LONG $0x2cc28348 // addq $0x2c, %rdx
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x036b8d4d // leaq 0x3(%r11), %r13
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xeb490f4d // cmovnsq %r11, %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1674 // je 0x4e60 <k_tile_panel_16+0x100>
+	LONG $0x107ca1c4; WORD $0xbf0c // vmovups (%rdi,%r15,4), %ymm1
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x187f // jg 0x4e6d <k_tile_panel_16+0x10d>
+	LONG $0x00012fe9; BYTE $0x00 // jmp 0x4f89 <k_tile_panel_16+0x229>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x117ca1c4; WORD $0x080c // vmovups %ymm1, (%rax,%r9)
-	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x0774840f; WORD $0x0000 // je 0x477f <k_tile_panel_16+0x7bf>
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x557d // jge 0x4070 <k_tile_panel_16+0xb0>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x02cf8349 // orq $0x2, %r15
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0x03e28e0f; WORD $0x0000 // jle 0x4410 <k_tile_panel_16+0x450>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	WORD $0xbd7d // jge 0x3ff6 <k_tile_panel_16+0x36>
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x060e840f; WORD $0x0000 // je 0x4661 <k_tile_panel_16+0x6a1>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x107ca1c4; WORD $0x080c // vmovups (%rax,%r9), %ymm1
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x060c8f0f; WORD $0x0000 // jg 0x4677 <k_tile_panel_16+0x6b7>
-	WORD $0x83eb // jmp 0x3ff0 <k_tile_panel_16+0x30>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x30778b4c // movq 0x30(%rdi), %r14
-	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
-	LONG $0x493c8d4c // leaq (%rcx,%rcx,2), %r15
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0x02400548; WORD $0x0000 // addq $0x240, %rax # imm = 0x240
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x2cc38348 // addq $0x2c, %rbx
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x08e5c149 // shlq $0x8, %r13
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	LONG $0x017e8d49 // leaq 0x1(%r14), %rdi
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x29eb // jmp 0x4107 <k_tile_panel_16+0x147>
-	WORD $0x9066 // nop
-	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
-	LONG $0x117ca1c4; WORD $0x9014 // vmovups %ymm2, (%rax,%r10,4)
-	LONG $0x117ca1c4; WORD $0xd01c // vmovups %ymm3, (%rax,%r10,8)
-	LONG $0x117ca1c4; WORD $0x3824 // vmovups %ymm4, (%rax,%r15)
-	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
-	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x401d <k_tile_panel_16+0x5d>
-	LONG $0xf2af0f49 // imulq %r10, %rsi
-	LONG $0xb3048d49 // leaq (%r11,%rsi,4), %rax
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x2674 // je 0x4140 <k_tile_panel_16+0x180>
-	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
-	LONG $0x107ca1c4; WORD $0x9014 // vmovups (%rax,%r10,4), %ymm2
-	LONG $0x107ca1c4; WORD $0xd01c // vmovups (%rax,%r10,8), %ymm3
-	LONG $0x107ca1c4; WORD $0x3824 // vmovups (%rax,%r15), %ymm4
-	WORD $0x1eeb // jmp 0x4150 <k_tile_panel_16+0x190>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x4f89 <k_tile_panel_16+0x229>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	WORD $0x2949; BYTE $0xec // subq %rbp, %r12
+	LONG $0x02fdc149 // sarq $0x2, %r13
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; WORD $0x2454; BYTE $0xfc // vpbroadcastd -0x4(%r12), %ymm2
+	LONG $0x5d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm3
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xd4 // vpbroadcastd -0x2c(%r12), %ymm4
+	QUAD $0xfffffdc0ad6ffec5 // vmovdqu -0x240(%rbp), %ymm5
+	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
+	QUAD $0xfffffe00a56ffec5 // vmovdqu -0x200(%rbp), %ymm4
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0xd8 // vpbroadcastd -0x28(%r12), %ymm5
+	QUAD $0xfffffe40b56ffec5 // vmovdqu -0x1c0(%rbp), %ymm6
+	LONG $0x505de2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm4, %ymm2
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xdc // vpbroadcastd -0x24(%r12), %ymm4
+	QUAD $0xfffffe80ad6ffec5 // vmovdqu -0x180(%rbp), %ymm5
+	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xe0 // vpbroadcastd -0x20(%r12), %ymm4
+	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
+	LONG $0xe359a4c5 // vmulps %ymm3, %ymm11, %ymm4
+	LONG $0x587dc2c4; WORD $0x242c // vpbroadcastd (%r12), %ymm5
+	LONG $0xb865e2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm2) + ymm4
+	QUAD $0xfffffec0956ffec5 // vmovdqu -0x140(%rbp), %ymm2
+	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xe4 // vpbroadcastd -0x1c(%r12), %ymm3
+	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
+	QUAD $0xffffff00956ffec5 // vmovdqu -0x100(%rbp), %ymm2
+	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xe8 // vpbroadcastd -0x18(%r12), %ymm3
+	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
+	QUAD $0xffffff40956ffec5 // vmovdqu -0xc0(%rbp), %ymm2
+	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xec // vpbroadcastd -0x14(%r12), %ymm3
+	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
+	LONG $0x556ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm2
+	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xf0 // vpbroadcastd -0x10(%r12), %ymm3
+	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
+	LONG $0xd558a4c5 // vaddps %ymm5, %ymm11, %ymm2
+	LONG $0x985de2c4; WORD $0x0055 // vfmadd132ps (%rbp), %ymm4, %ymm2 # ymm2 = (ymm2 * mem) + ymm4
+	LONG $0x187dc2c4; WORD $0x245c; BYTE $0xf4 // vbroadcastss -0xc(%r12), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff17870f; WORD $0xffff // ja 0x4ea0 <k_tile_panel_16+0x140>
+	LONG $0x117ca1c4; WORD $0xbf0c // vmovups %ymm1, (%rdi,%r15,4)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x03c3f641 // testb $0x3, %r11b
+	WORD $0x0974 // je 0x4fa1 <k_tile_panel_16+0x241>
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfe8f8c0f; WORD $0xffff // jl 0x4e30 <k_tile_panel_16+0xd0>
+	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x667e // jle 0x5010 <k_tile_panel_16+0x2b0>
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02628d4d // leaq 0x2(%r10), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x04268e0f; WORD $0x0000 // jle 0x53e0 <k_tile_panel_16+0x680>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xfdef8d0f; WORD $0xffff // jge 0x4dba <k_tile_panel_16+0x5a>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
+	WORD $0x0348; BYTE $0x37 // addq (%rdi), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f4c // cmovnsq %rdx, %r8
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	LONG $0x0612840f; WORD $0x0000 // je 0x5605 <k_tile_panel_16+0x8a5>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107ca1c4; WORD $0x0e0c // vmovups (%rsi,%r9), %ymm1
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x060b8f0f; WORD $0x0000 // jg 0x5616 <k_tile_panel_16+0x8b6>
+	LONG $0xfffda0e9; BYTE $0xff // jmp 0x4db0 <k_tile_panel_16+0x50>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x10708b49 // movq 0x10(%r8), %rsi
+	LONG $0x18588b49 // movq 0x18(%r8), %rbx
+	WORD $0x8b4d; BYTE $0x30 // movq (%r8), %r14
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	LONG $0x20788b4d // movq 0x20(%r8), %r15
+	LONG $0x40608b4d // movq 0x40(%r8), %r12
+	LONG $0x38688b4d // movq 0x38(%r8), %r13
+	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
+	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
+	QUAD $0x000002400eb48d4a // leaq 0x240(%rsi,%r9), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x014d8d4d // leaq 0x1(%r13), %r9
+	LONG $0x08708b49 // movq 0x8(%r8), %rsi
+	LONG $0x0000ecbf; BYTE $0x00 // movl $0xec, %edi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x34eb // jmp 0x5097 <k_tile_panel_16+0x337>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
+	LONG $0x117cc1c4; WORD $0x9814 // vmovups %ymm2, (%r8,%rbx,4)
+	LONG $0x117cc1c4; WORD $0xd80c // vmovups %ymm1, (%r8,%rbx,8)
+	LONG $0x117cc1c4; WORD $0x2824 // vmovups %ymm4, (%r8,%rbp)
+	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xff168f0f; WORD $0xffff // jg 0x4fad <k_tile_panel_16+0x24d>
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	LONG $0x03538d49 // leaq 0x3(%r11), %rdx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xd3490f49 // cmovnsq %r11, %rdx
+	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x2874 // je 0x50e0 <k_tile_panel_16+0x380>
+	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
+	LONG $0x107cc1c4; WORD $0x9814 // vmovups (%r8,%rbx,4), %ymm2
+	LONG $0x107cc1c4; WORD $0xd80c // vmovups (%r8,%rbx,8), %ymm1
+	LONG $0x107cc1c4; WORD $0x2824 // vmovups (%r8,%rbp), %ymm4
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x257f // jg 0x50f9 <k_tile_panel_16+0x399>
+	WORD $0x9aeb // jmp 0x5070 <k_tile_panel_16+0x310>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x807e // jle 0x40e0 <k_tile_panel_16+0x120>
-	LONG $0x4c11fcc5; WORD $0x3024 // vmovups %ymm1, 0x30(%rsp)
-	LONG $0x107c41c4; WORD $0x244c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm9
-	LONG $0x587dc2c4; WORD $0x087c; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rcx), %ymm7
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xff778e0f; WORD $0xffff // jle 0x5070 <k_tile_panel_16+0x310>
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4c11fcc5; WORD $0x2824 // vmovups %ymm1, 0x28(%rsp)
+	LONG $0x4f107cc5; BYTE $0xc0 // vmovups -0x40(%rdi), %ymm9
+	LONG $0x587dc2c4; WORD $0xfc7b // vpbroadcastd -0x4(%r11), %ymm7
 	LONG $0x593441c4; BYTE $0xd3 // vmulps %ymm11, %ymm9, %ymm10
-	LONG $0x587dc2c4; WORD $0x086c; BYTE $0xd4 // vpbroadcastd -0x2c(%r8,%rcx), %ymm5
-	QUAD $0xfdc024b46f7e41c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm14
-	QUAD $0xfe0024ac6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm13
-	QUAD $0xfe4024a46f7e41c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm12
+	LONG $0x587dc2c4; WORD $0xd46b // vpbroadcastd -0x2c(%r11), %ymm5
+	QUAD $0xfffffdc0b76f7ec5 // vmovdqu -0x240(%rdi), %ymm14
+	QUAD $0xfffffe00af6f7ec5 // vmovdqu -0x200(%rdi), %ymm13
+	QUAD $0xfffffe40a76f7ec5 // vmovdqu -0x1c0(%rdi), %ymm12
 	LONG $0xd9297cc5 // vmovaps %ymm11, %ymm1
-	QUAD $0xfe80249c6f7e41c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm11
+	QUAD $0xfffffe809f6f7ec5 // vmovdqu -0x180(%rdi), %ymm11
 	LONG $0x500de2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm14, %ymm7
-	LONG $0x587dc2c4; WORD $0x086c; BYTE $0xd8 // vpbroadcastd -0x28(%r8,%rcx), %ymm5
-	LONG $0x587dc2c4; WORD $0x0874; BYTE $0xdc // vpbroadcastd -0x24(%r8,%rcx), %ymm6
+	LONG $0x587dc2c4; WORD $0xd86b // vpbroadcastd -0x28(%r11), %ymm5
+	LONG $0x587dc2c4; WORD $0xdc73 // vpbroadcastd -0x24(%r11), %ymm6
 	LONG $0x5015e2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm13, %ymm7
 	LONG $0x501de2c4; BYTE $0xfe // {vex} vpdpbusd %ymm6, %ymm12, %ymm7
-	LONG $0x587dc2c4; WORD $0x086c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rcx), %ymm5
-	LONG $0x587d02c4; WORD $0x0844; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r9), %ymm8
-	LONG $0x587d82c4; WORD $0x0874; BYTE $0xd4 // vpbroadcastd -0x2c(%r8,%r9), %ymm6
+	LONG $0x587dc2c4; WORD $0xe06b // vpbroadcastd -0x20(%r11), %ymm5
+	LONG $0x587d42c4; WORD $0xbc43 // vpbroadcastd -0x44(%r11), %ymm8
+	LONG $0x587dc2c4; WORD $0x9473 // vpbroadcastd -0x6c(%r11), %ymm6
 	LONG $0x5025e2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm11, %ymm7
 	LONG $0x500d62c4; BYTE $0xc6 // {vex} vpdpbusd %ymm6, %ymm14, %ymm8
-	LONG $0x587d82c4; WORD $0x086c; BYTE $0xd8 // vpbroadcastd -0x28(%r8,%r9), %ymm5
+	LONG $0x587dc2c4; WORD $0x986b // vpbroadcastd -0x68(%r11), %ymm5
 	LONG $0x501562c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm13, %ymm8
-	LONG $0x587d82c4; WORD $0x086c; BYTE $0xdc // vpbroadcastd -0x24(%r8,%r9), %ymm5
+	LONG $0x587dc2c4; WORD $0x9c6b // vpbroadcastd -0x64(%r11), %ymm5
 	LONG $0x501d62c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm12, %ymm8
-	LONG $0x587d82c4; WORD $0x086c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%r9), %ymm5
-	LONG $0x587dc2c4; WORD $0x2874; BYTE $0xfc // vpbroadcastd -0x4(%r8,%rbp), %ymm6
+	LONG $0x587dc2c4; WORD $0xa06b // vpbroadcastd -0x60(%r11), %ymm5
+	QUAD $0xffff7cb3587dc2c4; BYTE $0xff // vpbroadcastd -0x84(%r11), %ymm6
 	LONG $0x502562c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm11, %ymm8
-	LONG $0x587dc2c4; WORD $0x286c; BYTE $0xd4 // vpbroadcastd -0x2c(%r8,%rbp), %ymm5
+	QUAD $0xffff54ab587dc2c4; BYTE $0xff // vpbroadcastd -0xac(%r11), %ymm5
 	LONG $0x500de2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm14, %ymm6
-	LONG $0x587dc2c4; WORD $0x286c; BYTE $0xd8 // vpbroadcastd -0x28(%r8,%rbp), %ymm5
-	LONG $0x587d42c4; WORD $0x287c; BYTE $0xdc // vpbroadcastd -0x24(%r8,%rbp), %ymm15
+	QUAD $0xffff58ab587dc2c4; BYTE $0xff // vpbroadcastd -0xa8(%r11), %ymm5
+	QUAD $0xffff5cbb587d42c4; BYTE $0xff // vpbroadcastd -0xa4(%r11), %ymm15
 	LONG $0x5015e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm13, %ymm6
 	LONG $0x501dc2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm12, %ymm6
-	LONG $0x587d42c4; WORD $0x287c; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%rbp), %ymm15
-	LONG $0x587dc2c4; WORD $0xfc68 // vpbroadcastd -0x4(%r8), %ymm5
-	LONG $0x587dc2c4; WORD $0xd440 // vpbroadcastd -0x2c(%r8), %ymm0
+	QUAD $0xffff60bb587d42c4; BYTE $0xff // vpbroadcastd -0xa0(%r11), %ymm15
+	QUAD $0xffff3cab587dc2c4; BYTE $0xff // vpbroadcastd -0xc4(%r11), %ymm5
+	QUAD $0xffff1483587dc2c4; BYTE $0xff // vpbroadcastd -0xec(%r11), %ymm0
 	LONG $0x5025c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm11, %ymm6
 	LONG $0x500de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm14, %ymm5
-	LONG $0x587dc2c4; WORD $0xd840 // vpbroadcastd -0x28(%r8), %ymm0
+	QUAD $0xffff1883587dc2c4; BYTE $0xff // vpbroadcastd -0xe8(%r11), %ymm0
 	LONG $0x5015e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm13, %ymm5
-	LONG $0x587dc2c4; WORD $0xdc40 // vpbroadcastd -0x24(%r8), %ymm0
+	QUAD $0xffff1c83587dc2c4; BYTE $0xff // vpbroadcastd -0xe4(%r11), %ymm0
 	LONG $0x501de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm5
-	LONG $0x587dc2c4; WORD $0xe040 // vpbroadcastd -0x20(%r8), %ymm0
+	QUAD $0xffff2083587dc2c4; BYTE $0xff // vpbroadcastd -0xe0(%r11), %ymm0
 	LONG $0x5025e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm5
 	LONG $0xa835c2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm5) + ymm10
 	LONG $0xa835c2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm10
 	LONG $0xa83542c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm10
-	LONG $0x587dc2c4; WORD $0x0804 // vpbroadcastd (%r8,%rcx), %ymm0
+	LONG $0x587dc2c4; BYTE $0x03 // vpbroadcastd (%r11), %ymm0
 	LONG $0xa835c2c4; BYTE $0xfa // vfmadd213ps %ymm10, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm10
-	QUAD $0xfec024946f7e41c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm10
-	LONG $0x587d42c4; WORD $0x084c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rcx), %ymm9
+	QUAD $0xfffffec0976f7ec5 // vmovdqu -0x140(%rdi), %ymm10
+	LONG $0x587d42c4; WORD $0xe44b // vpbroadcastd -0x1c(%r11), %ymm9
 	LONG $0x502dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm10, %ymm0
-	QUAD $0xff0024a46f7e41c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm12
-	LONG $0x587d42c4; WORD $0x084c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rcx), %ymm9
+	QUAD $0xffffff00a76f7ec5 // vmovdqu -0x100(%rdi), %ymm12
+	LONG $0x587d42c4; WORD $0xe84b // vpbroadcastd -0x18(%r11), %ymm9
 	LONG $0x501dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm12, %ymm0
-	QUAD $0xff40249c6f7e41c4; WORD $0xffff // vmovdqu -0xc0(%r12), %ymm11
-	LONG $0x587d42c4; WORD $0x084c; BYTE $0xec // vpbroadcastd -0x14(%r8,%rcx), %ymm9
+	QUAD $0xffffff409f6f7ec5 // vmovdqu -0xc0(%rdi), %ymm11
+	LONG $0x587d42c4; WORD $0xec4b // vpbroadcastd -0x14(%r11), %ymm9
 	LONG $0x5025c2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm0
-	LONG $0x6f7e41c4; WORD $0x246c; BYTE $0x80 // vmovdqu -0x80(%r12), %ymm13
-	LONG $0x587d42c4; WORD $0x084c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rcx), %ymm9
+	LONG $0x6f6f7ec5; BYTE $0x80 // vmovdqu -0x80(%rdi), %ymm13
+	LONG $0x587d42c4; WORD $0xf04b // vpbroadcastd -0x10(%r11), %ymm9
 	LONG $0x5015c2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm13, %ymm0
 	LONG $0xc9587cc5 // vaddps %ymm1, %ymm0, %ymm9
-	LONG $0x107c41c4; WORD $0x2434 // vmovups (%r12), %ymm14
+	LONG $0x37107cc5 // vmovups (%rdi), %ymm14
 	LONG $0xa80d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm9) + ymm7
-	LONG $0x587d82c4; WORD $0x0804 // vpbroadcastd (%r8,%r9), %ymm0
-	LONG $0x587d82c4; WORD $0x087c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%r9), %ymm7
+	LONG $0x587dc2c4; WORD $0xc043 // vpbroadcastd -0x40(%r11), %ymm0
+	LONG $0x587dc2c4; WORD $0xa47b // vpbroadcastd -0x5c(%r11), %ymm7
 	LONG $0x502de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm10, %ymm0
-	LONG $0x587d82c4; WORD $0x087c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%r9), %ymm7
+	LONG $0x587dc2c4; WORD $0xa87b // vpbroadcastd -0x58(%r11), %ymm7
 	LONG $0x501de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm12, %ymm0
-	LONG $0x587d82c4; WORD $0x087c; BYTE $0xec // vpbroadcastd -0x14(%r8,%r9), %ymm7
-	LONG $0x587d02c4; WORD $0x087c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r9), %ymm15
+	LONG $0x587dc2c4; WORD $0xac7b // vpbroadcastd -0x54(%r11), %ymm7
+	LONG $0x587d42c4; WORD $0xb07b // vpbroadcastd -0x50(%r11), %ymm15
 	LONG $0x5025e2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm11, %ymm0
 	LONG $0x5015c2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm0
 	LONG $0xf958fcc5 // vaddps %ymm1, %ymm0, %ymm7
 	LONG $0xa80dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm7) + ymm8
-	LONG $0x587dc2c4; WORD $0x2804 // vpbroadcastd (%r8,%rbp), %ymm0
-	LONG $0x587d42c4; WORD $0x2844; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%rbp), %ymm8
+	LONG $0x587dc2c4; WORD $0x8043 // vpbroadcastd -0x80(%r11), %ymm0
+	QUAD $0xffff6483587d42c4; BYTE $0xff // vpbroadcastd -0x9c(%r11), %ymm8
 	LONG $0x502dc2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm10, %ymm0
-	LONG $0x587d42c4; WORD $0x2844; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%rbp), %ymm8
+	QUAD $0xffff6883587d42c4; BYTE $0xff // vpbroadcastd -0x98(%r11), %ymm8
 	LONG $0x501dc2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm12, %ymm0
-	LONG $0x587d42c4; WORD $0x2844; BYTE $0xec // vpbroadcastd -0x14(%r8,%rbp), %ymm8
-	LONG $0x587d42c4; WORD $0x287c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%rbp), %ymm15
+	QUAD $0xffff6c83587d42c4; BYTE $0xff // vpbroadcastd -0x94(%r11), %ymm8
+	QUAD $0xffff70bb587d42c4; BYTE $0xff // vpbroadcastd -0x90(%r11), %ymm15
 	LONG $0x5025c2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm11, %ymm0
 	LONG $0x5015c2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm0
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xa80de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) + ymm6
-	LONG $0x587dc2c4; BYTE $0x30 // vpbroadcastd (%r8), %ymm6
-	LONG $0x587d42c4; WORD $0xe440 // vpbroadcastd -0x1c(%r8), %ymm8
+	QUAD $0xffff40b3587dc2c4; BYTE $0xff // vpbroadcastd -0xc0(%r11), %ymm6
+	QUAD $0xffff2483587d42c4; BYTE $0xff // vpbroadcastd -0xdc(%r11), %ymm8
 	LONG $0x502dc2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm10, %ymm6
-	LONG $0x587d42c4; WORD $0xe840 // vpbroadcastd -0x18(%r8), %ymm8
+	QUAD $0xffff2883587d42c4; BYTE $0xff // vpbroadcastd -0xd8(%r11), %ymm8
 	LONG $0x501dc2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm12, %ymm6
-	LONG $0x587d42c4; WORD $0xec40 // vpbroadcastd -0x14(%r8), %ymm8
-	LONG $0x587d42c4; WORD $0xf050 // vpbroadcastd -0x10(%r8), %ymm10
+	QUAD $0xffff2c83587d42c4; BYTE $0xff // vpbroadcastd -0xd4(%r11), %ymm8
+	QUAD $0xffff3093587d42c4; BYTE $0xff // vpbroadcastd -0xd0(%r11), %ymm10
 	LONG $0x5025c2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm11, %ymm6
 	LONG $0xd9287cc5 // vmovaps %ymm1, %ymm11
-	LONG $0x4c10fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm1
+	LONG $0x4c10fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm1
 	LONG $0x5015c2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm13, %ymm6
 	LONG $0xf658a4c5 // vaddps %ymm6, %ymm11, %ymm6
 	LONG $0xa80de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm6) + ymm5
-	LONG $0x187dc2c4; WORD $0xf468 // vbroadcastss -0xc(%r8), %ymm5
-	LONG $0x187d42c4; WORD $0x2844; BYTE $0xf4 // vbroadcastss -0xc(%r8,%rbp), %ymm8
-	LONG $0xb84de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm5) + ymm1
+	QUAD $0xffff34ab187dc2c4; BYTE $0xff // vbroadcastss -0xcc(%r11), %ymm5
+	QUAD $0xffff7483187d42c4; BYTE $0xff // vbroadcastss -0x8c(%r11), %ymm8
+	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xb87dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm8) + ymm2
-	LONG $0x187d82c4; WORD $0x0844; BYTE $0xf4 // vbroadcastss -0xc(%r8,%r9), %ymm0
-	LONG $0xb845e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm0) + ymm3
-	LONG $0x187dc2c4; WORD $0x0844; BYTE $0xf4 // vbroadcastss -0xc(%r8,%rcx), %ymm0
+	LONG $0x187dc2c4; WORD $0xb443 // vbroadcastss -0x4c(%r11), %ymm0
+	LONG $0xb845e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm0) + ymm1
+	LONG $0x187dc2c4; WORD $0xf443 // vbroadcastss -0xc(%r11), %ymm0
 	LONG $0xb835e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm0) + ymm4
-	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
-	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
 	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd64870f; WORD $0xffff // ja 0x4160 <k_tile_panel_16+0x1a0>
-	LONG $0xfffcdfe9; BYTE $0xff // jmp 0x40e0 <k_tile_panel_16+0x120>
+	LONG $0xfd54870f; WORD $0xffff // ja 0x5120 <k_tile_panel_16+0x3c0>
+	LONG $0xfffc9fe9; BYTE $0xff // jmp 0x5070 <k_tile_panel_16+0x310>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x2cc18349 // addq $0x2c, %r9
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	LONG $0x2cc38349 // addq $0x2c, %r11
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x1feb // jmp 0x448f <k_tile_panel_16+0x4cf>
-	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
-	LONG $0x117cc1c4; WORD $0x860c // vmovups %ymm1, (%r14,%rax,4)
-	LONG $0x027e8d4c // leaq 0x2(%rsi), %r15
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	LONG $0x243c3b4c // cmpq (%rsp), %r15
-	LONG $0xfba48f0f; WORD $0xffff // jg 0x4033 <k_tile_panel_16+0x73>
-	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0xb1348d4c // leaq (%rcx,%rsi,4), %r14
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2174 // je 0x44c0 <k_tile_panel_16+0x500>
-	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
-	LONG $0x107cc1c4; WORD $0x860c // vmovups (%r14,%rax,4), %ymm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1e7f // jg 0x44cd <k_tile_panel_16+0x50d>
-	WORD $0xbfeb // jmp 0x4470 <k_tile_panel_16+0x4b0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
+	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
+	LONG $0x187b8b48 // movq 0x18(%rbx), %rdi
+	WORD $0x8b4c; BYTE $0x03 // movq (%rbx), %r8
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x204b8b4c // movq 0x20(%rbx), %r9
+	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
+	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
+	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
+	LONG $0x6cc68348 // addq $0x6c, %rsi
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x1ceb // jmp 0x543c <k_tile_panel_16+0x6dc>
+	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
+	LONG $0x117cc1c4; WORD $0xbc0c // vmovups %ymm1, (%r12,%rdi,4)
+	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfb818f0f; WORD $0xffff // jg 0x4fbd <k_tile_panel_16+0x25d>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xea490f4d // cmovnsq %r10, %r13
+	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1374 // je 0x5470 <k_tile_panel_16+0x710>
+	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
+	LONG $0x107cc1c4; WORD $0xbc0c // vmovups (%r12,%rdi,4), %ymm1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0f7f // jg 0x547d <k_tile_panel_16+0x71d>
+	WORD $0xb0eb // jmp 0x5420 <k_tile_panel_16+0x6c0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xa37e // jle 0x4470 <k_tile_panel_16+0x4b0>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; WORD $0xc06d // vmovups -0x40(%r13), %ymm5
-	LONG $0x587d82c4; WORD $0x235c; BYTE $0xfc // vpbroadcastd -0x4(%r11,%r12), %ymm3
-	LONG $0x587d82c4; WORD $0x2344; BYTE $0xd4 // vpbroadcastd -0x2c(%r11,%r12), %ymm0
-	QUAD $0xfffdc0b56f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r13), %ymm6
-	QUAD $0xfffe00bd6f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r13), %ymm7
-	QUAD $0xfffe40856f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r13), %ymm8
-	QUAD $0xfffe808d6f7e41c4; BYTE $0xff // vmovdqu -0x180(%r13), %ymm9
-	LONG $0x587d82c4; WORD $0x2364; BYTE $0xd8 // vpbroadcastd -0x28(%r11,%r12), %ymm4
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xa37e // jle 0x5420 <k_tile_panel_16+0x6c0>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
+	LONG $0x02fdc149 // sarq $0x2, %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	BYTE $0x90 // nop
+	LONG $0x6d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm5
+	LONG $0x587dc2c4; WORD $0xfc5a // vpbroadcastd -0x4(%r10), %ymm3
+	LONG $0x587dc2c4; WORD $0xd442 // vpbroadcastd -0x2c(%r10), %ymm0
+	QUAD $0xfffffdc0b56ffec5 // vmovdqu -0x240(%rbp), %ymm6
+	QUAD $0xfffffe00bd6ffec5 // vmovdqu -0x200(%rbp), %ymm7
+	QUAD $0xfffffe40856f7ec5 // vmovdqu -0x1c0(%rbp), %ymm8
+	QUAD $0xfffffe808d6f7ec5 // vmovdqu -0x180(%rbp), %ymm9
+	LONG $0x587dc2c4; WORD $0xd862 // vpbroadcastd -0x28(%r10), %ymm4
 	LONG $0x504de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm6, %ymm3
 	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
-	LONG $0x587d82c4; WORD $0x2344; BYTE $0xdc // vpbroadcastd -0x24(%r11,%r12), %ymm0
+	LONG $0x587dc2c4; WORD $0xdc42 // vpbroadcastd -0x24(%r10), %ymm0
 	LONG $0x503de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm3
-	LONG $0x587d82c4; WORD $0x2344; BYTE $0xe0 // vpbroadcastd -0x20(%r11,%r12), %ymm0
+	LONG $0x587dc2c4; WORD $0xe042 // vpbroadcastd -0x20(%r10), %ymm0
 	LONG $0x5035e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm9, %ymm3
-	LONG $0x587d82c4; WORD $0x2164; BYTE $0xfc // vpbroadcastd -0x4(%r9,%r12), %ymm4
-	LONG $0x587d82c4; WORD $0x2144; BYTE $0xd4 // vpbroadcastd -0x2c(%r9,%r12), %ymm0
+	LONG $0x587dc2c4; WORD $0xbc62 // vpbroadcastd -0x44(%r10), %ymm4
+	LONG $0x587dc2c4; WORD $0x9442 // vpbroadcastd -0x6c(%r10), %ymm0
 	LONG $0xd55924c5 // vmulps %ymm5, %ymm11, %ymm10
 	LONG $0x504de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm6, %ymm4
-	LONG $0x587d82c4; WORD $0x2144; BYTE $0xd8 // vpbroadcastd -0x28(%r9,%r12), %ymm0
+	LONG $0x587dc2c4; WORD $0x9842 // vpbroadcastd -0x68(%r10), %ymm0
 	LONG $0x5045e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm7, %ymm4
-	LONG $0x587d82c4; WORD $0x2144; BYTE $0xdc // vpbroadcastd -0x24(%r9,%r12), %ymm0
+	LONG $0x587dc2c4; WORD $0x9c42 // vpbroadcastd -0x64(%r10), %ymm0
 	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
-	LONG $0x587d82c4; WORD $0x2144; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r12), %ymm0
+	LONG $0x587dc2c4; WORD $0xa042 // vpbroadcastd -0x60(%r10), %ymm0
 	LONG $0x5035e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm9, %ymm4
 	LONG $0xa855c2c4; BYTE $0xe2 // vfmadd213ps %ymm10, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm10
 	LONG $0xa855c2c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm10
-	LONG $0x587d82c4; WORD $0x2304 // vpbroadcastd (%r11,%r12), %ymm0
-	QUAD $0xfffec0ad6f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r13), %ymm5
-	LONG $0x587d82c4; WORD $0x2374; BYTE $0xe4 // vpbroadcastd -0x1c(%r11,%r12), %ymm6
+	LONG $0x587dc2c4; BYTE $0x02 // vpbroadcastd (%r10), %ymm0
+	QUAD $0xfffffec0ad6ffec5 // vmovdqu -0x140(%rbp), %ymm5
+	LONG $0x587dc2c4; WORD $0xe472 // vpbroadcastd -0x1c(%r10), %ymm6
 	LONG $0x5055e2c4; BYTE $0xc6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm0
-	QUAD $0xffff00b56f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r13), %ymm6
-	LONG $0x587d82c4; WORD $0x237c; BYTE $0xe8 // vpbroadcastd -0x18(%r11,%r12), %ymm7
+	QUAD $0xffffff00b56ffec5 // vmovdqu -0x100(%rbp), %ymm6
+	LONG $0x587dc2c4; WORD $0xe87a // vpbroadcastd -0x18(%r10), %ymm7
 	LONG $0x504de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm6, %ymm0
-	QUAD $0xffff40bd6f7ec1c4; BYTE $0xff // vmovdqu -0xc0(%r13), %ymm7
-	LONG $0x587d02c4; WORD $0x2344; BYTE $0xec // vpbroadcastd -0x14(%r11,%r12), %ymm8
+	QUAD $0xffffff40bd6ffec5 // vmovdqu -0xc0(%rbp), %ymm7
+	LONG $0x587d42c4; WORD $0xec42 // vpbroadcastd -0x14(%r10), %ymm8
 	LONG $0x5045c2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm7, %ymm0
-	LONG $0x6f7e41c4; WORD $0x8045 // vmovdqu -0x80(%r13), %ymm8
-	LONG $0x587d02c4; WORD $0x234c; BYTE $0xf0 // vpbroadcastd -0x10(%r11,%r12), %ymm9
+	LONG $0x456f7ec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm8
+	LONG $0x587d42c4; WORD $0xf04a // vpbroadcastd -0x10(%r10), %ymm9
 	LONG $0x503dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm8, %ymm0
 	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0x587d02c4; WORD $0x210c // vpbroadcastd (%r9,%r12), %ymm9
-	LONG $0x587d02c4; WORD $0x2154; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r12), %ymm10
+	LONG $0x587d42c4; WORD $0xc04a // vpbroadcastd -0x40(%r10), %ymm9
+	LONG $0x587d42c4; WORD $0xa452 // vpbroadcastd -0x5c(%r10), %ymm10
 	LONG $0x505542c4; BYTE $0xca // {vex} vpdpbusd %ymm10, %ymm5, %ymm9
-	LONG $0x107cc1c4; WORD $0x006d // vmovups (%r13), %ymm5
-	LONG $0x587d02c4; WORD $0x2154; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r12), %ymm10
+	LONG $0x6d10fcc5; BYTE $0x00 // vmovups (%rbp), %ymm5
+	LONG $0x587d42c4; WORD $0xa852 // vpbroadcastd -0x58(%r10), %ymm10
 	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
 	LONG $0x504d42c4; BYTE $0xca // {vex} vpdpbusd %ymm10, %ymm6, %ymm9
-	LONG $0x587d82c4; WORD $0x215c; BYTE $0xec // vpbroadcastd -0x14(%r9,%r12), %ymm3
+	LONG $0x587dc2c4; WORD $0xac5a // vpbroadcastd -0x54(%r10), %ymm3
 	LONG $0x504562c4; BYTE $0xcb // {vex} vpdpbusd %ymm3, %ymm7, %ymm9
-	LONG $0x587d82c4; WORD $0x215c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r12), %ymm3
+	LONG $0x587dc2c4; WORD $0xb05a // vpbroadcastd -0x50(%r10), %ymm3
 	LONG $0x503d62c4; BYTE $0xcb // {vex} vpdpbusd %ymm3, %ymm8, %ymm9
 	LONG $0x5834c1c4; BYTE $0xdb // vaddps %ymm11, %ymm9, %ymm3
 	LONG $0xa855e2c4; BYTE $0xdc // vfmadd213ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
-	LONG $0x187d82c4; WORD $0x2164; BYTE $0xf4 // vbroadcastss -0xc(%r9,%r12), %ymm4
+	LONG $0x187dc2c4; WORD $0xb462 // vbroadcastss -0x4c(%r10), %ymm4
 	LONG $0xb865e2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm4) + ymm2
-	LONG $0x187d82c4; WORD $0x235c; BYTE $0xf4 // vbroadcastss -0xc(%r11,%r12), %ymm3
+	LONG $0x187dc2c4; WORD $0xf45a // vbroadcastss -0xc(%r10), %ymm3
 	LONG $0xb87de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm3) + ymm1
-	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfe84870f; WORD $0xffff // ja 0x44e0 <k_tile_panel_16+0x520>
-	LONG $0xfffe0fe9; BYTE $0xff // jmp 0x4470 <k_tile_panel_16+0x4b0>
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfea0870f; WORD $0xffff // ja 0x54a0 <k_tile_panel_16+0x740>
+	LONG $0xfffe1be9; BYTE $0xff // jmp 0x5420 <k_tile_panel_16+0x6c0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf9798e0f; WORD $0xffff // jle 0x3ff0 <k_tile_panel_16+0x30>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x77af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rsi
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf79a8e0f; WORD $0xffff // jle 0x4db0 <k_tile_panel_16+0x50>
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x10578b4c // movq 0x10(%rdi), %r10
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x5faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x2cc68348 // addq $0x2c, %rsi
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x587de2c4; WORD $0xfc46 // vpbroadcastd -0x4(%rsi), %ymm0
-	LONG $0x5210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm2
-	LONG $0x587de2c4; WORD $0xd45e // vpbroadcastd -0x2c(%rsi), %ymm3
-	QUAD $0xfffffdc0a26ffec5 // vmovdqu -0x240(%rdx), %ymm4
+	LONG $0x2cc28348 // addq $0x2c, %rdx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587de2c4; WORD $0xfc42 // vpbroadcastd -0x4(%rdx), %ymm0
+	LONG $0x107cc1c4; WORD $0xc050 // vmovups -0x40(%r8), %ymm2
+	LONG $0x587de2c4; WORD $0xd45a // vpbroadcastd -0x2c(%rdx), %ymm3
+	QUAD $0xfffdc0a06f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm4
 	LONG $0x505de2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm0
-	QUAD $0xfffffe009a6ffec5 // vmovdqu -0x200(%rdx), %ymm3
-	LONG $0x587de2c4; WORD $0xd866 // vpbroadcastd -0x28(%rsi), %ymm4
-	QUAD $0xfffffe40aa6ffec5 // vmovdqu -0x1c0(%rdx), %ymm5
+	QUAD $0xfffe00986f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm3
+	LONG $0x587de2c4; WORD $0xd862 // vpbroadcastd -0x28(%rdx), %ymm4
+	QUAD $0xfffe40a86f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm5
 	LONG $0x5065e2c4; BYTE $0xc4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm0
-	LONG $0x587de2c4; WORD $0xdc5e // vpbroadcastd -0x24(%rsi), %ymm3
-	QUAD $0xfffffe80a26ffec5 // vmovdqu -0x180(%rdx), %ymm4
+	LONG $0x587de2c4; WORD $0xdc5a // vpbroadcastd -0x24(%rdx), %ymm3
+	QUAD $0xfffe80a06f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm4
 	LONG $0x5055e2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm5, %ymm0
-	LONG $0x587de2c4; WORD $0xe05e // vpbroadcastd -0x20(%rsi), %ymm3
+	LONG $0x587de2c4; WORD $0xe05a // vpbroadcastd -0x20(%rdx), %ymm3
 	LONG $0x505de2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm0
 	LONG $0xda59a4c5 // vmulps %ymm2, %ymm11, %ymm3
-	LONG $0x587de2c4; BYTE $0x26 // vpbroadcastd (%rsi), %ymm4
+	LONG $0x587de2c4; BYTE $0x22 // vpbroadcastd (%rdx), %ymm4
 	LONG $0xb86de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm0) + ymm3
-	QUAD $0xfffffec0826ffec5 // vmovdqu -0x140(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xe456 // vpbroadcastd -0x1c(%rsi), %ymm2
+	QUAD $0xfffec0806f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0xe452 // vpbroadcastd -0x1c(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
-	QUAD $0xffffff00826ffec5 // vmovdqu -0x100(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xe856 // vpbroadcastd -0x18(%rsi), %ymm2
+	QUAD $0xffff00806f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0xe852 // vpbroadcastd -0x18(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
-	QUAD $0xffffff40826ffec5 // vmovdqu -0xc0(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xec56 // vpbroadcastd -0x14(%rsi), %ymm2
+	QUAD $0xffff40806f7ec1c4; BYTE $0xff // vmovdqu -0xc0(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0xec52 // vpbroadcastd -0x14(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
-	LONG $0x426ffec5; BYTE $0x80 // vmovdqu -0x80(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0xf056 // vpbroadcastd -0x10(%rsi), %ymm2
+	LONG $0x6f7ec1c4; WORD $0x8040 // vmovdqu -0x80(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0xf052 // vpbroadcastd -0x10(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
 	LONG $0xc458a4c5 // vaddps %ymm4, %ymm11, %ymm0
-	LONG $0x9865e2c4; BYTE $0x02 // vfmadd132ps (%rdx), %ymm3, %ymm0 # ymm0 = (ymm0 * mem) + ymm3
-	LONG $0x187de2c4; WORD $0xf456 // vbroadcastss -0xc(%rsi), %ymm2
+	LONG $0x9865c2c4; BYTE $0x00 // vfmadd132ps (%r8), %ymm3, %ymm0 # ymm0 = (ymm0 * mem) + ymm3
+	LONG $0x187de2c4; WORD $0xf452 // vbroadcastss -0xc(%rdx), %ymm2
 	LONG $0xb87de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm2) + ymm1
-	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xff26870f; WORD $0xffff // ja 0x46a0 <k_tile_panel_16+0x6e0>
-	LONG $0xfff871e9; BYTE $0xff // jmp 0x3ff0 <k_tile_panel_16+0x30>
-	LONG $0x50c48348 // addq $0x50, %rsp
+	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xff1a870f; WORD $0xffff // ja 0x5660 <k_tile_panel_16+0x900>
+	LONG $0xfff665e9; BYTE $0xff // jmp 0x4db0 <k_tile_panel_16+0x50>
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3184,7 +3983,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// tile_panel_16_min
 	BYTE $0x55 // pushq %rbp
@@ -3193,198 +3992,309 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x000a1d1d587d62c4; BYTE $0x00 // vpbroadcastd 0xa1d(%rip), %ymm11 # 0x51e4 <k_tile_panel_16_min+0xa44>
-	QUAD $0x0009fc3d187d62c4; BYTE $0x00 // vbroadcastss 0x9fc(%rip), %ymm15 # 0x51cc <k_tile_panel_16_min+0xa2c>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x5c7f7ec5; WORD $0x3024 // vmovdqu %ymm11, 0x30(%rsp)
-	WORD $0x1feb // jmp 0x47fc <k_tile_panel_16_min+0x5c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x117ca1c4; WORD $0x0114 // vmovups %ymm2, (%rcx,%r8)
-	LONG $0x0020b841; WORD $0x0000 // movl $0x20, %r8d
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x081d840f; WORD $0x0000 // je 0x5019 <k_tile_panel_16_min+0x879>
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	WORD $0x547d // jge 0x4860 <k_tile_panel_16_min+0xc0>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x02cc8349 // orq $0x2, %r12
-	LONG $0x24243b4c // cmpq (%rsp), %r12
-	LONG $0x04518e0f; WORD $0x0000 // jle 0x4c70 <k_tile_panel_16_min+0x4d0>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0xbc7d // jge 0x47e6 <k_tile_panel_16_min+0x46>
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
-	LONG $0x387f8348; BYTE $0x00 // cmpq $0x0, 0x38(%rdi)
-	LONG $0x06a8840f; WORD $0x0000 // je 0x4eec <k_tile_panel_16_min+0x74c>
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x107ca1c4; WORD $0x0114 // vmovups (%rcx,%r8), %ymm2
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
+	WORD $0x03a8 // testb $0x3, %al
+	LONG $0xc6950f40 // setne %sil
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x06a68f0f; WORD $0x0000 // jg 0x4f02 <k_tile_panel_16_min+0x762>
-	WORD $0x82eb // jmp 0x47e0 <k_tile_panel_16_min+0x40>
-	WORD $0x9066 // nop
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
-	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
-	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
-	LONG $0x30778b4c // movq 0x30(%rdi), %r14
-	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
-	LONG $0x763c8d4c // leaq (%rsi,%rsi,2), %r15
-	LONG $0x023c8d4a // leaq (%rdx,%r8), %rdi
-	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	LONG $0x01468d49 // leaq 0x1(%r14), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x39eb // jmp 0x48fe <k_tile_panel_16_min+0x15e>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
-	LONG $0x117c81c4; WORD $0x9024 // vmovups %ymm4, (%r8,%r10,4)
-	LONG $0x117c81c4; WORD $0xd02c // vmovups %ymm5, (%r8,%r10,8)
-	LONG $0x117c81c4; WORD $0x381c // vmovups %ymm3, (%r8,%r15)
-	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0x5c6f7ec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm11
-	LONG $0xff108f0f; WORD $0xffff // jg 0x480e <k_tile_panel_16_min+0x6e>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	LONG $0x93048d4d // leaq (%r11,%rdx,4), %r8
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1f74 // je 0x4930 <k_tile_panel_16_min+0x190>
-	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
-	LONG $0x107c81c4; WORD $0x9024 // vmovups (%r8,%r10,4), %ymm4
-	LONG $0x107c81c4; WORD $0xd02c // vmovups (%r8,%r10,8), %ymm5
-	LONG $0x107c81c4; WORD $0x381c // vmovups (%r8,%r15), %ymm3
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x187f // jg 0x4945 <k_tile_panel_16_min+0x1a5>
-	WORD $0xa1eb // jmp 0x48d0 <k_tile_panel_16_min+0x130>
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
+	LONG $0x07245488 // movb %dl, 0x7(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x000c401d587d62c4; BYTE $0x00 // vpbroadcastd 0xc40(%rip), %ymm11 # 0x63e4 <k_tile_panel_16_min+0xc84>
+	QUAD $0x000c1f3d187d62c4; BYTE $0x00 // vbroadcastss 0xc1f(%rip), %ymm15 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x5c7f7ec5; WORD $0x2824 // vmovdqu %ymm11, 0x28(%rsp)
+	WORD $0x2aeb // jmp 0x57e4 <k_tile_panel_16_min+0x84>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x16 // vmovups %ymm2, (%rsi,%rdx)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0x0a41840f; WORD $0x0000 // je 0x6225 <k_tile_panel_16_min+0xac5>
+	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x01c6840f; WORD $0x0000 // je 0x59bc <k_tile_panel_16_min+0x25c>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x08538b49 // movq 0x8(%r11), %rdx
+	LONG $0x10538b4d // movq 0x10(%r11), %r10
+	LONG $0x18738b49 // movq 0x18(%r11), %rsi
+	WORD $0x8b49; BYTE $0x3b // movq (%r11), %rdi
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x20438b4d // movq 0x20(%r11), %r8
+	LONG $0x404b8b4d // movq 0x40(%r11), %r9
+	LONG $0x385b8b4d // movq 0x38(%r11), %r11
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	LONG $0xc0c38148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rbx # imm = 0x2C0
+	LONG $0x01738d4d // leaq 0x1(%r11), %r14
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xea490f4d // cmovnsq %r10, %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1674 // je 0x5860 <k_tile_panel_16_min+0x100>
+	LONG $0x107ca1c4; WORD $0xbf14 // vmovups (%rdi,%r15,4), %ymm2
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x187f // jg 0x586d <k_tile_panel_16_min+0x10d>
+	LONG $0x00014ae9; BYTE $0x00 // jmp 0x59a4 <k_tile_panel_16_min+0x244>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x01378e0f; WORD $0x0000 // jle 0x59a4 <k_tile_panel_16_min+0x244>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xe8af0f49 // imulq %r8, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff409d10fcc5 // vmovups -0xc0(%rbp), %ymm3
+	LONG $0x587dc2c4; WORD $0x2424 // vpbroadcastd (%r12), %ymm4
+	QUAD $0xfffffd40ad6ffec5 // vmovdqu -0x2c0(%rbp), %ymm5
+	QUAD $0xfffffd80b56ffec5 // vmovdqu -0x280(%rbp), %ymm6
+	QUAD $0xfffffdc0bd6ffec5 // vmovdqu -0x240(%rbp), %ymm7
+	QUAD $0xfffffe00856f7ec5 // vmovdqu -0x200(%rbp), %ymm8
+	LONG $0x6f7d41c4; BYTE $0xcb // vmovdqa %ymm11, %ymm9
+	LONG $0x505562c4; BYTE $0xcc // {vex} vpdpbusd %ymm4, %ymm5, %ymm9
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm4
+	LONG $0x504d62c4; BYTE $0xcc // {vex} vpdpbusd %ymm4, %ymm6, %ymm9
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm4
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm5
+	LONG $0x504562c4; BYTE $0xcc // {vex} vpdpbusd %ymm4, %ymm7, %ymm9
+	LONG $0x503d62c4; BYTE $0xcd // {vex} vpdpbusd %ymm5, %ymm8, %ymm9
+	LONG $0xe35984c5 // vmulps %ymm3, %ymm15, %ymm4
+	LONG $0xb865c2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm9) + ymm4
+	QUAD $0xfffffe409d6ffec5 // vmovdqu -0x1c0(%rbp), %ymm3
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm5
+	LONG $0xde7f7dc5 // vmovdqa %ymm11, %ymm6
+	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
+	QUAD $0xfffffe809d6ffec5 // vmovdqu -0x180(%rbp), %ymm3
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm5
+	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
+	QUAD $0xfffffec09d6ffec5 // vmovdqu -0x140(%rbp), %ymm3
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm5
+	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
+	QUAD $0xffffff009d6ffec5 // vmovdqu -0x100(%rbp), %ymm3
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm5
+	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
+	LONG $0xde5884c5 // vaddps %ymm6, %ymm15, %ymm3
+	LONG $0x985de2c4; WORD $0x805d // vfmadd132ps -0x80(%rbp), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
+	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0xa865e2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm4) + ymm2
+	LONG $0x187dc2c4; WORD $0x245c; BYTE $0x34 // vbroadcastss 0x34(%r12), %ymm3
+	LONG $0x985de2c4; WORD $0xc05d // vfmadd132ps -0x40(%rbp), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
+	LONG $0x187dc2c4; WORD $0x2454; BYTE $0x38 // vbroadcastss 0x38(%r12), %ymm2
+	LONG $0x9865e2c4; WORD $0x0055 // vfmadd132ps (%rbp), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfefc870f; WORD $0xffff // ja 0x58a0 <k_tile_panel_16_min+0x140>
+	LONG $0x117ca1c4; WORD $0xbf14 // vmovups %ymm2, (%rdi,%r15,4)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x03c2f641 // testb $0x3, %r10b
+	WORD $0x0974 // je 0x59bc <k_tile_panel_16_min+0x25c>
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe748c0f; WORD $0xffff // jl 0x5830 <k_tile_panel_16_min+0xd0>
+	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x6b7e // jle 0x5a30 <k_tile_panel_16_min+0x2d0>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x02618d4d // leaq 0x2(%r9), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x048b8e0f; WORD $0x0000 // jle 0x5e60 <k_tile_panel_16_min+0x700>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xfde48d0f; WORD $0xffff // jge 0x57ca <k_tile_panel_16_min+0x6a>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
+	WORD $0x0348; BYTE $0x37 // addq (%rdi), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f4c // cmovnsq %rdx, %r8
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	LONG $0x06bc840f; WORD $0x0000 // je 0x60ca <k_tile_panel_16_min+0x96a>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107ca1c4; WORD $0x0e14 // vmovups (%rsi,%r9), %ymm2
+	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x06b58f0f; WORD $0x0000 // jg 0x60db <k_tile_panel_16_min+0x97b>
+	LONG $0xfffd95e9; BYTE $0xff // jmp 0x57c0 <k_tile_panel_16_min+0x60>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
+	LONG $0x40678b4c // movq 0x40(%rdi), %r12
+	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
+	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
+	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
+	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
+	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
+	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
+	WORD $0x33eb // jmp 0x5aad <k_tile_panel_16_min+0x34d>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
+	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
+	LONG $0x117cc1c4; WORD $0xd814 // vmovups %ymm2, (%r8,%rbx,8)
+	LONG $0x117cc1c4; WORD $0x281c // vmovups %ymm3, (%r8,%rbp)
+	LONG $0x04518d49 // leaq 0x4(%r9), %rdx
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x5c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm11
+	LONG $0xff1b8f0f; WORD $0xffff // jg 0x59c8 <k_tile_panel_16_min+0x268>
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x03528d49 // leaq 0x3(%r10), %rdx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xd2490f49 // cmovnsq %r10, %rdx
+	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x2274 // je 0x5af0 <k_tile_panel_16_min+0x390>
+	LONG $0x6f7ec1c4; BYTE $0x28 // vmovdqu (%r8), %ymm5
+	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
+	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
+	LONG $0x107cc1c4; WORD $0x281c // vmovups (%r8,%rbp), %ymm3
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1f7f // jg 0x5b09 <k_tile_panel_16_min+0x3a9>
+	WORD $0x94eb // jmp 0x5a80 <k_tile_panel_16_min+0x320>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x8b7e // jle 0x48d0 <k_tile_panel_16_min+0x130>
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xff778e0f; WORD $0xffff // jle 0x5a80 <k_tile_panel_16_min+0x320>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x02fec148 // sarq $0x2, %rsi
+	LONG $0xf7af0f49 // imulq %r15, %rsi
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x587de2c4; WORD $0x2e3c // vpbroadcastd (%rsi,%rbp), %ymm7
-	QUAD $0xfd40249c6f7e41c4; WORD $0xffff // vmovdqu -0x2c0(%r12), %ymm11
-	QUAD $0xfd8024ac6f7e41c4; WORD $0xffff // vmovdqu -0x280(%r12), %ymm13
-	QUAD $0xfdc024a46f7e41c4; WORD $0xffff // vmovdqu -0x240(%r12), %ymm12
-	LONG $0x587d62c4; WORD $0x2e7c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%rbp), %ymm15
-	LONG $0x587d62c4; WORD $0x2e54; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%rbp), %ymm10
-	LONG $0x746f7ec5; WORD $0x3024 // vmovdqu 0x30(%rsp), %ymm14
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000c0ba587dc2c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm7
+	QUAD $0xfffffd409a6f7ec5 // vmovdqu -0x2c0(%rdx), %ymm11
+	QUAD $0xfffffd80aa6f7ec5 // vmovdqu -0x280(%rdx), %ymm13
+	QUAD $0xfffffdc0a26f7ec5 // vmovdqu -0x240(%rdx), %ymm12
+	QUAD $0x0000c4ba587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm15
+	QUAD $0x0000c892587d42c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm10
+	LONG $0x746f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm14
 	LONG $0xf67f7dc5 // vmovdqa %ymm14, %ymm6
-	LONG $0x187de2c4; WORD $0x2e44; BYTE $0x0c // vbroadcastss 0xc(%rsi,%rbp), %ymm0
-	LONG $0x4411fcc5; WORD $0x7024 // vmovups %ymm0, 0x70(%rsp)
+	QUAD $0x0000cc82187dc2c4; BYTE $0x00 // vbroadcastss 0xcc(%r10), %ymm0
+	LONG $0x4411fcc5; WORD $0x6824 // vmovups %ymm0, 0x68(%rsp)
 	LONG $0x5025e2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm7, %ymm11, %ymm6
-	LONG $0x587d22c4; WORD $0x0e04 // vpbroadcastd (%rsi,%r9), %ymm8
+	QUAD $0x00008082587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm8
 	LONG $0xf77f7dc5 // vmovdqa %ymm14, %ymm7
 	LONG $0x5025c2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm11, %ymm7
-	LONG $0x587d22c4; WORD $0x2e0c // vpbroadcastd (%rsi,%r13), %ymm9
+	LONG $0x587d42c4; WORD $0x404a // vpbroadcastd 0x40(%r10), %ymm9
 	LONG $0x6f7d41c4; BYTE $0xc6 // vmovdqa %ymm14, %ymm8
 	LONG $0x502542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm8
-	LONG $0x587de2c4; BYTE $0x0e // vpbroadcastd (%rsi), %ymm1
+	LONG $0x587dc2c4; BYTE $0x0a // vpbroadcastd (%r10), %ymm1
 	LONG $0x6f7d41c4; BYTE $0xce // vmovdqa %ymm14, %ymm9
 	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
-	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r9), %ymm1
-	LONG $0x587da2c4; WORD $0x0e44; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r9), %ymm0
+	QUAD $0x0000848a587dc2c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm1
+	QUAD $0x00008882587dc2c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm0
 	LONG $0x5015c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm6
-	LONG $0x587d22c4; WORD $0x2e7c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r13), %ymm15
+	LONG $0x587d42c4; WORD $0x447a // vpbroadcastd 0x44(%r10), %ymm15
 	LONG $0x5015e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm13, %ymm7
-	QUAD $0xfe00249c6f7e41c4; WORD $0xffff // vmovdqu -0x200(%r12), %ymm11
+	QUAD $0xfffffe009a6f7ec5 // vmovdqu -0x200(%rdx), %ymm11
 	LONG $0x501542c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm8
-	LONG $0x587de2c4; WORD $0x044e // vpbroadcastd 0x4(%rsi), %ymm1
+	LONG $0x587dc2c4; WORD $0x044a // vpbroadcastd 0x4(%r10), %ymm1
 	LONG $0x501562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm13, %ymm9
-	LONG $0x587d22c4; WORD $0x0e6c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r9), %ymm13
+	QUAD $0x00008caa587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm13
 	LONG $0x501dc2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm12, %ymm6
-	LONG $0x587da2c4; WORD $0x2e4c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r13), %ymm1
-	LONG $0x187d22c4; WORD $0x2e54; BYTE $0x0c // vbroadcastss 0xc(%rsi,%r13), %ymm10
-	LONG $0x54117cc5; WORD $0x5024 // vmovups %ymm10, 0x50(%rsp)
+	LONG $0x587dc2c4; WORD $0x484a // vpbroadcastd 0x48(%r10), %ymm1
+	LONG $0x187d42c4; WORD $0x4c52 // vbroadcastss 0x4c(%r10), %ymm10
+	LONG $0x54117cc5; WORD $0x4824 // vmovups %ymm10, 0x48(%rsp)
 	LONG $0x501de2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm7
-	LONG $0x587de2c4; WORD $0x0846 // vpbroadcastd 0x8(%rsi), %ymm0
+	LONG $0x587dc2c4; WORD $0x0842 // vpbroadcastd 0x8(%r10), %ymm0
 	LONG $0x501d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm12, %ymm8
 	LONG $0x501d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm9
-	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%rbp), %ymm0
-	LONG $0x5025e2c4; WORD $0x2474; BYTE $0x70 // {vex} vpdpbusd 0x70(%rsp), %ymm11, %ymm6
-	QUAD $0xfe4024bc6f7e41c4; WORD $0xffff // vmovdqu -0x1c0(%r12), %ymm15
+	QUAD $0x0000d082587dc2c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm0
+	LONG $0x5025e2c4; WORD $0x2474; BYTE $0x68 // {vex} vpdpbusd 0x68(%rsp), %ymm11, %ymm6
+	QUAD $0xfffffe40ba6f7ec5 // vmovdqu -0x1c0(%rdx), %ymm15
 	LONG $0x6f7d41c4; BYTE $0xd6 // vmovdqa %ymm14, %ymm10
-	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r9), %ymm1
+	QUAD $0x0000908a587dc2c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm1
 	LONG $0x500562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm10
 	LONG $0x6f7d41c4; BYTE $0xe6 // vmovdqa %ymm14, %ymm12
 	LONG $0x500562c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm15, %ymm12
 	LONG $0x5025c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm11, %ymm7
-	LONG $0x587da2c4; WORD $0x2e44; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x5042 // vpbroadcastd 0x50(%r10), %ymm0
 	LONG $0x6f7d41c4; BYTE $0xee // vmovdqa %ymm14, %ymm13
-	LONG $0x502562c4; WORD $0x2444; BYTE $0x50 // {vex} vpdpbusd 0x50(%rsp), %ymm11, %ymm8
+	LONG $0x502562c4; WORD $0x2444; BYTE $0x48 // {vex} vpdpbusd 0x48(%rsp), %ymm11, %ymm8
 	LONG $0x500562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm13
-	LONG $0x587de2c4; WORD $0x1046 // vpbroadcastd 0x10(%rsi), %ymm0
+	LONG $0x587dc2c4; WORD $0x1042 // vpbroadcastd 0x10(%r10), %ymm0
 	LONG $0x500562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm14
-	QUAD $0x00071e3d187d62c4; BYTE $0x00 // vbroadcastss 0x71e(%rip), %ymm15 # 0x51cc <k_tile_panel_16_min+0xa2c>
-	QUAD $0xfe8024846f7ec1c4; WORD $0xffff // vmovdqu -0x180(%r12), %ymm0
-	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%rbp), %ymm1
+	QUAD $0x0007363d187d62c4; BYTE $0x00 // vbroadcastss 0x736(%rip), %ymm15 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0xfffffe80826ffec5 // vmovdqu -0x180(%rdx), %ymm0
+	QUAD $0x0000d48a587dc2c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
-	LONG $0x587de2c4; WORD $0x0c4e // vpbroadcastd 0xc(%rsi), %ymm1
+	LONG $0x587dc2c4; WORD $0x0c4a // vpbroadcastd 0xc(%r10), %ymm1
 	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
-	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r9), %ymm1
-	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r13), %ymm11
+	QUAD $0x0000948a587dc2c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm1
+	LONG $0x587d42c4; WORD $0x545a // vpbroadcastd 0x54(%r10), %ymm11
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	LONG $0x587de2c4; WORD $0x144e // vpbroadcastd 0x14(%rsi), %ymm1
+	LONG $0x587dc2c4; WORD $0x144a // vpbroadcastd 0x14(%r10), %ymm1
 	LONG $0x507d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm13
-	QUAD $0xff40249c107c41c4; WORD $0xffff // vmovups -0xc0(%r12), %ymm11
+	QUAD $0xffffff409a107cc5 // vmovups -0xc0(%rdx), %ymm11
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	LONG $0x587de2c4; WORD $0x2e44; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%rbp), %ymm0
-	QUAD $0xfec0248c6f7ec1c4; WORD $0xffff // vmovdqu -0x140(%r12), %ymm1
+	QUAD $0x0000d882587dc2c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm0
+	QUAD $0xfffffec08a6ffec5 // vmovdqu -0x140(%rdx), %ymm1
 	LONG $0x507562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm10
-	LONG $0x587da2c4; WORD $0x0e44; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r9), %ymm0
+	QUAD $0x00009882587dc2c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm0
 	LONG $0x507562c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm12
-	LONG $0x587da2c4; WORD $0x2e44; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x5842 // vpbroadcastd 0x58(%r10), %ymm0
 	LONG $0x507562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm13
-	LONG $0x587de2c4; WORD $0x1846 // vpbroadcastd 0x18(%rsi), %ymm0
+	LONG $0x587dc2c4; WORD $0x1842 // vpbroadcastd 0x18(%r10), %ymm0
 	LONG $0x507562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm14
-	QUAD $0xff0024846f7ec1c4; WORD $0xffff // vmovdqu -0x100(%r12), %ymm0
-	LONG $0x587de2c4; WORD $0x2e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%rbp), %ymm1
+	QUAD $0xffffff00826ffec5 // vmovdqu -0x100(%rdx), %ymm0
+	QUAD $0x0000dc8a587dc2c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
 	LONG $0x5924c1c4; BYTE $0xcf // vmulps %ymm15, %ymm11, %ymm1
 	LONG $0xa82562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm1
 	LONG $0xa82562c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm1
 	LONG $0xa825e2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm11, %ymm7 # ymm7 = (ymm11 * ymm7) + ymm1
 	LONG $0xa825e2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm11, %ymm6 # ymm6 = (ymm11 * ymm6) + ymm1
-	LONG $0x587da2c4; WORD $0x0e4c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r9), %ymm1
-	LONG $0x587d22c4; WORD $0x2e5c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r13), %ymm11
+	QUAD $0x00009c8a587dc2c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm1
+	LONG $0x587d42c4; WORD $0x5c5a // vpbroadcastd 0x5c(%r10), %ymm11
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
 	LONG $0x507d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm13
-	LONG $0x587de2c4; WORD $0x1c4e // vpbroadcastd 0x1c(%rsi), %ymm1
+	LONG $0x587dc2c4; WORD $0x1c4a // vpbroadcastd 0x1c(%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0x582cc1c4; BYTE $0xc7 // vaddps %ymm15, %ymm10, %ymm0
-	LONG $0x107cc1c4; WORD $0x244c; BYTE $0x80 // vmovups -0x80(%r12), %ymm1
+	LONG $0x4a10fcc5; BYTE $0x80 // vmovups -0x80(%rdx), %ymm1
 	LONG $0xa875e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm6
 	LONG $0x581cc1c4; BYTE $0xf7 // vaddps %ymm15, %ymm12, %ymm6
 	LONG $0xa875e2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm1, %ymm6 # ymm6 = (ymm1 * ymm6) + ymm7
@@ -3392,218 +4302,227 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm1, %ymm7 # ymm7 = (ymm1 * ymm7) + ymm8
 	LONG $0x580c41c4; BYTE $0xc7 // vaddps %ymm15, %ymm14, %ymm8
 	LONG $0xa87542c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm1, %ymm8 # ymm8 = (ymm1 * ymm8) + ymm9
-	LONG $0x187de2c4; WORD $0x204e // vbroadcastss 0x20(%rsi), %ymm1
-	LONG $0xa83de2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm2
-	LONG $0x187da2c4; WORD $0x2e54; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r13), %ymm2
-	LONG $0xa845e2c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm4
-	LONG $0x187da2c4; WORD $0x0e64; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r9), %ymm4
-	LONG $0x187de2c4; WORD $0x2e7c; BYTE $0x20 // vbroadcastss 0x20(%rsi,%rbp), %ymm7
-	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
-	LONG $0x187de2c4; WORD $0x346e // vbroadcastss 0x34(%rsi), %ymm5
+	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
+	LONG $0xa83de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm5
+	LONG $0x187dc2c4; WORD $0x606a // vbroadcastss 0x60(%r10), %ymm5
+	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
+	QUAD $0x0000a0a2187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm4
+	QUAD $0x0000e0ba187dc2c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm7
+	LONG $0xa84de2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm2
+	LONG $0x187dc2c4; WORD $0x3452 // vbroadcastss 0x34(%r10), %ymm2
 	LONG $0xa87de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm3
-	LONG $0x107cc1c4; WORD $0x2444; BYTE $0xc0 // vmovups -0x40(%r12), %ymm0
-	LONG $0x187da2c4; WORD $0x2e5c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r13), %ymm3
-	LONG $0xa87de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm1
-	LONG $0xa87de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm2
-	LONG $0x187da2c4; WORD $0x0e4c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r9), %ymm1
+	LONG $0x4210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm0
+	LONG $0x187dc2c4; WORD $0x745a // vbroadcastss 0x74(%r10), %ymm3
+	LONG $0xa87de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm2) + ymm1
+	LONG $0xa87de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm5
+	QUAD $0x0000b48a187dc2c4; BYTE $0x00 // vbroadcastss 0xb4(%r10), %ymm1
 	LONG $0xa87de2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm4
-	LONG $0x187de2c4; WORD $0x2e74; BYTE $0x34 // vbroadcastss 0x34(%rsi,%rbp), %ymm6
-	LONG $0x107c41c4; WORD $0x2404 // vmovups (%r12), %ymm8
+	QUAD $0x0000f4b2187dc2c4; BYTE $0x00 // vbroadcastss 0xf4(%r10), %ymm6
+	LONG $0x02107cc5 // vmovups (%rdx), %ymm8
 	LONG $0xa87de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm7
-	LONG $0x187de2c4; WORD $0x3856 // vbroadcastss 0x38(%rsi), %ymm2
-	LONG $0x187da2c4; WORD $0x2e64; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r13), %ymm4
-	LONG $0xa83de2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm5
+	LONG $0x187dc2c4; WORD $0x386a // vbroadcastss 0x38(%r10), %ymm5
+	LONG $0x187dc2c4; WORD $0x7862 // vbroadcastss 0x78(%r10), %ymm4
+	LONG $0xa83de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm2
 	LONG $0xa83de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm3
-	LONG $0x187da2c4; WORD $0x0e6c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r9), %ymm5
-	LONG $0xa83de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm1
-	LONG $0x187de2c4; WORD $0x2e5c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%rbp), %ymm3
+	QUAD $0x0000b892187dc2c4; BYTE $0x00 // vbroadcastss 0xb8(%r10), %ymm2
+	LONG $0xa83de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm1
+	QUAD $0x0000f89a187dc2c4; BYTE $0x00 // vbroadcastss 0xf8(%r10), %ymm3
 	LONG $0xa83de2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm6
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfcf8870f; WORD $0xffff // ja 0x4960 <k_tile_panel_16_min+0x1c0>
-	LONG $0xfffc63e9; BYTE $0xff // jmp 0x48d0 <k_tile_panel_16_min+0x130>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x30478b4c // movq 0x30(%rdi), %r8
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0xc0c18149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r9 # imm = 0x2C0
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x07e3c148 // shlq $0x7, %rbx
-	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
-	LONG $0x01708d4d // leaq 0x1(%r8), %r14
-	WORD $0x27eb // jmp 0x4cef <k_tile_panel_16_min+0x54f>
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfce9870f; WORD $0xffff // ja 0x5b40 <k_tile_panel_16_min+0x3e0>
+	LONG $0xfffc24e9; BYTE $0xff // jmp 0x5a80 <k_tile_panel_16_min+0x320>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
+	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
+	LONG $0x187b8b48 // movq 0x18(%rbx), %rdi
+	WORD $0x8b4c; BYTE $0x03 // movq (%rbx), %r8
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x20538b4c // movq 0x20(%rbx), %r10
+	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
+	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
+	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
+	WORD $0x24eb // jmp 0x5ebc <k_tile_panel_16_min+0x75c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x1f // vmovups %ymm3, (%r15)
-	LONG $0x117cc1c4; WORD $0x8f14 // vmovups %ymm2, (%r15,%rcx,4)
-	LONG $0x02608d4c // leaq 0x2(%rax), %r12
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	LONG $0x24243b4c // cmpq (%rsp), %r12
-	LONG $0xfb308f0f; WORD $0xffff // jg 0x481f <k_tile_panel_16_min+0x7f>
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2174 // je 0x4d20 <k_tile_panel_16_min+0x580>
-	LONG $0x107cc1c4; BYTE $0x1f // vmovups (%r15), %ymm3
-	LONG $0x107cc1c4; WORD $0x8f14 // vmovups (%r15,%rcx,4), %ymm2
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1e7f // jg 0x4d2d <k_tile_panel_16_min+0x58d>
-	WORD $0xbfeb // jmp 0x4cd0 <k_tile_panel_16_min+0x530>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0x241c // vmovups %ymm3, (%r12)
+	LONG $0x117cc1c4; WORD $0xbc14 // vmovups %ymm2, (%r12,%rdi,4)
+	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfb1c8f0f; WORD $0xffff // jg 0x59d8 <k_tile_panel_16_min+0x278>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x03698d4d // leaq 0x3(%r9), %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xe9490f4d // cmovnsq %r9, %r13
+	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x1374 // je 0x5ef0 <k_tile_panel_16_min+0x790>
+	LONG $0x107cc1c4; WORD $0x241c // vmovups (%r12), %ymm3
+	LONG $0x107cc1c4; WORD $0xbc14 // vmovups (%r12,%rdi,4), %ymm2
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0f7f // jg 0x5efd <k_tile_panel_16_min+0x79d>
+	WORD $0xb0eb // jmp 0x5ea0 <k_tile_panel_16_min+0x740>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xa37e // jle 0x4cd0 <k_tile_panel_16_min+0x530>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xa37e // jle 0x5ea0 <k_tile_panel_16_min+0x740>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xeaaf0f49 // imulq %r10, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff40b510fcc5 // vmovups -0xc0(%rbp), %ymm6
 	LONG $0xfe5984c5 // vmulps %ymm6, %ymm15, %ymm7
-	LONG $0x587d82c4; WORD $0x2a04 // vpbroadcastd (%r10,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x4041 // vpbroadcastd 0x40(%r9), %ymm0
 	QUAD $0xfffffd408d6ffec5 // vmovdqu -0x2c0(%rbp), %ymm1
 	QUAD $0xfffffd80856f7ec5 // vmovdqu -0x280(%rbp), %ymm8
 	QUAD $0xfffffdc08d6f7ec5 // vmovdqu -0x240(%rbp), %ymm9
 	QUAD $0xfffffe00956f7ec5 // vmovdqu -0x200(%rbp), %ymm10
 	LONG $0xdd7f7dc5 // vmovdqa %ymm11, %ymm5
 	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
-	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x4441 // vpbroadcastd 0x44(%r9), %ymm0
 	LONG $0x503de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm5
-	LONG $0x587d82c4; WORD $0x2a44; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r13), %ymm0
-	LONG $0x587d82c4; WORD $0x2a64; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r13), %ymm4
+	LONG $0x587dc2c4; WORD $0x4841 // vpbroadcastd 0x48(%r9), %ymm0
+	LONG $0x587dc2c4; WORD $0x4c61 // vpbroadcastd 0x4c(%r9), %ymm4
 	LONG $0x5035e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm9, %ymm5
 	LONG $0x502de2c4; BYTE $0xec // {vex} vpdpbusd %ymm4, %ymm10, %ymm5
-	LONG $0x587d82c4; WORD $0x2b04 // vpbroadcastd (%r11,%r13), %ymm0
+	LONG $0x587dc2c4; BYTE $0x01 // vpbroadcastd (%r9), %ymm0
 	LONG $0xdc7f7dc5 // vmovdqa %ymm11, %ymm4
 	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x04 // vpbroadcastd 0x4(%r11,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x0441 // vpbroadcastd 0x4(%r9), %ymm0
 	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x08 // vpbroadcastd 0x8(%r11,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x0841 // vpbroadcastd 0x8(%r9), %ymm0
 	LONG $0x5035e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm9, %ymm4
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x0c // vpbroadcastd 0xc(%r11,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x0c41 // vpbroadcastd 0xc(%r9), %ymm0
 	LONG $0x502de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm10, %ymm4
 	LONG $0xa84de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm7
 	LONG $0xa84de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm7
 	QUAD $0xfffffe40856ffec5 // vmovdqu -0x1c0(%rbp), %ymm0
-	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r13), %ymm1
+	LONG $0x587dc2c4; WORD $0x5049 // vpbroadcastd 0x50(%r9), %ymm1
 	LONG $0xde7f7dc5 // vmovdqa %ymm11, %ymm6
 	LONG $0x507de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm6
-	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r13), %ymm1
+	LONG $0x587dc2c4; WORD $0x5449 // vpbroadcastd 0x54(%r9), %ymm1
 	QUAD $0xfffffe80bd6ffec5 // vmovdqu -0x180(%rbp), %ymm7
 	LONG $0x5045e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm7, %ymm6
-	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r13), %ymm1
+	LONG $0x587dc2c4; WORD $0x5849 // vpbroadcastd 0x58(%r9), %ymm1
 	QUAD $0xfffffec0856f7ec5 // vmovdqu -0x140(%rbp), %ymm8
 	LONG $0x503de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm8, %ymm6
-	LONG $0x587d82c4; WORD $0x2a4c; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r13), %ymm1
+	LONG $0x587dc2c4; WORD $0x5c49 // vpbroadcastd 0x5c(%r9), %ymm1
 	QUAD $0xffffff008d6f7ec5 // vmovdqu -0x100(%rbp), %ymm9
 	LONG $0x5035e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm9, %ymm6
 	LONG $0xce5884c5 // vaddps %ymm6, %ymm15, %ymm1
 	LONG $0x7510fcc5; BYTE $0x80 // vmovups -0x80(%rbp), %ymm6
 	LONG $0xa84de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm1) + ymm5
-	LONG $0x587d82c4; WORD $0x2b6c; BYTE $0x10 // vpbroadcastd 0x10(%r11,%r13), %ymm5
+	LONG $0x587dc2c4; WORD $0x1069 // vpbroadcastd 0x10(%r9), %ymm5
 	LONG $0x6f7d41c4; BYTE $0xd3 // vmovdqa %ymm11, %ymm10
 	LONG $0x507d62c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm0, %ymm10
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x14 // vpbroadcastd 0x14(%r11,%r13), %ymm0
+	LONG $0x587dc2c4; WORD $0x1441 // vpbroadcastd 0x14(%r9), %ymm0
 	LONG $0x504562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm7, %ymm10
-	LONG $0x587d82c4; WORD $0x2b44; BYTE $0x18 // vpbroadcastd 0x18(%r11,%r13), %ymm0
-	LONG $0x587d82c4; WORD $0x2b6c; BYTE $0x1c // vpbroadcastd 0x1c(%r11,%r13), %ymm5
+	LONG $0x587dc2c4; WORD $0x1841 // vpbroadcastd 0x18(%r9), %ymm0
+	LONG $0x587dc2c4; WORD $0x1c69 // vpbroadcastd 0x1c(%r9), %ymm5
 	LONG $0x503d62c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm10
 	LONG $0x503562c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm9, %ymm10
 	LONG $0x582cc1c4; BYTE $0xc7 // vaddps %ymm15, %ymm10, %ymm0
 	LONG $0xa84de2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + ymm4
-	LONG $0x187d82c4; WORD $0x2b64; BYTE $0x20 // vbroadcastss 0x20(%r11,%r13), %ymm4
-	LONG $0x187d82c4; WORD $0x2a6c; BYTE $0x20 // vbroadcastss 0x20(%r10,%r13), %ymm5
+	LONG $0x187dc2c4; WORD $0x2061 // vbroadcastss 0x20(%r9), %ymm4
+	LONG $0x187dc2c4; WORD $0x6069 // vbroadcastss 0x60(%r9), %ymm5
 	LONG $0xa87de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm3
 	LONG $0xa875e2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm2
-	LONG $0x187d82c4; WORD $0x2b44; BYTE $0x34 // vbroadcastss 0x34(%r11,%r13), %ymm0
+	LONG $0x187dc2c4; WORD $0x3441 // vbroadcastss 0x34(%r9), %ymm0
 	LONG $0x4d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm1
 	LONG $0xa875e2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm4
-	LONG $0x187d82c4; WORD $0x2a64; BYTE $0x34 // vbroadcastss 0x34(%r10,%r13), %ymm4
+	LONG $0x187dc2c4; WORD $0x7461 // vbroadcastss 0x74(%r9), %ymm4
 	LONG $0xa875e2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm5
 	LONG $0x4d10fcc5; BYTE $0x00 // vmovups (%rbp), %ymm1
-	LONG $0x187d82c4; WORD $0x2b5c; BYTE $0x38 // vbroadcastss 0x38(%r11,%r13), %ymm3
+	LONG $0x187dc2c4; WORD $0x3859 // vbroadcastss 0x38(%r9), %ymm3
 	LONG $0xa875e2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm0
-	LONG $0x187d82c4; WORD $0x2a54; BYTE $0x38 // vbroadcastss 0x38(%r10,%r13), %ymm2
+	LONG $0x187dc2c4; WORD $0x7851 // vbroadcastss 0x78(%r9), %ymm2
 	LONG $0xa875e2c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm4
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	LONG $0x40c58349 // addq $0x40, %r13
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe59870f; WORD $0xffff // ja 0x4d40 <k_tile_panel_16_min+0x5a0>
-	LONG $0xfffde4e9; BYTE $0xff // jmp 0x4cd0 <k_tile_panel_16_min+0x530>
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfe6b870f; WORD $0xffff // ja 0x5f30 <k_tile_panel_16_min+0x7d0>
+	LONG $0xfffdd6e9; BYTE $0xff // jmp 0x5ea0 <k_tile_panel_16_min+0x740>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xf6e58e0f; WORD $0xffff // jle 0x57c0 <k_tile_panel_16_min+0x60>
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x02fac149 // sarq $0x2, %r10
+	LONG $0x57af0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x0857034c // addq 0x8(%rdi), %r10
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf8de8e0f; WORD $0xffff // jle 0x47e0 <k_tile_panel_16_min+0x40>
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x47af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x08470348 // addq 0x8(%rdi), %rax
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0xc0c68148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rsi # imm = 0x2C0
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	QUAD $0xffffff408610fcc5 // vmovups -0xc0(%rsi), %ymm0
-	LONG $0x587de2c4; BYTE $0x08 // vpbroadcastd (%rax), %ymm1
-	QUAD $0xfffffd409e6ffec5 // vmovdqu -0x2c0(%rsi), %ymm3
-	QUAD $0xfffffd80a66ffec5 // vmovdqu -0x280(%rsi), %ymm4
-	QUAD $0xfffffdc0ae6ffec5 // vmovdqu -0x240(%rsi), %ymm5
-	QUAD $0xfffffe00b66ffec5 // vmovdqu -0x200(%rsi), %ymm6
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0xc0c08149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r8 # imm = 0x2C0
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xffff4080107cc1c4; BYTE $0xff // vmovups -0xc0(%r8), %ymm0
+	LONG $0x587de2c4; BYTE $0x0a // vpbroadcastd (%rdx), %ymm1
+	QUAD $0xfffd40986f7ec1c4; BYTE $0xff // vmovdqu -0x2c0(%r8), %ymm3
+	QUAD $0xfffd80a06f7ec1c4; BYTE $0xff // vmovdqu -0x280(%r8), %ymm4
+	QUAD $0xfffdc0a86f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm5
+	QUAD $0xfffe00b06f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm6
 	LONG $0xdf7f7dc5 // vmovdqa %ymm11, %ymm7
 	LONG $0x5065e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm3, %ymm7
-	LONG $0x587de2c4; WORD $0x0448 // vpbroadcastd 0x4(%rax), %ymm1
+	LONG $0x587de2c4; WORD $0x044a // vpbroadcastd 0x4(%rdx), %ymm1
 	LONG $0x505de2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm4, %ymm7
-	LONG $0x587de2c4; WORD $0x0848 // vpbroadcastd 0x8(%rax), %ymm1
-	LONG $0x587de2c4; WORD $0x0c58 // vpbroadcastd 0xc(%rax), %ymm3
+	LONG $0x587de2c4; WORD $0x084a // vpbroadcastd 0x8(%rdx), %ymm1
+	LONG $0x587de2c4; WORD $0x0c5a // vpbroadcastd 0xc(%rdx), %ymm3
 	LONG $0x5055e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm5, %ymm7
 	LONG $0x504de2c4; BYTE $0xfb // {vex} vpdpbusd %ymm3, %ymm6, %ymm7
 	LONG $0xc85984c5 // vmulps %ymm0, %ymm15, %ymm1
 	LONG $0xb87de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm7) + ymm1
-	QUAD $0xfffffe40866ffec5 // vmovdqu -0x1c0(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0x1058 // vpbroadcastd 0x10(%rax), %ymm3
+	QUAD $0xfffe40806f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0x105a // vpbroadcastd 0x10(%rdx), %ymm3
 	LONG $0xdc7f7dc5 // vmovdqa %ymm11, %ymm4
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
-	QUAD $0xfffffe80866ffec5 // vmovdqu -0x180(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0x1458 // vpbroadcastd 0x14(%rax), %ymm3
+	QUAD $0xfffe80806f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0x145a // vpbroadcastd 0x14(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
-	QUAD $0xfffffec0866ffec5 // vmovdqu -0x140(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0x1858 // vpbroadcastd 0x18(%rax), %ymm3
+	QUAD $0xfffec0806f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0x185a // vpbroadcastd 0x18(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
-	QUAD $0xffffff00866ffec5 // vmovdqu -0x100(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0x1c58 // vpbroadcastd 0x1c(%rax), %ymm3
+	QUAD $0xffff00806f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm0
+	LONG $0x587de2c4; WORD $0x1c5a // vpbroadcastd 0x1c(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
 	LONG $0xc45884c5 // vaddps %ymm4, %ymm15, %ymm0
-	LONG $0x9875e2c4; WORD $0x8046 // vfmadd132ps -0x80(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187de2c4; WORD $0x2048 // vbroadcastss 0x20(%rax), %ymm1
+	LONG $0x9875c2c4; WORD $0x8040 // vfmadd132ps -0x80(%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187de2c4; WORD $0x204a // vbroadcastss 0x20(%rdx), %ymm1
 	LONG $0xa87de2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm2
-	LONG $0x187de2c4; WORD $0x3440 // vbroadcastss 0x34(%rax), %ymm0
-	LONG $0x9875e2c4; WORD $0xc046 // vfmadd132ps -0x40(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187de2c4; WORD $0x3850 // vbroadcastss 0x38(%rax), %ymm2
-	LONG $0x987de2c4; BYTE $0x16 // vfmadd132ps (%rsi), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff0c870f; WORD $0xffff // ja 0x4f20 <k_tile_panel_16_min+0x780>
-	LONG $0xfff7c7e9; BYTE $0xff // jmp 0x47e0 <k_tile_panel_16_min+0x40>
-	LONG $0x90c48148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rsp
+	LONG $0x187de2c4; WORD $0x3442 // vbroadcastss 0x34(%rdx), %ymm0
+	LONG $0x9875c2c4; WORD $0xc040 // vfmadd132ps -0x40(%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187de2c4; WORD $0x3852 // vbroadcastss 0x38(%rdx), %ymm2
+	LONG $0x987dc2c4; BYTE $0x10 // vfmadd132ps (%r8), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0xff00870f; WORD $0xffff // ja 0x6120 <k_tile_panel_16_min+0x9c0>
+	LONG $0xfff59be9; BYTE $0xff // jmp 0x57c0 <k_tile_panel_16_min+0x60>
+	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3618,18 +4537,6 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -3654,22 +4561,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x7070 // jo 0x50f2 <k_tile_panel_16_min+0x952>
-	WORD $0x7070 // jo 0x50f4 <k_tile_panel_16_min+0x954>
-	WORD $0x7070 // jo 0x50f6 <k_tile_panel_16_min+0x956>
-	WORD $0x7070 // jo 0x50f8 <k_tile_panel_16_min+0x958>
-	WORD $0x7070 // jo 0x50fa <k_tile_panel_16_min+0x95a>
-	WORD $0x7070 // jo 0x50fc <k_tile_panel_16_min+0x95c>
-	WORD $0x7070 // jo 0x50fe <k_tile_panel_16_min+0x95e>
-	WORD $0x7070 // jo 0x5100 <k_tile_panel_16_min+0x960>
-	WORD $0x7070 // jo 0x5102 <k_tile_panel_16_min+0x962>
-	WORD $0x7070 // jo 0x5104 <k_tile_panel_16_min+0x964>
-	WORD $0x7070 // jo 0x5106 <k_tile_panel_16_min+0x966>
-	WORD $0x7070 // jo 0x5108 <k_tile_panel_16_min+0x968>
-	WORD $0x7070 // jo 0x510a <k_tile_panel_16_min+0x96a>
-	WORD $0x7070 // jo 0x510c <k_tile_panel_16_min+0x96c>
-	WORD $0x7070 // jo 0x510e <k_tile_panel_16_min+0x96e>
-	WORD $0x7070 // jo 0x5110 <k_tile_panel_16_min+0x970>
+	WORD $0x7070 // jo 0x62f2 <k_tile_panel_16_min+0xb92>
+	WORD $0x7070 // jo 0x62f4 <k_tile_panel_16_min+0xb94>
+	WORD $0x7070 // jo 0x62f6 <k_tile_panel_16_min+0xb96>
+	WORD $0x7070 // jo 0x62f8 <k_tile_panel_16_min+0xb98>
+	WORD $0x7070 // jo 0x62fa <k_tile_panel_16_min+0xb9a>
+	WORD $0x7070 // jo 0x62fc <k_tile_panel_16_min+0xb9c>
+	WORD $0x7070 // jo 0x62fe <k_tile_panel_16_min+0xb9e>
+	WORD $0x7070 // jo 0x6300 <k_tile_panel_16_min+0xba0>
+	WORD $0x7070 // jo 0x6302 <k_tile_panel_16_min+0xba2>
+	WORD $0x7070 // jo 0x6304 <k_tile_panel_16_min+0xba4>
+	WORD $0x7070 // jo 0x6306 <k_tile_panel_16_min+0xba6>
+	WORD $0x7070 // jo 0x6308 <k_tile_panel_16_min+0xba8>
+	WORD $0x7070 // jo 0x630a <k_tile_panel_16_min+0xbaa>
+	WORD $0x7070 // jo 0x630c <k_tile_panel_16_min+0xbac>
+	WORD $0x7070 // jo 0x630e <k_tile_panel_16_min+0xbae>
+	WORD $0x7070 // jo 0x6310 <k_tile_panel_16_min+0xbb0>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -3749,37 +4656,37 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x7878; BYTE $0x78 // addb $0x78, 0x78788080(%rax)
-	WORD $0x7878 // js 0x51dd <k_tile_panel_16_min+0xa3d>
-	WORD $0x7878 // js 0x51df <k_tile_panel_16_min+0xa3f>
-	WORD $0x7878 // js 0x51e1 <k_tile_panel_16_min+0xa41>
-	WORD $0x7878 // js 0x51e3 <k_tile_panel_16_min+0xa43>
-	WORD $0x7878 // js 0x51e5 <k_tile_panel_16_min+0xa45>
-	WORD $0x7878 // js 0x51e7 <k_tile_panel_16_min+0xa47>
-	WORD $0x7878 // js 0x51e9 <k_tile_panel_16_min+0xa49>
-	WORD $0x7878 // js 0x51eb <k_tile_panel_16_min+0xa4b>
-	WORD $0x7878 // js 0x51ed <k_tile_panel_16_min+0xa4d>
-	WORD $0x7878 // js 0x51ef <k_tile_panel_16_min+0xa4f>
-	WORD $0x7878 // js 0x51f1 <k_tile_panel_16_min+0xa51>
-	WORD $0x7878 // js 0x51f3 <k_tile_panel_16_min+0xa53>
-	WORD $0x7878 // js 0x51f5 <k_tile_panel_16_min+0xa55>
-	WORD $0x7878 // js 0x51f7 <k_tile_panel_16_min+0xa57>
-	WORD $0x7c78 // js 0x51fd <k_tile_panel_16_min+0xa5d>
-	WORD $0x7c7c // jl 0x51ff <k_tile_panel_16_min+0xa5f>
-	WORD $0x7c7c // jl 0x5201 <k_tile_panel_16_min+0xa61>
-	WORD $0x7c7c // jl 0x5203 <k_tile_panel_16_min+0xa63>
-	WORD $0x7c7c // jl 0x5205 <k_tile_panel_16_min+0xa65>
-	WORD $0x7c7c // jl 0x5207 <k_tile_panel_16_min+0xa67>
-	WORD $0x7c7c // jl 0x5209 <k_tile_panel_16_min+0xa69>
-	WORD $0x7c7c // jl 0x520b <k_tile_panel_16_min+0xa6b>
-	WORD $0x7c7c // jl 0x520d <k_tile_panel_16_min+0xa6d>
-	WORD $0x7c7c // jl 0x520f <k_tile_panel_16_min+0xa6f>
-	WORD $0x7c7c // jl 0x5211 <k_tile_panel_16_min+0xa71>
-	WORD $0x7c7c // jl 0x5213 <k_tile_panel_16_min+0xa73>
-	WORD $0x7c7c // jl 0x5215 <k_tile_panel_16_min+0xa75>
-	WORD $0x7c7c // jl 0x5217 <k_tile_panel_16_min+0xa77>
-	WORD $0x7c7c // jl 0x5219 <k_tile_panel_16_min+0xa79>
-	WORD $0x7c7c // jl 0x521b <k_tile_panel_16_min+0xa7b>
-	WORD $0x047c // jl 0x51a5 <k_tile_panel_16_min+0xa05>
+	WORD $0x7878 // js 0x63dd <k_tile_panel_16_min+0xc7d>
+	WORD $0x7878 // js 0x63df <k_tile_panel_16_min+0xc7f>
+	WORD $0x7878 // js 0x63e1 <k_tile_panel_16_min+0xc81>
+	WORD $0x7878 // js 0x63e3 <k_tile_panel_16_min+0xc83>
+	WORD $0x7878 // js 0x63e5 <k_tile_panel_16_min+0xc85>
+	WORD $0x7878 // js 0x63e7 <k_tile_panel_16_min+0xc87>
+	WORD $0x7878 // js 0x63e9 <k_tile_panel_16_min+0xc89>
+	WORD $0x7878 // js 0x63eb <k_tile_panel_16_min+0xc8b>
+	WORD $0x7878 // js 0x63ed <k_tile_panel_16_min+0xc8d>
+	WORD $0x7878 // js 0x63ef <k_tile_panel_16_min+0xc8f>
+	WORD $0x7878 // js 0x63f1 <k_tile_panel_16_min+0xc91>
+	WORD $0x7878 // js 0x63f3 <k_tile_panel_16_min+0xc93>
+	WORD $0x7878 // js 0x63f5 <k_tile_panel_16_min+0xc95>
+	WORD $0x7878 // js 0x63f7 <k_tile_panel_16_min+0xc97>
+	WORD $0x7c78 // js 0x63fd <k_tile_panel_16_min+0xc9d>
+	WORD $0x7c7c // jl 0x63ff <k_tile_panel_16_min+0xc9f>
+	WORD $0x7c7c // jl 0x6401 <k_tile_panel_16_min+0xca1>
+	WORD $0x7c7c // jl 0x6403 <k_tile_panel_16_min+0xca3>
+	WORD $0x7c7c // jl 0x6405 <k_tile_panel_16_min+0xca5>
+	WORD $0x7c7c // jl 0x6407 <k_tile_panel_16_min+0xca7>
+	WORD $0x7c7c // jl 0x6409 <k_tile_panel_16_min+0xca9>
+	WORD $0x7c7c // jl 0x640b <k_tile_panel_16_min+0xcab>
+	WORD $0x7c7c // jl 0x640d <k_tile_panel_16_min+0xcad>
+	WORD $0x7c7c // jl 0x640f <k_tile_panel_16_min+0xcaf>
+	WORD $0x7c7c // jl 0x6411 <k_tile_panel_16_min+0xcb1>
+	WORD $0x7c7c // jl 0x6413 <k_tile_panel_16_min+0xcb3>
+	WORD $0x7c7c // jl 0x6415 <k_tile_panel_16_min+0xcb5>
+	WORD $0x7c7c // jl 0x6417 <k_tile_panel_16_min+0xcb7>
+	WORD $0x7c7c // jl 0x6419 <k_tile_panel_16_min+0xcb9>
+	WORD $0x7c7c // jl 0x641b <k_tile_panel_16_min+0xcbb>
+	WORD $0x047c // jl 0x63a5 <k_tile_panel_16_min+0xc45>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al

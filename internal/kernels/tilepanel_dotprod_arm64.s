@@ -2062,106 +2062,361 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
-	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
-	WORD $0x4e040d19 // dup v25.4s, w8
-	WORD $0x4e040d2b // dup v11.4s, w9
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x6d033bef // stp d15, d14, [sp, #0x30]
-	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
-	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
-	WORD $0xf9003bfd // str x29, [sp, #0x70]
-	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
-	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
-	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
-	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
-	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
-	WORD $0x3d8003eb // str q11, [sp]
-	WORD $0x14000005 // b 0x200c <k_tile_panel+0x5c>
-	WORD $0x3cae7922 // str q2, [x9, x14, lsl #4]
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54003c80 // b.eq 0x2798 <k_tile_panel+0x7e8>
-	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xf9003fee // str x14, [sp, #0x78]
-	WORD $0x540002aa // b.ge 0x206c <k_tile_panel+0xbc>
-	WORD $0xb27e0149 // orr x9, x10, #0x4
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54001bed // b.le 0x23a0 <k_tile_panel+0x3f0>
-	WORD $0x91000945 // add x5, x10, #0x2
-	WORD $0xeb0800bf // cmp x5, x8
-	WORD $0x54002bad // b.le 0x25a4 <k_tile_panel+0x5f4>
-	WORD $0xf9403fee // ldr x14, [sp, #0x78]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffe2a // b.ge 0x2000 <k_tile_panel+0x50>
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0x9b0a7d29 // mul x9, x9, x10
-	WORD $0x8b090969 // add x9, x11, x9, lsl #2
-	WORD $0xb400354c // cbz x12, 0x26fc <k_tile_panel+0x74c>
-	WORD $0x3cee7922 // ldr q2, [x9, x14, lsl #4]
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400354a // b.ge 0x270c <k_tile_panel+0x75c>
-	WORD $0x17ffffe5 // b 0x1ffc <k_tile_panel+0x4c>
-	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
-	WORD $0xd37cedc9 // lsl x9, x14, #4
-	WORD $0xa9401c10 // ldp x16, x7, [x0]
-	WORD $0xf9401006 // ldr x6, [x0, #0x20]
-	WORD $0xa943340e // ldp x14, x13, [x0, #0x30]
-	WORD $0xd37ef56c // lsl x12, x11, #2
-	WORD $0x8b0901ef // add x15, x15, x9
-	WORD $0xd37be964 // lsl x4, x11, #5
-	WORD $0x8b090210 // add x16, x16, x9
-	WORD $0x8b0b0569 // add x9, x11, x11, lsl #1
-	WORD $0xd37df171 // lsl x17, x11, #3
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xd377d8c5 // lsl x5, x6, #9
-	WORD $0xd37ae4c6 // lsl x6, x6, #6
-	WORD $0xd37ef521 // lsl x1, x9, #2
-	WORD $0xd37ef442 // lsl x2, x2, #2
-	WORD $0xd37df123 // lsl x3, x9, #3
-	WORD $0xcb0c0084 // sub x4, x4, x12
-	WORD $0x910080e7 // add x7, x7, #0x20
-	WORD $0x910005d3 // add x19, x14, #0x1
-	WORD $0x52800109 // mov w9, #0x8 // =8
-	WORD $0x1400000d // b 0x20f4 <k_tile_panel+0x144>
-	WORD $0x91002149 // add x9, x10, #0x8
-	WORD $0x8b0500e7 // add x7, x7, x5
-	WORD $0x3d800283 // str q3, [x20]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x3cac6a84 // str q4, [x20, x12]
-	WORD $0x3cb16a85 // str q5, [x20, x17]
-	WORD $0x3ca16a86 // str q6, [x20, x1]
-	WORD $0x3cab7a90 // str q16, [x20, x11, lsl #4]
-	WORD $0x3ca26a91 // str q17, [x20, x2]
-	WORD $0x3ca36a87 // str q7, [x20, x3]
-	WORD $0x3ca46a80 // str q0, [x20, x4]
-	WORD $0x54fff96c // b.gt 0x201c <k_tile_panel+0x6c>
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0x8b0a0a14 // add x20, x16, x10, lsl #2
-	WORD $0xaa0903ea // mov x10, x9
-	WORD $0xb40001ed // cbz x13, 0x213c <k_tile_panel+0x18c>
-	WORD $0x3dc00283 // ldr q3, [x20]
-	WORD $0x3cec6a84 // ldr q4, [x20, x12]
-	WORD $0x3cf16a85 // ldr q5, [x20, x17]
-	WORD $0x3ce16a86 // ldr q6, [x20, x1]
-	WORD $0x3ceb7a90 // ldr q16, [x20, x11, lsl #4]
-	WORD $0x3ce26a91 // ldr q17, [x20, x2]
-	WORD $0x3ce36a87 // ldr q7, [x20, x3]
-	WORD $0x3ce46a80 // ldr q0, [x20, x4]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x540001ea // b.ge 0x2170 <k_tile_panel+0x1c0>
-	WORD $0x17ffffe3 // b 0x20c4 <k_tile_panel+0x114>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xd10503ff // sub sp, sp, #0x140
+	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
+	WORD $0x4e040d49 // dup v9.4s, w10
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x91000d23 // add x3, x9, #0x3
+	WORD $0x9100052b // add x11, x9, #0x1
+	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
+	WORD $0x9100092d // add x13, x9, #0x2
+	WORD $0x91000d61 // add x1, x11, #0x3
+	WORD $0x1a9fd7ec // cset w12, gt
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x91000da2 // add x2, x13, #0x3
+	WORD $0x9a89b071 // csel x17, x3, x9, lt
+	WORD $0xf240057f // tst x11, #0x3
+	WORD $0x8b09020f // add x15, x16, x9
+	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
+	WORD $0x9342fe24 // asr x4, x17, #2
+	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
+	WORD $0x1a9fd7ee // cset w14, gt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0xcb110131 // sub x17, x9, x17
+	WORD $0x9a8bb021 // csel x1, x1, x11, lt
+	WORD $0xf24005bf // tst x13, #0x3
+	WORD $0xf90077e4 // str x4, [sp, #0xe8]
+	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
+	WORD $0xf9002ff1 // str x17, [sp, #0x58]
+	WORD $0x1a9fd7e4 // cset w4, gt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
+	WORD $0x9a8db051 // csel x17, x2, x13, lt
+	WORD $0xf240047f // tst x3, #0x3
+	WORD $0x9342fc22 // asr x2, x1, #2
+	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
+	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
+	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
+	WORD $0xcb010170 // sub x16, x11, x1
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0xcb0a01aa // sub x10, x13, x10
+	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
+	WORD $0x9342fe30 // asr x16, x17, #2
+	WORD $0x4e040c2b // dup v11.4s, w1
+	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
+	WORD $0x1a9fd7f0 // cset w16, gt
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0xb90037f0 // str w16, [sp, #0x34]
+	WORD $0x91000c70 // add x16, x3, #0x3
+	WORD $0x9a83b210 // csel x16, x16, x3, lt
+	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
+	WORD $0x9342fe11 // asr x17, x16, #2
+	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
+	WORD $0xf90073fd // str x29, [sp, #0xe0]
+	WORD $0xcb10006a // sub x10, x3, x16
+	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
+	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
+	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
+	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
+	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
+	WORD $0xb90057e4 // str w4, [sp, #0x54]
+	WORD $0xf9001fe3 // str x3, [sp, #0x38]
+	WORD $0xf9000fea // str x10, [sp, #0x18]
+	WORD $0xad0327eb // stp q11, q9, [sp, #0x60]
+	WORD $0x14000005 // b 0x20d0 <k_tile_panel+0x120>
+	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x540054e0 // b.eq 0x2b68 <k_tile_panel+0xbb8>
+	WORD $0xaa0903f7 // mov x23, x9
+	WORD $0x3400190c // cbz w12, 0x23f4 <k_tile_panel+0x444>
+	WORD $0xd37ced01 // lsl x1, x8, #4
+	WORD $0xf9400010 // ldr x16, [x0]
+	WORD $0xf940200a // ldr x10, [x0, #0x40]
+	WORD $0x8b010202 // add x2, x16, x1
+	WORD $0xb400012a // cbz x10, 0x210c <k_tile_panel+0x15c>
+	WORD $0x3dc00042 // ldr q2, [x2]
+	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x8b010063 // add x3, x3, x1
+	WORD $0x5400012a // b.ge 0x2128 <k_tile_panel+0x178>
+	WORD $0x1400002b // b 0x21b4 <k_tile_panel+0x204>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x8b010063 // add x3, x3, x1
+	WORD $0x5400048b // b.lt 0x21b4 <k_tile_panel+0x204>
+	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
+	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0x9b017c81 // mul x1, x4, x1
+	WORD $0x8b011a21 // add x1, x17, x1, lsl #6
+	WORD $0x8b051821 // add x1, x1, x5, lsl #6
+	WORD $0x91000605 // add x5, x16, #0x1
+	WORD $0xad401824 // ldp q4, q6, [x1]
+	WORD $0x4ea91d25 // mov v5.16b, v9.16b
+	WORD $0x3dc000c3 // ldr q3, [x6]
+	WORD $0xd10004a5 // sub x5, x5, #0x1
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
+	WORD $0x3dc080c4 // ldr q4, [x6, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc070c3 // ldr q3, [x6, #0x1c0]
+	WORD $0x910900c6 // add x6, x6, #0x240
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd402024 // ldr s4, [x1, #0x20]
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffca8 // b.hi 0x2144 <k_tile_panel+0x194>
+	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0x3d800042 // str q2, [x2]
+	WORD $0x340011ae // cbz w14, 0x23f4 <k_tile_panel+0x444>
+	WORD $0x8b010845 // add x5, x2, x1, lsl #2
+	WORD $0xb40000aa // cbz x10, 0x21dc <k_tile_panel+0x22c>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000aa // b.ge 0x21e8 <k_tile_panel+0x238>
+	WORD $0x14000026 // b 0x2270 <k_tile_panel+0x2c0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400046b // b.lt 0x2270 <k_tile_panel+0x2c0>
+	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0x9b067c86 // mul x6, x4, x6
+	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000607 // add x7, x16, #0x1
+	WORD $0xad4018c4 // ldp q4, q6, [x6]
+	WORD $0x4ea91d25 // mov v5.16b, v9.16b
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
+	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
+	WORD $0x91090273 // add x19, x19, #0x240
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffca8 // b.hi 0x2200 <k_tile_panel+0x250>
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
+	WORD $0xaa0d03f7 // mov x23, x13
+	WORD $0x34000bc5 // cbz w5, 0x23f4 <k_tile_panel+0x444>
+	WORD $0xd37df025 // lsl x5, x1, #3
+	WORD $0xb40000aa // cbz x10, 0x2298 <k_tile_panel+0x2e8>
+	WORD $0x3ce56842 // ldr q2, [x2, x5]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000aa // b.ge 0x22a4 <k_tile_panel+0x2f4>
+	WORD $0x14000026 // b 0x232c <k_tile_panel+0x37c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400046b // b.lt 0x232c <k_tile_panel+0x37c>
+	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0x9b067c86 // mul x6, x4, x6
+	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000607 // add x7, x16, #0x1
+	WORD $0xad4018c4 // ldp q4, q6, [x6]
+	WORD $0x4ea91d25 // mov v5.16b, v9.16b
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
+	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
+	WORD $0x91090273 // add x19, x19, #0x240
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffca8 // b.hi 0x22bc <k_tile_panel+0x30c>
+	WORD $0x3ca56842 // str q2, [x2, x5]
+	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
+	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
+	WORD $0x340005e5 // cbz w5, 0x23f4 <k_tile_panel+0x444>
+	WORD $0x8b010421 // add x1, x1, x1, lsl #1
+	WORD $0xd37ef421 // lsl x1, x1, #2
+	WORD $0xb40000aa // cbz x10, 0x2358 <k_tile_panel+0x3a8>
+	WORD $0x3ce16842 // ldr q2, [x2, x1]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000aa // b.ge 0x2364 <k_tile_panel+0x3b4>
+	WORD $0x14000026 // b 0x23ec <k_tile_panel+0x43c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400046b // b.lt 0x23ec <k_tile_panel+0x43c>
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x9b0a7c8a // mul x10, x4, x10
+	WORD $0x8b0a1a2a // add x10, x17, x10, lsl #6
+	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
+	WORD $0x8b11194a // add x10, x10, x17, lsl #6
+	WORD $0xad401944 // ldp q4, q6, [x10]
+	WORD $0x4ea91d25 // mov v5.16b, v9.16b
+	WORD $0x3dc00063 // ldr q3, [x3]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01063 // ldr q3, [x3, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02063 // ldr q3, [x3, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03063 // ldr q3, [x3, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04063 // ldr q3, [x3, #0x100]
+	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05063 // ldr q3, [x3, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06063 // ldr q3, [x3, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07063 // ldr q3, [x3, #0x1c0]
+	WORD $0x91090063 // add x3, x3, #0x240
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd402144 // ldr s4, [x10, #0x20]
+	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffca8 // b.hi 0x237c <k_tile_panel+0x3cc>
+	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
+	WORD $0x3ca16842 // str q2, [x2, x1]
+	WORD $0x910022f1 // add x17, x23, #0x8
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x5400036d // b.le 0x2468 <k_tile_panel+0x4b8>
+	WORD $0xaa1703f5 // mov x21, x23
+	WORD $0x910012b7 // add x23, x21, #0x4
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x54001bed // b.le 0x2788 <k_tile_panel+0x7d8>
+	WORD $0xaa1503ea // mov x10, x21
+	WORD $0x91000955 // add x21, x10, #0x2
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x54002a8d // b.le 0x296c <k_tile_panel+0x9bc>
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0xeb0f021f // cmp x16, x15
+	WORD $0x54ffe4ea // b.ge 0x20c4 <k_tile_panel+0x114>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xcb090211 // sub x17, x16, x9
+	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9b117d4a // mul x10, x10, x17
+	WORD $0xf9400011 // ldr x17, [x0]
+	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
+	WORD $0x91000e11 // add x17, x16, #0x3
+	WORD $0x9a90b231 // csel x17, x17, x16, lt
+	WORD $0xb4003361 // cbz x1, 0x2abc <k_tile_panel+0xb0c>
+	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400336a // b.ge 0x2acc <k_tile_panel+0xb1c>
+	WORD $0x17ffff17 // b 0x20c0 <k_tile_panel+0x110>
+	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
+	WORD $0xd37ced0a // lsl x10, x8, #4
+	WORD $0xa9400801 // ldp x1, x2, [x0]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
+	WORD $0xd37ef6d9 // lsl x25, x22, #2
+	WORD $0x8b0a0210 // add x16, x16, x10
+	WORD $0xd37ae466 // lsl x6, x3, #6
+	WORD $0x8b0a0038 // add x24, x1, x10
+	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
+	WORD $0xd37beac1 // lsl x1, x22, #5
+	WORD $0x8b160324 // add x4, x25, x22
+	WORD $0xd37df2dd // lsl x29, x22, #3
+	WORD $0x91020047 // add x7, x2, #0x80
+	WORD $0xd37ef55e // lsl x30, x10, #2
+	WORD $0xd37ef493 // lsl x19, x4, #2
+	WORD $0xd37df154 // lsl x20, x10, #3
+	WORD $0xcb190024 // sub x4, x1, x25
+	WORD $0xd10400c5 // sub x5, x6, #0x100
+	WORD $0x9100076a // add x10, x27, #0x1
+	WORD $0x1400000d // b 0x24ec <k_tile_panel+0x53c>
+	WORD $0x910022b1 // add x17, x21, #0x8
+	WORD $0xaa1503f7 // mov x23, x21
+	WORD $0x3d800073 // str q19, [x3]
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x3cb96864 // str q4, [x3, x25]
+	WORD $0x3cbd6865 // str q5, [x3, x29]
+	WORD $0x3cbe6866 // str q6, [x3, x30]
+	WORD $0x3cb67870 // str q16, [x3, x22, lsl #4]
+	WORD $0x3cb36871 // str q17, [x3, x19]
+	WORD $0x3cb46867 // str q7, [x3, x20]
+	WORD $0x3ca46860 // str q0, [x3, x4]
+	WORD $0x54fff8ec // b.gt 0x2404 <k_tile_panel+0x454>
+	WORD $0xcb0902e1 // sub x1, x23, x9
+	WORD $0xf10002ff // cmp x23, #0x0
+	WORD $0xaa1103f5 // mov x21, x17
+	WORD $0x9b017ec1 // mul x1, x22, x1
+	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
+	WORD $0x91000ee1 // add x1, x23, #0x3
+	WORD $0x9a97b031 // csel x17, x1, x23, lt
+	WORD $0xb400019a // cbz x26, 0x2538 <k_tile_panel+0x588>
+	WORD $0x3dc00073 // ldr q19, [x3]
+	WORD $0x3cf96864 // ldr q4, [x3, x25]
+	WORD $0x3cfd6865 // ldr q5, [x3, x29]
+	WORD $0x3cfe6866 // ldr q6, [x3, x30]
+	WORD $0x3cf67870 // ldr q16, [x3, x22, lsl #4]
+	WORD $0x3cf36871 // ldr q17, [x3, x19]
+	WORD $0x3cf46867 // ldr q7, [x3, x20]
+	WORD $0x3ce46860 // ldr q0, [x3, x4]
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x5400018a // b.ge 0x2560 <k_tile_panel+0x5b0>
+	WORD $0x17ffffe2 // b 0x24bc <k_tile_panel+0x50c>
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -2169,1566 +2424,394 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x54fffacb // b.lt 0x20c4 <k_tile_panel+0x114>
-	WORD $0xaa1603e9 // mov x9, x22
-	WORD $0x4eb91f32 // mov v18.16b, v25.16b
-	WORD $0x3dc002eb // ldr q11, [x23]
-	WORD $0x3cde0d29 // ldr q9, [x9, #-0x20]!
-	WORD $0x8b060139 // add x25, x9, x6
-	WORD $0x8b060338 // add x24, x25, x6
-	WORD $0x4eb91f33 // mov v19.16b, v25.16b
-	WORD $0x4eb91f36 // mov v22.16b, v25.16b
-	WORD $0x8b060309 // add x9, x24, x6
-	WORD $0xad407b2a // ldp q10, q30, [x25]
-	WORD $0x8b06013d // add x29, x9, x6
-	WORD $0xad40692d // ldp q13, q26, [x9]
-	WORD $0x8b0603be // add x30, x29, x6
-	WORD $0xad406fae // ldp q14, q27, [x29]
-	WORD $0x8b0603db // add x27, x30, x6
-	WORD $0x4eb91f35 // mov v21.16b, v25.16b
-	WORD $0x4eb91f38 // mov v24.16b, v25.16b
-	WORD $0x8b06037a // add x26, x27, x6
-	WORD $0xad4073cf // ldp q15, q28, [x30]
-	WORD $0xad407f42 // ldp q2, q31, [x26]
-	WORD $0x4f89e172 // sdot v18.4s, v11.16b, v9.4b[0]
-	WORD $0xad40230c // ldp q12, q8, [x24]
-	WORD $0x4eb91f34 // mov v20.16b, v25.16b
-	WORD $0x4eb91f37 // mov v23.16b, v25.16b
-	WORD $0xad407761 // ldp q1, q29, [x27]
-	WORD $0x4f8ae173 // sdot v19.4s, v11.16b, v10.4b[0]
-	WORD $0x4f8ee176 // sdot v22.4s, v11.16b, v14.4b[0]
-	WORD $0xad008fe0 // stp q0, q3, [sp, #0x10]
-	WORD $0x4f8de175 // sdot v21.4s, v11.16b, v13.4b[0]
-	WORD $0x4f8fe178 // sdot v24.4s, v11.16b, v15.4b[0]
-	WORD $0x3dc012e0 // ldr q0, [x23, #0x40]
-	WORD $0x4eb91f23 // mov v3.16b, v25.16b
-	WORD $0x4f82e179 // sdot v25.4s, v11.16b, v2.4b[0]
-	WORD $0x4f8ce174 // sdot v20.4s, v11.16b, v12.4b[0]
-	WORD $0x4f81e177 // sdot v23.4s, v11.16b, v1.4b[0]
-	WORD $0x4fa9e012 // sdot v18.4s, v0.16b, v9.4b[1]
-	WORD $0x3dc022eb // ldr q11, [x23, #0x80]
-	WORD $0x4faae013 // sdot v19.4s, v0.16b, v10.4b[1]
-	WORD $0x4faee016 // sdot v22.4s, v0.16b, v14.4b[1]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x4fade015 // sdot v21.4s, v0.16b, v13.4b[1]
-	WORD $0x4fafe018 // sdot v24.4s, v0.16b, v15.4b[1]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x4fa2e019 // sdot v25.4s, v0.16b, v2.4b[1]
-	WORD $0x4face014 // sdot v20.4s, v0.16b, v12.4b[1]
-	WORD $0x4fa1e017 // sdot v23.4s, v0.16b, v1.4b[1]
-	WORD $0x4f89e972 // sdot v18.4s, v11.16b, v9.4b[2]
-	WORD $0x3dc032e0 // ldr q0, [x23, #0xc0]
-	WORD $0x4f8ae973 // sdot v19.4s, v11.16b, v10.4b[2]
-	WORD $0x4f8ee976 // sdot v22.4s, v11.16b, v14.4b[2]
-	WORD $0x4f8de975 // sdot v21.4s, v11.16b, v13.4b[2]
-	WORD $0x4f8fe978 // sdot v24.4s, v11.16b, v15.4b[2]
-	WORD $0x4f82e979 // sdot v25.4s, v11.16b, v2.4b[2]
-	WORD $0x4f8ce974 // sdot v20.4s, v11.16b, v12.4b[2]
-	WORD $0x4f81e977 // sdot v23.4s, v11.16b, v1.4b[2]
-	WORD $0x4fa9e812 // sdot v18.4s, v0.16b, v9.4b[3]
-	WORD $0x3cdf02c9 // ldur q9, [x22, #-0x10]
-	WORD $0x4faae813 // sdot v19.4s, v0.16b, v10.4b[3]
-	WORD $0x4faee816 // sdot v22.4s, v0.16b, v14.4b[3]
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x54fffb0b // b.lt 0x24bc <k_tile_panel+0x50c>
+	WORD $0x9342fe31 // asr x17, x17, #2
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0x9b117cb1 // mul x17, x5, x17
+	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x8b1100f1 // add x17, x7, x17
+	WORD $0xad7c6a2c // ldp q12, q26, [x17, #-0x80]
+	WORD $0x4ea91d32 // mov v18.16b, v9.16b
+	WORD $0xad40722a // ldp q10, q28, [x17]
+	WORD $0x4ea91d34 // mov v20.16b, v9.16b
+	WORD $0xad7e6e2e // ldp q14, q27, [x17, #-0x40]
+	WORD $0x4ea91d35 // mov v21.16b, v9.16b
+	WORD $0x3dc002ed // ldr q13, [x23]
+	WORD $0x8b060221 // add x1, x17, x6
+	WORD $0xad044fe0 // stp q0, q19, [sp, #0x80]
+	WORD $0xad42762b // ldp q11, q29, [x17, #0x40]
+	WORD $0x4ea91d38 // mov v24.16b, v9.16b
+	WORD $0x4f8ce1b2 // sdot v18.4s, v13.16b, v12.4b[0]
+	WORD $0xad7c782f // ldp q15, q30, [x1, #-0x80]
+	WORD $0x4f8ee1b4 // sdot v20.4s, v13.16b, v14.4b[0]
+	WORD $0x4f8ae1b5 // sdot v21.4s, v13.16b, v10.4b[0]
+	WORD $0x4ea91d36 // mov v22.16b, v9.16b
+	WORD $0xad7e7c20 // ldp q0, q31, [x1, #-0x40]
+	WORD $0x4ea91d39 // mov v25.16b, v9.16b
+	WORD $0xad402022 // ldp q2, q8, [x1]
+	WORD $0x4ea91d33 // mov v19.16b, v9.16b
+	WORD $0x4ea91d37 // mov v23.16b, v9.16b
+	WORD $0xad422421 // ldp q1, q9, [x1, #0x40]
+	WORD $0x3dc012e3 // ldr q3, [x23, #0x40]
+	WORD $0x4f8be1b8 // sdot v24.4s, v13.16b, v11.4b[0]
+	WORD $0x4f8fe1b6 // sdot v22.4s, v13.16b, v15.4b[0]
+	WORD $0x4f80e1b9 // sdot v25.4s, v13.16b, v0.4b[0]
+	WORD $0x4f82e1b3 // sdot v19.4s, v13.16b, v2.4b[0]
+	WORD $0xd1000442 // sub x2, x2, #0x1
+	WORD $0x4f81e1b7 // sdot v23.4s, v13.16b, v1.4b[0]
+	WORD $0x4face072 // sdot v18.4s, v3.16b, v12.4b[1]
+	WORD $0x4faee074 // sdot v20.4s, v3.16b, v14.4b[1]
+	WORD $0x4faae075 // sdot v21.4s, v3.16b, v10.4b[1]
+	WORD $0x3dc022ed // ldr q13, [x23, #0x80]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x4fabe078 // sdot v24.4s, v3.16b, v11.4b[1]
+	WORD $0x4fafe076 // sdot v22.4s, v3.16b, v15.4b[1]
+	WORD $0x4fa0e079 // sdot v25.4s, v3.16b, v0.4b[1]
+	WORD $0x4fa2e073 // sdot v19.4s, v3.16b, v2.4b[1]
+	WORD $0x4fa1e077 // sdot v23.4s, v3.16b, v1.4b[1]
+	WORD $0x4f8ce9b2 // sdot v18.4s, v13.16b, v12.4b[2]
+	WORD $0x4f8ee9b4 // sdot v20.4s, v13.16b, v14.4b[2]
+	WORD $0x4f8ae9b5 // sdot v21.4s, v13.16b, v10.4b[2]
+	WORD $0x3dc032e3 // ldr q3, [x23, #0xc0]
+	WORD $0x4f8be9b8 // sdot v24.4s, v13.16b, v11.4b[2]
+	WORD $0x4f8fe9b6 // sdot v22.4s, v13.16b, v15.4b[2]
+	WORD $0x4f80e9b9 // sdot v25.4s, v13.16b, v0.4b[2]
+	WORD $0x4f82e9b3 // sdot v19.4s, v13.16b, v2.4b[2]
+	WORD $0x4f81e9b7 // sdot v23.4s, v13.16b, v1.4b[2]
+	WORD $0x4face872 // sdot v18.4s, v3.16b, v12.4b[3]
+	WORD $0x4faee874 // sdot v20.4s, v3.16b, v14.4b[3]
+	WORD $0x4faae875 // sdot v21.4s, v3.16b, v10.4b[3]
 	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
-	WORD $0x4fade815 // sdot v21.4s, v0.16b, v13.4b[3]
-	WORD $0x4fafe818 // sdot v24.4s, v0.16b, v15.4b[3]
-	WORD $0x3dc003eb // ldr q11, [sp]
-	WORD $0x4fa2e819 // sdot v25.4s, v0.16b, v2.4b[3]
-	WORD $0x4face814 // sdot v20.4s, v0.16b, v12.4b[3]
-	WORD $0x3dc082e2 // ldr q2, [x23, #0x200]
-	WORD $0x4fa1e817 // sdot v23.4s, v0.16b, v1.4b[3]
-	WORD $0x4f89e152 // sdot v18.4s, v10.16b, v9.4b[0]
+	WORD $0x4fabe878 // sdot v24.4s, v3.16b, v11.4b[3]
+	WORD $0x4fafe876 // sdot v22.4s, v3.16b, v15.4b[3]
+	WORD $0x3dc01beb // ldr q11, [sp, #0x60]
+	WORD $0x4fa0e879 // sdot v25.4s, v3.16b, v0.4b[3]
+	WORD $0x4fa2e873 // sdot v19.4s, v3.16b, v2.4b[3]
 	WORD $0x3dc052e0 // ldr q0, [x23, #0x140]
-	WORD $0x4f9ee153 // sdot v19.4s, v10.16b, v30.4b[0]
-	WORD $0x4f9be156 // sdot v22.4s, v10.16b, v27.4b[0]
+	WORD $0x4fa1e877 // sdot v23.4s, v3.16b, v1.4b[3]
+	WORD $0x4f9ae152 // sdot v18.4s, v10.16b, v26.4b[0]
+	WORD $0x4f9be154 // sdot v20.4s, v10.16b, v27.4b[0]
+	WORD $0x4f9ce155 // sdot v21.4s, v10.16b, v28.4b[0]
 	WORD $0x3dc062e1 // ldr q1, [x23, #0x180]
-	WORD $0x4f9ae155 // sdot v21.4s, v10.16b, v26.4b[0]
-	WORD $0x4f9ce158 // sdot v24.4s, v10.16b, v28.4b[0]
+	WORD $0x3dc072e2 // ldr q2, [x23, #0x1c0]
+	WORD $0x4f9de158 // sdot v24.4s, v10.16b, v29.4b[0]
+	WORD $0x4f9ee156 // sdot v22.4s, v10.16b, v30.4b[0]
 	WORD $0x4f9fe159 // sdot v25.4s, v10.16b, v31.4b[0]
-	WORD $0x4f88e154 // sdot v20.4s, v10.16b, v8.4b[0]
-	WORD $0x4f9de157 // sdot v23.4s, v10.16b, v29.4b[0]
-	WORD $0x4fa9e012 // sdot v18.4s, v0.16b, v9.4b[1]
-	WORD $0x6e2bdc4a // fmul v10.4s, v2.4s, v11.4s
-	WORD $0x4fbee013 // sdot v19.4s, v0.16b, v30.4b[1]
-	WORD $0x4fbbe016 // sdot v22.4s, v0.16b, v27.4b[1]
-	WORD $0x4fbae015 // sdot v21.4s, v0.16b, v26.4b[1]
-	WORD $0x4fbce018 // sdot v24.4s, v0.16b, v28.4b[1]
+	WORD $0x4f88e153 // sdot v19.4s, v10.16b, v8.4b[0]
+	WORD $0x4f89e157 // sdot v23.4s, v10.16b, v9.4b[0]
+	WORD $0x4fbae012 // sdot v18.4s, v0.16b, v26.4b[1]
+	WORD $0x4fbbe014 // sdot v20.4s, v0.16b, v27.4b[1]
+	WORD $0x4fbce015 // sdot v21.4s, v0.16b, v28.4b[1]
+	WORD $0x4fbde018 // sdot v24.4s, v0.16b, v29.4b[1]
+	WORD $0x4fbee016 // sdot v22.4s, v0.16b, v30.4b[1]
 	WORD $0x4fbfe019 // sdot v25.4s, v0.16b, v31.4b[1]
-	WORD $0x4fa8e014 // sdot v20.4s, v0.16b, v8.4b[1]
-	WORD $0x4fbde017 // sdot v23.4s, v0.16b, v29.4b[1]
-	WORD $0x4f89e832 // sdot v18.4s, v1.16b, v9.4b[2]
-	WORD $0x3dc072e0 // ldr q0, [x23, #0x1c0]
-	WORD $0x4f9ee833 // sdot v19.4s, v1.16b, v30.4b[2]
-	WORD $0x4f9be836 // sdot v22.4s, v1.16b, v27.4b[2]
+	WORD $0x4fa8e013 // sdot v19.4s, v0.16b, v8.4b[1]
+	WORD $0x4fa9e017 // sdot v23.4s, v0.16b, v9.4b[1]
+	WORD $0x3dc082e0 // ldr q0, [x23, #0x200]
+	WORD $0x4f9ae832 // sdot v18.4s, v1.16b, v26.4b[2]
+	WORD $0x4f9be834 // sdot v20.4s, v1.16b, v27.4b[2]
+	WORD $0x4f9ce835 // sdot v21.4s, v1.16b, v28.4b[2]
 	WORD $0x910902f7 // add x23, x23, #0x240
-	WORD $0x4f9ae835 // sdot v21.4s, v1.16b, v26.4b[2]
-	WORD $0x4f9ce838 // sdot v24.4s, v1.16b, v28.4b[2]
+	WORD $0x6e2bdc0a // fmul v10.4s, v0.4s, v11.4s
+	WORD $0x4f9de838 // sdot v24.4s, v1.16b, v29.4b[2]
+	WORD $0x4f9ee836 // sdot v22.4s, v1.16b, v30.4b[2]
 	WORD $0x4f9fe839 // sdot v25.4s, v1.16b, v31.4b[2]
-	WORD $0x4f88e834 // sdot v20.4s, v1.16b, v8.4b[2]
-	WORD $0x4f9de837 // sdot v23.4s, v1.16b, v29.4b[2]
-	WORD $0x4fa9e812 // sdot v18.4s, v0.16b, v9.4b[3]
-	WORD $0x4fbee813 // sdot v19.4s, v0.16b, v30.4b[3]
-	WORD $0x4fbbe816 // sdot v22.4s, v0.16b, v27.4b[3]
-	WORD $0x4eaa1d5b // mov v27.16b, v10.16b
-	WORD $0x4fbae815 // sdot v21.4s, v0.16b, v26.4b[3]
-	WORD $0x4fbce818 // sdot v24.4s, v0.16b, v28.4b[3]
-	WORD $0x4eaa1d5c // mov v28.16b, v10.16b
-	WORD $0x4fbfe819 // sdot v25.4s, v0.16b, v31.4b[3]
-	WORD $0x4fa8e814 // sdot v20.4s, v0.16b, v8.4b[3]
-	WORD $0x4eaa1d5e // mov v30.16b, v10.16b
-	WORD $0x4fbde817 // sdot v23.4s, v0.16b, v29.4b[3]
-	WORD $0x4eaa1d40 // mov v0.16b, v10.16b
-	WORD $0x4e32cc5b // fmla v27.4s, v2.4s, v18.4s
-	WORD $0x4eaa1d5d // mov v29.16b, v10.16b
-	WORD $0x4e33cc5c // fmla v28.4s, v2.4s, v19.4s
-	WORD $0x4eaa1d53 // mov v19.16b, v10.16b
-	WORD $0xbc4406c1 // ldr s1, [x22], #0x40
+	WORD $0x4f88e833 // sdot v19.4s, v1.16b, v8.4b[2]
+	WORD $0x4f89e837 // sdot v23.4s, v1.16b, v9.4b[2]
+	WORD $0x4fbae852 // sdot v18.4s, v2.16b, v26.4b[3]
+	WORD $0x4fbbe854 // sdot v20.4s, v2.16b, v27.4b[3]
+	WORD $0x4fbce855 // sdot v21.4s, v2.16b, v28.4b[3]
+	WORD $0x4eaa1d41 // mov v1.16b, v10.16b
+	WORD $0x4eaa1d43 // mov v3.16b, v10.16b
+	WORD $0x4eaa1d5a // mov v26.16b, v10.16b
+	WORD $0x4fbde858 // sdot v24.4s, v2.16b, v29.4b[3]
+	WORD $0x4fbee856 // sdot v22.4s, v2.16b, v30.4b[3]
+	WORD $0x4fbfe859 // sdot v25.4s, v2.16b, v31.4b[3]
+	WORD $0x4fa8e853 // sdot v19.4s, v2.16b, v8.4b[3]
+	WORD $0x4fa9e857 // sdot v23.4s, v2.16b, v9.4b[3]
+	WORD $0x4eaa1d42 // mov v2.16b, v10.16b
+	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
+	WORD $0x4e34cc03 // fmla v3.4s, v0.4s, v20.4s
 	WORD $0x4eaa1d52 // mov v18.16b, v10.16b
-	WORD $0x4e35cc40 // fmla v0.4s, v2.4s, v21.4s
-	WORD $0x4e39cc4a // fmla v10.4s, v2.4s, v25.4s
-	WORD $0x4ea31c79 // mov v25.16b, v3.16b
-	WORD $0x3dc00be3 // ldr q3, [sp, #0x20]
-	WORD $0x4e34cc5d // fmla v29.4s, v2.4s, v20.4s
-	WORD $0x4e37cc53 // fmla v19.4s, v2.4s, v23.4s
-	WORD $0x4e36cc5e // fmla v30.4s, v2.4s, v22.4s
-	WORD $0x4e38cc52 // fmla v18.4s, v2.4s, v24.4s
-	WORD $0xbd402314 // ldr s20, [x24, #0x20]
-	WORD $0x4f811363 // fmla v3.4s, v27.4s, v1.s[0]
-	WORD $0xbd402121 // ldr s1, [x9, #0x20]
-	WORD $0xbd40233a // ldr s26, [x25, #0x20]
-	WORD $0xbd4023a2 // ldr s2, [x29, #0x20]
-	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
-	WORD $0xbd402360 // ldr s0, [x27, #0x20]
-	WORD $0x4f9413a5 // fmla v5.4s, v29.4s, v20.s[0]
-	WORD $0xbd4023d4 // ldr s20, [x30, #0x20]
-	WORD $0xbd402341 // ldr s1, [x26, #0x20]
-	WORD $0x4f9a1384 // fmla v4.4s, v28.4s, v26.s[0]
-	WORD $0x4f801267 // fmla v7.4s, v19.4s, v0.s[0]
-	WORD $0x3dc007e0 // ldr q0, [sp, #0x10]
-	WORD $0x4f8213d0 // fmla v16.4s, v30.4s, v2.s[0]
-	WORD $0x4f941251 // fmla v17.4s, v18.4s, v20.s[0]
-	WORD $0x4f811140 // fmla v0.4s, v10.4s, v1.s[0]
-	WORD $0x54ffeec8 // b.hi 0x2170 <k_tile_panel+0x1c0>
-	WORD $0x17ffff4a // b 0x20c4 <k_tile_panel+0x114>
-	WORD $0xa941900e // ldp x14, x4, [x0, #0x18]
-	WORD $0xd37ae54f // lsl x15, x10, #6
-	WORD $0xf9403ff0 // ldr x16, [sp, #0x78]
-	WORD $0xa9434401 // ldp x1, x17, [x0, #0x30]
-	WORD $0x910301ec // add x12, x15, #0xc0
-	WORD $0x910201ed // add x13, x15, #0x80
-	WORD $0xf9400007 // ldr x7, [x0]
-	WORD $0x9b047deb // mul x11, x15, x4
-	WORD $0x910101ef // add x15, x15, #0x40
-	WORD $0xd37cee06 // lsl x6, x16, #4
-	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
-	WORD $0xa9409410 // ldp x16, x5, [x0, #0x8]
-	WORD $0x9b0c7c8c // mul x12, x4, x12
-	WORD $0xd37df1c2 // lsl x2, x14, #3
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x9b0d7c8d // mul x13, x4, x13
-	WORD $0x8b0600a5 // add x5, x5, x6
-	WORD $0x8b0600e6 // add x6, x7, x6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x9b0f7c8f // mul x15, x4, x15
-	WORD $0xd378dc84 // lsl x4, x4, #8
-	WORD $0x14000009 // b 0x2418 <k_tile_panel+0x468>
-	WORD $0x91001149 // add x9, x10, #0x4
-	WORD $0x8b040210 // add x16, x16, x4
-	WORD $0x3d800265 // str q5, [x19]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x3cb46a64 // str q4, [x19, x20]
-	WORD $0x3ca26a63 // str q3, [x19, x2]
-	WORD $0x3ca36a62 // str q2, [x19, x3]
-	WORD $0x54ffe0ac // b.gt 0x2028 <k_tile_panel+0x78>
-	WORD $0x9b0a7dca // mul x10, x14, x10
-	WORD $0xd37ef5d4 // lsl x20, x14, #2
-	WORD $0x8b0a08d3 // add x19, x6, x10, lsl #2
-	WORD $0xaa0903ea // mov x10, x9
-	WORD $0xb4000171 // cbz x17, 0x2454 <k_tile_panel+0x4a4>
-	WORD $0x3dc00265 // ldr q5, [x19]
-	WORD $0x3cf46a64 // ldr q4, [x19, x20]
-	WORD $0x3ce26a63 // ldr q3, [x19, x2]
-	WORD $0x3ce36a62 // ldr q2, [x19, x3]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0xaa0703e9 // mov x9, x7
-	WORD $0xaa1003f5 // mov x21, x16
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x5400016a // b.ge 0x2478 <k_tile_panel+0x4c8>
-	WORD $0x17ffffea // b 0x23f8 <k_tile_panel+0x448>
+	WORD $0x4e35cc1a // fmla v26.4s, v0.4s, v21.4s
+	WORD $0x4eaa1d54 // mov v20.16b, v10.16b
+	WORD $0x4eaa1d55 // mov v21.16b, v10.16b
+	WORD $0x4e38cc02 // fmla v2.4s, v0.4s, v24.4s
+	WORD $0xbc5e0238 // ldur s24, [x17, #-0x20]
+	WORD $0x4e36cc12 // fmla v18.4s, v0.4s, v22.4s
+	WORD $0xbc5a0236 // ldur s22, [x17, #-0x60]
+	WORD $0x4e37cc0a // fmla v10.4s, v0.4s, v23.4s
+	WORD $0x4e39cc14 // fmla v20.4s, v0.4s, v25.4s
+	WORD $0x4e33cc15 // fmla v21.4s, v0.4s, v19.4s
+	WORD $0x3dc027f3 // ldr q19, [sp, #0x90]
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
+	WORD $0x4f981064 // fmla v4.4s, v3.4s, v24.s[0]
+	WORD $0xbc5e0023 // ldur s3, [x1, #-0x20]
+	WORD $0x4f961033 // fmla v19.4s, v1.4s, v22.s[0]
+	WORD $0xbd406221 // ldr s1, [x17, #0x60]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f801345 // fmla v5.4s, v26.4s, v0.s[0]
+	WORD $0xbc5a0020 // ldur s0, [x1, #-0x60]
+	WORD $0x4f811046 // fmla v6.4s, v2.4s, v1.s[0]
+	WORD $0xbd402021 // ldr s1, [x1, #0x20]
+	WORD $0xbd406022 // ldr s2, [x1, #0x60]
+	WORD $0x4f801250 // fmla v16.4s, v18.4s, v0.s[0]
+	WORD $0xad4383e9 // ldp q9, q0, [sp, #0x70]
+	WORD $0x4f831291 // fmla v17.4s, v20.4s, v3.s[0]
+	WORD $0x4f8112a7 // fmla v7.4s, v21.4s, v1.s[0]
+	WORD $0x4f821140 // fmla v0.4s, v10.4s, v2.s[0]
+	WORD $0x54ffefc8 // b.hi 0x2578 <k_tile_panel+0x5c8>
+	WORD $0x17ffff4e // b 0x24bc <k_tile_panel+0x50c>
+	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
+	WORD $0xd37ced07 // lsl x7, x8, #4
+	WORD $0xa9404413 // ldp x19, x17, [x0]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
+	WORD $0x8b100605 // add x5, x16, x16, lsl #1
+	WORD $0xd37df204 // lsl x4, x16, #3
+	WORD $0x8b070146 // add x6, x10, x7
+	WORD $0x8b070267 // add x7, x19, x7
+	WORD $0xd37ef4a5 // lsl x5, x5, #2
+	WORD $0x91000453 // add x19, x2, #0x1
+	WORD $0x14000009 // b 0x27d8 <k_tile_panel+0x828>
+	WORD $0x91001157 // add x23, x10, #0x4
+	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0x3d800285 // str q5, [x20]
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x3cb66a84 // str q4, [x20, x22]
+	WORD $0x3ca46a83 // str q3, [x20, x4]
+	WORD $0x3ca56a82 // str q2, [x20, x5]
+	WORD $0x54ffe20c // b.gt 0x2414 <k_tile_panel+0x464>
+	WORD $0xcb0902aa // sub x10, x21, x9
+	WORD $0x91000eb8 // add x24, x21, #0x3
+	WORD $0xf10002bf // cmp x21, #0x0
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd37ef616 // lsl x22, x16, #2
+	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
+	WORD $0xaa1703ea // mov x10, x23
+	WORD $0x9a95b317 // csel x23, x24, x21, lt
+	WORD $0xb4000101 // cbz x1, 0x2818 <k_tile_panel+0x868>
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3cf66a84 // ldr q4, [x20, x22]
+	WORD $0x3ce46a83 // ldr q3, [x20, x4]
+	WORD $0x3ce56a82 // ldr q2, [x20, x5]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400010a // b.ge 0x2830 <k_tile_panel+0x880>
+	WORD $0x17ffffe9 // b 0x27b8 <k_tile_panel+0x808>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0xaa0703e9 // mov x9, x7
-	WORD $0xaa1003f5 // mov x21, x16
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x54fffc2b // b.lt 0x23f8 <k_tile_panel+0x448>
-	WORD $0x8b0b02ba // add x26, x21, x11
-	WORD $0x8b0f02b9 // add x25, x21, x15
-	WORD $0x8b0d02b8 // add x24, x21, x13
-	WORD $0x8b0c02b7 // add x23, x21, x12
-	WORD $0xad404b41 // ldp q1, q18, [x26]
-	WORD $0x4eb91f26 // mov v6.16b, v25.16b
-	WORD $0x4eb91f27 // mov v7.16b, v25.16b
-	WORD $0x4eb91f31 // mov v17.16b, v25.16b
-	WORD $0xad404f34 // ldp q20, q19, [x25]
-	WORD $0x4eb91f30 // mov v16.16b, v25.16b
-	WORD $0xad4062f5 // ldp q21, q24, [x23]
-	WORD $0x3dc002c0 // ldr q0, [x22]
-	WORD $0xad405f16 // ldp q22, q23, [x24]
-	WORD $0xd1000529 // sub x9, x9, #0x1
-	WORD $0x4f81e006 // sdot v6.4s, v0.16b, v1.4b[0]
-	WORD $0x4f94e007 // sdot v7.4s, v0.16b, v20.4b[0]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x4f95e010 // sdot v16.4s, v0.16b, v21.4b[0]
-	WORD $0x910102b5 // add x21, x21, #0x40
-	WORD $0x4f96e011 // sdot v17.4s, v0.16b, v22.4b[0]
-	WORD $0x3dc012c0 // ldr q0, [x22, #0x40]
-	WORD $0x4fa1e006 // sdot v6.4s, v0.16b, v1.4b[1]
-	WORD $0x4fb4e007 // sdot v7.4s, v0.16b, v20.4b[1]
-	WORD $0x4fb5e010 // sdot v16.4s, v0.16b, v21.4b[1]
-	WORD $0x4fb6e011 // sdot v17.4s, v0.16b, v22.4b[1]
-	WORD $0x3dc022c0 // ldr q0, [x22, #0x80]
-	WORD $0x4f81e806 // sdot v6.4s, v0.16b, v1.4b[2]
-	WORD $0x4f94e807 // sdot v7.4s, v0.16b, v20.4b[2]
-	WORD $0x4f95e810 // sdot v16.4s, v0.16b, v21.4b[2]
-	WORD $0x4f96e811 // sdot v17.4s, v0.16b, v22.4b[2]
-	WORD $0x3dc032c0 // ldr q0, [x22, #0xc0]
-	WORD $0x4fa1e806 // sdot v6.4s, v0.16b, v1.4b[3]
-	WORD $0x4fb4e807 // sdot v7.4s, v0.16b, v20.4b[3]
-	WORD $0x3dc082c1 // ldr q1, [x22, #0x200]
-	WORD $0x4fb5e810 // sdot v16.4s, v0.16b, v21.4b[3]
-	WORD $0x4fb6e811 // sdot v17.4s, v0.16b, v22.4b[3]
-	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54fffc6b // b.lt 0x27b8 <k_tile_panel+0x808>
+	WORD $0xd342fef8 // lsr x24, x23, #2
+	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
+	WORD $0xcb1702b5 // sub x21, x21, x23
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0x9b187c78 // mul x24, x3, x24
+	WORD $0x8b181a38 // add x24, x17, x24, lsl #6
+	WORD $0x8b151b15 // add x21, x24, x21, lsl #6
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0xad424ea0 // ldp q0, q19, [x21, #0x40]
+	WORD $0x4ea91d26 // mov v6.16b, v9.16b
+	WORD $0xad4662a1 // ldp q1, q24, [x21, #0xc0]
+	WORD $0x4ea91d27 // mov v7.16b, v9.16b
+	WORD $0xad404ab5 // ldp q21, q18, [x21]
+	WORD $0x4ea91d31 // mov v17.16b, v9.16b
+	WORD $0xad445eb6 // ldp q22, q23, [x21, #0x80]
+	WORD $0x4ea91d30 // mov v16.16b, v9.16b
+	WORD $0x3dc00314 // ldr q20, [x24]
+	WORD $0xd10006f7 // sub x23, x23, #0x1
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x4f95e286 // sdot v6.4s, v20.16b, v21.4b[0]
+	WORD $0x4f80e287 // sdot v7.4s, v20.16b, v0.4b[0]
+	WORD $0x4f96e291 // sdot v17.4s, v20.16b, v22.4b[0]
+	WORD $0x4f81e290 // sdot v16.4s, v20.16b, v1.4b[0]
+	WORD $0x3dc01314 // ldr q20, [x24, #0x40]
+	WORD $0x4fb5e286 // sdot v6.4s, v20.16b, v21.4b[1]
+	WORD $0x4fa0e287 // sdot v7.4s, v20.16b, v0.4b[1]
+	WORD $0x4fb6e291 // sdot v17.4s, v20.16b, v22.4b[1]
+	WORD $0x4fa1e290 // sdot v16.4s, v20.16b, v1.4b[1]
+	WORD $0x3dc02314 // ldr q20, [x24, #0x80]
+	WORD $0x4f95ea86 // sdot v6.4s, v20.16b, v21.4b[2]
+	WORD $0x4f80ea87 // sdot v7.4s, v20.16b, v0.4b[2]
+	WORD $0x4f96ea91 // sdot v17.4s, v20.16b, v22.4b[2]
+	WORD $0x4f81ea90 // sdot v16.4s, v20.16b, v1.4b[2]
+	WORD $0x3dc03314 // ldr q20, [x24, #0xc0]
+	WORD $0x4fb5ea86 // sdot v6.4s, v20.16b, v21.4b[3]
+	WORD $0x4fa0ea87 // sdot v7.4s, v20.16b, v0.4b[3]
+	WORD $0x4fb6ea91 // sdot v17.4s, v20.16b, v22.4b[3]
+	WORD $0x4fa1ea90 // sdot v16.4s, v20.16b, v1.4b[3]
+	WORD $0x3dc04300 // ldr q0, [x24, #0x100]
+	WORD $0x3dc08301 // ldr q1, [x24, #0x200]
 	WORD $0x6e2bdc34 // fmul v20.4s, v1.4s, v11.4s
 	WORD $0x4f92e006 // sdot v6.4s, v0.16b, v18.4b[0]
 	WORD $0x4f93e007 // sdot v7.4s, v0.16b, v19.4b[0]
-	WORD $0x4f98e010 // sdot v16.4s, v0.16b, v24.4b[0]
 	WORD $0x4f97e011 // sdot v17.4s, v0.16b, v23.4b[0]
-	WORD $0x3dc052c0 // ldr q0, [x22, #0x140]
+	WORD $0x4f98e010 // sdot v16.4s, v0.16b, v24.4b[0]
+	WORD $0x3dc05300 // ldr q0, [x24, #0x140]
 	WORD $0x4fb2e006 // sdot v6.4s, v0.16b, v18.4b[1]
 	WORD $0x4fb3e007 // sdot v7.4s, v0.16b, v19.4b[1]
-	WORD $0x4fb8e010 // sdot v16.4s, v0.16b, v24.4b[1]
 	WORD $0x4fb7e011 // sdot v17.4s, v0.16b, v23.4b[1]
-	WORD $0x3dc062c0 // ldr q0, [x22, #0x180]
+	WORD $0x4fb8e010 // sdot v16.4s, v0.16b, v24.4b[1]
+	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
 	WORD $0x4f92e806 // sdot v6.4s, v0.16b, v18.4b[2]
 	WORD $0x4f93e807 // sdot v7.4s, v0.16b, v19.4b[2]
-	WORD $0x4f98e810 // sdot v16.4s, v0.16b, v24.4b[2]
 	WORD $0x4f97e811 // sdot v17.4s, v0.16b, v23.4b[2]
-	WORD $0x3dc072c0 // ldr q0, [x22, #0x1c0]
-	WORD $0x910902d6 // add x22, x22, #0x240
+	WORD $0x4f98e810 // sdot v16.4s, v0.16b, v24.4b[2]
+	WORD $0x3dc07300 // ldr q0, [x24, #0x1c0]
+	WORD $0x91090318 // add x24, x24, #0x240
 	WORD $0x4fb2e806 // sdot v6.4s, v0.16b, v18.4b[3]
 	WORD $0x4fb3e807 // sdot v7.4s, v0.16b, v19.4b[3]
-	WORD $0x4eb41e92 // mov v18.16b, v20.16b
-	WORD $0x4fb8e810 // sdot v16.4s, v0.16b, v24.4b[3]
-	WORD $0x4eb41e93 // mov v19.16b, v20.16b
 	WORD $0x4fb7e811 // sdot v17.4s, v0.16b, v23.4b[3]
+	WORD $0x4fb8e810 // sdot v16.4s, v0.16b, v24.4b[3]
 	WORD $0x4eb41e80 // mov v0.16b, v20.16b
-	WORD $0x4e27cc32 // fmla v18.4s, v1.4s, v7.4s
-	WORD $0xbd402307 // ldr s7, [x24, #0x20]
+	WORD $0x4eb41e92 // mov v18.16b, v20.16b
+	WORD $0x4eb41e93 // mov v19.16b, v20.16b
 	WORD $0x4e26cc20 // fmla v0.4s, v1.4s, v6.4s
-	WORD $0x4e30cc34 // fmla v20.4s, v1.4s, v16.4s
-	WORD $0xbd402326 // ldr s6, [x25, #0x20]
+	WORD $0x4e27cc32 // fmla v18.4s, v1.4s, v7.4s
+	WORD $0xbd4062a6 // ldr s6, [x21, #0x60]
 	WORD $0x4e31cc33 // fmla v19.4s, v1.4s, v17.4s
-	WORD $0xbd402341 // ldr s1, [x26, #0x20]
-	WORD $0xbd4022f0 // ldr s16, [x23, #0x20]
-	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
+	WORD $0x4e30cc34 // fmla v20.4s, v1.4s, v16.4s
+	WORD $0xbd4022a1 // ldr s1, [x21, #0x20]
+	WORD $0xbd40a2a7 // ldr s7, [x21, #0xa0]
+	WORD $0xbd40e2b0 // ldr s16, [x21, #0xe0]
+	WORD $0x910402b5 // add x21, x21, #0x100
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
-	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
+	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
 	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
-	WORD $0x54fff6e8 // b.hi 0x2478 <k_tile_panel+0x4c8>
-	WORD $0x17ffff96 // b 0x23f8 <k_tile_panel+0x448>
-	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
-	WORD $0xd37ae54b // lsl x11, x10, #6
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xa943380d // ldp x13, x14, [x0, #0x30]
-	WORD $0xf9400811 // ldr x17, [x0, #0x10]
-	WORD $0x9b107d69 // mul x9, x11, x16
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0xd37ced81 // lsl x1, x12, #4
-	WORD $0xa9403002 // ldp x2, x12, [x0]
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0xd379e210 // lsl x16, x16, #7
-	WORD $0x8b010231 // add x17, x17, x1
-	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x910005a2 // add x2, x13, #0x1
-	WORD $0x14000007 // b 0x25f8 <k_tile_panel+0x648>
-	WORD $0x91000945 // add x5, x10, #0x2
-	WORD $0x8b10018c // add x12, x12, x16
-	WORD $0x3d800063 // str q3, [x3]
-	WORD $0xeb0800bf // cmp x5, x8
-	WORD $0x3ca46862 // str q2, [x3, x4]
-	WORD $0x54ffd20c // b.gt 0x2034 <k_tile_panel+0x84>
-	WORD $0x9b0a7dea // mul x10, x15, x10
-	WORD $0xd37ef5e4 // lsl x4, x15, #2
-	WORD $0x8b0a0823 // add x3, x1, x10, lsl #2
-	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xb400012e // cbz x14, 0x262c <k_tile_panel+0x67c>
-	WORD $0x3dc00063 // ldr q3, [x3]
-	WORD $0x3ce46862 // ldr q2, [x3, x4]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0203e5 // mov x5, x2
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x5400012a // b.ge 0x2648 <k_tile_panel+0x698>
-	WORD $0x17ffffee // b 0x25e0 <k_tile_panel+0x630>
+	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
+	WORD $0x54fff768 // b.hi 0x2850 <k_tile_panel+0x8a0>
+	WORD $0x17ffff94 // b 0x27b8 <k_tile_panel+0x808>
+	WORD $0xa9400c06 // ldp x6, x3, [x0]
+	WORD $0xd37ced10 // lsl x16, x8, #4
+	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
+	WORD $0x8b1000c6 // add x6, x6, x16
+	WORD $0x91000427 // add x7, x1, #0x1
+	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0x14000007 // b 0x29a8 <k_tile_panel+0x9f8>
+	WORD $0x91000a15 // add x21, x16, #0x2
+	WORD $0xaa1003ea // mov x10, x16
+	WORD $0x3d800263 // str q3, [x19]
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x3cb46a62 // str q2, [x19, x20]
+	WORD $0x54ffd40c // b.gt 0x2424 <k_tile_panel+0x474>
+	WORD $0xcb090150 // sub x16, x10, x9
+	WORD $0x91000d56 // add x22, x10, #0x3
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b107c50 // mul x16, x2, x16
+	WORD $0xd37ef454 // lsl x20, x2, #2
+	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
+	WORD $0xaa1503f0 // mov x16, x21
+	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
+	WORD $0xb40000d1 // cbz x17, 0x29e0 <k_tile_panel+0xa30>
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0x3cf46a62 // ldr q2, [x19, x20]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000ca // b.ge 0x29f0 <k_tile_panel+0xa40>
+	WORD $0x17ffffed // b 0x2990 <k_tile_panel+0x9e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0203e5 // mov x5, x2
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x54fffceb // b.lt 0x25e0 <k_tile_panel+0x630>
-	WORD $0x8b0900d4 // add x20, x6, x9
-	WORD $0x8b0b00d3 // add x19, x6, x11
-	WORD $0x4eb91f25 // mov v5.16b, v25.16b
-	WORD $0xad404260 // ldp q0, q16, [x19]
-	WORD $0x4eb91f26 // mov v6.16b, v25.16b
-	WORD $0xad401e84 // ldp q4, q7, [x20]
-	WORD $0x3dc000e1 // ldr q1, [x7]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x4f80e026 // sdot v6.4s, v1.16b, v0.4b[0]
-	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54fffd2b // b.lt 0x2990 <k_tile_panel+0x9e0>
+	WORD $0xd342feb6 // lsr x22, x21, #2
+	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
+	WORD $0xcb15014a // sub x10, x10, x21
+	WORD $0xaa0703f5 // mov x21, x7
+	WORD $0x9b167c96 // mul x22, x4, x22
+	WORD $0x8b161876 // add x22, x3, x22, lsl #6
+	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
+	WORD $0xaa0503f6 // mov x22, x5
+	WORD $0xad424140 // ldp q0, q16, [x10, #0x40]
+	WORD $0x4ea91d25 // mov v5.16b, v9.16b
+	WORD $0xad401d44 // ldp q4, q7, [x10]
+	WORD $0x4ea91d26 // mov v6.16b, v9.16b
+	WORD $0x3dc002c1 // ldr q1, [x22]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc010e1 // ldr q1, [x7, #0x40]
-	WORD $0x4fa0e026 // sdot v6.4s, v1.16b, v0.4b[1]
+	WORD $0x4f80e026 // sdot v6.4s, v1.16b, v0.4b[0]
+	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
 	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc020e1 // ldr q1, [x7, #0x80]
-	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
+	WORD $0x4fa0e026 // sdot v6.4s, v1.16b, v0.4b[1]
+	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
 	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc030e1 // ldr q1, [x7, #0xc0]
-	WORD $0x4fa0e826 // sdot v6.4s, v1.16b, v0.4b[3]
-	WORD $0x3dc040e0 // ldr q0, [x7, #0x100]
+	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
+	WORD $0x3dc032c1 // ldr q1, [x22, #0xc0]
 	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
-	WORD $0x3dc070e1 // ldr q1, [x7, #0x1c0]
-	WORD $0x4f90e006 // sdot v6.4s, v0.16b, v16.4b[0]
+	WORD $0x4fa0e826 // sdot v6.4s, v1.16b, v0.4b[3]
+	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
+	WORD $0x3dc072c1 // ldr q1, [x22, #0x1c0]
 	WORD $0x4f87e005 // sdot v5.4s, v0.16b, v7.4b[0]
-	WORD $0x3dc050e0 // ldr q0, [x7, #0x140]
-	WORD $0x4fb0e006 // sdot v6.4s, v0.16b, v16.4b[1]
+	WORD $0x4f90e006 // sdot v6.4s, v0.16b, v16.4b[0]
+	WORD $0x3dc052c0 // ldr q0, [x22, #0x140]
 	WORD $0x4fa7e005 // sdot v5.4s, v0.16b, v7.4b[1]
-	WORD $0x3dc060e0 // ldr q0, [x7, #0x180]
-	WORD $0x4f90e806 // sdot v6.4s, v0.16b, v16.4b[2]
+	WORD $0x4fb0e006 // sdot v6.4s, v0.16b, v16.4b[1]
+	WORD $0x3dc062c0 // ldr q0, [x22, #0x180]
 	WORD $0x4f87e805 // sdot v5.4s, v0.16b, v7.4b[2]
-	WORD $0x3dc080e0 // ldr q0, [x7, #0x200]
-	WORD $0x910900e7 // add x7, x7, #0x240
+	WORD $0x4f90e806 // sdot v6.4s, v0.16b, v16.4b[2]
+	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x910902d6 // add x22, x22, #0x240
 	WORD $0x6e2bdc04 // fmul v4.4s, v0.4s, v11.4s
-	WORD $0x4fb0e826 // sdot v6.4s, v1.16b, v16.4b[3]
 	WORD $0x4fa7e825 // sdot v5.4s, v1.16b, v7.4b[3]
+	WORD $0x4fb0e826 // sdot v6.4s, v1.16b, v16.4b[3]
 	WORD $0x4ea41c81 // mov v1.16b, v4.16b
 	WORD $0x4e26cc04 // fmla v4.4s, v0.4s, v6.4s
 	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402280 // ldr s0, [x20, #0x20]
-	WORD $0xbd402265 // ldr s5, [x19, #0x20]
+	WORD $0xbd402140 // ldr s0, [x10, #0x20]
+	WORD $0xbd406145 // ldr s5, [x10, #0x60]
+	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x54fffaa8 // b.hi 0x2648 <k_tile_panel+0x698>
-	WORD $0x17ffffba // b 0x25e0 <k_tile_panel+0x630>
+	WORD $0x54fffae8 // b.hi 0x2a10 <k_tile_panel+0xa60>
+	WORD $0x17ffffb6 // b 0x2990 <k_tile_panel+0x9e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54ffc7ab // b.lt 0x1ffc <k_tile_panel+0x4c>
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x9b0a7d6b // mul x11, x11, x10
-	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
-	WORD $0x8b0e114a // add x10, x10, x14, lsl #4
-	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
-	WORD $0xad401161 // ldp q1, q4, [x11]
-	WORD $0x4eb91f23 // mov v3.16b, v25.16b
-	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0xd100058c // sub x12, x12, #0x1
-	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54ffafcb // b.lt 0x20c0 <k_tile_panel+0x110>
+	WORD $0xd342fe22 // lsr x2, x17, #2
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
+	WORD $0xcb110211 // sub x17, x16, x17
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x9b027c62 // mul x2, x3, x2
+	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
+	WORD $0x8b081090 // add x16, x4, x8, lsl #4
+	WORD $0x8b021862 // add x2, x3, x2, lsl #6
+	WORD $0x8b111851 // add x17, x2, x17, lsl #6
+	WORD $0xad401221 // ldp q1, q4, [x17]
+	WORD $0x4ea91d23 // mov v3.16b, v9.16b
+	WORD $0x3dc00200 // ldr q0, [x16]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
+	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
 	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
+	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
 	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03140 // ldr q0, [x10, #0xc0]
+	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
 	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04140 // ldr q0, [x10, #0x100]
-	WORD $0x3dc08141 // ldr q1, [x10, #0x200]
+	WORD $0x3dc04200 // ldr q0, [x16, #0x100]
+	WORD $0x3dc08201 // ldr q1, [x16, #0x200]
 	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05140 // ldr q0, [x10, #0x140]
+	WORD $0x3dc05200 // ldr q0, [x16, #0x140]
 	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06140 // ldr q0, [x10, #0x180]
+	WORD $0x3dc06200 // ldr q0, [x16, #0x180]
 	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07140 // ldr q0, [x10, #0x1c0]
-	WORD $0x9109014a // add x10, x10, #0x240
+	WORD $0x3dc07200 // ldr q0, [x16, #0x1c0]
+	WORD $0x91090210 // add x16, x16, #0x240
 	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
 	WORD $0x6e2bdc20 // fmul v0.4s, v1.4s, v11.4s
 	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd402161 // ldr s1, [x11, #0x20]
-	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xbd402221 // ldr s1, [x17, #0x20]
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x2724 <k_tile_panel+0x774>
-	WORD $0x17fffe1a // b 0x1ffc <k_tile_panel+0x4c>
-	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
-	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
-	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
-	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
-	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
-	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
-	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
-	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
-	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
-	WORD $0x6d433bef // ldp d15, d14, [sp, #0x30]
-	WORD $0x910343ff // add sp, sp, #0xd0
-	WORD $0xd65f03c0 // ret
-
-	// tile_panel_min
-	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
-	WORD $0x4e040d1e // dup v30.4s, w8
-	WORD $0x4e040d2c // dup v12.4s, w9
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x6d033bef // stp d15, d14, [sp, #0x30]
-	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
-	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
-	WORD $0xf9003bfd // str x29, [sp, #0x70]
-	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
-	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
-	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
-	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
-	WORD $0x3d8003fe // str q30, [sp]
-	WORD $0x14000005 // b 0x2824 <k_tile_panel_min+0x5c>
-	WORD $0x3cb37922 // str q2, [x9, x19, lsl #4]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xf100127f // cmp x19, #0x4
-	WORD $0x540042c0 // b.eq 0x3078 <k_tile_panel_min+0x8b0>
-	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xf9003ff3 // str x19, [sp, #0x78]
-	WORD $0x540002aa // b.ge 0x2884 <k_tile_panel_min+0xbc>
-	WORD $0xb27e0154 // orr x20, x10, #0x4
-	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x54001fad // b.le 0x2c30 <k_tile_panel_min+0x468>
-	WORD $0x91000944 // add x4, x10, #0x2
-	WORD $0xeb08009f // cmp x4, x8
-	WORD $0x5400308d // b.le 0x2e58 <k_tile_panel_min+0x690>
-	WORD $0xf9403ff3 // ldr x19, [sp, #0x78]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffe2a // b.ge 0x2818 <k_tile_panel_min+0x50>
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0x9b0a7d29 // mul x9, x9, x10
-	WORD $0x8b090969 // add x9, x11, x9, lsl #2
-	WORD $0xb4003b2c // cbz x12, 0x2fd0 <k_tile_panel_min+0x808>
-	WORD $0x3cf37922 // ldr q2, [x9, x19, lsl #4]
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54003b2a // b.ge 0x2fe0 <k_tile_panel_min+0x818>
-	WORD $0x17ffffe5 // b 0x2814 <k_tile_panel_min+0x4c>
-	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
-	WORD $0xd37cee69 // lsl x9, x19, #4
-	WORD $0xa9401c10 // ldp x16, x7, [x0]
-	WORD $0xf9401006 // ldr x6, [x0, #0x20]
-	WORD $0xa943340e // ldp x14, x13, [x0, #0x30]
-	WORD $0xd37ef56c // lsl x12, x11, #2
-	WORD $0x8b0901ef // add x15, x15, x9
-	WORD $0xd37be964 // lsl x4, x11, #5
-	WORD $0x8b090210 // add x16, x16, x9
-	WORD $0x8b0b0569 // add x9, x11, x11, lsl #1
-	WORD $0xd37df171 // lsl x17, x11, #3
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xd377d8c5 // lsl x5, x6, #9
-	WORD $0xd37ae4c6 // lsl x6, x6, #6
-	WORD $0xd37ef521 // lsl x1, x9, #2
-	WORD $0xd37ef442 // lsl x2, x2, #2
-	WORD $0xd37df123 // lsl x3, x9, #3
-	WORD $0xcb0c0084 // sub x4, x4, x12
-	WORD $0x910080e7 // add x7, x7, #0x20
-	WORD $0x910005d3 // add x19, x14, #0x1
-	WORD $0x52800109 // mov w9, #0x8 // =8
-	WORD $0x1400000d // b 0x290c <k_tile_panel_min+0x144>
-	WORD $0x91002149 // add x9, x10, #0x8
-	WORD $0x8b0500e7 // add x7, x7, x5
-	WORD $0x3d800283 // str q3, [x20]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x3cac6a85 // str q5, [x20, x12]
-	WORD $0x3cb16a86 // str q6, [x20, x17]
-	WORD $0x3ca16a87 // str q7, [x20, x1]
-	WORD $0x3cab7a91 // str q17, [x20, x11, lsl #4]
-	WORD $0x3ca26a94 // str q20, [x20, x2]
-	WORD $0x3ca36a90 // str q16, [x20, x3]
-	WORD $0x3ca46a84 // str q4, [x20, x4]
-	WORD $0x54fff96c // b.gt 0x2834 <k_tile_panel_min+0x6c>
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0x8b0a0a14 // add x20, x16, x10, lsl #2
-	WORD $0xaa0903ea // mov x10, x9
-	WORD $0xb40001ed // cbz x13, 0x2954 <k_tile_panel_min+0x18c>
-	WORD $0x3dc00283 // ldr q3, [x20]
-	WORD $0x3cec6a85 // ldr q5, [x20, x12]
-	WORD $0x3cf16a86 // ldr q6, [x20, x17]
-	WORD $0x3ce16a87 // ldr q7, [x20, x1]
-	WORD $0x3ceb7a91 // ldr q17, [x20, x11, lsl #4]
-	WORD $0x3ce26a94 // ldr q20, [x20, x2]
-	WORD $0x3ce36a90 // ldr q16, [x20, x3]
-	WORD $0x3ce46a84 // ldr q4, [x20, x4]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x540001ea // b.ge 0x2988 <k_tile_panel_min+0x1c0>
-	WORD $0x17ffffe3 // b 0x28dc <k_tile_panel_min+0x114>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x54fffacb // b.lt 0x28dc <k_tile_panel_min+0x114>
-	WORD $0xaa1603e9 // mov x9, x22
-	WORD $0x4ebe1fd3 // mov v19.16b, v30.16b
-	WORD $0x3dc002eb // ldr q11, [x23]
-	WORD $0x3cde0d29 // ldr q9, [x9, #-0x20]!
-	WORD $0x8b06013a // add x26, x9, x6
-	WORD $0x8b060359 // add x25, x26, x6
-	WORD $0x4ebe1fd5 // mov v21.16b, v30.16b
-	WORD $0xad00c7f4 // stp q20, q17, [sp, #0x10]
-	WORD $0x8b060338 // add x24, x25, x6
-	WORD $0x4ebe1fd4 // mov v20.16b, v30.16b
-	WORD $0x4ebe1fd2 // mov v18.16b, v30.16b
-	WORD $0x8b060309 // add x9, x24, x6
-	WORD $0xad406b0d // ldp q13, q26, [x24]
-	WORD $0x8b06013e // add x30, x9, x6
-	WORD $0xad407f4a // ldp q10, q31, [x26]
-	WORD $0x8b0603db // add x27, x30, x6
-	WORD $0x4eb01e11 // mov v17.16b, v16.16b
-	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
-	WORD $0x8b06037d // add x29, x27, x6
-	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
-	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
-	WORD $0x4ea41c85 // mov v5.16b, v4.16b
-	WORD $0x4ea31c64 // mov v4.16b, v3.16b
-	WORD $0x4eac1d83 // mov v3.16b, v12.16b
-	WORD $0xad40232c // ldp q12, q8, [x25]
-	WORD $0x4ebe1fd8 // mov v24.16b, v30.16b
-	WORD $0xad406d2e // ldp q14, q27, [x9]
-	WORD $0x4ebe1fd7 // mov v23.16b, v30.16b
-	WORD $0xad4073c1 // ldp q1, q28, [x30]
-	WORD $0x4ebe1fd9 // mov v25.16b, v30.16b
-	WORD $0xad407760 // ldp q0, q29, [x27]
-	WORD $0x4ebe1fd6 // mov v22.16b, v30.16b
-	WORD $0xad407baf // ldp q15, q30, [x29]
-	WORD $0x4f89e173 // sdot v19.4s, v11.16b, v9.4b[0]
-	WORD $0x4f8de175 // sdot v21.4s, v11.16b, v13.4b[0]
-	WORD $0x4f8ae174 // sdot v20.4s, v11.16b, v10.4b[0]
-	WORD $0x4f8ce172 // sdot v18.4s, v11.16b, v12.4b[0]
-	WORD $0x4f8ee178 // sdot v24.4s, v11.16b, v14.4b[0]
-	WORD $0x4f81e177 // sdot v23.4s, v11.16b, v1.4b[0]
-	WORD $0x3dc012e2 // ldr q2, [x23, #0x40]
-	WORD $0x4f80e179 // sdot v25.4s, v11.16b, v0.4b[0]
-	WORD $0x4f8fe176 // sdot v22.4s, v11.16b, v15.4b[0]
-	WORD $0x3dc022eb // ldr q11, [x23, #0x80]
-	WORD $0x4fa9e053 // sdot v19.4s, v2.16b, v9.4b[1]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x4fade055 // sdot v21.4s, v2.16b, v13.4b[1]
-	WORD $0x4faae054 // sdot v20.4s, v2.16b, v10.4b[1]
-	WORD $0x4face052 // sdot v18.4s, v2.16b, v12.4b[1]
-	WORD $0x4faee058 // sdot v24.4s, v2.16b, v14.4b[1]
-	WORD $0x4fa1e057 // sdot v23.4s, v2.16b, v1.4b[1]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x4fa0e059 // sdot v25.4s, v2.16b, v0.4b[1]
-	WORD $0x4fafe056 // sdot v22.4s, v2.16b, v15.4b[1]
-	WORD $0x3dc032e2 // ldr q2, [x23, #0xc0]
-	WORD $0x4f89e973 // sdot v19.4s, v11.16b, v9.4b[2]
-	WORD $0x4f8de975 // sdot v21.4s, v11.16b, v13.4b[2]
-	WORD $0x4f8ae974 // sdot v20.4s, v11.16b, v10.4b[2]
-	WORD $0x4f8ce972 // sdot v18.4s, v11.16b, v12.4b[2]
-	WORD $0x4f8ee978 // sdot v24.4s, v11.16b, v14.4b[2]
-	WORD $0x4f81e977 // sdot v23.4s, v11.16b, v1.4b[2]
-	WORD $0x4f80e979 // sdot v25.4s, v11.16b, v0.4b[2]
-	WORD $0x4f8fe976 // sdot v22.4s, v11.16b, v15.4b[2]
-	WORD $0x3dc082eb // ldr q11, [x23, #0x200]
-	WORD $0x4fa9e853 // sdot v19.4s, v2.16b, v9.4b[3]
-	WORD $0x3cdf02c9 // ldur q9, [x22, #-0x10]
-	WORD $0x4fade855 // sdot v21.4s, v2.16b, v13.4b[3]
-	WORD $0x4faae854 // sdot v20.4s, v2.16b, v10.4b[3]
-	WORD $0x4face852 // sdot v18.4s, v2.16b, v12.4b[3]
-	WORD $0x4faee858 // sdot v24.4s, v2.16b, v14.4b[3]
-	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
-	WORD $0x4fa1e857 // sdot v23.4s, v2.16b, v1.4b[3]
-	WORD $0x4fa0e859 // sdot v25.4s, v2.16b, v0.4b[3]
-	WORD $0x4fafe856 // sdot v22.4s, v2.16b, v15.4b[3]
-	WORD $0x3dc052e0 // ldr q0, [x23, #0x140]
-	WORD $0x4f89e153 // sdot v19.4s, v10.16b, v9.4b[0]
-	WORD $0x4ea31c6c // mov v12.16b, v3.16b
-	WORD $0x3dc062e1 // ldr q1, [x23, #0x180]
-	WORD $0x4f9ae155 // sdot v21.4s, v10.16b, v26.4b[0]
-	WORD $0x4f9fe154 // sdot v20.4s, v10.16b, v31.4b[0]
-	WORD $0x4f88e152 // sdot v18.4s, v10.16b, v8.4b[0]
-	WORD $0x4f9be158 // sdot v24.4s, v10.16b, v27.4b[0]
-	WORD $0x4f9ce157 // sdot v23.4s, v10.16b, v28.4b[0]
-	WORD $0x4ea41c83 // mov v3.16b, v4.16b
-	WORD $0x4f9de159 // sdot v25.4s, v10.16b, v29.4b[0]
-	WORD $0x4f9ee156 // sdot v22.4s, v10.16b, v30.4b[0]
-	WORD $0x6e2cdd6a // fmul v10.4s, v11.4s, v12.4s
-	WORD $0x4fa9e013 // sdot v19.4s, v0.16b, v9.4b[1]
-	WORD $0x4ea51ca4 // mov v4.16b, v5.16b
-	WORD $0x4ea61cc5 // mov v5.16b, v6.16b
-	WORD $0x4fbae015 // sdot v21.4s, v0.16b, v26.4b[1]
-	WORD $0x4fbfe014 // sdot v20.4s, v0.16b, v31.4b[1]
-	WORD $0x4fa8e012 // sdot v18.4s, v0.16b, v8.4b[1]
-	WORD $0x4fbbe018 // sdot v24.4s, v0.16b, v27.4b[1]
-	WORD $0x4fbce017 // sdot v23.4s, v0.16b, v28.4b[1]
-	WORD $0x4ea71ce6 // mov v6.16b, v7.16b
-	WORD $0x4fbde019 // sdot v25.4s, v0.16b, v29.4b[1]
-	WORD $0x4fbee016 // sdot v22.4s, v0.16b, v30.4b[1]
-	WORD $0x3dc072e0 // ldr q0, [x23, #0x1c0]
-	WORD $0x4f89e833 // sdot v19.4s, v1.16b, v9.4b[2]
-	WORD $0x4eb01e07 // mov v7.16b, v16.16b
-	WORD $0xbd402342 // ldr s2, [x26, #0x20]
-	WORD $0x4f9ae835 // sdot v21.4s, v1.16b, v26.4b[2]
-	WORD $0x4f9fe834 // sdot v20.4s, v1.16b, v31.4b[2]
-	WORD $0x4f88e832 // sdot v18.4s, v1.16b, v8.4b[2]
-	WORD $0x4f9be838 // sdot v24.4s, v1.16b, v27.4b[2]
-	WORD $0x4f9ce837 // sdot v23.4s, v1.16b, v28.4b[2]
-	WORD $0x4eb11e30 // mov v16.16b, v17.16b
-	WORD $0x4f9de839 // sdot v25.4s, v1.16b, v29.4b[2]
-	WORD $0x4f9ee836 // sdot v22.4s, v1.16b, v30.4b[2]
-	WORD $0xbd4002c1 // ldr s1, [x22]
-	WORD $0x4fa9e813 // sdot v19.4s, v0.16b, v9.4b[3]
-	WORD $0x3dc00bf1 // ldr q17, [sp, #0x20]
-	WORD $0x4fbae815 // sdot v21.4s, v0.16b, v26.4b[3]
-	WORD $0x4eaa1d5a // mov v26.16b, v10.16b
-	WORD $0x4fbfe814 // sdot v20.4s, v0.16b, v31.4b[3]
-	WORD $0x4fa8e812 // sdot v18.4s, v0.16b, v8.4b[3]
-	WORD $0x4fbbe818 // sdot v24.4s, v0.16b, v27.4b[3]
-	WORD $0x4fbce817 // sdot v23.4s, v0.16b, v28.4b[3]
-	WORD $0x4fbde819 // sdot v25.4s, v0.16b, v29.4b[3]
-	WORD $0x4fbee816 // sdot v22.4s, v0.16b, v30.4b[3]
-	WORD $0x4eaa1d40 // mov v0.16b, v10.16b
-	WORD $0x4eaa1d5b // mov v27.16b, v10.16b
-	WORD $0x4eaa1d5c // mov v28.16b, v10.16b
-	WORD $0x4e33cd7a // fmla v26.4s, v11.4s, v19.4s
-	WORD $0x4eaa1d5d // mov v29.16b, v10.16b
-	WORD $0x4eaa1d53 // mov v19.16b, v10.16b
-	WORD $0x4e35cd60 // fmla v0.4s, v11.4s, v21.4s
-	WORD $0x4eaa1d55 // mov v21.16b, v10.16b
-	WORD $0x4e34cd7b // fmla v27.4s, v11.4s, v20.4s
-	WORD $0x4e32cd7c // fmla v28.4s, v11.4s, v18.4s
-	WORD $0xbd402334 // ldr s20, [x25, #0x20]
-	WORD $0xbd402312 // ldr s18, [x24, #0x20]
-	WORD $0x4e38cd7d // fmla v29.4s, v11.4s, v24.4s
-	WORD $0x4e37cd73 // fmla v19.4s, v11.4s, v23.4s
-	WORD $0x4e39cd75 // fmla v21.4s, v11.4s, v25.4s
-	WORD $0x4e36cd6a // fmla v10.4s, v11.4s, v22.4s
-	WORD $0xbd402138 // ldr s24, [x9, #0x20]
-	WORD $0x4f811343 // fmla v3.4s, v26.4s, v1.s[0]
-	WORD $0xbd4023d7 // ldr s23, [x30, #0x20]
-	WORD $0xbd402379 // ldr s25, [x27, #0x20]
-	WORD $0xbd4023b6 // ldr s22, [x29, #0x20]
-	WORD $0x4f821365 // fmla v5.4s, v27.4s, v2.s[0]
-	WORD $0x3dc092e1 // ldr q1, [x23, #0x240]
-	WORD $0x4f941386 // fmla v6.4s, v28.4s, v20.s[0]
-	WORD $0xad4053fe // ldp q30, q20, [sp]
-	WORD $0x4f921007 // fmla v7.4s, v0.4s, v18.s[0]
-	WORD $0xbd4012c0 // ldr s0, [x22, #0x10]
-	WORD $0x4f9813b1 // fmla v17.4s, v29.4s, v24.s[0]
-	WORD $0xbd403342 // ldr s2, [x26, #0x30]
-	WORD $0x4f971274 // fmla v20.4s, v19.4s, v23.s[0]
-	WORD $0x4f9912b0 // fmla v16.4s, v21.4s, v25.s[0]
-	WORD $0xbd403332 // ldr s18, [x25, #0x30]
-	WORD $0x4f961144 // fmla v4.4s, v10.4s, v22.s[0]
-	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0xbd403300 // ldr s0, [x24, #0x30]
-	WORD $0x4f821025 // fmla v5.4s, v1.4s, v2.s[0]
-	WORD $0x4f921026 // fmla v6.4s, v1.4s, v18.s[0]
-	WORD $0xbd403122 // ldr s2, [x9, #0x30]
-	WORD $0xbd4033d2 // ldr s18, [x30, #0x30]
-	WORD $0x4f801027 // fmla v7.4s, v1.4s, v0.s[0]
-	WORD $0xbd403360 // ldr s0, [x27, #0x30]
-	WORD $0xbd4033b3 // ldr s19, [x29, #0x30]
-	WORD $0x4f821031 // fmla v17.4s, v1.4s, v2.s[0]
-	WORD $0x910a02f7 // add x23, x23, #0x280
-	WORD $0x4f921034 // fmla v20.4s, v1.4s, v18.s[0]
-	WORD $0x4f801030 // fmla v16.4s, v1.4s, v0.s[0]
-	WORD $0x910102d6 // add x22, x22, #0x40
-	WORD $0x4f931024 // fmla v4.4s, v1.4s, v19.s[0]
-	WORD $0x54ffeb08 // b.hi 0x2988 <k_tile_panel_min+0x1c0>
-	WORD $0x17ffff2c // b 0x28dc <k_tile_panel_min+0x114>
-	WORD $0xa941a40e // ldp x14, x9, [x0, #0x18]
-	WORD $0xd37ae54f // lsl x15, x10, #6
-	WORD $0xf9403ff0 // ldr x16, [sp, #0x78]
-	WORD $0xa9434401 // ldp x1, x17, [x0, #0x30]
-	WORD $0x910301ec // add x12, x15, #0xc0
-	WORD $0x910201ed // add x13, x15, #0x80
-	WORD $0xf9400007 // ldr x7, [x0]
-	WORD $0x9b097deb // mul x11, x15, x9
-	WORD $0x910101ef // add x15, x15, #0x40
-	WORD $0xd37cee06 // lsl x6, x16, #4
-	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
-	WORD $0xa9409410 // ldp x16, x5, [x0, #0x8]
-	WORD $0x9b0c7d2c // mul x12, x9, x12
-	WORD $0xd37df1c2 // lsl x2, x14, #3
-	WORD $0xd378dd24 // lsl x4, x9, #8
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x9b0d7d2d // mul x13, x9, x13
-	WORD $0x8b0600a5 // add x5, x5, x6
-	WORD $0x8b0600e6 // add x6, x7, x6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x9b0f7d2f // mul x15, x9, x15
-	WORD $0x14000009 // b 0x2ca8 <k_tile_panel_min+0x4e0>
-	WORD $0x91001154 // add x20, x10, #0x4
-	WORD $0x8b040210 // add x16, x16, x4
-	WORD $0x3d800265 // str q5, [x19]
-	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x3ca96a64 // str q4, [x19, x9]
-	WORD $0x3ca26a63 // str q3, [x19, x2]
-	WORD $0x3ca36a62 // str q2, [x19, x3]
-	WORD $0x54ffdcec // b.gt 0x2840 <k_tile_panel_min+0x78>
-	WORD $0x9b0a7dc9 // mul x9, x14, x10
-	WORD $0xaa1403ea // mov x10, x20
-	WORD $0x8b0908d3 // add x19, x6, x9, lsl #2
-	WORD $0xd37ef5c9 // lsl x9, x14, #2
-	WORD $0xb4000171 // cbz x17, 0x2ce4 <k_tile_panel_min+0x51c>
-	WORD $0x3dc00265 // ldr q5, [x19]
-	WORD $0x3ce96a64 // ldr q4, [x19, x9]
-	WORD $0x3ce26a63 // ldr q3, [x19, x2]
-	WORD $0x3ce36a62 // ldr q2, [x19, x3]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x5400016a // b.ge 0x2d08 <k_tile_panel_min+0x540>
-	WORD $0x17ffffea // b 0x2c88 <k_tile_panel_min+0x4c0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x54fffc2b // b.lt 0x2c88 <k_tile_panel_min+0x4c0>
-	WORD $0x8b0b029a // add x26, x20, x11
-	WORD $0x8b0f0299 // add x25, x20, x15
-	WORD $0x8b0d0298 // add x24, x20, x13
-	WORD $0x8b0c0297 // add x23, x20, x12
-	WORD $0xad404b41 // ldp q1, q18, [x26]
-	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
-	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
-	WORD $0x4ebe1fd1 // mov v17.16b, v30.16b
-	WORD $0xad404f34 // ldp q20, q19, [x25]
-	WORD $0x4ebe1fd0 // mov v16.16b, v30.16b
-	WORD $0xad4062f5 // ldp q21, q24, [x23]
-	WORD $0x3dc002c0 // ldr q0, [x22]
-	WORD $0xad405f16 // ldp q22, q23, [x24]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x4f81e006 // sdot v6.4s, v0.16b, v1.4b[0]
-	WORD $0x4f94e007 // sdot v7.4s, v0.16b, v20.4b[0]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x4f95e010 // sdot v16.4s, v0.16b, v21.4b[0]
-	WORD $0x91010294 // add x20, x20, #0x40
-	WORD $0x4f96e011 // sdot v17.4s, v0.16b, v22.4b[0]
-	WORD $0x3dc012c0 // ldr q0, [x22, #0x40]
-	WORD $0x4fa1e006 // sdot v6.4s, v0.16b, v1.4b[1]
-	WORD $0x4fb4e007 // sdot v7.4s, v0.16b, v20.4b[1]
-	WORD $0x4fb5e010 // sdot v16.4s, v0.16b, v21.4b[1]
-	WORD $0x4fb6e011 // sdot v17.4s, v0.16b, v22.4b[1]
-	WORD $0x3dc022c0 // ldr q0, [x22, #0x80]
-	WORD $0x4f81e806 // sdot v6.4s, v0.16b, v1.4b[2]
-	WORD $0x4f94e807 // sdot v7.4s, v0.16b, v20.4b[2]
-	WORD $0x4f95e810 // sdot v16.4s, v0.16b, v21.4b[2]
-	WORD $0x4f96e811 // sdot v17.4s, v0.16b, v22.4b[2]
-	WORD $0x3dc032c0 // ldr q0, [x22, #0xc0]
-	WORD $0x4fa1e806 // sdot v6.4s, v0.16b, v1.4b[3]
-	WORD $0x4fb4e807 // sdot v7.4s, v0.16b, v20.4b[3]
-	WORD $0x3dc082c1 // ldr q1, [x22, #0x200]
-	WORD $0x4fb5e810 // sdot v16.4s, v0.16b, v21.4b[3]
-	WORD $0x4fb6e811 // sdot v17.4s, v0.16b, v22.4b[3]
-	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
-	WORD $0x6e2cdc34 // fmul v20.4s, v1.4s, v12.4s
-	WORD $0x4f92e006 // sdot v6.4s, v0.16b, v18.4b[0]
-	WORD $0x4f93e007 // sdot v7.4s, v0.16b, v19.4b[0]
-	WORD $0x4f98e010 // sdot v16.4s, v0.16b, v24.4b[0]
-	WORD $0x4f97e011 // sdot v17.4s, v0.16b, v23.4b[0]
-	WORD $0x3dc052c0 // ldr q0, [x22, #0x140]
-	WORD $0x4fb2e006 // sdot v6.4s, v0.16b, v18.4b[1]
-	WORD $0x4fb3e007 // sdot v7.4s, v0.16b, v19.4b[1]
-	WORD $0x4fb8e010 // sdot v16.4s, v0.16b, v24.4b[1]
-	WORD $0x4fb7e011 // sdot v17.4s, v0.16b, v23.4b[1]
-	WORD $0x3dc062c0 // ldr q0, [x22, #0x180]
-	WORD $0x4f92e806 // sdot v6.4s, v0.16b, v18.4b[2]
-	WORD $0x4f93e807 // sdot v7.4s, v0.16b, v19.4b[2]
-	WORD $0x4f98e810 // sdot v16.4s, v0.16b, v24.4b[2]
-	WORD $0x4f97e811 // sdot v17.4s, v0.16b, v23.4b[2]
-	WORD $0x3dc072c0 // ldr q0, [x22, #0x1c0]
-	WORD $0x4fb2e806 // sdot v6.4s, v0.16b, v18.4b[3]
-	WORD $0x4fb3e807 // sdot v7.4s, v0.16b, v19.4b[3]
-	WORD $0x4eb41e92 // mov v18.16b, v20.16b
-	WORD $0x4fb8e810 // sdot v16.4s, v0.16b, v24.4b[3]
-	WORD $0x4eb41e93 // mov v19.16b, v20.16b
-	WORD $0x4fb7e811 // sdot v17.4s, v0.16b, v23.4b[3]
-	WORD $0x4eb41e80 // mov v0.16b, v20.16b
-	WORD $0x4e27cc32 // fmla v18.4s, v1.4s, v7.4s
-	WORD $0xbd402307 // ldr s7, [x24, #0x20]
-	WORD $0x4e26cc20 // fmla v0.4s, v1.4s, v6.4s
-	WORD $0x4e30cc34 // fmla v20.4s, v1.4s, v16.4s
-	WORD $0xbd402326 // ldr s6, [x25, #0x20]
-	WORD $0x4e31cc33 // fmla v19.4s, v1.4s, v17.4s
-	WORD $0xbd402341 // ldr s1, [x26, #0x20]
-	WORD $0xbd4022f0 // ldr s16, [x23, #0x20]
-	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
-	WORD $0xbd403326 // ldr s6, [x25, #0x30]
-	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
-	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
-	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
-	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
-	WORD $0xbd403341 // ldr s1, [x26, #0x30]
-	WORD $0xbd403307 // ldr s7, [x24, #0x30]
-	WORD $0xbd4032f0 // ldr s16, [x23, #0x30]
-	WORD $0x910a02d6 // add x22, x22, #0x280
-	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
-	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
-	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
-	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
-	WORD $0x54fff5c8 // b.hi 0x2d08 <k_tile_panel_min+0x540>
-	WORD $0x17ffff8d // b 0x2c88 <k_tile_panel_min+0x4c0>
-	WORD $0xa941bc0e // ldp x14, x15, [x0, #0x18]
-	WORD $0xd37ae54b // lsl x11, x10, #6
-	WORD $0xa9402411 // ldp x17, x9, [x0]
-	WORD $0xf9403ff3 // ldr x19, [sp, #0x78]
-	WORD $0xf9400810 // ldr x16, [x0, #0x10]
-	WORD $0xd37cee61 // lsl x1, x19, #4
-	WORD $0x9100812c // add x12, x9, #0x20
-	WORD $0x9b0f3169 // madd x9, x11, x15, x12
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x8b010210 // add x16, x16, x1
-	WORD $0x8b010231 // add x17, x17, x1
-	WORD $0x9b0b31eb // madd x11, x15, x11, x12
-	WORD $0xa943340c // ldp x12, x13, [x0, #0x30]
-	WORD $0xd379e1ef // lsl x15, x15, #7
-	WORD $0x91000581 // add x1, x12, #0x1
-	WORD $0x14000008 // b 0x2eb4 <k_tile_panel_min+0x6ec>
-	WORD $0x91000944 // add x4, x10, #0x2
-	WORD $0x8b0f0129 // add x9, x9, x15
-	WORD $0x8b0f016b // add x11, x11, x15
-	WORD $0xeb08009f // cmp x4, x8
-	WORD $0x3d800043 // str q3, [x2]
-	WORD $0x3ca36842 // str q2, [x2, x3]
-	WORD $0x54ffcd0c // b.gt 0x2850 <k_tile_panel_min+0x88>
-	WORD $0x9b0a7dca // mul x10, x14, x10
-	WORD $0xd37ef5c3 // lsl x3, x14, #2
-	WORD $0x8b0a0a22 // add x2, x17, x10, lsl #2
-	WORD $0xaa0403ea // mov x10, x4
-	WORD $0xb400014d // cbz x13, 0x2eec <k_tile_panel_min+0x724>
-	WORD $0x3dc00043 // ldr q3, [x2]
-	WORD $0x3ce36842 // ldr q2, [x2, x3]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xaa0b03e4 // mov x4, x11
-	WORD $0xaa0903e5 // mov x5, x9
-	WORD $0xaa0103e6 // mov x6, x1
-	WORD $0xaa1003e7 // mov x7, x16
-	WORD $0x5400014a // b.ge 0x2f0c <k_tile_panel_min+0x744>
-	WORD $0x17ffffec // b 0x2e98 <k_tile_panel_min+0x6d0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xaa0b03e4 // mov x4, x11
-	WORD $0xaa0903e5 // mov x5, x9
-	WORD $0xaa0103e6 // mov x6, x1
-	WORD $0xaa1003e7 // mov x7, x16
-	WORD $0x54fffc8b // b.lt 0x2e98 <k_tile_panel_min+0x6d0>
-	WORD $0xad7f4080 // ldp q0, q16, [x4, #-0x20]
-	WORD $0x4ebe1fc5 // mov v5.16b, v30.16b
-	WORD $0xad7f1ca4 // ldp q4, q7, [x5, #-0x20]
-	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
-	WORD $0x3dc000e1 // ldr q1, [x7]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
-	WORD $0x4f80e026 // sdot v6.4s, v1.16b, v0.4b[0]
-	WORD $0x3dc010e1 // ldr q1, [x7, #0x40]
-	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
-	WORD $0x4fa0e026 // sdot v6.4s, v1.16b, v0.4b[1]
-	WORD $0x3dc020e1 // ldr q1, [x7, #0x80]
-	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
-	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
-	WORD $0x3dc030e1 // ldr q1, [x7, #0xc0]
-	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
-	WORD $0x4fa0e826 // sdot v6.4s, v1.16b, v0.4b[3]
-	WORD $0x3dc040e0 // ldr q0, [x7, #0x100]
-	WORD $0x3dc070e1 // ldr q1, [x7, #0x1c0]
-	WORD $0x4f87e005 // sdot v5.4s, v0.16b, v7.4b[0]
-	WORD $0x4f90e006 // sdot v6.4s, v0.16b, v16.4b[0]
-	WORD $0x3dc050e0 // ldr q0, [x7, #0x140]
-	WORD $0x4fa7e005 // sdot v5.4s, v0.16b, v7.4b[1]
-	WORD $0x4fb0e006 // sdot v6.4s, v0.16b, v16.4b[1]
-	WORD $0x3dc060e0 // ldr q0, [x7, #0x180]
-	WORD $0x4f87e805 // sdot v5.4s, v0.16b, v7.4b[2]
-	WORD $0x4f90e806 // sdot v6.4s, v0.16b, v16.4b[2]
-	WORD $0x3dc080e0 // ldr q0, [x7, #0x200]
-	WORD $0x6e2cdc04 // fmul v4.4s, v0.4s, v12.4s
-	WORD $0x4fa7e825 // sdot v5.4s, v1.16b, v7.4b[3]
-	WORD $0x4fb0e826 // sdot v6.4s, v1.16b, v16.4b[3]
-	WORD $0x4ea41c81 // mov v1.16b, v4.16b
-	WORD $0x4e26cc04 // fmla v4.4s, v0.4s, v6.4s
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd4000a0 // ldr s0, [x5]
-	WORD $0xbd400085 // ldr s5, [x4]
-	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
-	WORD $0xbd401084 // ldr s4, [x4, #0x10]
-	WORD $0x91010084 // add x4, x4, #0x40
-	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x3dc090e0 // ldr q0, [x7, #0x240]
-	WORD $0xbd4010a1 // ldr s1, [x5, #0x10]
-	WORD $0x910a00e7 // add x7, x7, #0x280
-	WORD $0x910100a5 // add x5, x5, #0x40
-	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x54fffa28 // b.hi 0x2f0c <k_tile_panel_min+0x744>
-	WORD $0x17ffffb3 // b 0x2e98 <k_tile_panel_min+0x6d0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54ffc1cb // b.lt 0x2814 <k_tile_panel_min+0x4c>
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x9b0a7d6b // mul x11, x11, x10
-	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
-	WORD $0x8b13114a // add x10, x10, x19, lsl #4
-	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
-	WORD $0xad401161 // ldp q1, q4, [x11]
-	WORD $0x4ebe1fc3 // mov v3.16b, v30.16b
-	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0xd100058c // sub x12, x12, #0x1
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
-	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
-	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03140 // ldr q0, [x10, #0xc0]
-	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04140 // ldr q0, [x10, #0x100]
-	WORD $0x3dc08141 // ldr q1, [x10, #0x200]
-	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05140 // ldr q0, [x10, #0x140]
-	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06140 // ldr q0, [x10, #0x180]
-	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07140 // ldr q0, [x10, #0x1c0]
-	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
-	WORD $0x6e2cdc20 // fmul v0.4s, v1.4s, v12.4s
-	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd402161 // ldr s1, [x11, #0x20]
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc09140 // ldr q0, [x10, #0x240]
-	WORD $0xbd403161 // ldr s1, [x11, #0x30]
-	WORD $0x910a014a // add x10, x10, #0x280
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x2ff8 <k_tile_panel_min+0x830>
-	WORD $0x17fffde8 // b 0x2814 <k_tile_panel_min+0x4c>
-	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
-	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
-	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
-	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
-	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
-	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
-	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
-	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
-	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
-	WORD $0x6d433bef // ldp d15, d14, [sp, #0x30]
-	WORD $0x910343ff // add sp, sp, #0xd0
-	WORD $0xd65f03c0 // ret
-
-	// tile_panel_16
-	WORD $0xd10503ff // sub sp, sp, #0x140
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
-	WORD $0x4e040d08 // dup v8.4s, w8
-	WORD $0x4e040d29 // dup v9.4s, w9
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
-	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
-	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
-	WORD $0xf90073fd // str x29, [sp, #0xe0]
-	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
-	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
-	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
-	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
-	WORD $0x3d801be9 // str q9, [sp, #0x60]
-	WORD $0x14000005 // b 0x3104 <k_tile_panel_16+0x5c>
-	WORD $0x3cb57902 // str q2, [x8, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54004560 // b.eq 0x39ac <k_tile_panel_16+0x904>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf90077f5 // str x21, [sp, #0xe8]
-	WORD $0x540002aa // b.ge 0x3164 <k_tile_panel_16+0xbc>
-	WORD $0xb27e0168 // orr x8, x11, #0x4
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x540021cd // b.le 0x3554 <k_tile_panel_16+0x4ac>
-	WORD $0x91000968 // add x8, x11, #0x2
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400332d // b.le 0x378c <k_tile_panel_16+0x6e4>
-	WORD $0xf94077f5 // ldr x21, [sp, #0xe8]
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x54fffe2a // b.ge 0x30f8 <k_tile_panel_16+0x50>
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0x9b0b7d08 // mul x8, x8, x11
-	WORD $0x8b080948 // add x8, x10, x8, lsl #2
-	WORD $0xb4003dac // cbz x12, 0x3900 <k_tile_panel_16+0x858>
-	WORD $0x3cf57902 // ldr q2, [x8, x21, lsl #4]
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54003daa // b.ge 0x3910 <k_tile_panel_16+0x868>
-	WORD $0x17ffffe5 // b 0x30f4 <k_tile_panel_16+0x4c>
-	WORD $0xa941300a // ldp x10, x12, [x0, #0x10]
-	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0xa940400e // ldp x14, x16, [x0]
-	WORD $0xf9401007 // ldr x7, [x0, #0x20]
-	WORD $0x8b08014d // add x13, x10, x8
-	WORD $0xd37ef58f // lsl x15, x12, #2
-	WORD $0x8b0c058a // add x10, x12, x12, lsl #1
-	WORD $0x8b0801ce // add x14, x14, x8
-	WORD $0x52803808 // mov w8, #0x1c0 // =448
-	WORD $0xd37be985 // lsl x5, x12, #5
-	WORD $0x9b0840e8 // madd x8, x7, x8, x16
-	WORD $0xa9434011 // ldp x17, x16, [x0, #0x30]
-	WORD $0x8b0c01e3 // add x3, x15, x12
-	WORD $0xd37df181 // lsl x1, x12, #3
-	WORD $0xd37ef542 // lsl x2, x10, #2
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0xd37df144 // lsl x4, x10, #3
-	WORD $0xd377d8e6 // lsl x6, x7, #9
-	WORD $0xcb071be7 // neg x7, x7, lsl #6
-	WORD $0xcb0f00a5 // sub x5, x5, x15
-	WORD $0x91000633 // add x19, x17, #0x1
-	WORD $0x91004114 // add x20, x8, #0x10
-	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0x1400000d // b 0x31f4 <k_tile_panel_16+0x14c>
-	WORD $0x91002168 // add x8, x11, #0x8
-	WORD $0x8b060294 // add x20, x20, x6
-	WORD $0x3d8002b0 // str q16, [x21]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x3caf6abc // str q28, [x21, x15]
-	WORD $0x3ca16aa6 // str q6, [x21, x1]
-	WORD $0x3ca26ab1 // str q17, [x21, x2]
-	WORD $0x3cac7aa2 // str q2, [x21, x12, lsl #4]
-	WORD $0x3ca36aa4 // str q4, [x21, x3]
-	WORD $0x3ca46aa1 // str q1, [x21, x4]
-	WORD $0x3ca56aa0 // str q0, [x21, x5]
-	WORD $0x54fff92c // b.gt 0x3114 <k_tile_panel_16+0x6c>
-	WORD $0x9b0b7d8a // mul x10, x12, x11
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x8b0a09d5 // add x21, x14, x10, lsl #2
-	WORD $0xb40001f0 // cbz x16, 0x323c <k_tile_panel_16+0x194>
-	WORD $0x3dc002b0 // ldr q16, [x21]
-	WORD $0x3cef6abc // ldr q28, [x21, x15]
-	WORD $0x3ce16aa6 // ldr q6, [x21, x1]
-	WORD $0x3ce26ab1 // ldr q17, [x21, x2]
-	WORD $0x3cec7aa2 // ldr q2, [x21, x12, lsl #4]
-	WORD $0x3ce36aa4 // ldr q4, [x21, x3]
-	WORD $0x3ce46aa1 // ldr q1, [x21, x4]
-	WORD $0x3ce56aa0 // ldr q0, [x21, x5]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa1403f6 // mov x22, x20
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x540001ea // b.ge 0x3270 <k_tile_panel_16+0x1c8>
-	WORD $0x17ffffe3 // b 0x31c4 <k_tile_panel_16+0x11c>
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa1403f6 // mov x22, x20
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x54fffacb // b.lt 0x31c4 <k_tile_panel_16+0x11c>
-	WORD $0xad0147e1 // stp q1, q17, [sp, #0x20]
-	WORD $0xaa1603e8 // mov x8, x22
-	WORD $0x4ea81d01 // mov v1.16b, v8.16b
-	WORD $0x3dc00316 // ldr q22, [x24]
-	WORD $0x3cdf0d15 // ldr q21, [x8, #-0x10]!
-	WORD $0x8b070119 // add x25, x8, x7
-	WORD $0xad0243e0 // stp q0, q16, [sp, #0x40]
-	WORD $0x4ea81d1d // mov v29.16b, v8.16b
-	WORD $0x8b07033a // add x26, x25, x7
-	WORD $0x4f95e2c1 // sdot v1.4s, v22.16b, v21.4b[0]
-	WORD $0xad038be4 // stp q4, q2, [sp, #0x70]
-	WORD $0xad401358 // ldp q24, q4, [x26]
-	WORD $0x3dc01317 // ldr q23, [x24, #0x40]
-	WORD $0x8b07035b // add x27, x26, x7
-	WORD $0x4ea81d1b // mov v27.16b, v8.16b
-	WORD $0x4ea81d11 // mov v17.16b, v8.16b
-	WORD $0x8b07037d // add x29, x27, x7
-	WORD $0xad400b39 // ldp q25, q2, [x25]
-	WORD $0x4f98e2dd // sdot v29.4s, v22.16b, v24.4b[0]
-	WORD $0x8b0703be // add x30, x29, x7
-	WORD $0x4fb5e2e1 // sdot v1.4s, v23.16b, v21.4b[1]
-	WORD $0x8b0703ca // add x10, x30, x7
-	WORD $0xad4027ce // ldp q14, q9, [x30]
-	WORD $0x8b070148 // add x8, x10, x7
-	WORD $0x4f99e2db // sdot v27.4s, v22.16b, v25.4b[0]
-	WORD $0x4ea81d1a // mov v26.16b, v8.16b
-	WORD $0xad40436a // ldp q10, q16, [x27]
-	WORD $0x4ea81d1e // mov v30.16b, v8.16b
-	WORD $0xad407fab // ldp q11, q31, [x29]
-	WORD $0x4ea81d0f // mov v15.16b, v8.16b
-	WORD $0xad405113 // ldp q19, q20, [x8]
-	WORD $0x4ea81d00 // mov v0.16b, v8.16b
-	WORD $0xad403143 // ldp q3, q12, [x10]
-	WORD $0x4fb8e2fd // sdot v29.4s, v23.16b, v24.4b[1]
-	WORD $0x4ea11c32 // mov v18.16b, v1.16b
-	WORD $0x4f8ee2d1 // sdot v17.4s, v22.16b, v14.4b[0]
-	WORD $0x3dc02305 // ldr q5, [x24, #0x80]
-	WORD $0x4f8ae2da // sdot v26.4s, v22.16b, v10.4b[0]
-	WORD $0x4f8be2de // sdot v30.4s, v22.16b, v11.4b[0]
-	WORD $0x4f93e2c0 // sdot v0.4s, v22.16b, v19.4b[0]
-	WORD $0x4f83e2cf // sdot v15.4s, v22.16b, v3.4b[0]
-	WORD $0x4fb9e2fb // sdot v27.4s, v23.16b, v25.4b[1]
-	WORD $0x3d8027e6 // str q6, [sp, #0x90]
-	WORD $0x4f95e8b2 // sdot v18.4s, v5.16b, v21.4b[2]
-	WORD $0x4f98e8bd // sdot v29.4s, v5.16b, v24.4b[2]
-	WORD $0x3dc03306 // ldr q6, [x24, #0xc0]
-	WORD $0x4faee2f1 // sdot v17.4s, v23.16b, v14.4b[1]
-	WORD $0x3dc0830d // ldr q13, [x24, #0x200]
-	WORD $0x3dc01be1 // ldr q1, [sp, #0x60]
-	WORD $0x4faae2fa // sdot v26.4s, v23.16b, v10.4b[1]
-	WORD $0x4fabe2fe // sdot v30.4s, v23.16b, v11.4b[1]
-	WORD $0x4fb3e2e0 // sdot v0.4s, v23.16b, v19.4b[1]
-	WORD $0x4fa3e2ef // sdot v15.4s, v23.16b, v3.4b[1]
-	WORD $0x4f99e8bb // sdot v27.4s, v5.16b, v25.4b[2]
-	WORD $0x6e21ddb6 // fmul v22.4s, v13.4s, v1.4s
-	WORD $0x4fb5e8d2 // sdot v18.4s, v6.16b, v21.4b[3]
-	WORD $0x4fb8e8dd // sdot v29.4s, v6.16b, v24.4b[3]
-	WORD $0x4ea81d18 // mov v24.16b, v8.16b
-	WORD $0x4f8ee8b1 // sdot v17.4s, v5.16b, v14.4b[2]
-	WORD $0x3dc04315 // ldr q21, [x24, #0x100]
-	WORD $0x4ea81d01 // mov v1.16b, v8.16b
-	WORD $0x4f8ae8ba // sdot v26.4s, v5.16b, v10.4b[2]
-	WORD $0x4f8be8be // sdot v30.4s, v5.16b, v11.4b[2]
-	WORD $0x4f93e8a0 // sdot v0.4s, v5.16b, v19.4b[2]
-	WORD $0x4f83e8af // sdot v15.4s, v5.16b, v3.4b[2]
-	WORD $0x4ea81d05 // mov v5.16b, v8.16b
-	WORD $0x4fb9e8db // sdot v27.4s, v6.16b, v25.4b[3]
-	WORD $0x3d8007f2 // str q18, [sp, #0x10]
-	WORD $0x3dc002d9 // ldr q25, [x22]
-	WORD $0x4ea81d07 // mov v7.16b, v8.16b
-	WORD $0x4eb01e12 // mov v18.16b, v16.16b
-	WORD $0x4f90e2b8 // sdot v24.4s, v21.16b, v16.4b[0]
-	WORD $0x4ea81d10 // mov v16.16b, v8.16b
-	WORD $0x4f94e2a1 // sdot v1.4s, v21.16b, v20.4b[0]
-	WORD $0x4faee8d1 // sdot v17.4s, v6.16b, v14.4b[3]
-	WORD $0x4f99e2a5 // sdot v5.4s, v21.16b, v25.4b[0]
-	WORD $0x4ea81d0e // mov v14.16b, v8.16b
-	WORD $0x4faae8da // sdot v26.4s, v6.16b, v10.4b[3]
-	WORD $0x4fabe8de // sdot v30.4s, v6.16b, v11.4b[3]
-	WORD $0x4ea81d0a // mov v10.16b, v8.16b
-	WORD $0x4ea81d17 // mov v23.16b, v8.16b
-	WORD $0x3dc0530b // ldr q11, [x24, #0x140]
-	WORD $0x4f89e2a7 // sdot v7.4s, v21.16b, v9.4b[0]
-	WORD $0x4f9fe2b0 // sdot v16.4s, v21.16b, v31.4b[0]
-	WORD $0x4fa3e8cf // sdot v15.4s, v6.16b, v3.4b[3]
-	WORD $0x4f8ce2ae // sdot v14.4s, v21.16b, v12.4b[0]
-	WORD $0x4fb4e161 // sdot v1.4s, v11.16b, v20.4b[1]
-	WORD $0x4fb9e165 // sdot v5.4s, v11.16b, v25.4b[1]
-	WORD $0x4f82e2aa // sdot v10.4s, v21.16b, v2.4b[0]
-	WORD $0x4f84e2b7 // sdot v23.4s, v21.16b, v4.4b[0]
-	WORD $0x3dc06303 // ldr q3, [x24, #0x180]
-	WORD $0x4fb2e178 // sdot v24.4s, v11.16b, v18.4b[1]
-	WORD $0x4fb3e8c0 // sdot v0.4s, v6.16b, v19.4b[3]
-	WORD $0x4ea21c46 // mov v6.16b, v2.16b
-	WORD $0x4fa9e167 // sdot v7.4s, v11.16b, v9.4b[1]
-	WORD $0x4fbfe170 // sdot v16.4s, v11.16b, v31.4b[1]
-	WORD $0x4eb61ed5 // mov v21.16b, v22.16b
-	WORD $0x4face16e // sdot v14.4s, v11.16b, v12.4b[1]
-	WORD $0x4f94e861 // sdot v1.4s, v3.16b, v20.4b[2]
-	WORD $0x4f99e865 // sdot v5.4s, v3.16b, v25.4b[2]
-	WORD $0x4fa2e16a // sdot v10.4s, v11.16b, v2.4b[1]
-	WORD $0x4fa4e177 // sdot v23.4s, v11.16b, v4.4b[1]
-	WORD $0x4ea41c82 // mov v2.16b, v4.16b
-	WORD $0x3dc07304 // ldr q4, [x24, #0x1c0]
-	WORD $0x4f92e878 // sdot v24.4s, v3.16b, v18.4b[2]
-	WORD $0x4ea61ccb // mov v11.16b, v6.16b
-	WORD $0x4f89e867 // sdot v7.4s, v3.16b, v9.4b[2]
-	WORD $0x4f9fe870 // sdot v16.4s, v3.16b, v31.4b[2]
-	WORD $0x4e20cdb5 // fmla v21.4s, v13.4s, v0.4s
-	WORD $0x4f8ce86e // sdot v14.4s, v3.16b, v12.4b[2]
-	WORD $0x4fb4e881 // sdot v1.4s, v4.16b, v20.4b[3]
-	WORD $0x4fb9e885 // sdot v5.4s, v4.16b, v25.4b[3]
-	WORD $0x4f86e86a // sdot v10.4s, v3.16b, v6.4b[2]
-	WORD $0x4f82e877 // sdot v23.4s, v3.16b, v2.4b[2]
-	WORD $0x4eb61ec3 // mov v3.16b, v22.16b
-	WORD $0x4fb2e898 // sdot v24.4s, v4.16b, v18.4b[3]
-	WORD $0x3dc007f2 // ldr q18, [sp, #0x10]
-	WORD $0x4eb61ec6 // mov v6.16b, v22.16b
-	WORD $0x4fa9e887 // sdot v7.4s, v4.16b, v9.4b[3]
-	WORD $0x3dc01be9 // ldr q9, [sp, #0x60]
-	WORD $0x4fbfe890 // sdot v16.4s, v4.16b, v31.4b[3]
-	WORD $0x4face88e // sdot v14.4s, v4.16b, v12.4b[3]
-	WORD $0x4eb61ec0 // mov v0.16b, v22.16b
-	WORD $0x4e3ecda3 // fmla v3.4s, v13.4s, v30.4s
-	WORD $0x4e29d421 // fadd v1.4s, v1.4s, v9.4s
-	WORD $0x4fabe88a // sdot v10.4s, v4.16b, v11.4b[3]
-	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
-	WORD $0x4fa2e897 // sdot v23.4s, v4.16b, v2.4b[3]
-	WORD $0x4eb61ec2 // mov v2.16b, v22.16b
-	WORD $0x4e31cda6 // fmla v6.4s, v13.4s, v17.4s
-	WORD $0x4eb61ec4 // mov v4.16b, v22.16b
-	WORD $0x4eb61ed9 // mov v25.16b, v22.16b
-	WORD $0x4e32cdb6 // fmla v22.4s, v13.4s, v18.4s
-	WORD $0x4e29d4a5 // fadd v5.4s, v5.4s, v9.4s
-	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
-	WORD $0x4e2fcda0 // fmla v0.4s, v13.4s, v15.4s
-	WORD $0x4e29d4e7 // fadd v7.4s, v7.4s, v9.4s
-	WORD $0x4e29d5d2 // fadd v18.4s, v14.4s, v9.4s
-	WORD $0x4e21ce75 // fmla v21.4s, v19.4s, v1.4s
-	WORD $0x4e3dcda4 // fmla v4.4s, v13.4s, v29.4s
-	WORD $0xbd402101 // ldr s1, [x8, #0x20]
-	WORD $0x4e3acda2 // fmla v2.4s, v13.4s, v26.4s
-	WORD $0x4e29d714 // fadd v20.4s, v24.4s, v9.4s
-	WORD $0x4e3bcdb9 // fmla v25.4s, v13.4s, v27.4s
-	WORD $0x4e29d55b // fadd v27.4s, v10.4s, v9.4s
-	WORD $0x4e25ce76 // fmla v22.4s, v19.4s, v5.4s
-	WORD $0x4e29d6e5 // fadd v5.4s, v23.4s, v9.4s
-	WORD $0x4e30ce63 // fmla v3.4s, v19.4s, v16.4s
-	WORD $0x3dc017f0 // ldr q16, [sp, #0x50]
-	WORD $0x4e27ce66 // fmla v6.4s, v19.4s, v7.4s
-	WORD $0x4e32ce60 // fmla v0.4s, v19.4s, v18.4s
-	WORD $0xbd402147 // ldr s7, [x10, #0x20]
-	WORD $0x3dc00ff1 // ldr q17, [sp, #0x30]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x4f8112b0 // fmla v16.4s, v21.4s, v1.s[0]
-	WORD $0xad4407f2 // ldp q18, q1, [sp, #0x80]
-	WORD $0x4e25ce64 // fmla v4.4s, v19.4s, v5.4s
-	WORD $0xbd4023c5 // ldr s5, [x30, #0x20]
-	WORD $0x4e34ce62 // fmla v2.4s, v19.4s, v20.4s
-	WORD $0x4e3bce79 // fmla v25.4s, v19.4s, v27.4s
-	WORD $0x4f87101c // fmla v28.4s, v0.4s, v7.s[0]
-	WORD $0xbd4023a0 // ldr s0, [x29, #0x20]
-	WORD $0x4f8510c1 // fmla v1.4s, v6.4s, v5.s[0]
-	WORD $0xbd402345 // ldr s5, [x26, #0x20]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x4f801071 // fmla v17.4s, v3.4s, v0.s[0]
-	WORD $0xbd402320 // ldr s0, [x25, #0x20]
-	WORD $0xbd4012c3 // ldr s3, [x22, #0x10]
-	WORD $0x910a0318 // add x24, x24, #0x280
-	WORD $0x910102d6 // add x22, x22, #0x40
-	WORD $0x3d8027e1 // str q1, [sp, #0x90]
-	WORD $0xbd402361 // ldr s1, [x27, #0x20]
-	WORD $0x4f811052 // fmla v18.4s, v2.4s, v1.s[0]
-	WORD $0x3dc00be1 // ldr q1, [sp, #0x20]
-	WORD $0x4f801321 // fmla v1.4s, v25.4s, v0.s[0]
-	WORD $0x3dc013e0 // ldr q0, [sp, #0x40]
-	WORD $0x3d8023f2 // str q18, [sp, #0x80]
-	WORD $0x3dc01ff2 // ldr q18, [sp, #0x70]
-	WORD $0x4f8312c0 // fmla v0.4s, v22.4s, v3.s[0]
-	WORD $0xad441be2 // ldp q2, q6, [sp, #0x80]
-	WORD $0x4f851092 // fmla v18.4s, v4.4s, v5.s[0]
-	WORD $0x3d801ff2 // str q18, [sp, #0x70]
-	WORD $0x3dc01fe4 // ldr q4, [sp, #0x70]
-	WORD $0x54ffe928 // b.hi 0x3270 <k_tile_panel_16+0x1c8>
-	WORD $0x17ffff1d // b 0x31c4 <k_tile_panel_16+0x11c>
-	WORD $0xa941a80f // ldp x15, x10, [x0, #0x18]
-	WORD $0xd37ae570 // lsl x16, x11, #6
-	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
-	WORD $0xa9430402 // ldp x2, x1, [x0, #0x30]
-	WORD $0x9103020d // add x13, x16, #0xc0
-	WORD $0x9102020e // add x14, x16, #0x80
-	WORD $0xf9400013 // ldr x19, [x0]
-	WORD $0x9b0a7e0c // mul x12, x16, x10
-	WORD $0x91010210 // add x16, x16, #0x40
-	WORD $0xd37cee27 // lsl x7, x17, #4
-	WORD $0x8b0f05e4 // add x4, x15, x15, lsl #1
-	WORD $0xa9409811 // ldp x17, x6, [x0, #0x8]
-	WORD $0x9b0d7d4d // mul x13, x10, x13
-	WORD $0xd37df1e3 // lsl x3, x15, #3
-	WORD $0xd378dd45 // lsl x5, x10, #8
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0x8b0700c6 // add x6, x6, x7
-	WORD $0x8b070267 // add x7, x19, x7
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x9b107d50 // mul x16, x10, x16
-	WORD $0x14000009 // b 0x35cc <k_tile_panel_16+0x524>
-	WORD $0x91001168 // add x8, x11, #0x4
-	WORD $0x8b050231 // add x17, x17, x5
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x3cb56a84 // str q4, [x20, x21]
-	WORD $0x3ca36a83 // str q3, [x20, x3]
-	WORD $0x3ca46a82 // str q2, [x20, x4]
-	WORD $0x54ffdacc // b.gt 0x3120 <k_tile_panel_16+0x78>
-	WORD $0x9b0b7dea // mul x10, x15, x11
-	WORD $0xd37ef5f5 // lsl x21, x15, #2
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
-	WORD $0xb4000161 // cbz x1, 0x3608 <k_tile_panel_16+0x560>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf56a84 // ldr q4, [x20, x21]
-	WORD $0x3ce36a83 // ldr q3, [x20, x3]
-	WORD $0x3ce46a82 // ldr q2, [x20, x4]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xaa1103f6 // mov x22, x17
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x5400016a // b.ge 0x362c <k_tile_panel_16+0x584>
-	WORD $0x17ffffea // b 0x35ac <k_tile_panel_16+0x504>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xaa1103f6 // mov x22, x17
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x54fffc2b // b.lt 0x35ac <k_tile_panel_16+0x504>
-	WORD $0x8b0c02da // add x26, x22, x12
-	WORD $0x8b0d02d9 // add x25, x22, x13
-	WORD $0x8b0e02db // add x27, x22, x14
-	WORD $0x8b1002dd // add x29, x22, x16
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x4ea81d07 // mov v7.16b, v8.16b
-	WORD $0xad404b30 // ldp q16, q18, [x25]
-	WORD $0x4ea81d00 // mov v0.16b, v8.16b
-	WORD $0xad405373 // ldp q19, q20, [x27]
-	WORD $0x4ea81d17 // mov v23.16b, v8.16b
-	WORD $0xad405bb5 // ldp q21, q22, [x29]
-	WORD $0x3dc00311 // ldr q17, [x24]
-	WORD $0xad406341 // ldp q1, q24, [x26]
-	WORD $0x4ea81d19 // mov v25.16b, v8.16b
-	WORD $0x4ea81d1a // mov v26.16b, v8.16b
-	WORD $0x4ea81d1b // mov v27.16b, v8.16b
-	WORD $0x4ea81d1c // mov v28.16b, v8.16b
-	WORD $0x4f90e226 // sdot v6.4s, v17.16b, v16.4b[0]
-	WORD $0x4f93e227 // sdot v7.4s, v17.16b, v19.4b[0]
-	WORD $0x4f95e220 // sdot v0.4s, v17.16b, v21.4b[0]
-	WORD $0x4f81e237 // sdot v23.4s, v17.16b, v1.4b[0]
-	WORD $0x3dc04311 // ldr q17, [x24, #0x100]
-	WORD $0x3dc0131d // ldr q29, [x24, #0x40]
-	WORD $0x3dc0631e // ldr q30, [x24, #0x180]
-	WORD $0x3dc0731f // ldr q31, [x24, #0x1c0]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x4f96e23a // sdot v26.4s, v17.16b, v22.4b[0]
-	WORD $0x4f98e23b // sdot v27.4s, v17.16b, v24.4b[0]
-	WORD $0x4f92e239 // sdot v25.4s, v17.16b, v18.4b[0]
-	WORD $0x4f94e23c // sdot v28.4s, v17.16b, v20.4b[0]
-	WORD $0x3dc05311 // ldr q17, [x24, #0x140]
-	WORD $0x4fb5e3a0 // sdot v0.4s, v29.16b, v21.4b[1]
-	WORD $0x4fb0e3a6 // sdot v6.4s, v29.16b, v16.4b[1]
-	WORD $0x4fa1e3b7 // sdot v23.4s, v29.16b, v1.4b[1]
-	WORD $0x4fb3e3a7 // sdot v7.4s, v29.16b, v19.4b[1]
-	WORD $0x3dc0231d // ldr q29, [x24, #0x80]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x910102d6 // add x22, x22, #0x40
-	WORD $0x4fb6e23a // sdot v26.4s, v17.16b, v22.4b[1]
-	WORD $0x4fb8e23b // sdot v27.4s, v17.16b, v24.4b[1]
-	WORD $0x4fb2e239 // sdot v25.4s, v17.16b, v18.4b[1]
-	WORD $0x4fb4e23c // sdot v28.4s, v17.16b, v20.4b[1]
-	WORD $0x3dc08311 // ldr q17, [x24, #0x200]
-	WORD $0x4f95eba0 // sdot v0.4s, v29.16b, v21.4b[2]
-	WORD $0x4f90eba6 // sdot v6.4s, v29.16b, v16.4b[2]
-	WORD $0x4f81ebb7 // sdot v23.4s, v29.16b, v1.4b[2]
-	WORD $0x4f93eba7 // sdot v7.4s, v29.16b, v19.4b[2]
-	WORD $0x3dc0331d // ldr q29, [x24, #0xc0]
-	WORD $0x4f96ebda // sdot v26.4s, v30.16b, v22.4b[2]
-	WORD $0x4f98ebdb // sdot v27.4s, v30.16b, v24.4b[2]
-	WORD $0x4f92ebd9 // sdot v25.4s, v30.16b, v18.4b[2]
-	WORD $0x4f94ebdc // sdot v28.4s, v30.16b, v20.4b[2]
-	WORD $0x6e29de3e // fmul v30.4s, v17.4s, v9.4s
-	WORD $0x4fb5eba0 // sdot v0.4s, v29.16b, v21.4b[3]
-	WORD $0x4fb0eba6 // sdot v6.4s, v29.16b, v16.4b[3]
-	WORD $0x4fa1ebb7 // sdot v23.4s, v29.16b, v1.4b[3]
-	WORD $0x4fb3eba7 // sdot v7.4s, v29.16b, v19.4b[3]
-	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
-	WORD $0x910a0318 // add x24, x24, #0x280
-	WORD $0x4fb6ebfa // sdot v26.4s, v31.16b, v22.4b[3]
-	WORD $0x4fb8ebfb // sdot v27.4s, v31.16b, v24.4b[3]
-	WORD $0x4fb2ebf9 // sdot v25.4s, v31.16b, v18.4b[3]
-	WORD $0x4ebe1fd0 // mov v16.16b, v30.16b
-	WORD $0x4fb4ebfc // sdot v28.4s, v31.16b, v20.4b[3]
-	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
-	WORD $0x4e20ce30 // fmla v16.4s, v17.4s, v0.4s
-	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
-	WORD $0x4e37ce21 // fmla v1.4s, v17.4s, v23.4s
-	WORD $0x4e29d772 // fadd v18.4s, v27.4s, v9.4s
-	WORD $0x4e26ce3e // fmla v30.4s, v17.4s, v6.4s
-	WORD $0x4e29d726 // fadd v6.4s, v25.4s, v9.4s
-	WORD $0x4e27ce20 // fmla v0.4s, v17.4s, v7.4s
-	WORD $0x4e29d747 // fadd v7.4s, v26.4s, v9.4s
-	WORD $0x4e29d791 // fadd v17.4s, v28.4s, v9.4s
-	WORD $0x4e32ce61 // fmla v1.4s, v19.4s, v18.4s
-	WORD $0x4e26ce7e // fmla v30.4s, v19.4s, v6.4s
-	WORD $0xbd402346 // ldr s6, [x26, #0x20]
-	WORD $0xbd402332 // ldr s18, [x25, #0x20]
-	WORD $0x4e27ce70 // fmla v16.4s, v19.4s, v7.4s
-	WORD $0x4e31ce60 // fmla v0.4s, v19.4s, v17.4s
-	WORD $0xbd4023a7 // ldr s7, [x29, #0x20]
-	WORD $0xbd402371 // ldr s17, [x27, #0x20]
-	WORD $0x4f861025 // fmla v5.4s, v1.4s, v6.s[0]
-	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
-	WORD $0x4f871204 // fmla v4.4s, v16.4s, v7.s[0]
-	WORD $0x4f911003 // fmla v3.4s, v0.4s, v17.s[0]
-	WORD $0x54fff548 // b.hi 0x362c <k_tile_panel_16+0x584>
-	WORD $0x17ffff89 // b 0x35ac <k_tile_panel_16+0x504>
-	WORD $0xa941a811 // ldp x17, x10, [x0, #0x18]
-	WORD $0xd37ae56d // lsl x13, x11, #6
-	WORD $0xf94077f5 // ldr x21, [sp, #0xe8]
-	WORD $0xa9403804 // ldp x4, x14, [x0]
-	WORD $0xa943400f // ldp x15, x16, [x0, #0x30]
-	WORD $0xf9400802 // ldr x2, [x0, #0x10]
-	WORD $0x9b0a7dac // mul x12, x13, x10
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0xd37ceea3 // lsl x3, x21, #4
-	WORD $0xd379e141 // lsl x1, x10, #7
-	WORD $0x9b0d7d4d // mul x13, x10, x13
-	WORD $0x8b030042 // add x2, x2, x3
-	WORD $0x8b030083 // add x3, x4, x3
-	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x14000007 // b 0x37e0 <k_tile_panel_16+0x738>
-	WORD $0x91000968 // add x8, x11, #0x2
-	WORD $0x8b0101ce // add x14, x14, x1
-	WORD $0x3d8000a3 // str q3, [x5]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffcaac // b.gt 0x3130 <k_tile_panel_16+0x88>
-	WORD $0x9b0b7e2a // mul x10, x17, x11
-	WORD $0xd37ef626 // lsl x6, x17, #2
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x8b0a0865 // add x5, x3, x10, lsl #2
-	WORD $0xb4000130 // cbz x16, 0x3814 <k_tile_panel_16+0x76c>
-	WORD $0x3dc000a3 // ldr q3, [x5]
-	WORD $0x3ce668a2 // ldr q2, [x5, x6]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0xaa0e03e8 // mov x8, x14
-	WORD $0xaa0403ea // mov x10, x4
-	WORD $0xaa0203e7 // mov x7, x2
-	WORD $0x5400012a // b.ge 0x3830 <k_tile_panel_16+0x788>
-	WORD $0x17ffffee // b 0x37c8 <k_tile_panel_16+0x720>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0xaa0e03e8 // mov x8, x14
-	WORD $0xaa0403ea // mov x10, x4
-	WORD $0xaa0203e7 // mov x7, x2
-	WORD $0x54fffceb // b.lt 0x37c8 <k_tile_panel_16+0x720>
-	WORD $0x8b0c0113 // add x19, x8, x12
-	WORD $0x8b0d0114 // add x20, x8, x13
-	WORD $0x4ea81d00 // mov v0.16b, v8.16b
-	WORD $0x4ea81d04 // mov v4.16b, v8.16b
-	WORD $0xad404665 // ldp q5, q17, [x19]
-	WORD $0xad404287 // ldp q7, q16, [x20]
-	WORD $0x4ea81d12 // mov v18.16b, v8.16b
-	WORD $0x4ea81d13 // mov v19.16b, v8.16b
-	WORD $0x3dc000e1 // ldr q1, [x7]
-	WORD $0x3dc040e6 // ldr q6, [x7, #0x100]
-	WORD $0x3dc080f4 // ldr q20, [x7, #0x200]
-	WORD $0xd100054a // sub x10, x10, #0x1
-	WORD $0x91010108 // add x8, x8, #0x40
-	WORD $0x4f85e024 // sdot v4.4s, v1.16b, v5.4b[0]
-	WORD $0x4f87e020 // sdot v0.4s, v1.16b, v7.4b[0]
-	WORD $0x4f90e0d2 // sdot v18.4s, v6.16b, v16.4b[0]
-	WORD $0x4f91e0d3 // sdot v19.4s, v6.16b, v17.4b[0]
-	WORD $0x3dc010e1 // ldr q1, [x7, #0x40]
-	WORD $0x3dc050e6 // ldr q6, [x7, #0x140]
-	WORD $0x6e29de95 // fmul v21.4s, v20.4s, v9.4s
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x4fa5e024 // sdot v4.4s, v1.16b, v5.4b[1]
-	WORD $0x4fa7e020 // sdot v0.4s, v1.16b, v7.4b[1]
-	WORD $0x4fb0e0d2 // sdot v18.4s, v6.16b, v16.4b[1]
-	WORD $0x4fb1e0d3 // sdot v19.4s, v6.16b, v17.4b[1]
-	WORD $0x3dc020e1 // ldr q1, [x7, #0x80]
-	WORD $0x3dc060e6 // ldr q6, [x7, #0x180]
-	WORD $0x4f85e824 // sdot v4.4s, v1.16b, v5.4b[2]
-	WORD $0x4f87e820 // sdot v0.4s, v1.16b, v7.4b[2]
-	WORD $0x4f90e8d2 // sdot v18.4s, v6.16b, v16.4b[2]
-	WORD $0x4f91e8d3 // sdot v19.4s, v6.16b, v17.4b[2]
-	WORD $0x3dc030e1 // ldr q1, [x7, #0xc0]
-	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
-	WORD $0x4fa5e824 // sdot v4.4s, v1.16b, v5.4b[3]
-	WORD $0x4fa7e820 // sdot v0.4s, v1.16b, v7.4b[3]
-	WORD $0x4fb0e8d2 // sdot v18.4s, v6.16b, v16.4b[3]
-	WORD $0x4fb1e8d3 // sdot v19.4s, v6.16b, v17.4b[3]
-	WORD $0x4eb51ea1 // mov v1.16b, v21.16b
-	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
-	WORD $0x910a00e7 // add x7, x7, #0x280
-	WORD $0x4e24ce81 // fmla v1.4s, v20.4s, v4.4s
-	WORD $0x4e20ce95 // fmla v21.4s, v20.4s, v0.4s
-	WORD $0x4e29d640 // fadd v0.4s, v18.4s, v9.4s
-	WORD $0x4e29d664 // fadd v4.4s, v19.4s, v9.4s
-	WORD $0x4e20ccb5 // fmla v21.4s, v5.4s, v0.4s
-	WORD $0xbd402260 // ldr s0, [x19, #0x20]
-	WORD $0x4e24cca1 // fmla v1.4s, v5.4s, v4.4s
-	WORD $0xbd402284 // ldr s4, [x20, #0x20]
-	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
-	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x54fff9c8 // b.hi 0x3830 <k_tile_panel_16+0x788>
-	WORD $0x17ffffb3 // b 0x37c8 <k_tile_panel_16+0x720>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54ffbf4b // b.lt 0x30f4 <k_tile_panel_16+0x4c>
-	WORD $0xf940100a // ldr x10, [x0, #0x20]
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x9b0b7d4b // mul x11, x10, x11
-	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
-	WORD $0x8b15114a // add x10, x10, x21, lsl #4
-	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
-	WORD $0xad401163 // ldp q3, q4, [x11]
-	WORD $0x4ea81d05 // mov v5.16b, v8.16b
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x3dc04141 // ldr q1, [x10, #0x100]
-	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
-	WORD $0xd100058c // sub x12, x12, #0x1
-	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc05141 // ldr q1, [x10, #0x140]
-	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
-	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc06141 // ldr q1, [x10, #0x180]
-	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
-	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc03141 // ldr q1, [x10, #0xc0]
-	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e29dc01 // fmul v1.4s, v0.4s, v9.4s
-	WORD $0x3dc09143 // ldr q3, [x10, #0x240]
-	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
-	WORD $0x910a014a // add x10, x10, #0x280
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e29d4c0 // fadd v0.4s, v6.4s, v9.4s
-	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd402160 // ldr s0, [x11, #0x20]
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3928 <k_tile_panel_16+0x880>
-	WORD $0x17fffdd3 // b 0x30f4 <k_tile_panel_16+0x4c>
+	WORD $0x54fffca8 // b.hi 0x2af4 <k_tile_panel+0xb44>
+	WORD $0x17fffd57 // b 0x20c0 <k_tile_panel+0x110>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -3742,408 +2825,2341 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910503ff // add sp, sp, #0x140
 	WORD $0xd65f03c0 // ret
 
-	// tile_panel_16_min
-	WORD $0xd10543ff // sub sp, sp, #0x150
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
-	WORD $0x4e040d08 // dup v8.4s, w8
-	WORD $0x4e040d29 // dup v9.4s, w9
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa91357f6 // stp x22, x21, [sp, #0x130]
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
-	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
-	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
-	WORD $0xf9007bfd // str x29, [sp, #0xf0]
-	WORD $0xa9106ffe // stp x30, x27, [sp, #0x100]
-	WORD $0xa91167fa // stp x26, x25, [sp, #0x110]
-	WORD $0xa9125ff8 // stp x24, x23, [sp, #0x120]
-	WORD $0xa9144ff4 // stp x20, x19, [sp, #0x140]
-	WORD $0x3d8007e9 // str q9, [sp, #0x10]
-	WORD $0x14000005 // b 0x3a38 <k_tile_panel_16_min+0x5c>
-	WORD $0x3cb57902 // str q2, [x8, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54004be0 // b.eq 0x43b0 <k_tile_panel_16_min+0x9d4>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf9007ff5 // str x21, [sp, #0xf8]
-	WORD $0x540002aa // b.ge 0x3a98 <k_tile_panel_16_min+0xbc>
-	WORD $0xb27e0168 // orr x8, x11, #0x4
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x540024ed // b.le 0x3eec <k_tile_panel_16_min+0x510>
-	WORD $0x91000965 // add x5, x11, #0x2
-	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x5400380d // b.le 0x415c <k_tile_panel_16_min+0x780>
-	WORD $0xf9407ff5 // ldr x21, [sp, #0xf8]
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x54fffe2a // b.ge 0x3a2c <k_tile_panel_16_min+0x50>
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0x9b0b7d08 // mul x8, x8, x11
-	WORD $0x8b080948 // add x8, x10, x8, lsl #2
-	WORD $0xb400438c // cbz x12, 0x42f0 <k_tile_panel_16_min+0x914>
-	WORD $0x3cf57902 // ldr q2, [x8, x21, lsl #4]
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400438a // b.ge 0x4300 <k_tile_panel_16_min+0x924>
-	WORD $0x17ffffe5 // b 0x3a28 <k_tile_panel_16_min+0x4c>
-	WORD $0xa941300a // ldp x10, x12, [x0, #0x10]
-	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0xa940400e // ldp x14, x16, [x0]
-	WORD $0xf9401007 // ldr x7, [x0, #0x20]
-	WORD $0x8b08014d // add x13, x10, x8
-	WORD $0xd37ef58f // lsl x15, x12, #2
-	WORD $0x8b0c058a // add x10, x12, x12, lsl #1
-	WORD $0x8b0801ce // add x14, x14, x8
-	WORD $0x52803808 // mov w8, #0x1c0 // =448
-	WORD $0xd37be985 // lsl x5, x12, #5
-	WORD $0x9b0840e8 // madd x8, x7, x8, x16
-	WORD $0xa9434011 // ldp x17, x16, [x0, #0x30]
-	WORD $0x8b0c01e3 // add x3, x15, x12
-	WORD $0xd37df181 // lsl x1, x12, #3
-	WORD $0xd37ef542 // lsl x2, x10, #2
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0xd37df144 // lsl x4, x10, #3
-	WORD $0xd377d8e6 // lsl x6, x7, #9
-	WORD $0xcb071be7 // neg x7, x7, lsl #6
-	WORD $0xcb0f00a5 // sub x5, x5, x15
-	WORD $0x91000633 // add x19, x17, #0x1
-	WORD $0x91008114 // add x20, x8, #0x20
-	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0x1400000e // b 0x3b2c <k_tile_panel_16_min+0x150>
-	WORD $0x91002168 // add x8, x11, #0x8
-	WORD $0x3dc007e9 // ldr q9, [sp, #0x10]
-	WORD $0x8b060294 // add x20, x20, x6
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x3d8002a6 // str q6, [x21]
-	WORD $0x3caf6ab8 // str q24, [x21, x15]
-	WORD $0x3ca16ab9 // str q25, [x21, x1]
-	WORD $0x3ca26aba // str q26, [x21, x2]
-	WORD $0x3cac7ab0 // str q16, [x21, x12, lsl #4]
-	WORD $0x3ca36ab1 // str q17, [x21, x3]
-	WORD $0x3ca46aa7 // str q7, [x21, x4]
-	WORD $0x3ca56ab7 // str q23, [x21, x5]
-	WORD $0x54fff90c // b.gt 0x3a48 <k_tile_panel_16_min+0x6c>
-	WORD $0x9b0b7d8a // mul x10, x12, x11
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x8b0a09d5 // add x21, x14, x10, lsl #2
-	WORD $0xb40001f0 // cbz x16, 0x3b74 <k_tile_panel_16_min+0x198>
-	WORD $0x3dc002a6 // ldr q6, [x21]
-	WORD $0x3cef6ab8 // ldr q24, [x21, x15]
-	WORD $0x3ce16ab9 // ldr q25, [x21, x1]
-	WORD $0x3ce26aba // ldr q26, [x21, x2]
-	WORD $0x3cec7ab0 // ldr q16, [x21, x12, lsl #4]
-	WORD $0x3ce36ab1 // ldr q17, [x21, x3]
-	WORD $0x3ce46aa7 // ldr q7, [x21, x4]
-	WORD $0x3ce56ab7 // ldr q23, [x21, x5]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa1403f6 // mov x22, x20
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x540001ea // b.ge 0x3ba8 <k_tile_panel_16_min+0x1cc>
-	WORD $0x17ffffe2 // b 0x3af8 <k_tile_panel_16_min+0x11c>
+	// tile_panel_min
+	WORD $0xd10503ff // sub sp, sp, #0x140
+	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x4e040d59 // dup v25.4s, w10
+	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x91000d23 // add x3, x9, #0x3
+	WORD $0x9100052b // add x11, x9, #0x1
+	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
+	WORD $0x9100092d // add x13, x9, #0x2
+	WORD $0x91000d61 // add x1, x11, #0x3
+	WORD $0x1a9fd7ec // cset w12, gt
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x91000da2 // add x2, x13, #0x3
+	WORD $0x9a89b071 // csel x17, x3, x9, lt
+	WORD $0xf240057f // tst x11, #0x3
+	WORD $0x8b09020f // add x15, x16, x9
+	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
+	WORD $0x9342fe24 // asr x4, x17, #2
+	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
+	WORD $0x1a9fd7ee // cset w14, gt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0xcb110131 // sub x17, x9, x17
+	WORD $0x9a8bb021 // csel x1, x1, x11, lt
+	WORD $0xf24005bf // tst x13, #0x3
+	WORD $0xf90077e4 // str x4, [sp, #0xe8]
+	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
+	WORD $0xf9002ff1 // str x17, [sp, #0x58]
+	WORD $0x1a9fd7e4 // cset w4, gt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
+	WORD $0x9a8db051 // csel x17, x2, x13, lt
+	WORD $0xf240047f // tst x3, #0x3
+	WORD $0x9342fc22 // asr x2, x1, #2
+	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
+	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
+	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
+	WORD $0xcb010170 // sub x16, x11, x1
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0xcb0a01aa // sub x10, x13, x10
+	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
+	WORD $0x9342fe30 // asr x16, x17, #2
+	WORD $0x4e040c2b // dup v11.4s, w1
+	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
+	WORD $0x1a9fd7f0 // cset w16, gt
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0xb90037f0 // str w16, [sp, #0x34]
+	WORD $0x91000c70 // add x16, x3, #0x3
+	WORD $0x9a83b210 // csel x16, x16, x3, lt
+	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
+	WORD $0x9342fe11 // asr x17, x16, #2
+	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
+	WORD $0xf90073fd // str x29, [sp, #0xe0]
+	WORD $0xcb10006a // sub x10, x3, x16
+	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
+	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
+	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
+	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
+	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
+	WORD $0xb90057e4 // str w4, [sp, #0x54]
+	WORD $0xf9001fe3 // str x3, [sp, #0x38]
+	WORD $0xf9000fea // str x10, [sp, #0x18]
+	WORD $0x3d8027f9 // str q25, [sp, #0x90]
+	WORD $0x3d801beb // str q11, [sp, #0x60]
+	WORD $0x14000005 // b 0x2cbc <k_tile_panel_min+0x124>
+	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x54005aa0 // b.eq 0x380c <k_tile_panel_min+0xc74>
+	WORD $0xaa0903f7 // mov x23, x9
+	WORD $0x34001a8c // cbz w12, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0xd37ced03 // lsl x3, x8, #4
+	WORD $0xf9400010 // ldr x16, [x0]
+	WORD $0xf940200a // ldr x10, [x0, #0x40]
+	WORD $0x8b030202 // add x2, x16, x3
+	WORD $0xb400012a // cbz x10, 0x2cf8 <k_tile_panel_min+0x160>
+	WORD $0x3dc00042 // ldr q2, [x2]
+	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x8b030083 // add x3, x4, x3
+	WORD $0x5400012a // b.ge 0x2d14 <k_tile_panel_min+0x17c>
+	WORD $0x1400002e // b 0x2dac <k_tile_panel_min+0x214>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x8b030083 // add x3, x4, x3
+	WORD $0x540004eb // b.lt 0x2dac <k_tile_panel_min+0x214>
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0x9b047c24 // mul x4, x1, x4
+	WORD $0x8b041a24 // add x4, x17, x4, lsl #6
+	WORD $0x8b051884 // add x4, x4, x5, lsl #6
+	WORD $0x91000605 // add x5, x16, #0x1
+	WORD $0xad401884 // ldp q4, q6, [x4]
+	WORD $0x4eb91f25 // mov v5.16b, v25.16b
+	WORD $0x3dc000c3 // ldr q3, [x6]
+	WORD $0xd10004a5 // sub x5, x5, #0x1
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
+	WORD $0x3dc080c4 // ldr q4, [x6, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc070c3 // ldr q3, [x6, #0x1c0]
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd402084 // ldr s4, [x4, #0x20]
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc090c3 // ldr q3, [x6, #0x240]
+	WORD $0xbd403084 // ldr s4, [x4, #0x30]
+	WORD $0x910a00c6 // add x6, x6, #0x280
+	WORD $0x91040084 // add x4, x4, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc48 // b.hi 0x2d30 <k_tile_panel_min+0x198>
+	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0x3d800042 // str q2, [x2]
+	WORD $0x340012ce // cbz w14, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0x8b040845 // add x5, x2, x4, lsl #2
+	WORD $0xb40000aa // cbz x10, 0x2dd4 <k_tile_panel_min+0x23c>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000aa // b.ge 0x2de0 <k_tile_panel_min+0x248>
+	WORD $0x14000029 // b 0x2e74 <k_tile_panel_min+0x2dc>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540004cb // b.lt 0x2e74 <k_tile_panel_min+0x2dc>
+	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0x9b067c26 // mul x6, x1, x6
+	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000607 // add x7, x16, #0x1
+	WORD $0xad4018c4 // ldp q4, q6, [x6]
+	WORD $0x4eb91f25 // mov v5.16b, v25.16b
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
+	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
+	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc48 // b.hi 0x2df8 <k_tile_panel_min+0x260>
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
+	WORD $0xaa0d03f7 // mov x23, x13
+	WORD $0x34000c85 // cbz w5, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0xd37df085 // lsl x5, x4, #3
+	WORD $0xb40000aa // cbz x10, 0x2e9c <k_tile_panel_min+0x304>
+	WORD $0x3ce56842 // ldr q2, [x2, x5]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000aa // b.ge 0x2ea8 <k_tile_panel_min+0x310>
+	WORD $0x14000029 // b 0x2f3c <k_tile_panel_min+0x3a4>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540004cb // b.lt 0x2f3c <k_tile_panel_min+0x3a4>
+	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0x9b067c26 // mul x6, x1, x6
+	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000607 // add x7, x16, #0x1
+	WORD $0xad4018c4 // ldp q4, q6, [x6]
+	WORD $0x4eb91f25 // mov v5.16b, v25.16b
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
+	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
+	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc48 // b.hi 0x2ec0 <k_tile_panel_min+0x328>
+	WORD $0x3ca56842 // str q2, [x2, x5]
+	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
+	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
+	WORD $0x34000645 // cbz w5, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0x8b040484 // add x4, x4, x4, lsl #1
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0xb40000aa // cbz x10, 0x2f68 <k_tile_panel_min+0x3d0>
+	WORD $0x3ce46842 // ldr q2, [x2, x4]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000aa // b.ge 0x2f74 <k_tile_panel_min+0x3dc>
+	WORD $0x14000029 // b 0x3008 <k_tile_panel_min+0x470>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540004cb // b.lt 0x3008 <k_tile_panel_min+0x470>
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x9b0a7c2a // mul x10, x1, x10
+	WORD $0x8b0a1a2a // add x10, x17, x10, lsl #6
+	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
+	WORD $0x8b11194a // add x10, x10, x17, lsl #6
+	WORD $0xad401944 // ldp q4, q6, [x10]
+	WORD $0x4eb91f25 // mov v5.16b, v25.16b
+	WORD $0x3dc00063 // ldr q3, [x3]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01063 // ldr q3, [x3, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02063 // ldr q3, [x3, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03063 // ldr q3, [x3, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04063 // ldr q3, [x3, #0x100]
+	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05063 // ldr q3, [x3, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06063 // ldr q3, [x3, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07063 // ldr q3, [x3, #0x1c0]
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd402144 // ldr s4, [x10, #0x20]
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc09063 // ldr q3, [x3, #0x240]
+	WORD $0xbd403144 // ldr s4, [x10, #0x30]
+	WORD $0x910a0063 // add x3, x3, #0x280
+	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc48 // b.hi 0x2f8c <k_tile_panel_min+0x3f4>
+	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
+	WORD $0x3ca46842 // str q2, [x2, x4]
+	WORD $0x910022f1 // add x17, x23, #0x8
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x5400036d // b.le 0x3084 <k_tile_panel_min+0x4ec>
+	WORD $0xaa1703f5 // mov x21, x23
+	WORD $0x910012b7 // add x23, x21, #0x4
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x54001e0d // b.le 0x33e8 <k_tile_panel_min+0x850>
+	WORD $0xaa1503ea // mov x10, x21
+	WORD $0x91000955 // add x21, x10, #0x2
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x54002dcd // b.le 0x35f0 <k_tile_panel_min+0xa58>
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0xeb0f021f // cmp x16, x15
+	WORD $0x54ffe36a // b.ge 0x2cb0 <k_tile_panel_min+0x118>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xcb090211 // sub x17, x16, x9
+	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9b117d4a // mul x10, x10, x17
+	WORD $0xf9400011 // ldr x17, [x0]
+	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
+	WORD $0x91000e11 // add x17, x16, #0x3
+	WORD $0x9a90b231 // csel x17, x17, x16, lt
+	WORD $0xb4003741 // cbz x1, 0x3754 <k_tile_panel_min+0xbbc>
+	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400374a // b.ge 0x3764 <k_tile_panel_min+0xbcc>
+	WORD $0x17ffff0b // b 0x2cac <k_tile_panel_min+0x114>
+	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
+	WORD $0xd37ced0a // lsl x10, x8, #4
+	WORD $0xa9400801 // ldp x1, x2, [x0]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
+	WORD $0xd37ef6d9 // lsl x25, x22, #2
+	WORD $0x8b0a0210 // add x16, x16, x10
+	WORD $0xd37ae466 // lsl x6, x3, #6
+	WORD $0x8b0a0038 // add x24, x1, x10
+	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
+	WORD $0xd37beac1 // lsl x1, x22, #5
+	WORD $0x8b160324 // add x4, x25, x22
+	WORD $0xd37df2dd // lsl x29, x22, #3
+	WORD $0x91020047 // add x7, x2, #0x80
+	WORD $0xd37ef55e // lsl x30, x10, #2
+	WORD $0xd37ef493 // lsl x19, x4, #2
+	WORD $0xd37df154 // lsl x20, x10, #3
+	WORD $0xcb190024 // sub x4, x1, x25
+	WORD $0xd10400c5 // sub x5, x6, #0x100
+	WORD $0x9100076a // add x10, x27, #0x1
+	WORD $0x1400000d // b 0x3108 <k_tile_panel_min+0x570>
+	WORD $0x910022b1 // add x17, x21, #0x8
+	WORD $0xaa1503f7 // mov x23, x21
+	WORD $0x3d800076 // str q22, [x3]
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x3cb96864 // str q4, [x3, x25]
+	WORD $0x3cbd6865 // str q5, [x3, x29]
+	WORD $0x3cbe6866 // str q6, [x3, x30]
+	WORD $0x3cb67870 // str q16, [x3, x22, lsl #4]
+	WORD $0x3cb36871 // str q17, [x3, x19]
+	WORD $0x3cb46867 // str q7, [x3, x20]
+	WORD $0x3ca46873 // str q19, [x3, x4]
+	WORD $0x54fff8ec // b.gt 0x3020 <k_tile_panel_min+0x488>
+	WORD $0xcb0902e1 // sub x1, x23, x9
+	WORD $0xf10002ff // cmp x23, #0x0
+	WORD $0xaa1103f5 // mov x21, x17
+	WORD $0x9b017ec1 // mul x1, x22, x1
+	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
+	WORD $0x91000ee1 // add x1, x23, #0x3
+	WORD $0x9a97b031 // csel x17, x1, x23, lt
+	WORD $0xb400019a // cbz x26, 0x3154 <k_tile_panel_min+0x5bc>
+	WORD $0x3dc00076 // ldr q22, [x3]
+	WORD $0x3cf96864 // ldr q4, [x3, x25]
+	WORD $0x3cfd6865 // ldr q5, [x3, x29]
+	WORD $0x3cfe6866 // ldr q6, [x3, x30]
+	WORD $0x3cf67870 // ldr q16, [x3, x22, lsl #4]
+	WORD $0x3cf36871 // ldr q17, [x3, x19]
+	WORD $0x3cf46867 // ldr q7, [x3, x20]
+	WORD $0x3ce46873 // ldr q19, [x3, x4]
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x5400018a // b.ge 0x317c <k_tile_panel_min+0x5e4>
+	WORD $0x17ffffe2 // b 0x30d8 <k_tile_panel_min+0x540>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa1403f6 // mov x22, x20
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x54fffaab // b.lt 0x3af8 <k_tile_panel_16_min+0x11c>
-	WORD $0xaa1603e8 // mov x8, x22
-	WORD $0x4ea81d02 // mov v2.16b, v8.16b
-	WORD $0x3dc00315 // ldr q21, [x24]
-	WORD $0x3cde0d04 // ldr q4, [x8, #-0x20]!
-	WORD $0x8b070119 // add x25, x8, x7
-	WORD $0x8b07033a // add x26, x25, x7
-	WORD $0xad021ff0 // stp q16, q7, [sp, #0x40]
-	WORD $0x4ea81d01 // mov v1.16b, v8.16b
-	WORD $0xad401f45 // ldp q5, q7, [x26]
-	WORD $0x4f84e2a2 // sdot v2.4s, v21.16b, v4.4b[0]
-	WORD $0x3d8023f7 // str q23, [sp, #0x80]
-	WORD $0x3dc01317 // ldr q23, [x24, #0x40]
-	WORD $0x4ea81d14 // mov v20.16b, v8.16b
-	WORD $0xad404336 // ldp q22, q16, [x25]
-	WORD $0x8b07035b // add x27, x26, x7
-	WORD $0x4f85e2a1 // sdot v1.4s, v21.16b, v5.4b[0]
-	WORD $0x8b07037d // add x29, x27, x7
-	WORD $0x4ea81d1d // mov v29.16b, v8.16b
-	WORD $0xad407fab // ldp q11, q31, [x29]
-	WORD $0x4fa4e2e2 // sdot v2.4s, v23.16b, v4.4b[1]
-	WORD $0xad0367fa // stp q26, q25, [sp, #0x60]
-	WORD $0x4f96e2b4 // sdot v20.4s, v21.16b, v22.4b[0]
-	WORD $0x4ea81d1a // mov v26.16b, v8.16b
-	WORD $0xad40736a // ldp q10, q28, [x27]
-	WORD $0x8b0703be // add x30, x29, x7
-	WORD $0x4f8be2bd // sdot v29.4s, v21.16b, v11.4b[0]
-	WORD $0x8b0703ca // add x10, x30, x7
-	WORD $0x4fa5e2e1 // sdot v1.4s, v23.16b, v5.4b[1]
-	WORD $0x8b070148 // add x8, x10, x7
-	WORD $0x4ea21c52 // mov v18.16b, v2.16b
-	WORD $0xad04e3e6 // stp q6, q24, [sp, #0x90]
-	WORD $0x4f8ae2ba // sdot v26.4s, v21.16b, v10.4b[0]
-	WORD $0xad4027cd // ldp q13, q9, [x30]
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x4fb6e2f4 // sdot v20.4s, v23.16b, v22.4b[1]
-	WORD $0x3dc02300 // ldr q0, [x24, #0x80]
-	WORD $0xad403d13 // ldp q19, q15, [x8]
-	WORD $0x4ea81d0e // mov v14.16b, v8.16b
-	WORD $0xad400943 // ldp q3, q2, [x10]
-	WORD $0x4ea81d19 // mov v25.16b, v8.16b
-	WORD $0x4fabe2fd // sdot v29.4s, v23.16b, v11.4b[1]
-	WORD $0x4f84e812 // sdot v18.4s, v0.16b, v4.4b[2]
-	WORD $0x4f85e801 // sdot v1.4s, v0.16b, v5.4b[2]
-	WORD $0x4f8de2a6 // sdot v6.4s, v21.16b, v13.4b[0]
-	WORD $0x4faae2fa // sdot v26.4s, v23.16b, v10.4b[1]
-	WORD $0x4f93e2ae // sdot v14.4s, v21.16b, v19.4b[0]
-	WORD $0x4f83e2b9 // sdot v25.4s, v21.16b, v3.4b[0]
-	WORD $0x4f96e814 // sdot v20.4s, v0.16b, v22.4b[2]
-	WORD $0x3dc03318 // ldr q24, [x24, #0xc0]
-	WORD $0x3dc04315 // ldr q21, [x24, #0x100]
-	WORD $0x4ea81d1b // mov v27.16b, v8.16b
-	WORD $0x4ea81d1e // mov v30.16b, v8.16b
-	WORD $0x4f8be81d // sdot v29.4s, v0.16b, v11.4b[2]
-	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
-	WORD $0x4fa5eb01 // sdot v1.4s, v24.16b, v5.4b[3]
-	WORD $0x4fade2e6 // sdot v6.4s, v23.16b, v13.4b[1]
-	WORD $0x4f8ae81a // sdot v26.4s, v0.16b, v10.4b[2]
-	WORD $0x4fb3e2ee // sdot v14.4s, v23.16b, v19.4b[1]
-	WORD $0x4fa3e2f9 // sdot v25.4s, v23.16b, v3.4b[1]
-	WORD $0x4ea81d17 // mov v23.16b, v8.16b
-	WORD $0x4fb6eb14 // sdot v20.4s, v24.16b, v22.4b[3]
-	WORD $0x4ea81d16 // mov v22.16b, v8.16b
-	WORD $0x4ea81d04 // mov v4.16b, v8.16b
-	WORD $0x4ea81d05 // mov v5.16b, v8.16b
-	WORD $0xad0107f2 // stp q18, q1, [sp, #0x20]
-	WORD $0x4fabeb1d // sdot v29.4s, v24.16b, v11.4b[3]
-	WORD $0x4ea81d0b // mov v11.16b, v8.16b
-	WORD $0x4ebc1f81 // mov v1.16b, v28.16b
-	WORD $0x4f9ce2b7 // sdot v23.4s, v21.16b, v28.4b[0]
-	WORD $0x4ea81d1c // mov v28.16b, v8.16b
-	WORD $0x4f8de806 // sdot v6.4s, v0.16b, v13.4b[2]
-	WORD $0x3dc0830c // ldr q12, [x24, #0x200]
-	WORD $0x4faaeb1a // sdot v26.4s, v24.16b, v10.4b[3]
-	WORD $0x3cdf02ca // ldur q10, [x22, #-0x10]
-	WORD $0x4eb11e32 // mov v18.16b, v17.16b
-	WORD $0x4eb01e11 // mov v17.16b, v16.16b
-	WORD $0x4f90e2bb // sdot v27.4s, v21.16b, v16.4b[0]
-	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
-	WORD $0x4f87e2b6 // sdot v22.4s, v21.16b, v7.4b[0]
-	WORD $0x3dc007e7 // ldr q7, [sp, #0x10]
-	WORD $0x4f93e80e // sdot v14.4s, v0.16b, v19.4b[2]
-	WORD $0x4f8ae2ab // sdot v11.4s, v21.16b, v10.4b[0]
-	WORD $0x4f9fe2bc // sdot v28.4s, v21.16b, v31.4b[0]
-	WORD $0x4f82e2be // sdot v30.4s, v21.16b, v2.4b[0]
-	WORD $0x4f8fe2a4 // sdot v4.4s, v21.16b, v15.4b[0]
-	WORD $0x4f89e2a5 // sdot v5.4s, v21.16b, v9.4b[0]
-	WORD $0x6e27dd95 // fmul v21.4s, v12.4s, v7.4s
-	WORD $0x4fadeb06 // sdot v6.4s, v24.16b, v13.4b[3]
-	WORD $0x3dc0530d // ldr q13, [x24, #0x140]
-	WORD $0x4f83e819 // sdot v25.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
-	WORD $0x4fb3eb0e // sdot v14.4s, v24.16b, v19.4b[3]
-	WORD $0x4ea11c33 // mov v19.16b, v1.16b
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x4fa1e1b7 // sdot v23.4s, v13.16b, v1.4b[1]
-	WORD $0x4fafe1a4 // sdot v4.4s, v13.16b, v15.4b[1]
-	WORD $0x4fb1e1bb // sdot v27.4s, v13.16b, v17.4b[1]
-	WORD $0x4eb51ea1 // mov v1.16b, v21.16b
-	WORD $0x4fa2e1be // sdot v30.4s, v13.16b, v2.4b[1]
-	WORD $0x4fa9e1a5 // sdot v5.4s, v13.16b, v9.4b[1]
-	WORD $0x4faae1ab // sdot v11.4s, v13.16b, v10.4b[1]
-	WORD $0x4fa3eb19 // sdot v25.4s, v24.16b, v3.4b[3]
-	WORD $0x3dc07303 // ldr q3, [x24, #0x1c0]
-	WORD $0x4fbfe1bc // sdot v28.4s, v13.16b, v31.4b[1]
-	WORD $0x4fb0e1b6 // sdot v22.4s, v13.16b, v16.4b[1]
-	WORD $0x4eb51eb8 // mov v24.16b, v21.16b
-	WORD $0x4e2ecd81 // fmla v1.4s, v12.4s, v14.4s
-	WORD $0x4eb11e2e // mov v14.16b, v17.16b
-	WORD $0x4f8fe804 // sdot v4.4s, v0.16b, v15.4b[2]
-	WORD $0x4f82e81e // sdot v30.4s, v0.16b, v2.4b[2]
-	WORD $0x4f89e805 // sdot v5.4s, v0.16b, v9.4b[2]
-	WORD $0x4f93e817 // sdot v23.4s, v0.16b, v19.4b[2]
-	WORD $0x4f8ae80b // sdot v11.4s, v0.16b, v10.4b[2]
-	WORD $0x4eb51ead // mov v13.16b, v21.16b
-	WORD $0x4e39cd98 // fmla v24.4s, v12.4s, v25.4s
-	WORD $0x4f8ee81b // sdot v27.4s, v0.16b, v14.4b[2]
-	WORD $0x4f9fe81c // sdot v28.4s, v0.16b, v31.4b[2]
-	WORD $0x4f90e816 // sdot v22.4s, v0.16b, v16.4b[2]
-	WORD $0x4fafe864 // sdot v4.4s, v3.16b, v15.4b[3]
-	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
-	WORD $0x4eb21e51 // mov v17.16b, v18.16b
-	WORD $0x4fa2e87e // sdot v30.4s, v3.16b, v2.4b[3]
-	WORD $0x4eb51ea2 // mov v2.16b, v21.16b
-	WORD $0x4e26cd8d // fmla v13.4s, v12.4s, v6.4s
-	WORD $0x4fa9e865 // sdot v5.4s, v3.16b, v9.4b[3]
-	WORD $0x4faae86b // sdot v11.4s, v3.16b, v10.4b[3]
-	WORD $0x3dc027e6 // ldr q6, [sp, #0x90]
-	WORD $0x4faee87b // sdot v27.4s, v3.16b, v14.4b[3]
-	WORD $0x4fb3e877 // sdot v23.4s, v3.16b, v19.4b[3]
-	WORD $0x4e34cd80 // fmla v0.4s, v12.4s, v20.4s
-	WORD $0x4e27d484 // fadd v4.4s, v4.4s, v7.4s
-	WORD $0x4e3dcd82 // fmla v2.4s, v12.4s, v29.4s
-	WORD $0x3dc0931d // ldr q29, [x24, #0x240]
-	WORD $0xad414ff2 // ldp q18, q19, [sp, #0x20]
-	WORD $0x4fbfe87c // sdot v28.4s, v3.16b, v31.4b[3]
-	WORD $0x4e27d4a5 // fadd v5.4s, v5.4s, v7.4s
-	WORD $0x4fb0e876 // sdot v22.4s, v3.16b, v16.4b[3]
-	WORD $0x4eb51ea3 // mov v3.16b, v21.16b
-	WORD $0x4e27d779 // fadd v25.4s, v27.4s, v7.4s
-	WORD $0x4e27d7db // fadd v27.4s, v30.4s, v7.4s
-	WORD $0x4eb51eb4 // mov v20.16b, v21.16b
-	WORD $0x4e24cfa1 // fmla v1.4s, v29.4s, v4.4s
-	WORD $0x4e32cd95 // fmla v21.4s, v12.4s, v18.4s
-	WORD $0x4e27d572 // fadd v18.4s, v11.4s, v7.4s
-	WORD $0xbd402104 // ldr s4, [x8, #0x20]
-	WORD $0x4e27d79c // fadd v28.4s, v28.4s, v7.4s
-	WORD $0x4e3acd83 // fmla v3.4s, v12.4s, v26.4s
-	WORD $0x4e33cd94 // fmla v20.4s, v12.4s, v19.4s
-	WORD $0x4e27d6f3 // fadd v19.4s, v23.4s, v7.4s
-	WORD $0x4e25cfad // fmla v13.4s, v29.4s, v5.4s
-	WORD $0x4e3bcfb8 // fmla v24.4s, v29.4s, v27.4s
-	WORD $0xbd402145 // ldr s5, [x10, #0x20]
-	WORD $0x4e39cfa0 // fmla v0.4s, v29.4s, v25.4s
-	WORD $0x4f841026 // fmla v6.4s, v1.4s, v4.s[0]
-	WORD $0x3dc02be1 // ldr q1, [sp, #0xa0]
-	WORD $0x4e32cfb5 // fmla v21.4s, v29.4s, v18.4s
-	WORD $0x4e27d6d2 // fadd v18.4s, v22.4s, v7.4s
-	WORD $0x4e3ccfa2 // fmla v2.4s, v29.4s, v28.4s
-	WORD $0xad421ff0 // ldp q16, q7, [sp, #0x40]
-	WORD $0x4e33cfa3 // fmla v3.4s, v29.4s, v19.4s
-	WORD $0xad4367fa // ldp q26, q25, [sp, #0x60]
-	WORD $0x4f851301 // fmla v1.4s, v24.4s, v5.s[0]
-	WORD $0xbd4023b3 // ldr s19, [x29, #0x20]
-	WORD $0x2d4697c4 // ldp s4, s5, [x30, #0x34]
-	WORD $0x3dc023f7 // ldr q23, [sp, #0x80]
-	WORD $0x4e32cfb4 // fmla v20.4s, v29.4s, v18.4s
-	WORD $0xbd4023d2 // ldr s18, [x30, #0x20]
-	WORD $0x4f93105a // fmla v26.4s, v2.4s, v19.s[0]
-	WORD $0xbd402342 // ldr s2, [x26, #0x20]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x3d802be1 // str q1, [sp, #0xa0]
-	WORD $0xbd402361 // ldr s1, [x27, #0x20]
-	WORD $0x4f9211b9 // fmla v25.4s, v13.4s, v18.s[0]
-	WORD $0x3dc0a312 // ldr q18, [x24, #0x280]
-	WORD $0x3dc02bf8 // ldr q24, [sp, #0xa0]
-	WORD $0x4f811070 // fmla v16.4s, v3.4s, v1.s[0]
-	WORD $0xbd402321 // ldr s1, [x25, #0x20]
-	WORD $0x4f821291 // fmla v17.4s, v20.4s, v2.s[0]
-	WORD $0xbd4002c3 // ldr s3, [x22]
-	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
-	WORD $0x2d468102 // ldp s2, s0, [x8, #0x34]
-	WORD $0x4f8312b7 // fmla v23.4s, v21.4s, v3.s[0]
-	WORD $0x2d468d41 // ldp s1, s3, [x10, #0x34]
-	WORD $0x4f841259 // fmla v25.4s, v18.4s, v4.s[0]
-	WORD $0x2d46db35 // ldp s21, s22, [x25, #0x34]
-	WORD $0x4f821246 // fmla v6.4s, v18.4s, v2.s[0]
-	WORD $0x2d4693a2 // ldp s2, s4, [x29, #0x34]
-	WORD $0x4f811258 // fmla v24.4s, v18.4s, v1.s[0]
-	WORD $0x4f951247 // fmla v7.4s, v18.4s, v21.s[0]
-	WORD $0x2d42d6d3 // ldp s19, s21, [x22, #0x14]
-	WORD $0x4f82125a // fmla v26.4s, v18.4s, v2.s[0]
-	WORD $0x2d468b61 // ldp s1, s2, [x27, #0x34]
-	WORD $0x910102d6 // add x22, x22, #0x40
-	WORD $0x4f931257 // fmla v23.4s, v18.4s, v19.s[0]
-	WORD $0x4f811250 // fmla v16.4s, v18.4s, v1.s[0]
-	WORD $0x2d46d341 // ldp s1, s20, [x26, #0x34]
-	WORD $0x4f811251 // fmla v17.4s, v18.4s, v1.s[0]
-	WORD $0x3dc0b301 // ldr q1, [x24, #0x2c0]
-	WORD $0x910c0318 // add x24, x24, #0x300
-	WORD $0x4f801026 // fmla v6.4s, v1.4s, v0.s[0]
-	WORD $0x4f831038 // fmla v24.4s, v1.4s, v3.s[0]
-	WORD $0x4f851039 // fmla v25.4s, v1.4s, v5.s[0]
-	WORD $0x4f84103a // fmla v26.4s, v1.4s, v4.s[0]
-	WORD $0x4f821030 // fmla v16.4s, v1.4s, v2.s[0]
-	WORD $0x4f941031 // fmla v17.4s, v1.4s, v20.s[0]
-	WORD $0x4f961027 // fmla v7.4s, v1.4s, v22.s[0]
-	WORD $0x4f951037 // fmla v23.4s, v1.4s, v21.s[0]
-	WORD $0x54ffe628 // b.hi 0x3ba8 <k_tile_panel_16_min+0x1cc>
-	WORD $0x17ffff04 // b 0x3af8 <k_tile_panel_16_min+0x11c>
-	WORD $0xa941a80f // ldp x15, x10, [x0, #0x18]
-	WORD $0xd37ae570 // lsl x16, x11, #6
-	WORD $0xf9407ff1 // ldr x17, [sp, #0xf8]
-	WORD $0xa9430402 // ldp x2, x1, [x0, #0x30]
-	WORD $0x9103020d // add x13, x16, #0xc0
-	WORD $0x9102020e // add x14, x16, #0x80
-	WORD $0xf9400013 // ldr x19, [x0]
-	WORD $0x9b0a7e0c // mul x12, x16, x10
-	WORD $0x91010210 // add x16, x16, #0x40
-	WORD $0xd37cee27 // lsl x7, x17, #4
-	WORD $0x8b0f05e4 // add x4, x15, x15, lsl #1
-	WORD $0xa9409811 // ldp x17, x6, [x0, #0x8]
-	WORD $0x9b0d7d4d // mul x13, x10, x13
-	WORD $0xd37df1e3 // lsl x3, x15, #3
-	WORD $0xd378dd45 // lsl x5, x10, #8
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0x8b0700c6 // add x6, x6, x7
-	WORD $0x8b070267 // add x7, x19, x7
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x9b107d50 // mul x16, x10, x16
-	WORD $0x14000009 // b 0x3f64 <k_tile_panel_16_min+0x588>
-	WORD $0x91001168 // add x8, x11, #0x4
-	WORD $0x8b050231 // add x17, x17, x5
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x3cb56a84 // str q4, [x20, x21]
-	WORD $0x3ca36a83 // str q3, [x20, x3]
-	WORD $0x3ca46a82 // str q2, [x20, x4]
-	WORD $0x54ffd7ac // b.gt 0x3a54 <k_tile_panel_16_min+0x78>
-	WORD $0x9b0b7dea // mul x10, x15, x11
-	WORD $0xd37ef5f5 // lsl x21, x15, #2
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
-	WORD $0xb4000161 // cbz x1, 0x3fa0 <k_tile_panel_16_min+0x5c4>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf56a84 // ldr q4, [x20, x21]
-	WORD $0x3ce36a83 // ldr q3, [x20, x3]
-	WORD $0x3ce46a82 // ldr q2, [x20, x4]
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x54fffb0b // b.lt 0x30d8 <k_tile_panel_min+0x540>
+	WORD $0x9342fe31 // asr x17, x17, #2
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0x9b117cb1 // mul x17, x5, x17
+	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x8b1100f1 // add x17, x7, x17
+	WORD $0x8b060221 // add x1, x17, x6
+	WORD $0xad7c6a2c // ldp q12, q26, [x17, #-0x80]
+	WORD $0x4eb91f32 // mov v18.16b, v25.16b
+	WORD $0xad03dbf3 // stp q19, q22, [sp, #0x70]
+	WORD $0x3dc002ee // ldr q14, [x23]
+	WORD $0xad7e6e2a // ldp q10, q27, [x17, #-0x40]
+	WORD $0x4eb91f33 // mov v19.16b, v25.16b
+	WORD $0xad7c782f // ldp q15, q30, [x1, #-0x80]
+	WORD $0x4eb91f36 // mov v22.16b, v25.16b
+	WORD $0xad422423 // ldp q3, q9, [x1, #0x40]
+	WORD $0x4eb91f34 // mov v20.16b, v25.16b
+	WORD $0xad40722b // ldp q11, q28, [x17]
+	WORD $0x4eb91f35 // mov v21.16b, v25.16b
+	WORD $0xad42762d // ldp q13, q29, [x17, #0x40]
+	WORD $0x4eb91f37 // mov v23.16b, v25.16b
+	WORD $0xad7e7c21 // ldp q1, q31, [x1, #-0x40]
+	WORD $0x4eb91f38 // mov v24.16b, v25.16b
+	WORD $0xad402020 // ldp q0, q8, [x1]
+	WORD $0x4f8ce1d2 // sdot v18.4s, v14.16b, v12.4b[0]
+	WORD $0x3dc027f9 // ldr q25, [sp, #0x90]
+	WORD $0x4f8ae1d3 // sdot v19.4s, v14.16b, v10.4b[0]
+	WORD $0x4f8fe1d6 // sdot v22.4s, v14.16b, v15.4b[0]
+	WORD $0x4f8be1d4 // sdot v20.4s, v14.16b, v11.4b[0]
+	WORD $0x4f8de1d5 // sdot v21.4s, v14.16b, v13.4b[0]
+	WORD $0x4f81e1d7 // sdot v23.4s, v14.16b, v1.4b[0]
+	WORD $0x4f83e1d9 // sdot v25.4s, v14.16b, v3.4b[0]
+	WORD $0x3dc012e2 // ldr q2, [x23, #0x40]
+	WORD $0x4f80e1d8 // sdot v24.4s, v14.16b, v0.4b[0]
+	WORD $0x3dc022ee // ldr q14, [x23, #0x80]
+	WORD $0xd1000442 // sub x2, x2, #0x1
+	WORD $0x4face052 // sdot v18.4s, v2.16b, v12.4b[1]
+	WORD $0x4faae053 // sdot v19.4s, v2.16b, v10.4b[1]
+	WORD $0x4fafe056 // sdot v22.4s, v2.16b, v15.4b[1]
+	WORD $0x4fabe054 // sdot v20.4s, v2.16b, v11.4b[1]
+	WORD $0x4fade055 // sdot v21.4s, v2.16b, v13.4b[1]
+	WORD $0x4fa1e057 // sdot v23.4s, v2.16b, v1.4b[1]
+	WORD $0x4fa3e059 // sdot v25.4s, v2.16b, v3.4b[1]
+	WORD $0x4fa0e058 // sdot v24.4s, v2.16b, v0.4b[1]
+	WORD $0x3dc032e2 // ldr q2, [x23, #0xc0]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xaa1103f6 // mov x22, x17
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x5400016a // b.ge 0x3fc4 <k_tile_panel_16_min+0x5e8>
-	WORD $0x17ffffea // b 0x3f44 <k_tile_panel_16_min+0x568>
+	WORD $0x4f8ce9d2 // sdot v18.4s, v14.16b, v12.4b[2]
+	WORD $0x4f8ae9d3 // sdot v19.4s, v14.16b, v10.4b[2]
+	WORD $0x4f8fe9d6 // sdot v22.4s, v14.16b, v15.4b[2]
+	WORD $0x4f8be9d4 // sdot v20.4s, v14.16b, v11.4b[2]
+	WORD $0x4f8de9d5 // sdot v21.4s, v14.16b, v13.4b[2]
+	WORD $0x4f81e9d7 // sdot v23.4s, v14.16b, v1.4b[2]
+	WORD $0x4f83e9d9 // sdot v25.4s, v14.16b, v3.4b[2]
+	WORD $0x4f80e9d8 // sdot v24.4s, v14.16b, v0.4b[2]
+	WORD $0x4face852 // sdot v18.4s, v2.16b, v12.4b[3]
+	WORD $0x4faae853 // sdot v19.4s, v2.16b, v10.4b[3]
+	WORD $0x4fafe856 // sdot v22.4s, v2.16b, v15.4b[3]
+	WORD $0x4fabe854 // sdot v20.4s, v2.16b, v11.4b[3]
+	WORD $0x4fade855 // sdot v21.4s, v2.16b, v13.4b[3]
+	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
+	WORD $0x4fa3e859 // sdot v25.4s, v2.16b, v3.4b[3]
+	WORD $0x4fa1e857 // sdot v23.4s, v2.16b, v1.4b[3]
+	WORD $0x4fa0e858 // sdot v24.4s, v2.16b, v0.4b[3]
+	WORD $0x3dc052e0 // ldr q0, [x23, #0x140]
+	WORD $0x3dc062e1 // ldr q1, [x23, #0x180]
+	WORD $0x3dc01beb // ldr q11, [sp, #0x60]
+	WORD $0x4f9ae152 // sdot v18.4s, v10.16b, v26.4b[0]
+	WORD $0x4f9be153 // sdot v19.4s, v10.16b, v27.4b[0]
+	WORD $0x4f9ee156 // sdot v22.4s, v10.16b, v30.4b[0]
+	WORD $0x4f9ce154 // sdot v20.4s, v10.16b, v28.4b[0]
+	WORD $0x4f9de155 // sdot v21.4s, v10.16b, v29.4b[0]
+	WORD $0x3dc082e2 // ldr q2, [x23, #0x200]
+	WORD $0x4f89e159 // sdot v25.4s, v10.16b, v9.4b[0]
+	WORD $0x4f9fe157 // sdot v23.4s, v10.16b, v31.4b[0]
+	WORD $0x4f88e158 // sdot v24.4s, v10.16b, v8.4b[0]
+	WORD $0x6e2bdc4a // fmul v10.4s, v2.4s, v11.4s
+	WORD $0x4fbae012 // sdot v18.4s, v0.16b, v26.4b[1]
+	WORD $0x4fbbe013 // sdot v19.4s, v0.16b, v27.4b[1]
+	WORD $0x4fbee016 // sdot v22.4s, v0.16b, v30.4b[1]
+	WORD $0x4fbce014 // sdot v20.4s, v0.16b, v28.4b[1]
+	WORD $0x4fbde015 // sdot v21.4s, v0.16b, v29.4b[1]
+	WORD $0x4fa9e019 // sdot v25.4s, v0.16b, v9.4b[1]
+	WORD $0x4fbfe017 // sdot v23.4s, v0.16b, v31.4b[1]
+	WORD $0x4fa8e018 // sdot v24.4s, v0.16b, v8.4b[1]
+	WORD $0x3dc072e0 // ldr q0, [x23, #0x1c0]
+	WORD $0x4eaa1d43 // mov v3.16b, v10.16b
+	WORD $0x4f9ae832 // sdot v18.4s, v1.16b, v26.4b[2]
+	WORD $0x4f9be833 // sdot v19.4s, v1.16b, v27.4b[2]
+	WORD $0x4f9ee836 // sdot v22.4s, v1.16b, v30.4b[2]
+	WORD $0x4f9ce834 // sdot v20.4s, v1.16b, v28.4b[2]
+	WORD $0x4f9de835 // sdot v21.4s, v1.16b, v29.4b[2]
+	WORD $0x4f89e839 // sdot v25.4s, v1.16b, v9.4b[2]
+	WORD $0x4f9fe837 // sdot v23.4s, v1.16b, v31.4b[2]
+	WORD $0x4f88e838 // sdot v24.4s, v1.16b, v8.4b[2]
+	WORD $0x4eaa1d41 // mov v1.16b, v10.16b
+	WORD $0x4fbae812 // sdot v18.4s, v0.16b, v26.4b[3]
+	WORD $0x4fbbe813 // sdot v19.4s, v0.16b, v27.4b[3]
+	WORD $0x4fbee816 // sdot v22.4s, v0.16b, v30.4b[3]
+	WORD $0x4fbce814 // sdot v20.4s, v0.16b, v28.4b[3]
+	WORD $0x4fbde815 // sdot v21.4s, v0.16b, v29.4b[3]
+	WORD $0x4eaa1d5a // mov v26.16b, v10.16b
+	WORD $0x4fa9e819 // sdot v25.4s, v0.16b, v9.4b[3]
+	WORD $0x4fbfe817 // sdot v23.4s, v0.16b, v31.4b[3]
+	WORD $0x4fa8e818 // sdot v24.4s, v0.16b, v8.4b[3]
+	WORD $0x4eaa1d40 // mov v0.16b, v10.16b
+	WORD $0x4eaa1d5b // mov v27.16b, v10.16b
+	WORD $0x4e32cc41 // fmla v1.4s, v2.4s, v18.4s
+	WORD $0x4e33cc43 // fmla v3.4s, v2.4s, v19.4s
+	WORD $0x4eaa1d52 // mov v18.16b, v10.16b
+	WORD $0x4eaa1d53 // mov v19.16b, v10.16b
+	WORD $0x4e34cc5a // fmla v26.4s, v2.4s, v20.4s
+	WORD $0xbc5a0234 // ldur s20, [x17, #-0x60]
+	WORD $0x4e36cc40 // fmla v0.4s, v2.4s, v22.4s
+	WORD $0x4e39cc4a // fmla v10.4s, v2.4s, v25.4s
+	WORD $0xad4467f6 // ldp q22, q25, [sp, #0x80]
+	WORD $0x4e35cc5b // fmla v27.4s, v2.4s, v21.4s
+	WORD $0x4e38cc53 // fmla v19.4s, v2.4s, v24.4s
+	WORD $0x4e37cc52 // fmla v18.4s, v2.4s, v23.4s
+	WORD $0xbc5e0222 // ldur s2, [x17, #-0x20]
+	WORD $0xbd402235 // ldr s21, [x17, #0x20]
+	WORD $0x4f941036 // fmla v22.4s, v1.4s, v20.s[0]
+	WORD $0xbc5a0034 // ldur s20, [x1, #-0x60]
+	WORD $0xbd406221 // ldr s1, [x17, #0x60]
+	WORD $0x4f821064 // fmla v4.4s, v3.4s, v2.s[0]
+	WORD $0x4f951345 // fmla v5.4s, v26.4s, v21.s[0]
+	WORD $0xbc5e0022 // ldur s2, [x1, #-0x20]
+	WORD $0x4f941010 // fmla v16.4s, v0.4s, v20.s[0]
+	WORD $0xbd402020 // ldr s0, [x1, #0x20]
+	WORD $0x4f811366 // fmla v6.4s, v27.4s, v1.s[0]
+	WORD $0xbd406021 // ldr s1, [x1, #0x60]
+	WORD $0x4f821251 // fmla v17.4s, v18.4s, v2.s[0]
+	WORD $0x3dc092e2 // ldr q2, [x23, #0x240]
+	WORD $0x4f801267 // fmla v7.4s, v19.4s, v0.s[0]
+	WORD $0x3dc01ff3 // ldr q19, [sp, #0x70]
+	WORD $0xbc5b0223 // ldur s3, [x17, #-0x50]
+	WORD $0xbc5f0232 // ldur s18, [x17, #-0x10]
+	WORD $0xbd403220 // ldr s0, [x17, #0x30]
+	WORD $0x910a02f7 // add x23, x23, #0x280
+	WORD $0x4f811153 // fmla v19.4s, v10.4s, v1.s[0]
+	WORD $0xbd407221 // ldr s1, [x17, #0x70]
+	WORD $0x4f831056 // fmla v22.4s, v2.4s, v3.s[0]
+	WORD $0x4f921044 // fmla v4.4s, v2.4s, v18.s[0]
+	WORD $0x4f801045 // fmla v5.4s, v2.4s, v0.s[0]
+	WORD $0xbc5b0020 // ldur s0, [x1, #-0x50]
+	WORD $0xbc5f0023 // ldur s3, [x1, #-0x10]
+	WORD $0x4f811046 // fmla v6.4s, v2.4s, v1.s[0]
+	WORD $0xbd403021 // ldr s1, [x1, #0x30]
+	WORD $0xbd407032 // ldr s18, [x1, #0x70]
+	WORD $0x4f801050 // fmla v16.4s, v2.4s, v0.s[0]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f831051 // fmla v17.4s, v2.4s, v3.s[0]
+	WORD $0x4f811047 // fmla v7.4s, v2.4s, v1.s[0]
+	WORD $0x4f921053 // fmla v19.4s, v2.4s, v18.s[0]
+	WORD $0x54ffeda8 // b.hi 0x3194 <k_tile_panel_min+0x5fc>
+	WORD $0x17ffff3d // b 0x30d8 <k_tile_panel_min+0x540>
+	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
+	WORD $0xd37ced07 // lsl x7, x8, #4
+	WORD $0xa9404413 // ldp x19, x17, [x0]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
+	WORD $0x8b100605 // add x5, x16, x16, lsl #1
+	WORD $0xd37df204 // lsl x4, x16, #3
+	WORD $0x8b070146 // add x6, x10, x7
+	WORD $0x8b070267 // add x7, x19, x7
+	WORD $0xd37ef4a5 // lsl x5, x5, #2
+	WORD $0x91000453 // add x19, x2, #0x1
+	WORD $0x14000009 // b 0x3438 <k_tile_panel_min+0x8a0>
+	WORD $0x91001157 // add x23, x10, #0x4
+	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0x3d800285 // str q5, [x20]
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x3cb66a84 // str q4, [x20, x22]
+	WORD $0x3ca46a83 // str q3, [x20, x4]
+	WORD $0x3ca56a82 // str q2, [x20, x5]
+	WORD $0x54ffdfec // b.gt 0x3030 <k_tile_panel_min+0x498>
+	WORD $0xcb0902aa // sub x10, x21, x9
+	WORD $0x91000eb8 // add x24, x21, #0x3
+	WORD $0xf10002bf // cmp x21, #0x0
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd37ef616 // lsl x22, x16, #2
+	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
+	WORD $0xaa1703ea // mov x10, x23
+	WORD $0x9a95b317 // csel x23, x24, x21, lt
+	WORD $0xb4000101 // cbz x1, 0x3478 <k_tile_panel_min+0x8e0>
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3cf66a84 // ldr q4, [x20, x22]
+	WORD $0x3ce46a83 // ldr q3, [x20, x4]
+	WORD $0x3ce56a82 // ldr q2, [x20, x5]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400010a // b.ge 0x3490 <k_tile_panel_min+0x8f8>
+	WORD $0x17ffffe9 // b 0x3418 <k_tile_panel_min+0x880>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xaa1103f6 // mov x22, x17
+	WORD $0x54fffc6b // b.lt 0x3418 <k_tile_panel_min+0x880>
+	WORD $0xd342fef8 // lsr x24, x23, #2
+	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
+	WORD $0xcb1702b5 // sub x21, x21, x23
 	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0x9b187c78 // mul x24, x3, x24
+	WORD $0x8b181a38 // add x24, x17, x24, lsl #6
+	WORD $0x8b151b15 // add x21, x24, x21, lsl #6
 	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x54fffc2b // b.lt 0x3f44 <k_tile_panel_16_min+0x568>
-	WORD $0x8b0c02c8 // add x8, x22, x12
-	WORD $0x8b0d02ca // add x10, x22, x13
-	WORD $0x8b0e02d9 // add x25, x22, x14
-	WORD $0x8b1002da // add x26, x22, x16
+	WORD $0xad424ea0 // ldp q0, q19, [x21, #0x40]
+	WORD $0x4eb91f26 // mov v6.16b, v25.16b
+	WORD $0xad4662a1 // ldp q1, q24, [x21, #0xc0]
+	WORD $0x4eb91f27 // mov v7.16b, v25.16b
+	WORD $0xad404ab5 // ldp q21, q18, [x21]
+	WORD $0x4eb91f31 // mov v17.16b, v25.16b
+	WORD $0xad445eb6 // ldp q22, q23, [x21, #0x80]
+	WORD $0x4eb91f30 // mov v16.16b, v25.16b
+	WORD $0x3dc00314 // ldr q20, [x24]
+	WORD $0xd10006f7 // sub x23, x23, #0x1
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x4f95e286 // sdot v6.4s, v20.16b, v21.4b[0]
+	WORD $0x4f80e287 // sdot v7.4s, v20.16b, v0.4b[0]
+	WORD $0x4f96e291 // sdot v17.4s, v20.16b, v22.4b[0]
+	WORD $0x4f81e290 // sdot v16.4s, v20.16b, v1.4b[0]
+	WORD $0x3dc01314 // ldr q20, [x24, #0x40]
+	WORD $0x4fb5e286 // sdot v6.4s, v20.16b, v21.4b[1]
+	WORD $0x4fa0e287 // sdot v7.4s, v20.16b, v0.4b[1]
+	WORD $0x4fb6e291 // sdot v17.4s, v20.16b, v22.4b[1]
+	WORD $0x4fa1e290 // sdot v16.4s, v20.16b, v1.4b[1]
+	WORD $0x3dc02314 // ldr q20, [x24, #0x80]
+	WORD $0x4f95ea86 // sdot v6.4s, v20.16b, v21.4b[2]
+	WORD $0x4f80ea87 // sdot v7.4s, v20.16b, v0.4b[2]
+	WORD $0x4f96ea91 // sdot v17.4s, v20.16b, v22.4b[2]
+	WORD $0x4f81ea90 // sdot v16.4s, v20.16b, v1.4b[2]
+	WORD $0x3dc03314 // ldr q20, [x24, #0xc0]
+	WORD $0x4fb5ea86 // sdot v6.4s, v20.16b, v21.4b[3]
+	WORD $0x4fa0ea87 // sdot v7.4s, v20.16b, v0.4b[3]
+	WORD $0x4fb6ea91 // sdot v17.4s, v20.16b, v22.4b[3]
+	WORD $0x4fa1ea90 // sdot v16.4s, v20.16b, v1.4b[3]
+	WORD $0x3dc04300 // ldr q0, [x24, #0x100]
+	WORD $0x3dc08301 // ldr q1, [x24, #0x200]
+	WORD $0x6e2bdc34 // fmul v20.4s, v1.4s, v11.4s
+	WORD $0x4f92e006 // sdot v6.4s, v0.16b, v18.4b[0]
+	WORD $0x4f93e007 // sdot v7.4s, v0.16b, v19.4b[0]
+	WORD $0x4f97e011 // sdot v17.4s, v0.16b, v23.4b[0]
+	WORD $0x4f98e010 // sdot v16.4s, v0.16b, v24.4b[0]
+	WORD $0x3dc05300 // ldr q0, [x24, #0x140]
+	WORD $0x4fb2e006 // sdot v6.4s, v0.16b, v18.4b[1]
+	WORD $0x4fb3e007 // sdot v7.4s, v0.16b, v19.4b[1]
+	WORD $0x4fb7e011 // sdot v17.4s, v0.16b, v23.4b[1]
+	WORD $0x4fb8e010 // sdot v16.4s, v0.16b, v24.4b[1]
+	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
+	WORD $0x4f92e806 // sdot v6.4s, v0.16b, v18.4b[2]
+	WORD $0x4f93e807 // sdot v7.4s, v0.16b, v19.4b[2]
+	WORD $0x4f97e811 // sdot v17.4s, v0.16b, v23.4b[2]
+	WORD $0x4f98e810 // sdot v16.4s, v0.16b, v24.4b[2]
+	WORD $0x3dc07300 // ldr q0, [x24, #0x1c0]
+	WORD $0x4fb2e806 // sdot v6.4s, v0.16b, v18.4b[3]
+	WORD $0x4fb3e807 // sdot v7.4s, v0.16b, v19.4b[3]
+	WORD $0x4fb7e811 // sdot v17.4s, v0.16b, v23.4b[3]
+	WORD $0x4fb8e810 // sdot v16.4s, v0.16b, v24.4b[3]
+	WORD $0x4eb41e80 // mov v0.16b, v20.16b
+	WORD $0x4eb41e92 // mov v18.16b, v20.16b
+	WORD $0x4eb41e93 // mov v19.16b, v20.16b
+	WORD $0x4e26cc20 // fmla v0.4s, v1.4s, v6.4s
+	WORD $0x4e27cc32 // fmla v18.4s, v1.4s, v7.4s
+	WORD $0xbd4062a6 // ldr s6, [x21, #0x60]
+	WORD $0x4e31cc33 // fmla v19.4s, v1.4s, v17.4s
+	WORD $0x4e30cc34 // fmla v20.4s, v1.4s, v16.4s
+	WORD $0xbd4022a1 // ldr s1, [x21, #0x20]
+	WORD $0xbd40a2a7 // ldr s7, [x21, #0xa0]
+	WORD $0xbd40e2b0 // ldr s16, [x21, #0xe0]
+	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
+	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
+	WORD $0x3dc09300 // ldr q0, [x24, #0x240]
+	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
+	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
+	WORD $0xbd4032a1 // ldr s1, [x21, #0x30]
+	WORD $0xbd4072a6 // ldr s6, [x21, #0x70]
+	WORD $0xbd40b2a7 // ldr s7, [x21, #0xb0]
+	WORD $0xbd40f2b0 // ldr s16, [x21, #0xf0]
+	WORD $0x910a0318 // add x24, x24, #0x280
+	WORD $0x910402b5 // add x21, x21, #0x100
+	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
+	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
+	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
+	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
+	WORD $0x54fff648 // b.hi 0x34b0 <k_tile_panel_min+0x918>
+	WORD $0x17ffff8b // b 0x3418 <k_tile_panel_min+0x880>
+	WORD $0xa9400c06 // ldp x6, x3, [x0]
+	WORD $0xd37ced10 // lsl x16, x8, #4
+	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
+	WORD $0xf9401004 // ldr x4, [x0, #0x20]
+	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
+	WORD $0x8b1000c6 // add x6, x6, x16
+	WORD $0x91000427 // add x7, x1, #0x1
+	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0x14000007 // b 0x362c <k_tile_panel_min+0xa94>
+	WORD $0x91000a15 // add x21, x16, #0x2
+	WORD $0xaa1003ea // mov x10, x16
+	WORD $0x3d800263 // str q3, [x19]
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x3cb46a62 // str q2, [x19, x20]
+	WORD $0x54ffd0cc // b.gt 0x3040 <k_tile_panel_min+0x4a8>
+	WORD $0xcb090150 // sub x16, x10, x9
+	WORD $0x91000d56 // add x22, x10, #0x3
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b107c50 // mul x16, x2, x16
+	WORD $0xd37ef454 // lsl x20, x2, #2
+	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
+	WORD $0xaa1503f0 // mov x16, x21
+	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
+	WORD $0xb40000d1 // cbz x17, 0x3664 <k_tile_panel_min+0xacc>
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0x3cf46a62 // ldr q2, [x19, x20]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000ca // b.ge 0x3674 <k_tile_panel_min+0xadc>
+	WORD $0x17ffffed // b 0x3614 <k_tile_panel_min+0xa7c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54fffd2b // b.lt 0x3614 <k_tile_panel_min+0xa7c>
+	WORD $0xd342feb6 // lsr x22, x21, #2
+	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
+	WORD $0xcb15014a // sub x10, x10, x21
+	WORD $0xaa0703f5 // mov x21, x7
+	WORD $0x9b167c96 // mul x22, x4, x22
+	WORD $0x8b161876 // add x22, x3, x22, lsl #6
+	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
+	WORD $0xaa0503f6 // mov x22, x5
+	WORD $0xad424140 // ldp q0, q16, [x10, #0x40]
+	WORD $0x4eb91f25 // mov v5.16b, v25.16b
+	WORD $0xad401d44 // ldp q4, q7, [x10]
+	WORD $0x4eb91f26 // mov v6.16b, v25.16b
+	WORD $0x3dc002c1 // ldr q1, [x22]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
+	WORD $0x4f80e026 // sdot v6.4s, v1.16b, v0.4b[0]
+	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
+	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
+	WORD $0x4fa0e026 // sdot v6.4s, v1.16b, v0.4b[1]
+	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
+	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
+	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
+	WORD $0x3dc032c1 // ldr q1, [x22, #0xc0]
+	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
+	WORD $0x4fa0e826 // sdot v6.4s, v1.16b, v0.4b[3]
+	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
+	WORD $0x3dc072c1 // ldr q1, [x22, #0x1c0]
+	WORD $0x4f87e005 // sdot v5.4s, v0.16b, v7.4b[0]
+	WORD $0x4f90e006 // sdot v6.4s, v0.16b, v16.4b[0]
+	WORD $0x3dc052c0 // ldr q0, [x22, #0x140]
+	WORD $0x4fa7e005 // sdot v5.4s, v0.16b, v7.4b[1]
+	WORD $0x4fb0e006 // sdot v6.4s, v0.16b, v16.4b[1]
+	WORD $0x3dc062c0 // ldr q0, [x22, #0x180]
+	WORD $0x4f87e805 // sdot v5.4s, v0.16b, v7.4b[2]
+	WORD $0x4f90e806 // sdot v6.4s, v0.16b, v16.4b[2]
+	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x6e2bdc04 // fmul v4.4s, v0.4s, v11.4s
+	WORD $0x4fa7e825 // sdot v5.4s, v1.16b, v7.4b[3]
+	WORD $0x4fb0e826 // sdot v6.4s, v1.16b, v16.4b[3]
+	WORD $0x4ea41c81 // mov v1.16b, v4.16b
+	WORD $0x4e26cc04 // fmla v4.4s, v0.4s, v6.4s
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0xbd402140 // ldr s0, [x10, #0x20]
+	WORD $0xbd406145 // ldr s5, [x10, #0x60]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xbd407144 // ldr s4, [x10, #0x70]
+	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
+	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
+	WORD $0xbd403141 // ldr s1, [x10, #0x30]
+	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
+	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
+	WORD $0x54fffa48 // b.hi 0x3694 <k_tile_panel_min+0xafc>
+	WORD $0x17ffffb1 // b 0x3614 <k_tile_panel_min+0xa7c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54ffaa6b // b.lt 0x2cac <k_tile_panel_min+0x114>
+	WORD $0xd342fe22 // lsr x2, x17, #2
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
+	WORD $0xcb110211 // sub x17, x16, x17
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x9b027c62 // mul x2, x3, x2
+	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
+	WORD $0x8b081090 // add x16, x4, x8, lsl #4
+	WORD $0x8b021862 // add x2, x3, x2, lsl #6
+	WORD $0x8b111851 // add x17, x2, x17, lsl #6
+	WORD $0xad401221 // ldp q1, q4, [x17]
+	WORD $0x4eb91f23 // mov v3.16b, v25.16b
+	WORD $0x3dc00200 // ldr q0, [x16]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
+	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
+	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
+	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
+	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
+	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
+	WORD $0x3dc04200 // ldr q0, [x16, #0x100]
+	WORD $0x3dc08201 // ldr q1, [x16, #0x200]
+	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
+	WORD $0x3dc05200 // ldr q0, [x16, #0x140]
+	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
+	WORD $0x3dc06200 // ldr q0, [x16, #0x180]
+	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
+	WORD $0x3dc07200 // ldr q0, [x16, #0x1c0]
+	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
+	WORD $0x6e2bdc20 // fmul v0.4s, v1.4s, v11.4s
+	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
+	WORD $0xbd402221 // ldr s1, [x17, #0x20]
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc09200 // ldr q0, [x16, #0x240]
+	WORD $0xbd403221 // ldr s1, [x17, #0x30]
+	WORD $0x910a0210 // add x16, x16, #0x280
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x54fffc48 // b.hi 0x378c <k_tile_panel_min+0xbf4>
+	WORD $0x17fffd29 // b 0x2cac <k_tile_panel_min+0x114>
+	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
+	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
+	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
+	WORD $0xa9515ff8 // ldp x24, x23, [sp, #0x110]
+	WORD $0xa95067fa // ldp x26, x25, [sp, #0x100]
+	WORD $0xa94f6ffe // ldp x30, x27, [sp, #0xf0]
+	WORD $0x6d4d23e9 // ldp d9, d8, [sp, #0xd0]
+	WORD $0x6d4c2beb // ldp d11, d10, [sp, #0xc0]
+	WORD $0x6d4b33ed // ldp d13, d12, [sp, #0xb0]
+	WORD $0x6d4a3bef // ldp d15, d14, [sp, #0xa0]
+	WORD $0x910503ff // add sp, sp, #0x140
+	WORD $0xd65f03c0 // ret
+
+	// tile_panel_16
+	WORD $0xd10683ff // sub sp, sp, #0x1a0
+	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x6d1323e9 // stp d9, d8, [sp, #0x130]
+	WORD $0x4e040d48 // dup v8.4s, w10
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x6d103bef // stp d15, d14, [sp, #0x100]
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x91000d23 // add x3, x9, #0x3
+	WORD $0x9100052b // add x11, x9, #0x1
+	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
+	WORD $0x9100092d // add x13, x9, #0x2
+	WORD $0x91000d61 // add x1, x11, #0x3
+	WORD $0x1a9fd7ec // cset w12, gt
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x91000da2 // add x2, x13, #0x3
+	WORD $0x9a89b071 // csel x17, x3, x9, lt
+	WORD $0xf240057f // tst x11, #0x3
+	WORD $0x8b09020f // add x15, x16, x9
+	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
+	WORD $0x9342fe24 // asr x4, x17, #2
+	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
+	WORD $0x1a9fd7ee // cset w14, gt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0xcb110131 // sub x17, x9, x17
+	WORD $0x9a8bb021 // csel x1, x1, x11, lt
+	WORD $0xf24005bf // tst x13, #0x3
+	WORD $0xf900a7e4 // str x4, [sp, #0x148]
+	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
+	WORD $0xf9002ff1 // str x17, [sp, #0x58]
+	WORD $0x1a9fd7e4 // cset w4, gt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x6d1133ed // stp d13, d12, [sp, #0x110]
+	WORD $0x9a8db051 // csel x17, x2, x13, lt
+	WORD $0xf240047f // tst x3, #0x3
+	WORD $0x9342fc22 // asr x2, x1, #2
+	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
+	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
+	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
+	WORD $0xcb010170 // sub x16, x11, x1
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0xcb0a01aa // sub x10, x13, x10
+	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
+	WORD $0x9342fe30 // asr x16, x17, #2
+	WORD $0x4e040c29 // dup v9.4s, w1
+	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
+	WORD $0x1a9fd7f0 // cset w16, gt
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0xb90037f0 // str w16, [sp, #0x34]
+	WORD $0x91000c70 // add x16, x3, #0x3
+	WORD $0x9a83b210 // csel x16, x16, x3, lt
+	WORD $0x6d122beb // stp d11, d10, [sp, #0x120]
+	WORD $0x9342fe11 // asr x17, x16, #2
+	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
+	WORD $0xf900a3fd // str x29, [sp, #0x140]
+	WORD $0xcb10006a // sub x10, x3, x16
+	WORD $0xa9156ffe // stp x30, x27, [sp, #0x150]
+	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xa91667fa // stp x26, x25, [sp, #0x160]
+	WORD $0xa9175ff8 // stp x24, x23, [sp, #0x170]
+	WORD $0xa91857f6 // stp x22, x21, [sp, #0x180]
+	WORD $0xa9194ff4 // stp x20, x19, [sp, #0x190]
+	WORD $0xb90057e4 // str w4, [sp, #0x54]
+	WORD $0xf9001fe3 // str x3, [sp, #0x38]
+	WORD $0xf9000fea // str x10, [sp, #0x18]
+	WORD $0x3d8033e9 // str q9, [sp, #0xc0]
+	WORD $0x14000005 // b 0x395c <k_tile_panel_16+0x120>
+	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x54005fa0 // b.eq 0x454c <k_tile_panel_16+0xd10>
+	WORD $0xaa0903f7 // mov x23, x9
+	WORD $0x34001b0c // cbz w12, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0xd37ced0a // lsl x10, x8, #4
+	WORD $0xf9400011 // ldr x17, [x0]
+	WORD $0xf9402010 // ldr x16, [x0, #0x40]
+	WORD $0x8b0a0222 // add x2, x17, x10
+	WORD $0xb4000130 // cbz x16, 0x3998 <k_tile_panel_16+0x15c>
+	WORD $0x3dc00042 // ldr q2, [x2]
+	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
+	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x8b0a008a // add x10, x4, x10
+	WORD $0x5400012a // b.ge 0x39b4 <k_tile_panel_16+0x178>
+	WORD $0x1400002f // b 0x3a50 <k_tile_panel_16+0x214>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
+	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x8b0a008a // add x10, x4, x10
+	WORD $0x5400050b // b.lt 0x3a50 <k_tile_panel_16+0x214>
+	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
+	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
+	WORD $0xaa0a03e6 // mov x6, x10
+	WORD $0x9b047c64 // mul x4, x3, x4
+	WORD $0x8b041824 // add x4, x1, x4, lsl #6
+	WORD $0x8b051884 // add x4, x4, x5, lsl #6
+	WORD $0x91000625 // add x5, x17, #0x1
+	WORD $0xad401484 // ldp q4, q5, [x4]
 	WORD $0x4ea81d06 // mov v6.16b, v8.16b
 	WORD $0x4ea81d07 // mov v7.16b, v8.16b
-	WORD $0xad404950 // ldp q16, q18, [x10]
-	WORD $0x4ea81d14 // mov v20.16b, v8.16b
-	WORD $0xad405733 // ldp q19, q21, [x25]
-	WORD $0x4ea81d17 // mov v23.16b, v8.16b
-	WORD $0xad405b40 // ldp q0, q22, [x26]
-	WORD $0x3dc00311 // ldr q17, [x24]
-	WORD $0xad406101 // ldp q1, q24, [x8]
+	WORD $0x3dc000c0 // ldr q0, [x6]
+	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
+	WORD $0x3dc070d0 // ldr q16, [x6, #0x1c0]
+	WORD $0xd10004a5 // sub x5, x5, #0x1
+	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
+	WORD $0x3dc010c0 // ldr q0, [x6, #0x40]
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
+	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
+	WORD $0x3dc020c0 // ldr q0, [x6, #0x80]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
+	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
+	WORD $0x3dc080c0 // ldr q0, [x6, #0x200]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
+	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
+	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
+	WORD $0x3dc090c4 // ldr q4, [x6, #0x240]
+	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
+	WORD $0x910a00c6 // add x6, x6, #0x280
+	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
+	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
+	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
+	WORD $0xbd402080 // ldr s0, [x4, #0x20]
+	WORD $0x91040084 // add x4, x4, #0x100
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x54fffc28 // b.hi 0x39d0 <k_tile_panel_16+0x194>
+	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0x3d800042 // str q2, [x2]
+	WORD $0x3400132e // cbz w14, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0x8b040845 // add x5, x2, x4, lsl #2
+	WORD $0xb40000b0 // cbz x16, 0x3a78 <k_tile_panel_16+0x23c>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540000aa // b.ge 0x3a84 <k_tile_panel_16+0x248>
+	WORD $0x1400002a // b 0x3b1c <k_tile_panel_16+0x2e0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540004eb // b.lt 0x3b1c <k_tile_panel_16+0x2e0>
+	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0x9b067c66 // mul x6, x3, x6
+	WORD $0x8b061826 // add x6, x1, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000627 // add x7, x17, #0x1
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
+	WORD $0x3dc00260 // ldr q0, [x19]
+	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
+	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
+	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
+	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
+	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
+	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
+	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
+	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
+	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
+	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
+	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
+	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
+	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x54fffc28 // b.hi 0x3a9c <k_tile_panel_16+0x260>
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
+	WORD $0xaa0d03f7 // mov x23, x13
+	WORD $0x34000cc5 // cbz w5, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0xd37df085 // lsl x5, x4, #3
+	WORD $0xb40000b0 // cbz x16, 0x3b44 <k_tile_panel_16+0x308>
+	WORD $0x3ce56842 // ldr q2, [x2, x5]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540000aa // b.ge 0x3b50 <k_tile_panel_16+0x314>
+	WORD $0x1400002a // b 0x3be8 <k_tile_panel_16+0x3ac>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540004eb // b.lt 0x3be8 <k_tile_panel_16+0x3ac>
+	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0x9b067c66 // mul x6, x3, x6
+	WORD $0x8b061826 // add x6, x1, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000627 // add x7, x17, #0x1
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
+	WORD $0x3dc00260 // ldr q0, [x19]
+	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
+	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
+	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
+	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
+	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
+	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
+	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
+	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
+	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
+	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
+	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
+	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
+	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x54fffc28 // b.hi 0x3b68 <k_tile_panel_16+0x32c>
+	WORD $0x3ca56842 // str q2, [x2, x5]
+	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
+	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
+	WORD $0x34000665 // cbz w5, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0x8b040484 // add x4, x4, x4, lsl #1
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0xb40000b0 // cbz x16, 0x3c14 <k_tile_panel_16+0x3d8>
+	WORD $0x3ce46842 // ldr q2, [x2, x4]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540000aa // b.ge 0x3c20 <k_tile_panel_16+0x3e4>
+	WORD $0x1400002a // b 0x3cb8 <k_tile_panel_16+0x47c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540004eb // b.lt 0x3cb8 <k_tile_panel_16+0x47c>
+	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x9b107c70 // mul x16, x3, x16
+	WORD $0x8b101830 // add x16, x1, x16, lsl #6
+	WORD $0xf94007e1 // ldr x1, [sp, #0x8]
+	WORD $0x8b011a10 // add x16, x16, x1, lsl #6
+	WORD $0xad401604 // ldp q4, q5, [x16]
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
+	WORD $0x3dc00140 // ldr q0, [x10]
+	WORD $0x3dc04143 // ldr q3, [x10, #0x100]
+	WORD $0x3dc07150 // ldr q16, [x10, #0x1c0]
+	WORD $0xd1000631 // sub x17, x17, #0x1
+	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
+	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc05143 // ldr q3, [x10, #0x140]
+	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
+	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc06143 // ldr q3, [x10, #0x180]
+	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
+	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc03143 // ldr q3, [x10, #0xc0]
+	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
+	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
+	WORD $0x3dc09144 // ldr q4, [x10, #0x240]
+	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
+	WORD $0x910a014a // add x10, x10, #0x280
+	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
+	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
+	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
+	WORD $0xbd402200 // ldr s0, [x16, #0x20]
+	WORD $0x91040210 // add x16, x16, #0x100
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x54fffc28 // b.hi 0x3c38 <k_tile_panel_16+0x3fc>
+	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
+	WORD $0x3ca46842 // str q2, [x2, x4]
+	WORD $0x910022f1 // add x17, x23, #0x8
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x5400036d // b.le 0x3d34 <k_tile_panel_16+0x4f8>
+	WORD $0xaa1703f5 // mov x21, x23
+	WORD $0x910012b7 // add x23, x21, #0x4
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x5400216d // b.le 0x4104 <k_tile_panel_16+0x8c8>
+	WORD $0xaa1503ea // mov x10, x21
+	WORD $0x91000955 // add x21, x10, #0x2
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x540031cd // b.le 0x4320 <k_tile_panel_16+0xae4>
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0xeb0f021f // cmp x16, x15
+	WORD $0x54ffe2ea // b.ge 0x3950 <k_tile_panel_16+0x114>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xcb090211 // sub x17, x16, x9
+	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9b117d4a // mul x10, x10, x17
+	WORD $0xf9400011 // ldr x17, [x0]
+	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
+	WORD $0x91000e11 // add x17, x16, #0x3
+	WORD $0x9a90b231 // csel x17, x17, x16, lt
+	WORD $0xb4003ba1 // cbz x1, 0x4490 <k_tile_panel_16+0xc54>
+	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54003baa // b.ge 0x44a0 <k_tile_panel_16+0xc64>
+	WORD $0x17ffff07 // b 0x394c <k_tile_panel_16+0x110>
+	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
+	WORD $0xd37ced0a // lsl x10, x8, #4
+	WORD $0xa9400801 // ldp x1, x2, [x0]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
+	WORD $0xd37ef6d9 // lsl x25, x22, #2
+	WORD $0x8b0a0210 // add x16, x16, x10
+	WORD $0xd37ae466 // lsl x6, x3, #6
+	WORD $0x8b0a0038 // add x24, x1, x10
+	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
+	WORD $0xd37beac1 // lsl x1, x22, #5
+	WORD $0x8b160324 // add x4, x25, x22
+	WORD $0xd37df2dd // lsl x29, x22, #3
+	WORD $0x91020047 // add x7, x2, #0x80
+	WORD $0xd37ef55e // lsl x30, x10, #2
+	WORD $0xd37ef493 // lsl x19, x4, #2
+	WORD $0xd37df154 // lsl x20, x10, #3
+	WORD $0xcb190024 // sub x4, x1, x25
+	WORD $0xd10400c5 // sub x5, x6, #0x100
+	WORD $0x9100076a // add x10, x27, #0x1
+	WORD $0x1400000d // b 0x3db8 <k_tile_panel_16+0x57c>
+	WORD $0x910022b1 // add x17, x21, #0x8
+	WORD $0xaa1503f7 // mov x23, x21
+	WORD $0x3d800071 // str q17, [x3]
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x3cb9687b // str q27, [x3, x25]
+	WORD $0x3cbd6866 // str q6, [x3, x29]
+	WORD $0x3cbe6872 // str q18, [x3, x30]
+	WORD $0x3cb67862 // str q2, [x3, x22, lsl #4]
+	WORD $0x3cb36864 // str q4, [x3, x19]
+	WORD $0x3cb46861 // str q1, [x3, x20]
+	WORD $0x3ca46860 // str q0, [x3, x4]
+	WORD $0x54fff8ec // b.gt 0x3cd0 <k_tile_panel_16+0x494>
+	WORD $0xcb0902e1 // sub x1, x23, x9
+	WORD $0xf10002ff // cmp x23, #0x0
+	WORD $0xaa1103f5 // mov x21, x17
+	WORD $0x9b017ec1 // mul x1, x22, x1
+	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
+	WORD $0x91000ee1 // add x1, x23, #0x3
+	WORD $0x9a97b031 // csel x17, x1, x23, lt
+	WORD $0xb400019a // cbz x26, 0x3e04 <k_tile_panel_16+0x5c8>
+	WORD $0x3dc00071 // ldr q17, [x3]
+	WORD $0x3cf9687b // ldr q27, [x3, x25]
+	WORD $0x3cfd6866 // ldr q6, [x3, x29]
+	WORD $0x3cfe6872 // ldr q18, [x3, x30]
+	WORD $0x3cf67862 // ldr q2, [x3, x22, lsl #4]
+	WORD $0x3cf36864 // ldr q4, [x3, x19]
+	WORD $0x3cf46861 // ldr q1, [x3, x20]
+	WORD $0x3ce46860 // ldr q0, [x3, x4]
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x5400018a // b.ge 0x3e2c <k_tile_panel_16+0x5f0>
+	WORD $0x17ffffe2 // b 0x3d88 <k_tile_panel_16+0x54c>
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x54fffb0b // b.lt 0x3d88 <k_tile_panel_16+0x54c>
+	WORD $0x9342fe31 // asr x17, x17, #2
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0x9b117cb1 // mul x17, x5, x17
+	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x8b1100f1 // add x17, x7, x17
+	WORD $0x8b060221 // add x1, x17, x6
+	WORD $0xad044be1 // stp q1, q18, [sp, #0x80]
+	WORD $0x4ea81d1d // mov v29.16b, v8.16b
+	WORD $0xad0503f1 // stp q17, q0, [sp, #0xa0]
+	WORD $0xad7c042a // ldp q10, q1, [x1, #-0x80]
+	WORD $0xad42022c // ldp q12, q0, [x17, #0x40]
+	WORD $0x4ea81d12 // mov v18.16b, v8.16b
+	WORD $0xad068be4 // stp q4, q2, [sp, #0xd0]
+	WORD $0xad400831 // ldp q17, q2, [x1]
+	WORD $0xad40262e // ldp q14, q9, [x17]
+	WORD $0x4ea81d1f // mov v31.16b, v8.16b
+	WORD $0x3dc002f5 // ldr q21, [x23]
+	WORD $0x4ea81d1c // mov v28.16b, v8.16b
 	WORD $0x4ea81d1a // mov v26.16b, v8.16b
-	WORD $0x4f90e226 // sdot v6.4s, v17.16b, v16.4b[0]
-	WORD $0x4f93e227 // sdot v7.4s, v17.16b, v19.4b[0]
+	WORD $0xad421037 // ldp q23, q4, [x1, #0x40]
+	WORD $0x4ea81d1e // mov v30.16b, v8.16b
+	WORD $0xad7e5038 // ldp q24, q20, [x1, #-0x40]
+	WORD $0x4ea81d0f // mov v15.16b, v8.16b
+	WORD $0xad0307e0 // stp q0, q1, [sp, #0x60]
+	WORD $0xad7c6623 // ldp q3, q25, [x17, #-0x80]
+	WORD $0xad7e3636 // ldp q22, q13, [x17, #-0x40]
+	WORD $0x4ea81d00 // mov v0.16b, v8.16b
+	WORD $0x4f91e2bd // sdot v29.4s, v21.16b, v17.4b[0]
+	WORD $0x4f8ee2b2 // sdot v18.4s, v21.16b, v14.4b[0]
+	WORD $0x4f97e2bf // sdot v31.4s, v21.16b, v23.4b[0]
+	WORD $0x4f98e2bc // sdot v28.4s, v21.16b, v24.4b[0]
+	WORD $0x4f8ae2ba // sdot v26.4s, v21.16b, v10.4b[0]
+	WORD $0x4f8ce2be // sdot v30.4s, v21.16b, v12.4b[0]
+	WORD $0x4f96e2af // sdot v15.4s, v21.16b, v22.4b[0]
+	WORD $0x4f83e2a0 // sdot v0.4s, v21.16b, v3.4b[0]
+	WORD $0x3dc012e5 // ldr q5, [x23, #0x40]
+	WORD $0x3d803fe6 // str q6, [sp, #0xf0]
+	WORD $0x3dc022e6 // ldr q6, [x23, #0x80]
+	WORD $0x3dc082eb // ldr q11, [x23, #0x200]
+	WORD $0x4fb1e0bd // sdot v29.4s, v5.16b, v17.4b[1]
+	WORD $0x4faee0b2 // sdot v18.4s, v5.16b, v14.4b[1]
+	WORD $0x4fb7e0bf // sdot v31.4s, v5.16b, v23.4b[1]
+	WORD $0x4fb8e0bc // sdot v28.4s, v5.16b, v24.4b[1]
+	WORD $0x4faae0ba // sdot v26.4s, v5.16b, v10.4b[1]
+	WORD $0x4face0be // sdot v30.4s, v5.16b, v12.4b[1]
+	WORD $0x4fb6e0af // sdot v15.4s, v5.16b, v22.4b[1]
+	WORD $0x4fa3e0a0 // sdot v0.4s, v5.16b, v3.4b[1]
+	WORD $0x3dc033e1 // ldr q1, [sp, #0xc0]
+	WORD $0x3dc032e7 // ldr q7, [x23, #0xc0]
+	WORD $0x3dc042e5 // ldr q5, [x23, #0x100]
+	WORD $0x4ea81d10 // mov v16.16b, v8.16b
+	WORD $0x4f91e8dd // sdot v29.4s, v6.16b, v17.4b[2]
+	WORD $0x4f8ee8d2 // sdot v18.4s, v6.16b, v14.4b[2]
+	WORD $0x4f97e8df // sdot v31.4s, v6.16b, v23.4b[2]
+	WORD $0x4f98e8dc // sdot v28.4s, v6.16b, v24.4b[2]
+	WORD $0x4f8ae8da // sdot v26.4s, v6.16b, v10.4b[2]
+	WORD $0x4f8ce8de // sdot v30.4s, v6.16b, v12.4b[2]
+	WORD $0x4f96e8cf // sdot v15.4s, v6.16b, v22.4b[2]
+	WORD $0x4f83e8c0 // sdot v0.4s, v6.16b, v3.4b[2]
+	WORD $0x6e21dd75 // fmul v21.4s, v11.4s, v1.4s
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x4ea81d01 // mov v1.16b, v8.16b
+	WORD $0x4fb1e8fd // sdot v29.4s, v7.16b, v17.4b[3]
+	WORD $0x4faee8f2 // sdot v18.4s, v7.16b, v14.4b[3]
+	WORD $0x4ea81d0e // mov v14.16b, v8.16b
+	WORD $0x4ea81d11 // mov v17.16b, v8.16b
+	WORD $0x4fb7e8ff // sdot v31.4s, v7.16b, v23.4b[3]
+	WORD $0x4fb8e8fc // sdot v28.4s, v7.16b, v24.4b[3]
+	WORD $0x4faae8fa // sdot v26.4s, v7.16b, v10.4b[3]
+	WORD $0x4face8fe // sdot v30.4s, v7.16b, v12.4b[3]
+	WORD $0x4ea81d0a // mov v10.16b, v8.16b
+	WORD $0x4ea81d17 // mov v23.16b, v8.16b
+	WORD $0x4fb6e8ef // sdot v15.4s, v7.16b, v22.4b[3]
+	WORD $0x4fa3e8e0 // sdot v0.4s, v7.16b, v3.4b[3]
+	WORD $0xad434fe7 // ldp q7, q19, [sp, #0x60]
+	WORD $0x4f84e0a6 // sdot v6.4s, v5.16b, v4.4b[0]
+	WORD $0x4f99e0a1 // sdot v1.4s, v5.16b, v25.4b[0]
+	WORD $0x4ea81d18 // mov v24.16b, v8.16b
+	WORD $0x4f8de0ae // sdot v14.4s, v5.16b, v13.4b[0]
+	WORD $0x3dc052ec // ldr q12, [x23, #0x140]
+	WORD $0x4f87e0b1 // sdot v17.4s, v5.16b, v7.4b[0]
+	WORD $0x4f82e0aa // sdot v10.4s, v5.16b, v2.4b[0]
+	WORD $0x4f94e0b7 // sdot v23.4s, v5.16b, v20.4b[0]
+	WORD $0x4f89e0b0 // sdot v16.4s, v5.16b, v9.4b[0]
+	WORD $0x3dc062e3 // ldr q3, [x23, #0x180]
+	WORD $0x4eb51eb6 // mov v22.16b, v21.16b
+	WORD $0x4f93e0b8 // sdot v24.4s, v5.16b, v19.4b[0]
+	WORD $0x4fa4e186 // sdot v6.4s, v12.16b, v4.4b[1]
+	WORD $0x4fb9e181 // sdot v1.4s, v12.16b, v25.4b[1]
+	WORD $0x4fade18e // sdot v14.4s, v12.16b, v13.4b[1]
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0xd1000442 // sub x2, x2, #0x1
+	WORD $0x4fa7e191 // sdot v17.4s, v12.16b, v7.4b[1]
+	WORD $0x4fa2e18a // sdot v10.4s, v12.16b, v2.4b[1]
+	WORD $0x4eb41e82 // mov v2.16b, v20.16b
+	WORD $0x4fb4e197 // sdot v23.4s, v12.16b, v20.4b[1]
+	WORD $0x4fa9e190 // sdot v16.4s, v12.16b, v9.4b[1]
+	WORD $0x4ea71cf4 // mov v20.16b, v7.16b
+	WORD $0x4fb3e198 // sdot v24.4s, v12.16b, v19.4b[1]
+	WORD $0x4f84e866 // sdot v6.4s, v3.16b, v4.4b[2]
+	WORD $0x4e20cd76 // fmla v22.4s, v11.4s, v0.4s
+	WORD $0x4f99e861 // sdot v1.4s, v3.16b, v25.4b[2]
+	WORD $0x4ea41c87 // mov v7.16b, v4.16b
+	WORD $0x3dc072e4 // ldr q4, [x23, #0x1c0]
+	WORD $0x4f8de86e // sdot v14.4s, v3.16b, v13.4b[2]
+	WORD $0x4f94e871 // sdot v17.4s, v3.16b, v20.4b[2]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x4f89e870 // sdot v16.4s, v3.16b, v9.4b[2]
+	WORD $0x4f85e86a // sdot v10.4s, v3.16b, v5.4b[2]
+	WORD $0x4f82e877 // sdot v23.4s, v3.16b, v2.4b[2]
+	WORD $0x4f93e878 // sdot v24.4s, v3.16b, v19.4b[2]
+	WORD $0x4fa7e886 // sdot v6.4s, v4.16b, v7.4b[3]
+	WORD $0x4ea51cac // mov v12.16b, v5.16b
+	WORD $0x4fb9e881 // sdot v1.4s, v4.16b, v25.4b[3]
+	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
+	WORD $0x4eb51ea5 // mov v5.16b, v21.16b
+	WORD $0x4fade88e // sdot v14.4s, v4.16b, v13.4b[3]
+	WORD $0x4fb4e891 // sdot v17.4s, v4.16b, v20.4b[3]
+	WORD $0x4eb51ea3 // mov v3.16b, v21.16b
+	WORD $0x4fa9e890 // sdot v16.4s, v4.16b, v9.4b[3]
+	WORD $0x3dc033e9 // ldr q9, [sp, #0xc0]
+	WORD $0x4face88a // sdot v10.4s, v4.16b, v12.4b[3]
+	WORD $0x4e2fcd60 // fmla v0.4s, v11.4s, v15.4s
+	WORD $0x4e32cd65 // fmla v5.4s, v11.4s, v18.4s
+	WORD $0x4fa2e897 // sdot v23.4s, v4.16b, v2.4b[3]
+	WORD $0x4e3ecd63 // fmla v3.4s, v11.4s, v30.4s
+	WORD $0x4fb3e898 // sdot v24.4s, v4.16b, v19.4b[3]
+	WORD $0x3dc092f3 // ldr q19, [x23, #0x240]
+	WORD $0x910a02f7 // add x23, x23, #0x280
+	WORD $0x4eb51ea2 // mov v2.16b, v21.16b
+	WORD $0x4eb51ea4 // mov v4.16b, v21.16b
+	WORD $0x4eb51ea7 // mov v7.16b, v21.16b
+	WORD $0x4e3fcd75 // fmla v21.4s, v11.4s, v31.4s
+	WORD $0x4e29d4c6 // fadd v6.4s, v6.4s, v9.4s
+	WORD $0x4e29d421 // fadd v1.4s, v1.4s, v9.4s
+	WORD $0x4e29d5d2 // fadd v18.4s, v14.4s, v9.4s
+	WORD $0x4e29d631 // fadd v17.4s, v17.4s, v9.4s
+	WORD $0x4e3acd62 // fmla v2.4s, v11.4s, v26.4s
+	WORD $0x4e3ccd64 // fmla v4.4s, v11.4s, v28.4s
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x4e3dcd67 // fmla v7.4s, v11.4s, v29.4s
+	WORD $0x4e29d559 // fadd v25.4s, v10.4s, v9.4s
+	WORD $0x4e29d714 // fadd v20.4s, v24.4s, v9.4s
+	WORD $0x4e26ce75 // fmla v21.4s, v19.4s, v6.4s
+	WORD $0x4e29d6e6 // fadd v6.4s, v23.4s, v9.4s
+	WORD $0x4e21ce76 // fmla v22.4s, v19.4s, v1.4s
+	WORD $0x4e32ce60 // fmla v0.4s, v19.4s, v18.4s
+	WORD $0xbc5a0221 // ldur s1, [x17, #-0x60]
+	WORD $0x4e31ce63 // fmla v3.4s, v19.4s, v17.4s
+	WORD $0xad44c7f2 // ldp q18, q17, [sp, #0x90]
+	WORD $0x4e30ce65 // fmla v5.4s, v19.4s, v16.4s
+	WORD $0x4e39ce67 // fmla v7.4s, v19.4s, v25.4s
+	WORD $0xbc5e0230 // ldur s16, [x17, #-0x20]
+	WORD $0x4e26ce64 // fmla v4.4s, v19.4s, v6.4s
+	WORD $0x4e34ce62 // fmla v2.4s, v19.4s, v20.4s
+	WORD $0xbd402226 // ldr s6, [x17, #0x20]
+	WORD $0x4f8112d1 // fmla v17.4s, v22.4s, v1.s[0]
+	WORD $0xad4707f3 // ldp q19, q1, [sp, #0xe0]
+	WORD $0x4f90101b // fmla v27.4s, v0.4s, v16.s[0]
+	WORD $0xbd406220 // ldr s0, [x17, #0x60]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f8610a1 // fmla v1.4s, v5.4s, v6.s[0]
+	WORD $0xbc5e0025 // ldur s5, [x1, #-0x20]
+	WORD $0x4f801072 // fmla v18.4s, v3.4s, v0.s[0]
+	WORD $0xbd402020 // ldr s0, [x1, #0x20]
+	WORD $0xbd406023 // ldr s3, [x1, #0x60]
+	WORD $0x3d803fe1 // str q1, [sp, #0xf0]
+	WORD $0xbc5a0021 // ldur s1, [x1, #-0x60]
+	WORD $0x4f811053 // fmla v19.4s, v2.4s, v1.s[0]
+	WORD $0x3dc023e1 // ldr q1, [sp, #0x80]
+	WORD $0x4f8010e1 // fmla v1.4s, v7.4s, v0.s[0]
+	WORD $0x3dc02fe0 // ldr q0, [sp, #0xb0]
+	WORD $0x3d803bf3 // str q19, [sp, #0xe0]
+	WORD $0x3dc037f3 // ldr q19, [sp, #0xd0]
+	WORD $0x4f8312a0 // fmla v0.4s, v21.4s, v3.s[0]
+	WORD $0xad471be2 // ldp q2, q6, [sp, #0xe0]
+	WORD $0x4f851093 // fmla v19.4s, v4.4s, v5.s[0]
+	WORD $0x3d8037f3 // str q19, [sp, #0xd0]
+	WORD $0x3dc037e4 // ldr q4, [sp, #0xd0]
+	WORD $0x54ffea48 // b.hi 0x3e44 <k_tile_panel_16+0x608>
+	WORD $0x17ffff22 // b 0x3d88 <k_tile_panel_16+0x54c>
+	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
+	WORD $0xd37ced0a // lsl x10, x8, #4
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa9401804 // ldp x4, x6, [x0]
+	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
+	WORD $0x8b100605 // add x5, x16, x16, lsl #1
+	WORD $0xd37ae467 // lsl x7, x3, #6
+	WORD $0x8b0a0231 // add x17, x17, x10
+	WORD $0x8b0a0083 // add x3, x4, x10
+	WORD $0xd37df204 // lsl x4, x16, #3
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0xd37ef4a5 // lsl x5, x5, #2
+	WORD $0xd10400e7 // sub x7, x7, #0x100
+	WORD $0x91000453 // add x19, x2, #0x1
+	WORD $0x14000009 // b 0x4160 <k_tile_panel_16+0x924>
+	WORD $0x91001157 // add x23, x10, #0x4
+	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0x3d800285 // str q5, [x20]
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x3cb66a84 // str q4, [x20, x22]
+	WORD $0x3ca46a83 // str q3, [x20, x4]
+	WORD $0x3ca56a82 // str q2, [x20, x5]
+	WORD $0x54ffdc2c // b.gt 0x3ce0 <k_tile_panel_16+0x4a4>
+	WORD $0xcb0902aa // sub x10, x21, x9
+	WORD $0x91000eb8 // add x24, x21, #0x3
+	WORD $0xf10002bf // cmp x21, #0x0
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd37ef616 // lsl x22, x16, #2
+	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
+	WORD $0xaa1703ea // mov x10, x23
+	WORD $0x9a95b317 // csel x23, x24, x21, lt
+	WORD $0xb4000101 // cbz x1, 0x41a0 <k_tile_panel_16+0x964>
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3cf66a84 // ldr q4, [x20, x22]
+	WORD $0x3ce46a83 // ldr q3, [x20, x4]
+	WORD $0x3ce56a82 // ldr q2, [x20, x5]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400010a // b.ge 0x41b8 <k_tile_panel_16+0x97c>
+	WORD $0x17ffffe9 // b 0x4140 <k_tile_panel_16+0x904>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54fffc6b // b.lt 0x4140 <k_tile_panel_16+0x904>
+	WORD $0x9342fef7 // asr x23, x23, #2
+	WORD $0xaa1103f8 // mov x24, x17
+	WORD $0x9b177cf7 // mul x23, x7, x23
+	WORD $0x8b151af5 // add x21, x23, x21, lsl #6
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0x8b1500d5 // add x21, x6, x21
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0xad424aa7 // ldp q7, q18, [x21, #0x40]
+	WORD $0x4ea81d10 // mov v16.16b, v8.16b
+	WORD $0xad4052b3 // ldp q19, q20, [x21]
+	WORD $0xad7e5ab5 // ldp q21, q22, [x21, #-0x40]
+	WORD $0x4ea81d00 // mov v0.16b, v8.16b
+	WORD $0xad7c62a1 // ldp q1, q24, [x21, #-0x80]
+	WORD $0x4ea81d17 // mov v23.16b, v8.16b
+	WORD $0x3dc00311 // ldr q17, [x24]
 	WORD $0x4ea81d19 // mov v25.16b, v8.16b
-	WORD $0x4f80e234 // sdot v20.4s, v17.16b, v0.4b[0]
+	WORD $0x4ea81d1a // mov v26.16b, v8.16b
 	WORD $0x4ea81d1b // mov v27.16b, v8.16b
 	WORD $0x4ea81d1c // mov v28.16b, v8.16b
+	WORD $0x3dc0131d // ldr q29, [x24, #0x40]
+	WORD $0x4f87e226 // sdot v6.4s, v17.16b, v7.4b[0]
+	WORD $0x4f93e230 // sdot v16.4s, v17.16b, v19.4b[0]
+	WORD $0x4f95e220 // sdot v0.4s, v17.16b, v21.4b[0]
 	WORD $0x4f81e237 // sdot v23.4s, v17.16b, v1.4b[0]
 	WORD $0x3dc04311 // ldr q17, [x24, #0x100]
+	WORD $0x3dc0631e // ldr q30, [x24, #0x180]
+	WORD $0x3dc0731f // ldr q31, [x24, #0x1c0]
+	WORD $0xd10006f7 // sub x23, x23, #0x1
+	WORD $0x4f96e23a // sdot v26.4s, v17.16b, v22.4b[0]
+	WORD $0x4f98e23b // sdot v27.4s, v17.16b, v24.4b[0]
+	WORD $0x4f92e239 // sdot v25.4s, v17.16b, v18.4b[0]
+	WORD $0x4f94e23c // sdot v28.4s, v17.16b, v20.4b[0]
+	WORD $0x3dc05311 // ldr q17, [x24, #0x140]
+	WORD $0x4fb5e3a0 // sdot v0.4s, v29.16b, v21.4b[1]
+	WORD $0x4fa7e3a6 // sdot v6.4s, v29.16b, v7.4b[1]
+	WORD $0x4fa1e3b7 // sdot v23.4s, v29.16b, v1.4b[1]
+	WORD $0x4fb3e3b0 // sdot v16.4s, v29.16b, v19.4b[1]
+	WORD $0x3dc0231d // ldr q29, [x24, #0x80]
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x4fb6e23a // sdot v26.4s, v17.16b, v22.4b[1]
+	WORD $0x4fb8e23b // sdot v27.4s, v17.16b, v24.4b[1]
+	WORD $0x4fb2e239 // sdot v25.4s, v17.16b, v18.4b[1]
+	WORD $0x4fb4e23c // sdot v28.4s, v17.16b, v20.4b[1]
+	WORD $0x3dc08311 // ldr q17, [x24, #0x200]
+	WORD $0x4f95eba0 // sdot v0.4s, v29.16b, v21.4b[2]
+	WORD $0x4f87eba6 // sdot v6.4s, v29.16b, v7.4b[2]
+	WORD $0x4f81ebb7 // sdot v23.4s, v29.16b, v1.4b[2]
+	WORD $0x4f93ebb0 // sdot v16.4s, v29.16b, v19.4b[2]
+	WORD $0x3dc0331d // ldr q29, [x24, #0xc0]
+	WORD $0x4f96ebda // sdot v26.4s, v30.16b, v22.4b[2]
+	WORD $0x4f98ebdb // sdot v27.4s, v30.16b, v24.4b[2]
+	WORD $0x4f92ebd9 // sdot v25.4s, v30.16b, v18.4b[2]
+	WORD $0x4f94ebdc // sdot v28.4s, v30.16b, v20.4b[2]
+	WORD $0x6e29de3e // fmul v30.4s, v17.4s, v9.4s
+	WORD $0x4fb5eba0 // sdot v0.4s, v29.16b, v21.4b[3]
+	WORD $0x4fa7eba6 // sdot v6.4s, v29.16b, v7.4b[3]
+	WORD $0x4fa1ebb7 // sdot v23.4s, v29.16b, v1.4b[3]
+	WORD $0x4fb3ebb0 // sdot v16.4s, v29.16b, v19.4b[3]
+	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
+	WORD $0x910a0318 // add x24, x24, #0x280
+	WORD $0x4fb6ebfa // sdot v26.4s, v31.16b, v22.4b[3]
+	WORD $0x4fb8ebfb // sdot v27.4s, v31.16b, v24.4b[3]
+	WORD $0x4fb2ebf9 // sdot v25.4s, v31.16b, v18.4b[3]
+	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
+	WORD $0x4fb4ebfc // sdot v28.4s, v31.16b, v20.4b[3]
+	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
+	WORD $0x4e20ce27 // fmla v7.4s, v17.4s, v0.4s
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4e37ce21 // fmla v1.4s, v17.4s, v23.4s
+	WORD $0x4e29d772 // fadd v18.4s, v27.4s, v9.4s
+	WORD $0x4e26ce3e // fmla v30.4s, v17.4s, v6.4s
+	WORD $0x4e29d726 // fadd v6.4s, v25.4s, v9.4s
+	WORD $0x4e30ce20 // fmla v0.4s, v17.4s, v16.4s
+	WORD $0x4e29d750 // fadd v16.4s, v26.4s, v9.4s
+	WORD $0x4e29d791 // fadd v17.4s, v28.4s, v9.4s
+	WORD $0x4e32ce61 // fmla v1.4s, v19.4s, v18.4s
+	WORD $0x4e26ce7e // fmla v30.4s, v19.4s, v6.4s
+	WORD $0xbc5a02a6 // ldur s6, [x21, #-0x60]
+	WORD $0xbd4062b2 // ldr s18, [x21, #0x60]
+	WORD $0x4e30ce67 // fmla v7.4s, v19.4s, v16.4s
+	WORD $0x4e31ce60 // fmla v0.4s, v19.4s, v17.4s
+	WORD $0xbc5e02b0 // ldur s16, [x21, #-0x20]
+	WORD $0xbd4022b1 // ldr s17, [x21, #0x20]
+	WORD $0x910402b5 // add x21, x21, #0x100
+	WORD $0x4f861025 // fmla v5.4s, v1.4s, v6.s[0]
+	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
+	WORD $0x4f9010e4 // fmla v4.4s, v7.4s, v16.s[0]
+	WORD $0x4f911003 // fmla v3.4s, v0.4s, v17.s[0]
+	WORD $0x54fff5c8 // b.hi 0x41d0 <k_tile_panel_16+0x994>
+	WORD $0x17ffff89 // b 0x4140 <k_tile_panel_16+0x904>
+	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
+	WORD $0xd37ced04 // lsl x4, x8, #4
+	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
+	WORD $0xf9400005 // ldr x5, [x0]
+	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
+	WORD $0xd37ae467 // lsl x7, x3, #6
+	WORD $0x8b040203 // add x3, x16, x4
+	WORD $0x8b0400a4 // add x4, x5, x4
+	WORD $0x910100c5 // add x5, x6, #0x40
+	WORD $0xd10400e6 // sub x6, x7, #0x100
+	WORD $0x91000427 // add x7, x1, #0x1
+	WORD $0x14000007 // b 0x4368 <k_tile_panel_16+0xb2c>
+	WORD $0x91000a15 // add x21, x16, #0x2
+	WORD $0xaa1003ea // mov x10, x16
+	WORD $0x3d800263 // str q3, [x19]
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x3cb46a62 // str q2, [x19, x20]
+	WORD $0x54ffcc6c // b.gt 0x3cf0 <k_tile_panel_16+0x4b4>
+	WORD $0xcb090150 // sub x16, x10, x9
+	WORD $0x91000d56 // add x22, x10, #0x3
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b107c50 // mul x16, x2, x16
+	WORD $0xd37ef454 // lsl x20, x2, #2
+	WORD $0x8b100893 // add x19, x4, x16, lsl #2
+	WORD $0xaa1503f0 // mov x16, x21
+	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
+	WORD $0xb40000d1 // cbz x17, 0x43a0 <k_tile_panel_16+0xb64>
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0x3cf46a62 // ldr q2, [x19, x20]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000ca // b.ge 0x43b0 <k_tile_panel_16+0xb74>
+	WORD $0x17ffffed // b 0x4350 <k_tile_panel_16+0xb14>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54fffd2b // b.lt 0x4350 <k_tile_panel_16+0xb14>
+	WORD $0x9342feb5 // asr x21, x21, #2
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x9b157cd5 // mul x21, x6, x21
+	WORD $0x8b0a1aaa // add x10, x21, x10, lsl #6
+	WORD $0xaa0703f5 // mov x21, x7
+	WORD $0x8b0a00aa // add x10, x5, x10
+	WORD $0x4ea81d00 // mov v0.16b, v8.16b
+	WORD $0xad7e4544 // ldp q4, q17, [x10, #-0x40]
+	WORD $0x4ea81d05 // mov v5.16b, v8.16b
+	WORD $0xad404147 // ldp q7, q16, [x10]
+	WORD $0x4ea81d12 // mov v18.16b, v8.16b
+	WORD $0x4ea81d13 // mov v19.16b, v8.16b
+	WORD $0x3dc002c1 // ldr q1, [x22]
+	WORD $0x3dc042c6 // ldr q6, [x22, #0x100]
+	WORD $0x3dc082d4 // ldr q20, [x22, #0x200]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
+	WORD $0x4f87e020 // sdot v0.4s, v1.16b, v7.4b[0]
+	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
+	WORD $0x4f90e0d2 // sdot v18.4s, v6.16b, v16.4b[0]
+	WORD $0x4f91e0d3 // sdot v19.4s, v6.16b, v17.4b[0]
+	WORD $0x3dc052c6 // ldr q6, [x22, #0x140]
+	WORD $0x6e29de95 // fmul v21.4s, v20.4s, v9.4s
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
+	WORD $0x4fa7e020 // sdot v0.4s, v1.16b, v7.4b[1]
+	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
+	WORD $0x4fb0e0d2 // sdot v18.4s, v6.16b, v16.4b[1]
+	WORD $0x4fb1e0d3 // sdot v19.4s, v6.16b, v17.4b[1]
+	WORD $0x3dc062c6 // ldr q6, [x22, #0x180]
+	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
+	WORD $0x4f87e820 // sdot v0.4s, v1.16b, v7.4b[2]
+	WORD $0x3dc032c1 // ldr q1, [x22, #0xc0]
+	WORD $0x4f90e8d2 // sdot v18.4s, v6.16b, v16.4b[2]
+	WORD $0x4f91e8d3 // sdot v19.4s, v6.16b, v17.4b[2]
+	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
+	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
+	WORD $0x4fa7e820 // sdot v0.4s, v1.16b, v7.4b[3]
+	WORD $0x4eb51ea1 // mov v1.16b, v21.16b
+	WORD $0x4fb0e8d2 // sdot v18.4s, v6.16b, v16.4b[3]
+	WORD $0x4fb1e8d3 // sdot v19.4s, v6.16b, v17.4b[3]
+	WORD $0x4e25ce81 // fmla v1.4s, v20.4s, v5.4s
+	WORD $0x4e20ce95 // fmla v21.4s, v20.4s, v0.4s
+	WORD $0x3dc092c5 // ldr q5, [x22, #0x240]
+	WORD $0x4e29d640 // fadd v0.4s, v18.4s, v9.4s
+	WORD $0x4e29d664 // fadd v4.4s, v19.4s, v9.4s
+	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x4e20ccb5 // fmla v21.4s, v5.4s, v0.4s
+	WORD $0x4e24cca1 // fmla v1.4s, v5.4s, v4.4s
+	WORD $0xbc5e0140 // ldur s0, [x10, #-0x20]
+	WORD $0xbd402144 // ldr s4, [x10, #0x20]
+	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
+	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
+	WORD $0x54fffa08 // b.hi 0x43c8 <k_tile_panel_16+0xb8c>
+	WORD $0x17ffffb1 // b 0x4350 <k_tile_panel_16+0xb14>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54ffa58b // b.lt 0x394c <k_tile_panel_16+0x110>
+	WORD $0xd342fe22 // lsr x2, x17, #2
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
+	WORD $0xcb110211 // sub x17, x16, x17
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x9b027c62 // mul x2, x3, x2
+	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
+	WORD $0x8b081090 // add x16, x4, x8, lsl #4
+	WORD $0x8b021862 // add x2, x3, x2, lsl #6
+	WORD $0x8b111851 // add x17, x2, x17, lsl #6
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0x4ea81d05 // mov v5.16b, v8.16b
+	WORD $0x4ea81d06 // mov v6.16b, v8.16b
+	WORD $0x3dc00200 // ldr q0, [x16]
+	WORD $0x3dc04201 // ldr q1, [x16, #0x100]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
+	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
+	WORD $0x3dc05201 // ldr q1, [x16, #0x140]
+	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
+	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
+	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
+	WORD $0x3dc06201 // ldr q1, [x16, #0x180]
+	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
+	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
+	WORD $0x3dc03201 // ldr q1, [x16, #0xc0]
+	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
+	WORD $0x6e29dc01 // fmul v1.4s, v0.4s, v9.4s
+	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
+	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x910a0210 // add x16, x16, #0x280
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0x4e29d4c0 // fadd v0.4s, v6.4s, v9.4s
+	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
+	WORD $0x54fffc28 // b.hi 0x44c8 <k_tile_panel_16+0xc8c>
+	WORD $0x17fffd01 // b 0x394c <k_tile_panel_16+0x110>
+	WORD $0xa9594ff4 // ldp x20, x19, [sp, #0x190]
+	WORD $0xf940a3fd // ldr x29, [sp, #0x140]
+	WORD $0xa95857f6 // ldp x22, x21, [sp, #0x180]
+	WORD $0xa9575ff8 // ldp x24, x23, [sp, #0x170]
+	WORD $0xa95667fa // ldp x26, x25, [sp, #0x160]
+	WORD $0xa9556ffe // ldp x30, x27, [sp, #0x150]
+	WORD $0x6d5323e9 // ldp d9, d8, [sp, #0x130]
+	WORD $0x6d522beb // ldp d11, d10, [sp, #0x120]
+	WORD $0x6d5133ed // ldp d13, d12, [sp, #0x110]
+	WORD $0x6d503bef // ldp d15, d14, [sp, #0x100]
+	WORD $0x910683ff // add sp, sp, #0x1a0
+	WORD $0xd65f03c0 // ret
+
+	// tile_panel_16_min
+	WORD $0xd106c3ff // sub sp, sp, #0x1b0
+	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x6d113bef // stp d15, d14, [sp, #0x110]
+	WORD $0x4e040d4e // dup v14.4s, w10
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x6d132beb // stp d11, d10, [sp, #0x130]
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x91000d23 // add x3, x9, #0x3
+	WORD $0x9100052b // add x11, x9, #0x1
+	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
+	WORD $0x9100092d // add x13, x9, #0x2
+	WORD $0x91000d61 // add x1, x11, #0x3
+	WORD $0x1a9fd7ec // cset w12, gt
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x91000da2 // add x2, x13, #0x3
+	WORD $0x9a89b071 // csel x17, x3, x9, lt
+	WORD $0xf240057f // tst x11, #0x3
+	WORD $0x8b09020f // add x15, x16, x9
+	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
+	WORD $0x9342fe24 // asr x4, x17, #2
+	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
+	WORD $0x1a9fd7ee // cset w14, gt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0xcb110131 // sub x17, x9, x17
+	WORD $0x9a8bb021 // csel x1, x1, x11, lt
+	WORD $0xf24005bf // tst x13, #0x3
+	WORD $0xf900afe4 // str x4, [sp, #0x158]
+	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
+	WORD $0xf9002ff1 // str x17, [sp, #0x58]
+	WORD $0x1a9fd7e4 // cset w4, gt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x6d1233ed // stp d13, d12, [sp, #0x120]
+	WORD $0x9a8db051 // csel x17, x2, x13, lt
+	WORD $0xf240047f // tst x3, #0x3
+	WORD $0x9342fc22 // asr x2, x1, #2
+	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
+	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
+	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
+	WORD $0xcb010170 // sub x16, x11, x1
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0xcb0a01aa // sub x10, x13, x10
+	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
+	WORD $0x9342fe30 // asr x16, x17, #2
+	WORD $0x4e040c2a // dup v10.4s, w1
+	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
+	WORD $0x1a9fd7f0 // cset w16, gt
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0xb90037f0 // str w16, [sp, #0x34]
+	WORD $0x91000c70 // add x16, x3, #0x3
+	WORD $0x9a83b210 // csel x16, x16, x3, lt
+	WORD $0x6d1423e9 // stp d9, d8, [sp, #0x140]
+	WORD $0x9342fe11 // asr x17, x16, #2
+	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
+	WORD $0xf900abfd // str x29, [sp, #0x150]
+	WORD $0xcb10006a // sub x10, x3, x16
+	WORD $0xa9166ffe // stp x30, x27, [sp, #0x160]
+	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xa91767fa // stp x26, x25, [sp, #0x170]
+	WORD $0xa9185ff8 // stp x24, x23, [sp, #0x180]
+	WORD $0xa91957f6 // stp x22, x21, [sp, #0x190]
+	WORD $0xa91a4ff4 // stp x20, x19, [sp, #0x1a0]
+	WORD $0xb90057e4 // str w4, [sp, #0x54]
+	WORD $0xf9001fe3 // str x3, [sp, #0x38]
+	WORD $0xf9000fea // str x10, [sp, #0x18]
+	WORD $0x3d801bea // str q10, [sp, #0x60]
+	WORD $0x14000005 // b 0x469c <k_tile_panel_16_min+0x120>
+	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x54006820 // b.eq 0x539c <k_tile_panel_16_min+0xe20>
+	WORD $0xaa0903f7 // mov x23, x9
+	WORD $0x34001d8c // cbz w12, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0xd37ced10 // lsl x16, x8, #4
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf9402011 // ldr x17, [x0, #0x40]
+	WORD $0x8b10014a // add x10, x10, x16
+	WORD $0xb4000131 // cbz x17, 0x46d8 <k_tile_panel_16_min+0x15c>
+	WORD $0x3dc00142 // ldr q2, [x10]
+	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x8b100090 // add x16, x4, x16
+	WORD $0x5400012a // b.ge 0x46f4 <k_tile_panel_16_min+0x178>
+	WORD $0x14000034 // b 0x47a4 <k_tile_panel_16_min+0x228>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x8b100090 // add x16, x4, x16
+	WORD $0x540005ab // b.lt 0x47a4 <k_tile_panel_16_min+0x228>
+	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
+	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x9b047c64 // mul x4, x3, x4
+	WORD $0x8b041844 // add x4, x2, x4, lsl #6
+	WORD $0x8b051884 // add x4, x4, x5, lsl #6
+	WORD $0x91000425 // add x5, x1, #0x1
+	WORD $0xad401083 // ldp q3, q4, [x4]
+	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
+	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
+	WORD $0x3dc000c0 // ldr q0, [x6]
+	WORD $0x3dc040c1 // ldr q1, [x6, #0x100]
+	WORD $0x3dc070c7 // ldr q7, [x6, #0x1c0]
+	WORD $0xd10004a5 // sub x5, x5, #0x1
+	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
+	WORD $0x3dc010c0 // ldr q0, [x6, #0x40]
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
+	WORD $0x3dc050c1 // ldr q1, [x6, #0x140]
+	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
+	WORD $0x3dc020c0 // ldr q0, [x6, #0x80]
+	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
+	WORD $0x3dc060c1 // ldr q1, [x6, #0x180]
+	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc080c0 // ldr q0, [x6, #0x200]
+	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
+	WORD $0x3dc030c1 // ldr q1, [x6, #0xc0]
+	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
+	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
+	WORD $0x3dc090c3 // ldr q3, [x6, #0x240]
+	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
+	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
+	WORD $0xbd402080 // ldr s0, [x4, #0x20]
+	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
+	WORD $0x2d468c81 // ldp s1, s3, [x4, #0x34]
+	WORD $0x3dc0a0c0 // ldr q0, [x6, #0x280]
+	WORD $0x91040084 // add x4, x4, #0x100
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b0c0 // ldr q0, [x6, #0x2c0]
+	WORD $0x910c00c6 // add x6, x6, #0x300
+	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
+	WORD $0x54fffb88 // b.hi 0x4710 <k_tile_panel_16_min+0x194>
+	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0x3d800142 // str q2, [x10]
+	WORD $0x3400150e // cbz w14, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0x8b040945 // add x5, x10, x4, lsl #2
+	WORD $0xb40000b1 // cbz x17, 0x47cc <k_tile_panel_16_min+0x250>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000aa // b.ge 0x47d8 <k_tile_panel_16_min+0x25c>
+	WORD $0x1400002f // b 0x4884 <k_tile_panel_16_min+0x308>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400058b // b.lt 0x4884 <k_tile_panel_16_min+0x308>
+	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
+	WORD $0xaa1003f3 // mov x19, x16
+	WORD $0x9b067c66 // mul x6, x3, x6
+	WORD $0x8b061846 // add x6, x2, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000427 // add x7, x1, #0x1
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
+	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
+	WORD $0x3dc00260 // ldr q0, [x19]
+	WORD $0x3dc04261 // ldr q1, [x19, #0x100]
+	WORD $0x3dc07267 // ldr q7, [x19, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
+	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
+	WORD $0x3dc05261 // ldr q1, [x19, #0x140]
+	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
+	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
+	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
+	WORD $0x3dc06261 // ldr q1, [x19, #0x180]
+	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
+	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
+	WORD $0x3dc03261 // ldr q1, [x19, #0xc0]
+	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
+	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
+	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
+	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
+	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
+	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
+	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
+	WORD $0x2d468cc1 // ldp s1, s3, [x6, #0x34]
+	WORD $0x3dc0a260 // ldr q0, [x19, #0x280]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
+	WORD $0x910c0273 // add x19, x19, #0x300
+	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
+	WORD $0x54fffb88 // b.hi 0x47f0 <k_tile_panel_16_min+0x274>
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
+	WORD $0xaa0d03f7 // mov x23, x13
+	WORD $0x34000e05 // cbz w5, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0xd37df085 // lsl x5, x4, #3
+	WORD $0xb40000b1 // cbz x17, 0x48ac <k_tile_panel_16_min+0x330>
+	WORD $0x3ce56942 // ldr q2, [x10, x5]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000aa // b.ge 0x48b8 <k_tile_panel_16_min+0x33c>
+	WORD $0x1400002f // b 0x4964 <k_tile_panel_16_min+0x3e8>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400058b // b.lt 0x4964 <k_tile_panel_16_min+0x3e8>
+	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
+	WORD $0xaa1003f3 // mov x19, x16
+	WORD $0x9b067c66 // mul x6, x3, x6
+	WORD $0x8b061846 // add x6, x2, x6, lsl #6
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x91000427 // add x7, x1, #0x1
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
+	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
+	WORD $0x3dc00260 // ldr q0, [x19]
+	WORD $0x3dc04261 // ldr q1, [x19, #0x100]
+	WORD $0x3dc07267 // ldr q7, [x19, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
+	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
+	WORD $0x3dc05261 // ldr q1, [x19, #0x140]
+	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
+	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
+	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
+	WORD $0x3dc06261 // ldr q1, [x19, #0x180]
+	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
+	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
+	WORD $0x3dc03261 // ldr q1, [x19, #0xc0]
+	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
+	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
+	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
+	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
+	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
+	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
+	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
+	WORD $0x2d468cc1 // ldp s1, s3, [x6, #0x34]
+	WORD $0x3dc0a260 // ldr q0, [x19, #0x280]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
+	WORD $0x910c0273 // add x19, x19, #0x300
+	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
+	WORD $0x54fffb88 // b.hi 0x48d0 <k_tile_panel_16_min+0x354>
+	WORD $0x3ca56942 // str q2, [x10, x5]
+	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
+	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
+	WORD $0x34000705 // cbz w5, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0x8b040484 // add x4, x4, x4, lsl #1
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0xb40000b1 // cbz x17, 0x4990 <k_tile_panel_16_min+0x414>
+	WORD $0x3ce46942 // ldr q2, [x10, x4]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000aa // b.ge 0x499c <k_tile_panel_16_min+0x420>
+	WORD $0x1400002f // b 0x4a48 <k_tile_panel_16_min+0x4cc>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400058b // b.lt 0x4a48 <k_tile_panel_16_min+0x4cc>
+	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x9b117c71 // mul x17, x3, x17
+	WORD $0x8b111851 // add x17, x2, x17, lsl #6
+	WORD $0xf94007e2 // ldr x2, [sp, #0x8]
+	WORD $0x8b021a31 // add x17, x17, x2, lsl #6
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
+	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
+	WORD $0x3dc00200 // ldr q0, [x16]
+	WORD $0x3dc04201 // ldr q1, [x16, #0x100]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
+	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
+	WORD $0x3dc05201 // ldr q1, [x16, #0x140]
+	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
+	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
+	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
+	WORD $0x3dc06201 // ldr q1, [x16, #0x180]
+	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
+	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
+	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
+	WORD $0x3dc03201 // ldr q1, [x16, #0xc0]
+	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
+	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
+	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
+	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
+	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
+	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
+	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
+	WORD $0x3dc0a200 // ldr q0, [x16, #0x280]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
+	WORD $0x910c0210 // add x16, x16, #0x300
+	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
+	WORD $0x54fffb88 // b.hi 0x49b4 <k_tile_panel_16_min+0x438>
+	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
+	WORD $0x3ca46942 // str q2, [x10, x4]
+	WORD $0x910022f1 // add x17, x23, #0x8
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x5400036d // b.le 0x4ac4 <k_tile_panel_16_min+0x548>
+	WORD $0xaa1703f5 // mov x21, x23
+	WORD $0x910012b7 // add x23, x21, #0x4
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x5400240d // b.le 0x4ee8 <k_tile_panel_16_min+0x96c>
+	WORD $0xaa1503ea // mov x10, x21
+	WORD $0x91000955 // add x21, x10, #0x2
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x5400362d // b.le 0x513c <k_tile_panel_16_min+0xbc0>
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0xeb0f021f // cmp x16, x15
+	WORD $0x54ffe06a // b.ge 0x4690 <k_tile_panel_16_min+0x114>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xcb090211 // sub x17, x16, x9
+	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9b117d4a // mul x10, x10, x17
+	WORD $0xf9400011 // ldr x17, [x0]
+	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
+	WORD $0x91000e11 // add x17, x16, #0x3
+	WORD $0x9a90b231 // csel x17, x17, x16, lt
+	WORD $0xb4004101 // cbz x1, 0x52cc <k_tile_panel_16_min+0xd50>
+	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400410a // b.ge 0x52dc <k_tile_panel_16_min+0xd60>
+	WORD $0x17fffef3 // b 0x468c <k_tile_panel_16_min+0x110>
+	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
+	WORD $0xd37ced0a // lsl x10, x8, #4
+	WORD $0xa9400801 // ldp x1, x2, [x0]
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
+	WORD $0xd37ef6d9 // lsl x25, x22, #2
+	WORD $0x8b0a0210 // add x16, x16, x10
+	WORD $0xd37ae466 // lsl x6, x3, #6
+	WORD $0x8b0a0038 // add x24, x1, x10
+	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
+	WORD $0xd37beac1 // lsl x1, x22, #5
+	WORD $0x8b160324 // add x4, x25, x22
+	WORD $0xd37df2dd // lsl x29, x22, #3
+	WORD $0x91020047 // add x7, x2, #0x80
+	WORD $0xd37ef55e // lsl x30, x10, #2
+	WORD $0xd37ef493 // lsl x19, x4, #2
+	WORD $0xd37df154 // lsl x20, x10, #3
+	WORD $0xcb190024 // sub x4, x1, x25
+	WORD $0xd10400c5 // sub x5, x6, #0x100
+	WORD $0x9100076a // add x10, x27, #0x1
+	WORD $0x1400000f // b 0x4b50 <k_tile_panel_16_min+0x5d4>
+	WORD $0xad4787e0 // ldp q0, q1, [sp, #0xf0]
+	WORD $0x910022b1 // add x17, x21, #0x8
+	WORD $0x3dc01bea // ldr q10, [sp, #0x60]
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0xaa1503f7 // mov x23, x21
+	WORD $0x3d80007a // str q26, [x3]
+	WORD $0x3cb96878 // str q24, [x3, x25]
+	WORD $0x3cbd6869 // str q9, [x3, x29]
+	WORD $0x3cbe6879 // str q25, [x3, x30]
+	WORD $0x3cb67861 // str q1, [x3, x22, lsl #4]
+	WORD $0x3cb36860 // str q0, [x3, x19]
+	WORD $0x3cb46867 // str q7, [x3, x20]
+	WORD $0x3ca46877 // str q23, [x3, x4]
+	WORD $0x54fff8ac // b.gt 0x4a60 <k_tile_panel_16_min+0x4e4>
+	WORD $0xcb0902e1 // sub x1, x23, x9
+	WORD $0xf10002ff // cmp x23, #0x0
+	WORD $0xaa1103f5 // mov x21, x17
+	WORD $0x9b017ec1 // mul x1, x22, x1
+	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
+	WORD $0x91000ee1 // add x1, x23, #0x3
+	WORD $0x9a97b031 // csel x17, x1, x23, lt
+	WORD $0xb40001ba // cbz x26, 0x4ba0 <k_tile_panel_16_min+0x624>
+	WORD $0x3dc0007a // ldr q26, [x3]
+	WORD $0x3cf96878 // ldr q24, [x3, x25]
+	WORD $0x3cfd6869 // ldr q9, [x3, x29]
+	WORD $0x3cfe6879 // ldr q25, [x3, x30]
+	WORD $0x3cf67861 // ldr q1, [x3, x22, lsl #4]
+	WORD $0x3cf36860 // ldr q0, [x3, x19]
+	WORD $0x3cf46867 // ldr q7, [x3, x20]
+	WORD $0x3ce46877 // ldr q23, [x3, x4]
+	WORD $0xad0787e0 // stp q0, q1, [sp, #0xf0]
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x5400018a // b.ge 0x4bc8 <k_tile_panel_16_min+0x64c>
+	WORD $0x17ffffdf // b 0x4b18 <k_tile_panel_16_min+0x59c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xad0783e0 // stp q0, q0, [sp, #0xf0]
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x54fffaab // b.lt 0x4b18 <k_tile_panel_16_min+0x59c>
+	WORD $0x9342fe31 // asr x17, x17, #2
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0x9b117cb1 // mul x17, x5, x17
+	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x8b1100f1 // add x17, x7, x17
+	WORD $0x8b060221 // add x1, x17, x6
+	WORD $0x4eae1dc2 // mov v2.16b, v14.16b
+	WORD $0x3dc002f5 // ldr q21, [x23]
+	WORD $0xad04e7e7 // stp q7, q25, [sp, #0x90]
+	WORD $0xad404036 // ldp q22, q16, [x1]
+	WORD $0xad06a7f7 // stp q23, q9, [sp, #0xd0]
+	WORD $0xad422437 // ldp q23, q9, [x1, #0x40]
+	WORD $0x4eae1dc7 // mov v7.16b, v14.16b
+	WORD $0x3dc012f4 // ldr q20, [x23, #0x40]
+	WORD $0x4eae1ddd // mov v29.16b, v14.16b
+	WORD $0xad05e3fa // stp q26, q24, [sp, #0xb0]
+	WORD $0xad7e202a // ldp q10, q8, [x1, #-0x40]
+	WORD $0x4f97e2a2 // sdot v2.4s, v21.16b, v23.4b[0]
+	WORD $0x4eae1dd8 // mov v24.16b, v14.16b
+	WORD $0x4eae1dda // mov v26.16b, v14.16b
+	WORD $0x4f96e2a7 // sdot v7.4s, v21.16b, v22.4b[0]
+	WORD $0xad7c442b // ldp q11, q17, [x1, #-0x80]
+	WORD $0xad424e2d // ldp q13, q19, [x17, #0x40]
+	WORD $0x4eae1ddf // mov v31.16b, v14.16b
+	WORD $0x4f8ae2b8 // sdot v24.4s, v21.16b, v10.4b[0]
+	WORD $0xad404a2c // ldp q12, q18, [x17]
+	WORD $0x4fb7e282 // sdot v2.4s, v20.16b, v23.4b[1]
+	WORD $0x4f8be2ba // sdot v26.4s, v21.16b, v11.4b[0]
+	WORD $0x3dc022e1 // ldr q1, [x23, #0x80]
+	WORD $0x4fb6e287 // sdot v7.4s, v20.16b, v22.4b[1]
+	WORD $0x4f8de2bd // sdot v29.4s, v21.16b, v13.4b[0]
+	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
+	WORD $0x4f8ce2bf // sdot v31.4s, v21.16b, v12.4b[0]
+	WORD $0xad7c3e20 // ldp q0, q15, [x17, #-0x80]
+	WORD $0x4faae298 // sdot v24.4s, v20.16b, v10.4b[1]
+	WORD $0x3dc032e3 // ldr q3, [x23, #0xc0]
+	WORD $0x4eae1ddb // mov v27.16b, v14.16b
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4fabe29a // sdot v26.4s, v20.16b, v11.4b[1]
+	WORD $0x4eae1dde // mov v30.16b, v14.16b
+	WORD $0x4f96e827 // sdot v7.4s, v1.16b, v22.4b[2]
+	WORD $0x4fade29d // sdot v29.4s, v20.16b, v13.4b[1]
+	WORD $0x4f80e2a6 // sdot v6.4s, v21.16b, v0.4b[0]
+	WORD $0x4face29f // sdot v31.4s, v20.16b, v12.4b[1]
+	WORD $0xad7e0a39 // ldp q25, q2, [x17, #-0x40]
+	WORD $0x4f97e824 // sdot v4.4s, v1.16b, v23.4b[2]
+	WORD $0x4f8ae838 // sdot v24.4s, v1.16b, v10.4b[2]
+	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
+	WORD $0x4f8be83a // sdot v26.4s, v1.16b, v11.4b[2]
+	WORD $0x4eae1ddc // mov v28.16b, v14.16b
+	WORD $0xd1000442 // sub x2, x2, #0x1
+	WORD $0x4fb6e867 // sdot v7.4s, v3.16b, v22.4b[3]
+	WORD $0x4f8de83d // sdot v29.4s, v1.16b, v13.4b[2]
+	WORD $0x4f99e2bb // sdot v27.4s, v21.16b, v25.4b[0]
+	WORD $0x4f8ce83f // sdot v31.4s, v1.16b, v12.4b[2]
+	WORD $0x4fa0e286 // sdot v6.4s, v20.16b, v0.4b[1]
+	WORD $0x4eae1dd6 // mov v22.16b, v14.16b
+	WORD $0x4fb7e864 // sdot v4.4s, v3.16b, v23.4b[3]
+	WORD $0x4faae878 // sdot v24.4s, v3.16b, v10.4b[3]
+	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
+	WORD $0x4fabe87a // sdot v26.4s, v3.16b, v11.4b[3]
+	WORD $0x4eae1dcb // mov v11.16b, v14.16b
+	WORD $0x4eae1dd7 // mov v23.16b, v14.16b
+	WORD $0x4f82e15e // sdot v30.4s, v10.16b, v2.4b[0]
+	WORD $0x4fade87d // sdot v29.4s, v3.16b, v13.4b[3]
+	WORD $0x4eae1dcd // mov v13.16b, v14.16b
+	WORD $0x4face87f // sdot v31.4s, v3.16b, v12.4b[3]
+	WORD $0x4fb9e29b // sdot v27.4s, v20.16b, v25.4b[1]
+	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
+	WORD $0xad0393e7 // stp q7, q4, [sp, #0x70]
+	WORD $0x4eae1dc4 // mov v4.16b, v14.16b
+	WORD $0x4f89e14b // sdot v11.4s, v10.16b, v9.4b[0]
+	WORD $0x3dc052ec // ldr q12, [x23, #0x140]
+	WORD $0x4f91e157 // sdot v23.4s, v10.16b, v17.4b[0]
+	WORD $0x4f92e145 // sdot v5.4s, v10.16b, v18.4b[0]
+	WORD $0x4f93e15c // sdot v28.4s, v10.16b, v19.4b[0]
+	WORD $0x4f90e14d // sdot v13.4s, v10.16b, v16.4b[0]
+	WORD $0x4f88e156 // sdot v22.4s, v10.16b, v8.4b[0]
+	WORD $0x4f8fe144 // sdot v4.4s, v10.16b, v15.4b[0]
+	WORD $0x4fa2e19e // sdot v30.4s, v12.16b, v2.4b[1]
+	WORD $0x4f99e83b // sdot v27.4s, v1.16b, v25.4b[2]
+	WORD $0x4fa9e18b // sdot v11.4s, v12.16b, v9.4b[1]
+	WORD $0x4fa0e866 // sdot v6.4s, v3.16b, v0.4b[3]
+	WORD $0x3dc062e0 // ldr q0, [x23, #0x180]
+	WORD $0x4ea91d2a // mov v10.16b, v9.16b
+	WORD $0x4fb1e197 // sdot v23.4s, v12.16b, v17.4b[1]
+	WORD $0x3dc082f5 // ldr q21, [x23, #0x200]
+	WORD $0x4fb2e185 // sdot v5.4s, v12.16b, v18.4b[1]
+	WORD $0x3dc01be7 // ldr q7, [sp, #0x60]
+	WORD $0x4fb3e19c // sdot v28.4s, v12.16b, v19.4b[1]
+	WORD $0x4fafe184 // sdot v4.4s, v12.16b, v15.4b[1]
+	WORD $0x4fb0e18d // sdot v13.4s, v12.16b, v16.4b[1]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x4fa8e196 // sdot v22.4s, v12.16b, v8.4b[1]
+	WORD $0x4f82e81e // sdot v30.4s, v0.16b, v2.4b[2]
+	WORD $0x6e27deb4 // fmul v20.4s, v21.4s, v7.4s
+	WORD $0x4f8ae80b // sdot v11.4s, v0.16b, v10.4b[2]
+	WORD $0x4fb9e87b // sdot v27.4s, v3.16b, v25.4b[3]
+	WORD $0x3dc072e3 // ldr q3, [x23, #0x1c0]
+	WORD $0x4eaa1d4c // mov v12.16b, v10.16b
+	WORD $0x4f91e817 // sdot v23.4s, v0.16b, v17.4b[2]
+	WORD $0x4f92e805 // sdot v5.4s, v0.16b, v18.4b[2]
+	WORD $0x4f8fe804 // sdot v4.4s, v0.16b, v15.4b[2]
+	WORD $0x4f93e81c // sdot v28.4s, v0.16b, v19.4b[2]
+	WORD $0x4f90e80d // sdot v13.4s, v0.16b, v16.4b[2]
+	WORD $0x4f88e816 // sdot v22.4s, v0.16b, v8.4b[2]
+	WORD $0x4fa2e87e // sdot v30.4s, v3.16b, v2.4b[3]
+	WORD $0x4eb41e99 // mov v25.16b, v20.16b
+	WORD $0x4face86b // sdot v11.4s, v3.16b, v12.4b[3]
+	WORD $0x4eb41e82 // mov v2.16b, v20.16b
+	WORD $0x4eb41e81 // mov v1.16b, v20.16b
+	WORD $0x4fb1e877 // sdot v23.4s, v3.16b, v17.4b[3]
+	WORD $0x4fb2e865 // sdot v5.4s, v3.16b, v18.4b[3]
+	WORD $0x4eb41e80 // mov v0.16b, v20.16b
+	WORD $0xad43c7f2 // ldp q18, q17, [sp, #0x70]
+	WORD $0x4e3bceb9 // fmla v25.4s, v21.4s, v27.4s
+	WORD $0x4e3dcea2 // fmla v2.4s, v21.4s, v29.4s
+	WORD $0x4e26cea1 // fmla v1.4s, v21.4s, v6.4s
+	WORD $0x4fafe864 // sdot v4.4s, v3.16b, v15.4b[3]
+	WORD $0xad471be9 // ldp q9, q6, [sp, #0xe0]
+	WORD $0x4eb41e8a // mov v10.16b, v20.16b
+	WORD $0x4e32cea0 // fmla v0.4s, v21.4s, v18.4s
+	WORD $0x4fb3e87c // sdot v28.4s, v3.16b, v19.4b[3]
+	WORD $0x4fb0e86d // sdot v13.4s, v3.16b, v16.4b[3]
+	WORD $0x3dc043f0 // ldr q16, [sp, #0x100]
+	WORD $0x4fa8e876 // sdot v22.4s, v3.16b, v8.4b[3]
+	WORD $0x4eb41e83 // mov v3.16b, v20.16b
+	WORD $0x4e3fceaa // fmla v10.4s, v21.4s, v31.4s
+	WORD $0x4eb41e93 // mov v19.16b, v20.16b
+	WORD $0x4e31ceb4 // fmla v20.4s, v21.4s, v17.4s
+	WORD $0x4e27d7dd // fadd v29.4s, v30.4s, v7.4s
+	WORD $0x3dc092fe // ldr q30, [x23, #0x240]
+	WORD $0x4e27d572 // fadd v18.4s, v11.4s, v7.4s
+	WORD $0x4e27d484 // fadd v4.4s, v4.4s, v7.4s
+	WORD $0x4e3acea3 // fmla v3.4s, v21.4s, v26.4s
+	WORD $0x4e27d4a5 // fadd v5.4s, v5.4s, v7.4s
+	WORD $0x4e27d79c // fadd v28.4s, v28.4s, v7.4s
+	WORD $0x4e38ceb3 // fmla v19.4s, v21.4s, v24.4s
+	WORD $0x4e27d6f5 // fadd v21.4s, v23.4s, v7.4s
+	WORD $0x4e27d5bb // fadd v27.4s, v13.4s, v7.4s
+	WORD $0xad45e3fa // ldp q26, q24, [sp, #0xb0]
+	WORD $0x4e3dcfd9 // fmla v25.4s, v30.4s, v29.4s
+	WORD $0x4e32cfd4 // fmla v20.4s, v30.4s, v18.4s
+	WORD $0x4e27d6d2 // fadd v18.4s, v22.4s, v7.4s
+	WORD $0x4e24cfc1 // fmla v1.4s, v30.4s, v4.4s
+	WORD $0x4e25cfca // fmla v10.4s, v30.4s, v5.4s
+	WORD $0xbc5e0225 // ldur s5, [x17, #-0x20]
+	WORD $0x4e3ccfc2 // fmla v2.4s, v30.4s, v28.4s
+	WORD $0x4e35cfc3 // fmla v3.4s, v30.4s, v21.4s
+	WORD $0xbc5a0224 // ldur s4, [x17, #-0x60]
+	WORD $0x4e3bcfc0 // fmla v0.4s, v30.4s, v27.4s
+	WORD $0xbd406235 // ldr s21, [x17, #0x60]
+	WORD $0x3dc037f7 // ldr q23, [sp, #0xd0]
+	WORD $0x4f851338 // fmla v24.4s, v25.4s, v5.s[0]
+	WORD $0xad44e7e7 // ldp q7, q25, [sp, #0x90]
+	WORD $0x4e32cfd3 // fmla v19.4s, v30.4s, v18.4s
+	WORD $0x4f84103a // fmla v26.4s, v1.4s, v4.s[0]
+	WORD $0xbc5a0021 // ldur s1, [x1, #-0x60]
+	WORD $0xbd402232 // ldr s18, [x17, #0x20]
+	WORD $0x2d469624 // ldp s4, s5, [x17, #0x34]
+	WORD $0x4f951059 // fmla v25.4s, v2.4s, v21.s[0]
+	WORD $0xbc5e0022 // ldur s2, [x1, #-0x20]
+	WORD $0x4f811070 // fmla v16.4s, v3.4s, v1.s[0]
+	WORD $0xbd402021 // ldr s1, [x1, #0x20]
+	WORD $0x4f921149 // fmla v9.4s, v10.4s, v18.s[0]
+	WORD $0xbd406023 // ldr s3, [x1, #0x60]
+	WORD $0x4f821266 // fmla v6.4s, v19.4s, v2.s[0]
+	WORD $0x3dc0a2f2 // ldr q18, [x23, #0x280]
+	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
+	WORD $0x2d768222 // ldp s2, s0, [x17, #-0x4c]
+	WORD $0x4f831297 // fmla v23.4s, v20.4s, v3.s[0]
+	WORD $0x2d7e8e21 // ldp s1, s3, [x17, #-0xc]
+	WORD $0x4f841249 // fmla v9.4s, v18.4s, v4.s[0]
+	WORD $0x2d46d835 // ldp s21, s22, [x1, #0x34]
+	WORD $0x4f82125a // fmla v26.4s, v18.4s, v2.s[0]
+	WORD $0x2d4e9222 // ldp s2, s4, [x17, #0x74]
+	WORD $0x4f811258 // fmla v24.4s, v18.4s, v1.s[0]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f951247 // fmla v7.4s, v18.4s, v21.s[0]
+	WORD $0x2d4ed433 // ldp s19, s21, [x1, #0x74]
+	WORD $0x4f821259 // fmla v25.4s, v18.4s, v2.s[0]
+	WORD $0x2d768821 // ldp s1, s2, [x1, #-0x4c]
+	WORD $0x4f931257 // fmla v23.4s, v18.4s, v19.s[0]
+	WORD $0x4f811250 // fmla v16.4s, v18.4s, v1.s[0]
+	WORD $0x2d7ed021 // ldp s1, s20, [x1, #-0xc]
+	WORD $0x4f811246 // fmla v6.4s, v18.4s, v1.s[0]
+	WORD $0x3dc0b2e1 // ldr q1, [x23, #0x2c0]
+	WORD $0x910c02f7 // add x23, x23, #0x300
+	WORD $0x4f80103a // fmla v26.4s, v1.4s, v0.s[0]
+	WORD $0x4f831038 // fmla v24.4s, v1.4s, v3.s[0]
+	WORD $0x4f851029 // fmla v9.4s, v1.4s, v5.s[0]
+	WORD $0x4f841039 // fmla v25.4s, v1.4s, v4.s[0]
+	WORD $0x4f821030 // fmla v16.4s, v1.4s, v2.s[0]
+	WORD $0x4f941026 // fmla v6.4s, v1.4s, v20.s[0]
+	WORD $0x4f961027 // fmla v7.4s, v1.4s, v22.s[0]
+	WORD $0x4f951037 // fmla v23.4s, v1.4s, v21.s[0]
+	WORD $0xad07c3e6 // stp q6, q16, [sp, #0xf0]
+	WORD $0x54ffe808 // b.hi 0x4be0 <k_tile_panel_16_min+0x664>
+	WORD $0x17ffff0d // b 0x4b18 <k_tile_panel_16_min+0x59c>
+	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
+	WORD $0xd37ced0a // lsl x10, x8, #4
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0xa9401804 // ldp x4, x6, [x0]
+	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
+	WORD $0x8b100605 // add x5, x16, x16, lsl #1
+	WORD $0xd37ae467 // lsl x7, x3, #6
+	WORD $0x8b0a0231 // add x17, x17, x10
+	WORD $0x8b0a0083 // add x3, x4, x10
+	WORD $0xd37df204 // lsl x4, x16, #3
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0xd37ef4a5 // lsl x5, x5, #2
+	WORD $0xd10400e7 // sub x7, x7, #0x100
+	WORD $0x91000453 // add x19, x2, #0x1
+	WORD $0x14000009 // b 0x4f44 <k_tile_panel_16_min+0x9c8>
+	WORD $0x91001157 // add x23, x10, #0x4
+	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0x3d800285 // str q5, [x20]
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x3cb66a84 // str q4, [x20, x22]
+	WORD $0x3ca46a83 // str q3, [x20, x4]
+	WORD $0x3ca56a82 // str q2, [x20, x5]
+	WORD $0x54ffd98c // b.gt 0x4a70 <k_tile_panel_16_min+0x4f4>
+	WORD $0xcb0902aa // sub x10, x21, x9
+	WORD $0x91000eb8 // add x24, x21, #0x3
+	WORD $0xf10002bf // cmp x21, #0x0
+	WORD $0x9b0a7e0a // mul x10, x16, x10
+	WORD $0xd37ef616 // lsl x22, x16, #2
+	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
+	WORD $0xaa1703ea // mov x10, x23
+	WORD $0x9a95b317 // csel x23, x24, x21, lt
+	WORD $0xb4000101 // cbz x1, 0x4f84 <k_tile_panel_16_min+0xa08>
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3cf66a84 // ldr q4, [x20, x22]
+	WORD $0x3ce46a83 // ldr q3, [x20, x4]
+	WORD $0x3ce56a82 // ldr q2, [x20, x5]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400010a // b.ge 0x4f9c <k_tile_panel_16_min+0xa20>
+	WORD $0x17ffffe9 // b 0x4f24 <k_tile_panel_16_min+0x9a8>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54fffc6b // b.lt 0x4f24 <k_tile_panel_16_min+0x9a8>
+	WORD $0x9342fef7 // asr x23, x23, #2
+	WORD $0xaa1103f8 // mov x24, x17
+	WORD $0x9b177cf7 // mul x23, x7, x23
+	WORD $0x8b151af5 // add x21, x23, x21, lsl #6
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0x8b1500d5 // add x21, x6, x21
+	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
+	WORD $0xad424aa7 // ldp q7, q18, [x21, #0x40]
+	WORD $0x4eae1dd0 // mov v16.16b, v14.16b
+	WORD $0xad4056b3 // ldp q19, q21, [x21]
+	WORD $0xad7e5aa0 // ldp q0, q22, [x21, #-0x40]
+	WORD $0x4eae1dd4 // mov v20.16b, v14.16b
+	WORD $0xad7c62a1 // ldp q1, q24, [x21, #-0x80]
+	WORD $0x4eae1dd7 // mov v23.16b, v14.16b
+	WORD $0x3dc00311 // ldr q17, [x24]
+	WORD $0x4eae1dda // mov v26.16b, v14.16b
+	WORD $0x4eae1dd9 // mov v25.16b, v14.16b
+	WORD $0x4eae1ddb // mov v27.16b, v14.16b
+	WORD $0x4eae1ddc // mov v28.16b, v14.16b
 	WORD $0x3dc0131d // ldr q29, [x24, #0x40]
+	WORD $0x4f87e226 // sdot v6.4s, v17.16b, v7.4b[0]
+	WORD $0x4f93e230 // sdot v16.4s, v17.16b, v19.4b[0]
+	WORD $0x4f80e234 // sdot v20.4s, v17.16b, v0.4b[0]
+	WORD $0x4f81e237 // sdot v23.4s, v17.16b, v1.4b[0]
+	WORD $0x3dc04311 // ldr q17, [x24, #0x100]
 	WORD $0x3dc0631e // ldr q30, [x24, #0x180]
 	WORD $0x3dc0731f // ldr q31, [x24, #0x1c0]
 	WORD $0xd10006f7 // sub x23, x23, #0x1
@@ -4153,65 +5169,65 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f95e23c // sdot v28.4s, v17.16b, v21.4b[0]
 	WORD $0x3dc05311 // ldr q17, [x24, #0x140]
 	WORD $0x4fa0e3b4 // sdot v20.4s, v29.16b, v0.4b[1]
-	WORD $0x4fb3e3a7 // sdot v7.4s, v29.16b, v19.4b[1]
-	WORD $0x4fb0e3a6 // sdot v6.4s, v29.16b, v16.4b[1]
+	WORD $0x4fb3e3b0 // sdot v16.4s, v29.16b, v19.4b[1]
+	WORD $0x4fa7e3a6 // sdot v6.4s, v29.16b, v7.4b[1]
 	WORD $0x4fa1e3b7 // sdot v23.4s, v29.16b, v1.4b[1]
 	WORD $0x3dc0231d // ldr q29, [x24, #0x80]
 	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x910102d6 // add x22, x22, #0x40
 	WORD $0x4fb6e23a // sdot v26.4s, v17.16b, v22.4b[1]
 	WORD $0x4fb8e23b // sdot v27.4s, v17.16b, v24.4b[1]
 	WORD $0x4fb2e239 // sdot v25.4s, v17.16b, v18.4b[1]
 	WORD $0x4fb5e23c // sdot v28.4s, v17.16b, v21.4b[1]
 	WORD $0x3dc08311 // ldr q17, [x24, #0x200]
 	WORD $0x4f80ebb4 // sdot v20.4s, v29.16b, v0.4b[2]
-	WORD $0x4f93eba7 // sdot v7.4s, v29.16b, v19.4b[2]
-	WORD $0x4f90eba6 // sdot v6.4s, v29.16b, v16.4b[2]
+	WORD $0x4f93ebb0 // sdot v16.4s, v29.16b, v19.4b[2]
+	WORD $0x4f87eba6 // sdot v6.4s, v29.16b, v7.4b[2]
 	WORD $0x4f81ebb7 // sdot v23.4s, v29.16b, v1.4b[2]
 	WORD $0x3dc0331d // ldr q29, [x24, #0xc0]
 	WORD $0x4f96ebda // sdot v26.4s, v30.16b, v22.4b[2]
 	WORD $0x4f98ebdb // sdot v27.4s, v30.16b, v24.4b[2]
 	WORD $0x4f92ebd9 // sdot v25.4s, v30.16b, v18.4b[2]
 	WORD $0x4f95ebdc // sdot v28.4s, v30.16b, v21.4b[2]
-	WORD $0x6e29de3e // fmul v30.4s, v17.4s, v9.4s
+	WORD $0x6e2ade3e // fmul v30.4s, v17.4s, v10.4s
 	WORD $0x4fa0ebb4 // sdot v20.4s, v29.16b, v0.4b[3]
-	WORD $0x4fb3eba7 // sdot v7.4s, v29.16b, v19.4b[3]
+	WORD $0x4fb3ebb0 // sdot v16.4s, v29.16b, v19.4b[3]
 	WORD $0x4fa1ebb7 // sdot v23.4s, v29.16b, v1.4b[3]
-	WORD $0x4fb0eba6 // sdot v6.4s, v29.16b, v16.4b[3]
+	WORD $0x4fa7eba6 // sdot v6.4s, v29.16b, v7.4b[3]
 	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
 	WORD $0x4fb6ebfa // sdot v26.4s, v31.16b, v22.4b[3]
 	WORD $0x4fb8ebfb // sdot v27.4s, v31.16b, v24.4b[3]
 	WORD $0x4fb2ebf9 // sdot v25.4s, v31.16b, v18.4b[3]
 	WORD $0x4fb5ebfc // sdot v28.4s, v31.16b, v21.4b[3]
 	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
-	WORD $0x4ebe1fd0 // mov v16.16b, v30.16b
+	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
 	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
 	WORD $0x4e26ce3e // fmla v30.4s, v17.4s, v6.4s
 	WORD $0x4e34ce21 // fmla v1.4s, v17.4s, v20.4s
-	WORD $0x4e27ce30 // fmla v16.4s, v17.4s, v7.4s
-	WORD $0x4e29d747 // fadd v7.4s, v26.4s, v9.4s
+	WORD $0x4e30ce27 // fmla v7.4s, v17.4s, v16.4s
+	WORD $0x4e2ad750 // fadd v16.4s, v26.4s, v10.4s
 	WORD $0x4e37ce20 // fmla v0.4s, v17.4s, v23.4s
-	WORD $0x4e29d791 // fadd v17.4s, v28.4s, v9.4s
-	WORD $0x4e29d772 // fadd v18.4s, v27.4s, v9.4s
-	WORD $0x4e29d726 // fadd v6.4s, v25.4s, v9.4s
-	WORD $0x4e27ce61 // fmla v1.4s, v19.4s, v7.4s
-	WORD $0xbd402347 // ldr s7, [x26, #0x20]
-	WORD $0x4e31ce70 // fmla v16.4s, v19.4s, v17.4s
+	WORD $0x4e2ad791 // fadd v17.4s, v28.4s, v10.4s
+	WORD $0x4e2ad772 // fadd v18.4s, v27.4s, v10.4s
+	WORD $0x4e2ad726 // fadd v6.4s, v25.4s, v10.4s
+	WORD $0x4e30ce61 // fmla v1.4s, v19.4s, v16.4s
+	WORD $0xbc5e02b0 // ldur s16, [x21, #-0x20]
+	WORD $0x4e31ce67 // fmla v7.4s, v19.4s, v17.4s
 	WORD $0x4e32ce60 // fmla v0.4s, v19.4s, v18.4s
-	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xbd4022b1 // ldr s17, [x21, #0x20]
 	WORD $0x4e26ce7e // fmla v30.4s, v19.4s, v6.4s
-	WORD $0xbd402106 // ldr s6, [x8, #0x20]
-	WORD $0xbd402152 // ldr s18, [x10, #0x20]
-	WORD $0x4f871024 // fmla v4.4s, v1.4s, v7.s[0]
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0x2d46c741 // ldp s1, s17, [x26, #0x34]
+	WORD $0xbc5a02a6 // ldur s6, [x21, #-0x60]
+	WORD $0xbd4062b2 // ldr s18, [x21, #0x60]
+	WORD $0x4f901024 // fmla v4.4s, v1.4s, v16.s[0]
+	WORD $0x4f9110e3 // fmla v3.4s, v7.4s, v17.s[0]
+	WORD $0x2d7ec6a1 // ldp s1, s17, [x21, #-0xc]
 	WORD $0x4f861005 // fmla v5.4s, v0.4s, v6.s[0]
 	WORD $0x3dc0a300 // ldr q0, [x24, #0x280]
 	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
-	WORD $0x2d46c107 // ldp s7, s16, [x8, #0x34]
-	WORD $0x2d46cf32 // ldp s18, s19, [x25, #0x34]
+	WORD $0x2d76c2a7 // ldp s7, s16, [x21, #-0x4c]
+	WORD $0x2d46ceb2 // ldp s18, s19, [x21, #0x34]
 	WORD $0x4f811004 // fmla v4.4s, v0.4s, v1.s[0]
-	WORD $0x2d468546 // ldp s6, s1, [x10, #0x34]
+	WORD $0x2d4e86a6 // ldp s6, s1, [x21, #0x74]
+	WORD $0x910402b5 // add x21, x21, #0x100
 	WORD $0x4f871005 // fmla v5.4s, v0.4s, v7.s[0]
 	WORD $0x4f921003 // fmla v3.4s, v0.4s, v18.s[0]
 	WORD $0x4f861002 // fmla v2.4s, v0.4s, v6.s[0]
@@ -4221,169 +5237,177 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
 	WORD $0x4f931003 // fmla v3.4s, v0.4s, v19.s[0]
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fff388 // b.hi 0x3fc4 <k_tile_panel_16_min+0x5e8>
-	WORD $0x17ffff7b // b 0x3f44 <k_tile_panel_16_min+0x568>
-	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
-	WORD $0xd37ae56a // lsl x10, x11, #6
-	WORD $0xf9407ff5 // ldr x21, [sp, #0xf8]
-	WORD $0xa9403002 // ldp x2, x12, [x0]
-	WORD $0xa943380d // ldp x13, x14, [x0, #0x30]
-	WORD $0xf9400811 // ldr x17, [x0, #0x10]
-	WORD $0x9b107d48 // mul x8, x10, x16
-	WORD $0x9101014a // add x10, x10, #0x40
-	WORD $0xd37ceea1 // lsl x1, x21, #4
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd379e210 // lsl x16, x16, #7
-	WORD $0x8b010231 // add x17, x17, x1
-	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x910005a2 // add x2, x13, #0x1
-	WORD $0x14000007 // b 0x41b0 <k_tile_panel_16_min+0x7d4>
-	WORD $0x91000965 // add x5, x11, #0x2
-	WORD $0x8b10018c // add x12, x12, x16
-	WORD $0x3d800063 // str q3, [x3]
-	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x3ca46862 // str q2, [x3, x4]
-	WORD $0x54ffc5cc // b.gt 0x3a64 <k_tile_panel_16_min+0x88>
-	WORD $0x9b0b7deb // mul x11, x15, x11
-	WORD $0xd37ef5e4 // lsl x4, x15, #2
-	WORD $0x8b0b0823 // add x3, x1, x11, lsl #2
-	WORD $0xaa0503eb // mov x11, x5
-	WORD $0xb400012e // cbz x14, 0x41e4 <k_tile_panel_16_min+0x808>
-	WORD $0x3dc00063 // ldr q3, [x3]
-	WORD $0x3ce46862 // ldr q2, [x3, x4]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0c03e5 // mov x5, x12
-	WORD $0xaa0203e6 // mov x6, x2
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x5400012a // b.ge 0x4200 <k_tile_panel_16_min+0x824>
-	WORD $0x17ffffee // b 0x4198 <k_tile_panel_16_min+0x7bc>
+	WORD $0x54fff408 // b.hi 0x4fb4 <k_tile_panel_16_min+0xa38>
+	WORD $0x17ffff7b // b 0x4f24 <k_tile_panel_16_min+0x9a8>
+	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
+	WORD $0xd37ced04 // lsl x4, x8, #4
+	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
+	WORD $0xf9400005 // ldr x5, [x0]
+	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
+	WORD $0xd37ae467 // lsl x7, x3, #6
+	WORD $0x8b040203 // add x3, x16, x4
+	WORD $0x8b0400a4 // add x4, x5, x4
+	WORD $0x910100c5 // add x5, x6, #0x40
+	WORD $0xd10400e6 // sub x6, x7, #0x100
+	WORD $0x91000427 // add x7, x1, #0x1
+	WORD $0x14000007 // b 0x5184 <k_tile_panel_16_min+0xc08>
+	WORD $0x91000a15 // add x21, x16, #0x2
+	WORD $0xaa1003ea // mov x10, x16
+	WORD $0x3d800263 // str q3, [x19]
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x3cb46a62 // str q2, [x19, x20]
+	WORD $0x54ffc80c // b.gt 0x4a80 <k_tile_panel_16_min+0x504>
+	WORD $0xcb090150 // sub x16, x10, x9
+	WORD $0x91000d56 // add x22, x10, #0x3
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b107c50 // mul x16, x2, x16
+	WORD $0xd37ef454 // lsl x20, x2, #2
+	WORD $0x8b100893 // add x19, x4, x16, lsl #2
+	WORD $0xaa1503f0 // mov x16, x21
+	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
+	WORD $0xb40000d1 // cbz x17, 0x51bc <k_tile_panel_16_min+0xc40>
+	WORD $0x3dc00263 // ldr q3, [x19]
+	WORD $0x3cf46a62 // ldr q2, [x19, x20]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000ca // b.ge 0x51cc <k_tile_panel_16_min+0xc50>
+	WORD $0x17ffffed // b 0x516c <k_tile_panel_16_min+0xbf0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0c03e5 // mov x5, x12
-	WORD $0xaa0203e6 // mov x6, x2
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x54fffceb // b.lt 0x4198 <k_tile_panel_16_min+0x7bc>
-	WORD $0x8b0800b4 // add x20, x5, x8
-	WORD $0x8b0a00b3 // add x19, x5, x10
-	WORD $0x4ea81d04 // mov v4.16b, v8.16b
-	WORD $0x4ea81d01 // mov v1.16b, v8.16b
-	WORD $0xad404685 // ldp q5, q17, [x20]
-	WORD $0xad404267 // ldp q7, q16, [x19]
-	WORD $0x4ea81d13 // mov v19.16b, v8.16b
-	WORD $0x3dc000e0 // ldr q0, [x7]
-	WORD $0x3dc040e6 // ldr q6, [x7, #0x100]
-	WORD $0x4ea81d12 // mov v18.16b, v8.16b
-	WORD $0x3dc080f4 // ldr q20, [x7, #0x200]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x910100a5 // add x5, x5, #0x40
-	WORD $0x4f85e001 // sdot v1.4s, v0.16b, v5.4b[0]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54fffd2b // b.lt 0x516c <k_tile_panel_16_min+0xbf0>
+	WORD $0x9342feb5 // asr x21, x21, #2
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x9b157cd5 // mul x21, x6, x21
+	WORD $0x8b0a1aaa // add x10, x21, x10, lsl #6
+	WORD $0xaa0703f5 // mov x21, x7
+	WORD $0x8b0a00aa // add x10, x5, x10
+	WORD $0x4eae1dc4 // mov v4.16b, v14.16b
+	WORD $0xad7e4541 // ldp q1, q17, [x10, #-0x40]
+	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
+	WORD $0xad404147 // ldp q7, q16, [x10]
+	WORD $0x4eae1dd3 // mov v19.16b, v14.16b
+	WORD $0x3dc002c0 // ldr q0, [x22]
+	WORD $0x3dc042c6 // ldr q6, [x22, #0x100]
+	WORD $0x4eae1dd2 // mov v18.16b, v14.16b
+	WORD $0x3dc082d4 // ldr q20, [x22, #0x200]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0x4f81e005 // sdot v5.4s, v0.16b, v1.4b[0]
 	WORD $0x4f87e004 // sdot v4.4s, v0.16b, v7.4b[0]
+	WORD $0x3dc012c0 // ldr q0, [x22, #0x40]
 	WORD $0x4f91e0d3 // sdot v19.4s, v6.16b, v17.4b[0]
+	WORD $0x6e2ade95 // fmul v21.4s, v20.4s, v10.4s
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4f90e0d2 // sdot v18.4s, v6.16b, v16.4b[0]
-	WORD $0x3dc010e0 // ldr q0, [x7, #0x40]
-	WORD $0x3dc050e6 // ldr q6, [x7, #0x140]
-	WORD $0x6e29de95 // fmul v21.4s, v20.4s, v9.4s
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4fa5e001 // sdot v1.4s, v0.16b, v5.4b[1]
+	WORD $0x3dc052c6 // ldr q6, [x22, #0x140]
+	WORD $0x4fa1e005 // sdot v5.4s, v0.16b, v1.4b[1]
 	WORD $0x4fa7e004 // sdot v4.4s, v0.16b, v7.4b[1]
+	WORD $0x3dc022c0 // ldr q0, [x22, #0x80]
 	WORD $0x4fb1e0d3 // sdot v19.4s, v6.16b, v17.4b[1]
 	WORD $0x4fb0e0d2 // sdot v18.4s, v6.16b, v16.4b[1]
-	WORD $0x3dc020e0 // ldr q0, [x7, #0x80]
-	WORD $0x3dc060e6 // ldr q6, [x7, #0x180]
-	WORD $0x4f85e801 // sdot v1.4s, v0.16b, v5.4b[2]
+	WORD $0x3dc062c6 // ldr q6, [x22, #0x180]
+	WORD $0x4f81e805 // sdot v5.4s, v0.16b, v1.4b[2]
 	WORD $0x4f87e804 // sdot v4.4s, v0.16b, v7.4b[2]
+	WORD $0x3dc032c0 // ldr q0, [x22, #0xc0]
 	WORD $0x4f91e8d3 // sdot v19.4s, v6.16b, v17.4b[2]
 	WORD $0x4f90e8d2 // sdot v18.4s, v6.16b, v16.4b[2]
-	WORD $0x3dc030e0 // ldr q0, [x7, #0xc0]
-	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
-	WORD $0x4fa5e801 // sdot v1.4s, v0.16b, v5.4b[3]
+	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
+	WORD $0x4fa1e805 // sdot v5.4s, v0.16b, v1.4b[3]
 	WORD $0x4fa7e804 // sdot v4.4s, v0.16b, v7.4b[3]
+	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
 	WORD $0x4fb1e8d3 // sdot v19.4s, v6.16b, v17.4b[3]
 	WORD $0x4fb0e8d2 // sdot v18.4s, v6.16b, v16.4b[3]
-	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
-	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
-	WORD $0x4e21ce80 // fmla v0.4s, v20.4s, v1.4s
+	WORD $0x4e25ce80 // fmla v0.4s, v20.4s, v5.4s
 	WORD $0x4e24ce95 // fmla v21.4s, v20.4s, v4.4s
-	WORD $0x4e29d664 // fadd v4.4s, v19.4s, v9.4s
-	WORD $0x4e29d641 // fadd v1.4s, v18.4s, v9.4s
+	WORD $0x3dc092c5 // ldr q5, [x22, #0x240]
+	WORD $0x4e2ad664 // fadd v4.4s, v19.4s, v10.4s
+	WORD $0x4e2ad641 // fadd v1.4s, v18.4s, v10.4s
 	WORD $0x4e24cca0 // fmla v0.4s, v5.4s, v4.4s
-	WORD $0xbd402264 // ldr s4, [x19, #0x20]
+	WORD $0xbd402144 // ldr s4, [x10, #0x20]
 	WORD $0x4e21ccb5 // fmla v21.4s, v5.4s, v1.4s
-	WORD $0xbd402281 // ldr s1, [x20, #0x20]
+	WORD $0xbc5e0141 // ldur s1, [x10, #-0x20]
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0a0e0 // ldr q0, [x7, #0x280]
+	WORD $0x3dc0a2c0 // ldr q0, [x22, #0x280]
 	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
-	WORD $0x2d469684 // ldp s4, s5, [x20, #0x34]
+	WORD $0x2d7e9544 // ldp s4, s5, [x10, #-0xc]
 	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
-	WORD $0x2d469261 // ldp s1, s4, [x19, #0x34]
+	WORD $0x2d469141 // ldp s1, s4, [x10, #0x34]
+	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b0e0 // ldr q0, [x7, #0x2c0]
-	WORD $0x910c00e7 // add x7, x7, #0x300
+	WORD $0x3dc0b2c0 // ldr q0, [x22, #0x2c0]
+	WORD $0x910c02d6 // add x22, x22, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff8c8 // b.hi 0x4200 <k_tile_panel_16_min+0x824>
-	WORD $0x17ffffab // b 0x4198 <k_tile_panel_16_min+0x7bc>
+	WORD $0x54fff908 // b.hi 0x51e4 <k_tile_panel_16_min+0xc68>
+	WORD $0x17ffffa9 // b 0x516c <k_tile_panel_16_min+0xbf0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54ffb96b // b.lt 0x3a28 <k_tile_panel_16_min+0x4c>
-	WORD $0xf940100a // ldr x10, [x0, #0x20]
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x9b0b7d4b // mul x11, x10, x11
-	WORD $0xa940a80d // ldp x13, x10, [x0, #0x8]
-	WORD $0x8b15114a // add x10, x10, x21, lsl #4
-	WORD $0x8b0b19ab // add x11, x13, x11, lsl #6
-	WORD $0xad401163 // ldp q3, q4, [x11]
-	WORD $0x4ea81d05 // mov v5.16b, v8.16b
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x3dc04141 // ldr q1, [x10, #0x100]
-	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
-	WORD $0xd100058c // sub x12, x12, #0x1
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54ff9dab // b.lt 0x468c <k_tile_panel_16_min+0x110>
+	WORD $0xd342fe22 // lsr x2, x17, #2
+	WORD $0xf9401003 // ldr x3, [x0, #0x20]
+	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
+	WORD $0xcb110211 // sub x17, x16, x17
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x9b027c62 // mul x2, x3, x2
+	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
+	WORD $0x8b081090 // add x16, x4, x8, lsl #4
+	WORD $0x8b021862 // add x2, x3, x2, lsl #6
+	WORD $0x8b111851 // add x17, x2, x17, lsl #6
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
+	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
+	WORD $0x3dc00200 // ldr q0, [x16]
+	WORD $0x3dc04201 // ldr q1, [x16, #0x100]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0xd1000421 // sub x1, x1, #0x1
 	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
-	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc05141 // ldr q1, [x10, #0x140]
+	WORD $0x3dc05201 // ldr q1, [x16, #0x140]
 	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
+	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
 	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc06141 // ldr q1, [x10, #0x180]
+	WORD $0x3dc06201 // ldr q1, [x16, #0x180]
 	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
+	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
 	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc03141 // ldr q1, [x10, #0xc0]
+	WORD $0x3dc03201 // ldr q1, [x16, #0xc0]
 	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e29dc01 // fmul v1.4s, v0.4s, v9.4s
-	WORD $0x3dc09143 // ldr q3, [x10, #0x240]
+	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
+	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
 	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
 	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e29d4c0 // fadd v0.4s, v6.4s, v9.4s
+	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
 	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd402160 // ldr s0, [x11, #0x20]
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
 	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x2d468d61 // ldp s1, s3, [x11, #0x34]
-	WORD $0x3dc0a140 // ldr q0, [x10, #0x280]
-	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
+	WORD $0x3dc0a200 // ldr q0, [x16, #0x280]
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b140 // ldr q0, [x10, #0x2c0]
-	WORD $0x910c014a // add x10, x10, #0x300
+	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
+	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x4318 <k_tile_panel_16_min+0x93c>
-	WORD $0x17fffd9f // b 0x3a28 <k_tile_panel_16_min+0x4c>
-	WORD $0xa9544ff4 // ldp x20, x19, [sp, #0x140]
-	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
-	WORD $0xa95357f6 // ldp x22, x21, [sp, #0x130]
-	WORD $0xa9525ff8 // ldp x24, x23, [sp, #0x120]
-	WORD $0xa95167fa // ldp x26, x25, [sp, #0x110]
-	WORD $0xa9506ffe // ldp x30, x27, [sp, #0x100]
-	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
-	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
-	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
-	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
-	WORD $0x910543ff // add sp, sp, #0x150
+	WORD $0x54fffb88 // b.hi 0x5304 <k_tile_panel_16_min+0xd88>
+	WORD $0x17fffcbd // b 0x468c <k_tile_panel_16_min+0x110>
+	WORD $0xa95a4ff4 // ldp x20, x19, [sp, #0x1a0]
+	WORD $0xf940abfd // ldr x29, [sp, #0x150]
+	WORD $0xa95957f6 // ldp x22, x21, [sp, #0x190]
+	WORD $0xa9585ff8 // ldp x24, x23, [sp, #0x180]
+	WORD $0xa95767fa // ldp x26, x25, [sp, #0x170]
+	WORD $0xa9566ffe // ldp x30, x27, [sp, #0x160]
+	WORD $0x6d5423e9 // ldp d9, d8, [sp, #0x140]
+	WORD $0x6d532beb // ldp d11, d10, [sp, #0x130]
+	WORD $0x6d5233ed // ldp d13, d12, [sp, #0x120]
+	WORD $0x6d513bef // ldp d15, d14, [sp, #0x110]
+	WORD $0x9106c3ff // add sp, sp, #0x1b0
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

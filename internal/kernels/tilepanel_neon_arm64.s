@@ -2062,123 +2062,224 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
-	WORD $0xfc1a0fec // str d12, [sp, #-0x60]!
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x6d00abeb // stp d11, d10, [sp, #0x8]
-	WORD $0x4e040d00 // dup v0.4s, w8
-	WORD $0x4e040d21 // dup v1.4s, w9
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x6d01a3e9 // stp d9, d8, [sp, #0x18]
-	WORD $0xf90017f9 // str x25, [sp, #0x28]
-	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
-	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x14000005 // b 0x1ff8 <k_tile_panel+0x48>
-	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
-	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x54003da0 // b.eq 0x27a8 <k_tile_panel+0x7f8>
+	WORD $0xfc1b0fec // str d12, [sp, #-0x50]!
+	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
+	WORD $0x4e040d40 // dup v0.4s, w10
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x4e040d81 // dup v1.4s, w12
+	WORD $0x6d012beb // stp d11, d10, [sp, #0x10]
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x8b09016a // add x10, x11, x9
+	WORD $0x6d0223e9 // stp d9, d8, [sp, #0x20]
+	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
+	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
+	WORD $0x1a9fd7eb // cset w11, gt
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0x14000005 // b 0x2000 <k_tile_panel+0x50>
+	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400024a // b.ge 0x2044 <k_tile_panel+0x94>
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27f0146 // orr x6, x10, #0x2
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x5400216d // b.le 0x2438 <k_tile_panel+0x488>
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffeca // b.ge 0x1fec <k_tile_panel+0x3c>
-	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x9b0a7d6b // mul x11, x11, x10
-	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
-	WORD $0xb400330d // cbz x13, 0x268c <k_tile_panel+0x6dc>
-	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400330a // b.ge 0x269c <k_tile_panel+0x6ec>
-	WORD $0x17ffffea // b 0x1fe8 <k_tile_panel+0x38>
-	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
-	WORD $0xd37ced2f // lsl x15, x9, #4
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9401410 // ldp x16, x5, [x0]
-	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
-	WORD $0x8b040482 // add x2, x4, x4, lsl #1
-	WORD $0x8b0f01ce // add x14, x14, x15
-	WORD $0x8b0f020f // add x15, x16, x15
-	WORD $0xd37df170 // lsl x16, x11, #3
-	WORD $0xd378dc81 // lsl x1, x4, #8
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xd37ae442 // lsl x2, x2, #6
-	WORD $0xd379e083 // lsl x3, x4, #7
-	WORD $0xd37ae484 // lsl x4, x4, #6
-	WORD $0x910080a5 // add x5, x5, #0x20
-	WORD $0x910005a6 // add x6, x13, #0x1
-	WORD $0x52800094 // mov w20, #0x4 // =4
-	WORD $0x14000009 // b 0x20b4 <k_tile_panel+0x104>
-	WORD $0x91001154 // add x20, x10, #0x4
-	WORD $0x8b0100a5 // add x5, x5, x1
+	WORD $0x54004a60 // b.eq 0x2948 <k_tile_panel+0x998>
+	WORD $0xd37ced0c // lsl x12, x8, #4
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0x34000c2b // cbz w11, 0x218c <k_tile_panel+0x1dc>
+	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa9404002 // ldp x2, x16, [x0]
+	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0x910005e3 // add x3, x15, #0x1
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0xcb090284 // sub x4, x20, x9
+	WORD $0x91000e85 // add x5, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b047da4 // mul x4, x13, x4
+	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
+	WORD $0x8b040844 // add x4, x2, x4, lsl #2
+	WORD $0xb40000ae // cbz x14, 0x2058 <k_tile_panel+0xa8>
+	WORD $0x3dc00082 // ldr q2, [x4]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000aa // b.ge 0x2064 <k_tile_panel+0xb4>
+	WORD $0x14000048 // b 0x2174 <k_tile_panel+0x1c4>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540008ab // b.lt 0x2174 <k_tile_panel+0x1c4>
+	WORD $0xd342fca6 // lsr x6, x5, #2
+	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
+	WORD $0xaa1103e7 // mov x7, x17
+	WORD $0xcb050285 // sub x5, x20, x5
+	WORD $0x9b067c26 // mul x6, x1, x6
+	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xad4010a3 // ldp q3, q4, [x5]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x3dc000e6 // ldr q6, [x7]
+	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc020f0 // ldr q16, [x7, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc030e7 // ldr q7, [x7, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc040e7 // ldr q7, [x7, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc050e7 // ldr q7, [x7, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc060e7 // ldr q7, [x7, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
+	WORD $0x910900e7 // add x7, x7, #0x240
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fff8a8 // b.hi 0x2084 <k_tile_panel+0xd4>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x3d800082 // str q2, [x4]
+	WORD $0xf240069f // tst x20, #0x3
+	WORD $0x54000060 // b.eq 0x218c <k_tile_panel+0x1dc>
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54fff52b // b.lt 0x202c <k_tile_panel+0x7c>
+	WORD $0x91001295 // add x21, x20, #0x4
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x540002ed // b.le 0x21f0 <k_tile_panel+0x240>
+	WORD $0xaa1403ed // mov x13, x20
+	WORD $0x910009a7 // add x7, x13, #0x2
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x5400216d // b.le 0x25d0 <k_tile_panel+0x620>
+	WORD $0xaa0d03ec // mov x12, x13
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54fff22a // b.ge 0x1ff4 <k_tile_panel+0x44>
+	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
+	WORD $0xcb09018e // sub x14, x12, x9
+	WORD $0xf940200f // ldr x15, [x0, #0x40]
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9b0e7dad // mul x13, x13, x14
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
+	WORD $0x91000d8e // add x14, x12, #0x3
+	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
+	WORD $0xb400322f // cbz x15, 0x281c <k_tile_panel+0x86c>
+	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x5400322a // b.ge 0x282c <k_tile_panel+0x87c>
+	WORD $0x17ffff81 // b 0x1ff0 <k_tile_panel+0x40>
+	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa9403c05 // ldp x5, x15, [x0]
+	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
+	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
+	WORD $0xd37df1c2 // lsl x2, x14, #3
+	WORD $0x8b0c01a4 // add x4, x13, x12
+	WORD $0x8b0c00a5 // add x5, x5, x12
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0x91000626 // add x6, x17, #0x1
+	WORD $0x14000009 // b 0x223c <k_tile_panel+0x28c>
+	WORD $0x910011b5 // add x21, x13, #0x4
+	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000e3 // str q3, [x7]
-	WORD $0xeb08029f // cmp x20, x8
+	WORD $0xeb0a02bf // cmp x21, x10
 	WORD $0x3cb368e5 // str q5, [x7, x19]
-	WORD $0x3cb068e4 // str q4, [x7, x16]
-	WORD $0x3cb168e2 // str q2, [x7, x17]
-	WORD $0x54fffaac // b.gt 0x2004 <k_tile_panel+0x54>
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0xd37ef573 // lsl x19, x11, #2
-	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
-	WORD $0xaa1403ea // mov x10, x20
-	WORD $0xb400016c // cbz x12, 0x20f0 <k_tile_panel+0x140>
+	WORD $0x3ca268e4 // str q4, [x7, x2]
+	WORD $0x3ca368e2 // str q2, [x7, x3]
+	WORD $0x54fffb2c // b.gt 0x219c <k_tile_panel+0x1ec>
+	WORD $0xcb09028d // sub x13, x20, x9
+	WORD $0x91000e96 // add x22, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b0d7dcd // mul x13, x14, x13
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
+	WORD $0xaa1503ed // mov x13, x21
+	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
+	WORD $0xb4000110 // cbz x16, 0x227c <k_tile_panel+0x2cc>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
-	WORD $0x3cf068e4 // ldr q4, [x7, x16]
-	WORD $0x3cf168e2 // ldr q2, [x7, x17]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x5400016a // b.ge 0x2114 <k_tile_panel+0x164>
-	WORD $0x17ffffea // b 0x2094 <k_tile_panel+0xe4>
+	WORD $0x3ce268e4 // ldr q4, [x7, x2]
+	WORD $0x3ce368e2 // ldr q2, [x7, x3]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400010a // b.ge 0x2294 <k_tile_panel+0x2e4>
+	WORD $0x17ffffe9 // b 0x221c <k_tile_panel+0x26c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x54fffc2b // b.lt 0x2094 <k_tile_panel+0xe4>
-	WORD $0x8b0402b7 // add x23, x21, x4
-	WORD $0xad7f1ab4 // ldp q20, q6, [x21, #-0x20]
-	WORD $0xad7f42f7 // ldp q23, q16, [x23, #-0x20]
-	WORD $0x8b0302b8 // add x24, x21, x3
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54fffc6b // b.lt 0x221c <k_tile_panel+0x26c>
+	WORD $0xd342feb6 // lsr x22, x21, #2
+	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
+	WORD $0xcb150294 // sub x20, x20, x21
+	WORD $0xaa0603f5 // mov x21, x6
+	WORD $0x9b167c36 // mul x22, x1, x22
+	WORD $0x8b1619f6 // add x22, x15, x22, lsl #6
+	WORD $0x8b141ad4 // add x20, x22, x20, lsl #6
+	WORD $0xaa0403f6 // mov x22, x4
+	WORD $0xad401a96 // ldp q22, q6, [x20]
+	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0xad424697 // ldp q23, q17, [x20, #0x40]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x3dc002d2 // ldr q18, [x22]
-	WORD $0xad7f4f18 // ldp q24, q19, [x24, #-0x20]
-	WORD $0x4e040687 // dup v7.4s, v20.s[0]
-	WORD $0x8b0202b9 // add x25, x21, x2
-	WORD $0x4e0c0691 // dup v17.4s, v20.s[1]
-	WORD $0x4e0406f5 // dup v21.4s, v23.s[0]
+	WORD $0xad444e98 // ldp q24, q19, [x20, #0x80]
+	WORD $0x4e0406c7 // dup v7.4s, v22.s[0]
+	WORD $0x4e0c06d0 // dup v16.4s, v22.s[1]
 	WORD $0x3dc012dc // ldr q28, [x22, #0x40]
-	WORD $0x4e0c06f6 // dup v22.4s, v23.s[1]
+	WORD $0x4e0406f4 // dup v20.4s, v23.s[0]
+	WORD $0x4e0c06f5 // dup v21.4s, v23.s[1]
 	WORD $0x4e04071b // dup v27.4s, v24.s[0]
 	WORD $0x4e0c0709 // dup v9.4s, v24.s[1]
-	WORD $0xd1000694 // sub x20, x20, #0x1
 	WORD $0x0e27c25a // smull v26.8h, v18.8b, v7.8b
 	WORD $0x4e27c247 // smull2 v7.8h, v18.16b, v7.16b
-	WORD $0x0e31c388 // smull v8.8h, v28.8b, v17.8b
-	WORD $0x0e35c25d // smull v29.8h, v18.8b, v21.8b
-	WORD $0x4e35c25e // smull2 v30.8h, v18.16b, v21.16b
-	WORD $0x4e31c391 // smull2 v17.8h, v28.16b, v17.16b
-	WORD $0xad7f5739 // ldp q25, q21, [x25, #-0x20]
+	WORD $0x0e30c388 // smull v8.8h, v28.8b, v16.8b
+	WORD $0x0e34c25d // smull v29.8h, v18.8b, v20.8b
+	WORD $0x4e34c25e // smull2 v30.8h, v18.16b, v20.16b
+	WORD $0x4e30c390 // smull2 v16.8h, v28.16b, v16.16b
+	WORD $0xad465299 // ldp q25, q20, [x20, #0xc0]
 	WORD $0x0e3bc24b // smull v11.8h, v18.8b, v27.8b
 	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
-	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e67bf47 // addp v7.8h, v26.8h, v7.8h
-	WORD $0x0e36c39a // smull v26.8h, v28.8b, v22.8b
-	WORD $0x4e36c396 // smull2 v22.8h, v28.16b, v22.16b
+	WORD $0x0e35c39a // smull v26.8h, v28.8b, v21.8b
+	WORD $0x4e35c395 // smull2 v21.8h, v28.16b, v21.16b
 	WORD $0x4e04073f // dup v31.4s, v25.s[0]
 	WORD $0x4e0c072a // dup v10.4s, v25.s[1]
 	WORD $0x4e7ebfbd // addp v29.8h, v29.8h, v30.8h
@@ -2186,15 +2287,15 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e7bbd7b // addp v27.8h, v11.8h, v27.8h
 	WORD $0x0e3fc25e // smull v30.8h, v18.8b, v31.8b
 	WORD $0x4e3fc252 // smull2 v18.8h, v18.16b, v31.16b
-	WORD $0x4e71bd1f // addp v31.8h, v8.8h, v17.8h
+	WORD $0x4e70bd1f // addp v31.8h, v8.8h, v16.8h
 	WORD $0x0e29c388 // smull v8.8h, v28.8b, v9.8b
 	WORD $0x4e29c389 // smull2 v9.8h, v28.16b, v9.16b
 	WORD $0x0e2ac38c // smull v12.8h, v28.8b, v10.8b
 	WORD $0x4e2ac39c // smull2 v28.8h, v28.16b, v10.16b
-	WORD $0x4e602bb1 // saddlp v17.4s, v29.8h
-	WORD $0x4e14069d // dup v29.4s, v20.s[2]
+	WORD $0x4e602bb0 // saddlp v16.4s, v29.8h
+	WORD $0x4e1406dd // dup v29.4s, v22.s[2]
 	WORD $0x4e606be7 // sadalp v7.4s, v31.8h
-	WORD $0x4e76bf56 // addp v22.8h, v26.8h, v22.8h
+	WORD $0x4e75bf55 // addp v21.8h, v26.8h, v21.8h
 	WORD $0x4e1406ff // dup v31.4s, v23.s[2]
 	WORD $0x4e72bfda // addp v26.8h, v30.8h, v18.8h
 	WORD $0x3dc022de // ldr q30, [x22, #0x80]
@@ -2204,9 +2305,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e14072a // dup v10.4s, v25.s[2]
 	WORD $0x0e3dc3c8 // smull v8.8h, v30.8b, v29.8b
 	WORD $0x4e3dc3dd // smull2 v29.8h, v30.16b, v29.16b
-	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
-	WORD $0x4e606ad1 // sadalp v17.4s, v22.8h
-	WORD $0x4e602b56 // saddlp v22.4s, v26.8h
+	WORD $0x4e1c06d6 // dup v22.4s, v22.s[3]
+	WORD $0x4e606ab0 // sadalp v16.4s, v21.8h
+	WORD $0x4e602b55 // saddlp v21.4s, v26.8h
 	WORD $0x4e7cbd9a // addp v26.8h, v12.8h, v28.8h
 	WORD $0x0e3fc3dc // smull v28.8h, v30.8b, v31.8b
 	WORD $0x4e3fc3df // smull2 v31.8h, v30.16b, v31.16b
@@ -2216,7 +2317,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
 	WORD $0x0e29c3db // smull v27.8h, v30.8b, v9.8b
 	WORD $0x4e29c3c9 // smull2 v9.8h, v30.16b, v9.16b
-	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
+	WORD $0x4e606b55 // sadalp v21.4s, v26.8h
 	WORD $0x4e7dbd1a // addp v26.8h, v8.8h, v29.8h
 	WORD $0x0e2ac3dd // smull v29.8h, v30.8b, v10.8b
 	WORD $0x4e2ac3de // smull2 v30.8h, v30.16b, v10.16b
@@ -2224,9 +2325,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc032df // ldr q31, [x22, #0xc0]
 	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
 	WORD $0x4e69bf7a // addp v26.8h, v27.8h, v9.8h
-	WORD $0x0e34c3fb // smull v27.8h, v31.8b, v20.8b
-	WORD $0x4e34c3f4 // smull2 v20.8h, v31.16b, v20.16b
-	WORD $0x4e606b91 // sadalp v17.4s, v28.8h
+	WORD $0x0e36c3fb // smull v27.8h, v31.8b, v22.8b
+	WORD $0x4e36c3f6 // smull2 v22.8h, v31.16b, v22.16b
+	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
 	WORD $0x4e7ebfbc // addp v28.8h, v29.8h, v30.8h
 	WORD $0x0e37c3fd // smull v29.8h, v31.8b, v23.8b
 	WORD $0x4e37c3f7 // smull2 v23.8h, v31.16b, v23.16b
@@ -2234,173 +2335,171 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606b52 // sadalp v18.4s, v26.8h
 	WORD $0x0e38c3fa // smull v26.8h, v31.8b, v24.8b
 	WORD $0x4e38c3f8 // smull2 v24.8h, v31.16b, v24.16b
-	WORD $0x4e74bf74 // addp v20.8h, v27.8h, v20.8h
+	WORD $0x4e76bf76 // addp v22.8h, v27.8h, v22.8h
 	WORD $0x0e39c3fb // smull v27.8h, v31.8b, v25.8b
 	WORD $0x4e39c3f9 // smull2 v25.8h, v31.16b, v25.16b
-	WORD $0x4e1406bf // dup v31.4s, v21.s[2]
+	WORD $0x4e14069f // dup v31.4s, v20.s[2]
 	WORD $0x4e77bfb7 // addp v23.8h, v29.8h, v23.8h
 	WORD $0x3dc042dd // ldr q29, [x22, #0x100]
-	WORD $0x4e606b96 // sadalp v22.4s, v28.8h
+	WORD $0x4e606b95 // sadalp v21.4s, v28.8h
 	WORD $0x4e0404dc // dup v28.4s, v6.s[0]
-	WORD $0x4e606a87 // sadalp v7.4s, v20.8h
-	WORD $0x4e78bf54 // addp v20.8h, v26.8h, v24.8h
-	WORD $0x4e040618 // dup v24.4s, v16.s[0]
-	WORD $0x4e606af1 // sadalp v17.4s, v23.8h
+	WORD $0x4e606ac7 // sadalp v7.4s, v22.8h
+	WORD $0x4e78bf56 // addp v22.8h, v26.8h, v24.8h
+	WORD $0x4e040638 // dup v24.4s, v17.s[0]
+	WORD $0x4e606af0 // sadalp v16.4s, v23.8h
 	WORD $0x4e79bf77 // addp v23.8h, v27.8h, v25.8h
-	WORD $0x4e0406bb // dup v27.4s, v21.s[0]
+	WORD $0x4e04069b // dup v27.4s, v20.s[0]
 	WORD $0x0e3cc3ba // smull v26.8h, v29.8b, v28.8b
 	WORD $0x4e3cc3bc // smull2 v28.8h, v29.16b, v28.16b
 	WORD $0x0e38c3b9 // smull v25.8h, v29.8b, v24.8b
 	WORD $0x4e38c3b8 // smull2 v24.8h, v29.16b, v24.16b
-	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
-	WORD $0x0e3ec3b4 // smull v20.8h, v29.8b, v30.8b
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x0e3ec3b6 // smull v22.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3be // smull2 v30.8h, v29.16b, v30.16b
-	WORD $0x4e606af6 // sadalp v22.4s, v23.8h
+	WORD $0x4e606af5 // sadalp v21.4s, v23.8h
 	WORD $0x4e7cbf57 // addp v23.8h, v26.8h, v28.8h
 	WORD $0x0e3bc3ba // smull v26.8h, v29.8b, v27.8b
 	WORD $0x4e3bc3bb // smull2 v27.8h, v29.16b, v27.16b
 	WORD $0x4e0c04dc // dup v28.4s, v6.s[1]
 	WORD $0x4e78bf38 // addp v24.8h, v25.8h, v24.8h
 	WORD $0x3dc052d9 // ldr q25, [x22, #0x140]
-	WORD $0x4e7ebe94 // addp v20.8h, v20.8h, v30.8h
+	WORD $0x4e7ebed6 // addp v22.8h, v22.8h, v30.8h
 	WORD $0x4e0c067e // dup v30.4s, v19.s[1]
 	WORD $0x4e606ae7 // sadalp v7.4s, v23.8h
-	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
 	WORD $0x0e3cc33d // smull v29.8h, v25.8b, v28.8b
 	WORD $0x4e3cc33c // smull2 v28.8h, v25.16b, v28.16b
-	WORD $0x4e606b11 // sadalp v17.4s, v24.8h
+	WORD $0x4e606b10 // sadalp v16.4s, v24.8h
 	WORD $0x4e7bbf58 // addp v24.8h, v26.8h, v27.8h
-	WORD $0x4e0c06bb // dup v27.4s, v21.s[1]
+	WORD $0x4e0c069b // dup v27.4s, v20.s[1]
 	WORD $0x0e37c33a // smull v26.8h, v25.8b, v23.8b
 	WORD $0x4e37c337 // smull2 v23.8h, v25.16b, v23.16b
-	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
-	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
-	WORD $0x0e3ec334 // smull v20.8h, v25.8b, v30.8b
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x0e3ec336 // smull v22.8h, v25.8b, v30.8b
 	WORD $0x4e3ec33e // smull2 v30.8h, v25.16b, v30.16b
-	WORD $0x4e606b16 // sadalp v22.4s, v24.8h
+	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
 	WORD $0x4e7cbfb8 // addp v24.8h, v29.8h, v28.8h
 	WORD $0x0e3bc33c // smull v28.8h, v25.8b, v27.8b
 	WORD $0x4e3bc339 // smull2 v25.8h, v25.16b, v27.16b
 	WORD $0x4e1404db // dup v27.4s, v6.s[2]
-	WORD $0x4e14061d // dup v29.4s, v16.s[2]
+	WORD $0x4e14063d // dup v29.4s, v17.s[2]
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
 	WORD $0x3dc062da // ldr q26, [x22, #0x180]
 	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
-	WORD $0x4e7ebe94 // addp v20.8h, v20.8h, v30.8h
-	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e7ebed6 // addp v22.8h, v22.8h, v30.8h
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x0e3bc35e // smull v30.8h, v26.8b, v27.8b
 	WORD $0x4e3bc35b // smull2 v27.8h, v26.16b, v27.16b
 	WORD $0x4e606b07 // sadalp v7.4s, v24.8h
 	WORD $0x4e140678 // dup v24.4s, v19.s[2]
 	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x4e606af1 // sadalp v17.4s, v23.8h
+	WORD $0x4e606af0 // sadalp v16.4s, v23.8h
 	WORD $0x4e79bf97 // addp v23.8h, v28.8h, v25.8h
 	WORD $0x0e3dc359 // smull v25.8h, v26.8b, v29.8b
 	WORD $0x4e3dc35c // smull2 v28.8h, v26.16b, v29.16b
 	WORD $0x0e38c35d // smull v29.8h, v26.8b, v24.8b
 	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
-	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
-	WORD $0x0e3fc354 // smull v20.8h, v26.8b, v31.8b
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x0e3fc356 // smull v22.8h, v26.8b, v31.8b
 	WORD $0x4e3fc35a // smull2 v26.8h, v26.16b, v31.16b
-	WORD $0x4e606af6 // sadalp v22.4s, v23.8h
+	WORD $0x4e606af5 // sadalp v21.4s, v23.8h
 	WORD $0x4e7bbfd7 // addp v23.8h, v30.8h, v27.8h
 	WORD $0x3dc072db // ldr q27, [x22, #0x1c0]
 	WORD $0x4e7cbf39 // addp v25.8h, v25.8h, v28.8h
 	WORD $0x4e78bfb8 // addp v24.8h, v29.8h, v24.8h
-	WORD $0x0e30c37c // smull v28.8h, v27.8b, v16.8b
-	WORD $0x4e30c370 // smull2 v16.8h, v27.16b, v16.16b
-	WORD $0x4e7abe94 // addp v20.8h, v20.8h, v26.8h
+	WORD $0x0e31c37c // smull v28.8h, v27.8b, v17.8b
+	WORD $0x4e31c371 // smull2 v17.8h, v27.16b, v17.16b
+	WORD $0x4e7abed6 // addp v22.8h, v22.8h, v26.8h
 	WORD $0x0e26c37a // smull v26.8h, v27.8b, v6.8b
 	WORD $0x4e26c366 // smull2 v6.8h, v27.16b, v6.16b
 	WORD $0x0e33c37d // smull v29.8h, v27.8b, v19.8b
 	WORD $0x4e33c373 // smull2 v19.8h, v27.16b, v19.16b
-	WORD $0x0e35c37e // smull v30.8h, v27.8b, v21.8b
-	WORD $0x4e35c375 // smull2 v21.8h, v27.16b, v21.16b
-	WORD $0x4e70bf90 // addp v16.8h, v28.8h, v16.8h
+	WORD $0x0e34c37e // smull v30.8h, v27.8b, v20.8b
+	WORD $0x4e34c374 // smull2 v20.8h, v27.16b, v20.16b
+	WORD $0x4e71bf91 // addp v17.8h, v28.8h, v17.8h
 	WORD $0x4e66bf46 // addp v6.8h, v26.8h, v6.8h
 	WORD $0x4e73bfb3 // addp v19.8h, v29.8h, v19.8h
+	WORD $0x4e74bfd4 // addp v20.8h, v30.8h, v20.8h
 	WORD $0x4e606ae7 // sadalp v7.4s, v23.8h
-	WORD $0x4e606b31 // sadalp v17.4s, v25.8h
+	WORD $0x4e606b30 // sadalp v16.4s, v25.8h
 	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
-	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
-	WORD $0x4e75bfd4 // addp v20.8h, v30.8h, v21.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
 	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
 	WORD $0x910902d6 // add x22, x22, #0x240
-	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
-	WORD $0x6e21dcd0 // fmul v16.4s, v6.4s, v1.4s
+	WORD $0x4e606a30 // sadalp v16.4s, v17.8h
+	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
-	WORD $0x4eb01e14 // mov v20.16b, v16.16b
-	WORD $0x4eb01e15 // mov v21.16b, v16.16b
+	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
+	WORD $0x4eb11e34 // mov v20.16b, v17.16b
 	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
-	WORD $0x4ea08631 // add v17.4s, v17.4s, v0.4s
+	WORD $0x4ea08610 // add v16.4s, v16.4s, v0.4s
 	WORD $0x4e27ccd4 // fmla v20.4s, v6.4s, v7.4s
 	WORD $0x4ea08652 // add v18.4s, v18.4s, v0.4s
-	WORD $0x4eb01e07 // mov v7.16b, v16.16b
-	WORD $0x4e31ccd5 // fmla v21.4s, v6.4s, v17.4s
-	WORD $0xbd4002f1 // ldr s17, [x23]
-	WORD $0x4ea086d3 // add v19.4s, v22.4s, v0.4s
+	WORD $0x4eb11e27 // mov v7.16b, v17.16b
+	WORD $0x4ea086b3 // add v19.4s, v21.4s, v0.4s
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
 	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
-	WORD $0xbd400312 // ldr s18, [x24]
-	WORD $0x4e33ccd0 // fmla v16.4s, v6.4s, v19.4s
-	WORD $0xbc4406a6 // ldr s6, [x21], #0x40
-	WORD $0xbd400333 // ldr s19, [x25]
-	WORD $0x4f9112a5 // fmla v5.4s, v21.4s, v17.s[0]
+	WORD $0xbd40a292 // ldr s18, [x20, #0xa0]
+	WORD $0x4e30ccd5 // fmla v21.4s, v6.4s, v16.4s
+	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
+	WORD $0xbd402286 // ldr s6, [x20, #0x20]
+	WORD $0xbd406290 // ldr s16, [x20, #0x60]
+	WORD $0xbd40e293 // ldr s19, [x20, #0xe0]
+	WORD $0x91040294 // add x20, x20, #0x100
 	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
-	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
-	WORD $0x54ffe728 // b.hi 0x2114 <k_tile_panel+0x164>
-	WORD $0x17ffff18 // b 0x2094 <k_tile_panel+0xe4>
-	WORD $0xa941c410 // ldp x16, x17, [x0, #0x18]
-	WORD $0xd37ae54c // lsl x12, x10, #6
-	WORD $0xa9403403 // ldp x3, x13, [x0]
-	WORD $0xd37ced22 // lsl x2, x9, #4
-	WORD $0xa9433c0e // ldp x14, x15, [x0, #0x30]
-	WORD $0xf9400801 // ldr x1, [x0, #0x10]
-	WORD $0x9b117d8b // mul x11, x12, x17
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x8b020062 // add x2, x3, x2
-	WORD $0x9b0c7e2c // mul x12, x17, x12
-	WORD $0xd379e231 // lsl x17, x17, #7
-	WORD $0x910005c3 // add x3, x14, #0x1
-	WORD $0x14000007 // b 0x2488 <k_tile_panel+0x4d8>
-	WORD $0x91000946 // add x6, x10, #0x2
-	WORD $0x8b1101ad // add x13, x13, x17
-	WORD $0x3d800083 // str q3, [x4]
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x3ca56882 // str q2, [x4, x5]
-	WORD $0x54ffdc6c // b.gt 0x2010 <k_tile_panel+0x60>
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef605 // lsl x5, x16, #2
-	WORD $0x8b0a0844 // add x4, x2, x10, lsl #2
-	WORD $0xaa0603ea // mov x10, x6
-	WORD $0xb400012f // cbz x15, 0x24bc <k_tile_panel+0x50c>
-	WORD $0x3dc00083 // ldr q3, [x4]
-	WORD $0x3ce56882 // ldr q2, [x4, x5]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xaa0d03e7 // mov x7, x13
-	WORD $0xaa0103f3 // mov x19, x1
-	WORD $0x5400012a // b.ge 0x24d8 <k_tile_panel+0x528>
-	WORD $0x17ffffee // b 0x2470 <k_tile_panel+0x4c0>
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
+	WORD $0x54ffe768 // b.hi 0x22b4 <k_tile_panel+0x304>
+	WORD $0x17ffff14 // b 0x221c <k_tile_panel+0x26c>
+	WORD $0xa9404403 // ldp x3, x17, [x0]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xa9414002 // ldp x2, x16, [x0, #0x10]
+	WORD $0x8b0c0063 // add x3, x3, x12
+	WORD $0x910005e4 // add x4, x15, #0x1
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0x14000007 // b 0x2608 <k_tile_panel+0x658>
+	WORD $0x91000987 // add x7, x12, #0x2
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x3d8000a3 // str q3, [x5]
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x3ca668a2 // str q2, [x5, x6]
+	WORD $0x54ffdd4c // b.gt 0x21ac <k_tile_panel+0x1fc>
+	WORD $0xcb0901ac // sub x12, x13, x9
+	WORD $0x91000db3 // add x19, x13, #0x3
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9b0c7e0c // mul x12, x16, x12
+	WORD $0xd37ef606 // lsl x6, x16, #2
+	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
+	WORD $0xaa0703ec // mov x12, x7
+	WORD $0x9a8db267 // csel x7, x19, x13, lt
+	WORD $0xb40000ce // cbz x14, 0x2640 <k_tile_panel+0x690>
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0x3ce668a2 // ldr q2, [x5, x6]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000ca // b.ge 0x2650 <k_tile_panel+0x6a0>
+	WORD $0x17ffffed // b 0x25f0 <k_tile_panel+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xaa0d03e7 // mov x7, x13
-	WORD $0xaa0103f3 // mov x19, x1
-	WORD $0x54fffceb // b.lt 0x2470 <k_tile_panel+0x4c0>
-	WORD $0x8b0b00f5 // add x21, x7, x11
-	WORD $0x8b0c00f4 // add x20, x7, x12
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54fffd2b // b.lt 0x25f0 <k_tile_panel+0x640>
+	WORD $0xd342fcf3 // lsr x19, x7, #2
+	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
+	WORD $0xcb0701ad // sub x13, x13, x7
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x9b137c33 // mul x19, x1, x19
+	WORD $0x8b131a33 // add x19, x17, x19, lsl #6
+	WORD $0x8b0d1a6d // add x13, x19, x13, lsl #6
+	WORD $0xaa0203f3 // mov x19, x2
+	WORD $0xad4011b1 // ldp q17, q4, [x13]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xad4219b0 // ldp q16, q6, [x13, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
 	WORD $0x3dc00267 // ldr q7, [x19]
-	WORD $0xad4012b1 // ldp q17, q4, [x21]
 	WORD $0x3dc01273 // ldr q19, [x19, #0x40]
-	WORD $0xad401a90 // ldp q16, q6, [x20]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x910100e7 // add x7, x7, #0x40
 	WORD $0x4e040625 // dup v5.4s, v17.s[0]
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
@@ -2494,35 +2593,40 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
 	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
-	WORD $0xbd402285 // ldr s5, [x20, #0x20]
+	WORD $0xbd4061a5 // ldr s5, [x13, #0x60]
 	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
-	WORD $0xbd4022a4 // ldr s4, [x21, #0x20]
+	WORD $0xbd4021a4 // ldr s4, [x13, #0x20]
+	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x54fff2a8 // b.hi 0x24d8 <k_tile_panel+0x528>
-	WORD $0x17ffff7a // b 0x2470 <k_tile_panel+0x4c0>
+	WORD $0x54fff2e8 // b.hi 0x2670 <k_tile_panel+0x6c0>
+	WORD $0x17ffff76 // b 0x25f0 <k_tile_panel+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffca8b // b.lt 0x1fe8 <k_tile_panel+0x38>
-	WORD $0xf940100c // ldr x12, [x0, #0x20]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0x9b0a7d8c // mul x12, x12, x10
-	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
-	WORD $0x8b09114a // add x10, x10, x9, lsl #4
-	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
-	WORD $0xad401183 // ldp q3, q4, [x12]
-	WORD $0xd10005ad // sub x13, x13, #0x1
-	WORD $0x3dc00146 // ldr q6, [x10]
-	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
-	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54ffbe4b // b.lt 0x1ff0 <k_tile_panel+0x40>
+	WORD $0xd342fdd0 // lsr x16, x14, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0xcb0e018e // sub x14, x12, x14
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
+	WORD $0x8b08102c // add x12, x1, x8, lsl #4
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0x3dc00186 // ldr q6, [x12]
+	WORD $0x3dc01190 // ldr q16, [x12, #0x40]
+	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
 	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
 	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
-	WORD $0x3dc02150 // ldr q16, [x10, #0x80]
+	WORD $0x3dc02190 // ldr q16, [x12, #0x80]
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
@@ -2532,23 +2636,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
 	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
 	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
-	WORD $0x3dc03147 // ldr q7, [x10, #0xc0]
+	WORD $0x3dc03187 // ldr q7, [x12, #0xc0]
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
 	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
 	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
-	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
+	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
 	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
 	WORD $0x4e040486 // dup v6.4s, v4.s[0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc06147 // ldr q7, [x10, #0x180]
+	WORD $0x3dc06187 // ldr q7, [x12, #0x180]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e140486 // dup v6.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
@@ -2556,378 +2660,477 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
-	WORD $0x3dc07146 // ldr q6, [x10, #0x1c0]
+	WORD $0x3dc07186 // ldr q6, [x12, #0x1c0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
 	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
 	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc08143 // ldr q3, [x10, #0x200]
-	WORD $0x9109014a // add x10, x10, #0x240
+	WORD $0x3dc08183 // ldr q3, [x12, #0x200]
+	WORD $0x9109018c // add x12, x12, #0x240
 	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0xbd402183 // ldr s3, [x12, #0x20]
-	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0xbd4021c3 // ldr s3, [x14, #0x20]
+	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x26b4 <k_tile_panel+0x704>
-	WORD $0x17fffe11 // b 0x1fe8 <k_tile_panel+0x38>
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xf94017f9 // ldr x25, [sp, #0x28]
-	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
-	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
-	WORD $0x6d41a3e9 // ldp d9, d8, [sp, #0x18]
-	WORD $0x6d40abeb // ldp d11, d10, [sp, #0x8]
-	WORD $0xfc4607ec // ldr d12, [sp], #0x60
+	WORD $0x54fff8a8 // b.hi 0x2854 <k_tile_panel+0x8a4>
+	WORD $0x17fffdab // b 0x1ff0 <k_tile_panel+0x40>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
+	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
+	WORD $0x6d412beb // ldp d11, d10, [sp, #0x10]
+	WORD $0xfc4507ec // ldr d12, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_min
-	WORD $0xfc1a0fec // str d12, [sp, #-0x60]!
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x6d00abeb // stp d11, d10, [sp, #0x8]
-	WORD $0x4e040d00 // dup v0.4s, w8
-	WORD $0x4e040d21 // dup v1.4s, w9
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x6d01a3e9 // stp d9, d8, [sp, #0x18]
-	WORD $0xf90017f9 // str x25, [sp, #0x28]
-	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
-	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x14000005 // b 0x2810 <k_tile_panel_min+0x48>
-	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
-	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x54004020 // b.eq 0x3010 <k_tile_panel_min+0x848>
+	WORD $0xfc1b0fec // str d12, [sp, #-0x50]!
+	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
+	WORD $0x4e040d40 // dup v0.4s, w10
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x4e040d81 // dup v1.4s, w12
+	WORD $0x6d012beb // stp d11, d10, [sp, #0x10]
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x8b09016a // add x10, x11, x9
+	WORD $0x6d0223e9 // stp d9, d8, [sp, #0x20]
+	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
+	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
+	WORD $0x1a9fd7eb // cset w11, gt
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0x14000005 // b 0x29b0 <k_tile_panel_min+0x50>
+	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400024a // b.ge 0x285c <k_tile_panel_min+0x94>
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27f0145 // orr x5, x10, #0x2
-	WORD $0xeb0800bf // cmp x5, x8
-	WORD $0x5400228d // b.le 0x2c74 <k_tile_panel_min+0x4ac>
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffeca // b.ge 0x2804 <k_tile_panel_min+0x3c>
-	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x9b0a7d6b // mul x11, x11, x10
-	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
-	WORD $0xb400352d // cbz x13, 0x2ee8 <k_tile_panel_min+0x720>
-	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400352a // b.ge 0x2ef8 <k_tile_panel_min+0x730>
-	WORD $0x17ffffea // b 0x2800 <k_tile_panel_min+0x38>
-	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
-	WORD $0xd37ced2f // lsl x15, x9, #4
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9401810 // ldp x16, x6, [x0]
-	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
-	WORD $0x8b040482 // add x2, x4, x4, lsl #1
-	WORD $0x8b0f01ce // add x14, x14, x15
-	WORD $0x8b0f020f // add x15, x16, x15
-	WORD $0xd37df170 // lsl x16, x11, #3
-	WORD $0xd378dc81 // lsl x1, x4, #8
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xd37ae442 // lsl x2, x2, #6
-	WORD $0xd379e083 // lsl x3, x4, #7
-	WORD $0xd37ae484 // lsl x4, x4, #6
-	WORD $0x910005a5 // add x5, x13, #0x1
-	WORD $0x9100c0c6 // add x6, x6, #0x30
-	WORD $0x52800094 // mov w20, #0x4 // =4
-	WORD $0x14000009 // b 0x28cc <k_tile_panel_min+0x104>
-	WORD $0x91001154 // add x20, x10, #0x4
-	WORD $0x8b0100c6 // add x6, x6, x1
+	WORD $0x54004ce0 // b.eq 0x3348 <k_tile_panel_min+0x9e8>
+	WORD $0xd37ced0c // lsl x12, x8, #4
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0x34000c8b // cbz w11, 0x2b48 <k_tile_panel_min+0x1e8>
+	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa9404002 // ldp x2, x16, [x0]
+	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0x910005e3 // add x3, x15, #0x1
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0xcb090284 // sub x4, x20, x9
+	WORD $0x91000e85 // add x5, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b047da4 // mul x4, x13, x4
+	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
+	WORD $0x8b040844 // add x4, x2, x4, lsl #2
+	WORD $0xb40000ae // cbz x14, 0x2a08 <k_tile_panel_min+0xa8>
+	WORD $0x3dc00082 // ldr q2, [x4]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000aa // b.ge 0x2a14 <k_tile_panel_min+0xb4>
+	WORD $0x1400004b // b 0x2b30 <k_tile_panel_min+0x1d0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x5400090b // b.lt 0x2b30 <k_tile_panel_min+0x1d0>
+	WORD $0xd342fca6 // lsr x6, x5, #2
+	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
+	WORD $0xaa1103e7 // mov x7, x17
+	WORD $0xcb050285 // sub x5, x20, x5
+	WORD $0x9b067c26 // mul x6, x1, x6
+	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xad4010a3 // ldp q3, q4, [x5]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x3dc000e6 // ldr q6, [x7]
+	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc020f0 // ldr q16, [x7, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc030e7 // ldr q7, [x7, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc040e7 // ldr q7, [x7, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc050e7 // ldr q7, [x7, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc060e7 // ldr q7, [x7, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x3dc090e3 // ldr q3, [x7, #0x240]
+	WORD $0xbd4030a4 // ldr s4, [x5, #0x30]
+	WORD $0x910a00e7 // add x7, x7, #0x280
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fff848 // b.hi 0x2a34 <k_tile_panel_min+0xd4>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x3d800082 // str q2, [x4]
+	WORD $0xf240069f // tst x20, #0x3
+	WORD $0x54000060 // b.eq 0x2b48 <k_tile_panel_min+0x1e8>
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54fff4cb // b.lt 0x29dc <k_tile_panel_min+0x7c>
+	WORD $0x91001295 // add x21, x20, #0x4
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x540002ed // b.le 0x2bac <k_tile_panel_min+0x24c>
+	WORD $0xaa1403ed // mov x13, x20
+	WORD $0x910009a7 // add x7, x13, #0x2
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x5400228d // b.le 0x2fb0 <k_tile_panel_min+0x650>
+	WORD $0xaa0d03ec // mov x12, x13
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54fff1ca // b.ge 0x29a4 <k_tile_panel_min+0x44>
+	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
+	WORD $0xcb09018e // sub x14, x12, x9
+	WORD $0xf940200f // ldr x15, [x0, #0x40]
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9b0e7dad // mul x13, x13, x14
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
+	WORD $0x91000d8e // add x14, x12, #0x3
+	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
+	WORD $0xb40033ef // cbz x15, 0x3210 <k_tile_panel_min+0x8b0>
+	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540033ea // b.ge 0x3220 <k_tile_panel_min+0x8c0>
+	WORD $0x17ffff7e // b 0x29a0 <k_tile_panel_min+0x40>
+	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa9403c05 // ldp x5, x15, [x0]
+	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
+	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
+	WORD $0xd37df1c2 // lsl x2, x14, #3
+	WORD $0x8b0c01a4 // add x4, x13, x12
+	WORD $0x8b0c00a5 // add x5, x5, x12
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0x91000626 // add x6, x17, #0x1
+	WORD $0x14000009 // b 0x2bf8 <k_tile_panel_min+0x298>
+	WORD $0x910011b5 // add x21, x13, #0x4
+	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000e3 // str q3, [x7]
-	WORD $0xeb08029f // cmp x20, x8
+	WORD $0xeb0a02bf // cmp x21, x10
 	WORD $0x3cb368e5 // str q5, [x7, x19]
-	WORD $0x3cb068e4 // str q4, [x7, x16]
-	WORD $0x3cb168e2 // str q2, [x7, x17]
-	WORD $0x54fffaac // b.gt 0x281c <k_tile_panel_min+0x54>
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0xd37ef573 // lsl x19, x11, #2
-	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
-	WORD $0xaa1403ea // mov x10, x20
-	WORD $0xb400016c // cbz x12, 0x2908 <k_tile_panel_min+0x140>
+	WORD $0x3ca268e4 // str q4, [x7, x2]
+	WORD $0x3ca368e2 // str q2, [x7, x3]
+	WORD $0x54fffb2c // b.gt 0x2b58 <k_tile_panel_min+0x1f8>
+	WORD $0xcb09028d // sub x13, x20, x9
+	WORD $0x91000e96 // add x22, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b0d7dcd // mul x13, x14, x13
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
+	WORD $0xaa1503ed // mov x13, x21
+	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
+	WORD $0xb4000110 // cbz x16, 0x2c38 <k_tile_panel_min+0x2d8>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
-	WORD $0x3cf068e4 // ldr q4, [x7, x16]
-	WORD $0x3cf168e2 // ldr q2, [x7, x17]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x5400016a // b.ge 0x292c <k_tile_panel_min+0x164>
-	WORD $0x17ffffea // b 0x28ac <k_tile_panel_min+0xe4>
+	WORD $0x3ce268e4 // ldr q4, [x7, x2]
+	WORD $0x3ce368e2 // ldr q2, [x7, x3]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400010a // b.ge 0x2c50 <k_tile_panel_min+0x2f0>
+	WORD $0x17ffffe9 // b 0x2bd8 <k_tile_panel_min+0x278>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x54fffc2b // b.lt 0x28ac <k_tile_panel_min+0xe4>
-	WORD $0x8b040297 // add x23, x20, x4
-	WORD $0xad7e9a92 // ldp q18, q6, [x20, #-0x30]
-	WORD $0xad7ec6f3 // ldp q19, q17, [x23, #-0x30]
-	WORD $0x8b030298 // add x24, x20, x3
-	WORD $0x3dc002d5 // ldr q21, [x22]
-	WORD $0x3dc012da // ldr q26, [x22, #0x40]
-	WORD $0x8b020299 // add x25, x20, x2
-	WORD $0x4e040647 // dup v7.4s, v18.s[0]
-	WORD $0x4e0c0650 // dup v16.4s, v18.s[1]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54fffc6b // b.lt 0x2bd8 <k_tile_panel_min+0x278>
+	WORD $0xd342feb6 // lsr x22, x21, #2
+	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
+	WORD $0xcb150294 // sub x20, x20, x21
+	WORD $0xaa0603f5 // mov x21, x6
+	WORD $0x9b167c36 // mul x22, x1, x22
+	WORD $0x8b1619f6 // add x22, x15, x22, lsl #6
+	WORD $0x8b141ad4 // add x20, x22, x20, lsl #6
+	WORD $0xaa0403f6 // mov x22, x4
+	WORD $0xad401a95 // ldp q21, q6, [x20]
 	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x4e040674 // dup v20.4s, v19.s[0]
-	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0xad424697 // ldp q23, q17, [x20, #0x40]
 	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0xad7edb18 // ldp q24, q22, [x24, #-0x30]
-	WORD $0x0e27c2bb // smull v27.8h, v21.8b, v7.8b
-	WORD $0x4e27c2a7 // smull2 v7.8h, v21.16b, v7.16b
-	WORD $0x0e30c35c // smull v28.8h, v26.8b, v16.8b
-	WORD $0x0e34c2be // smull v30.8h, v21.8b, v20.8b
-	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
-	WORD $0x0e37c35f // smull v31.8h, v26.8b, v23.8b
-	WORD $0x4e37c348 // smull2 v8.8h, v26.16b, v23.16b
-	WORD $0xad7edf39 // ldp q25, q23, [x25, #-0x30]
-	WORD $0x4e30c350 // smull2 v16.8h, v26.16b, v16.16b
+	WORD $0xad444a99 // ldp q25, q18, [x20, #0x80]
+	WORD $0x3dc002da // ldr q26, [x22]
+	WORD $0x4e0406a7 // dup v7.4s, v21.s[0]
+	WORD $0xad465298 // ldp q24, q20, [x20, #0xc0]
+	WORD $0x4e0406f3 // dup v19.4s, v23.s[0]
+	WORD $0x4e0c06b0 // dup v16.4s, v21.s[1]
+	WORD $0x4e0c06f6 // dup v22.4s, v23.s[1]
+	WORD $0x4e04073b // dup v27.4s, v25.s[0]
+	WORD $0x3dc012dc // ldr q28, [x22, #0x40]
+	WORD $0x4e0c072b // dup v11.4s, v25.s[1]
+	WORD $0x0e27c35e // smull v30.8h, v26.8b, v7.8b
+	WORD $0x4e27c347 // smull2 v7.8h, v26.16b, v7.16b
 	WORD $0x4e04071d // dup v29.4s, v24.s[0]
-	WORD $0x4e67bf67 // addp v7.8h, v27.8h, v7.8h
-	WORD $0x4e0c071b // dup v27.4s, v24.s[1]
-	WORD $0x4e040729 // dup v9.4s, v25.s[0]
-	WORD $0x4e74bfd4 // addp v20.8h, v30.8h, v20.8h
-	WORD $0x4e68bffe // addp v30.8h, v31.8h, v8.8h
-	WORD $0x4e0c073f // dup v31.4s, v25.s[1]
-	WORD $0x0e3dc2aa // smull v10.8h, v21.8b, v29.8b
-	WORD $0x4e3dc2bd // smull2 v29.8h, v21.16b, v29.16b
-	WORD $0x4e70bf9c // addp v28.8h, v28.8h, v16.8h
-	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
-	WORD $0x0e29c2ab // smull v11.8h, v21.8b, v9.8b
-	WORD $0x4e29c2b5 // smull2 v21.8h, v21.16b, v9.16b
-	WORD $0x4e602a90 // saddlp v16.4s, v20.8h
-	WORD $0x4e140654 // dup v20.4s, v18.s[2]
-	WORD $0x0e3bc348 // smull v8.8h, v26.8b, v27.8b
+	WORD $0x0e33c348 // smull v8.8h, v26.8b, v19.8b
+	WORD $0x4e33c353 // smull2 v19.8h, v26.16b, v19.16b
+	WORD $0x0e30c39f // smull v31.8h, v28.8b, v16.8b
+	WORD $0x4e30c390 // smull2 v16.8h, v28.16b, v16.16b
+	WORD $0x0e36c389 // smull v9.8h, v28.8b, v22.8b
+	WORD $0x4e36c396 // smull2 v22.8h, v28.16b, v22.16b
+	WORD $0x0e3bc34a // smull v10.8h, v26.8b, v27.8b
 	WORD $0x4e3bc35b // smull2 v27.8h, v26.16b, v27.16b
-	WORD $0x0e3fc349 // smull v9.8h, v26.8b, v31.8b
-	WORD $0x4e3fc35a // smull2 v26.8h, v26.16b, v31.16b
-	WORD $0x3dc022df // ldr q31, [x22, #0x80]
-	WORD $0x4e7dbd5d // addp v29.8h, v10.8h, v29.8h
-	WORD $0x4e1c0652 // dup v18.4s, v18.s[3]
-	WORD $0x4e606b87 // sadalp v7.4s, v28.8h
-	WORD $0x4e75bd75 // addp v21.8h, v11.8h, v21.8h
-	WORD $0x0e34c3fc // smull v28.8h, v31.8b, v20.8b
-	WORD $0x4e34c3ea // smull2 v10.8h, v31.16b, v20.16b
-	WORD $0x4e14066b // dup v11.4s, v19.s[2]
-	WORD $0x4e7bbd1b // addp v27.8h, v8.8h, v27.8h
-	WORD $0x4e606bd0 // sadalp v16.4s, v30.8h
-	WORD $0x4e602bb4 // saddlp v20.4s, v29.8h
-	WORD $0x4e7abd3a // addp v26.8h, v9.8h, v26.8h
-	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
-	WORD $0x4e140708 // dup v8.4s, v24.s[2]
-	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x0e2bc3fd // smull v29.8h, v31.8b, v11.8b
-	WORD $0x4e2bc3fe // smull2 v30.8h, v31.16b, v11.16b
-	WORD $0x4e1c0718 // dup v24.4s, v24.s[3]
-	WORD $0x4e6abf9c // addp v28.8h, v28.8h, v10.8h
-	WORD $0x4e1406c9 // dup v9.4s, v22.s[2]
-	WORD $0x4e606b74 // sadalp v20.4s, v27.8h
-	WORD $0x4e14073b // dup v27.4s, v25.s[2]
+	WORD $0x0e3dc34c // smull v12.8h, v26.8b, v29.8b
+	WORD $0x4e67bfc7 // addp v7.8h, v30.8h, v7.8h
+	WORD $0x4e0c071e // dup v30.4s, v24.s[1]
+	WORD $0x4e3dc35a // smull2 v26.8h, v26.16b, v29.16b
+	WORD $0x4e73bd13 // addp v19.8h, v8.8h, v19.8h
+	WORD $0x4e2bc388 // smull2 v8.8h, v28.16b, v11.16b
+	WORD $0x4e70bffd // addp v29.8h, v31.8h, v16.8h
+	WORD $0x4e76bd36 // addp v22.8h, v9.8h, v22.8h
+	WORD $0x0e2bc39f // smull v31.8h, v28.8b, v11.8b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e3ec389 // smull v9.8h, v28.8b, v30.8b
+	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
+	WORD $0x4e602a70 // saddlp v16.4s, v19.8h
+	WORD $0x3dc022de // ldr q30, [x22, #0x80]
+	WORD $0x4e1406b3 // dup v19.4s, v21.s[2]
+	WORD $0x4e7bbd5b // addp v27.8h, v10.8h, v27.8h
+	WORD $0x4e7abd9a // addp v26.8h, v12.8h, v26.8h
+	WORD $0x4e1406eb // dup v11.4s, v23.s[2]
+	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
+	WORD $0x4e1c06f7 // dup v23.4s, v23.s[3]
+	WORD $0x4e33c3ca // smull2 v10.8h, v30.16b, v19.16b
+	WORD $0x4e606ba7 // sadalp v7.4s, v29.8h
+	WORD $0x0e33c3dd // smull v29.8h, v30.8b, v19.8b
+	WORD $0x4e602b73 // saddlp v19.4s, v27.8h
+	WORD $0x4e68bffb // addp v27.8h, v31.8h, v8.8h
+	WORD $0x4e140728 // dup v8.4s, v25.s[2]
+	WORD $0x4e2bc3df // smull2 v31.8h, v30.16b, v11.16b
 	WORD $0x4e1c0739 // dup v25.4s, v25.s[3]
-	WORD $0x4e606b55 // sadalp v21.4s, v26.8h
-	WORD $0x0e28c3fa // smull v26.8h, v31.8b, v8.8b
-	WORD $0x4e28c3e8 // smull2 v8.8h, v31.16b, v8.16b
-	WORD $0x4e606b87 // sadalp v7.4s, v28.8h
-	WORD $0x4e7ebfbc // addp v28.8h, v29.8h, v30.8h
+	WORD $0x4e606ad0 // sadalp v16.4s, v22.8h
+	WORD $0x4e602b56 // saddlp v22.4s, v26.8h
+	WORD $0x4e7cbd3a // addp v26.8h, v9.8h, v28.8h
+	WORD $0x0e2bc3dc // smull v28.8h, v30.8b, v11.8b
+	WORD $0x4e6abfbd // addp v29.8h, v29.8h, v10.8h
+	WORD $0x4e140649 // dup v9.4s, v18.s[2]
+	WORD $0x4e606b73 // sadalp v19.4s, v27.8h
+	WORD $0x4e14071b // dup v27.4s, v24.s[2]
+	WORD $0x4e1c0718 // dup v24.4s, v24.s[3]
+	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
+	WORD $0x0e28c3da // smull v26.8h, v30.8b, v8.8b
+	WORD $0x4e28c3c8 // smull2 v8.8h, v30.16b, v8.16b
+	WORD $0x4e606ba7 // sadalp v7.4s, v29.8h
+	WORD $0x4e7fbf9c // addp v28.8h, v28.8h, v31.8h
+	WORD $0x0e3bc3dd // smull v29.8h, v30.8b, v27.8b
+	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
 	WORD $0x3dc032de // ldr q30, [x22, #0xc0]
-	WORD $0x0e3bc3fd // smull v29.8h, v31.8b, v27.8b
-	WORD $0x4e3bc3fb // smull2 v27.8h, v31.16b, v27.16b
-	WORD $0x0e33c3df // smull v31.8h, v30.8b, v19.8b
-	WORD $0x4e33c3d3 // smull2 v19.8h, v30.16b, v19.16b
 	WORD $0x4e68bf5a // addp v26.8h, v26.8h, v8.8h
-	WORD $0x0e38c3c8 // smull v8.8h, v30.8b, v24.8b
-	WORD $0x4e38c3d8 // smull2 v24.8h, v30.16b, v24.16b
+	WORD $0x0e37c3df // smull v31.8h, v30.8b, v23.8b
+	WORD $0x4e37c3d7 // smull2 v23.8h, v30.16b, v23.16b
+	WORD $0x0e39c3c8 // smull v8.8h, v30.8b, v25.8b
+	WORD $0x4e39c3d9 // smull2 v25.8h, v30.16b, v25.16b
 	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x0e32c3dc // smull v28.8h, v30.8b, v18.8b
-	WORD $0x4e32c3d2 // smull2 v18.8h, v30.16b, v18.16b
-	WORD $0x4e73bff3 // addp v19.8h, v31.8h, v19.8h
+	WORD $0x0e35c3dc // smull v28.8h, v30.8b, v21.8b
+	WORD $0x4e35c3d5 // smull2 v21.8h, v30.16b, v21.16b
+	WORD $0x4e606b53 // sadalp v19.4s, v26.8h
+	WORD $0x4e7bbfba // addp v26.8h, v29.8h, v27.8h
+	WORD $0x4e0404db // dup v27.4s, v6.s[0]
+	WORD $0x4e77bff7 // addp v23.8h, v31.8h, v23.8h
 	WORD $0x4e0c04df // dup v31.4s, v6.s[1]
-	WORD $0x4e78bd18 // addp v24.8h, v8.8h, v24.8h
+	WORD $0x4e79bd19 // addp v25.8h, v8.8h, v25.8h
 	WORD $0x3dc062c8 // ldr q8, [x22, #0x180]
-	WORD $0x4e72bf92 // addp v18.8h, v28.8h, v18.8h
+	WORD $0x4e75bf95 // addp v21.8h, v28.8h, v21.8h
 	WORD $0x4e04063c // dup v28.4s, v17.s[0]
 	WORD $0x0e29c10c // smull v12.8h, v8.8b, v9.8b
 	WORD $0x4e29c109 // smull2 v9.8h, v8.16b, v9.16b
-	WORD $0x4e606b54 // sadalp v20.4s, v26.8h
-	WORD $0x4e7bbfba // addp v26.8h, v29.8h, v27.8h
-	WORD $0x4e0404db // dup v27.4s, v6.s[0]
-	WORD $0x4e606a70 // sadalp v16.4s, v19.8h
-	WORD $0x4e0406d3 // dup v19.4s, v22.s[0]
-	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
-	WORD $0x3dc042d2 // ldr q18, [x22, #0x100]
-	WORD $0x4e606b55 // sadalp v21.4s, v26.8h
-	WORD $0x0e39c3da // smull v26.8h, v30.8b, v25.8b
-	WORD $0x4e39c3d9 // smull2 v25.8h, v30.16b, v25.16b
-	WORD $0x0e33c25d // smull v29.8h, v18.8b, v19.8b
-	WORD $0x4e33c253 // smull2 v19.8h, v18.16b, v19.16b
-	WORD $0x4e0406fe // dup v30.4s, v23.s[0]
-	WORD $0x4e79bf59 // addp v25.8h, v26.8h, v25.8h
-	WORD $0x0e3cc25a // smull v26.8h, v18.8b, v28.8b
-	WORD $0x4e3cc25c // smull2 v28.8h, v18.16b, v28.16b
-	WORD $0x4e73bfb3 // addp v19.8h, v29.8h, v19.8h
-	WORD $0x4e606b14 // sadalp v20.4s, v24.8h
-	WORD $0x0e3bc258 // smull v24.8h, v18.8b, v27.8b
-	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
-	WORD $0x4e606b35 // sadalp v21.4s, v25.8h
-	WORD $0x3dc052d9 // ldr q25, [x22, #0x140]
+	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
+	WORD $0x0e38c3da // smull v26.8h, v30.8b, v24.8b
+	WORD $0x4e38c3d8 // smull2 v24.8h, v30.16b, v24.16b
+	WORD $0x4e04069e // dup v30.4s, v20.s[0]
+	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
+	WORD $0x3dc042d5 // ldr q21, [x22, #0x100]
+	WORD $0x4e606af0 // sadalp v16.4s, v23.8h
+	WORD $0x4e040657 // dup v23.4s, v18.s[0]
+	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
+	WORD $0x0e3cc2ba // smull v26.8h, v21.8b, v28.8b
+	WORD $0x4e3cc2bc // smull2 v28.8h, v21.16b, v28.16b
+	WORD $0x4e606b33 // sadalp v19.4s, v25.8h
+	WORD $0x0e3bc2b9 // smull v25.8h, v21.8b, v27.8b
+	WORD $0x4e3bc2bb // smull2 v27.8h, v21.16b, v27.16b
+	WORD $0x0e37c2bd // smull v29.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b7 // smull2 v23.8h, v21.16b, v23.16b
+	WORD $0x4e606b16 // sadalp v22.4s, v24.8h
 	WORD $0x4e7cbf5a // addp v26.8h, v26.8h, v28.8h
+	WORD $0x4e7bbf38 // addp v24.8h, v25.8h, v27.8h
+	WORD $0x3dc052d9 // ldr q25, [x22, #0x140]
+	WORD $0x0e3ec2bb // smull v27.8h, v21.8b, v30.8b
+	WORD $0x4e3ec2b5 // smull2 v21.8h, v21.16b, v30.16b
+	WORD $0x4e77bfb7 // addp v23.8h, v29.8h, v23.8h
+	WORD $0x4e14063e // dup v30.4s, v17.s[2]
 	WORD $0x0e3fc33c // smull v28.8h, v25.8b, v31.8b
 	WORD $0x4e3fc33d // smull2 v29.8h, v25.16b, v31.16b
-	WORD $0x4e7bbf18 // addp v24.8h, v24.8h, v27.8h
-	WORD $0x0e3ec25b // smull v27.8h, v18.8b, v30.8b
-	WORD $0x4e3ec252 // smull2 v18.8h, v18.16b, v30.16b
-	WORD $0x4e14063e // dup v30.4s, v17.s[2]
-	WORD $0x4e606b50 // sadalp v16.4s, v26.8h
-	WORD $0x4e7dbf9a // addp v26.8h, v28.8h, v29.8h
-	WORD $0x4e0c06fc // dup v28.4s, v23.s[1]
-	WORD $0x4e1404dd // dup v29.4s, v6.s[2]
-	WORD $0x4e72bf72 // addp v18.8h, v27.8h, v18.8h
-	WORD $0x0e3ec10b // smull v11.8h, v8.8b, v30.8b
-	WORD $0x4e3ec11e // smull2 v30.8h, v8.16b, v30.16b
-	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
-	WORD $0x0e3cc32a // smull v10.8h, v25.8b, v28.8b
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e0c06d3 // dup v19.4s, v22.s[1]
-	WORD $0x4e1c06d6 // dup v22.4s, v22.s[3]
 	WORD $0x4e606b07 // sadalp v7.4s, v24.8h
 	WORD $0x4e0c0638 // dup v24.4s, v17.s[1]
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
-	WORD $0x4e1406f2 // dup v18.4s, v23.s[2]
-	WORD $0x4e1c06f7 // dup v23.4s, v23.s[3]
-	WORD $0x0e33c33f // smull v31.8h, v25.8b, v19.8b
-	WORD $0x4e33c333 // smull2 v19.8h, v25.16b, v19.16b
+	WORD $0x0e3ec10b // smull v11.8h, v8.8b, v30.8b
+	WORD $0x4e3ec11e // smull2 v30.8h, v8.16b, v30.16b
+	WORD $0x4e75bf75 // addp v21.8h, v27.8h, v21.8h
 	WORD $0x0e38c33b // smull v27.8h, v25.8b, v24.8b
 	WORD $0x4e38c338 // smull2 v24.8h, v25.16b, v24.16b
+	WORD $0x4e606b50 // sadalp v16.4s, v26.8h
+	WORD $0x4e7dbf9a // addp v26.8h, v28.8h, v29.8h
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x4e1404dd // dup v29.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x4e1c0652 // dup v18.4s, v18.s[3]
+	WORD $0x0e3cc32a // smull v10.8h, v25.8b, v28.8b
+	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
+	WORD $0x4e7ebd7b // addp v27.8h, v11.8h, v30.8h
+	WORD $0x3dc072de // ldr q30, [x22, #0x1c0]
+	WORD $0x0e37c33f // smull v31.8h, v25.8b, v23.8b
+	WORD $0x4e37c337 // smull2 v23.8h, v25.16b, v23.16b
 	WORD $0x4e3cc339 // smull2 v25.8h, v25.16b, v28.16b
 	WORD $0x0e3dc11c // smull v28.8h, v8.8b, v29.8b
 	WORD $0x4e3dc11d // smull2 v29.8h, v8.16b, v29.16b
-	WORD $0x4e73bff3 // addp v19.8h, v31.8h, v19.8h
-	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
-	WORD $0x4e79bd59 // addp v25.8h, v10.8h, v25.8h
-	WORD $0x4e7ebd7b // addp v27.8h, v11.8h, v30.8h
-	WORD $0x3dc072de // ldr q30, [x22, #0x1c0]
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e140695 // dup v21.4s, v20.s[2]
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
 	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
+	WORD $0x4e77bff7 // addp v23.8h, v31.8h, v23.8h
+	WORD $0x4e79bd59 // addp v25.8h, v10.8h, v25.8h
 	WORD $0x4e7dbf9a // addp v26.8h, v28.8h, v29.8h
-	WORD $0x0e32c11d // smull v29.8h, v8.8b, v18.8b
-	WORD $0x4e32c112 // smull2 v18.8h, v8.16b, v18.16b
+	WORD $0x0e35c11d // smull v29.8h, v8.8b, v21.8b
+	WORD $0x4e35c115 // smull2 v21.8h, v8.16b, v21.16b
 	WORD $0x4e69bd9c // addp v28.8h, v12.8h, v9.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x0e26c3d3 // smull v19.8h, v30.8b, v6.8b
-	WORD $0x4e26c3c6 // smull2 v6.8h, v30.16b, v6.16b
 	WORD $0x4e606b10 // sadalp v16.4s, v24.8h
 	WORD $0x0e31c3d8 // smull v24.8h, v30.8b, v17.8b
 	WORD $0x4e31c3d1 // smull2 v17.8h, v30.16b, v17.16b
-	WORD $0x4e606b35 // sadalp v21.4s, v25.8h
-	WORD $0x0e36c3d9 // smull v25.8h, v30.8b, v22.8b
-	WORD $0x4e36c3d6 // smull2 v22.8h, v30.16b, v22.16b
-	WORD $0x4e72bfb2 // addp v18.8h, v29.8h, v18.8h
-	WORD $0x0e37c3dd // smull v29.8h, v30.8b, v23.8b
-	WORD $0x4e37c3d7 // smull2 v23.8h, v30.16b, v23.16b
-	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
+	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
+	WORD $0x0e26c3d7 // smull v23.8h, v30.8b, v6.8b
+	WORD $0x4e26c3c6 // smull2 v6.8h, v30.16b, v6.16b
+	WORD $0x4e75bfb5 // addp v21.8h, v29.8h, v21.8h
+	WORD $0x0e34c3dd // smull v29.8h, v30.8b, v20.8b
+	WORD $0x4e34c3d4 // smull2 v20.8h, v30.16b, v20.16b
+	WORD $0x4e606b36 // sadalp v22.4s, v25.8h
+	WORD $0x0e32c3d9 // smull v25.8h, v30.8b, v18.8b
+	WORD $0x4e32c3d2 // smull2 v18.8h, v30.16b, v18.16b
 	WORD $0x4e71bf11 // addp v17.8h, v24.8h, v17.8h
+	WORD $0x4e66bee6 // addp v6.8h, v23.8h, v6.8h
+	WORD $0x4e74bfb4 // addp v20.8h, v29.8h, v20.8h
+	WORD $0x4e72bf32 // addp v18.8h, v25.8h, v18.8h
 	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
-	WORD $0x4e77bfb3 // addp v19.8h, v29.8h, v23.8h
-	WORD $0x4e606b94 // sadalp v20.4s, v28.8h
 	WORD $0x4e606b70 // sadalp v16.4s, v27.8h
-	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
-	WORD $0x4e76bf32 // addp v18.8h, v25.8h, v22.8h
+	WORD $0x4e606b93 // sadalp v19.4s, v28.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
 	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
 	WORD $0x4e606a30 // sadalp v16.4s, v17.8h
 	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
-	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
-	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
-	WORD $0x4ea08692 // add v18.4s, v20.4s, v0.4s
+	WORD $0x4e606a53 // sadalp v19.4s, v18.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
 	WORD $0x4eb11e34 // mov v20.16b, v17.16b
-	WORD $0x4ea08610 // add v16.4s, v16.4s, v0.4s
-	WORD $0x4ea086b3 // add v19.4s, v21.4s, v0.4s
 	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4ea08610 // add v16.4s, v16.4s, v0.4s
 	WORD $0x4e27ccd4 // fmla v20.4s, v6.4s, v7.4s
+	WORD $0x4ea08672 // add v18.4s, v19.4s, v0.4s
 	WORD $0x4eb11e27 // mov v7.16b, v17.16b
 	WORD $0x4e30ccd5 // fmla v21.4s, v6.4s, v16.4s
-	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
-	WORD $0xbc5f02f0 // ldur s16, [x23, #-0x10]
+	WORD $0xbd406290 // ldr s16, [x20, #0x60]
+	WORD $0x4ea086d3 // add v19.4s, v22.4s, v0.4s
 	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
-	WORD $0xbc5f0286 // ldur s6, [x20, #-0x10]
-	WORD $0xbc5f0312 // ldur s18, [x24, #-0x10]
-	WORD $0xbc5f0333 // ldur s19, [x25, #-0x10]
+	WORD $0xbd40a292 // ldr s18, [x20, #0xa0]
+	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
+	WORD $0xbd402286 // ldr s6, [x20, #0x20]
+	WORD $0xbd40e293 // ldr s19, [x20, #0xe0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0xbd407290 // ldr s16, [x20, #0x70]
 	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
 	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
 	WORD $0x910a02d6 // add x22, x22, #0x280
-	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
-	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0xbd4002f0 // ldr s16, [x23]
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
-	WORD $0xbc440687 // ldr s7, [x20], #0x40
-	WORD $0xbd400311 // ldr s17, [x24]
-	WORD $0xbd400332 // ldr s18, [x25]
-	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
+	WORD $0xbd403287 // ldr s7, [x20, #0x30]
+	WORD $0xbd40f292 // ldr s18, [x20, #0xf0]
+	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
+	WORD $0xbd40b291 // ldr s17, [x20, #0xb0]
+	WORD $0x91040294 // add x20, x20, #0x100
 	WORD $0x4f9010c5 // fmla v5.4s, v6.4s, v16.s[0]
-	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
+	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
 	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
-	WORD $0x54ffe608 // b.hi 0x292c <k_tile_panel_min+0x164>
-	WORD $0x17ffff0f // b 0x28ac <k_tile_panel_min+0xe4>
-	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
-	WORD $0xd37ae54c // lsl x12, x10, #6
-	WORD $0xa9402c01 // ldp x1, x11, [x0]
-	WORD $0xd37ced22 // lsl x2, x9, #4
-	WORD $0xf9400811 // ldr x17, [x0, #0x10]
-	WORD $0x9100816d // add x13, x11, #0x20
-	WORD $0x9b10358b // madd x11, x12, x16, x13
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x8b020231 // add x17, x17, x2
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x9b0c360c // madd x12, x16, x12, x13
-	WORD $0xa943380d // ldp x13, x14, [x0, #0x30]
-	WORD $0xd379e210 // lsl x16, x16, #7
-	WORD $0x910005a2 // add x2, x13, #0x1
-	WORD $0x14000008 // b 0x2ccc <k_tile_panel_min+0x504>
-	WORD $0x91000945 // add x5, x10, #0x2
-	WORD $0x8b10016b // add x11, x11, x16
-	WORD $0x8b10018c // add x12, x12, x16
-	WORD $0xeb0800bf // cmp x5, x8
-	WORD $0x3d800063 // str q3, [x3]
-	WORD $0x3ca46862 // str q2, [x3, x4]
-	WORD $0x54ffdb0c // b.gt 0x2828 <k_tile_panel_min+0x60>
-	WORD $0x9b0a7dea // mul x10, x15, x10
-	WORD $0xd37ef5e4 // lsl x4, x15, #2
-	WORD $0x8b0a0823 // add x3, x1, x10, lsl #2
-	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xb400014e // cbz x14, 0x2d04 <k_tile_panel_min+0x53c>
-	WORD $0x3dc00063 // ldr q3, [x3]
-	WORD $0x3ce46862 // ldr q2, [x3, x4]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0c03e5 // mov x5, x12
-	WORD $0xaa0b03e6 // mov x6, x11
-	WORD $0xaa0203e7 // mov x7, x2
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0x5400014a // b.ge 0x2d24 <k_tile_panel_min+0x55c>
-	WORD $0x17ffffec // b 0x2cb0 <k_tile_panel_min+0x4e8>
+	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
+	WORD $0x54ffe648 // b.hi 0x2c70 <k_tile_panel_min+0x310>
+	WORD $0x17ffff0b // b 0x2bd8 <k_tile_panel_min+0x278>
+	WORD $0xa9404403 // ldp x3, x17, [x0]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xa9414002 // ldp x2, x16, [x0, #0x10]
+	WORD $0x8b0c0063 // add x3, x3, x12
+	WORD $0x910005e4 // add x4, x15, #0x1
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0x14000007 // b 0x2fe8 <k_tile_panel_min+0x688>
+	WORD $0x91000987 // add x7, x12, #0x2
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x3d8000a3 // str q3, [x5]
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x3ca668a2 // str q2, [x5, x6]
+	WORD $0x54ffdc2c // b.gt 0x2b68 <k_tile_panel_min+0x208>
+	WORD $0xcb0901ac // sub x12, x13, x9
+	WORD $0x91000db3 // add x19, x13, #0x3
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9b0c7e0c // mul x12, x16, x12
+	WORD $0xd37ef606 // lsl x6, x16, #2
+	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
+	WORD $0xaa0703ec // mov x12, x7
+	WORD $0x9a8db267 // csel x7, x19, x13, lt
+	WORD $0xb40000ce // cbz x14, 0x3020 <k_tile_panel_min+0x6c0>
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0x3ce668a2 // ldr q2, [x5, x6]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000ca // b.ge 0x3030 <k_tile_panel_min+0x6d0>
+	WORD $0x17ffffed // b 0x2fd0 <k_tile_panel_min+0x670>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0c03e5 // mov x5, x12
-	WORD $0xaa0b03e6 // mov x6, x11
-	WORD $0xaa0203e7 // mov x7, x2
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0x54fffc8b // b.lt 0x2cb0 <k_tile_panel_min+0x4e8>
-	WORD $0xad7f10d1 // ldp q17, q4, [x6, #-0x20]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54fffd2b // b.lt 0x2fd0 <k_tile_panel_min+0x670>
+	WORD $0xd342fcf3 // lsr x19, x7, #2
+	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
+	WORD $0xcb0701ad // sub x13, x13, x7
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x9b137c33 // mul x19, x1, x19
+	WORD $0x8b131a33 // add x19, x17, x19, lsl #6
+	WORD $0x8b0d1a6d // add x13, x19, x13, lsl #6
+	WORD $0xaa0203f3 // mov x19, x2
+	WORD $0xad4011b1 // ldp q17, q4, [x13]
 	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xad7f18b0 // ldp q16, q6, [x5, #-0x20]
+	WORD $0xad4219b0 // ldp q16, q6, [x13, #0x40]
 	WORD $0xf10004ff // cmp x7, #0x1
 	WORD $0x3dc00267 // ldr q7, [x19]
 	WORD $0x3dc01273 // ldr q19, [x19, #0x40]
@@ -3023,43 +3226,46 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
 	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
-	WORD $0xbd4000a5 // ldr s5, [x5]
+	WORD $0xbd4061a5 // ldr s5, [x13, #0x60]
 	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
-	WORD $0xbd4000c4 // ldr s4, [x6]
+	WORD $0xbd4021a4 // ldr s4, [x13, #0x20]
 	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
 	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0xbd4010c5 // ldr s5, [x6, #0x10]
-	WORD $0xbd4010a6 // ldr s6, [x5, #0x10]
-	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x910100a5 // add x5, x5, #0x40
+	WORD $0xbd4031a5 // ldr s5, [x13, #0x30]
+	WORD $0xbd4071a6 // ldr s6, [x13, #0x70]
+	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff228 // b.hi 0x2d24 <k_tile_panel_min+0x55c>
-	WORD $0x17ffff73 // b 0x2cb0 <k_tile_panel_min+0x4e8>
+	WORD $0x54fff248 // b.hi 0x3050 <k_tile_panel_min+0x6f0>
+	WORD $0x17ffff71 // b 0x2fd0 <k_tile_panel_min+0x670>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffc86b // b.lt 0x2800 <k_tile_panel_min+0x38>
-	WORD $0xf940100c // ldr x12, [x0, #0x20]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0x9b0a7d8c // mul x12, x12, x10
-	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
-	WORD $0x8b09114a // add x10, x10, x9, lsl #4
-	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
-	WORD $0xad401183 // ldp q3, q4, [x12]
-	WORD $0xd10005ad // sub x13, x13, #0x1
-	WORD $0x3dc00146 // ldr q6, [x10]
-	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
-	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54ffbc2b // b.lt 0x29a0 <k_tile_panel_min+0x40>
+	WORD $0xd342fdd0 // lsr x16, x14, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0xcb0e018e // sub x14, x12, x14
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
+	WORD $0x8b08102c // add x12, x1, x8, lsl #4
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0x3dc00186 // ldr q6, [x12]
+	WORD $0x3dc01190 // ldr q16, [x12, #0x40]
+	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
 	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
 	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
-	WORD $0x3dc02150 // ldr q16, [x10, #0x80]
+	WORD $0x3dc02190 // ldr q16, [x12, #0x80]
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
@@ -3069,23 +3275,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
 	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
 	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
-	WORD $0x3dc03147 // ldr q7, [x10, #0xc0]
+	WORD $0x3dc03187 // ldr q7, [x12, #0xc0]
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
 	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
 	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
-	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
+	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
 	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
 	WORD $0x4e040486 // dup v6.4s, v4.s[0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc06147 // ldr q7, [x10, #0x180]
+	WORD $0x3dc06187 // ldr q7, [x12, #0x180]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e140486 // dup v6.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
@@ -3093,522 +3299,627 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
-	WORD $0x3dc07146 // ldr q6, [x10, #0x1c0]
+	WORD $0x3dc07186 // ldr q6, [x12, #0x1c0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
 	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
 	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc08143 // ldr q3, [x10, #0x200]
+	WORD $0x3dc08183 // ldr q3, [x12, #0x200]
 	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0xbd402183 // ldr s3, [x12, #0x20]
+	WORD $0xbd4021c3 // ldr s3, [x14, #0x20]
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x3dc09143 // ldr q3, [x10, #0x240]
-	WORD $0xbd403184 // ldr s4, [x12, #0x30]
-	WORD $0x910a014a // add x10, x10, #0x280
-	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x3dc09183 // ldr q3, [x12, #0x240]
+	WORD $0xbd4031c4 // ldr s4, [x14, #0x30]
+	WORD $0x910a018c // add x12, x12, #0x280
+	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x2f10 <k_tile_panel_min+0x748>
-	WORD $0x17fffdfd // b 0x2800 <k_tile_panel_min+0x38>
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xf94017f9 // ldr x25, [sp, #0x28]
-	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
-	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
-	WORD $0x6d41a3e9 // ldp d9, d8, [sp, #0x18]
-	WORD $0x6d40abeb // ldp d11, d10, [sp, #0x8]
-	WORD $0xfc4607ec // ldr d12, [sp], #0x60
+	WORD $0x54fff848 // b.hi 0x3248 <k_tile_panel_min+0x8e8>
+	WORD $0x17fffd97 // b 0x29a0 <k_tile_panel_min+0x40>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
+	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
+	WORD $0x6d412beb // ldp d11, d10, [sp, #0x10]
+	WORD $0xfc4507ec // ldr d12, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16
-	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0xd102c3ff // sub sp, sp, #0xb0
+	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
+	WORD $0x4e040d5e // dup v30.4s, w10
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x4e040d9f // dup v31.4s, w12
 	WORD $0x6d053bef // stp d15, d14, [sp, #0x50]
-	WORD $0x4e040d1d // dup v29.4s, w8
-	WORD $0x4e040d3e // dup v30.4s, w9
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x8b09016a // add x10, x11, x9
 	WORD $0x6d0633ed // stp d13, d12, [sp, #0x60]
+	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
 	WORD $0x6d072beb // stp d11, d10, [sp, #0x70]
+	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0x6d0823e9 // stp d9, d8, [sp, #0x80]
-	WORD $0xf9004bf9 // str x25, [sp, #0x90]
-	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
-	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
-	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
-	WORD $0xad0077fe // stp q30, q29, [sp]
-	WORD $0x14000005 // b 0x3084 <k_tile_panel_16+0x54>
-	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
-	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x540041c0 // b.eq 0x38b8 <k_tile_panel_16+0x888>
+	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
+	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
+	WORD $0xad007bff // stp q31, q30, [sp]
+	WORD $0x14000005 // b 0x33bc <k_tile_panel_16+0x5c>
+	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400024a // b.ge 0x30d0 <k_tile_panel_16+0xa0>
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27f0146 // orr x6, x10, #0x2
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x5400242d // b.le 0x351c <k_tile_panel_16+0x4ec>
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffeca // b.ge 0x3078 <k_tile_panel_16+0x48>
-	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x9b0a7d6b // mul x11, x11, x10
-	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
-	WORD $0xb40036ad // cbz x13, 0x378c <k_tile_panel_16+0x75c>
-	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540036aa // b.ge 0x379c <k_tile_panel_16+0x76c>
-	WORD $0x17ffffea // b 0x3074 <k_tile_panel_16+0x44>
-	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
-	WORD $0xd37ced2f // lsl x15, x9, #4
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9401810 // ldp x16, x6, [x0]
-	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
-	WORD $0x8b040482 // add x2, x4, x4, lsl #1
-	WORD $0x8b0f01ce // add x14, x14, x15
-	WORD $0x8b0f020f // add x15, x16, x15
-	WORD $0xd37df170 // lsl x16, x11, #3
-	WORD $0xd378dc81 // lsl x1, x4, #8
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xd37ae442 // lsl x2, x2, #6
-	WORD $0xd379e083 // lsl x3, x4, #7
-	WORD $0xd37ae484 // lsl x4, x4, #6
-	WORD $0x910005a5 // add x5, x13, #0x1
-	WORD $0x910080c6 // add x6, x6, #0x20
-	WORD $0x52800094 // mov w20, #0x4 // =4
-	WORD $0x14000009 // b 0x3140 <k_tile_panel_16+0x110>
-	WORD $0x91001154 // add x20, x10, #0x4
-	WORD $0x8b0100c6 // add x6, x6, x1
-	WORD $0x3d8000e3 // str q3, [x7]
-	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x3cb368e4 // str q4, [x7, x19]
-	WORD $0x3cb068e1 // str q1, [x7, x16]
-	WORD $0x3cb168e0 // str q0, [x7, x17]
-	WORD $0x54fffaac // b.gt 0x3090 <k_tile_panel_16+0x60>
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0xd37ef573 // lsl x19, x11, #2
-	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
-	WORD $0xaa1403ea // mov x10, x20
-	WORD $0xb400016c // cbz x12, 0x317c <k_tile_panel_16+0x14c>
-	WORD $0x3dc000e3 // ldr q3, [x7]
-	WORD $0x3cf368e4 // ldr q4, [x7, x19]
-	WORD $0x3cf068e1 // ldr q1, [x7, x16]
-	WORD $0x3cf168e0 // ldr q0, [x7, x17]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x5400016a // b.ge 0x31a0 <k_tile_panel_16+0x170>
-	WORD $0x17ffffea // b 0x3120 <k_tile_panel_16+0xf0>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x54004ee0 // b.eq 0x3d94 <k_tile_panel_16+0xa34>
+	WORD $0xd37ced0c // lsl x12, x8, #4
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0x34000cab // cbz w11, 0x3558 <k_tile_panel_16+0x1f8>
+	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa9404002 // ldp x2, x16, [x0]
+	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0x910005e3 // add x3, x15, #0x1
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0xcb090284 // sub x4, x20, x9
+	WORD $0x91000e85 // add x5, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b047da4 // mul x4, x13, x4
+	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
+	WORD $0x8b040844 // add x4, x2, x4, lsl #2
+	WORD $0xb40000ae // cbz x14, 0x3414 <k_tile_panel_16+0xb4>
+	WORD $0x3dc00082 // ldr q2, [x4]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000aa // b.ge 0x3420 <k_tile_panel_16+0xc0>
+	WORD $0x1400004c // b 0x3540 <k_tile_panel_16+0x1e0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x5400092b // b.lt 0x3540 <k_tile_panel_16+0x1e0>
+	WORD $0xd342fca6 // lsr x6, x5, #2
+	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
+	WORD $0xaa1103e7 // mov x7, x17
+	WORD $0xcb050285 // sub x5, x20, x5
+	WORD $0x9b067c26 // mul x6, x1, x6
+	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xad4010a3 // ldp q3, q4, [x5]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x3dc000e6 // ldr q6, [x7]
+	WORD $0x3dc040f1 // ldr q17, [x7, #0x100]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x4e040487 // dup v7.4s, v4.s[0]
+	WORD $0x4e0c0472 // dup v18.4s, v3.s[1]
+	WORD $0x0e25c0d3 // smull v19.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x0e27c234 // smull v20.8h, v17.8b, v7.8b
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x3dc050f1 // ldr q17, [x7, #0x140]
+	WORD $0x0e32c215 // smull v21.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x0e26c232 // smull v18.8h, v17.8b, v6.8b
+	WORD $0x4e26c226 // smull2 v6.8h, v17.16b, v6.16b
+	WORD $0x4e140471 // dup v17.4s, v3.s[2]
+	WORD $0x4e65be65 // addp v5.8h, v19.8h, v5.8h
+	WORD $0x3dc020f3 // ldr q19, [x7, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
+	WORD $0x4e140494 // dup v20.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x3dc060f5 // ldr q21, [x7, #0x180]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
+	WORD $0x0e31c272 // smull v18.8h, v19.8b, v17.8b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x0e34c2b3 // smull v19.8h, v21.8b, v20.8b
+	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc030e6 // ldr q6, [x7, #0xc0]
+	WORD $0x4e71be50 // addp v16.8h, v18.8h, v17.8h
+	WORD $0x3dc070f1 // ldr q17, [x7, #0x1c0]
+	WORD $0x4e74be72 // addp v18.8h, v19.8h, v20.8h
+	WORD $0x0e23c0d3 // smull v19.8h, v6.8b, v3.8b
+	WORD $0x4e23c0c3 // smull2 v3.8h, v6.16b, v3.16b
+	WORD $0x0e24c226 // smull v6.8h, v17.8b, v4.8b
+	WORD $0x4e24c224 // smull2 v4.8h, v17.16b, v4.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e63be63 // addp v3.8h, v19.8h, v3.8h
+	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
+	WORD $0x4e64bcc4 // addp v4.8h, v6.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
+	WORD $0x4e606887 // sadalp v7.4s, v4.8h
+	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
+	WORD $0x4ebe84e6 // add v6.4s, v7.4s, v30.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
+	WORD $0x910a00e7 // add x7, x7, #0x280
+	WORD $0x4e3fd4c3 // fadd v3.4s, v6.4s, v31.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fff828 // b.hi 0x3440 <k_tile_panel_16+0xe0>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x3d800082 // str q2, [x4]
+	WORD $0xf240069f // tst x20, #0x3
+	WORD $0x54000060 // b.eq 0x3558 <k_tile_panel_16+0x1f8>
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54fff4ab // b.lt 0x33e8 <k_tile_panel_16+0x88>
+	WORD $0x91001295 // add x21, x20, #0x4
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x540002ed // b.le 0x35bc <k_tile_panel_16+0x25c>
+	WORD $0xaa1403ed // mov x13, x20
+	WORD $0x910009a7 // add x7, x13, #0x2
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x540023cd // b.le 0x39e8 <k_tile_panel_16+0x688>
+	WORD $0xaa0d03ec // mov x12, x13
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54fff1aa // b.ge 0x33b0 <k_tile_panel_16+0x50>
+	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
+	WORD $0xcb09018e // sub x14, x12, x9
+	WORD $0xf940200f // ldr x15, [x0, #0x40]
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9b0e7dad // mul x13, x13, x14
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
+	WORD $0x91000d8e // add x14, x12, #0x3
+	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
+	WORD $0xb40035af // cbz x15, 0x3c58 <k_tile_panel_16+0x8f8>
+	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540035aa // b.ge 0x3c68 <k_tile_panel_16+0x908>
+	WORD $0x17ffff7d // b 0x33ac <k_tile_panel_16+0x4c>
+	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
+	WORD $0xd37ae425 // lsl x5, x1, #6
+	WORD $0x8b0c01af // add x15, x13, x12
+	WORD $0xa940100d // ldp x13, x4, [x0]
+	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
+	WORD $0xd37df1c2 // lsl x2, x14, #3
+	WORD $0xd10400a5 // sub x5, x5, #0x100
+	WORD $0x91000626 // add x6, x17, #0x1
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0x8b0c01a1 // add x1, x13, x12
+	WORD $0x91020084 // add x4, x4, #0x80
+	WORD $0x14000009 // b 0x3614 <k_tile_panel_16+0x2b4>
+	WORD $0x910011b5 // add x21, x13, #0x4
+	WORD $0xaa0d03f4 // mov x20, x13
+	WORD $0x3d8000f0 // str q16, [x7]
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x3cb368e5 // str q5, [x7, x19]
+	WORD $0x3ca268e1 // str q1, [x7, x2]
+	WORD $0x3ca368e0 // str q0, [x7, x3]
+	WORD $0x54fffacc // b.gt 0x3568 <k_tile_panel_16+0x208>
+	WORD $0xcb09028d // sub x13, x20, x9
+	WORD $0x91000e96 // add x22, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b0d7dcd // mul x13, x14, x13
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
+	WORD $0xaa1503ed // mov x13, x21
+	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
+	WORD $0xb4000110 // cbz x16, 0x3654 <k_tile_panel_16+0x2f4>
+	WORD $0x3dc000f0 // ldr q16, [x7]
+	WORD $0x3cf368e5 // ldr q5, [x7, x19]
+	WORD $0x3ce268e1 // ldr q1, [x7, x2]
+	WORD $0x3ce368e0 // ldr q0, [x7, x3]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400010a // b.ge 0x366c <k_tile_panel_16+0x30c>
+	WORD $0x17ffffe9 // b 0x35f4 <k_tile_panel_16+0x294>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x54fffc2b // b.lt 0x3120 <k_tile_panel_16+0xf0>
-	WORD $0x8b020297 // add x23, x20, x2
-	WORD $0x3dc002d1 // ldr q17, [x22]
-	WORD $0x3dc012d2 // ldr q18, [x22, #0x40]
-	WORD $0xad7f1ee6 // ldp q6, q7, [x23, #-0x20]
-	WORD $0x8b030298 // add x24, x20, x3
-	WORD $0x3dc022df // ldr q31, [x22, #0x80]
-	WORD $0x8b040299 // add x25, x20, x4
-	WORD $0x3dc032cd // ldr q13, [x22, #0xc0]
-	WORD $0xad0183e1 // stp q1, q0, [sp, #0x30]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54fffc6b // b.lt 0x35f4 <k_tile_panel_16+0x294>
+	WORD $0x9342feb5 // asr x21, x21, #2
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0x9b157cb5 // mul x21, x5, x21
+	WORD $0x8b141ab4 // add x20, x21, x20, lsl #6
+	WORD $0xaa0603f5 // mov x21, x6
+	WORD $0x8b140094 // add x20, x4, x20
+	WORD $0xad421e86 // ldp q6, q7, [x20, #0x40]
 	WORD $0xd10006b5 // sub x21, x21, #0x1
+	WORD $0xad0107f0 // stp q16, q1, [sp, #0x20]
+	WORD $0x3dc002d1 // ldr q17, [x22]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3dc012d2 // ldr q18, [x22, #0x40]
+	WORD $0x3d8013e0 // str q0, [sp, #0x40]
 	WORD $0x4e0404d0 // dup v16.4s, v6.s[0]
 	WORD $0x4e0c04d3 // dup v19.4s, v6.s[1]
-	WORD $0x4e1c04dc // dup v28.4s, v6.s[3]
-	WORD $0x4e1404c6 // dup v6.4s, v6.s[2]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x0e30c236 // smull v22.8h, v17.8b, v16.8b
-	WORD $0x4e30c237 // smull2 v23.8h, v17.16b, v16.16b
-	WORD $0x0e33c250 // smull v16.8h, v18.8b, v19.8b
-	WORD $0x4e33c255 // smull2 v21.8h, v18.16b, v19.16b
-	WORD $0x0e26c3ea // smull v10.8h, v31.8b, v6.8b
-	WORD $0x4e26c3e6 // smull2 v6.8h, v31.16b, v6.16b
-	WORD $0x0e3cc1a1 // smull v1.8h, v13.8b, v28.8b
-	WORD $0x4e3cc1bc // smull2 v28.8h, v13.16b, v28.16b
-	WORD $0xad7f4e94 // ldp q20, q19, [x20, #-0x20]
-	WORD $0x4e77bed6 // addp v22.8h, v22.8h, v23.8h
-	WORD $0xad7f5f1b // ldp q27, q23, [x24, #-0x20]
-	WORD $0x4e75be15 // addp v21.8h, v16.8h, v21.8h
-	WORD $0x4e66bd4a // addp v10.8h, v10.8h, v6.8h
-	WORD $0x4e7cbc21 // addp v1.8h, v1.8h, v28.8h
-	WORD $0x4e1c069a // dup v26.4s, v20.s[3]
-	WORD $0x4e140698 // dup v24.4s, v20.s[2]
-	WORD $0x4e602ad0 // saddlp v16.4s, v22.8h
-	WORD $0x4e040776 // dup v22.4s, v27.s[0]
+	WORD $0x4e1c04d4 // dup v20.4s, v6.s[3]
+	WORD $0x4e1404d6 // dup v22.4s, v6.s[2]
+	WORD $0x0e30c235 // smull v21.8h, v17.8b, v16.8b
+	WORD $0x4e30c230 // smull2 v16.8h, v17.16b, v16.16b
+	WORD $0x0e33c25a // smull v26.8h, v18.8b, v19.8b
+	WORD $0x4e33c253 // smull2 v19.8h, v18.16b, v19.16b
+	WORD $0x4e70bea6 // addp v6.8h, v21.8h, v16.8h
+	WORD $0xad404298 // ldp q24, q16, [x20]
+	WORD $0x4e73bf5e // addp v30.8h, v26.8h, v19.8h
+	WORD $0xad7e4e9b // ldp q27, q19, [x20, #-0x40]
+	WORD $0x3dc032da // ldr q26, [x22, #0xc0]
+	WORD $0x4e04071c // dup v28.4s, v24.s[0]
+	WORD $0x4e6028c6 // saddlp v6.4s, v6.8h
+	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
+	WORD $0x4e140715 // dup v21.4s, v24.s[2]
+	WORD $0x4e0c0719 // dup v25.4s, v24.s[1]
+	WORD $0x3dc022d8 // ldr q24, [x22, #0x80]
 	WORD $0x4e1c077d // dup v29.4s, v27.s[3]
+	WORD $0x4e0c076b // dup v11.4s, v27.s[1]
+	WORD $0x0e34c34f // smull v15.8h, v26.8b, v20.8b
+	WORD $0x0e36c31f // smull v31.8h, v24.8b, v22.8b
+	WORD $0x4e36c308 // smull2 v8.8h, v24.16b, v22.16b
+	WORD $0x0e3cc229 // smull v9.8h, v17.8b, v28.8b
+	WORD $0x4e3cc22a // smull2 v10.8h, v17.16b, v28.16b
+	WORD $0x0e39c24c // smull v12.8h, v18.8b, v25.8b
+	WORD $0x4e39c259 // smull2 v25.8h, v18.16b, v25.16b
+	WORD $0x4e606bc6 // sadalp v6.4s, v30.8h
 	WORD $0x4e14077e // dup v30.4s, v27.s[2]
-	WORD $0x4e0c077b // dup v27.4s, v27.s[1]
-	WORD $0x4e0c0699 // dup v25.4s, v20.s[1]
-	WORD $0x4e606ab0 // sadalp v16.4s, v21.8h
-	WORD $0x0e36c228 // smull v8.8h, v17.8b, v22.8b
-	WORD $0x4e36c236 // smull2 v22.8h, v17.16b, v22.16b
-	WORD $0xad7f5729 // ldp q9, q21, [x25, #-0x20]
-	WORD $0x0e3bc24f // smull v15.8h, v18.8b, v27.8b
-	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
-	WORD $0x0e3ec3e0 // smull v0.8h, v31.8b, v30.8b
-	WORD $0x4e3ec3fe // smull2 v30.8h, v31.16b, v30.16b
-	WORD $0x4e04052e // dup v14.4s, v9.s[0]
-	WORD $0x4e76bd16 // addp v22.8h, v8.8h, v22.8h
-	WORD $0x4e1c052b // dup v11.4s, v9.s[3]
-	WORD $0x4e14052c // dup v12.4s, v9.s[2]
-	WORD $0x4e0c0529 // dup v9.4s, v9.s[1]
-	WORD $0x0e3dc1a8 // smull v8.8h, v13.8b, v29.8b
-	WORD $0x4e7bbdfb // addp v27.8h, v15.8h, v27.8h
-	WORD $0x4e3dc1bd // smull2 v29.8h, v13.16b, v29.16b
-	WORD $0x4e7ebc00 // addp v0.8h, v0.8h, v30.8h
-	WORD $0x0e2ec222 // smull v2.8h, v17.8b, v14.8b
-	WORD $0x4e2ec22e // smull2 v14.8h, v17.16b, v14.16b
-	WORD $0x4e602ac6 // saddlp v6.4s, v22.8h
-	WORD $0x4e606950 // sadalp v16.4s, v10.8h
-	WORD $0x0e29c24a // smull v10.8h, v18.8b, v9.8b
-	WORD $0x4e29c249 // smull2 v9.8h, v18.16b, v9.16b
-	WORD $0x0e39c25e // smull v30.8h, v18.8b, v25.8b
-	WORD $0x4e39c252 // smull2 v18.8h, v18.16b, v25.16b
-	WORD $0x0e2cc3fc // smull v28.8h, v31.8b, v12.8b
-	WORD $0x4e606b66 // sadalp v6.4s, v27.8h
-	WORD $0x4e04069b // dup v27.4s, v20.s[0]
-	WORD $0x4e2cc3ec // smull2 v12.8h, v31.16b, v12.16b
-	WORD $0x4e6ebc42 // addp v2.8h, v2.8h, v14.8h
-	WORD $0x0e2bc1ae // smull v14.8h, v13.8b, v11.8b
-	WORD $0x4e2bc1ab // smull2 v11.8h, v13.16b, v11.16b
-	WORD $0x4e7dbd05 // addp v5.8h, v8.8h, v29.8h
-	WORD $0x4e69bd5d // addp v29.8h, v10.8h, v9.8h
-	WORD $0x3dc052c9 // ldr q9, [x22, #0x140]
-	WORD $0x0e38c3ef // smull v15.8h, v31.8b, v24.8b
-	WORD $0x4e72bfde // addp v30.8h, v30.8h, v18.8h
-	WORD $0x4e0406ea // dup v10.4s, v23.s[0]
-	WORD $0x4e602854 // saddlp v20.4s, v2.8h
-	WORD $0x4e3bc222 // smull2 v2.8h, v17.16b, v27.16b
-	WORD $0x0e3ac1b9 // smull v25.8h, v13.8b, v26.8b
-	WORD $0x3d800be5 // str q5, [sp, #0x20]
-	WORD $0x4e3ac1ba // smull2 v26.8h, v13.16b, v26.16b
-	WORD $0x4ea31c65 // mov v5.16b, v3.16b
-	WORD $0x4e0c0663 // dup v3.4s, v19.s[1]
-	WORD $0x4ea41c96 // mov v22.16b, v4.16b
-	WORD $0x4e1406e4 // dup v4.4s, v23.s[2]
-	WORD $0x4e606830 // sadalp v16.4s, v1.8h
+	WORD $0x4e04077b // dup v27.4s, v27.s[0]
+	WORD $0xad7c5a9c // ldp q28, q22, [x20, #-0x80]
+	WORD $0x0e37c340 // smull v0.8h, v26.8b, v23.8b
+	WORD $0x4e68bfff // addp v31.8h, v31.8h, v8.8h
+	WORD $0x4e34c348 // smull2 v8.8h, v26.16b, v20.16b
+	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
+	WORD $0x4e6abd29 // addp v9.8h, v9.8h, v10.8h
 	WORD $0x0e3bc221 // smull v1.8h, v17.8b, v27.8b
-	WORD $0x4e38c3fb // smull2 v27.8h, v31.16b, v24.16b
-	WORD $0x4e0c04ff // dup v31.4s, v7.s[1]
-	WORD $0x4e6bbdd1 // addp v17.8h, v14.8h, v11.8h
-	WORD $0x4e6cbf98 // addp v24.8h, v28.8h, v12.8h
+	WORD $0x4e3bc23b // smull2 v27.8h, v17.16b, v27.16b
+	WORD $0x4e79bd99 // addp v25.8h, v12.8h, v25.8h
+	WORD $0x4e04078a // dup v10.4s, v28.s[0]
+	WORD $0x4e14078d // dup v13.4s, v28.s[2]
+	WORD $0x4e0c078e // dup v14.4s, v28.s[1]
+	WORD $0x4e0c06c3 // dup v3.4s, v22.s[1]
+	WORD $0x4e140604 // dup v4.4s, v16.s[2]
+	WORD $0x4e602934 // saddlp v20.4s, v9.8h
+	WORD $0x0e2bc249 // smull v9.8h, v18.8b, v11.8b
+	WORD $0x4e2bc24b // smull2 v11.8h, v18.16b, v11.16b
+	WORD $0x4e606be6 // sadalp v6.4s, v31.8h
+	WORD $0x0e35c31f // smull v31.8h, v24.8b, v21.8b
+	WORD $0x4e35c315 // smull2 v21.8h, v24.16b, v21.16b
+	WORD $0x4e7bbc21 // addp v1.8h, v1.8h, v27.8h
+	WORD $0x4e3dc35b // smull2 v27.8h, v26.16b, v29.16b
+	WORD $0x4e77bc17 // addp v23.8h, v0.8h, v23.8h
+	WORD $0x4e606b34 // sadalp v20.4s, v25.8h
+	WORD $0x0e3dc359 // smull v25.8h, v26.8b, v29.8b
+	WORD $0x4e68bdfd // addp v29.8h, v15.8h, v8.8h
+	WORD $0x0e3ec308 // smull v8.8h, v24.8b, v30.8b
+	WORD $0x4e3ec31e // smull2 v30.8h, v24.16b, v30.16b
+	WORD $0x4e0c060f // dup v15.4s, v16.s[1]
+	WORD $0x4e75bfe0 // addp v0.8h, v31.8h, v21.8h
+	WORD $0x4e6bbd3f // addp v31.8h, v9.8h, v11.8h
+	WORD $0x4e2ac229 // smull2 v9.8h, v17.16b, v10.16b
+	WORD $0x4e602835 // saddlp v21.4s, v1.8h
+	WORD $0x4e1c0781 // dup v1.4s, v28.s[3]
+	WORD $0x0e2dc31c // smull v28.8h, v24.8b, v13.8b
+	WORD $0x0e2ec24b // smull v11.8h, v18.8b, v14.8b
+	WORD $0x4e2ec252 // smull2 v18.8h, v18.16b, v14.16b
+	WORD $0x4e606ba6 // sadalp v6.4s, v29.8h
+	WORD $0x0e2ac23d // smull v29.8h, v17.8b, v10.8b
+	WORD $0x4e2dc30a // smull2 v10.8h, v24.16b, v13.16b
+	WORD $0x4e7ebd18 // addp v24.8h, v8.8h, v30.8h
+	WORD $0x4e0c04fe // dup v30.4s, v7.s[1]
+	WORD $0x4e7bbf31 // addp v17.8h, v25.8h, v27.8h
+	WORD $0x0e21c359 // smull v25.8h, v26.8b, v1.8b
+	WORD $0x4e21c35a // smull2 v26.8h, v26.16b, v1.16b
+	WORD $0x4e1404e8 // dup v8.4s, v7.s[2]
+	WORD $0x4e72bd61 // addp v1.8h, v11.8h, v18.8h
+	WORD $0x4e04060b // dup v11.4s, v16.s[0]
+	WORD $0x4e69bfbd // addp v29.8h, v29.8h, v9.8h
+	WORD $0x3dc042c9 // ldr q9, [x22, #0x100]
+	WORD $0x4e6abf9b // addp v27.8h, v28.8h, v10.8h
+	WORD $0x3dc052ca // ldr q10, [x22, #0x140]
 	WORD $0x3dc072dc // ldr q28, [x22, #0x1c0]
-	WORD $0x4e606806 // sadalp v6.4s, v0.8h
-	WORD $0x4e0404e0 // dup v0.4s, v7.s[0]
-	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
-	WORD $0x3dc042c2 // ldr q2, [x22, #0x100]
-	WORD $0x0e3fc12b // smull v11.8h, v9.8b, v31.8b
-	WORD $0x4e3fc12c // smull2 v12.8h, v9.16b, v31.16b
-	WORD $0x4e7bbdfb // addp v27.8h, v15.8h, v27.8h
-	WORD $0x0e20c048 // smull v8.8h, v2.8b, v0.8b
-	WORD $0x4e20c040 // smull2 v0.8h, v2.16b, v0.16b
-	WORD $0x0e2ac04e // smull v14.8h, v2.8b, v10.8b
-	WORD $0x4e602832 // saddlp v18.4s, v1.8h
-	WORD $0x4e1404e1 // dup v1.4s, v7.s[2]
-	WORD $0x4e2ac04a // smull2 v10.8h, v2.16b, v10.16b
-	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
-	WORD $0x4e6cbd6b // addp v11.8h, v11.8h, v12.8h
-	WORD $0x4e0406ac // dup v12.4s, v21.s[0]
-	WORD $0x4e60bd00 // addp v0.8h, v8.8h, v0.8h
-	WORD $0x4e0c06e8 // dup v8.4s, v23.s[1]
-	WORD $0x4e27c39f // smull2 v31.8h, v28.16b, v7.16b
-	WORD $0x4e606bb4 // sadalp v20.4s, v29.8h
+	WORD $0x0e2bc122 // smull v2.8h, v9.8b, v11.8b
+	WORD $0x4e2bc12b // smull2 v11.8h, v9.16b, v11.16b
+	WORD $0x0e3ec14c // smull v12.8h, v10.8b, v30.8b
+	WORD $0x4e3ec14d // smull2 v13.8h, v10.16b, v30.16b
+	WORD $0x4e602bb2 // saddlp v18.4s, v29.8h
 	WORD $0x3dc062dd // ldr q29, [x22, #0x180]
-	WORD $0x4e28c12f // smull2 v15.8h, v9.16b, v8.16b
-	WORD $0x0e21c3ad // smull v13.8h, v29.8b, v1.8b
-	WORD $0x4e21c3a1 // smull2 v1.8h, v29.16b, v1.16b
-	WORD $0x4e606bd2 // sadalp v18.4s, v30.8h
+	WORD $0x4e606814 // sadalp v20.4s, v0.8h
+	WORD $0x4e0404e0 // dup v0.4s, v7.s[0]
+	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
+	WORD $0x0e28c3ae // smull v14.8h, v29.8b, v8.8b
+	WORD $0x4e28c3a8 // smull2 v8.8h, v29.16b, v8.16b
+	WORD $0x4e6bbc42 // addp v2.8h, v2.8h, v11.8h
+	WORD $0x4e0c066b // dup v11.4s, v19.s[1]
 	WORD $0x0e27c39e // smull v30.8h, v28.8b, v7.8b
+	WORD $0x4e606bf5 // sadalp v21.4s, v31.8h
+	WORD $0x0e20c13f // smull v31.8h, v9.8b, v0.8b
+	WORD $0x4e20c120 // smull2 v0.8h, v9.16b, v0.16b
+	WORD $0x4e68bdc8 // addp v8.8h, v14.8h, v8.8h
+	WORD $0x4e606832 // sadalp v18.4s, v1.8h
+	WORD $0x4e6dbd81 // addp v1.8h, v12.8h, v13.8h
+	WORD $0x4e04066c // dup v12.4s, v19.s[0]
+	WORD $0x4e2fc14d // smull2 v13.8h, v10.16b, v15.16b
+	WORD $0x4e60bfe0 // addp v0.8h, v31.8h, v0.8h
+	WORD $0x4e27c39f // smull2 v31.8h, v28.16b, v7.16b
+	WORD $0x0e2cc12e // smull v14.8h, v9.8b, v12.8b
+	WORD $0x4e2cc12c // smull2 v12.8h, v9.16b, v12.16b
+	WORD $0x4e606af4 // sadalp v20.4s, v23.8h
 	WORD $0x4e602807 // saddlp v7.4s, v0.8h
-	WORD $0x0e28c120 // smull v0.8h, v9.8b, v8.8b
-	WORD $0x4e61bda8 // addp v8.8h, v13.8h, v1.8h
-	WORD $0x4e6abdc1 // addp v1.8h, v14.8h, v10.8h
-	WORD $0x4e04066e // dup v14.4s, v19.s[0]
-	WORD $0x0e2cc04d // smull v13.8h, v2.8b, v12.8b
-	WORD $0x4e2cc04c // smull2 v12.8h, v2.16b, v12.16b
-	WORD $0x4e0c06aa // dup v10.4s, v21.s[1]
-	WORD $0x4e6fbc00 // addp v0.8h, v0.8h, v15.8h
-	WORD $0x4e606967 // sadalp v7.4s, v11.8h
-	WORD $0x4e1c06eb // dup v11.4s, v23.s[3]
-	WORD $0x4e602837 // saddlp v23.4s, v1.8h
-	WORD $0x0e2ec041 // smull v1.8h, v2.8b, v14.8b
-	WORD $0x4e2ec042 // smull2 v2.8h, v2.16b, v14.16b
-	WORD $0x0e2ac12e // smull v14.8h, v9.8b, v10.8b
-	WORD $0x4e2ac12a // smull2 v10.8h, v9.16b, v10.16b
-	WORD $0x4e6cbdac // addp v12.8h, v13.8h, v12.8h
-	WORD $0x0e23c12d // smull v13.8h, v9.8b, v3.8b
-	WORD $0x4e23c123 // smull2 v3.8h, v9.16b, v3.16b
-	WORD $0x0e2bc389 // smull v9.8h, v28.8b, v11.8b
-	WORD $0x4e2bc38b // smull2 v11.8h, v28.16b, v11.16b
-	WORD $0x4e606817 // sadalp v23.4s, v0.8h
-	WORD $0x0e24c3a0 // smull v0.8h, v29.8b, v4.8b
-	WORD $0x4e24c3a4 // smull2 v4.8h, v29.16b, v4.16b
-	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
-	WORD $0x4e1406a2 // dup v2.4s, v21.s[2]
-	WORD $0x4e60298c // saddlp v12.4s, v12.8h
-	WORD $0x4e6abdca // addp v10.8h, v14.8h, v10.8h
-	WORD $0x4e14066e // dup v14.4s, v19.s[2]
-	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
-	WORD $0x4e63bda3 // addp v3.8h, v13.8h, v3.8h
-	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x4e602821 // saddlp v1.4s, v1.8h
-	WORD $0x0e22c3ad // smull v13.8h, v29.8b, v2.8b
-	WORD $0x4e22c3a2 // smull2 v2.8h, v29.16b, v2.16b
-	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
-	WORD $0x4e60694c // sadalp v12.4s, v10.8h
-	WORD $0x0e2ec3aa // smull v10.8h, v29.8b, v14.8b
-	WORD $0x4e2ec3bd // smull2 v29.8h, v29.16b, v14.16b
-	WORD $0x0e35c38e // smull v14.8h, v28.8b, v21.8b
-	WORD $0x4e62bda2 // addp v2.8h, v13.8h, v2.8h
-	WORD $0x4e606861 // sadalp v1.4s, v3.8h
-	WORD $0x4e35c383 // smull2 v3.8h, v28.16b, v21.16b
-	WORD $0x0e33c395 // smull v21.8h, v28.8b, v19.8b
-	WORD $0x4e33c393 // smull2 v19.8h, v28.16b, v19.16b
-	WORD $0x4e606b14 // sadalp v20.4s, v24.8h
+	WORD $0x0e2fc140 // smull v0.8h, v10.8b, v15.8b
+	WORD $0x4e0406cf // dup v15.4s, v22.s[0]
+	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
 	WORD $0x4e7abf38 // addp v24.8h, v25.8h, v26.8h
 	WORD $0x4e7fbfd9 // addp v25.8h, v30.8h, v31.8h
-	WORD $0x4e6bbd3a // addp v26.8h, v9.8h, v11.8h
+	WORD $0xad407bff // ldp q31, q30, [sp]
+	WORD $0x4e6cbdcc // addp v12.8h, v14.8h, v12.8h
+	WORD $0x0e23c14e // smull v14.8h, v10.8b, v3.8b
+	WORD $0x4e23c143 // smull2 v3.8h, v10.16b, v3.16b
+	WORD $0x4e6dbc00 // addp v0.8h, v0.8h, v13.8h
+	WORD $0x0e2bc14d // smull v13.8h, v10.8b, v11.8b
+	WORD $0x4e2bc14b // smull2 v11.8h, v10.16b, v11.16b
+	WORD $0x4e60298c // saddlp v12.4s, v12.8h
+	WORD $0x4ebe84c6 // add v6.4s, v6.4s, v30.4s
+	WORD $0x4e606827 // sadalp v7.4s, v1.8h
+	WORD $0x4e1c0601 // dup v1.4s, v16.s[3]
+	WORD $0x4e602850 // saddlp v16.4s, v2.8h
+	WORD $0x0e2fc122 // smull v2.8h, v9.8b, v15.8b
+	WORD $0x4e2fc129 // smull2 v9.8h, v9.16b, v15.16b
 	WORD $0x4e63bdc3 // addp v3.8h, v14.8h, v3.8h
-	WORD $0x4e73bea4 // addp v4.8h, v21.8h, v19.8h
+	WORD $0x4e6bbdab // addp v11.8h, v13.8h, v11.8h
+	WORD $0x4e1406cd // dup v13.4s, v22.s[2]
+	WORD $0x4e1c06d6 // dup v22.4s, v22.s[3]
+	WORD $0x0e21c38a // smull v10.8h, v28.8b, v1.8b
+	WORD $0x4e21c381 // smull2 v1.8h, v28.16b, v1.16b
+	WORD $0x4e606810 // sadalp v16.4s, v0.8h
+	WORD $0x0e24c3a0 // smull v0.8h, v29.8b, v4.8b
+	WORD $0x4e24c3a4 // smull2 v4.8h, v29.16b, v4.16b
+	WORD $0x4e69bc42 // addp v2.8h, v2.8h, v9.8h
+	WORD $0x4e140669 // dup v9.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e60696c // sadalp v12.4s, v11.8h
+	WORD $0x0e2dc3ab // smull v11.8h, v29.8b, v13.8b
+	WORD $0x4e61bd41 // addp v1.8h, v10.8h, v1.8h
+	WORD $0x4e602842 // saddlp v2.4s, v2.8h
+	WORD $0x0e29c3ae // smull v14.8h, v29.8b, v9.8b
+	WORD $0x4e29c3a9 // smull2 v9.8h, v29.16b, v9.16b
+	WORD $0x4e2dc3bd // smull2 v29.8h, v29.16b, v13.16b
+	WORD $0x0e33c38d // smull v13.8h, v28.8b, v19.8b
+	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
 	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
-	WORD $0x4e7dbd5b // addp v27.8h, v10.8h, v29.8h
-	WORD $0xad4077fe // ldp q30, q29, [sp]
-	WORD $0x4e60684c // sadalp v12.4s, v2.8h
-	WORD $0x4e606b61 // sadalp v1.4s, v27.8h
-	WORD $0x4ebd8610 // add v16.4s, v16.4s, v29.4s
+	WORD $0x4e606862 // sadalp v2.4s, v3.8h
+	WORD $0x4e33c383 // smull2 v3.8h, v28.16b, v19.16b
+	WORD $0x0e36c393 // smull v19.8h, v28.8b, v22.8b
+	WORD $0x4e36c396 // smull2 v22.8h, v28.16b, v22.16b
+	WORD $0x4e69bdda // addp v26.8h, v14.8h, v9.8h
+	WORD $0x4e7dbd7b // addp v27.8h, v11.8h, v29.8h
 	WORD $0x4e606907 // sadalp v7.4s, v8.8h
-	WORD $0x4e606817 // sadalp v23.4s, v0.8h
-	WORD $0x3dc00be0 // ldr q0, [sp, #0x20]
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e606806 // sadalp v6.4s, v0.8h
+	WORD $0x4e63bda3 // addp v3.8h, v13.8h, v3.8h
+	WORD $0x4e76be64 // addp v4.8h, v19.8h, v22.8h
+	WORD $0x4ebe8693 // add v19.4s, v20.4s, v30.4s
+	WORD $0x4e606b4c // sadalp v12.4s, v26.8h
+	WORD $0x4e606b62 // sadalp v2.4s, v27.8h
+	WORD $0x4e606810 // sadalp v16.4s, v0.8h
 	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x4e606a35 // sadalp v21.4s, v17.8h
+	WORD $0x6e3fdc11 // fmul v17.4s, v0.4s, v31.4s
 	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
-	WORD $0x6e3edc02 // fmul v2.4s, v0.4s, v30.4s
-	WORD $0x4e60686c // sadalp v12.4s, v3.8h
-	WORD $0x4e606881 // sadalp v1.4s, v4.8h
 	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
-	WORD $0x4ea21c44 // mov v4.16b, v2.16b
-	WORD $0x4ebd8691 // add v17.4s, v20.4s, v29.4s
-	WORD $0x4ea21c43 // mov v3.16b, v2.16b
-	WORD $0x4ebd84c6 // add v6.4s, v6.4s, v29.4s
-	WORD $0x4ebd8652 // add v18.4s, v18.4s, v29.4s
-	WORD $0x4e31cc04 // fmla v4.4s, v0.4s, v17.4s
-	WORD $0x4ea21c51 // mov v17.16b, v2.16b
-	WORD $0x4e30cc02 // fmla v2.4s, v0.4s, v16.4s
-	WORD $0x3dc092d0 // ldr q16, [x22, #0x240]
-	WORD $0x910a02d6 // add x22, x22, #0x280
-	WORD $0x4ebd8593 // add v19.4s, v12.4s, v29.4s
-	WORD $0x4e32cc03 // fmla v3.4s, v0.4s, v18.4s
-	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
+	WORD $0x4e60686c // sadalp v12.4s, v3.8h
+	WORD $0x4eb11e23 // mov v3.16b, v17.16b
+	WORD $0x4e606882 // sadalp v2.4s, v4.8h
+	WORD $0x4ebe86a4 // add v4.4s, v21.4s, v30.4s
+	WORD $0x4e606830 // sadalp v16.4s, v1.8h
+	WORD $0x4eb11e21 // mov v1.16b, v17.16b
+	WORD $0x4ebe8652 // add v18.4s, v18.4s, v30.4s
+	WORD $0x4e24cc03 // fmla v3.4s, v0.4s, v4.4s
+	WORD $0x4ebe84e7 // add v7.4s, v7.4s, v30.4s
+	WORD $0x4eb11e24 // mov v4.16b, v17.16b
 	WORD $0x4e26cc11 // fmla v17.4s, v0.4s, v6.4s
-	WORD $0x4ebd84e7 // add v7.4s, v7.4s, v29.4s
-	WORD $0x4e3ed666 // fadd v6.4s, v19.4s, v30.4s
-	WORD $0x4e3ed421 // fadd v1.4s, v1.4s, v30.4s
-	WORD $0x4e3ed4e0 // fadd v0.4s, v7.4s, v30.4s
-	WORD $0x4e606b57 // sadalp v23.4s, v26.8h
-	WORD $0x4e26ce04 // fmla v4.4s, v16.4s, v6.4s
-	WORD $0xbd400306 // ldr s6, [x24]
-	WORD $0x4e21ce03 // fmla v3.4s, v16.4s, v1.4s
-	WORD $0xbd400321 // ldr s1, [x25]
-	WORD $0x4e20ce02 // fmla v2.4s, v16.4s, v0.4s
-	WORD $0xbc440680 // ldr s0, [x20], #0x40
-	WORD $0x4f811096 // fmla v22.4s, v4.4s, v1.s[0]
-	WORD $0x4f801065 // fmla v5.4s, v3.4s, v0.s[0]
+	WORD $0x4ebe8594 // add v20.4s, v12.4s, v30.4s
+	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
+	WORD $0x4e33cc04 // fmla v4.4s, v0.4s, v19.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4e3fd4e0 // fadd v0.4s, v7.4s, v31.4s
+	WORD $0x3dc092c7 // ldr q7, [x22, #0x240]
+	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x4e3fd692 // fadd v18.4s, v20.4s, v31.4s
+	WORD $0x4ebe8610 // add v16.4s, v16.4s, v30.4s
+	WORD $0x4e3fd442 // fadd v2.4s, v2.4s, v31.4s
+	WORD $0x4e20ccf1 // fmla v17.4s, v7.4s, v0.4s
+	WORD $0xbc5a0280 // ldur s0, [x20, #-0x60]
+	WORD $0x4e32cce3 // fmla v3.4s, v7.4s, v18.4s
+	WORD $0x4e3fd606 // fadd v6.4s, v16.4s, v31.4s
+	WORD $0x3dc00bf0 // ldr q16, [sp, #0x20]
+	WORD $0x4e22cce1 // fmla v1.4s, v7.4s, v2.4s
+	WORD $0xbc5e0282 // ldur s2, [x20, #-0x20]
+	WORD $0x4e26cce4 // fmla v4.4s, v7.4s, v6.4s
+	WORD $0xbd402286 // ldr s6, [x20, #0x20]
+	WORD $0xbd406287 // ldr s7, [x20, #0x60]
+	WORD $0x4f821065 // fmla v5.4s, v3.4s, v2.s[0]
+	WORD $0x91040294 // add x20, x20, #0x100
+	WORD $0x4f801030 // fmla v16.4s, v1.4s, v0.s[0]
 	WORD $0xad4183e1 // ldp q1, q0, [sp, #0x30]
-	WORD $0x4ebd86f4 // add v20.4s, v23.4s, v29.4s
-	WORD $0x4eb61ec4 // mov v4.16b, v22.16b
-	WORD $0x4e3ed687 // fadd v7.4s, v20.4s, v30.4s
-	WORD $0x4ea51ca3 // mov v3.16b, v5.16b
-	WORD $0x4e27ce11 // fmla v17.4s, v16.4s, v7.4s
-	WORD $0xbd4002e7 // ldr s7, [x23]
-	WORD $0x4f871040 // fmla v0.4s, v2.4s, v7.s[0]
-	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
-	WORD $0x54ffe468 // b.hi 0x31a0 <k_tile_panel_16+0x170>
-	WORD $0x17ffff02 // b 0x3120 <k_tile_panel_16+0xf0>
-	WORD $0xa941c410 // ldp x16, x17, [x0, #0x18]
-	WORD $0xd37ae54c // lsl x12, x10, #6
-	WORD $0xa9403403 // ldp x3, x13, [x0]
-	WORD $0xd37ced22 // lsl x2, x9, #4
-	WORD $0xa9433c0e // ldp x14, x15, [x0, #0x30]
-	WORD $0xf9400801 // ldr x1, [x0, #0x10]
-	WORD $0x9b117d8b // mul x11, x12, x17
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x8b020062 // add x2, x3, x2
-	WORD $0x9b0c7e2c // mul x12, x17, x12
-	WORD $0xd379e231 // lsl x17, x17, #7
-	WORD $0x910005c3 // add x3, x14, #0x1
-	WORD $0x14000007 // b 0x356c <k_tile_panel_16+0x53c>
-	WORD $0x91000946 // add x6, x10, #0x2
-	WORD $0x8b1101ad // add x13, x13, x17
-	WORD $0x3d800083 // str q3, [x4]
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x3ca56882 // str q2, [x4, x5]
-	WORD $0x54ffd9ac // b.gt 0x309c <k_tile_panel_16+0x6c>
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef605 // lsl x5, x16, #2
-	WORD $0x8b0a0844 // add x4, x2, x10, lsl #2
-	WORD $0xaa0603ea // mov x10, x6
-	WORD $0xb400012f // cbz x15, 0x35a0 <k_tile_panel_16+0x570>
-	WORD $0x3dc00083 // ldr q3, [x4]
-	WORD $0x3ce56882 // ldr q2, [x4, x5]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa0d03e6 // mov x6, x13
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0xaa0103f3 // mov x19, x1
-	WORD $0x5400012a // b.ge 0x35bc <k_tile_panel_16+0x58c>
-	WORD $0x17ffffee // b 0x3554 <k_tile_panel_16+0x524>
+	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0x54ffe528 // b.hi 0x3684 <k_tile_panel_16+0x324>
+	WORD $0x17ffff04 // b 0x35f4 <k_tile_panel_16+0x294>
+	WORD $0xf9401010 // ldr x16, [x0, #0x20]
+	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xf9400001 // ldr x1, [x0]
+	WORD $0xd37ae603 // lsl x3, x16, #6
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0x8b0c0021 // add x1, x1, x12
+	WORD $0x91010042 // add x2, x2, #0x40
+	WORD $0xd1040063 // sub x3, x3, #0x100
+	WORD $0x910005e4 // add x4, x15, #0x1
+	WORD $0x14000007 // b 0x3a30 <k_tile_panel_16+0x6d0>
+	WORD $0x91000987 // add x7, x12, #0x2
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x3d8000a3 // str q3, [x5]
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x3ca668a2 // str q2, [x5, x6]
+	WORD $0x54ffda6c // b.gt 0x3578 <k_tile_panel_16+0x218>
+	WORD $0xcb0901ac // sub x12, x13, x9
+	WORD $0x91000db3 // add x19, x13, #0x3
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9b0c7e0c // mul x12, x16, x12
+	WORD $0xd37ef606 // lsl x6, x16, #2
+	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
+	WORD $0xaa0703ec // mov x12, x7
+	WORD $0x9a8db267 // csel x7, x19, x13, lt
+	WORD $0xb40000ce // cbz x14, 0x3a68 <k_tile_panel_16+0x708>
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0x3ce668a2 // ldr q2, [x5, x6]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000ca // b.ge 0x3a78 <k_tile_panel_16+0x718>
+	WORD $0x17ffffed // b 0x3a18 <k_tile_panel_16+0x6b8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa0d03e6 // mov x6, x13
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0xaa0103f3 // mov x19, x1
-	WORD $0x54fffceb // b.lt 0x3554 <k_tile_panel_16+0x524>
-	WORD $0x8b0c00d4 // add x20, x6, x12
-	WORD $0x8b0b00d5 // add x21, x6, x11
-	WORD $0x3dc00272 // ldr q18, [x19]
-	WORD $0xad401e84 // ldp q4, q7, [x20]
-	WORD $0x3dc01266 // ldr q6, [x19, #0x40]
-	WORD $0xad4046b0 // ldp q16, q17, [x21]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54fffd2b // b.lt 0x3a18 <k_tile_panel_16+0x6b8>
+	WORD $0x9342fce7 // asr x7, x7, #2
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0x9b077c67 // mul x7, x3, x7
+	WORD $0x8b0d18ed // add x13, x7, x13, lsl #6
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x8b0d004d // add x13, x2, x13
+	WORD $0xad4015a4 // ldp q4, q5, [x13]
 	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x3dc02265 // ldr q5, [x19, #0x80]
-	WORD $0x3dc04261 // ldr q1, [x19, #0x100]
+	WORD $0x3dc00273 // ldr q19, [x19]
+	WORD $0xad7e41a6 // ldp q6, q16, [x13, #-0x40]
+	WORD $0x3dc01272 // ldr q18, [x19, #0x40]
 	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x3dc02267 // ldr q7, [x19, #0x80]
 	WORD $0x4e040480 // dup v0.4s, v4.s[0]
-	WORD $0x4e0c0494 // dup v20.4s, v4.s[1]
-	WORD $0x4e140493 // dup v19.4s, v4.s[2]
-	WORD $0x4e0c0615 // dup v21.4s, v16.s[1]
-	WORD $0x4e040617 // dup v23.4s, v16.s[0]
-	WORD $0x4e0404f8 // dup v24.4s, v7.s[0]
-	WORD $0x4e040639 // dup v25.4s, v17.s[0]
+	WORD $0x4e0c0481 // dup v1.4s, v4.s[1]
+	WORD $0x4e140496 // dup v22.4s, v4.s[2]
+	WORD $0x4e0404d8 // dup v24.4s, v6.s[0]
+	WORD $0x4e0c04d7 // dup v23.4s, v6.s[1]
+	WORD $0x4e0404b9 // dup v25.4s, v5.s[0]
+	WORD $0x4e04061a // dup v26.4s, v16.s[0]
+	WORD $0x3dc04275 // ldr q21, [x19, #0x100]
+	WORD $0x3dc05271 // ldr q17, [x19, #0x140]
+	WORD $0x0e20c274 // smull v20.8h, v19.8b, v0.8b
+	WORD $0x4e20c260 // smull2 v0.8h, v19.16b, v0.16b
+	WORD $0x0e21c25b // smull v27.8h, v18.8b, v1.8b
+	WORD $0x4e21c241 // smull2 v1.8h, v18.16b, v1.16b
+	WORD $0x0e36c0fc // smull v28.8h, v7.8b, v22.8b
+	WORD $0x4e36c0f6 // smull2 v22.8h, v7.16b, v22.16b
+	WORD $0x0e39c2bd // smull v29.8h, v21.8b, v25.8b
+	WORD $0x4e39c2b9 // smull2 v25.8h, v21.16b, v25.16b
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
-	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x0e20c256 // smull v22.8h, v18.8b, v0.8b
-	WORD $0x4e20c240 // smull2 v0.8h, v18.16b, v0.16b
-	WORD $0x0e34c0db // smull v27.8h, v6.8b, v20.8b
-	WORD $0x4e34c0d4 // smull2 v20.8h, v6.16b, v20.16b
-	WORD $0x0e35c0dc // smull v28.8h, v6.8b, v21.8b
-	WORD $0x4e35c0c6 // smull2 v6.8h, v6.16b, v21.16b
-	WORD $0x0e37c255 // smull v21.8h, v18.8b, v23.8b
-	WORD $0x4e37c252 // smull2 v18.8h, v18.16b, v23.16b
-	WORD $0x0e33c0ba // smull v26.8h, v5.8b, v19.8b
-	WORD $0x4e33c0b3 // smull2 v19.8h, v5.16b, v19.16b
-	WORD $0x4e38c037 // smull2 v23.8h, v1.16b, v24.16b
-	WORD $0x4e60bec0 // addp v0.8h, v22.8h, v0.8h
-	WORD $0x0e38c036 // smull v22.8h, v1.8b, v24.8b
-	WORD $0x0e39c038 // smull v24.8h, v1.8b, v25.8b
-	WORD $0x4e39c021 // smull2 v1.8h, v1.16b, v25.16b
-	WORD $0x4e0c04f9 // dup v25.4s, v7.s[1]
-	WORD $0x4e74bf74 // addp v20.8h, v27.8h, v20.8h
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e0c0635 // dup v21.4s, v17.s[1]
-	WORD $0x4e66bf86 // addp v6.8h, v28.8h, v6.8h
+	WORD $0x4e60be80 // addp v0.8h, v20.8h, v0.8h
+	WORD $0x0e38c274 // smull v20.8h, v19.8b, v24.8b
+	WORD $0x4e38c273 // smull2 v19.8h, v19.16b, v24.16b
+	WORD $0x0e37c258 // smull v24.8h, v18.8b, v23.8b
+	WORD $0x4e37c257 // smull2 v23.8h, v18.16b, v23.16b
+	WORD $0x4e61bf61 // addp v1.8h, v27.8h, v1.8h
+	WORD $0x0e3ac2bb // smull v27.8h, v21.8b, v26.8b
+	WORD $0x4e76bf96 // addp v22.8h, v28.8h, v22.8h
+	WORD $0x4e79bfb9 // addp v25.8h, v29.8h, v25.8h
+	WORD $0x4e602812 // saddlp v18.4s, v0.8h
+	WORD $0x4e3ac2a0 // smull2 v0.8h, v21.16b, v26.16b
+	WORD $0x4e0c04b5 // dup v21.4s, v5.s[1]
+	WORD $0x4e73be93 // addp v19.8h, v20.8h, v19.8h
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e1404da // dup v26.4s, v6.s[2]
+	WORD $0x4e77bf17 // addp v23.8h, v24.8h, v23.8h
+	WORD $0x4e1404b8 // dup v24.4s, v5.s[2]
+	WORD $0x4e602b39 // saddlp v25.4s, v25.8h
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
+	WORD $0x0e34c23c // smull v28.8h, v17.8b, v20.8b
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	WORD $0x4e60bf60 // addp v0.8h, v27.8h, v0.8h
+	WORD $0x4e606832 // sadalp v18.4s, v1.8h
+	WORD $0x0e35c221 // smull v1.8h, v17.8b, v21.8b
+	WORD $0x4e35c235 // smull2 v21.8h, v17.16b, v21.16b
+	WORD $0x4e34c231 // smull2 v17.8h, v17.16b, v20.16b
+	WORD $0x0e3ac0f4 // smull v20.8h, v7.8b, v26.8b
+	WORD $0x4e3ac0e7 // smull2 v7.8h, v7.16b, v26.16b
 	WORD $0x4e602800 // saddlp v0.4s, v0.8h
-	WORD $0x4e73bf53 // addp v19.8h, v26.8h, v19.8h
-	WORD $0x3dc0527a // ldr q26, [x19, #0x140]
-	WORD $0x4e77bed6 // addp v22.8h, v22.8h, v23.8h
-	WORD $0x4e14061b // dup v27.4s, v16.s[2]
+	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
+	WORD $0x4e140617 // dup v23.4s, v16.s[2]
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x0e39c357 // smull v23.8h, v26.8b, v25.8b
-	WORD $0x4e39c359 // smull2 v25.8h, v26.16b, v25.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x4e61bf01 // addp v1.8h, v24.8h, v1.8h
-	WORD $0x4e1404f8 // dup v24.4s, v7.s[2]
-	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
-	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
-	WORD $0x4e606a80 // sadalp v0.4s, v20.8h
-	WORD $0x0e35c354 // smull v20.8h, v26.8b, v21.8b
-	WORD $0x4e35c355 // smull2 v21.8h, v26.16b, v21.16b
-	WORD $0x4e79bef7 // addp v23.8h, v23.8h, v25.8h
-	WORD $0x3dc06279 // ldr q25, [x19, #0x180]
-	WORD $0x4e602821 // saddlp v1.4s, v1.8h
-	WORD $0x0e3bc0ba // smull v26.8h, v5.8b, v27.8b
-	WORD $0x4e3bc0a5 // smull2 v5.8h, v5.16b, v27.16b
-	WORD $0x4e6068d2 // sadalp v18.4s, v6.8h
-	WORD $0x4e140626 // dup v6.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e75be94 // addp v20.8h, v20.8h, v21.8h
-	WORD $0x0e38c335 // smull v21.8h, v25.8b, v24.8b
-	WORD $0x4e38c338 // smull2 v24.8h, v25.16b, v24.16b
-	WORD $0x4e606af6 // sadalp v22.4s, v23.8h
-	WORD $0x0e26c337 // smull v23.8h, v25.8b, v6.8b
-	WORD $0x4e26c326 // smull2 v6.8h, v25.16b, v6.16b
-	WORD $0x3dc03279 // ldr q25, [x19, #0xc0]
-	WORD $0x4e65bf45 // addp v5.8h, v26.8h, v5.8h
-	WORD $0x4e78beb5 // addp v21.8h, v21.8h, v24.8h
-	WORD $0x0e30c338 // smull v24.8h, v25.8b, v16.8b
-	WORD $0x4e30c330 // smull2 v16.8h, v25.16b, v16.16b
-	WORD $0x4e606a81 // sadalp v1.4s, v20.8h
+	WORD $0x4e75bc21 // addp v1.8h, v1.8h, v21.8h
+	WORD $0x3dc06275 // ldr q21, [x19, #0x180]
+	WORD $0x4e71bf91 // addp v17.8h, v28.8h, v17.8h
+	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
 	WORD $0x3dc07274 // ldr q20, [x19, #0x1c0]
-	WORD $0x4e66bee6 // addp v6.8h, v23.8h, v6.8h
-	WORD $0x4e606a60 // sadalp v0.4s, v19.8h
-	WORD $0x0e24c333 // smull v19.8h, v25.8b, v4.8b
-	WORD $0x4e24c324 // smull2 v4.8h, v25.16b, v4.16b
-	WORD $0x4e6068b2 // sadalp v18.4s, v5.8h
-	WORD $0x0e27c285 // smull v5.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
-	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
-	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
-	WORD $0x4e64be64 // addp v4.8h, v19.8h, v4.8h
-	WORD $0x4e67bca5 // addp v5.8h, v5.8h, v7.8h
-	WORD $0x4e71bea7 // addp v7.8h, v21.8h, v17.8h
-	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
-	WORD $0x4e70bf06 // addp v6.8h, v24.8h, v16.8h
-	WORD $0x4e606880 // sadalp v0.4s, v4.8h
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4e6068b6 // sadalp v22.4s, v5.8h
-	WORD $0x6e3edc85 // fmul v5.4s, v4.4s, v30.4s
-	WORD $0x4e6068d2 // sadalp v18.4s, v6.8h
-	WORD $0x4ea51cb0 // mov v16.16b, v5.16b
-	WORD $0x4ebd8400 // add v0.4s, v0.4s, v29.4s
-	WORD $0x4e6068e1 // sadalp v1.4s, v7.8h
-	WORD $0x4ebd86c7 // add v7.4s, v22.4s, v29.4s
-	WORD $0x4ebd8646 // add v6.4s, v18.4s, v29.4s
-	WORD $0x4e20cc85 // fmla v5.4s, v4.4s, v0.4s
-	WORD $0x4e3ed4e0 // fadd v0.4s, v7.4s, v30.4s
-	WORD $0x4e26cc90 // fmla v16.4s, v4.4s, v6.4s
-	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
+	WORD $0x0e38c2ba // smull v26.8h, v21.8b, v24.8b
+	WORD $0x4e38c2b8 // smull2 v24.8h, v21.16b, v24.16b
+	WORD $0x4e606839 // sadalp v25.4s, v1.8h
+	WORD $0x0e37c2a1 // smull v1.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x3dc03277 // ldr q23, [x19, #0xc0]
+	WORD $0x4e606a20 // sadalp v0.4s, v17.8h
+	WORD $0x0e24c2f1 // smull v17.8h, v23.8b, v4.8b
+	WORD $0x4e24c2e4 // smull2 v4.8h, v23.16b, v4.16b
+	WORD $0x4e75bc21 // addp v1.8h, v1.8h, v21.8h
+	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
+	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x4e78bf56 // addp v22.8h, v26.8h, v24.8h
+	WORD $0x0e26c2f8 // smull v24.8h, v23.8b, v6.8b
+	WORD $0x4e26c2e6 // smull2 v6.8h, v23.16b, v6.16b
+	WORD $0x4e6068f3 // sadalp v19.4s, v7.8h
+	WORD $0x0e25c287 // smull v7.8h, v20.8b, v5.8b
+	WORD $0x4e25c285 // smull2 v5.8h, v20.16b, v5.16b
+	WORD $0x4e606ad9 // sadalp v25.4s, v22.8h
+	WORD $0x4e606820 // sadalp v0.4s, v1.8h
+	WORD $0x4e64be21 // addp v1.8h, v17.8h, v4.8h
+	WORD $0x4e66bf04 // addp v4.8h, v24.8h, v6.8h
+	WORD $0x4e70bea6 // addp v6.8h, v21.8h, v16.8h
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e606832 // sadalp v18.4s, v1.8h
+	WORD $0x3dc08261 // ldr q1, [x19, #0x200]
+	WORD $0x4e606893 // sadalp v19.4s, v4.8h
+	WORD $0x6e3fdc24 // fmul v4.4s, v1.4s, v31.4s
+	WORD $0x4e6068b9 // sadalp v25.4s, v5.8h
+	WORD $0x4e6068c0 // sadalp v0.4s, v6.8h
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4ebe8646 // add v6.4s, v18.4s, v30.4s
+	WORD $0x4ebe8665 // add v5.4s, v19.4s, v30.4s
+	WORD $0x4e26cc24 // fmla v4.4s, v1.4s, v6.4s
+	WORD $0x4ebe8727 // add v7.4s, v25.4s, v30.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4e25cc30 // fmla v16.4s, v1.4s, v5.4s
+	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
 	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
-	WORD $0x4e20cc85 // fmla v5.4s, v4.4s, v0.4s
-	WORD $0xbd4022a0 // ldr s0, [x21, #0x20]
-	WORD $0x4e3ed421 // fadd v1.4s, v1.4s, v30.4s
-	WORD $0x4e21cc90 // fmla v16.4s, v4.4s, v1.4s
-	WORD $0xbd402281 // ldr s1, [x20, #0x20]
-	WORD $0x4f8110a2 // fmla v2.4s, v5.4s, v1.s[0]
+	WORD $0x4e3fd4e1 // fadd v1.4s, v7.4s, v31.4s
+	WORD $0x4e3fd400 // fadd v0.4s, v0.4s, v31.4s
+	WORD $0x4e21cca4 // fmla v4.4s, v5.4s, v1.4s
+	WORD $0xbd4021a1 // ldr s1, [x13, #0x20]
+	WORD $0x4e20ccb0 // fmla v16.4s, v5.4s, v0.4s
+	WORD $0xbc5e01a0 // ldur s0, [x13, #-0x20]
+	WORD $0x910401ad // add x13, x13, #0x100
+	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
 	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
-	WORD $0x54fff1c8 // b.hi 0x35bc <k_tile_panel_16+0x58c>
-	WORD $0x17ffff73 // b 0x3554 <k_tile_panel_16+0x524>
+	WORD $0x54fff208 // b.hi 0x3a90 <k_tile_panel_16+0x730>
+	WORD $0x17ffff71 // b 0x3a18 <k_tile_panel_16+0x6b8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffc6eb // b.lt 0x3074 <k_tile_panel_16+0x44>
-	WORD $0xf940100c // ldr x12, [x0, #0x20]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0x9b0a7d8c // mul x12, x12, x10
-	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
-	WORD $0x8b09114a // add x10, x10, x9, lsl #4
-	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
-	WORD $0xad400183 // ldp q3, q0, [x12]
-	WORD $0xd10005ad // sub x13, x13, #0x1
-	WORD $0x3dc00144 // ldr q4, [x10]
-	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x3dc01146 // ldr q6, [x10, #0x40]
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54ffba4b // b.lt 0x33ac <k_tile_panel_16+0x4c>
+	WORD $0xd342fdd0 // lsr x16, x14, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0xcb0e018e // sub x14, x12, x14
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
+	WORD $0x8b08102c // add x12, x1, x8, lsl #4
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
+	WORD $0xad4001c3 // ldp q3, q0, [x14]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x3dc01186 // ldr q6, [x12, #0x40]
 	WORD $0x4e040461 // dup v1.4s, v3.s[0]
 	WORD $0x4e040405 // dup v5.4s, v0.s[0]
 	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
@@ -3617,20 +3928,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
 	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
 	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
-	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
 	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
 	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
 	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
 	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
-	WORD $0x3dc02151 // ldr q17, [x10, #0x80]
+	WORD $0x3dc02191 // ldr q17, [x12, #0x80]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
 	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
 	WORD $0x4e140412 // dup v18.4s, v0.s[2]
 	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
 	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
-	WORD $0x3dc06153 // ldr q19, [x10, #0x180]
+	WORD $0x3dc06193 // ldr q19, [x12, #0x180]
 	WORD $0x4e602821 // saddlp v1.4s, v1.8h
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
@@ -3640,9 +3951,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
 	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
 	WORD $0x4e606885 // sadalp v5.4s, v4.8h
-	WORD $0x3dc03144 // ldr q4, [x10, #0xc0]
+	WORD $0x3dc03184 // ldr q4, [x12, #0xc0]
 	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
-	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
+	WORD $0x3dc07187 // ldr q7, [x12, #0x1c0]
 	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
 	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
 	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
@@ -3654,552 +3965,662 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
 	WORD $0x4e606861 // sadalp v1.4s, v3.8h
 	WORD $0x4e606805 // sadalp v5.4s, v0.8h
-	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
-	WORD $0x6e3edc03 // fmul v3.4s, v0.4s, v30.4s
-	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
-	WORD $0x4ebd84a4 // add v4.4s, v5.4s, v29.4s
+	WORD $0x3dc08180 // ldr q0, [x12, #0x200]
+	WORD $0x6e3fdc03 // fmul v3.4s, v0.4s, v31.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ebe84a4 // add v4.4s, v5.4s, v30.4s
 	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
-	WORD $0x3dc09141 // ldr q1, [x10, #0x240]
-	WORD $0x910a014a // add x10, x10, #0x280
-	WORD $0x4e3ed480 // fadd v0.4s, v4.4s, v30.4s
+	WORD $0x3dc09181 // ldr q1, [x12, #0x240]
+	WORD $0x910a018c // add x12, x12, #0x280
+	WORD $0x4e3fd480 // fadd v0.4s, v4.4s, v31.4s
 	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
-	WORD $0xbd402180 // ldr s0, [x12, #0x20]
-	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0xbd4021c0 // ldr s0, [x14, #0x20]
+	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fff828 // b.hi 0x37b4 <k_tile_panel_16+0x784>
-	WORD $0x17fffdf0 // b 0x3074 <k_tile_panel_16+0x44>
-	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
-	WORD $0xf9404bf9 // ldr x25, [sp, #0x90]
-	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
-	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
+	WORD $0x54fff828 // b.hi 0x3c90 <k_tile_panel_16+0x930>
+	WORD $0x17fffd87 // b 0x33ac <k_tile_panel_16+0x4c>
+	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
+	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
 	WORD $0x6d4823e9 // ldp d9, d8, [sp, #0x80]
 	WORD $0x6d472beb // ldp d11, d10, [sp, #0x70]
 	WORD $0x6d4633ed // ldp d13, d12, [sp, #0x60]
 	WORD $0x6d453bef // ldp d15, d14, [sp, #0x50]
-	WORD $0x910343ff // add sp, sp, #0xd0
+	WORD $0x9102c3ff // add sp, sp, #0xb0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16_min
-	WORD $0xd104c3ff // sub sp, sp, #0x130
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0xd10483ff // sub sp, sp, #0x120
+	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
+	WORD $0x4e040d5e // dup v30.4s, w10
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x4e040d9f // dup v31.4s, w12
 	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
-	WORD $0x4e040d1d // dup v29.4s, w8
-	WORD $0x4e040d3e // dup v30.4s, w9
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xf240053f // tst x9, #0x3
+	WORD $0x8b09016a // add x10, x11, x9
 	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
+	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
 	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
+	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
-	WORD $0xa90f67fd // stp x29, x25, [sp, #0xf0]
-	WORD $0xa9105ff8 // stp x24, x23, [sp, #0x100]
-	WORD $0xa91157f6 // stp x22, x21, [sp, #0x110]
-	WORD $0xa9124ff4 // stp x20, x19, [sp, #0x120]
-	WORD $0xad0077fe // stp q30, q29, [sp]
-	WORD $0x14000005 // b 0x3934 <k_tile_panel_16_min+0x54>
-	WORD $0x3ca97962 // str q2, [x11, x9, lsl #4]
-	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x54004680 // b.eq 0x4200 <k_tile_panel_16_min+0x920>
+	WORD $0xf9007bfd // str x29, [sp, #0xf0]
+	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
+	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
+	WORD $0xad007bff // stp q31, q30, [sp]
+	WORD $0x14000005 // b 0x3e14 <k_tile_panel_16_min+0x60>
+	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400024a // b.ge 0x3980 <k_tile_panel_16_min+0xa0>
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27f0146 // orr x6, x10, #0x2
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x5400274d // b.le 0x3e30 <k_tile_panel_16_min+0x550>
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffeca // b.ge 0x3928 <k_tile_panel_16_min+0x48>
-	WORD $0xf9400c0b // ldr x11, [x0, #0x18]
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x9b0a7d6b // mul x11, x11, x10
-	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
-	WORD $0xb4003acd // cbz x13, 0x40c0 <k_tile_panel_16_min+0x7e0>
-	WORD $0x3ce97962 // ldr q2, [x11, x9, lsl #4]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54003aca // b.ge 0x40d0 <k_tile_panel_16_min+0x7f0>
-	WORD $0x17ffffea // b 0x3924 <k_tile_panel_16_min+0x44>
-	WORD $0xa9412c0e // ldp x14, x11, [x0, #0x10]
-	WORD $0xd37ced2f // lsl x15, x9, #4
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9401810 // ldp x16, x6, [x0]
-	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x8b0b0571 // add x17, x11, x11, lsl #1
-	WORD $0x8b040482 // add x2, x4, x4, lsl #1
-	WORD $0x8b0f01ce // add x14, x14, x15
-	WORD $0x8b0f020f // add x15, x16, x15
-	WORD $0xd37df170 // lsl x16, x11, #3
-	WORD $0xd378dc81 // lsl x1, x4, #8
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xd37ae442 // lsl x2, x2, #6
-	WORD $0xd379e083 // lsl x3, x4, #7
-	WORD $0xd37ae484 // lsl x4, x4, #6
-	WORD $0x910005a5 // add x5, x13, #0x1
-	WORD $0x9100e0c6 // add x6, x6, #0x38
-	WORD $0x52800094 // mov w20, #0x4 // =4
-	WORD $0x14000009 // b 0x39f0 <k_tile_panel_16_min+0x110>
-	WORD $0x91001154 // add x20, x10, #0x4
-	WORD $0x8b0100c6 // add x6, x6, x1
-	WORD $0x3d8000e7 // str q7, [x7]
-	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x3cb368f1 // str q17, [x7, x19]
-	WORD $0x3cb068f0 // str q16, [x7, x16]
-	WORD $0x3cb168e6 // str q6, [x7, x17]
-	WORD $0x54fffaac // b.gt 0x3940 <k_tile_panel_16_min+0x60>
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0xd37ef573 // lsl x19, x11, #2
-	WORD $0x8b0a09e7 // add x7, x15, x10, lsl #2
-	WORD $0xaa1403ea // mov x10, x20
-	WORD $0xb400016c // cbz x12, 0x3a2c <k_tile_panel_16_min+0x14c>
-	WORD $0x3dc000e7 // ldr q7, [x7]
-	WORD $0x3cf368f1 // ldr q17, [x7, x19]
-	WORD $0x3cf068f0 // ldr q16, [x7, x16]
-	WORD $0x3cf168e6 // ldr q6, [x7, x17]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x5400016a // b.ge 0x3a50 <k_tile_panel_16_min+0x170>
-	WORD $0x17ffffea // b 0x39d0 <k_tile_panel_16_min+0xf0>
+	WORD $0x54005420 // b.eq 0x4894 <k_tile_panel_16_min+0xae0>
+	WORD $0xd37ced0c // lsl x12, x8, #4
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0x34000d4b // cbz w11, 0x3fc4 <k_tile_panel_16_min+0x210>
+	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
+	WORD $0xaa0903f4 // mov x20, x9
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa9404002 // ldp x2, x16, [x0]
+	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0x910005e3 // add x3, x15, #0x1
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0xcb090284 // sub x4, x20, x9
+	WORD $0x91000e85 // add x5, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b047da4 // mul x4, x13, x4
+	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
+	WORD $0x8b040844 // add x4, x2, x4, lsl #2
+	WORD $0xb40000ae // cbz x14, 0x3e6c <k_tile_panel_16_min+0xb8>
+	WORD $0x3dc00082 // ldr q2, [x4]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000aa // b.ge 0x3e78 <k_tile_panel_16_min+0xc4>
+	WORD $0x14000051 // b 0x3fac <k_tile_panel_16_min+0x1f8>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540009cb // b.lt 0x3fac <k_tile_panel_16_min+0x1f8>
+	WORD $0xd342fca6 // lsr x6, x5, #2
+	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
+	WORD $0xaa1103e7 // mov x7, x17
+	WORD $0xcb050285 // sub x5, x20, x5
+	WORD $0x9b067c26 // mul x6, x1, x6
+	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xad4010a3 // ldp q3, q4, [x5]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x3dc000e6 // ldr q6, [x7]
+	WORD $0x3dc040f1 // ldr q17, [x7, #0x100]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x4e040487 // dup v7.4s, v4.s[0]
+	WORD $0x4e0c0472 // dup v18.4s, v3.s[1]
+	WORD $0x0e25c0d3 // smull v19.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x0e27c234 // smull v20.8h, v17.8b, v7.8b
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x3dc050f1 // ldr q17, [x7, #0x140]
+	WORD $0x0e32c215 // smull v21.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x0e26c232 // smull v18.8h, v17.8b, v6.8b
+	WORD $0x4e26c226 // smull2 v6.8h, v17.16b, v6.16b
+	WORD $0x4e140471 // dup v17.4s, v3.s[2]
+	WORD $0x4e65be65 // addp v5.8h, v19.8h, v5.8h
+	WORD $0x3dc020f3 // ldr q19, [x7, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
+	WORD $0x4e140494 // dup v20.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x3dc060f5 // ldr q21, [x7, #0x180]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
+	WORD $0x0e31c272 // smull v18.8h, v19.8b, v17.8b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x0e34c2b3 // smull v19.8h, v21.8b, v20.8b
+	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc030e6 // ldr q6, [x7, #0xc0]
+	WORD $0x4e71be50 // addp v16.8h, v18.8h, v17.8h
+	WORD $0x3dc070f1 // ldr q17, [x7, #0x1c0]
+	WORD $0x4e74be72 // addp v18.8h, v19.8h, v20.8h
+	WORD $0x0e23c0d3 // smull v19.8h, v6.8b, v3.8b
+	WORD $0x4e23c0c3 // smull2 v3.8h, v6.16b, v3.16b
+	WORD $0x0e24c226 // smull v6.8h, v17.8b, v4.8b
+	WORD $0x4e24c224 // smull2 v4.8h, v17.16b, v4.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e63be63 // addp v3.8h, v19.8h, v3.8h
+	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
+	WORD $0x4e64bcc4 // addp v4.8h, v6.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
+	WORD $0x4e606887 // sadalp v7.4s, v4.8h
+	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
+	WORD $0x4ebe84e6 // add v6.4s, v7.4s, v30.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
+	WORD $0x4e3fd4c3 // fadd v3.4s, v6.4s, v31.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x2d4694a4 // ldp s4, s5, [x5, #0x34]
+	WORD $0x3dc0a0e3 // ldr q3, [x7, #0x280]
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc0b0e3 // ldr q3, [x7, #0x2c0]
+	WORD $0x910c00e7 // add x7, x7, #0x300
+	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
+	WORD $0x54fff788 // b.hi 0x3e98 <k_tile_panel_16_min+0xe4>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x3d800082 // str q2, [x4]
+	WORD $0xf240069f // tst x20, #0x3
+	WORD $0x54000060 // b.eq 0x3fc4 <k_tile_panel_16_min+0x210>
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54fff40b // b.lt 0x3e40 <k_tile_panel_16_min+0x8c>
+	WORD $0x91001295 // add x21, x20, #0x4
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x540002ed // b.le 0x4028 <k_tile_panel_16_min+0x274>
+	WORD $0xaa1403ed // mov x13, x20
+	WORD $0x910009a7 // add x7, x13, #0x2
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x540026cd // b.le 0x44b4 <k_tile_panel_16_min+0x700>
+	WORD $0xaa0d03ec // mov x12, x13
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54fff10a // b.ge 0x3e08 <k_tile_panel_16_min+0x54>
+	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
+	WORD $0xcb09018e // sub x14, x12, x9
+	WORD $0xf940200f // ldr x15, [x0, #0x40]
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9b0e7dad // mul x13, x13, x14
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
+	WORD $0x91000d8e // add x14, x12, #0x3
+	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
+	WORD $0xb40039af // cbz x15, 0x4744 <k_tile_panel_16_min+0x990>
+	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540039aa // b.ge 0x4754 <k_tile_panel_16_min+0x9a0>
+	WORD $0x17ffff78 // b 0x3e04 <k_tile_panel_16_min+0x50>
+	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
+	WORD $0xd37ae425 // lsl x5, x1, #6
+	WORD $0x8b0c01af // add x15, x13, x12
+	WORD $0xa940100d // ldp x13, x4, [x0]
+	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
+	WORD $0xd37df1c2 // lsl x2, x14, #3
+	WORD $0xd10400a5 // sub x5, x5, #0x100
+	WORD $0x91000626 // add x6, x17, #0x1
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0x8b0c01a1 // add x1, x13, x12
+	WORD $0x91020084 // add x4, x4, #0x80
+	WORD $0x14000009 // b 0x4080 <k_tile_panel_16_min+0x2cc>
+	WORD $0x910011b5 // add x21, x13, #0x4
+	WORD $0xaa0d03f4 // mov x20, x13
+	WORD $0x3d8000f2 // str q18, [x7]
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x3cb368f0 // str q16, [x7, x19]
+	WORD $0x3ca268e7 // str q7, [x7, x2]
+	WORD $0x3ca368e6 // str q6, [x7, x3]
+	WORD $0x54fffacc // b.gt 0x3fd4 <k_tile_panel_16_min+0x220>
+	WORD $0xcb09028d // sub x13, x20, x9
+	WORD $0x91000e96 // add x22, x20, #0x3
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9b0d7dcd // mul x13, x14, x13
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
+	WORD $0xaa1503ed // mov x13, x21
+	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
+	WORD $0xb4000110 // cbz x16, 0x40c0 <k_tile_panel_16_min+0x30c>
+	WORD $0x3dc000f2 // ldr q18, [x7]
+	WORD $0x3cf368f0 // ldr q16, [x7, x19]
+	WORD $0x3ce268e7 // ldr q7, [x7, x2]
+	WORD $0x3ce368e6 // ldr q6, [x7, x3]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400010a // b.ge 0x40d8 <k_tile_panel_16_min+0x324>
+	WORD $0x17ffffe9 // b 0x4060 <k_tile_panel_16_min+0x2ac>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x54fffc2b // b.lt 0x39d0 <k_tile_panel_16_min+0xf0>
-	WORD $0x8b020297 // add x23, x20, x2
-	WORD $0xad039ff0 // stp q16, q7, [sp, #0x70]
-	WORD $0x3dc002c7 // ldr q7, [x22]
-	WORD $0xad04c7e6 // stp q6, q17, [sp, #0x90]
-	WORD $0x3cdc82f1 // ldur q17, [x23, #-0x38]
-	WORD $0x3dc012d3 // ldr q19, [x22, #0x40]
-	WORD $0x3dc022d2 // ldr q18, [x22, #0x80]
-	WORD $0x8b030298 // add x24, x20, x3
-	WORD $0x8b040299 // add x25, x20, x4
-	WORD $0x4e040630 // dup v16.4s, v17.s[0]
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e14063c // dup v28.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x3cdc8296 // ldur q22, [x20, #-0x38]
-	WORD $0x3cdc8339 // ldur q25, [x25, #-0x38]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54fffc6b // b.lt 0x4060 <k_tile_panel_16_min+0x2ac>
+	WORD $0x9342feb5 // asr x21, x21, #2
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0x9b157cb5 // mul x21, x5, x21
+	WORD $0x8b141ab4 // add x20, x21, x20, lsl #6
+	WORD $0xaa0603f5 // mov x21, x6
+	WORD $0x8b140094 // add x20, x4, x20
+	WORD $0xad03c3f2 // stp q18, q16, [sp, #0x70]
+	WORD $0x3dc002d4 // ldr q20, [x22]
+	WORD $0x3dc022d1 // ldr q17, [x22, #0x80]
+	WORD $0xad049be7 // stp q7, q6, [sp, #0x90]
 	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x0e30c0e6 // smull v6.8h, v7.8b, v16.8b
-	WORD $0x4e30c0f5 // smull2 v21.8h, v7.16b, v16.16b
-	WORD $0x0e34c277 // smull v23.8h, v19.8b, v20.8b
-	WORD $0x4e34c278 // smull2 v24.8h, v19.16b, v20.16b
-	WORD $0x0e3cc25f // smull v31.8h, v18.8b, v28.8b
-	WORD $0x4e3cc25c // smull2 v28.8h, v18.16b, v28.16b
-	WORD $0x3dc032d0 // ldr q16, [x22, #0xc0]
-	WORD $0x4e1c06da // dup v26.4s, v22.s[3]
-	WORD $0x4e1406db // dup v27.4s, v22.s[2]
-	WORD $0x4e0c06d4 // dup v20.4s, v22.s[1]
-	WORD $0x4e0406d6 // dup v22.4s, v22.s[0]
-	WORD $0x4e1c0729 // dup v9.4s, v25.s[3]
-	WORD $0x4e75bcc6 // addp v6.8h, v6.8h, v21.8h
-	WORD $0x3cdc8315 // ldur q21, [x24, #-0x38]
-	WORD $0x0e31c20c // smull v12.8h, v16.8b, v17.8b
-	WORD $0x4e78bef7 // addp v23.8h, v23.8h, v24.8h
-	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x4e31c211 // smull2 v17.8h, v16.16b, v17.16b
-	WORD $0x4e0406a8 // dup v8.4s, v21.s[0]
-	WORD $0x4e14072a // dup v10.4s, v25.s[2]
-	WORD $0x4e0c072b // dup v11.4s, v25.s[1]
-	WORD $0x4e6028c0 // saddlp v0.4s, v6.8h
-	WORD $0x4e040739 // dup v25.4s, v25.s[0]
-	WORD $0x4e1c06b8 // dup v24.4s, v21.s[3]
-	WORD $0x4e1406bd // dup v29.4s, v21.s[2]
-	WORD $0x4e0c06be // dup v30.4s, v21.s[1]
+	WORD $0x3dc032d3 // ldr q19, [x22, #0xc0]
+	WORD $0xad420e86 // ldp q6, q3, [x20, #0x40]
 	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x0e28c0ee // smull v14.8h, v7.8b, v8.8b
-	WORD $0x4e28c0e8 // smull2 v8.8h, v7.16b, v8.16b
-	WORD $0x4e71bd8c // addp v12.8h, v12.8h, v17.8h
-	WORD $0x4e606ae0 // sadalp v0.4s, v23.8h
-	WORD $0x4e3ac217 // smull2 v23.8h, v16.16b, v26.16b
-	WORD $0x0e38c21f // smull v31.8h, v16.8b, v24.8b
-	WORD $0x4e38c218 // smull2 v24.8h, v16.16b, v24.16b
-	WORD $0x0e3dc24d // smull v13.8h, v18.8b, v29.8b
-	WORD $0x4e3dc25d // smull2 v29.8h, v18.16b, v29.16b
-	WORD $0x0e2bc26f // smull v15.8h, v19.8b, v11.8b
-	WORD $0x4e2bc26b // smull2 v11.8h, v19.16b, v11.16b
-	WORD $0x4e68bdc8 // addp v8.8h, v14.8h, v8.8h
-	WORD $0x0e2ac24e // smull v14.8h, v18.8b, v10.8b
-	WORD $0x4e2ac24a // smull2 v10.8h, v18.16b, v10.16b
-	WORD $0x4e78bfe4 // addp v4.8h, v31.8h, v24.8h
-	WORD $0x3cdd831f // ldur q31, [x24, #-0x28]
-	WORD $0x4e7dbda3 // addp v3.8h, v13.8h, v29.8h
-	WORD $0x4e602915 // saddlp v21.4s, v8.8h
-	WORD $0x0e3bc25d // smull v29.8h, v18.8b, v27.8b
-	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
-	WORD $0x4ea01c01 // mov v1.16b, v0.16b
-	WORD $0x0e3ac200 // smull v0.8h, v16.8b, v26.8b
-	WORD $0x0e36c0fa // smull v26.8h, v7.8b, v22.8b
-	WORD $0xad0213e3 // stp q3, q4, [sp, #0x40]
-	WORD $0x4e36c0f6 // smull2 v22.8h, v7.16b, v22.16b
-	WORD $0x4e606b81 // sadalp v1.4s, v28.8h
-	WORD $0x0e3ec27c // smull v28.8h, v19.8b, v30.8b
-	WORD $0x4e3ec27e // smull2 v30.8h, v19.16b, v30.16b
-	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
-	WORD $0x4e7bbfb7 // addp v23.8h, v29.8h, v27.8h
-	WORD $0x3dc052db // ldr q27, [x22, #0x140]
-	WORD $0x4e76bf5a // addp v26.8h, v26.8h, v22.8h
-	WORD $0x4e6abdd6 // addp v22.8h, v14.8h, v10.8h
-	WORD $0x4e0407ee // dup v14.4s, v31.s[0]
-	WORD $0x4e7ebf98 // addp v24.8h, v28.8h, v30.8h
-	WORD $0x3cdd82fe // ldur q30, [x23, #-0x28]
-	WORD $0x4e6bbdfc // addp v28.8h, v15.8h, v11.8h
-	WORD $0x4e1c07eb // dup v11.4s, v31.s[3]
-	WORD $0x4e1c07c8 // dup v8.4s, v30.s[3]
-	WORD $0x4ea11c22 // mov v2.16b, v1.16b
-	WORD $0x0e39c0e1 // smull v1.8h, v7.8b, v25.8b
-	WORD $0x4e39c0e7 // smull2 v7.8h, v7.16b, v25.16b
-	WORD $0x0e29c219 // smull v25.8h, v16.8b, v9.8b
-	WORD $0x4e29c209 // smull2 v9.8h, v16.16b, v9.16b
-	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
-	WORD $0x3dc072d8 // ldr q24, [x22, #0x1c0]
-	WORD $0x4e606982 // sadalp v2.4s, v12.8h
-	WORD $0x4e67bc21 // addp v1.8h, v1.8h, v7.8h
-	WORD $0x0e28c31d // smull v29.8h, v24.8b, v8.8b
-	WORD $0x4e28c30a // smull2 v10.8h, v24.16b, v8.16b
-	WORD $0x4e602832 // saddlp v18.4s, v1.8h
-	WORD $0x0e34c261 // smull v1.8h, v19.8b, v20.8b
-	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
-	WORD $0x3d801be2 // str q2, [sp, #0x60]
-	WORD $0x4e69bf22 // addp v2.8h, v25.8h, v9.8h
-	WORD $0x4e0c07c9 // dup v9.4s, v30.s[1]
-	WORD $0x4e74bc39 // addp v25.8h, v1.8h, v20.8h
-	WORD $0x4e1407c1 // dup v1.4s, v30.s[2]
-	WORD $0x4e0407de // dup v30.4s, v30.s[0]
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e602b54 // saddlp v20.4s, v26.8h
-	WORD $0x3dc062da // ldr q26, [x22, #0x180]
-	WORD $0x3dc042dc // ldr q28, [x22, #0x100]
-	WORD $0x0e29c36d // smull v13.8h, v27.8b, v9.8b
-	WORD $0x4e29c369 // smull2 v9.8h, v27.16b, v9.16b
-	WORD $0xad010be0 // stp q0, q2, [sp, #0x20]
-	WORD $0x0e21c34c // smull v12.8h, v26.8b, v1.8b
-	WORD $0x4e21c341 // smull2 v1.8h, v26.16b, v1.16b
-	WORD $0x0e3ec388 // smull v8.8h, v28.8b, v30.8b
-	WORD $0x4e3ec38f // smull2 v15.8h, v28.16b, v30.16b
-	WORD $0x0e2bc300 // smull v0.8h, v24.8b, v11.8b
-	WORD $0x4e2bc30b // smull2 v11.8h, v24.16b, v11.16b
-	WORD $0x4e606b34 // sadalp v20.4s, v25.8h
-	WORD $0x4e6abfb9 // addp v25.8h, v29.8h, v10.8h
-	WORD $0x3cdd832a // ldur q10, [x25, #-0x28]
+	WORD $0xad401297 // ldp q23, q4, [x20]
+	WORD $0x4e0404d0 // dup v16.4s, v6.s[0]
+	WORD $0x4e0c04d2 // dup v18.4s, v6.s[1]
+	WORD $0x4e1404de // dup v30.4s, v6.s[2]
+	WORD $0x4e1c06ff // dup v31.4s, v23.s[3]
+	WORD $0x4e1c04dd // dup v29.4s, v6.s[3]
+	WORD $0x0e30c280 // smull v0.8h, v20.8b, v16.8b
+	WORD $0x4e30c296 // smull2 v22.8h, v20.16b, v16.16b
+	WORD $0x3dc012d0 // ldr q16, [x22, #0x40]
+	WORD $0x0e3ec229 // smull v9.8h, v17.8b, v30.8b
+	WORD $0x4e3ec23e // smull2 v30.8h, v17.16b, v30.16b
+	WORD $0x0e3dc26e // smull v14.8h, v19.8b, v29.8b
+	WORD $0x0e32c218 // smull v24.8h, v16.8b, v18.8b
+	WORD $0x4e32c219 // smull2 v25.8h, v16.16b, v18.16b
+	WORD $0x4e3dc27d // smull2 v29.8h, v19.16b, v29.16b
+	WORD $0xad7e4a9a // ldp q26, q18, [x20, #-0x40]
+	WORD $0x0e3fc26f // smull v15.8h, v19.8b, v31.8b
+	WORD $0x4e76bc1b // addp v27.8h, v0.8h, v22.8h
+	WORD $0xad7c5a9c // ldp q28, q22, [x20, #-0x80]
+	WORD $0x4e7ebd3e // addp v30.8h, v9.8h, v30.8h
+	WORD $0x4e3fc27f // smull2 v31.8h, v19.16b, v31.16b
+	WORD $0x4e79bf18 // addp v24.8h, v24.8h, v25.8h
+	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
+	WORD $0x4e1c0748 // dup v8.4s, v26.s[3]
+	WORD $0x4e602b60 // saddlp v0.4s, v27.8h
+	WORD $0x4e0c06fb // dup v27.4s, v23.s[1]
+	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
+	WORD $0x4e0c074a // dup v10.4s, v26.s[1]
+	WORD $0x4e1c078b // dup v11.4s, v28.s[3]
+	WORD $0x4e14078c // dup v12.4s, v28.s[2]
+	WORD $0x4e0c078d // dup v13.4s, v28.s[1]
+	WORD $0x4e04079c // dup v28.4s, v28.s[0]
+	WORD $0x0e39c229 // smull v9.8h, v17.8b, v25.8b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e140758 // dup v24.4s, v26.s[2]
+	WORD $0x4e04075a // dup v26.4s, v26.s[0]
+	WORD $0x0e37c281 // smull v1.8h, v20.8b, v23.8b
+	WORD $0x4e37c297 // smull2 v23.8h, v20.16b, v23.16b
+	WORD $0x4e39c239 // smull2 v25.8h, v17.16b, v25.16b
+	WORD $0x4e7dbddd // addp v29.8h, v14.8h, v29.8h
+	WORD $0x0e2ac207 // smull v7.8h, v16.8b, v10.8b
+	WORD $0x4e2ac20a // smull2 v10.8h, v16.16b, v10.16b
+	WORD $0x4e7fbde6 // addp v6.8h, v15.8h, v31.8h
+	WORD $0x0e38c235 // smull v21.8h, v17.8b, v24.8b
+	WORD $0x4e38c238 // smull2 v24.8h, v17.16b, v24.16b
+	WORD $0x4e77bc37 // addp v23.8h, v1.8h, v23.8h
+	WORD $0x0e3cc281 // smull v1.8h, v20.8b, v28.8b
+	WORD $0x3d8017e6 // str q6, [sp, #0x50]
+	WORD $0x4e79bd26 // addp v6.8h, v9.8h, v25.8h
+	WORD $0x4e6abce7 // addp v7.8h, v7.8h, v10.8h
+	WORD $0x4ea01c02 // mov v2.16b, v0.16b
+	WORD $0x0e3ac280 // smull v0.8h, v20.8b, v26.8b
+	WORD $0x4e3ac29a // smull2 v26.8h, v20.16b, v26.16b
+	WORD $0x4e78beae // addp v14.8h, v21.8h, v24.8h
+	WORD $0x4e140475 // dup v21.4s, v3.s[2]
+	WORD $0x3dc042c9 // ldr q9, [x22, #0x100]
+	WORD $0x4e0c0478 // dup v24.4s, v3.s[1]
+	WORD $0x4e606bc2 // sadalp v2.4s, v30.8h
+	WORD $0x0e3bc21e // smull v30.8h, v16.8b, v27.8b
+	WORD $0x4e3bc21b // smull2 v27.8h, v16.16b, v27.16b
+	WORD $0x4e7abc00 // addp v0.8h, v0.8h, v26.8h
+	WORD $0x4e3cc29a // smull2 v26.8h, v20.16b, v28.16b
+	WORD $0x4e602af4 // saddlp v20.4s, v23.8h
+	WORD $0x0e2cc23c // smull v28.8h, v17.8b, v12.8b
+	WORD $0x4e2cc231 // smull2 v17.8h, v17.16b, v12.16b
+	WORD $0x4e04048c // dup v12.4s, v4.s[0]
+	WORD $0x4e602817 // saddlp v23.4s, v0.8h
+	WORD $0x0e2bc260 // smull v0.8h, v19.8b, v11.8b
+	WORD $0x4e7bbfdb // addp v27.8h, v30.8h, v27.8h
+	WORD $0x4e2dc21e // smull2 v30.8h, v16.16b, v13.16b
+	WORD $0x4e7abc21 // addp v1.8h, v1.8h, v26.8h
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0x0e28c262 // smull v2.8h, v19.8b, v8.8b
+	WORD $0x4e28c268 // smull2 v8.8h, v19.16b, v8.16b
+	WORD $0x4e2bc273 // smull2 v19.8h, v19.16b, v11.16b
+	WORD $0x4e606b74 // sadalp v20.4s, v27.8h
+	WORD $0x4e71bf9b // addp v27.8h, v28.8h, v17.8h
+	WORD $0x4e04047c // dup v28.4s, v3.s[0]
+	WORD $0x4e606ba5 // sadalp v5.4s, v29.8h
+	WORD $0x0e2dc21d // smull v29.8h, v16.8b, v13.8b
+	WORD $0x4e602831 // saddlp v17.4s, v1.8h
+	WORD $0x4e68bc42 // addp v2.8h, v2.8h, v8.8h
+	WORD $0x3dc052c8 // ldr q8, [x22, #0x140]
+	WORD $0x4e73bc00 // addp v0.8h, v0.8h, v19.8h
+	WORD $0x0e3cc12b // smull v11.8h, v9.8b, v28.8b
+	WORD $0x4e3cc13c // smull2 v28.8h, v9.16b, v28.16b
+	WORD $0x4e6068f7 // sadalp v23.4s, v7.8h
+	WORD $0x3dc072c7 // ldr q7, [x22, #0x1c0]
+	WORD $0x0e38c10a // smull v10.8h, v8.8b, v24.8b
+	WORD $0xad019be2 // stp q2, q6, [sp, #0x30]
+	WORD $0x4e1c0462 // dup v2.4s, v3.s[3]
+	WORD $0x4e38c118 // smull2 v24.8h, v8.16b, v24.16b
+	WORD $0x3d800be0 // str q0, [sp, #0x20]
+	WORD $0x4e7ebfa0 // addp v0.8h, v29.8h, v30.8h
+	WORD $0x3dc062de // ldr q30, [x22, #0x180]
+	WORD $0x4e1c049d // dup v29.4s, v4.s[3]
+	WORD $0x4e7cbd79 // addp v25.8h, v11.8h, v28.8h
+	WORD $0x4e0c048b // dup v11.4s, v4.s[1]
+	WORD $0x3d801be5 // str q5, [sp, #0x60]
+	WORD $0x0e22c0e1 // smull v1.8h, v7.8b, v2.8b
+	WORD $0x4e22c0e2 // smull2 v2.8h, v7.16b, v2.16b
+	WORD $0x0e35c3df // smull v31.8h, v30.8b, v21.8b
+	WORD $0x4e35c3d5 // smull2 v21.8h, v30.16b, v21.16b
+	WORD $0x4e0c06c3 // dup v3.4s, v22.s[1]
+	WORD $0x0e3dc0ed // smull v13.8h, v7.8b, v29.8b
+	WORD $0x4e3dc0ef // smull2 v15.8h, v7.16b, v29.16b
+	WORD $0x4e606811 // sadalp v17.4s, v0.8h
+	WORD $0x4e140640 // dup v0.4s, v18.s[2]
+	WORD $0x4e62bc3a // addp v26.8h, v1.8h, v2.8h
+	WORD $0x0e2cc121 // smull v1.8h, v9.8b, v12.8b
+	WORD $0x4e2cc122 // smull2 v2.8h, v9.16b, v12.16b
+	WORD $0x4e75bffd // addp v29.8h, v31.8h, v21.8h
+	WORD $0x4e1c0655 // dup v21.4s, v18.s[3]
+	WORD $0x4e04064c // dup v12.4s, v18.s[0]
+	WORD $0x4e6fbdbc // addp v28.8h, v13.8h, v15.8h
+	WORD $0x4e1c06cd // dup v13.4s, v22.s[3]
+	WORD $0x4e0406cf // dup v15.4s, v22.s[0]
+	WORD $0x4e78bd5f // addp v31.8h, v10.8h, v24.8h
+	WORD $0x4e14048a // dup v10.4s, v4.s[2]
+	WORD $0x4e0c0652 // dup v18.4s, v18.s[1]
+	WORD $0x0e35c0f3 // smull v19.8h, v7.8b, v21.8b
+	WORD $0x4e35c0f5 // smull2 v21.8h, v7.16b, v21.16b
+	WORD $0x0e2cc126 // smull v6.8h, v9.8b, v12.8b
+	WORD $0x4e2cc12c // smull2 v12.8h, v9.16b, v12.16b
+	WORD $0x0e2dc0f0 // smull v16.8h, v7.8b, v13.8b
+	WORD $0x4e2dc0e7 // smull2 v7.8h, v7.16b, v13.16b
+	WORD $0x0e2fc12d // smull v13.8h, v9.8b, v15.8b
+	WORD $0x4e2fc129 // smull2 v9.8h, v9.16b, v15.16b
+	WORD $0x4e1406d6 // dup v22.4s, v22.s[2]
+	WORD $0x0e2bc104 // smull v4.8h, v8.8b, v11.8b
+	WORD $0x4e2bc10b // smull2 v11.8h, v8.16b, v11.16b
+	WORD $0x0e20c3c5 // smull v5.8h, v30.8b, v0.8b
+	WORD $0x4e20c3c0 // smull2 v0.8h, v30.16b, v0.16b
+	WORD $0x4e62bc38 // addp v24.8h, v1.8h, v2.8h
+	WORD $0x0e23c101 // smull v1.8h, v8.8b, v3.8b
+	WORD $0x4e23c103 // smull2 v3.8h, v8.16b, v3.16b
+	WORD $0x0e2ac3cf // smull v15.8h, v30.8b, v10.8b
+	WORD $0x4e2ac3ca // smull2 v10.8h, v30.16b, v10.16b
+	WORD $0x0e32c102 // smull v2.8h, v8.8b, v18.8b
+	WORD $0x4e32c112 // smull2 v18.8h, v8.16b, v18.16b
+	WORD $0x0e36c3c8 // smull v8.8h, v30.8b, v22.8b
+	WORD $0x4e36c3d6 // smull2 v22.8h, v30.16b, v22.16b
 	WORD $0x4e69bdbe // addp v30.8h, v13.8h, v9.8h
-	WORD $0x3cdd828d // ldur q13, [x20, #-0x28]
-	WORD $0x4e61bd9d // addp v29.8h, v12.8h, v1.8h
-	WORD $0x0e2ec381 // smull v1.8h, v28.8b, v14.8b
-	WORD $0x4e2ec38c // smull2 v12.8h, v28.16b, v14.16b
-	WORD $0x4e6fbd0e // addp v14.8h, v8.8h, v15.8h
-	WORD $0x4e6bbc08 // addp v8.8h, v0.8h, v11.8h
-	WORD $0x4e04054b // dup v11.4s, v10.s[0]
-	WORD $0x4e1c0549 // dup v9.4s, v10.s[3]
-	WORD $0x4e1c05af // dup v15.4s, v13.s[3]
-	WORD $0x4e0405a2 // dup v2.4s, v13.s[0]
-	WORD $0x4e1407e0 // dup v0.4s, v31.s[2]
-	WORD $0x4e0c07ff // dup v31.4s, v31.s[1]
-	WORD $0x4e140543 // dup v3.4s, v10.s[2]
-	WORD $0x4e0c054a // dup v10.4s, v10.s[1]
-	WORD $0x0e2bc390 // smull v16.8h, v28.8b, v11.8b
-	WORD $0x4e2bc38b // smull2 v11.8h, v28.16b, v11.16b
-	WORD $0x4e6cbc33 // addp v19.8h, v1.8h, v12.8h
-	WORD $0x0e29c30c // smull v12.8h, v24.8b, v9.8b
-	WORD $0x4e29c309 // smull2 v9.8h, v24.16b, v9.16b
-	WORD $0x0e2fc311 // smull v17.8h, v24.8b, v15.8b
-	WORD $0x4e2fc318 // smull2 v24.8h, v24.16b, v15.16b
-	WORD $0x0e22c38f // smull v15.8h, v28.8b, v2.8b
-	WORD $0x4e22c387 // smull2 v7.8h, v28.16b, v2.16b
-	WORD $0x4e0c05a5 // dup v5.4s, v13.s[1]
-	WORD $0x0e3fc364 // smull v4.8h, v27.8b, v31.8b
-	WORD $0x4e3fc37f // smull2 v31.8h, v27.16b, v31.16b
-	WORD $0x0e23c341 // smull v1.8h, v26.8b, v3.8b
-	WORD $0x4e23c343 // smull2 v3.8h, v26.16b, v3.16b
-	WORD $0x0e2ac362 // smull v2.8h, v27.8b, v10.8b
-	WORD $0x4e2ac36a // smull2 v10.8h, v27.16b, v10.16b
-	WORD $0x0e20c35c // smull v28.8h, v26.8b, v0.8b
-	WORD $0x4e20c346 // smull2 v6.8h, v26.16b, v0.16b
-	WORD $0x0e25c360 // smull v0.8h, v27.8b, v5.8b
-	WORD $0x4e25c365 // smull2 v5.8h, v27.16b, v5.16b
-	WORD $0x4e6bbe10 // addp v16.8h, v16.8h, v11.8h
-	WORD $0x4e67bde7 // addp v7.8h, v15.8h, v7.8h
-	WORD $0x4e7fbc84 // addp v4.8h, v4.8h, v31.8h
-	WORD $0x4e1405ad // dup v13.4s, v13.s[2]
+	WORD $0x4e6bbc84 // addp v4.8h, v4.8h, v11.8h
+	WORD $0x4e6cbcc6 // addp v6.8h, v6.8h, v12.8h
+	WORD $0x4e60bca0 // addp v0.8h, v5.8h, v0.8h
+	WORD $0x4e602b05 // saddlp v5.4s, v24.8h
 	WORD $0x4e63bc21 // addp v1.8h, v1.8h, v3.8h
-	WORD $0x4e602a63 // saddlp v3.4s, v19.8h
-	WORD $0x4e6abc42 // addp v2.8h, v2.8h, v10.8h
-	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
-	WORD $0x4e66bf86 // addp v6.8h, v28.8h, v6.8h
-	WORD $0x4e65bc00 // addp v0.8h, v0.8h, v5.8h
-	WORD $0x4e6028e5 // saddlp v5.4s, v7.8h
-	WORD $0x0e2dc35b // smull v27.8h, v26.8b, v13.8b
-	WORD $0x4e2dc35a // smull2 v26.8h, v26.16b, v13.16b
-	WORD $0x4e78be27 // addp v7.8h, v17.8h, v24.8h
-	WORD $0x4e69bd9c // addp v28.8h, v12.8h, v9.8h
-	WORD $0x4e606883 // sadalp v3.4s, v4.8h
-	WORD $0x4e6029c4 // saddlp v4.4s, v14.8h
-	WORD $0x4e606850 // sadalp v16.4s, v2.8h
-	WORD $0x4e606805 // sadalp v5.4s, v0.8h
-	WORD $0xad4203e2 // ldp q2, q0, [sp, #0x40]
-	WORD $0x4e7abf71 // addp v17.8h, v27.8h, v26.8h
-	WORD $0x4e606bc4 // sadalp v4.4s, v30.8h
-	WORD $0x4e606af4 // sadalp v20.4s, v23.8h
-	WORD $0x4e606855 // sadalp v21.4s, v2.8h
-	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
-	WORD $0x4e606830 // sadalp v16.4s, v1.8h
-	WORD $0xad4107e2 // ldp q2, q1, [sp, #0x20]
-	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
-	WORD $0x4e6068c3 // sadalp v3.4s, v6.8h
-	WORD $0x4e606ba4 // sadalp v4.4s, v29.8h
-	WORD $0xad4077fe // ldp q30, q29, [sp]
-	WORD $0x4e606854 // sadalp v20.4s, v2.8h
-	WORD $0x4e606815 // sadalp v21.4s, v0.8h
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
-	WORD $0x4e606832 // sadalp v18.4s, v1.8h
-	WORD $0x6e3edc01 // fmul v1.4s, v0.4s, v30.4s
-	WORD $0x4e6068e5 // sadalp v5.4s, v7.8h
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606903 // sadalp v3.4s, v8.8h
-	WORD $0x4ebd8682 // add v2.4s, v20.4s, v29.4s
-	WORD $0x4ea11c26 // mov v6.16b, v1.16b
-	WORD $0x4ea11c31 // mov v17.16b, v1.16b
-	WORD $0x4ebd86a7 // add v7.4s, v21.4s, v29.4s
-	WORD $0x4e606b24 // sadalp v4.4s, v25.8h
-	WORD $0x4e22cc06 // fmla v6.4s, v0.4s, v2.4s
-	WORD $0x4ebd8642 // add v2.4s, v18.4s, v29.4s
+	WORD $0x4e67be07 // addp v7.8h, v16.8h, v7.8h
+	WORD $0x4e6abde9 // addp v9.8h, v15.8h, v10.8h
+	WORD $0x4e602bc3 // saddlp v3.4s, v30.8h
+	WORD $0x4e72bc42 // addp v2.8h, v2.8h, v18.8h
 	WORD $0x3dc01bf2 // ldr q18, [sp, #0x60]
-	WORD $0x4ebd84a5 // add v5.4s, v5.4s, v29.4s
-	WORD $0x4ebd8610 // add v16.4s, v16.4s, v29.4s
-	WORD $0x4ebd8652 // add v18.4s, v18.4s, v29.4s
+	WORD $0x4e6028c6 // saddlp v6.4s, v6.8h
+	WORD $0x4e76bd10 // addp v16.8h, v8.8h, v22.8h
+	WORD $0x4e75be73 // addp v19.8h, v19.8h, v21.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x4e602b24 // saddlp v4.4s, v25.8h
+	WORD $0x4e606823 // sadalp v3.4s, v1.8h
+	WORD $0x3dc013e1 // ldr q1, [sp, #0x40]
+	WORD $0x4e606846 // sadalp v6.4s, v2.8h
+	WORD $0x4e606be4 // sadalp v4.4s, v31.8h
+	WORD $0xad407bff // ldp q31, q30, [sp]
+	WORD $0x4e606b71 // sadalp v17.4s, v27.8h
+	WORD $0x4e606834 // sadalp v20.4s, v1.8h
+	WORD $0xad4107e2 // ldp q2, q1, [sp, #0x20]
+	WORD $0x4ebe8652 // add v18.4s, v18.4s, v30.4s
+	WORD $0x4e6069d7 // sadalp v23.4s, v14.8h
+	WORD $0x4e606a03 // sadalp v3.4s, v16.8h
+	WORD $0x4e606925 // sadalp v5.4s, v9.8h
+	WORD $0x4e606806 // sadalp v6.4s, v0.8h
+	WORD $0x3dc017e0 // ldr q0, [sp, #0x50]
+	WORD $0x4e606ba4 // sadalp v4.4s, v29.8h
+	WORD $0x4e606851 // sadalp v17.4s, v2.8h
+	WORD $0x4e606814 // sadalp v20.4s, v0.8h
+	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x4e606837 // sadalp v23.4s, v1.8h
+	WORD $0x6e3fdc01 // fmul v1.4s, v0.4s, v31.4s
+	WORD $0x4e6068e3 // sadalp v3.4s, v7.8h
+	WORD $0x4e606b85 // sadalp v5.4s, v28.8h
+	WORD $0x4e606a66 // sadalp v6.4s, v19.8h
+	WORD $0x4ebe8622 // add v2.4s, v17.4s, v30.4s
+	WORD $0x4ea11c27 // mov v7.16b, v1.16b
+	WORD $0x4ea11c31 // mov v17.16b, v1.16b
+	WORD $0x4ebe8690 // add v16.4s, v20.4s, v30.4s
+	WORD $0x4e606b44 // sadalp v4.4s, v26.8h
+	WORD $0x4e22cc07 // fmla v7.4s, v0.4s, v2.4s
+	WORD $0x4ebe86e2 // add v2.4s, v23.4s, v30.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
 	WORD $0x4e22cc11 // fmla v17.4s, v0.4s, v2.4s
+	WORD $0x4ebe84c6 // add v6.4s, v6.4s, v30.4s
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
-	WORD $0x4ebd8463 // add v3.4s, v3.4s, v29.4s
-	WORD $0x4e3ed4a5 // fadd v5.4s, v5.4s, v30.4s
 	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
-	WORD $0x4e27cc02 // fmla v2.4s, v0.4s, v7.4s
+	WORD $0x4e3fd463 // fadd v3.4s, v3.4s, v31.4s
+	WORD $0x4e3fd4a5 // fadd v5.4s, v5.4s, v31.4s
+	WORD $0x4e30cc02 // fmla v2.4s, v0.4s, v16.4s
 	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
-	WORD $0x4ebd8484 // add v4.4s, v4.4s, v29.4s
-	WORD $0x4e3ed607 // fadd v7.4s, v16.4s, v30.4s
-	WORD $0x4e3ed463 // fadd v3.4s, v3.4s, v30.4s
-	WORD $0x4e25cc06 // fmla v6.4s, v0.4s, v5.4s
-	WORD $0x4e3ed484 // fadd v4.4s, v4.4s, v30.4s
-	WORD $0x4e27cc11 // fmla v17.4s, v0.4s, v7.4s
-	WORD $0xad439ff0 // ldp q16, q7, [sp, #0x70]
-	WORD $0x4e23cc02 // fmla v2.4s, v0.4s, v3.4s
-	WORD $0xbc5e8323 // ldur s3, [x25, #-0x18]
+	WORD $0x4ebe8484 // add v4.4s, v4.4s, v30.4s
+	WORD $0xad43c3f2 // ldp q18, q16, [sp, #0x70]
+	WORD $0x4e3fd4c6 // fadd v6.4s, v6.4s, v31.4s
+	WORD $0x4e23cc07 // fmla v7.4s, v0.4s, v3.4s
+	WORD $0xbc5e0283 // ldur s3, [x20, #-0x20]
+	WORD $0x4e3fd484 // fadd v4.4s, v4.4s, v31.4s
+	WORD $0x4e25cc02 // fmla v2.4s, v0.4s, v5.4s
+	WORD $0x4e26cc11 // fmla v17.4s, v0.4s, v6.4s
 	WORD $0x4e24cc01 // fmla v1.4s, v0.4s, v4.4s
-	WORD $0xbc5e8280 // ldur s0, [x20, #-0x18]
-	WORD $0xbc5e8304 // ldur s4, [x24, #-0x18]
-	WORD $0x4f8010c7 // fmla v7.4s, v6.4s, v0.s[0]
-	WORD $0xad4497e6 // ldp q6, q5, [sp, #0x90]
-	WORD $0xbc5e82e0 // ldur s0, [x23, #-0x18]
-	WORD $0x4f841050 // fmla v16.4s, v2.4s, v4.s[0]
-	WORD $0x4f831225 // fmla v5.4s, v17.4s, v3.s[0]
+	WORD $0xbc5a0280 // ldur s0, [x20, #-0x60]
+	WORD $0xbd402284 // ldr s4, [x20, #0x20]
+	WORD $0x4f8010f2 // fmla v18.4s, v7.4s, v0.s[0]
+	WORD $0xad449be7 // ldp q7, q6, [sp, #0x90]
+	WORD $0xbd406280 // ldr s0, [x20, #0x60]
+	WORD $0x4f831230 // fmla v16.4s, v17.4s, v3.s[0]
+	WORD $0x2d7e9683 // ldp s3, s5, [x20, #-0xc]
+	WORD $0x4f841047 // fmla v7.4s, v2.4s, v4.s[0]
 	WORD $0x4f801026 // fmla v6.4s, v1.4s, v0.s[0]
 	WORD $0x3dc0a2c0 // ldr q0, [x22, #0x280]
-	WORD $0x2d7f8a81 // ldp s1, s2, [x20, #-0x4]
-	WORD $0x91010294 // add x20, x20, #0x40
-	WORD $0x3d802be5 // str q5, [sp, #0xa0]
-	WORD $0x2d7f9723 // ldp s3, s5, [x25, #-0x4]
-	WORD $0x3dc02bf1 // ldr q17, [sp, #0xa0]
+	WORD $0x2d768a81 // ldp s1, s2, [x20, #-0x4c]
+	WORD $0x4f831010 // fmla v16.4s, v0.4s, v3.s[0]
+	WORD $0x4f811012 // fmla v18.4s, v0.4s, v1.s[0]
+	WORD $0x2d468e81 // ldp s1, s3, [x20, #0x34]
 	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
-	WORD $0x4f831011 // fmla v17.4s, v0.4s, v3.s[0]
-	WORD $0x2d7f8f01 // ldp s1, s3, [x24, #-0x4]
-	WORD $0x4f811010 // fmla v16.4s, v0.4s, v1.s[0]
-	WORD $0x2d7f86e4 // ldp s4, s1, [x23, #-0x4]
+	WORD $0x2d4e8684 // ldp s4, s1, [x20, #0x74]
+	WORD $0x91040294 // add x20, x20, #0x100
 	WORD $0x4f841006 // fmla v6.4s, v0.4s, v4.s[0]
 	WORD $0x3dc0b2c0 // ldr q0, [x22, #0x2c0]
 	WORD $0x910c02d6 // add x22, x22, #0x300
-	WORD $0x4f821007 // fmla v7.4s, v0.4s, v2.s[0]
-	WORD $0x4f851011 // fmla v17.4s, v0.4s, v5.s[0]
-	WORD $0x4f831010 // fmla v16.4s, v0.4s, v3.s[0]
+	WORD $0x4f821012 // fmla v18.4s, v0.4s, v2.s[0]
+	WORD $0x4f851010 // fmla v16.4s, v0.4s, v5.s[0]
+	WORD $0x4f831007 // fmla v7.4s, v0.4s, v3.s[0]
 	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
-	WORD $0x54ffe148 // b.hi 0x3a50 <k_tile_panel_16_min+0x170>
-	WORD $0x17fffee9 // b 0x39d0 <k_tile_panel_16_min+0xf0>
-	WORD $0xa941c410 // ldp x16, x17, [x0, #0x18]
-	WORD $0xd37ae54c // lsl x12, x10, #6
-	WORD $0xa9403403 // ldp x3, x13, [x0]
-	WORD $0xd37ced22 // lsl x2, x9, #4
-	WORD $0xa9433c0e // ldp x14, x15, [x0, #0x30]
-	WORD $0xf9400801 // ldr x1, [x0, #0x10]
-	WORD $0x9b117d8b // mul x11, x12, x17
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x8b020062 // add x2, x3, x2
-	WORD $0x9b0c7e2c // mul x12, x17, x12
-	WORD $0xd379e231 // lsl x17, x17, #7
-	WORD $0x910005c3 // add x3, x14, #0x1
-	WORD $0x14000007 // b 0x3e80 <k_tile_panel_16_min+0x5a0>
-	WORD $0x91000946 // add x6, x10, #0x2
-	WORD $0x8b1101ad // add x13, x13, x17
-	WORD $0x3d800083 // str q3, [x4]
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x3ca56882 // str q2, [x4, x5]
-	WORD $0x54ffd68c // b.gt 0x394c <k_tile_panel_16_min+0x6c>
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef605 // lsl x5, x16, #2
-	WORD $0x8b0a0844 // add x4, x2, x10, lsl #2
-	WORD $0xaa0603ea // mov x10, x6
-	WORD $0xb400012f // cbz x15, 0x3eb4 <k_tile_panel_16_min+0x5d4>
-	WORD $0x3dc00083 // ldr q3, [x4]
-	WORD $0x3ce56882 // ldr q2, [x4, x5]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa0d03e6 // mov x6, x13
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0xaa0103f3 // mov x19, x1
-	WORD $0x5400012a // b.ge 0x3ed0 <k_tile_panel_16_min+0x5f0>
-	WORD $0x17ffffee // b 0x3e68 <k_tile_panel_16_min+0x588>
+	WORD $0x54ffe228 // b.hi 0x40f0 <k_tile_panel_16_min+0x33c>
+	WORD $0x17fffeec // b 0x4060 <k_tile_panel_16_min+0x2ac>
+	WORD $0xf9401010 // ldr x16, [x0, #0x20]
+	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
+	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
+	WORD $0xf9400001 // ldr x1, [x0]
+	WORD $0xd37ae603 // lsl x3, x16, #6
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0x8b0c0021 // add x1, x1, x12
+	WORD $0x91010042 // add x2, x2, #0x40
+	WORD $0xd1040063 // sub x3, x3, #0x100
+	WORD $0x910005e4 // add x4, x15, #0x1
+	WORD $0x14000007 // b 0x44fc <k_tile_panel_16_min+0x748>
+	WORD $0x91000987 // add x7, x12, #0x2
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x3d8000a3 // str q3, [x5]
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x3ca668a2 // str q2, [x5, x6]
+	WORD $0x54ffd76c // b.gt 0x3fe4 <k_tile_panel_16_min+0x230>
+	WORD $0xcb0901ac // sub x12, x13, x9
+	WORD $0x91000db3 // add x19, x13, #0x3
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9b0c7e0c // mul x12, x16, x12
+	WORD $0xd37ef606 // lsl x6, x16, #2
+	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
+	WORD $0xaa0703ec // mov x12, x7
+	WORD $0x9a8db267 // csel x7, x19, x13, lt
+	WORD $0xb40000ce // cbz x14, 0x4534 <k_tile_panel_16_min+0x780>
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0x3ce668a2 // ldr q2, [x5, x6]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x540000ca // b.ge 0x4544 <k_tile_panel_16_min+0x790>
+	WORD $0x17ffffed // b 0x44e4 <k_tile_panel_16_min+0x730>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa0d03e6 // mov x6, x13
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0xaa0103f3 // mov x19, x1
-	WORD $0x54fffceb // b.lt 0x3e68 <k_tile_panel_16_min+0x588>
-	WORD $0x8b0c00d4 // add x20, x6, x12
-	WORD $0x8b0b00d5 // add x21, x6, x11
-	WORD $0x3dc00272 // ldr q18, [x19]
-	WORD $0xad401e85 // ldp q5, q7, [x20]
-	WORD $0x3dc01261 // ldr q1, [x19, #0x40]
-	WORD $0xad4046b0 // ldp q16, q17, [x21]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54fffd2b // b.lt 0x44e4 <k_tile_panel_16_min+0x730>
+	WORD $0x9342fce7 // asr x7, x7, #2
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0x9b077c67 // mul x7, x3, x7
+	WORD $0x8b0d18ed // add x13, x7, x13, lsl #6
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x8b0d004d // add x13, x2, x13
+	WORD $0xad4019a5 // ldp q5, q6, [x13]
 	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x3dc02266 // ldr q6, [x19, #0x80]
-	WORD $0x3dc05278 // ldr q24, [x19, #0x140]
+	WORD $0x3dc00271 // ldr q17, [x19]
+	WORD $0xad7e41a7 // ldp q7, q16, [x13, #-0x40]
+	WORD $0x3dc01272 // ldr q18, [x19, #0x40]
 	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x3dc02261 // ldr q1, [x19, #0x80]
 	WORD $0x4e0404a0 // dup v0.4s, v5.s[0]
 	WORD $0x4e0c04b3 // dup v19.4s, v5.s[1]
-	WORD $0x4e1404b4 // dup v20.4s, v5.s[2]
-	WORD $0x4e040615 // dup v21.4s, v16.s[0]
-	WORD $0x4e140616 // dup v22.4s, v16.s[2]
-	WORD $0x4e0c0619 // dup v25.4s, v16.s[1]
-	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
-	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x3dc03264 // ldr q4, [x19, #0xc0]
-	WORD $0x0e20c257 // smull v23.8h, v18.8b, v0.8b
-	WORD $0x4e20c240 // smull2 v0.8h, v18.16b, v0.16b
-	WORD $0x0e33c03a // smull v26.8h, v1.8b, v19.8b
-	WORD $0x4e33c033 // smull2 v19.8h, v1.16b, v19.16b
-	WORD $0x0e35c25b // smull v27.8h, v18.8b, v21.8b
-	WORD $0x4e35c255 // smull2 v21.8h, v18.16b, v21.16b
-	WORD $0x0e34c0dc // smull v28.8h, v6.8b, v20.8b
-	WORD $0x4e34c0d4 // smull2 v20.8h, v6.16b, v20.16b
-	WORD $0x0e36c0d2 // smull v18.8h, v6.8b, v22.8b
-	WORD $0x4e36c0c6 // smull2 v6.8h, v6.16b, v22.16b
-	WORD $0x4e0404f6 // dup v22.4s, v7.s[0]
-	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x4e60bee0 // addp v0.8h, v23.8h, v0.8h
-	WORD $0x0e39c037 // smull v23.8h, v1.8b, v25.8b
-	WORD $0x4e39c021 // smull2 v1.8h, v1.16b, v25.16b
-	WORD $0x3dc04279 // ldr q25, [x19, #0x100]
-	WORD $0x4e73bf53 // addp v19.8h, v26.8h, v19.8h
-	WORD $0x4e04063a // dup v26.4s, v17.s[0]
-	WORD $0x4e75bf75 // addp v21.8h, v27.8h, v21.8h
-	WORD $0x4e74bf94 // addp v20.8h, v28.8h, v20.8h
-	WORD $0x4e0c04fc // dup v28.4s, v7.s[1]
-	WORD $0x4e602800 // saddlp v0.4s, v0.8h
-	WORD $0x0e36c33b // smull v27.8h, v25.8b, v22.8b
-	WORD $0x4e36c336 // smull2 v22.8h, v25.16b, v22.16b
-	WORD $0x4e61bee1 // addp v1.8h, v23.8h, v1.8h
-	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
-	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
-	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
-	WORD $0x4e606a60 // sadalp v0.4s, v19.8h
-	WORD $0x0e3ac333 // smull v19.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x0e3cc31a // smull v26.8h, v24.8b, v28.8b
-	WORD $0x4e3cc31c // smull2 v28.8h, v24.16b, v28.16b
-	WORD $0x4e76bf76 // addp v22.8h, v27.8h, v22.8h
-	WORD $0x0e37c31b // smull v27.8h, v24.8b, v23.8b
-	WORD $0x4e37c317 // smull2 v23.8h, v24.16b, v23.16b
-	WORD $0x0e25c098 // smull v24.8h, v4.8b, v5.8b
-	WORD $0x4e25c085 // smull2 v5.8h, v4.16b, v5.16b
-	WORD $0x4e79be73 // addp v19.8h, v19.8h, v25.8h
-	WORD $0x4e1404f9 // dup v25.4s, v7.s[2]
-	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
-	WORD $0x4e7cbf5a // addp v26.8h, v26.8h, v28.8h
-	WORD $0x4e14063c // dup v28.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
+	WORD $0x4e1404b7 // dup v23.4s, v5.s[2]
+	WORD $0x4e0404f4 // dup v20.4s, v7.s[0]
+	WORD $0x4e0c04f9 // dup v25.4s, v7.s[1]
+	WORD $0x4e1404f8 // dup v24.4s, v7.s[2]
+	WORD $0x4e0404da // dup v26.4s, v6.s[0]
+	WORD $0x4e1c04bd // dup v29.4s, v5.s[3]
+	WORD $0x3dc05276 // ldr q22, [x19, #0x140]
+	WORD $0x0e20c235 // smull v21.8h, v17.8b, v0.8b
+	WORD $0x4e20c220 // smull2 v0.8h, v17.16b, v0.16b
+	WORD $0x0e33c25b // smull v27.8h, v18.8b, v19.8b
+	WORD $0x4e33c253 // smull2 v19.8h, v18.16b, v19.16b
+	WORD $0x0e34c23c // smull v28.8h, v17.8b, v20.8b
+	WORD $0x4e34c231 // smull2 v17.8h, v17.16b, v20.16b
+	WORD $0x0e37c034 // smull v20.8h, v1.8b, v23.8b
+	WORD $0x4e37c037 // smull2 v23.8h, v1.16b, v23.16b
 	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
-	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
-	WORD $0x4e606835 // sadalp v21.4s, v1.8h
-	WORD $0x3dc06261 // ldr q1, [x19, #0x180]
-	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
-	WORD $0x0e39c03b // smull v27.8h, v1.8b, v25.8b
-	WORD $0x4e39c039 // smull2 v25.8h, v1.16b, v25.16b
-	WORD $0x0e3cc03a // smull v26.8h, v1.8b, v28.8b
-	WORD $0x4e3cc021 // smull2 v1.8h, v1.16b, v28.16b
-	WORD $0x3dc0727c // ldr q28, [x19, #0x1c0]
-	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
-	WORD $0x0e30c097 // smull v23.8h, v4.8b, v16.8b
-	WORD $0x4e30c084 // smull2 v4.8h, v4.16b, v16.16b
-	WORD $0x0e27c390 // smull v16.8h, v28.8b, v7.8b
-	WORD $0x4e27c387 // smull2 v7.8h, v28.16b, v7.16b
-	WORD $0x4e79bf72 // addp v18.8h, v27.8h, v25.8h
-	WORD $0x0e31c399 // smull v25.8h, v28.8b, v17.8b
-	WORD $0x4e31c391 // smull2 v17.8h, v28.16b, v17.16b
-	WORD $0x4e61bf41 // addp v1.8h, v26.8h, v1.8h
-	WORD $0x4e64bee4 // addp v4.8h, v23.8h, v4.8h
-	WORD $0x4e606a80 // sadalp v0.4s, v20.8h
-	WORD $0x4e6068d5 // sadalp v21.4s, v6.8h
-	WORD $0x4e71bf26 // addp v6.8h, v25.8h, v17.8h
-	WORD $0x4e606833 // sadalp v19.4s, v1.8h
-	WORD $0x4e65bf01 // addp v1.8h, v24.8h, v5.8h
-	WORD $0x4e67be05 // addp v5.8h, v16.8h, v7.8h
-	WORD $0x4e606a56 // sadalp v22.4s, v18.8h
+	WORD $0x3dc03264 // ldr q4, [x19, #0xc0]
+	WORD $0x4e60bea0 // addp v0.8h, v21.8h, v0.8h
+	WORD $0x0e39c255 // smull v21.8h, v18.8b, v25.8b
+	WORD $0x4e39c252 // smull2 v18.8h, v18.16b, v25.16b
+	WORD $0x0e38c039 // smull v25.8h, v1.8b, v24.8b
+	WORD $0x4e38c021 // smull2 v1.8h, v1.16b, v24.16b
+	WORD $0x3dc04278 // ldr q24, [x19, #0x100]
+	WORD $0x4e73bf73 // addp v19.8h, v27.8h, v19.8h
+	WORD $0x4e04061b // dup v27.4s, v16.s[0]
+	WORD $0x4e77be94 // addp v20.8h, v20.8h, v23.8h
+	WORD $0x4e602805 // saddlp v5.4s, v0.8h
+	WORD $0x4e71bf80 // addp v0.8h, v28.8h, v17.8h
+	WORD $0x0e3ac311 // smull v17.8h, v24.8b, v26.8b
+	WORD $0x4e3ac31a // smull2 v26.8h, v24.16b, v26.16b
+	WORD $0x4e0c04d7 // dup v23.4s, v6.s[1]
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x0e3bc315 // smull v21.8h, v24.8b, v27.8b
+	WORD $0x4e3bc318 // smull2 v24.8h, v24.16b, v27.16b
+	WORD $0x4e61bf21 // addp v1.8h, v25.8h, v1.8h
+	WORD $0x4e602800 // saddlp v0.4s, v0.8h
+	WORD $0x4e3dc09c // smull2 v28.8h, v4.16b, v29.16b
+	WORD $0x0e37c2db // smull v27.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d7 // smull2 v23.8h, v22.16b, v23.16b
+	WORD $0x4e7abe31 // addp v17.8h, v17.8h, v26.8h
+	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
+	WORD $0x4e0c0613 // dup v19.4s, v16.s[1]
+	WORD $0x4e78beb5 // addp v21.8h, v21.8h, v24.8h
+	WORD $0x4e1404d8 // dup v24.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	WORD $0x4e14061b // dup v27.4s, v16.s[2]
+	WORD $0x0e33c2da // smull v26.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x0e3dc096 // smull v22.8h, v4.8b, v29.8b
+	WORD $0x4e606a40 // sadalp v0.4s, v18.8h
+	WORD $0x3dc06272 // ldr q18, [x19, #0x180]
+	WORD $0x4e606af1 // sadalp v17.4s, v23.8h
+	WORD $0x4e73bf53 // addp v19.8h, v26.8h, v19.8h
+	WORD $0x0e38c25a // smull v26.8h, v18.8b, v24.8b
+	WORD $0x4e38c258 // smull2 v24.8h, v18.16b, v24.16b
+	WORD $0x0e3bc257 // smull v23.8h, v18.8b, v27.8b
+	WORD $0x4e3bc252 // smull2 v18.8h, v18.16b, v27.16b
+	WORD $0x3dc0727b // ldr q27, [x19, #0x1c0]
+	WORD $0x4e606a85 // sadalp v5.4s, v20.8h
+	WORD $0x0e30c379 // smull v25.8h, v27.8b, v16.8b
+	WORD $0x4e30c370 // smull2 v16.8h, v27.16b, v16.16b
+	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
+	WORD $0x4e72bef2 // addp v18.8h, v23.8h, v18.8h
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x0e27c093 // smull v19.8h, v4.8b, v7.8b
+	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
+	WORD $0x0e26c367 // smull v7.8h, v27.8b, v6.8b
+	WORD $0x4e26c366 // smull2 v6.8h, v27.16b, v6.16b
 	WORD $0x4e606820 // sadalp v0.4s, v1.8h
+	WORD $0x4e7cbec1 // addp v1.8h, v22.8h, v28.8h
+	WORD $0x4e606b11 // sadalp v17.4s, v24.8h
+	WORD $0x4e64be64 // addp v4.8h, v19.8h, v4.8h
+	WORD $0x4e66bce6 // addp v6.8h, v7.8h, v6.8h
+	WORD $0x4e70bf27 // addp v7.8h, v25.8h, v16.8h
+	WORD $0x4e606825 // sadalp v5.4s, v1.8h
 	WORD $0x3dc08261 // ldr q1, [x19, #0x200]
-	WORD $0x4e606895 // sadalp v21.4s, v4.8h
-	WORD $0x6e3edc24 // fmul v4.4s, v1.4s, v30.4s
-	WORD $0x4e6068d3 // sadalp v19.4s, v6.8h
-	WORD $0x4e6068b6 // sadalp v22.4s, v5.8h
+	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
+	WORD $0x4e606880 // sadalp v0.4s, v4.8h
+	WORD $0x6e3fdc24 // fmul v4.4s, v1.4s, v31.4s
+	WORD $0x4e6068d1 // sadalp v17.4s, v6.8h
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
 	WORD $0x4ea41c90 // mov v16.16b, v4.16b
-	WORD $0x4ebd8400 // add v0.4s, v0.4s, v29.4s
-	WORD $0x4ebd86a5 // add v5.4s, v21.4s, v29.4s
-	WORD $0x4ebd8667 // add v7.4s, v19.4s, v29.4s
-	WORD $0x4e20cc24 // fmla v4.4s, v1.4s, v0.4s
-	WORD $0x4ebd86c6 // add v6.4s, v22.4s, v29.4s
-	WORD $0x4e25cc30 // fmla v16.4s, v1.4s, v5.4s
+	WORD $0x4e6068f5 // sadalp v21.4s, v7.8h
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4e25cc24 // fmla v4.4s, v1.4s, v5.4s
 	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x4e3ed4e1 // fadd v1.4s, v7.4s, v30.4s
-	WORD $0x4e3ed4c0 // fadd v0.4s, v6.4s, v30.4s
-	WORD $0x4e21ccb0 // fmla v16.4s, v5.4s, v1.4s
-	WORD $0xbd402281 // ldr s1, [x20, #0x20]
+	WORD $0x4ebe8626 // add v6.4s, v17.4s, v30.4s
+	WORD $0x4e20cc30 // fmla v16.4s, v1.4s, v0.4s
+	WORD $0x4e3fd4c0 // fadd v0.4s, v6.4s, v31.4s
+	WORD $0x4ebe86a7 // add v7.4s, v21.4s, v30.4s
+	WORD $0x4e3fd4e1 // fadd v1.4s, v7.4s, v31.4s
 	WORD $0x4e20cca4 // fmla v4.4s, v5.4s, v0.4s
-	WORD $0xbd4022a0 // ldr s0, [x21, #0x20]
+	WORD $0xbc5e01a0 // ldur s0, [x13, #-0x20]
+	WORD $0x4e21ccb0 // fmla v16.4s, v5.4s, v1.4s
+	WORD $0xbd4021a1 // ldr s1, [x13, #0x20]
+	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
+	WORD $0x2d7e95a4 // ldp s4, s5, [x13, #-0xc]
 	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
 	WORD $0x3dc0a260 // ldr q0, [x19, #0x280]
-	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
-	WORD $0x2d4696a4 // ldp s4, s5, [x21, #0x34]
 	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
-	WORD $0x2d469281 // ldp s1, s4, [x20, #0x34]
+	WORD $0x2d4691a1 // ldp s1, s4, [x13, #0x34]
+	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
 	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff0c8 // b.hi 0x3ed0 <k_tile_panel_16_min+0x5f0>
-	WORD $0x17ffff6b // b 0x3e68 <k_tile_panel_16_min+0x588>
+	WORD $0x54fff108 // b.hi 0x455c <k_tile_panel_16_min+0x7a8>
+	WORD $0x17ffff69 // b 0x44e4 <k_tile_panel_16_min+0x730>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffc2cb // b.lt 0x3924 <k_tile_panel_16_min+0x44>
-	WORD $0xf940100c // ldr x12, [x0, #0x20]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0x9b0a7d8c // mul x12, x12, x10
-	WORD $0xa940a80e // ldp x14, x10, [x0, #0x8]
-	WORD $0x8b09114a // add x10, x10, x9, lsl #4
-	WORD $0x8b0c19cc // add x12, x14, x12, lsl #6
-	WORD $0xad400183 // ldp q3, q0, [x12]
-	WORD $0xd10005ad // sub x13, x13, #0x1
-	WORD $0x3dc00144 // ldr q4, [x10]
-	WORD $0x3dc04147 // ldr q7, [x10, #0x100]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x3dc01146 // ldr q6, [x10, #0x40]
+	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54ffb5ab // b.lt 0x3e04 <k_tile_panel_16_min+0x50>
+	WORD $0xd342fdd0 // lsr x16, x14, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0xcb0e018e // sub x14, x12, x14
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
+	WORD $0x8b08102c // add x12, x1, x8, lsl #4
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
+	WORD $0xad4001c3 // ldp q3, q0, [x14]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x3dc01186 // ldr q6, [x12, #0x40]
 	WORD $0x4e040461 // dup v1.4s, v3.s[0]
 	WORD $0x4e040405 // dup v5.4s, v0.s[0]
 	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
@@ -4208,20 +4629,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
 	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
 	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
-	WORD $0x3dc05147 // ldr q7, [x10, #0x140]
+	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
 	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
 	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
 	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
 	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
-	WORD $0x3dc02151 // ldr q17, [x10, #0x80]
+	WORD $0x3dc02191 // ldr q17, [x12, #0x80]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
 	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
 	WORD $0x4e140412 // dup v18.4s, v0.s[2]
 	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
 	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
-	WORD $0x3dc06153 // ldr q19, [x10, #0x180]
+	WORD $0x3dc06193 // ldr q19, [x12, #0x180]
 	WORD $0x4e602821 // saddlp v1.4s, v1.8h
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
@@ -4231,9 +4652,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
 	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
 	WORD $0x4e606885 // sadalp v5.4s, v4.8h
-	WORD $0x3dc03144 // ldr q4, [x10, #0xc0]
+	WORD $0x3dc03184 // ldr q4, [x12, #0xc0]
 	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
-	WORD $0x3dc07147 // ldr q7, [x10, #0x1c0]
+	WORD $0x3dc07187 // ldr q7, [x12, #0x1c0]
 	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
 	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
 	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
@@ -4245,38 +4666,33 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
 	WORD $0x4e606861 // sadalp v1.4s, v3.8h
 	WORD $0x4e606805 // sadalp v5.4s, v0.8h
-	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
-	WORD $0x6e3edc03 // fmul v3.4s, v0.4s, v30.4s
-	WORD $0x4ebd8421 // add v1.4s, v1.4s, v29.4s
-	WORD $0x4ebd84a4 // add v4.4s, v5.4s, v29.4s
+	WORD $0x3dc08180 // ldr q0, [x12, #0x200]
+	WORD $0x6e3fdc03 // fmul v3.4s, v0.4s, v31.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ebe84a4 // add v4.4s, v5.4s, v30.4s
 	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
-	WORD $0x3dc09141 // ldr q1, [x10, #0x240]
-	WORD $0x4e3ed480 // fadd v0.4s, v4.4s, v30.4s
+	WORD $0x3dc09181 // ldr q1, [x12, #0x240]
+	WORD $0x4e3fd480 // fadd v0.4s, v4.4s, v31.4s
 	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
-	WORD $0xbd402180 // ldr s0, [x12, #0x20]
+	WORD $0xbd4021c0 // ldr s0, [x14, #0x20]
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x2d468d81 // ldp s1, s3, [x12, #0x34]
-	WORD $0x3dc0a140 // ldr q0, [x10, #0x280]
-	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x2d468dc1 // ldp s1, s3, [x14, #0x34]
+	WORD $0x3dc0a180 // ldr q0, [x12, #0x280]
+	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b140 // ldr q0, [x10, #0x2c0]
-	WORD $0x910c014a // add x10, x10, #0x300
+	WORD $0x3dc0b180 // ldr q0, [x12, #0x2c0]
+	WORD $0x910c018c // add x12, x12, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fff788 // b.hi 0x40e8 <k_tile_panel_16_min+0x808>
-	WORD $0x17fffdca // b 0x3924 <k_tile_panel_16_min+0x44>
-	WORD $0xa9524ff4 // ldp x20, x19, [sp, #0x120]
-	WORD $0xa95157f6 // ldp x22, x21, [sp, #0x110]
-	WORD $0xa9505ff8 // ldp x24, x23, [sp, #0x100]
-	WORD $0xa94f67fd // ldp x29, x25, [sp, #0xf0]
+	WORD $0x54fff788 // b.hi 0x477c <k_tile_panel_16_min+0x9c8>
+	WORD $0x17fffd5d // b 0x3e04 <k_tile_panel_16_min+0x50>
+	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
+	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
+	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
 	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
 	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
 	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
 	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
-	WORD $0x9104c3ff // add sp, sp, #0x130
+	WORD $0x910483ff // add sp, sp, #0x120
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

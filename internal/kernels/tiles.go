@@ -119,8 +119,8 @@ const (
 )
 
 type oneArgs struct {
-	dst, x, w          unsafe.Pointer
-	tiles, blocks, add int
+	dst, x, w                unsafe.Pointer
+	tiles, blocks, step, add int
 }
 
 type untileArgs struct {
@@ -129,8 +129,8 @@ type untileArgs struct {
 }
 
 type panelArgs struct {
-	dst, x, panel            unsafe.Pointer
-	ldd, ldx, m, blocks, add int
+	dst, x, panel                   unsafe.Pointer
+	ldd, ldx, first, m, blocks, add int
 }
 
 // scratch is room for a panel, and for the columns of dst that a last tile has too many.
@@ -177,7 +177,7 @@ func flag(b bool) int {
 // one multiplies a single token with tiles as they come from memory.
 func (t *Tiler) one(dst []float32, x *Activations, tiles []byte, add bool) {
 	size := t.Bytes(x.cols)
-	args := oneArgs{x: at(x.blocks), blocks: x.cols / t.block.elems, add: flag(add)}
+	args := oneArgs{x: unsafe.Pointer(x.block(0, 0)), blocks: x.cols / t.block.elems, step: x.group, add: flag(add)}
 	step := max(1, oneBytes/size)
 	for len(dst) >= TileRows {
 		args.tiles = min(step, len(dst)/TileRows)
@@ -202,11 +202,13 @@ func (t *Tiler) many(dst Matrix, x *Activations, tiles []byte, add bool) {
 	buf := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(buf)
 	untile := untileArgs{panel: unsafe.Pointer(&buf.panel)}
-	mul := panelArgs{panel: unsafe.Pointer(&buf.panel), ldx: x.stride}
-	for i := 0; i < dst.Rows; i += panelTokens {
-		mul.m = min(panelTokens, dst.Rows-i)
+	mul := panelArgs{panel: unsafe.Pointer(&buf.panel), ldx: x.groupLen()}
+	for i := 0; i < dst.Rows; i += mul.m {
+		// batches but the last end with a group, so that all but the first begin with one
+		mul.first = (x.first + i) % x.group
+		mul.m = min(panelTokens-mul.first, dst.Rows-i)
 		for g := 0; g < x.cols/actBlock; g += panelGroups {
-			mul.x = unsafe.Pointer(&x.blocks[i*x.stride+g])
+			mul.x = unsafe.Pointer(&x.blocks[(x.first+i)/x.group*x.groupLen()+g*x.group])
 			mul.blocks = min(panelGroups, x.cols/actBlock-g)
 			mul.add = flag(add || g > 0)
 			for j := 0; j < dst.Cols; j += TileRows {

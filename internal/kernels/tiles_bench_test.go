@@ -15,7 +15,7 @@ func BenchmarkTiles(b *testing.B) {
 			for _, workers := range []int{1, 2} {
 				b.Run(fmt.Sprintf("%s/decode/%d", name, workers), func(b *testing.B) {
 					const cols, tiles = 2048, 12288
-					one, _ := tileWeights(newRand(), tl, name, TileRows, cols, true)
+					one, _ := tileWeights(newRand(), []*Set{s}, name, TileRows, cols, true)
 					w := make([]byte, 0, tiles*len(one))
 					for range tiles {
 						w = append(w, one...)
@@ -41,7 +41,7 @@ func BenchmarkTiles(b *testing.B) {
 			for _, c := range [][3]int{{2, 2048, 2048}, {4, 2048, 2048}, {8, 2048, 2048}, {128, 2048, 2048}, {512, 512, 1024}, {512, 512, 5632}} {
 				m, n, k := c[0], c[1], c[2]
 				b.Run(fmt.Sprintf("%s/%dx%dx%d", name, m, n, k), func(b *testing.B) {
-					w, _ := tileWeights(newRand(), tl, name, n, k, true)
+					w, _ := tileWeights(newRand(), []*Set{s}, name, n, k, true)
 					x, d := View(fill(newRand(), m*k), m, k), View(make([]float32, m*n), m, n)
 					var a Activations
 					a.Reset(m, k)

@@ -55,7 +55,7 @@ func (t *Tiler) portable(dst Matrix, x *Activations, tiles []byte, add bool) {
 					copy(y[:], d)
 				}
 				for g := range groups {
-					groups[g].mul(&y, &x.row(i)[b+g], t.t.halves, t.t.min)
+					groups[g].mul(&y, x.block(i, b+g), t.t.halves, t.t.min)
 				}
 				copy(d, y[:])
 			}

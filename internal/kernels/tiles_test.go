@@ -60,6 +60,15 @@ func TestFma32(t *testing.T) {
 		[]float32{inf, nan, nan, -inf, -inf, 0})
 }
 
+// row is the blocks of row i.
+func (a *Activations) row(i int) []act {
+	r := make([]act, a.cols/actBlock)
+	for b := range r {
+		r[b] = *a.block(i, b)
+	}
+	return r
+}
+
 // Codes and scales by hand, and by the definition in float64 for random rows.
 func TestQuantize(t *testing.T) {
 	levels(t, func(t *testing.T, s *Set) {
@@ -125,26 +134,32 @@ func TestQuantize(t *testing.T) {
 	})
 }
 
-// weights packs random encoded rows; it gives their real values too.
-func tileWeights(rng *rand.Rand, tl *Tiler, name string, n, cols int, finite bool) (tiles []byte, real Matrix) {
+// tileWeights packs random encoded rows, at every level the same; it gives their real values too.
+func tileWeights(rng *rand.Rand, sets []*Set, name string, n, cols int, finite bool) (tiles []byte, real Matrix) {
 	b := blocks[name]
 	rows := randomBlocks(rng, name, n*cols/b.elems, finite)
 	real = View(make([]float32, n*cols), n, cols)
 	b.decode(real.Data, rows)
-	size, ld := tl.Bytes(cols), cols/b.elems*b.bytes
-	for i := 0; i < n; i += TileRows {
-		m := min(TileRows, n-i)
-		// a guard of bytes shows writes past a tile
-		tile := slices.Repeat([]byte{0xa5}, size+64)
-		tl.Pack(tile[:size:size], rows[i*ld:][:m*ld], m, cols)
-		for _, c := range tile[size:] {
-			if c != 0xa5 {
+	ld := cols / b.elems * b.bytes
+	for _, s := range sets {
+		tl := s.Tiler(name)
+		size, guard := tl.Bytes(cols), slices.Repeat([]byte{0xa5}, 64)
+		var packed []byte
+		for i := 0; i < n; i += TileRows {
+			m := min(TileRows, n-i)
+			tile := append(slices.Repeat([]byte{0x5a}, size), guard...)
+			tl.Pack(tile[:size:size], rows[i*ld:][:m*ld], m, cols)
+			if !slices.Equal(tile[size:], guard) {
 				panic("wrote past a tile")
 			}
+			packed = append(packed, tile[:size]...)
 		}
-		tiles = append(tiles, tile[:size]...)
+		if tiles != nil && !slices.Equal(tiles, packed) {
+			panic(fmt.Sprintf("%s packs %s in its own way", s.Level(), name))
+		}
+		tiles = packed
 	}
-	return tiles, real
+	return slices.Clip(tiles), real
 }
 
 func tiledNames() []string { return slices.Sorted(maps.Keys(tiledTypes)) }
@@ -152,43 +167,44 @@ func tiledNames() []string { return slices.Sorted(maps.Keys(tiledTypes)) }
 // Every level has the bits of portable, for one token and many, whole tiles and parts; and those are
 // the products of decoded weights with dequantized activations, within rounding.
 func TestTiles(t *testing.T) {
-	portable := For(cpu.Portable)
+	all := All()
 	for _, name := range tiledNames() {
 		t.Run(name, func(t *testing.T) {
 			rng := newRand()
-			for _, k := range []int{1, 2, 3, 5, 9, 33, 70} {
-				cols := k * blocks[name].elems
-				if cols > 10000 {
+			for _, c := range []struct {
+				cols int
+				n, m []int
+			}{
+				{256, []int{1, 2, 15, 16, 17, 40}, []int{1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 17, 31}},
+				{32, []int{3, 16, 33}, []int{1, 6, 25}},
+				{96, []int{16}, []int{1, 12, 14}},
+				{1024 + 256, []int{18, 32}, []int{1, 2, 15}}, // panels are 1024 long
+				{2048 + 32, []int{17}, []int{1, 5}},
+				{16384, []int{80}, []int{1}}, // more than one call takes
+				{256, []int{16}, []int{1100}},
+			} {
+				if c.cols%blocks[name].elems != 0 {
 					continue
 				}
-				pt := portable.Tiler(name)
-				for _, n := range []int{1, 15, 16, 17, 40} {
-					tiles, w := tileWeights(rng, pt, name, n, cols, true)
-					for _, m := range []int{1, 2, 3, 5, 7, 12, 17, 31} {
-						if k > 9 && m != 1 && m != 17 {
-							continue
-						}
-						x := matrix(rng, m, cols, 1)
+				for _, n := range c.n {
+					tiles, w := tileWeights(rng, all, name, n, c.cols, true)
+					for _, m := range c.m {
+						x := matrix(rng, m, c.cols, 1)
 						var a Activations
-						a.Reset(m, cols)
-						portable.Quantize(&a, x, 0, m)
+						a.Reset(m, c.cols)
+						all[0].Quantize(&a, x, 0, m)
 						for _, add := range []bool{false, true} {
+							what := fmt.Sprintf("%dx%dx%d add %v", m, n, c.cols, add)
 							before := matrix(rng, m, n, 3)
 							want := Matrix{slices.Clone(before.Data), m, n, n + 3}
-							pt.Mul(want, &a, tiles, add)
-							checkTiles(t, fmt.Sprintf("%dx%dx%d", m, n, cols), want, before, &a, w, add)
-							for _, s := range All()[1:] {
+							all[0].Tiler(name).Mul(want, &a, tiles, add)
+							checkTiles(t, what, want, before, &a, w, add)
+							for _, s := range all[1:] {
 								data, check := guarded(m * (n + 3))
 								copy(data, before.Data)
-								st := s.Tiler(name)
-								own, _ := tileWeights(rand.New(rand.NewPCG(3, 4)), st, name, n, cols, true)
-								ref, _ := tileWeights(rand.New(rand.NewPCG(3, 4)), pt, name, n, cols, true)
-								if !slices.Equal(own, ref) {
-									t.Fatalf("%s: tiles of %dx%d differ", s.Level(), n, cols)
-								}
-								st.Mul(Matrix{data, m, n, n + 3}, &a, tiles, add)
+								s.Tiler(name).Mul(Matrix{data, m, n, n + 3}, &a, tiles, add)
 								check(t)
-								sameBits(t, fmt.Sprintf("%s %dx%dx%d add %v", s.Level(), m, n, cols, add), data, want.Data)
+								sameBits(t, string(s.Level())+" "+what, data, want.Data)
 							}
 						}
 					}
@@ -219,14 +235,14 @@ func checkTiles(t *testing.T, what string, got, before Matrix, a *Activations, w
 }
 
 // Scales that are infinite, NaN or subnormal, and activations that are not finite, give the same at
-// every level too.
+// every level too; and so does every part of the tokens.
 func TestTilesExtremes(t *testing.T) {
-	portable := For(cpu.Portable)
+	all := All()
 	for _, name := range tiledNames() {
 		rng := newRand()
 		const m, n = 15, 37
-		cols := 4 * max(32, blocks[name].elems)
-		tiles, _ := tileWeights(rng, portable.Tiler(name), name, n, cols, false)
+		cols := 2 * max(32, blocks[name].elems)
+		tiles, _ := tileWeights(rng, all, name, n, cols, false)
 		x := matrix(rng, m, cols, 0)
 		for i := range x.Data {
 			x.Data[i] *= float32(math.Exp(20 * rng.NormFloat64()))
@@ -234,18 +250,24 @@ func TestTilesExtremes(t *testing.T) {
 		x.Row(1)[5], x.Row(2)[7] = float32(math.NaN()), float32(math.Inf(1))
 		var a Activations
 		a.Reset(m, cols)
-		portable.Quantize(&a, x, 0, m)
+		all[0].Quantize(&a, x, 0, m)
 		want := View(make([]float32, m*n), m, n)
-		portable.Tiler(name).Mul(want, &a, tiles, false)
-		for _, s := range All()[1:] {
-			got := View(make([]float32, m*n), m, n)
-			s.Tiler(name).Mul(got, &a, tiles, false)
-			sameBits(t, fmt.Sprintf("%s %s", name, s.Level()), got.Data, want.Data)
-			for i := range m { // one token alone
-				one := a.Slice(i, i+1)
-				s.Tiler(name).Mul(got.Slice(i, i+1, 0, n), &one, tiles, false)
+		all[0].Tiler(name).Mul(want, &a, tiles, false)
+		for _, s := range all {
+			for lo := range m {
+				for _, hi := range []int{lo + 1, lo + 2, lo + 5, m} {
+					if hi > m {
+						continue
+					}
+					mid := (lo + hi) / 2 // in two parts, the second one a part of a part
+					got := View(make([]float32, m*n), m, n)
+					part := a.Slice(lo, hi)
+					first, last := part.Slice(0, mid-lo), part.Slice(mid-lo, hi-lo)
+					s.Tiler(name).Mul(got.Slice(lo, mid, 0, n), &first, tiles, false)
+					s.Tiler(name).Mul(got.Slice(mid, hi, 0, n), &last, tiles, false)
+					sameBits(t, fmt.Sprintf("%s %s, tokens %d:%d", name, s.Level(), lo, hi), got.Data[lo*n:hi*n], want.Data[lo*n:hi*n])
+				}
 			}
-			sameBits(t, fmt.Sprintf("%s %s, one by one", name, s.Level()), got.Data, want.Data)
 		}
 	}
 }

@@ -2,7 +2,8 @@
 // Activations as int8 codes.
 #include "tile.h"
 
-struct quantize { struct act* dst; const float* x; long n; }; // n blocks
+// n blocks of a row, which lie step apart
+struct quantize { struct act* dst; const float* x; long n, step; };
 
 typedef int8_t vq __attribute__((vector_size(VL)));
 typedef int8_t vqu __attribute__((vector_size(VL), aligned(1)));
@@ -10,7 +11,8 @@ typedef int8_t vqu __attribute__((vector_size(VL), aligned(1)));
 KERNEL(quantize, quantize)
 {
   const float* x = p->x;
-  for (struct act* a = p->dst; a < p->dst + p->n; a++, x += 32) {
+  struct act* a = p->dst;
+  for (long b = 0; b < p->n; b++, a += p->step, x += 32) {
     vi top = alli(0);
 #pragma clang loop unroll(full)
     for (int i = 0; i < 32; i += VL) top = __builtin_elementwise_max(top, (vi)load(x + i) & 0x7fffffff);

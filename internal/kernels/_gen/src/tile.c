@@ -4,8 +4,9 @@
 #include "tile.h"
 #include "tiletypes.h"
 
-// One token with whole tiles: dst[16*i..] for every tile i. blocks counts units of the stored type.
-struct tile { float* dst; const struct act* x; const uint8_t* w; long tiles, blocks, add; };
+// One token with whole tiles: dst[16*i..] for every tile i. blocks counts units of the stored type; those
+// of the token lie step apart.
+struct tile { float* dst; const struct act* x; const uint8_t* w; long tiles, blocks, step, add; };
 
 #define TILE(type) \
 ONE(type) \
@@ -17,9 +18,9 @@ KERNEL(tile_##type, tile) \
     if (!p->add) \
       for (int r = 0; r < ROWS; r += VL) store(dst + r, all(0)); \
     const struct act* x = p->x; \
-    for (long b = 0; b < p->blocks; b++, w += BYTES_##type, x += OUTER_##type * INNER_##type) { \
+    for (long b = 0; b < p->blocks; b++, w += BYTES_##type, x += OUTER_##type * INNER_##type * p->step) { \
       _Pragma("clang loop unroll(disable)") \
-      for (int r = 0; r < PARTS; r++) store(dst + r * VL, one_##type(w, r, x, load(dst + r * VL))); \
+      for (int r = 0; r < PARTS; r++) store(dst + r * VL, one_##type(w, r, x, p->step, load(dst + r * VL))); \
     } \
   } \
 }

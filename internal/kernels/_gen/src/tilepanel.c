@@ -52,9 +52,10 @@ UNTILE(q4_k)
 UNTILE(q5_k)
 UNTILE(q6_k)
 
-// dst[m,16] (+)= x[m,32*blocks] times the panel. Rows of dst lie ldd numbers apart, those of x ldx
-// blocks.
-struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, ldx, m, blocks, add; };
+// dst[m,16] (+)= x[m,32*blocks] times the panel. Rows of dst lie ldd numbers apart. Tokens come in groups
+// of four, ldx blocks apart, in which the four blocks of the same columns are neighbours; those to
+// multiply begin with token first of the group at x.
+struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, ldx, first, m, blocks, add; };
 
 // most tokens that pass together: their sums stay in registers
 #if VL == 8
@@ -69,68 +70,59 @@ struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, 
 #define MOST(halves) ((halves) == 1 ? 12 : 8)
 #endif
 
+// pass multiplies m tokens from token at on, which must not leave its group unless it begins it.
 INLINE void pass(const struct panel* p, const int m, const int halves, const int min, long at, int r)
 {
   const uint8_t* w = p->panel + r * (LINE / PARTS);
-  const struct act* x = p->x + at * p->ldx;
-  const long ldx = p->ldx, ldd = p->ldd;
-  float* dst = p->dst + at * ldd + r * VL;
+  const struct act* x[3];
+  float* dst = p->dst + (at - p->first) * p->ldd + r * VL;
   vf acc[12];
-#pragma clang loop unroll(full)
-  for (int t = 0; t < m; t++) acc[t] = p->add ? load(dst + t * ldd) : all(0);
-  for (long b = p->blocks; b > 0; b--, w += STRIDE(halves, min), x++) {
+#define EACH(t) _Pragma("clang loop unroll(full)") for (int t = 0; t < m; t++)
+#define X(t) (x[t / 4] + t % 4)
+  x[0] = p->x + at / 4 * p->ldx + at % 4;
+  x[1] = x[0] + p->ldx;
+  x[2] = x[1] + p->ldx;
+  EACH(t) acc[t] = p->add ? load(dst + t * p->ldd) : all(0);
+  for (long b = p->blocks; b > 0; b--, w += STRIDE(halves, min), x[0] += 4, x[1] += 4, x[2] += 4) {
     vf term[12];
 #pragma clang loop unroll(full)
     for (int h = 0; h < halves; h++) {
       vi s[12];
-#pragma clang loop unroll(full)
-      for (int t = 0; t < m; t++) {
-        const struct act* a = x + t * ldx;
-        s[t] = alli(min || !VNNI ? MAGIC : halves == 1 ? a->start : a->start16[h]);
-      }
+      EACH(t) s[t] = alli(min || !VNNI ? MAGIC : halves == 1 ? X(t)->start : X(t)->start16[h]);
 #pragma clang loop unroll(full)
       for (int i = h * 4; i < (h + 1) * 8 / halves; i += 4) {
         quads q[12];
-#pragma clang loop unroll(full)
-        for (int t = 0; t < m; t++) q[t] = quads_of(x[t * ldx].q + 4 * i);
+        EACH(t) q[t] = quads_of(X(t)->q + 4 * i);
 #pragma clang loop unroll(full)
         for (int j = 0; j < 4; j++) {
           const vb c = line(w, i + j);
-#pragma clang loop unroll(full)
-          for (int t = 0; t < m; t++) s[t] = min || VNNI ? dp(s[t], c, q[t], j) : dps(s[t], c, q[t], j);
+          EACH(t) s[t] = min || VNNI ? dp(s[t], c, q[t], j) : dps(s[t], c, q[t], j);
         }
       }
       const vf f = (vf)line(w, 8 + h);
-#pragma clang loop unroll(full)
-      for (int t = 0; t < m; t++) term[t] = h == 0 ? first_term(s[t], f) : next_term(s[t], f, term[t]);
+      EACH(t) term[t] = h == 0 ? first_term(s[t], f) : next_term(s[t], f, term[t]);
     }
+    EACH(t) acc[t] = fma(term[t], all(X(t)->d), acc[t]);
 #pragma clang loop unroll(full)
-    for (int t = 0; t < m; t++) acc[t] = fma(term[t], all(x[t * ldx].d), acc[t]);
-    if (min) {
-#pragma clang loop unroll(full)
-      for (int h = 0; h < halves; h++) {
-        const vf f = (vf)line(w, 8 + halves + h);
-#pragma clang loop unroll(full)
-        for (int t = 0; t < m; t++) {
-          const struct act* a = x + t * ldx;
-          acc[t] = fma(f, all(halves == 1 ? a->sum : a->sum16[h]), acc[t]);
-        }
-      }
+    for (int h = 0; h < halves * min; h++) {
+      const vf f = (vf)line(w, 8 + halves + h);
+      EACH(t) acc[t] = fma(f, all(halves == 1 ? X(t)->sum : X(t)->sum16[h]), acc[t]);
     }
   }
-#pragma clang loop unroll(full)
-  for (int t = 0; t < m; t++) store(dst + t * ldd, acc[t]);
+  EACH(t) store(dst + t * p->ldd, acc[t]);
 }
 
 #define PANEL(name, halves, min) \
 KERNEL(name, panel) \
 { \
+  const long end = p->first + p->m; \
   for (int r = 0; r < PARTS; r++) { \
-    long t = 0; \
-    for (; t + MOST(halves) <= p->m; t += MOST(halves)) pass(p, MOST(halves), halves, min, t, r); \
-    if (MOST(halves) > 4) for (; t + 4 <= p->m; t += 4) pass(p, 4, halves, min, t, r); \
-    for (; t + 2 <= p->m; t += 2) pass(p, 2, halves, min, t, r); \
-    if (t < p->m) pass(p, 1, halves, min, t, r); \
+    long t = p->first; \
+    for (; t % 4 && t < end; t++) pass(p, 1, halves, min, t, r); \
+    for (; t + MOST(halves) <= end; t += MOST(halves)) pass(p, MOST(halves), halves, min, t, r); \
+    if (MOST(halves) > 4) for (; t + 4 <= end; t += 4) pass(p, 4, halves, min, t, r); \
+    for (; t + 2 <= end; t += 2) pass(p, 2, halves, min, t, r); \
+    if (t < end) pass(p, 1, halves, min, t, r); \
   } \
 }
 PANEL(tile_panel, 1, 0)

@@ -187,14 +187,14 @@ NO_LEAST(q3_k)
 
 // one is a unit with one token: what it adds to the sums of part r.
 #define ONE(type) \
-INLINE vf one_##type(const uint8_t* w, const int r, const struct act* x, vf acc) \
+INLINE vf one_##type(const uint8_t* w, const int r, const struct act* x, long step, vf acc) \
 { \
   uint32_t s[4 * VL]; \
   prepare_##type(w, r, s); \
   _Pragma("clang loop unroll(disable)") \
   for (long outer = 0; outer < OUTER_##type; outer++) { \
     _Pragma("clang loop unroll(full)") \
-    for (int inner = 0; inner < INNER_##type; inner++, x++) { \
+    for (int inner = 0; inner < INNER_##type; inner++, x += step) { \
       APART; \
       const quads q[2] = {quads_of(x->q), quads_of(x->q + 16)}; \
       vf t = all(0); \
