@@ -49,9 +49,8 @@ const (
 )
 
 // activationBytes is what a batch of t tokens takes in a runner's own buffers.
-func activationBytes(d *ir.Decoder, t int) int64 {
-	rows := min(t, max(1, logitNumbers/d.Vocab))
-	return 4 * (bufferFloats(d, t) + int64(t)*int64(d.Hidden+d.QDim()+d.FFN) + int64(rows)*int64(d.Vocab))
+func activationBytes(d *ir.Decoder, t int, limited bool) int64 {
+	return 4 * (bufferFloats(d, t) + int64(t)*int64(d.Hidden+d.QDim()+d.FFN) + int64(logitRows(d, t, limited))*int64(d.Vocab))
 }
 
 // workBytes is what workers take at most for a batch of t tokens, short of very long rows.
@@ -94,12 +93,13 @@ func Demand(m *ir.Model, opt Options) (int64, error) {
 	if opt.Context <= 0 {
 		opt.Context = m.Decoder.Context
 	}
+	opt.Memory = 1 // some limit
 	return f.owned + f.part + heapBytes(m.Decoder, opt, leastBatch), nil
 }
 
 // heapBytes is what a runner holds beside weights: activations, workers, cache.
 func heapBytes(d *ir.Decoder, opt Options, batch int) int64 {
-	return activationBytes(d, batch) + workBytes(d, batch, opt.Context, par.Threads(opt.Threads)) + cacheBytes(d, opt.KV, max(1, opt.Tokens), batch)
+	return activationBytes(d, batch, opt.Memory > 0) + workBytes(d, batch, opt.Context, par.Threads(opt.Threads)) + cacheBytes(d, opt.KV, max(1, opt.Tokens), batch)
 }
 
 // Usual is what sessions of Options.Tokens take on the heap where there is no limit, weights included
@@ -112,6 +112,7 @@ func Usual(m *ir.Model, opt Options) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	opt.Memory = 0
 	return f.owned + heapBytes(m.Decoder, opt, min(defaultBatch, max(opt.Tokens, 1))), nil
 }
 
@@ -156,7 +157,7 @@ func (r *Runner) chooseBatch() int {
 		return b
 	}
 	rest := r.opt.Memory - r.weights.owned - r.weights.part
-	for b > leastBatch && (activationBytes(r.d, b) > r.opt.Memory/4 || heapBytes(r.d, r.opt, b) > rest) {
+	for b > leastBatch && (activationBytes(r.d, b, true) > r.opt.Memory/4 || heapBytes(r.d, r.opt, b) > rest) {
 		b /= 2
 	}
 	return b

@@ -36,8 +36,21 @@ type Options struct {
 	Work string
 }
 
-// logitNumbers bounds the logits held at once.
-const logitNumbers = 4 << 20
+// logitNumbers bounds the logits held at once where memory is limited, manyLogits where it is not: the
+// more rows, the less often the output matrix, which is large where the vocabulary is, is decoded.
+const (
+	logitNumbers = 4 << 20
+	manyLogits   = 16 << 20
+)
+
+// logitRows is how many rows of logits are held at once in batches of a length.
+func logitRows(d *ir.Decoder, batch int, limited bool) int {
+	numbers := manyLogits
+	if limited {
+		numbers = logitNumbers
+	}
+	return max(1, min(batch, numbers/d.Vocab))
+}
 
 // Runner is a loaded model. Its sessions may be used from several goroutines; they take turns.
 type Runner struct {

@@ -272,7 +272,7 @@ func (r *Runner) project(states kernels.Matrix) kernels.Matrix {
 }
 
 // LogitRows is the most rows of states that Logits takes at a time.
-func (r *Runner) LogitRows() int { return max(1, min(r.batch, logitNumbers/r.d.Vocab)) }
+func (r *Runner) LogitRows() int { return logitRows(r.d, r.batch, r.opt.Memory > 0) }
 
 // Logits turns rows of Session.States into rows of Vocab logits, at most LogitRows of them. They are
 // valid until the runner computes something else.
