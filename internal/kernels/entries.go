@@ -38,6 +38,13 @@ const (
 	fnDotQ2K
 	fnDotQ4K
 	fnDotQ5K
+	fnEncodeAffine
+	fnEncodeSymmetric
+	fnEncodeQ2K
+	fnEncodeQ3K
+	fnEncodeQ3KWeighted
+	fnEncodeQ6K
+	fnEncodeSixes
 	fnDot
 	fnGemmOuter
 	fnGemmOuter64

@@ -16,6 +16,16 @@ func decodeAVX2Addr() uintptr
 func decodeAVX512Addr() uintptr
 func dotrowAVX2Addr() uintptr
 func dotrowAVX512Addr() uintptr
+func encode_legacyAVX2Addr() uintptr
+func encode_legacyAVX512Addr() uintptr
+func encode_q2_kAVX2Addr() uintptr
+func encode_q2_kAVX512Addr() uintptr
+func encode_q3_kAVX2Addr() uintptr
+func encode_q3_kAVX512Addr() uintptr
+func encode_q6_kAVX2Addr() uintptr
+func encode_q6_kAVX512Addr() uintptr
+func encode_sixesAVX2Addr() uintptr
+func encode_sixesAVX512Addr() uintptr
 func gemmAVX2Addr() uintptr
 func gemmAVX512Addr() uintptr
 func panelAVX2Addr() uintptr
@@ -121,6 +131,40 @@ var units = []unit{
 		{fnDotQ2K, 0x1000},
 		{fnDotQ4K, 0x12c0},
 		{fnDotQ5K, 0x1510},
+	}},
+	{cpu.AVX2, encode_legacyAVX2Addr(), []entry{
+		{fnEncodeAffine, 0x0},
+		{fnEncodeSymmetric, 0xbb0},
+	}},
+	{cpu.AVX512, encode_legacyAVX512Addr(), []entry{
+		{fnEncodeAffine, 0x0},
+		{fnEncodeSymmetric, 0x18a0},
+	}},
+	{cpu.AVX2, encode_q2_kAVX2Addr(), []entry{
+		{fnEncodeQ2K, 0x0},
+	}},
+	{cpu.AVX512, encode_q2_kAVX512Addr(), []entry{
+		{fnEncodeQ2K, 0x0},
+	}},
+	{cpu.AVX2, encode_q3_kAVX2Addr(), []entry{
+		{fnEncodeQ3K, 0x0},
+		{fnEncodeQ3KWeighted, 0xb40},
+	}},
+	{cpu.AVX512, encode_q3_kAVX512Addr(), []entry{
+		{fnEncodeQ3K, 0x0},
+		{fnEncodeQ3KWeighted, 0xff0},
+	}},
+	{cpu.AVX2, encode_q6_kAVX2Addr(), []entry{
+		{fnEncodeQ6K, 0x0},
+	}},
+	{cpu.AVX512, encode_q6_kAVX512Addr(), []entry{
+		{fnEncodeQ6K, 0x0},
+	}},
+	{cpu.AVX2, encode_sixesAVX2Addr(), []entry{
+		{fnEncodeSixes, 0x0},
+	}},
+	{cpu.AVX512, encode_sixesAVX512Addr(), []entry{
+		{fnEncodeSixes, 0x0},
 	}},
 	{cpu.AVX2, gemmAVX2Addr(), []entry{
 		{fnDot, 0x0},

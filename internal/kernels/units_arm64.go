@@ -11,6 +11,11 @@ func attendNEONAddr() uintptr
 func cacheNEONAddr() uintptr
 func decodeNEONAddr() uintptr
 func dotrowNEONAddr() uintptr
+func encode_legacyNEONAddr() uintptr
+func encode_q2_kNEONAddr() uintptr
+func encode_q3_kNEONAddr() uintptr
+func encode_q6_kNEONAddr() uintptr
+func encode_sixesNEONAddr() uintptr
 func gemmNEONAddr() uintptr
 func panelNEONAddr() uintptr
 func rowsNEONAddr() uintptr
@@ -66,6 +71,23 @@ var units = []unit{
 		{fnDotQ2K, 0x13e0},
 		{fnDotQ4K, 0x18c4},
 		{fnDotQ5K, 0x1c0c},
+	}},
+	{cpu.NEON, encode_legacyNEONAddr(), []entry{
+		{fnEncodeAffine, 0x0},
+		{fnEncodeSymmetric, 0xa7c},
+	}},
+	{cpu.NEON, encode_q2_kNEONAddr(), []entry{
+		{fnEncodeQ2K, 0x0},
+	}},
+	{cpu.NEON, encode_q3_kNEONAddr(), []entry{
+		{fnEncodeQ3K, 0x0},
+		{fnEncodeQ3KWeighted, 0x904},
+	}},
+	{cpu.NEON, encode_q6_kNEONAddr(), []entry{
+		{fnEncodeQ6K, 0x0},
+	}},
+	{cpu.NEON, encode_sixesNEONAddr(), []entry{
+		{fnEncodeSixes, 0x0},
 	}},
 	{cpu.NEON, gemmNEONAddr(), []entry{
 		{fnDot, 0x0},

@@ -114,7 +114,11 @@ func (c *codec) encodeRow(dst []byte, src, importance []float32) error {
 		}
 		sigma2 = sumSquares(src) / float32(len(src))
 	}
-	for i, o := 0, 0; i < len(src); i, o = i+n, o+size {
+	imp := importance
+	if !weighted {
+		imp = nil
+	}
+	for i, o := 0, 0; !vectors.Encode(string(c.info.Type), dst, src, imp, sigma2) && i < len(src); i, o = i+n, o+size {
 		b := dst[o : o+size : o+size]
 		if !weighted {
 			c.plain(b, src[i:i+n:i+n])

@@ -1,0 +1,153 @@
+// levels: avx2 avx512 neon
+// Q3_K: sixteen sub-blocks of 16 with 6-bit scales.
+#include "encode_signed.h"
+
+// fit_sweep is storage's search of the same name on every lane, for codes -4..3 of 16 elements. t
+// receives the codes.
+INLINE lf fit_sweep(struct group* g)
+{
+  const lf zero = 0;
+  lf v = zero, top = zero;
+  EACH for (long i = 0; i < 16; i++) {
+    const lf x = g->x[i], a = absl(x);
+    v = a > top ? x : v;
+    top = a > top ? a : top;
+  }
+  const li none = top < 1e-15f;
+  const lf is = -4 / v;
+  lf lx = zero, l2 = zero;
+  EACH for (long i = 0; i < 16; i++) {
+    const lf x = g->x[i], w = x * x, c = code(is * x, (lf)-4, (lf)3);
+    g->w[i] = w;
+    g->t[i] = none ? (lf)-4 : c;
+    lx += w * x * c;
+    l2 += w * c * c;
+  }
+  SETTLE
+  EACH for (int sweep = 0; sweep < 5; sweep++) {
+    li changed = 0;
+    EACH for (long i = 0; i < 16; i++) {
+      const lf x = g->x[i], w = g->w[i], wx = w * x, old = g->t[i];
+      lf slx = lx - wx * old, sl2 = l2 - w * old * old;
+      li good = (slx > zero) & ~none;
+      li c = nearest(x * sl2 / slx);
+      c = MAX(c, (li)-4);
+      c = MIN(c, (li)3);
+      const lf f = __builtin_convertvector(c, lf);
+      good &= f != old;
+      slx += wx * f;
+      sl2 += w * f * f;
+      good &= (sl2 > zero) & (slx * slx * l2 > lx * lx * sl2);
+      g->t[i] = good ? f : old;
+      lx = good ? slx : lx;
+      l2 = good ? sl2 : l2;
+      changed |= good;
+    }
+    if (!anyl(changed)) break;
+  }
+  return (none | ~(l2 > zero)) ? zero : lx / l2;
+}
+
+// pack_scales stores sixteen 6-bit codes: low nibbles of j and j+8 share byte j, the top two bits of j
+// lie in bits 2*(j/4) of byte 8+j%4.
+INLINE void pack_scales(uint8_t* dst, const uint8_t* sc)
+{
+  EACH for (int j = 0; j < 8; j++) dst[j] = (sc[j] & 15) | sc[j + 8] << 4;
+  EACH for (int j = 0; j < 4; j++)
+    dst[8 + j] = sc[j] >> 4 | sc[j + 4] >> 4 << 2 | sc[j + 8] >> 4 << 4 | sc[j + 12] >> 4 << 6;
+}
+
+// fit_scales finds the 6-bit codes of the scales of a chunk by the same search as for elements, with the
+// weights of the sub-blocks.
+INLINE void fit_scales(struct signed_scales* s)
+{
+  EACH for (int j = 0; j < 16; j++) s->g.x[j] = SCALE(j), s->g.w[j] = WEIGHT(j);
+  fit_symmetric(&s->f, &s->g, 16, 32);
+  EACH for (int j = 0; j < 16; j++)
+    Q(j) = __builtin_convertvector(code(s->f.inverse * SCALE(j), (lf)-32, (lf)31), li) + 32;
+  D = halved(s->f.scale);
+}
+
+// spread_scales maps the scale of largest magnitude to the lowest code.
+INLINE void spread_scales(struct signed_scales* s)
+{
+  const lf v = largest(s), is = -32 / v;
+  const li none = v == 0;
+  EACH for (int j = 0; j < 16; j++) {
+    li c = nearest(is * SCALE(j));
+    c = MAX(c, (li)-32);
+    c = MIN(c, (li)31);
+    Q(j) = none ? (li)0 : c + 32;
+  }
+  D = none ? (lf)0 : halved(1 / is);
+}
+
+typedef uint8_t lb __attribute__((ext_vector_type(LN)));
+
+// finish writes count superblocks whose scales are chosen; searched says that inverses make the codes of
+// the first fit.
+INLINE void finish(struct signed_scales* s, struct q3_k* y, const float* x, long count, const int searched)
+{
+  EACH for (long b = 0; b < count; b++, y++) {
+    uint8_t sc[16];
+    y->d = (_Float16)s->d[b];
+    EACH for (int j = 0; j < 16; j++) {
+      const long sub = 16 * b + j;
+      const float d = s->d[b] * (float)(s->q[j][b] - 32);
+      sc[j] = (uint8_t)s->q[j][b];
+      if (d == 0 && !searched) {
+        const uint8_t* from = s->first + sub / LN * LN * 16 + sub % LN;
+        EACH for (int i = 0; i < 16; i++) s->codes[16 * j + i] = from[LN * i];
+      } else {
+        recode(s->codes + 16 * j, x + 256 * b + 16 * j, d, s->inverse[sub], 4);
+      }
+    }
+    pack_scales(y->s, sc);
+    pack_pairs(y->q, s->codes);
+    pack_high(y->h, s->codes, 2);
+  }
+}
+
+KERNEL(encode_q3_k, encode)
+{
+  struct signed_scales* s = (struct signed_scales*)p->scratch;
+  const float* x = p->x;
+  struct q3_k* y = (struct q3_k*)p->dst;
+  for (long n = p->n; n > 0; n -= CHUNK, x += CHUNK * 256, y += CHUNK) {
+    const long count = n < CHUNK ? n : CHUNK;
+    EACH for (long first = 0; first < 16 * count; first += LN) {
+      columns((float*)s->g.x, LN, x, first, 16 * count, 16, 16);
+      const lf scale = fit_sweep(&s->g);
+      EACH for (int i = 0; i < 16; i++)
+        *(lb*)(s->first + 16 * first + LN * i) = __builtin_convertvector(s->g.t[i] + 4, lb);
+      keep(s, first, scale);
+    }
+    spread_scales(s);
+    finish(s, y, x, count, 0);
+  }
+}
+
+KERNEL(encode_q3_k_weighted, encode)
+{
+  struct signed_scales* s = (struct signed_scales*)p->scratch;
+  const float *x = p->x, *qw = p->qw;
+  struct q3_k* y = (struct q3_k*)p->dst;
+  for (long n = p->n; n > 0; n -= CHUNK, x += CHUNK * 256, qw += CHUNK * 256, y += CHUNK) {
+    const long count = n < CHUNK ? n : CHUNK;
+    mean_squares(&s->g, s->sigma2, x, count, 2);
+    EACH for (long first = 0; first < 16 * count; first += LN) {
+      columns((float*)s->g.x, LN, x, first, 16 * count, 16, 16);
+      columns((float*)s->g.w, LN, qw, first, 16 * count, 16, 16);
+      weigh(&s->g, 16, s->sigma2, first, 16);
+      lf sum = 0;
+      EACH for (int i = 0; i < 16; i++) sum += s->g.w[i];
+      s->g.t[0] = sum;
+      EACH for (long l = 0; l < LN; l++) s->weight[(first + l) % 16][(first + l) / 16] = ((const float*)s->g.t)[l];
+      fit_symmetric(&s->f, &s->g, 16, 4);
+      keep(s, first, s->f.scale);
+      keep_inverse(s, first);
+    }
+    fit_scales(s);
+    finish(s, y, x, count, 1);
+  }
+}
