@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"unsafe"
 )
@@ -9,16 +10,19 @@ import (
 // encoder is how the kernels write a stored type: by which kernel, and which of its types it is.
 type encoder struct {
 	elems, bytes int
-	plain        int // kernel without importance, -1: none
+	plain        int // kernel without importance
 	weighted     int // kernel with importance
 	kind         int32
 }
 
 var encoders = map[string]encoder{
-	"q4_0": {32, 18, -1, fnEncodeSymmetric, 0},
-	"q4_1": {32, 20, -1, fnEncodeAffine, 0},
-	"q5_0": {32, 22, -1, fnEncodeSymmetric, 1},
-	"q5_1": {32, 24, -1, fnEncodeAffine, 1},
+	"f16":  {1, 2, fnEncodeF16, fnEncodeF16, 0},
+	"bf16": {1, 2, fnEncodeBf16, fnEncodeBf16, 0},
+	"q8_0": {32, 34, fnEncodeQ80, fnEncodeQ80, 0},
+	"q4_0": {32, 18, fnEncodeQ40, fnEncodeSymmetric, 0},
+	"q4_1": {32, 20, fnEncodeQ41, fnEncodeAffine, 0},
+	"q5_0": {32, 22, fnEncodeQ50, fnEncodeSymmetric, 1},
+	"q5_1": {32, 24, fnEncodeQ51, fnEncodeAffine, 1},
 	"q2_k": {256, 84, fnEncodeQ2K, fnEncodeQ2K, 0},
 	"q3_k": {256, 110, fnEncodeQ3K, fnEncodeQ3KWeighted, 0},
 	"q6_k": {256, 210, fnEncodeQ6K, fnEncodeQ6K, 0},
@@ -34,9 +38,14 @@ type encodeArgs struct {
 }
 
 // scratches are the work space of searches, struct group and what stands beside it in the C sources.
-var scratches = sync.Pool{New: func() any { return new([scratchFloats + 32]float32) }}
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-const scratchFloats = 6 << 10
+type scratch [6<<10 + 32]float32
+
+// aligned is where the kernels' part begins, on a multiple of 128 bytes.
+func (s *scratch) aligned() unsafe.Pointer {
+	return unsafe.Pointer(&s[-(uintptr(unsafe.Pointer(s))/4)%32])
+}
 
 // atOnce is how many elements one call encodes: a fraction of a millisecond, since nothing can stop a
 // kernel that runs.
@@ -59,12 +68,9 @@ func (s *Set) Encode(name string, dst []byte, x, importance []float32, sigma2 fl
 	if importance != nil {
 		fn = e.weighted
 	}
-	if fn < 0 {
-		return false
-	}
-	buf := scratches.Get().(*[scratchFloats + 32]float32)
+	buf := scratches.Get().(*scratch)
 	defer scratches.Put(buf)
-	args := encodeArgs{scratch: unsafe.Pointer(&buf[-(uintptr(unsafe.Pointer(buf))/4)%32]), sigma2: sigma2, kind: e.kind}
+	args := encodeArgs{scratch: buf.aligned(), sigma2: sigma2, kind: e.kind}
 	for step := atOnce / e.elems; n > 0; n -= step {
 		args.dst, args.x, args.qw, args.n = at(dst), at(x), at(importance), min(n, step)
 		s.code.call(fn, unsafe.Pointer(&args))
@@ -76,4 +82,66 @@ func (s *Set) Encode(name string, dst []byte, x, importance []float32, sigma2 fl
 		}
 	}
 	return true
+}
+
+type extentArgs struct {
+	x              unsafe.Pointer
+	n              int
+	largest, signs uint32
+}
+
+// Extent is the largest magnitude of x by the order of its bits, in which infinities and then NaN come
+// last, and whether any number has its sign bit set.
+func (s *Set) Extent(x []float32) (largest float32, negative bool) {
+	if s.code == nil {
+		return extentPortable(x)
+	}
+	args := extentArgs{}
+	for len(x) > 0 {
+		part := x[:min(len(x), most)]
+		piece := extentArgs{x: at(part), n: len(part)}
+		s.code.call(fnExtent, unsafe.Pointer(&piece))
+		args.largest, args.signs = max(args.largest, piece.largest), args.signs|piece.signs
+		x = x[len(part):]
+	}
+	return math.Float32frombits(args.largest), args.signs != 0
+}
+
+func extentPortable(x []float32) (largest float32, negative bool) {
+	var top, signs uint32
+	for _, v := range x {
+		b := math.Float32bits(v)
+		top, signs = max(top, b&^(1<<31)), signs|b
+	}
+	return math.Float32frombits(top), signs>>31 != 0
+}
+
+type rowSquaresArgs struct {
+	x, sums, scratch unsafe.Pointer
+	rows, cols       int
+}
+
+// RowSquares sums the squares of the numbers of each row, rounding every product and sum, in the order
+// of the row. Rows have cols numbers, a multiple of 16, and there are as many as sums.
+func (s *Set) RowSquares(sums, x []float32, cols int) {
+	if cols%16 != 0 || len(x) != len(sums)*cols {
+		panic(fmt.Sprintf("kernels: %d numbers in %d rows of %d", len(x), len(sums), cols))
+	}
+	if s.code == nil {
+		for i := range sums {
+			sums[i] = 0
+			for _, v := range x[i*cols : (i+1)*cols] {
+				sums[i] += float32(v * v)
+			}
+		}
+		return
+	}
+	buf := scratches.Get().(*scratch)
+	defer scratches.Put(buf)
+	var out [16]float32
+	for i := 0; i < len(sums); i += len(out) {
+		args := rowSquaresArgs{at(x[i*cols:]), unsafe.Pointer(&out), buf.aligned(), min(len(out), len(sums)-i), cols}
+		s.code.call(fnRowSquares, unsafe.Pointer(&args))
+		copy(sums[i:], out[:])
+	}
 }

@@ -40,6 +40,15 @@ const (
 	fnDotQ5K
 	fnEncodeAffine
 	fnEncodeSymmetric
+	fnEncodeQ80
+	fnEncodeQ40
+	fnEncodeQ50
+	fnEncodeQ41
+	fnEncodeQ51
+	fnEncodeF16
+	fnEncodeBf16
+	fnExtent
+	fnRowSquares
 	fnEncodeQ2K
 	fnEncodeQ3K
 	fnEncodeQ3KWeighted
@@ -75,8 +84,6 @@ const (
 	fnSumExp
 	fnSumExpPair
 	fnDeviation
-	fnFitAffine
-	fnFitSymmetric
 	fnTileQ80
 	fnTileQ40
 	fnTileQ41

@@ -18,6 +18,8 @@ func dotrowAVX2Addr() uintptr
 func dotrowAVX512Addr() uintptr
 func encode_legacyAVX2Addr() uintptr
 func encode_legacyAVX512Addr() uintptr
+func encode_plainAVX2Addr() uintptr
+func encode_plainAVX512Addr() uintptr
 func encode_q2_kAVX2Addr() uintptr
 func encode_q2_kAVX512Addr() uintptr
 func encode_q3_kAVX2Addr() uintptr
@@ -32,8 +34,6 @@ func panelAVX2Addr() uintptr
 func panelAVX512Addr() uintptr
 func rowsAVX2Addr() uintptr
 func rowsAVX512Addr() uintptr
-func searchAVX2Addr() uintptr
-func searchAVX512Addr() uintptr
 func tileAVX2Addr() uintptr
 func tileAVXVNNIAddr() uintptr
 func tileAVX512VNNIAddr() uintptr
@@ -140,6 +140,28 @@ var units = []unit{
 		{fnEncodeAffine, 0x0},
 		{fnEncodeSymmetric, 0x18a0},
 	}},
+	{cpu.AVX2, encode_plainAVX2Addr(), []entry{
+		{fnEncodeQ80, 0x0},
+		{fnEncodeQ40, 0x220},
+		{fnEncodeQ50, 0x450},
+		{fnEncodeQ41, 0x720},
+		{fnEncodeQ51, 0xad0},
+		{fnEncodeF16, 0xf10},
+		{fnEncodeBf16, 0xf90},
+		{fnExtent, 0x1050},
+		{fnRowSquares, 0x11b0},
+	}},
+	{cpu.AVX512, encode_plainAVX512Addr(), []entry{
+		{fnEncodeQ80, 0x0},
+		{fnEncodeQ40, 0x1a0},
+		{fnEncodeQ50, 0x390},
+		{fnEncodeQ41, 0x5c0},
+		{fnEncodeQ51, 0xab0},
+		{fnEncodeF16, 0xff0},
+		{fnEncodeBf16, 0x1060},
+		{fnExtent, 0x1100},
+		{fnRowSquares, 0x1230},
+	}},
 	{cpu.AVX2, encode_q2_kAVX2Addr(), []entry{
 		{fnEncodeQ2K, 0x0},
 	}},
@@ -237,14 +259,6 @@ var units = []unit{
 		{fnSumExp, 0x13d0},
 		{fnSumExpPair, 0x18f0},
 		{fnDeviation, 0x2280},
-	}},
-	{cpu.AVX2, searchAVX2Addr(), []entry{
-		{fnFitAffine, 0x0},
-		{fnFitSymmetric, 0xb20},
-	}},
-	{cpu.AVX512, searchAVX512Addr(), []entry{
-		{fnFitAffine, 0x0},
-		{fnFitSymmetric, 0xb10},
 	}},
 	{cpu.AVX2, tileAVX2Addr(), []entry{
 		{fnTileQ80, 0x0},

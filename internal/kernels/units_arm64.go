@@ -12,6 +12,7 @@ func cacheNEONAddr() uintptr
 func decodeNEONAddr() uintptr
 func dotrowNEONAddr() uintptr
 func encode_legacyNEONAddr() uintptr
+func encode_plainNEONAddr() uintptr
 func encode_q2_kNEONAddr() uintptr
 func encode_q3_kNEONAddr() uintptr
 func encode_q6_kNEONAddr() uintptr
@@ -19,7 +20,6 @@ func encode_sixesNEONAddr() uintptr
 func gemmNEONAddr() uintptr
 func panelNEONAddr() uintptr
 func rowsNEONAddr() uintptr
-func searchNEONAddr() uintptr
 func tileNEONAddr() uintptr
 func tileDOTPRODAddr() uintptr
 func tilepackNEONAddr() uintptr
@@ -76,6 +76,17 @@ var units = []unit{
 		{fnEncodeAffine, 0x0},
 		{fnEncodeSymmetric, 0xa7c},
 	}},
+	{cpu.NEON, encode_plainNEONAddr(), []entry{
+		{fnEncodeQ80, 0x0},
+		{fnEncodeQ40, 0x264},
+		{fnEncodeQ50, 0x4d0},
+		{fnEncodeQ41, 0x7b4},
+		{fnEncodeQ51, 0xabc},
+		{fnEncodeF16, 0xe24},
+		{fnEncodeBf16, 0xea4},
+		{fnExtent, 0xf6c},
+		{fnRowSquares, 0x1118},
+	}},
 	{cpu.NEON, encode_q2_kNEONAddr(), []entry{
 		{fnEncodeQ2K, 0x0},
 	}},
@@ -124,10 +135,6 @@ var units = []unit{
 		{fnSumExp, 0x10c4},
 		{fnSumExpPair, 0x15cc},
 		{fnDeviation, 0x1e94},
-	}},
-	{cpu.NEON, searchNEONAddr(), []entry{
-		{fnFitAffine, 0x0},
-		{fnFitSymmetric, 0x95c},
 	}},
 	{cpu.NEON, tileNEONAddr(), []entry{
 		{fnTileQ80, 0x0},

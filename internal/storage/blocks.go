@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/kernels"
 )
 
 // Block types of GGUF. A block is a run of consecutive elements of a row that share scales; K types
@@ -24,6 +26,10 @@ const (
 	Q6K  Type = "q6_k" // 6 bit, 8-bit scales per 16
 )
 
+// vectors are the kernels that encode and decode rows where this machine has them. They give the bits of
+// the code here, so which level runs never shows in a file.
+var vectors = kernels.For(cpu.Best())
+
 const super = 256 // elements in a superblock of the K types
 
 // beyond is above every value that a type with half-precision scales can hold (65504*128*32 for
@@ -40,8 +46,7 @@ type codec struct {
 	// mean square of the whole row. A nil weighted means the type ignores importance.
 	plain    func(b []byte, x []float32)
 	weighted func(b []byte, x, qw []float32, sigma2 float32)
-	// eight is weighted for eight blocks of 32 at once, which is faster; nil when there is no gain.
-	eight func(b []byte, x, qw []float32, sigma2 float32)
+	mean     bool // weighted uses sigma2
 
 	// grid appends the scales (and minima) of a block; set writes its codes, counted from lo.
 	sub, lo, hi int
@@ -61,7 +66,10 @@ func registerBlocks(c codec) {
 	}
 	if c.plain != nil {
 		info.Encode = func(dst []byte, src, importance []float32) error {
-			return c.encodeRow(dst, src, importance)
+			if err := c.encodeRows(dst, src, importance); err != nil {
+				return err
+			}
+			return c.checkScales(dst)
 		}
 	}
 	if c.grid != nil {
@@ -85,7 +93,8 @@ func registerBlocks(c codec) {
 	register(info)
 }
 
-func (c *codec) encodeRow(dst []byte, src, importance []float32) error {
+// encodeRows encodes rows that share one importance, or any number of blocks without.
+func (c *codec) encodeRows(dst []byte, src, importance []float32) error {
 	n, size := c.info.BlockElems, c.info.BlockBytes
 	if len(src)%n != 0 {
 		return fmt.Errorf("%w: %d values, %s blocks hold %d", ErrNotBlock, len(src), c.info.Type, n)
@@ -93,47 +102,90 @@ func (c *codec) encodeRow(dst []byte, src, importance []float32) error {
 	if len(dst) != len(src)/n*size {
 		return fmt.Errorf("%s: %d bytes for %d values, want %d", c.info.Type, len(dst), len(src), len(src)/n*size)
 	}
+	if err := c.check(src); err != nil {
+		return err
+	}
+	if importance == nil || c.weighted == nil {
+		if !vectors.Encode(string(c.info.Type), dst, src, nil, 0) {
+			for len(src) > 0 {
+				c.plain(dst[:size:size], src[:n:n])
+				dst, src = dst[size:], src[n:]
+			}
+		}
+		return nil
+	}
+	if err := checkImportance(importance, len(src), n); err != nil {
+		return err
+	}
+	cols := len(importance)
+	row := cols / n * size
+	var sums [16]float32
+	for r := 0; len(src) > 0; r++ {
+		if i := r % len(sums); i == 0 && c.mean {
+			rows := min(len(sums), len(src)/cols)
+			vectors.RowSquares(sums[:rows], src[:rows*cols], cols)
+		}
+		c.encodeRow(dst[:row], src[:cols], importance, sums[r%len(sums)]/float32(cols))
+		dst, src = dst[row:], src[cols:]
+	}
+	return nil
+}
+
+// encodeRow encodes one row with importance.
+func (c *codec) encodeRow(dst []byte, src, importance []float32, sigma2 float32) {
+	if vectors.Encode(string(c.info.Type), dst, src, importance, sigma2) {
+		return
+	}
+	n, size := c.info.BlockElems, c.info.BlockBytes
+	for len(src) > 0 {
+		c.weighted(dst[:size:size], src[:n:n], importance[:n:n], sigma2)
+		dst, src, importance = dst[size:], src[n:], importance[n:]
+	}
+}
+
+// check refuses values that the type cannot hold.
+func (c *codec) check(src []float32) error {
+	limit := float32(math.MaxFloat32)
+	if len(c.halves) > 0 {
+		limit = beyond
+	}
+	if top, _ := vectors.Extent(src); top <= limit {
+		return nil
+	}
 	for _, v := range src {
 		if v-v != 0 {
 			return fault.ErrNotFinite
 		}
-		if len(c.halves) > 0 && abs(v) > beyond {
+		if abs(v) > limit {
 			return fmt.Errorf("%s: %v needs a scale beyond half precision: %w", c.info.Type, v, fault.ErrNotFinite)
 		}
 	}
-	weighted := importance != nil && c.weighted != nil
-	var sigma2 float32
-	if weighted {
-		if len(importance) != len(src) {
-			return fmt.Errorf("%d importances for a row of %d", len(importance), len(src))
-		}
-		for _, v := range importance {
-			if v-v != 0 || v < 0 {
-				return fmt.Errorf("importance %v: %w", v, fault.ErrNotFinite)
+	return nil
+}
+
+// checkScales refuses blocks whose scales have overflowed.
+func (c *codec) checkScales(dst []byte) error {
+	for _, h := range c.halves {
+		for o := h; o < len(dst); o += c.info.BlockBytes {
+			if binary.LittleEndian.Uint16(dst[o:])&0x7c00 == 0x7c00 {
+				return fmt.Errorf("%s: block %d needs a scale beyond half precision: %w", c.info.Type, o/c.info.BlockBytes, fault.ErrNotFinite)
 			}
 		}
-		sigma2 = sumSquares(src) / float32(len(src))
 	}
-	imp := importance
-	if !weighted {
-		imp = nil
+	return nil
+}
+
+// checkImportance wants whole rows of values, of whole blocks.
+func checkImportance(importance []float32, values, block int) error {
+	if n := len(importance); n == 0 || values%n != 0 || n%block != 0 {
+		return fmt.Errorf("%d importances for rows of %d", n, values)
 	}
-	for i, o := 0, 0; !vectors.Encode(string(c.info.Type), dst, src, imp, sigma2) && i < len(src); i, o = i+n, o+size {
-		b := dst[o : o+size : o+size]
-		if !weighted {
-			c.plain(b, src[i:i+n:i+n])
-		} else if c.eight != nil && len(src)-i >= super {
-			c.eight(dst[o:o+8*size], src[i:i+super:i+super], importance[i:i+super:i+super], sigma2)
-			i, o = i+7*n, o+7*size
-		} else {
-			c.weighted(b, src[i:i+n:i+n], importance[i:i+n:i+n], sigma2)
-		}
+	if top, negative := vectors.Extent(importance); top <= math.MaxFloat32 && !negative {
+		return nil
 	}
-	for o := 0; o < len(dst); o += size {
-		for _, h := range c.halves {
-			if binary.LittleEndian.Uint16(dst[o+h:])&0x7c00 == 0x7c00 {
-				return fmt.Errorf("%s: block %d needs a scale beyond half precision: %w", c.info.Type, o/size, fault.ErrNotFinite)
-			}
+	for _, v := range importance {
+		if v-v != 0 || v < 0 {
+			return fmt.Errorf("importance %v: %w", v, fault.ErrNotFinite)
 		}
 	}
 	return nil

@@ -24,9 +24,7 @@ func init() {
 		weighted: func(b []byte, x, qw []float32, sigma2 float32) {
 			packNibbles(b[2:18], searchSym(x, qw, sigma2, 8, b))
 		},
-		eight: func(b []byte, x, qw []float32, sigma2 float32) {
-			searchSym8(b, x, qw, sigma2, 8, func(b []byte, q codes32) { packNibbles(b[2:18], q) })
-		},
+		mean: true,
 		sub: 32, lo: -8, hi: 7,
 		grid: func(g *Grid, b []byte) { g.Scale = append(g.Scale, half(b)) },
 		set:  func(b []byte, q []int8) { packNibbles(b[2:18], fromSigned(q, 8)) },
@@ -44,9 +42,7 @@ func init() {
 		weighted: func(b []byte, x, qw []float32, sigma2 float32) {
 			packNibbles(b[4:20], searchAffine(x, qw, sigma2, 15, b))
 		},
-		eight: func(b []byte, x, qw []float32, sigma2 float32) {
-			searchAffine8(b, x, qw, sigma2, 15, func(b []byte, q codes32) { packNibbles(b[4:20], q) })
-		},
+		mean: true,
 		sub: 32, lo: 0, hi: 15,
 		grid: gridAffine,
 		set:  func(b []byte, q []int8) { packNibbles(b[4:20], fromSigned(q, 0)) },
@@ -66,9 +62,7 @@ func init() {
 		weighted: func(b []byte, x, qw []float32, sigma2 float32) {
 			packFive(b[2:22], searchSym(x, qw, sigma2, 16, b))
 		},
-		eight: func(b []byte, x, qw []float32, sigma2 float32) {
-			searchSym8(b, x, qw, sigma2, 16, func(b []byte, q codes32) { packFive(b[2:22], q) })
-		},
+		mean: true,
 		sub: 32, lo: -16, hi: 15,
 		grid: func(g *Grid, b []byte) { g.Scale = append(g.Scale, half(b)) },
 		set:  func(b []byte, q []int8) { packFive(b[2:22], fromSigned(q, 16)) },
@@ -88,9 +82,7 @@ func init() {
 		weighted: func(b []byte, x, qw []float32, sigma2 float32) {
 			packFive(b[4:24], searchAffine(x, qw, sigma2, 31, b))
 		},
-		eight: func(b []byte, x, qw []float32, sigma2 float32) {
-			searchAffine8(b, x, qw, sigma2, 31, func(b []byte, q codes32) { packFive(b[4:24], q) })
-		},
+		mean: true,
 		sub: 32, lo: 0, hi: 31,
 		grid: gridAffine,
 		set:  func(b []byte, q []int8) { packFive(b[4:24], fromSigned(q, 0)) },
@@ -242,39 +234,6 @@ func searchAffine(x, qw []float32, sigma2 float32, n int, b []byte) codes32 {
 	putHalf(b, d)
 	putHalf(b[2:], -m)
 	return q
-}
-
-// searchSym8 and searchAffine8 are searchSym and searchAffine for eight blocks side by side; pack
-// writes the codes of one.
-func searchSym8(b []byte, x, qw []float32, sigma2 float32, n int, pack func(b []byte, q codes32)) {
-	var (
-		w      [super]float32
-		l      codes256
-		scales [8]float32
-	)
-	weigh(w[:], x, qw, sigma2)
-	fitSymSubs(x, &w, &l, scales[:], n)
-	for j, d := range scales {
-		b := b[j*len(b)/8:]
-		putHalf(b, d)
-		pack(b, codes32(l[32*j:32*j+32]))
-	}
-}
-
-func searchAffine8(b []byte, x, qw []float32, sigma2 float32, n int, pack func(b []byte, q codes32)) {
-	var (
-		w            [super]float32
-		l            codes256
-		scales, mins [8]float32
-	)
-	weigh(w[:], x, qw, sigma2)
-	fitAffineSubs(x, &w, &l, scales[:], mins[:], n, gridFine)
-	for j, d := range scales {
-		b := b[j*len(b)/8:]
-		putHalf(b, d)
-		putHalf(b[2:], -mins[j])
-		pack(b, codes32(l[32*j:32*j+32]))
-	}
 }
 
 // encodeQ8_0 rounds halves away from zero, as C's roundf does.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 
 	"github.com/x448/float16"
@@ -39,11 +40,16 @@ func init() {
 		}
 		if put != nil {
 			info.Encode = func(dst []byte, src []float32, _ []float32) error {
-				for i, v := range src {
-					if v-v != 0 {
-						return fault.ErrNotFinite
+				if len(dst) != len(src)*size {
+					return fmt.Errorf("%s: %d bytes for %d values, want %d", t, len(dst), len(src), len(src)*size)
+				}
+				if top, _ := vectors.Extent(src); !(top <= math.MaxFloat32) {
+					return fault.ErrNotFinite
+				}
+				if !vectors.Encode(string(t), dst, src, nil, 0) {
+					for i, v := range src {
+						put(dst[i*size:], v)
 					}
-					put(dst[i*size:], v)
 				}
 				return nil
 			}

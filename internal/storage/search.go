@@ -343,3 +343,33 @@ func positiveError(x, w []float32, iscale float32, n int) (mse float32) {
 	}
 	return mse
 }
+
+// sumSubs adds the weights of each sub-block of a superblock.
+func sumSubs(dst []float32, w *[super]float32) {
+	size := super / len(dst)
+	for j := range dst {
+		var s float32
+		for _, v := range w[j*size : (j+1)*size] {
+			s += v
+		}
+		dst[j] = s
+	}
+}
+
+// fitAffineSubs is fitAffine for every sub-block of a superblock; len(scales) says how many.
+func fitAffineSubs(x []float32, w *[super]float32, l *codes256, scales, mins []float32, n int, g affineGrid) {
+	size := super / len(scales)
+	for j := range scales {
+		a, b := j*size, (j+1)*size
+		scales[j], mins[j] = fitAffine(x[a:b], w[a:b], l[a:b], n, g)
+	}
+}
+
+// fitSymSubs is fitSym for every sub-block of a superblock; len(scales) says how many.
+func fitSymSubs(x []float32, w *[super]float32, l *codes256, scales []float32, n int) {
+	size := super / len(scales)
+	for j := range scales {
+		a, b := j*size, (j+1)*size
+		scales[j] = fitSym(x[a:b], w[a:b], l[a:b], n)
+	}
+}

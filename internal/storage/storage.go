@@ -41,10 +41,10 @@ type Info struct {
 	// It is the reference that every faster decoder is compared with, bit for bit.
 	Decode func(dst []float32, src []byte)
 
-	// Encode writes one row (or several whole blocks) as bytes; nil when pare does not write the
-	// type. importance is nil or one weight per element of the row: how much an error of that
-	// input matters. Types that have no use for it ignore it. Values that are not finite are
-	// refused with fault.ErrNotFinite.
+	// Encode writes rows (or any number of whole blocks) as bytes; nil when pare does not write the
+	// type. importance is nil or one weight per element of a row, and then the row of all of them:
+	// how much an error of that input matters. Types that have no use for it ignore it. Values that
+	// are not finite are refused with fault.ErrNotFinite.
 	Encode func(dst []byte, src []float32, importance []float32) error
 
 	// Grid and SetCodes exist for block types on which codes can be chosen after the scales
@@ -82,6 +82,15 @@ func register(i Info) {
 		}
 		byGGML[id] = &i
 	}
+}
+
+// Read is Decode by the kernels of this machine where there are any: the same values, faster.
+func (i *Info) Read(dst []float32, src []byte) {
+	if decode := vectors.DecodeRow(string(i.Type)); decode != nil {
+		decode(dst, src)
+		return
+	}
+	i.Decode(dst, src)
 }
 
 // Lookup returns the description of a type, or false.
