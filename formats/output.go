@@ -1,7 +1,6 @@
 package formats
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pare-dev/pare/internal/diskfile"
 	"github.com/pare-dev/pare/internal/fault"
 )
 
@@ -19,28 +19,16 @@ import (
 const partial = ".partial"
 
 // writeFile writes a file so that it appears under its name only when it is complete and on disk.
-func writeFile(path string, fn func(w io.Writer) error) (err error) {
+func writeFile(path string, fn func(w io.Writer) error) error {
 	tmp := path + partial
-	f, err := os.Create(tmp)
+	w, err := diskfile.Create(tmp)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(tmp))
-		}
-	}()
-	w := bufio.NewWriterSize(f, 1<<20)
 	if err := fn(w); err != nil {
-		return err
+		return errors.Join(err, w.Abandon(), os.Remove(tmp))
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
+	if err := w.Close(); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
 	if err := os.Rename(tmp, path); err != nil {

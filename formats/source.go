@@ -53,7 +53,7 @@ func (s *fileSource) ReadRows(ctx context.Context, dst []float32, lo, hi int) er
 		if _, err := s.f.ReadAt(raw, off+int64(b)*int64(s.info.BlockBytes)); err != nil {
 			return err
 		}
-		s.info.Decode(dst[b*s.info.BlockElems:(b+n)*s.info.BlockElems], raw)
+		s.info.Read(dst[b*s.info.BlockElems:(b+n)*s.info.BlockElems], raw)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package quantize
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"sync"
@@ -103,13 +104,40 @@ func (e *encoded) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi 
 		if err := e.from.Data.ReadRows(ctx, x, lo+a, lo+b); err != nil {
 			return err
 		}
-		for r := a; r < b; r++ {
-			if err := e.encode(dst[r*row:(r+1)*row], x[(r-a)*cols:(r-a+1)*cols], importanceRow(e.from, e.importance, lo+r)); err != nil {
-				return &fault.Error{Tensor: e.from.Name, Op: "encode as " + string(e.info.Type), Err: inRow(lo+r, x[(r-a)*cols:(r-a+1)*cols], err)}
-			}
-		}
-		return nil
+		return e.encodeRows(dst[a*row:b*row], x, lo+a)
 	})
+}
+
+// encodeRows encodes rows from the one with number first on, as many at a time as share an importance.
+func (e *encoded) encodeRows(dst []byte, x []float32, first int) error {
+	cols := e.from.Cols()
+	row := cols / e.info.BlockElems * e.info.BlockBytes
+	for len(x) > 0 {
+		n := len(x) / cols
+		if e.importance != nil { // up to the next of the stacked matrices
+			matrix := e.from.Rows() / (len(e.importance) / cols)
+			n = min(n, matrix-first%matrix)
+		}
+		imp := importanceRow(e.from, e.importance, first)
+		if err := e.encode(dst[:n*row], x[:n*cols], imp); err != nil {
+			return e.inRows(dst[:n*row], x[:n*cols], imp, first, err)
+		}
+		dst, x, first = dst[n*row:], x[n*cols:], first+n
+	}
+	return nil
+}
+
+// inRows finds the row that could not be encoded among those that failed together.
+func (e *encoded) inRows(dst []byte, x, importance []float32, first int, err error) error {
+	cols := e.from.Cols()
+	row := cols / e.info.BlockElems * e.info.BlockBytes
+	for r := range len(x) / cols {
+		xs := x[r*cols : (r+1)*cols]
+		if one := e.encode(dst[r*row:(r+1)*row], xs, importance); one != nil {
+			return &fault.Error{Tensor: e.from.Name, Op: "encode as " + string(e.info.Type), Err: inRow(first+r, xs, one)}
+		}
+	}
+	return &fault.Error{Tensor: e.from.Name, Op: "encode as " + string(e.info.Type), Err: err}
 }
 
 // inRow says which row could not be encoded, and names the element when it is no number.
@@ -123,14 +151,22 @@ func inRow(row int, x []float32, err error) error {
 }
 
 func (e *encoded) encode(dst []byte, x, importance []float32) error {
-	if e.info.Type == storage.F16 {
-		for _, v := range x {
-			if v >= 65520 || v <= -65520 {
-				return fmt.Errorf("%v is beyond half precision: %w", v, fault.ErrNotFinite)
-			}
+	if err := e.info.Encode(dst, x, importance); err != nil || e.info.Type != storage.F16 {
+		return err
+	}
+	at := 0
+	for ; at+8 <= len(dst); at += 8 {
+		const exponents, lowest = 0x7c007c007c007c00, 0x0400040004000400
+		if (binary.LittleEndian.Uint64(dst[at:])&exponents+lowest)&^exponents != 0 {
+			break // one of four exponents is that of infinity
 		}
 	}
-	return e.info.Encode(dst, x, importance)
+	for _, v := range x[at/2:] {
+		if v >= 65520 || v <= -65520 {
+			return fmt.Errorf("%v is beyond half precision: %w", v, fault.ErrNotFinite)
+		}
+	}
+	return nil
 }
 
 // ReadRows gives the values that the encoded rows decode to.
@@ -150,7 +186,7 @@ func (e *encoded) ReadRows(ctx context.Context, dst []float32, lo, hi int) error
 		if err := e.ReadRaw(ctx, ir.PartData, part, a, b); err != nil {
 			return err
 		}
-		e.info.Decode(dst[(a-lo)*cols:(b-lo)*cols], part)
+		e.info.Read(dst[(a-lo)*cols:(b-lo)*cols], part)
 		a = b
 	}
 	return nil

@@ -25,7 +25,7 @@ func init() {
 			packNibbles(b[2:18], searchSym(x, qw, sigma2, 8, b))
 		},
 		mean: true,
-		sub: 32, lo: -8, hi: 7,
+		sub:  32, lo: -8, hi: 7,
 		grid: func(g *Grid, b []byte) { g.Scale = append(g.Scale, half(b)) },
 		set:  func(b []byte, q []int8) { packNibbles(b[2:18], fromSigned(q, 8)) },
 	})
@@ -43,7 +43,7 @@ func init() {
 			packNibbles(b[4:20], searchAffine(x, qw, sigma2, 15, b))
 		},
 		mean: true,
-		sub: 32, lo: 0, hi: 15,
+		sub:  32, lo: 0, hi: 15,
 		grid: gridAffine,
 		set:  func(b []byte, q []int8) { packNibbles(b[4:20], fromSigned(q, 0)) },
 	})
@@ -63,7 +63,7 @@ func init() {
 			packFive(b[2:22], searchSym(x, qw, sigma2, 16, b))
 		},
 		mean: true,
-		sub: 32, lo: -16, hi: 15,
+		sub:  32, lo: -16, hi: 15,
 		grid: func(g *Grid, b []byte) { g.Scale = append(g.Scale, half(b)) },
 		set:  func(b []byte, q []int8) { packFive(b[2:22], fromSigned(q, 16)) },
 	})
@@ -83,7 +83,7 @@ func init() {
 			packFive(b[4:24], searchAffine(x, qw, sigma2, 31, b))
 		},
 		mean: true,
-		sub: 32, lo: 0, hi: 31,
+		sub:  32, lo: 0, hi: 31,
 		grid: gridAffine,
 		set:  func(b []byte, q []int8) { packFive(b[4:24], fromSigned(q, 0)) },
 	})
