@@ -37,13 +37,13 @@ type encodeArgs struct {
 	kind                int32
 }
 
-// scratches are the work space of searches, struct group and what stands beside it in the C sources.
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
+// workspaces are the work space of searches, struct group and what stands beside it in the C sources.
+var workspaces = sync.Pool{New: func() any { return new(workspace) }}
 
-type scratch [6<<10 + 32]float32
+type workspace [6<<10 + 32]float32
 
 // aligned is where the kernels' part begins, on a multiple of 128 bytes.
-func (s *scratch) aligned() unsafe.Pointer {
+func (s *workspace) aligned() unsafe.Pointer {
 	return unsafe.Pointer(&s[-(uintptr(unsafe.Pointer(s))/4)%32])
 }
 
@@ -68,8 +68,8 @@ func (s *Set) Encode(name string, dst []byte, x, importance []float32, sigma2 fl
 	if importance != nil {
 		fn = e.weighted
 	}
-	buf := scratches.Get().(*scratch)
-	defer scratches.Put(buf)
+	buf := workspaces.Get().(*workspace)
+	defer workspaces.Put(buf)
 	args := encodeArgs{scratch: buf.aligned(), sigma2: sigma2, kind: e.kind}
 	for step := atOnce / e.elems; n > 0; n -= step {
 		args.dst, args.x, args.qw, args.n = at(dst), at(x), at(importance), min(n, step)
@@ -136,8 +136,8 @@ func (s *Set) RowSquares(sums, x []float32, cols int) {
 		}
 		return
 	}
-	buf := scratches.Get().(*scratch)
-	defer scratches.Put(buf)
+	buf := workspaces.Get().(*workspace)
+	defer workspaces.Put(buf)
 	var out [16]float32
 	for i := 0; i < len(sums); i += len(out) {
 		args := rowSquaresArgs{at(x[i*cols:]), unsafe.Pointer(&out), buf.aligned(), min(len(out), len(sums)-i), cols}

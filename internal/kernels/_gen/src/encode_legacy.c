@@ -9,6 +9,7 @@ struct legacy {
   struct symmetric f;
   uint8_t codes[32];
 };
+FITS(legacy)
 
 // pack writes the codes of a block after its head, with fifth bits or without.
 INLINE void pack(uint8_t* y, const uint8_t* codes, int five)

@@ -17,6 +17,7 @@ struct nested {
   float inverse[16 * CHUNK], base[16 * CHUNK]; // of the codes of the first fit
   uint8_t codes[256];
 };
+FITS(nested)
 
 // keep_affine files what the search found by superblock.
 INLINE void keep_affine(struct nested* s, long first, const int subs)

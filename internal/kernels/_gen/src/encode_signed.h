@@ -15,6 +15,7 @@ struct signed_scales {
   uint8_t first[CHUNK * 256]; // those codes, where no inverse makes them: for each group [16][LN]
   uint8_t codes[256];
 };
+FITS(signed_scales)
 
 // keep files a scale for each lane by superblock.
 INLINE void keep(struct signed_scales* s, long first, lf scale)
