@@ -90,7 +90,11 @@ func (x *Executor) Start(ctx context.Context, m *ir.Model, sequences [][]int32) 
 
 func (w *walk) embed(ctx context.Context, sequences [][]int32) error {
 	d := w.m.Decoder
-	table, err := indexOf(w.m).linear(ctx, w.e.k, ir.RoleEmbedding, ir.RoleUnknown, -1)
+	embedding, err := indexOf(w.m).find(ir.RoleEmbedding, -1)
+	if err != nil {
+		return err
+	}
+	table, err := w.loader().linear(ctx, embedding, nil, true)
 	if err != nil {
 		return err
 	}
@@ -119,6 +123,10 @@ func (w *walk) embed(ctx context.Context, sequences [][]int32) error {
 	}
 	return nil
 }
+
+// loader prepares weights for real inputs: what methods learn from a walk does not depend on how a
+// runtime rounds.
+func (w *walk) loader() *loader { return newLoader(w.e, ActivationsF32) }
 
 // newStates makes a matrix with a row for every token, in memory as long as the budget lasts.
 func (w *walk) newStates(cols int) (*states, error) {
@@ -231,7 +239,7 @@ func (w *walk) Next(ctx context.Context) error {
 			ffn = need(&w.fs, t*d.FFN)
 			w.e.expand(b, &w.buf, kernels.View(ffn, t, d.FFN), kernels.View(x, t, d.Hidden))
 		}
-		w.e.matmul(kernels.View(ffn, t, d.FFN), nil, product{w: b.down, dst: kernels.View(x, t, d.Hidden), add: true})
+		w.e.multiply(kernels.View(ffn, t, d.FFN), product{w: b.down, dst: kernels.View(x, t, d.Hidden), add: true})
 		return nil
 	})
 	if err != nil {

@@ -29,7 +29,7 @@ func (e *engine) project(b *block, s *buffers, x kernels.Matrix) (q, k, v kernel
 	k = kernels.View(need(&s.k, t*d.KVDim()), t, d.KVDim())
 	v = kernels.View(need(&s.v, t*d.KVDim()), t, d.KVDim())
 	e.norm(norm, x, b.attnNorm)
-	e.matmul(norm, nil, product{w: b.q, dst: q}, product{w: b.k, dst: k}, product{w: b.v, dst: v})
+	e.multiply(norm, product{w: b.q, dst: q}, product{w: b.k, dst: k}, product{w: b.v, dst: v})
 	e.heads(b, q, k)
 	return q, k, v
 }
@@ -51,7 +51,7 @@ func (e *engine) remember(b *block, c *cache, s *buffers, x kernels.Matrix, pos 
 	k := kernels.View(need(&s.k, t*d.KVDim()), t, d.KVDim())
 	v := kernels.View(need(&s.v, t*d.KVDim()), t, d.KVDim())
 	e.norm(norm, x, b.attnNorm)
-	e.matmul(norm, nil, product{w: b.k, dst: k}, product{w: b.v, dst: v})
+	e.multiply(norm, product{w: b.k, dst: k}, product{w: b.v, dst: v})
 	e.heads(b, kernels.View[float32](nil, t, 0), k)
 	e.store(c, k, v, pos)
 }
@@ -70,10 +70,5 @@ func (e *engine) expand(b *block, s *buffers, dst, x kernels.Matrix) {
 	norm := kernels.View(need(&s.norm, t*d.Hidden), t, d.Hidden)
 	up := kernels.View(need(&s.up, t*d.FFN), t, d.FFN)
 	e.norm(norm, x, b.mlpNorm)
-	e.matmul(norm, func(lo, hi int) {
-		for i := range t {
-			g := dst.Row(i)[lo:hi]
-			e.k.SiLUMul(g, g, up.Row(i)[lo:hi])
-		}
-	}, product{w: b.gate, dst: dst}, product{w: b.up, dst: up})
+	e.gate(norm, product{w: b.gate, dst: dst}, product{w: b.up, dst: up})
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
@@ -13,16 +14,30 @@ import (
 
 // footprint is what the weights of a model take when they are executed, in bytes.
 type footprint struct {
-	owned  int64 // on the heap
+	k      *kernels.Set
+	owned  int64 // on the heap, or in tiles
 	mapped int64 // pages of mapped files, once all have been touched
 	part   int64 // the most of mapped that one step needs: a block, the output matrix
 	block  int64 // the most that one block takes, on the heap and mapped
+	tiles  int64 // what owned has of tiles
+	tile   int64 // the largest tile that is made when it is used
+	tiled  bool  // some products take quantized activations,
+	real   bool  // some take real numbers,
+	decode bool  // some of these have weights that are neither f32, f16 nor bf16
+}
+
+// layout says how weights are held.
+type layout struct {
+	k    *kernels.Set
+	act  Activations
+	kept bool // tiles stay in memory
 }
 
 // footprintOf adds up a model's weights without reading them.
-func footprintOf(m *ir.Model) (footprint, error) {
-	var f footprint
+func footprintOf(m *ir.Model, how layout) (footprint, error) {
+	f := footprint{k: how.k}
 	block, mapped := map[int]int64{}, map[int]int64{}
+	tied := m.Role(ir.RoleHead, -1) == nil
 	for _, t := range m.Tensors() {
 		if t.Role == ir.RoleUnknown {
 			continue
@@ -30,6 +45,24 @@ func footprintOf(m *ir.Model) (footprint, error) {
 		own, file, err := sizeOf(t)
 		if err != nil {
 			return f, ir.Wrap(t, "run", err)
+		}
+		multiplied := t.Role.Linear() || t.Role == ir.RoleHead || t.Role == ir.RoleEmbedding && tied
+		switch l := tiler(how.k, how.act, t); {
+		case !multiplied:
+		case l == nil:
+			f.real = true
+			f.decode = f.decode || t.Type != storage.F32 && t.Type != storage.F16 && t.Type != storage.BF16
+		default:
+			f.tiled = true
+			if !how.kept {
+				f.tile = max(f.tile, int64(l.Bytes(t.Cols())))
+				break
+			}
+			if t.Role != ir.RoleEmbedding { // of which rows are looked up
+				own, file = 0, 0
+			}
+			n := int64(roundUp(tileBytes(l, t.Rows(), t.Cols())))
+			own, f.tiles = own+n, f.tiles+n
 		}
 		f.owned, f.mapped = f.owned+own, f.mapped+file
 		if t.Block < 0 { // embedding, norm and output matrix are used one at a time
@@ -49,22 +82,51 @@ const (
 )
 
 // activationBytes is what a batch of t tokens takes in a runner's own buffers.
-func activationBytes(d *ir.Decoder, t int, limited bool) int64 {
-	return 4 * (bufferFloats(d, t) + int64(t)*int64(d.Hidden+d.QDim()+d.FFN) + int64(logitRows(d, t, limited))*int64(d.Vocab))
+func activationBytes(d *ir.Decoder, f footprint, t int, limited bool) int64 {
+	n := bufferFloats(d, t) + int64(t)*int64(d.Hidden+d.QDim()+d.FFN) + int64(logitRows(d, t, limited))*int64(d.Vocab)
+	return 4*n + inputBytes(d, f, t)
 }
 
-// workBytes is what workers take at most for a batch of t tokens, short of very long rows.
-func workBytes(d *ir.Decoder, t, context, threads int) int64 {
-	widest := max(d.Hidden, d.QDim(), d.FFN)
-	each := max(bandNumbers, 16*widest) + attendNumbers(d.Heads, d.KVHeads, d.HeadDim, t)
-	return 4 * (int64(each)*int64(threads) + int64(partNumbers(d, max(context, t), threads)))
+// inputBytes is what inputs of products take in the forms that weights need.
+func inputBytes(d *ir.Decoder, f footprint, t int) (n int64) {
+	if f.tiled {
+		n += kernels.ActivationBytes(t, widest(d))
+	}
+	if f.real && t > 1 {
+		n += 4 * int64(f.k.LeftLen(t, widest(d)))
+	}
+	return n
+}
+
+// widest is the longest row of a weight.
+func widest(d *ir.Decoder) int { return max(d.Hidden, d.QDim(), d.FFN) }
+
+// bandBytes is what one worker takes for the weights that it prepares.
+func bandBytes(d *ir.Decoder, f footprint) (n int64) {
+	if f.real {
+		band := int64(max(bandNumbers, f.k.RightGroup()*widest(d)))
+		const rows = shareBytes / 8 // products of a token before they are added
+		n = 4 * (band + rows)
+		if f.decode {
+			n += 4 * band
+		}
+	}
+	if f.tile > 0 {
+		n += max(shareBytes, bandTiles*f.tile)
+	}
+	return n
+}
+
+// workBytes is what workers take at most for a batch of t tokens.
+func workBytes(d *ir.Decoder, f footprint, t, context, threads int) int64 {
+	each := bandBytes(d, f) + 4*int64(attendNumbers(d.Heads, d.KVHeads, d.HeadDim, t))
+	return each*int64(threads) + 4*int64(partNumbers(d, max(context, t), threads))
 }
 
 // walkWorkBytes is what workers take at most in a walk over texts of a length.
-func walkWorkBytes(d *ir.Decoder, length, threads int) int64 {
-	widest := max(d.Hidden, d.QDim(), d.FFN)
-	each := max(bandNumbers, 16*widest) + min(scoreNumbers, min(queryTile, walkRows)*d.Heads/d.KVHeads*length)
-	return 4 * int64(each) * int64(threads)
+func walkWorkBytes(d *ir.Decoder, f footprint, length, threads int) int64 {
+	scores := 4 * int64(min(scoreNumbers, min(queryTile, walkRows)*d.Heads/d.KVHeads*length))
+	return (bandBytes(d, f) + scores) * int64(threads)
 }
 
 // cacheBytes is what keys and values of a number of tokens, computed in batches, take in all layers.
@@ -81,12 +143,12 @@ func cacheBytes(d *ir.Decoder, kv storage.Type, tokens, batch int) (sum int64) {
 }
 
 // Demand is the least Options.Memory that Load and sessions of Options.Tokens take: with the smallest
-// batch, and with the pages of one block at a time.
+// batch, with the pages of one block at a time, and with tiles that are made when they are used.
 func Demand(m *ir.Model, opt Options) (int64, error) {
 	if err := executable(m, &opt); err != nil {
 		return 0, err
 	}
-	f, err := footprintOf(m)
+	f, err := footprintOf(m, layout{k: kernels.For(opt.ISA), act: opt.Activations})
 	if err != nil {
 		return 0, err
 	}
@@ -94,26 +156,26 @@ func Demand(m *ir.Model, opt Options) (int64, error) {
 		opt.Context = m.Decoder.Context
 	}
 	opt.Memory = 1 // some limit
-	return f.owned + f.part + heapBytes(m.Decoder, opt, leastBatch), nil
+	return f.owned + f.part + heapBytes(m.Decoder, f, opt, leastBatch), nil
 }
 
 // heapBytes is what a runner holds beside weights: activations, workers, cache.
-func heapBytes(d *ir.Decoder, opt Options, batch int) int64 {
-	return activationBytes(d, batch, opt.Memory > 0) + workBytes(d, batch, opt.Context, par.Threads(opt.Threads)) + cacheBytes(d, opt.KV, max(1, opt.Tokens), batch)
+func heapBytes(d *ir.Decoder, f footprint, opt Options, batch int) int64 {
+	return activationBytes(d, f, batch, opt.Memory > 0) + workBytes(d, f, batch, opt.Context, par.Threads(opt.Threads)) + cacheBytes(d, opt.KV, max(1, opt.Tokens), batch)
 }
 
-// Usual is what sessions of Options.Tokens take on the heap where there is no limit, weights included
-// that cannot be mapped.
+// Usual is what sessions of Options.Tokens take where there is no limit, weights included that cannot
+// be mapped or are kept in tiles.
 func Usual(m *ir.Model, opt Options) (int64, error) {
 	if err := executable(m, &opt); err != nil {
 		return 0, err
 	}
-	f, err := footprintOf(m)
+	f, err := footprintOf(m, layout{k: kernels.For(opt.ISA), act: opt.Activations, kept: true})
 	if err != nil {
 		return 0, err
 	}
 	opt.Memory = 0
-	return f.owned + heapBytes(m.Decoder, opt, min(defaultBatch, max(opt.Tokens, 1))), nil
+	return f.owned + heapBytes(m.Decoder, f, opt, min(defaultBatch, max(opt.Tokens, 1))), nil
 }
 
 // WalkDemand is the least that a calibration walk over sequences of at most the given length takes,
@@ -122,7 +184,7 @@ func WalkDemand(m *ir.Model, opt Options, length int) (int64, error) {
 	if err := executable(m, &opt); err != nil {
 		return 0, err
 	}
-	f, err := footprintOf(m)
+	f, err := footprintOf(m, layout{k: kernels.For(opt.ISA), act: ActivationsF32})
 	if err != nil {
 		return 0, err
 	}
@@ -135,19 +197,42 @@ func WalkDemand(m *ir.Model, opt Options, length int) (int64, error) {
 		}
 		embedding = own + file // before the first block, then it is given back
 	}
-	return max(embedding, f.block) + walkBytes(d, length) + walkWorkBytes(d, length, par.Threads(opt.Threads)), nil
+	return max(embedding, f.block) + walkBytes(d, f, length) + walkWorkBytes(d, f, length, par.Threads(opt.Threads)), nil
 }
 
 // walkBytes is what the buffers of a walk take: rows of states, and those on their way to and from
 // files; and one layer's keys and values.
-func walkBytes(d *ir.Decoder, length int) int64 {
+func walkBytes(d *ir.Decoder, f footprint, length int) int64 {
 	rows := walkRows * int64(2*d.Hidden+d.QDim()+d.FFN)
 	c := rowCache{heads: d.KVHeads, dim: d.HeadDim}
-	return 4*(2*rows+bufferFloats(d, walkRows)) + int64((length+pageLen-1)/pageLen)*c.pageBytes()
+	return 4*(2*rows+bufferFloats(d, walkRows)) + inputBytes(d, f, walkRows) + int64((length+pageLen-1)/pageLen)*c.pageBytes()
+}
+
+// plan decides how weights are held and how many tokens are computed together: weights in tiles that
+// stay where everything fits in the budget; the largest batch whose activations take at most a quarter
+// of it. Results do not depend on either.
+func (r *Runner) plan(m *ir.Model) error {
+	how := layout{k: kernels.For(r.opt.ISA), act: r.opt.Activations}
+	lean, err := footprintOf(m, how)
+	if err != nil {
+		return err
+	}
+	how.kept = true
+	kept, err := footprintOf(m, how)
+	if err != nil {
+		return err
+	}
+	r.weights = kept
+	if r.batch = r.chooseBatch(); r.opt.Memory > 0 && heapBytes(r.d, kept, r.opt, r.batch)+kept.owned+kept.mapped > r.opt.Memory {
+		r.weights = lean
+		r.batch = r.chooseBatch()
+	}
+	r.lean = lean
+	return r.checkBudget(m)
 }
 
 // chooseBatch is the largest batch whose activations take at most a quarter of the budget, and with
-// which everything fits. Results do not depend on it.
+// which everything fits.
 func (r *Runner) chooseBatch() int {
 	b := r.opt.Batch
 	if b <= 0 {
@@ -157,7 +242,7 @@ func (r *Runner) chooseBatch() int {
 		return b
 	}
 	rest := r.opt.Memory - r.weights.owned - r.weights.part
-	for b > leastBatch && (activationBytes(r.d, b, true) > r.opt.Memory/4 || heapBytes(r.d, r.opt, b) > rest) {
+	for b > leastBatch && (activationBytes(r.d, r.weights, b, true) > r.opt.Memory/4 || heapBytes(r.d, r.weights, r.opt, b) > rest) {
 		b /= 2
 	}
 	return b
@@ -169,7 +254,7 @@ func (r *Runner) checkBudget(m *ir.Model) error {
 	if r.opt.Memory <= 0 {
 		return nil
 	}
-	heap := heapBytes(r.d, r.opt, r.batch)
+	heap := heapBytes(r.d, r.weights, r.opt, r.batch)
 	r.tight = heap+r.weights.owned+r.weights.mapped > r.opt.Memory
 	total := heap + r.weights.owned + r.pages()
 	if total <= r.opt.Memory {
@@ -198,7 +283,7 @@ func (r *Runner) Spare() int64 {
 	if r.opt.Memory <= 0 {
 		return math.MaxInt64
 	}
-	return max(0, r.opt.Memory-heapBytes(r.d, r.opt, r.batch)-r.weights.owned-r.pages())
+	return max(0, r.opt.Memory-heapBytes(r.d, r.weights, r.opt, r.batch)-r.weights.owned-r.pages())
 }
 
 // Held is about what an open model takes on the heap beside its weights: catalogue, assets, tokenizer.

@@ -10,6 +10,7 @@ import (
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/mapped"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
@@ -25,8 +26,10 @@ type Options struct {
 	// values is left in Memory. 0: it is not known.
 	Tokens int
 	// KV is the type of cached keys and values: storage.F32 (also when empty), F16 or Q8_0.
-	KV    storage.Type
-	Batch int // tokens computed together in prefill; 0: 512, fewer where Memory is short
+	KV storage.Type
+	// Activations says how inputs of products are represented: ActivationsAuto when empty.
+	Activations Activations
+	Batch       int // tokens computed together in prefill; 0: 512, fewer where Memory is short
 	// Memory is the most bytes to hold: weights, on the heap and in mapped files, cache, activations.
 	// Where mapped weights do not fit, each block's pages are given back when it has been computed,
 	// and read again for the next tokens. 0: no limit.
@@ -64,8 +67,10 @@ type Runner struct {
 	head    *linear
 	blocks  []*block
 	weights footprint
-	tight   bool  // pages of mapped weights are given back after each block
-	cached  int64 // heap of the sessions' caches
+	lean    footprint         // of the same weights, when no tiles stay
+	tiles   *mapped.Anonymous // nil when none stay
+	tight   bool              // pages of mapped weights are given back after each block
+	cached  int64             // heap of the sessions' caches
 	spec    *tokenizer.Spec
 	buf     buffers
 	hidden  []float32
@@ -97,12 +102,7 @@ func Load(ctx context.Context, m *ir.Model, opt Options) (*Runner, error) {
 	if r.opt.Context <= 0 {
 		r.opt.Context = r.d.Context
 	}
-	var err error
-	if r.weights, err = footprintOf(m); err != nil {
-		return nil, err
-	}
-	r.batch = r.chooseBatch()
-	if err := r.checkBudget(m); err != nil {
+	if err := r.plan(m); err != nil {
 		return nil, err
 	}
 	r.e = newEngine(kernels.For(opt.ISA), opt.Threads, r.d)
@@ -141,6 +141,9 @@ func executable(m *ir.Model, opt *Options) error {
 	if limit := cmp.Or(max(opt.Context, 0), d.Context); limit > 0 {
 		opt.Tokens = min(opt.Tokens, limit)
 	}
+	if err := opt.Activations.check(); err != nil {
+		return fail(err, "use auto, int8 or f32")
+	}
 	if opt.KV == "" {
 		opt.KV = storage.F32
 	}
@@ -158,21 +161,29 @@ func executable(m *ir.Model, opt *Options) error {
 
 func (r *Runner) load(ctx context.Context, m *ir.Model) error {
 	x := indexOf(m)
-	var err error
-	if r.embed, err = x.linear(ctx, r.e.k, ir.RoleEmbedding, ir.RoleUnknown, -1); err != nil {
+	ld := newLoader(r.e, r.opt.Activations)
+	if r.weights.tiles > 0 {
+		r.tiles = mapped.NewAnonymous(int(r.weights.tiles))
+		ld.room = r.tiles.Bytes()
+	}
+	embedding, err := x.find(ir.RoleEmbedding, -1)
+	if err != nil {
+		return err
+	}
+	if r.embed, err = ld.linear(ctx, embedding, nil, true); err != nil {
 		return err
 	}
 	if r.norm, err = x.vector(ctx, ir.RoleFinalNorm, -1); err != nil {
 		return err
 	}
-	r.head = r.embed
-	if x[indexKey{ir.RoleHead, -1}] != nil {
-		if r.head, err = x.linear(ctx, r.e.k, ir.RoleHead, ir.RoleUnknown, -1); err != nil {
+	head := cmp.Or(x[indexKey{ir.RoleHead, -1}], embedding)
+	if r.head = r.embed; head != embedding || tiler(ld.k, ld.act, head) != nil {
+		if r.head, err = ld.linear(ctx, head, nil, false); err != nil {
 			return err
 		}
 	}
 	for b := range r.d.Layers {
-		w, err := x.loadBlock(ctx, r.e.k, b)
+		w, err := x.loadBlock(ctx, ld, b)
 		if err != nil {
 			return err
 		}
@@ -181,10 +192,40 @@ func (r *Runner) load(ctx context.Context, m *ir.Model) error {
 	return nil
 }
 
+// unpack gives up the tiles that stay, where all of them can be made anew from mapped files, and reports
+// whether it did.
+func (r *Runner) unpack() bool {
+	if r.tiles == nil {
+		return false
+	}
+	all := []*linear{r.head}
+	for _, b := range r.blocks {
+		for _, l := range blockLinears(b) {
+			all = append(all, *l.dst)
+		}
+	}
+	for _, l := range all {
+		if l.tiles != nil && l.raw == nil {
+			return false
+		}
+	}
+	for _, l := range all {
+		l.tiles = nil
+	}
+	r.weights = r.lean
+	err := r.tiles.Close()
+	r.tiles = nil
+	return err == nil
+}
+
 // Close stops the workers and, where memory is limited, gives the pages of mapped weights back. The
 // sessions of a closed runner must not be used.
 func (r *Runner) Close() {
 	r.e.pool.close()
+	if r.tiles != nil {
+		_ = r.tiles.Close() // nothing is lost with memory that stays
+		r.tiles = nil
+	}
 	if r.opt.Memory <= 0 {
 		return
 	}
@@ -223,6 +264,9 @@ func (r *Runner) MemoryBytes() int64 {
 func (r *Runner) memory() int64 {
 	return r.weights.owned + r.cached + r.e.bytes() + r.buf.bytes() + 4*int64(cap(r.hidden)+cap(r.attn)+cap(r.ffn)+cap(r.logits))
 }
+
+// Activations says how inputs of products are represented.
+func (r *Runner) Activations() Activations { return r.opt.Activations }
 
 // MappedBytes is the size of the weights that are used where they lie in mapped files.
 func (r *Runner) MappedBytes() int64 { return r.weights.mapped }

@@ -164,6 +164,9 @@ func (s *Session) reserve(n int) error {
 		grow += int64(c.missing(s.pos, n)) * c.pageBytes()
 	}
 	if r.opt.Memory > 0 && grow > 0 {
+		if r.memory()+r.weights.mapped+grow > r.opt.Memory {
+			r.unpack()
+		}
 		r.tight = r.tight || r.memory()+r.weights.mapped+grow > r.opt.Memory
 		if held := r.memory() + r.pages(); held+grow > r.opt.Memory {
 			return &fault.Error{Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf("the cache of %d tokens needs %s more, %s of %s are in use",
@@ -223,9 +226,9 @@ func (s *Session) forward(ctx context.Context, tokens []int32, from int) error {
 		}
 		if x.Rows > 0 {
 			r.e.attention(b, &s.layer[i], &r.buf, attn, x, pos)
-			r.e.matmul(attn, nil, product{w: b.o, dst: x, add: true})
+			r.e.multiply(attn, product{w: b.o, dst: x, add: true})
 			r.e.expand(b, &r.buf, ffn, x)
-			r.e.matmul(ffn, nil, product{w: b.down, dst: x, add: true})
+			r.e.multiply(ffn, product{w: b.down, dst: x, add: true})
 		}
 		if r.tight {
 			b.drop()
@@ -264,7 +267,7 @@ func (s *Session) logits(ctx context.Context, first, from, n int, fn func(pos in
 // project multiplies normalised states with the output matrix.
 func (r *Runner) project(states kernels.Matrix) kernels.Matrix {
 	out := kernels.View(need(&r.logits, states.Rows*r.d.Vocab), states.Rows, r.d.Vocab)
-	r.e.matmul(states, nil, product{w: r.head, dst: out})
+	r.e.multiply(states, product{w: r.head, dst: out})
 	if r.tight {
 		r.head.drop()
 	}

@@ -67,7 +67,7 @@ func (w *walk) load(ctx context.Context, x index, roles ...ir.Role) (*block, err
 			continue
 		}
 		var err error
-		if *n.dst, err = x.linear(ctx, w.e.k, n.weight, n.bias, w.block); err != nil {
+		if *n.dst, err = x.linear(ctx, w.loader(), n.weight, n.bias, w.block); err != nil {
 			return nil, err
 		}
 	}
@@ -133,7 +133,7 @@ func (w *walk) runMid(ctx context.Context, all index, h handles) error {
 		if err != nil {
 			return err
 		}
-		w.e.matmul(kernels.View(attn, hi-lo, d.QDim()), nil, product{w: b.o, dst: kernels.View(x, hi-lo, d.Hidden), add: true})
+		w.e.multiply(kernels.View(attn, hi-lo, d.QDim()), product{w: b.o, dst: kernels.View(x, hi-lo, d.Hidden), add: true})
 		return nil
 	})
 	if err != nil {

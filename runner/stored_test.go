@@ -39,7 +39,7 @@ func (h *held) ReadRaw(_ context.Context, part ir.Part, dst []byte, lo, hi int) 
 
 // variants replaces every block matrix by one made of its values, in two forms: stored as make says,
 // and as float32 numbers of the same real values.
-func variants(t *testing.T, m *ir.Model, convert func(x *ir.Tensor, values []float32) *held) (stored, plain *ir.Model) {
+func variants(t testing.TB, m *ir.Model, convert func(x *ir.Tensor, values []float32) *held) (stored, plain *ir.Model) {
 	t.Helper()
 	stored, plain = m.Clone(), m.Clone()
 	for _, x := range m.Tensors() {
@@ -83,24 +83,28 @@ func TestStoredTypes(t *testing.T) {
 		if info.Encode == nil || 256%info.BlockElems != 0 || info.Type == storage.F32 || info.Type == storage.F64 {
 			continue
 		}
-		stored, plain := variants(t, m, func(x *ir.Tensor, values []float32) *held {
-			row, err := info.Type.RowBytes(x.Cols())
-			if err != nil {
-				t.Fatal(err)
-			}
-			raw := make([]byte, row*int64(x.Rows()))
-			for r := range x.Rows() {
-				if err := info.Encode(raw[int64(r)*row:int64(r+1)*row], values[r*x.Cols():(r+1)*x.Cols()], nil); err != nil {
-					t.Fatal(err)
-				}
-			}
-			h := &held{parts: map[ir.Part][]byte{ir.PartData: raw}, values: make([]float32, len(values))}
-			info.Decode(h.values, raw)
-			h.t = x.With(info.Type, nil, h)
-			return h
-		})
+		stored, plain := variants(t, m, func(x *ir.Tensor, values []float32) *held { return encoded(t, x, values, info) })
 		compareRuns(t, string(info.Type), stored, plain, ids[:12], base)
 	}
+}
+
+// encoded is a tensor in a stored type, encoded by package storage.
+func encoded(t testing.TB, x *ir.Tensor, values []float32, info *storage.Info) *held {
+	t.Helper()
+	row, err := info.Type.RowBytes(x.Cols())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := make([]byte, row*int64(x.Rows()))
+	for r := range x.Rows() {
+		if err := info.Encode(raw[int64(r)*row:int64(r+1)*row], values[r*x.Cols():(r+1)*x.Cols()], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &held{parts: map[ir.Part][]byte{ir.PartData: raw}, values: make([]float32, len(values))}
+	info.Decode(h.values, raw)
+	h.t = x.With(info.Type, nil, h)
+	return h
 }
 
 // compareRuns checks prefill and token-by-token runs of two forms of one model, on every level.
@@ -109,7 +113,7 @@ func compareRuns(t *testing.T, name string, stored, plain *ir.Model, ids []int32
 	for _, isa := range cpu.Available() {
 		want := logitsOf(t, load(t, plain, runner.Options{ISA: isa}), ids)
 		for _, batch := range []int{0, 1} {
-			got := logitsOf(t, load(t, stored, runner.Options{ISA: isa, Batch: batch}), ids)
+			got := logitsOf(t, load(t, stored, runner.Options{ISA: isa, Batch: batch, Activations: runner.ActivationsF32}), ids)
 			if w := worst(got, want); !(w <= 1e-4) {
 				t.Errorf("%s on %s, batch %d: %g of the spread from its decoded values, at most 1e-4", name, isa, batch, w)
 			}

@@ -41,15 +41,29 @@ func (a *Activations) Reset(rows, cols int) {
 	if rows < 0 || cols < 0 || cols%actBlock != 0 {
 		panic(fmt.Sprintf("kernels: activations of %d rows of %d numbers", rows, cols))
 	}
-	a.rows, a.cols, a.first, a.group = rows, cols, 0, 4
-	if rows < 2 {
-		a.group = 1
-	}
+	a.rows, a.cols, a.first, a.group = rows, cols, 0, actGroup(rows)
 	if need := (rows + a.group - 1) / a.group * a.groupLen(); need > cap(a.blocks) {
 		a.blocks = make([]act, need)
 	} else {
 		a.blocks = a.blocks[:need]
 	}
+}
+
+// actGroup is how many of so many rows lie side by side.
+func actGroup(rows int) int {
+	if rows < 2 {
+		return 1
+	}
+	return 4
+}
+
+// Bytes is the memory that is held.
+func (a *Activations) Bytes() int64 { return int64(cap(a.blocks)) * int64(unsafe.Sizeof(act{})) }
+
+// ActivationBytes is the memory that activations of rows of cols numbers take.
+func ActivationBytes(rows, cols int) int64 {
+	g := actGroup(rows)
+	return int64((rows+g-1)/g*g) * int64(cols/actBlock) * int64(unsafe.Sizeof(act{}))
 }
 
 // Rows and Cols are the shape that Reset was given.
