@@ -63,7 +63,7 @@ func TestWindowPages(t *testing.T) {
 	text := long(t, "llama", 1000)
 	whole := load(t, m, runner.Options{Batch: 1024}).NewSession()
 	want := rowAfter(t, whole, text)
-	r := load(t, m, runner.Options{Batch: 64})
+	r := load(t, m, runner.Options{Batch: 64, Threads: 1})
 	s := r.NewSession()
 	if got := rowAfter(t, s, text[:500]); len(got) == 0 {
 		t.Fatal("no logits")

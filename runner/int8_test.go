@@ -47,7 +47,10 @@ func TestInt8SameBytes(t *testing.T) {
 			}
 			want := logitsOf(t, load(t, m, runner.Options{Threads: 1, ISA: isa}), ids)
 			for _, opt := range []runner.Options{
-				{Threads: 2}, {Threads: 3, Batch: 1}, {Threads: 2, Batch: 2}, {Threads: 3, Batch: 8},
+				{Threads: 2},
+				{Threads: 3, Batch: 1},
+				{Threads: 2, Batch: 2},
+				{Threads: 3, Batch: 8},
 				{Threads: 2, Memory: least, Context: 64, Tokens: len(ids)},
 				{Threads: 2, Memory: least, Context: 64, Tokens: len(ids), Batch: 1},
 			} {
