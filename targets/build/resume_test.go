@@ -110,7 +110,7 @@ func TestPublishingGoesOn(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	r := tinyRecipe()
 	r.Calibration = recipe.Calibration{}
-	r.Targets = []recipe.Target{{Use: "arm64", Quantize: "q8_0"}}
+	r.Targets = []recipe.Target{{Use: "arm64", Quantize: "q8_0", Gate: recipe.Gate{"kl_mean": 0.05}}}
 	o := Options{Out: out, KeepWork: true}
 	rep, err := Run(ctx, r, o)
 	if err != nil {
