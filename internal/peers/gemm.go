@@ -18,6 +18,9 @@ type product func(bits, n, threads int) (float64, error)
 func (b *bench) gemm() (rows []Row) {
 	blas, whose, end, why := b.bestBLAS()
 	defer end()
+	if why == nil {
+		rows = append(rows, Row{Name: "the peer is " + whose})
+	}
 	for _, c := range []struct {
 		bits, n, threads int
 	}{
@@ -34,7 +37,7 @@ func (b *bench) gemm() (rows []Row) {
 		if c.threads > b.threads {
 			continue
 		}
-		rows = append(rows, b.products(c.bits, c.n, c.threads, blas, whose, why)...)
+		rows = append(rows, b.products(c.bits, c.n, c.threads, blas, why)...)
 	}
 	for _, t := range []struct {
 		kind string
@@ -46,7 +49,7 @@ func (b *bench) gemm() (rows []Row) {
 }
 
 // products compares one size. The peak is measured in the same rounds.
-func (b *bench) products(bits, n, threads int, blas product, whose string, why error) []Row {
+func (b *bench) products(bits, n, threads int, blas product, why error) []Row {
 	name := fmt.Sprintf("f%d %d, %d thread", bits, n, threads)
 	if threads > 1 {
 		name += "s"
@@ -71,7 +74,7 @@ func (b *bench) products(bits, n, threads int, blas product, whose string, why e
 		return []Row{failed(name, err)}
 	}
 	speed := perSecond(own, flop)
-	row := Row{Name: name, Unit: "GFLOP/s", Whose: whose, Why: because(why)}.compare(scaled(speed, 1e-9), scaled(perSecond(others, flop), 1e-9), true)
+	row := Row{Name: name, Unit: "GFLOP/s", Why: because(why)}.compare(scaled(speed, 1e-9), scaled(perSecond(others, flop), 1e-9), true)
 	share := Row{Name: name + ": of peak", Unit: "%"}.compare(each(speed, peaks, percent), each(perSecond(others, flop), peaks, percent), true)
 	share.Ratio = nil
 	share.Note = fmt.Sprintf("the peak is %s GFLOP/s", spreadOf(scaled(peaks, 1e-9)))
@@ -172,10 +175,6 @@ func (b *bench) bestBLAS() (best product, whose string, end func(), why error) {
 				best = func(bits, n, threads int) (float64, error) { return c.number("gemm f%d %d %d", bits, n, threads) }
 			}
 		}
-	}
-	if whose != "" {
-		b.log("fastest: %s", whose)
-		whose = "(" + whose + ")"
 	}
 	return best, whose, end, why
 }

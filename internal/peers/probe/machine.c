@@ -50,12 +50,14 @@ static void *reading(void *arg) {
     return NULL;
 }
 
-// Twelve sums that do not wait for each other, in registers: two units of four or five cycles keep busy.
+// Twelve sums that do not wait for each other, in registers, keep two units of four or five cycles busy.
+// They start with different numbers, for equal ones would be computed once.
 #define PEAK(name, V, T)                                                                        \
     static double name(void) {                                                                  \
         V m = {0}, a, b, c, d, e, f, g, h, i, j, k, l;                                          \
         m += (T)one;                                                                            \
-        a = b = c = d = e = f = g = h = i = j = k = l = m;                                      \
+        a = m + 1; b = m + 2; c = m + 3; d = m + 4; e = m + 5; f = m + 6;                       \
+        g = m + 7; h = m + 8; i = m + 9; j = m + 10; k = m + 11; l = m + 12;                    \
         const long n = 4000000;                                                                 \
         double start = now();                                                                   \
         for (long t = 0; t < n; t++) {                                                          \
