@@ -1,6 +1,8 @@
 package runner_test
 
 import (
+	"context"
+	"errors"
 	"math"
 	"path/filepath"
 	"runtime"
@@ -8,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/runner"
@@ -102,5 +105,22 @@ func TestInt8Perplexity(t *testing.T) {
 		if d := math.Abs(math.Exp(got-want) - 1); typ == storage.Q8_0 && !(d <= 0.01) {
 			t.Errorf("%s: the perplexity is %.2f %% from the original's", typ, 100*d)
 		}
+	}
+}
+
+// Only matrices of block types are quantized for: float weights and changes beside weights are not, and
+// an unknown form is refused.
+func TestActivationsOption(t *testing.T) {
+	dir := filepath.Join(architectures, "llama")
+	ids, _ := tokensOf(t, filepath.Join(dir, "reference.safetensors"), "input_ids")
+	m := open(t, dir) // bf16
+	want := logitsOf(t, load(t, m, runner.Options{Activations: runner.ActivationsF32}), ids[:9])
+	for _, a := range []runner.Activations{"", runner.ActivationsAuto, runner.ActivationsInt8} {
+		if got := logitsOf(t, load(t, m, runner.Options{Activations: a}), ids[:9]); !slices.Equal(got, want) {
+			t.Errorf("activations %q change a model of float weights by %g of the spread", a, worst(got, want))
+		}
+	}
+	if _, err := runner.Load(context.Background(), m, runner.Options{Activations: "int7"}); !errors.Is(err, fault.ErrMisuse) {
+		t.Errorf("activations int7: %v", err)
 	}
 }

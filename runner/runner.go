@@ -268,6 +268,9 @@ func (r *Runner) memory() int64 {
 // Activations says how inputs of products are represented.
 func (r *Runner) Activations() Activations { return r.opt.Activations }
 
+// KV is the type of cached keys and values.
+func (r *Runner) KV() storage.Type { return r.opt.KV }
+
 // MappedBytes is the size of the weights that are used where they lie in mapped files.
 func (r *Runner) MappedBytes() int64 { return r.weights.mapped }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/proc"
+	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 	"github.com/pare-dev/pare/runner/bench"
@@ -27,6 +28,7 @@ func (a *app) benchCmd() *cobra.Command {
 	var vs string
 	var limit time.Duration
 	o := bench.Options{}
+	kv, activations := cacheTypes("f16"), activationForms()
 	c := &cobra.Command{
 		Use:   "bench MODEL",
 		Short: "Measure how fast a model runs here: load, prefill, generation, memory",
@@ -38,6 +40,7 @@ models are measured in turns, so that a machine that slows down slows both, and 
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			o.Limit, o.Progress = limit, a.progressSink()
+			o.Runner.KV, o.Runner.Activations = storage.Type(kv.value), runner.Activations(activations.value)
 			subjects := []bench.Subject{a.subject(args[0], o)}
 			a.budget.shares = 2 // the model, and what the bandwidth is measured on
 			if vs != "" {
@@ -65,13 +68,18 @@ models are measured in turns, so that a machine that slows down slows both, and 
 	intFrom(f, &o.Prompt, "prompt", "", 1, 512, "tokens of the prompt")
 	intFrom(f, &o.Generate, "generate", "", 1, 64, "tokens generated after it")
 	intFrom(f, &o.Rounds, "repeat", "", 1, 20, "rounds of prefill and generation")
+	kvFlag(c, &kv)
+	activationsFlag(c, &activations)
 	f.DurationVar(&limit, "limit", 0, "stop after the round in which this `TIME` passes, such as 60s, but not before 5 rounds")
 	return c
 }
 
 // benchOptions are how the models are run, once it is known that all of them fit.
 func (a *app) benchOptions(ctx context.Context, subjects []bench.Subject, o bench.Options) (runner.Options, error) {
-	opt := runner.Options{Threads: a.threads, ISA: a.level, Context: o.Prompt + o.Generate, Tokens: o.Prompt + o.Generate, Work: a.work}
+	opt := runner.Options{
+		Threads: a.threads, ISA: a.level, Context: o.Prompt + o.Generate, Tokens: o.Prompt + o.Generate, Work: a.work,
+		KV: o.Runner.KV, Activations: o.Runner.Activations,
+	}
 	if a.maxMemory <= 0 {
 		return opt, nil
 	}
@@ -102,7 +110,7 @@ func (a *app) subject(path string, o bench.Options) bench.Subject {
 				return 0, err
 			}
 			cmd := exec.CommandContext(ctx, exe, "peak", path, "--prompt", strconv.Itoa(o.Prompt), "--generate", strconv.Itoa(o.Generate),
-				"-j", strconv.Itoa(a.threads), "--isa", string(a.level), "--quiet")
+				"--kv", string(o.Runner.KV), "--activations", string(o.Runner.Activations), "-j", strconv.Itoa(a.threads), "--isa", string(a.level), "--quiet")
 			if a.maxMemory > 0 {
 				cmd.Args = append(cmd.Args, "--max-memory", strconv.FormatInt(int64(a.maxMemory), 10))
 			}
@@ -129,13 +137,14 @@ type peak struct {
 // peakCmd is the process that bench starts to measure the memory of one model.
 func (a *app) peakCmd() *cobra.Command {
 	var prompt, generate int
+	kv, activations := cacheTypes("f16"), activationForms()
 	c := &cobra.Command{
 		Use:    "peak MODEL",
 		Short:  "Load a model, run it, and print the peak memory of the process",
 		Hidden: true,
 		Args:   exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := a.load(cmd.Context(), args[0], runner.Options{Tokens: prompt + generate})
+			l, err := a.load(cmd.Context(), args[0], runner.Options{Tokens: prompt + generate, KV: storage.Type(kv.value), Activations: runner.Activations(activations.value)})
 			if err != nil {
 				return err
 			}
@@ -151,6 +160,8 @@ func (a *app) peakCmd() *cobra.Command {
 	}
 	intFrom(c.Flags(), &prompt, "prompt", "", 1, 512, "tokens of the prompt")
 	intFrom(c.Flags(), &generate, "generate", "", 1, 64, "tokens generated after it")
+	kvFlag(c, &kv)
+	activationsFlag(c, &activations)
 	return c
 }
 

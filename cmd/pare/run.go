@@ -20,17 +20,18 @@ import (
 
 // runFlags are the choices of `pare run`.
 type runFlags struct {
-	prompt   string
-	tokens   []int32
-	n        int
-	context  int
-	kv       choice
-	sampling runner.Sampling
-	logits   string
-	encode   string
-	decode   []int32
-	special  bool
-	force    bool
+	prompt      string
+	tokens      []int32
+	n           int
+	context     int
+	kv          choice
+	activations choice
+	sampling    runner.Sampling
+	logits      string
+	encode      string
+	decode      []int32
+	special     bool
+	force       bool
 }
 
 // generation is the object of `pare run --output json`.
@@ -46,7 +47,7 @@ type generation struct {
 }
 
 func (a *app) runCmd() *cobra.Command {
-	fl := runFlags{kv: choice{value: "f32", of: []string{"f32", "f16"}}}
+	fl := runFlags{kv: cacheTypes("f16"), activations: activationForms()}
 	c := &cobra.Command{
 		Use:   "run MODEL",
 		Short: "Run a model: text in, text out; or its logits, or its tokenizer",
@@ -69,6 +70,9 @@ seed gives the same text. With --logits the numbers before any sampling go to a 
 			case cmd.Flags().Changed("prompt") && len(fl.tokens) > 0:
 				return misusef("--prompt and --tokens are two ways to say one thing: give one of them")
 			}
+			if fl.logits != "" && !cmd.Flags().Changed("kv") {
+				fl.kv.value = string(storage.F32) // who looks at the numbers wants them exact
+			}
 			return a.runModel(cmd.Context(), args[0], &fl)
 		},
 	}
@@ -77,7 +81,8 @@ seed gives the same text. With --logits the numbers before any sampling go to a 
 	f.Int32SliceVar(&fl.tokens, "tokens", nil, "token `IDS` to continue, in place of text: 1,15,27")
 	intFrom(f, &fl.n, "generate", "n", 0, 64, "most tokens to generate, 0 for none")
 	intFrom(f, &fl.context, "context", "", 0, 0, "most tokens of prompt and answer; default what the model was trained for")
-	f.Var(&fl.kv, "kv", "type of cached keys and values: f32 or f16")
+	kvFlag(c, &fl.kv)
+	activationsFlag(c, &fl.activations)
 	f.Float64Var(&fl.sampling.Temperature, "temperature", 0.8, "0 always takes the most likely token")
 	intFrom(f, &fl.sampling.TopK, "top-k", "", 0, 0, "choose among the `K` most likely tokens, 0 for all")
 	f.Float64Var(&fl.sampling.TopP, "top-p", 0.95, "choose among the fewest tokens whose probabilities reach `P`")
@@ -88,7 +93,6 @@ seed gives the same text. With --logits the numbers before any sampling go to a 
 	f.Int32SliceVar(&fl.decode, "decode", nil, "print the text of token `IDS` and stop")
 	f.BoolVar(&fl.special, "special", false, "read control tokens in the text, such as <|im_end|>, as tokens")
 	f.BoolVar(&fl.force, "force", false, "replace the file of --logits")
-	complete(c, "kv", fl.kv.of...)
 	for _, input := range []string{"prompt", "tokens", "encode", "decode", "logits"} {
 		f.Lookup(input).Annotations = map[string][]string{noEnv: {"input"}}
 	}
@@ -111,7 +115,10 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 		text = string(b)
 	}
 	const special = 8 // tokens that a tokenizer puts around a text; the others stand for a byte or more each
-	l, err := a.load(ctx, path, runner.Options{Context: fl.context, KV: storage.Type(fl.kv.value), Tokens: len(prompt) + len(text) + special + fl.n})
+	l, err := a.load(ctx, path, runner.Options{
+		Context: fl.context, KV: storage.Type(fl.kv.value), Activations: runner.Activations(fl.activations.value),
+		Tokens: len(prompt) + len(text) + special + fl.n,
+	})
 	if err != nil {
 		return err
 	}

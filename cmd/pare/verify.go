@@ -22,17 +22,18 @@ import (
 
 // verifyFlags are the choices of verify and explain.
 type verifyFlags struct {
-	text       []string
-	context    int
-	contextSet bool // by the user: then it is not changed
-	chunks     int
-	gates      []string
-	undecided  choice
-	write      int
+	text        []string
+	context     int
+	contextSet  bool // by the user: then it is not changed
+	chunks      int
+	gates       []string
+	undecided   choice
+	activations choice
+	write       int
 }
 
 func (a *app) verifyCmd() *cobra.Command {
-	fl := verifyFlags{undecided: choice{value: "fail", of: []string{"fail", "pass"}}}
+	fl := verifyFlags{undecided: choice{value: "fail", of: []string{"fail", "pass"}}, activations: activationForms()}
 	c := &cobra.Command{
 		Use:   "verify ORIGINAL PACKAGE",
 		Short: "Compare the accuracy of a package with its original: perplexity, KL divergence, top-1",
@@ -51,6 +52,7 @@ both write. With --gate the exit code is 3 when a limit is missed.`,
 	fl.textFlags(a, c)
 	intFrom(f, &fl.chunks, "chunks", "", 0, 64, "chunks to compare, 0 for all of the text; with --gate up to four times as many while it cannot tell")
 	f.StringArrayVar(&fl.gates, "gate", nil, "`NAME=LIMIT` that decides the exit code, such as kl_mean=0.05; repeat it for several")
+	activationsFlag(c, &fl.activations)
 	f.Var(&fl.undecided, "undecided", "what a gate that cannot tell means: fail or pass")
 	intFrom(f, &fl.write, "write", "", 0, 384, "tokens that both models write to see whether the package repeats itself; 0 for none")
 	completeGates(c)
@@ -79,7 +81,7 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 			return misuse("gate on it in pare build, or measure with pare bench", "verify does not time the models: it cannot judge %s", name)
 		}
 	}
-	orig, made, err := a.loadPair(ctx, "verify", runner.Options{Tokens: fl.context}, original, pkg)
+	orig, made, err := a.loadPair(ctx, "verify", runner.Options{Tokens: fl.context, Activations: runner.Activations(fl.activations.value)}, original, pkg)
 	if err != nil {
 		return err
 	}
@@ -247,7 +249,11 @@ func verifyText(w io.Writer, r *verify.Result, text string, all bool) {
 		}
 		_ = t.text(w) // a closed stdout is found by the next write
 	}
-	fmt.Fprintf(w, "measured    %s: %s of %d tokens of %s, %s scored, %s kernels\n", r.Protocol.Name, plural(r.Protocol.Chunks, "chunk"), r.Protocol.Context, text, human.Thousands(int64(r.Protocol.TokensScored)), r.Protocol.ISA)
+	inputs := ""
+	if a := r.Protocol.Activations; a != string(runner.ActivationsAuto) {
+		inputs = ", " + a + " activations"
+	}
+	fmt.Fprintf(w, "measured    %s: %s of %d tokens of %s, %s scored, %s kernels%s\n", r.Protocol.Name, plural(r.Protocol.Chunks, "chunk"), r.Protocol.Context, text, human.Thousands(int64(r.Protocol.TokensScored)), r.Protocol.ISA, inputs)
 	for _, c := range r.Gate.Checks {
 		fmt.Fprintf(w, "%-11s %s\n", c.Verdict, report.CheckText(c))
 	}

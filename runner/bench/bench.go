@@ -53,13 +53,15 @@ type Options struct {
 
 // Result is the object of `pare bench --output json`.
 type Result struct {
-	Schema   int     `json:"schema"` // 1
-	Machine  Machine `json:"machine"`
-	Prompt   int     `json:"prompt"`
-	Generate int     `json:"generate"`
-	Rounds   int     `json:"rounds"`
-	Models   []Model `json:"models"`          // in the order given: the model, then what it is compared with
-	Ratio    *Ratio  `json:"ratio,omitempty"` // first over second; only for two models
+	Schema      int     `json:"schema"` // 1
+	Machine     Machine `json:"machine"`
+	Prompt      int     `json:"prompt"`
+	Generate    int     `json:"generate"`
+	Rounds      int     `json:"rounds"`
+	KV          string  `json:"kv"`              // type of cached keys and values
+	Activations string  `json:"activations"`     // form of the inputs of products: auto, int8 or f32
+	Models      []Model `json:"models"`          // in the order given: the model, then what it is compared with
+	Ratio       *Ratio  `json:"ratio,omitempty"` // first over second; only for two models
 }
 
 // Machine is where it was measured.
@@ -321,6 +323,7 @@ func inTurns(ctx context.Context, subjects []Subject, opt Options, res *Result) 
 		runs[i] = &run{m: m, r: r, s: r.NewSession(), prompt: prompt(opt, r.Vocab()), generate: opt.Generate}
 	}
 	res.Machine.ISA, res.Machine.Threads = string(runs[0].r.ISA()), runs[0].r.Threads()
+	res.KV, res.Activations = string(runs[0].r.KV()), string(runs[0].r.Activations())
 	for i, r := range runs {
 		for start, n := time.Now(), 0; n < warmRuns && time.Since(start) < 2*time.Second; n++ {
 			if err := r.round(ctx, &samples{}); err != nil {

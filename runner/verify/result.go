@@ -37,6 +37,7 @@ type Protocol struct {
 	Chunks       int    `json:"chunks"`
 	TokensScored int    `json:"tokens_scored"`
 	ISA          string `json:"isa"`
+	Activations  string `json:"activations"` // form of the inputs of products, of the package: auto, int8 or f32
 }
 
 // Bound is a standard error or a bound that may be unknown: of one chunk nothing can be said. Unknown

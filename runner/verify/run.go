@@ -117,7 +117,7 @@ func (c *Comparison) Result() (*Result, error) {
 	r := &Result{Schema: 1, Seconds: c.seconds, Speed: c.speed(), Gate: Gate{Verdict: None, Checks: []Check{}}}
 	r.Protocol = Protocol{
 		Name: "llama.cpp: chunks without overlap, second half scored", TextSHA256: c.opt.TextHash,
-		Context: c.opt.Context, Chunks: len(c.chunks), TokensScored: len(c.kl), ISA: string(c.k.Level()),
+		Context: c.opt.Context, Chunks: len(c.chunks), TokensScored: len(c.kl), ISA: string(c.k.Level()), Activations: string(c.b.Activations()),
 	}
 	nllA := ratio(c.chunks, func(x *chunk) float64 { return x.nllA })
 	nllB := ratio(c.chunks, func(x *chunk) float64 { return x.nllB })
