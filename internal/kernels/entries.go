@@ -97,6 +97,7 @@ const (
 	fnPackLines
 	fnPackHalves
 	fnPackBits
+	fnPackGroups
 	fnUntileQ80
 	fnUntileQ40
 	fnUntileQ41

@@ -14,48 +14,58 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// tile_q8_0
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03158e0f; WORD $0x0000 // jle 0x322 <k_tile_q8_0+0x322>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02cf8e0f; WORD $0x0000 // jle 0x2e4 <k_tile_q8_0+0x2e4>
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02108e0f; WORD $0x0000 // jle 0x239 <k_tile_q8_0+0x239>
+	LONG $0x02388e0f; WORD $0x0000 // jle 0x268 <k_tile_q8_0+0x268>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x004a1f0d797de2c4; BYTE $0x00 // vpbroadcastw 0x4a1f(%rip), %ymm1 # 0x4a60 <k_tile_q6_k+0xd80>
-	QUAD $0x004a1215587de2c4; BYTE $0x00 // vpbroadcastd 0x4a12(%rip), %ymm2 # 0x4a5c <k_tile_q6_k+0xd7c>
-	QUAD $0x0049f91d187de2c4; BYTE $0x00 // vbroadcastss 0x49f9(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x004bd80d797de2c4; BYTE $0x00 // vpbroadcastw 0x4bd8(%rip), %ymm1 # 0x4c20 <k_tile_q6_k+0xe80>
+	QUAD $0x004bcb15587de2c4; BYTE $0x00 // vpbroadcastd 0x4bcb(%rip), %ymm2 # 0x4c1c <k_tile_q6_k+0xe7c>
+	QUAD $0x004bb21d187de2c4; BYTE $0x00 // vbroadcastss 0x4bb2(%rip), %ymm3 # 0x4c0c <k_tile_q6_k+0xe6c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x7a <k_tile_q8_0+0x7a>
+	WORD $0x0b75 // jne 0x7b <k_tile_q8_0+0x7b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	BYTE $0x90 // nop
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x6f7e81c4; WORD $0x212c // vmovdqu (%r9,%r12), %ymm5
-	LONG $0x6f7e81c4; WORD $0x2174; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm6
-	QUAD $0x008021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm7
-	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x107c81c4; WORD $0x2b24 // vmovups (%r11,%r13), %ymm4
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	QUAD $0x000180278c180f43; BYTE $0x00 // prefetcht0 0x180(%r15,%r12)
+	QUAD $0x000200278c180f43; BYTE $0x00 // prefetcht0 0x200(%r15,%r12)
+	LONG $0x6f7e81c4; WORD $0x292c // vmovdqu (%r9,%r13), %ymm5
+	LONG $0x6f7e81c4; WORD $0x2974; BYTE $0x40 // vmovdqu 0x40(%r9,%r13), %ymm6
+	QUAD $0x008029bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r13), %ymm7
+	QUAD $0x00c029846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r13), %ymm8
 	LONG $0x1c7d62c4; BYTE $0xcd // vpabsb %ymm5, %ymm9
 	LONG $0x587d42c4; BYTE $0x16 // vpbroadcastd (%r14), %ymm10
 	LONG $0x082de2c4; BYTE $0xed // vpsignb %ymm5, %ymm10, %ymm5
@@ -79,20 +89,20 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
+	QUAD $0x010029b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r13), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
 	LONG $0x587d42c4; WORD $0x1046 // vpbroadcastd 0x10(%r14), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	QUAD $0x014021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r12), %ymm7
+	QUAD $0x014029bc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r13), %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
 	LONG $0x587d42c4; WORD $0x144e // vpbroadcastd 0x14(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
-	QUAD $0x018021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r12), %ymm7
+	QUAD $0x018029bc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r13), %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
 	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
@@ -100,7 +110,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x01c021b46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r12), %ymm6
+	QUAD $0x01c029b46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r13), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
 	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
@@ -108,41 +118,42 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xf2fecdc5 // vpaddd %ymm2, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x020039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%r15), %ymm6
+	QUAD $0x020001b4137dc2c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%rax), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
 	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117c81c4; WORD $0x2b2c // vmovups %ymm5, (%r11,%r13)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe86850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
+	LONG $0xfe57850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r9 # imm = 0x220
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe58850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
+	LONG $0xfe29850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe2c850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
-	LONG $0x0000abe9; BYTE $0x00 // jmp 0x2e4 <k_tile_q8_0+0x2e4>
+	LONG $0xfdfd850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x314 <k_tile_q8_0+0x314>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a2850f; WORD $0x0000 // jne 0x2e4 <k_tile_q8_0+0x2e4>
+	LONG $0x00a3850f; WORD $0x0000 // jne 0x314 <k_tile_q8_0+0x314>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x251 <k_tile_q8_0+0x251>
+	WORD $0x0473 // jae 0x280 <k_tile_q8_0+0x280>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5feb // jmp 0x2b0 <k_tile_q8_0+0x2b0>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	WORD $0x60eb // jmp 0x2e0 <k_tile_q8_0+0x2e0>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x9066 // nop
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -154,83 +165,97 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x270 <k_tile_q8_0+0x270>
+	WORD $0xc075 // jne 0x2a0 <k_tile_q8_0+0x2a0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x2e4 <k_tile_q8_0+0x2e4>
+	WORD $0x2f74 // je 0x314 <k_tile_q8_0+0x314>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x2d0 <k_tile_q8_0+0x2d0>
+	WORD $0xec75 // jne 0x300 <k_tile_q8_0+0x300>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_0
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02d58e0f; WORD $0x0000 // jle 0x5d2 <k_tile_q4_0+0x2e2>
+	LONG $0x03258e0f; WORD $0x0000 // jle 0x662 <k_tile_q4_0+0x332>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x10ec8348 // subq $0x10, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01f68e0f; WORD $0x0000 // jle 0x516 <k_tile_q4_0+0x226>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x02388e0f; WORD $0x0000 // jle 0x59b <k_tile_q4_0+0x26b>
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00472a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x472a(%rip), %ymm1 # 0x4a62 <k_tile_q6_k+0xd82>
-	QUAD $0x00472315797de2c4; BYTE $0x00 // vpbroadcastw 0x4723(%rip), %ymm2 # 0x4a64 <k_tile_q6_k+0xd84>
-	QUAD $0x0047021d187de2c4; BYTE $0x00 // vbroadcastss 0x4702(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0048a20d787de2c4; BYTE $0x00 // vpbroadcastb 0x48a2(%rip), %ymm1 # 0x4c22 <k_tile_q6_k+0xe82>
+	QUAD $0x00489b15797de2c4; BYTE $0x00 // vpbroadcastw 0x489b(%rip), %ymm2 # 0x4c24 <k_tile_q6_k+0xe84>
+	QUAD $0x00487a1d187de2c4; BYTE $0x00 // vbroadcastss 0x487a(%rip), %ymm3 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x36b <k_tile_q4_0+0x7b>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0b75 // jne 0x3c1 <k_tile_q4_0+0x91>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
-	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
-	LONG $0x7fc58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r13d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe8490f44 // cmovnsl %eax, %r13d
-	LONG $0x07fdc141 // sarl $0x7, %r13d
-	QUAD $0x4b400000ed048d42 // leal 0x4b400000(,%r13,8), %eax
-	LONG $0xe86ef9c5 // vmovd %eax, %xmm5
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x0324 // vmovups (%r11,%rax), %ymm4
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	LONG $0x24668b45 // movl 0x24(%r14), %r12d
+	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xc985 // testl %ecx, %ecx
+	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000e50c8d42 // leal 0x4b400000(,%r12,8), %ecx
+	LONG $0xe96ef9c5 // vmovd %ecx, %xmm5
 	LONG $0x587de2c4; BYTE $0xfd // vpbroadcastd %xmm5, %ymm7
-	LONG $0x6f7e01c4; WORD $0x2104 // vmovdqu (%r9,%r12), %ymm8
-	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
-	QUAD $0x008021b46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm6
-	QUAD $0x00c021ac6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm5
+	LONG $0x6f7e41c4; WORD $0x0104 // vmovdqu (%r9,%rax), %ymm8
+	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
+	QUAD $0x008001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm6
+	QUAD $0x00c001ac6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm5
 	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
 	LONG $0x587d42c4; BYTE $0x1e // vpbroadcastd (%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
@@ -275,42 +300,44 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeaf5d5c5 // vpmaddwd %ymm2, %ymm5, %ymm5
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x010039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm6
+	QUAD $0x010029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
 	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117cc1c4; WORD $0x032c // vmovups %ymm5, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe99850f; WORD $0xffff // jne 0x380 <k_tile_q4_0+0x90>
+	LONG $0xfe7a850f; WORD $0xffff // jne 0x3e0 <k_tile_q4_0+0xb0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe6b850f; WORD $0xffff // jne 0x370 <k_tile_q4_0+0x80>
+	LONG $0xfe4c850f; WORD $0xffff // jne 0x3d0 <k_tile_q4_0+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe3f850f; WORD $0xffff // jne 0x350 <k_tile_q4_0+0x60>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x5c4 <k_tile_q4_0+0x2d4>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a5850f; WORD $0x0000 // jne 0x5c4 <k_tile_q4_0+0x2d4>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xfe0a850f; WORD $0xffff // jne 0x3a0 <k_tile_q4_0+0x70>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x654 <k_tile_q4_0+0x324>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00b0850f; WORD $0x0000 // jne 0x654 <k_tile_q4_0+0x324>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x52e <k_tile_q4_0+0x23e>
+	WORD $0x0473 // jae 0x5b3 <k_tile_q4_0+0x283>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x62eb // jmp 0x590 <k_tile_q4_0+0x2a0>
+	WORD $0x6deb // jmp 0x620 <k_tile_q4_0+0x2f0>
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -322,9 +349,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x550 <k_tile_q4_0+0x260>
+	WORD $0xc075 // jne 0x5e0 <k_tile_q4_0+0x2b0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x5c4 <k_tile_q4_0+0x2d4>
+	WORD $0x2f74 // je 0x654 <k_tile_q4_0+0x324>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
@@ -337,8 +364,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x5b0 <k_tile_q4_0+0x2c0>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x640 <k_tile_q4_0+0x310>
+	LONG $0x10c48348 // addq $0x10, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -350,49 +377,57 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_1
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02f58e0f; WORD $0x0000 // jle 0x972 <k_tile_q4_1+0x302>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02af8e0f; WORD $0x0000 // jle 0x8a4 <k_tile_q4_1+0x2c4>
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01e88e0f; WORD $0x0000 // jle 0x7f1 <k_tile_q4_1+0x211>
+	LONG $0x020f8e0f; WORD $0x0000 // jle 0x8af <k_tile_q4_1+0x23f>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0044450d787de2c4; BYTE $0x00 // vpbroadcastb 0x4445(%rip), %ymm1 # 0x4a66 <k_tile_q6_k+0xd86>
-	QUAD $0x00443e15797de2c4; BYTE $0x00 // vpbroadcastw 0x443e(%rip), %ymm2 # 0x4a68 <k_tile_q6_k+0xd88>
-	QUAD $0x0044291d587de2c4; BYTE $0x00 // vpbroadcastd 0x4429(%rip), %ymm3 # 0x4a5c <k_tile_q6_k+0xd7c>
-	QUAD $0x00441025187de2c4; BYTE $0x00 // vbroadcastss 0x4410(%rip), %ymm4 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x00456e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x456e(%rip), %ymm1 # 0x4c26 <k_tile_q6_k+0xe86>
+	QUAD $0x00456715797de2c4; BYTE $0x00 // vpbroadcastw 0x4567(%rip), %ymm2 # 0x4c28 <k_tile_q6_k+0xe88>
+	QUAD $0x0045521d587de2c4; BYTE $0x00 // vpbroadcastd 0x4552(%rip), %ymm3 # 0x4c1c <k_tile_q6_k+0xe7c>
+	QUAD $0x00453925187de2c4; BYTE $0x00 // vbroadcastss 0x4539(%rip), %ymm4 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x65a <k_tile_q4_1+0x7a>
+	WORD $0x0b75 // jne 0x6fb <k_tile_q4_1+0x8b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	BYTE $0x90 // nop
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x6f7e01c4; WORD $0x2104 // vmovdqu (%r9,%r12), %ymm8
-	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
-	QUAD $0x008021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm7
-	QUAD $0x00c021b46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm6
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	LONG $0x6f7e41c4; WORD $0x0104 // vmovdqu (%r9,%rax), %ymm8
+	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
+	QUAD $0x008001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm7
+	QUAD $0x00c001b46f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm6
 	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
 	LONG $0x587d42c4; BYTE $0x1e // vpbroadcastd (%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
@@ -437,44 +472,45 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0xf3fecdc5 // vpaddd %ymm3, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	QUAD $0x010039bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm7
+	QUAD $0x010029bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm7
 	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
 	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	QUAD $0x012039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r15), %ymm5
+	QUAD $0x012029ac137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r13), %ymm5
 	LONG $0x187dc2c4; WORD $0x307e // vbroadcastss 0x30(%r14), %ymm7
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	LONG $0x117c81c4; WORD $0x233c // vmovups %ymm7, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117cc1c4; WORD $0x033c // vmovups %ymm7, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfeae850f; WORD $0xffff // jne 0x670 <k_tile_q4_1+0x90>
+	LONG $0xfe90850f; WORD $0xffff // jne 0x710 <k_tile_q4_1+0xa0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x40c18149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r9 # imm = 0x140
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe80850f; WORD $0xffff // jne 0x660 <k_tile_q4_1+0x80>
+	LONG $0xfe62850f; WORD $0xffff // jne 0x700 <k_tile_q4_1+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe54850f; WORD $0xffff // jne 0x640 <k_tile_q4_1+0x60>
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0x8a4 <k_tile_q4_1+0x2c4>
+	LONG $0xfe36850f; WORD $0xffff // jne 0x6e0 <k_tile_q4_1+0x70>
+	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x964 <k_tile_q4_1+0x2f4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00aa850f; WORD $0x0000 // jne 0x8a4 <k_tile_q4_1+0x2c4>
+	LONG $0x00ac850f; WORD $0x0000 // jne 0x964 <k_tile_q4_1+0x2f4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x809 <k_tile_q4_1+0x229>
+	WORD $0x0473 // jae 0x8c7 <k_tile_q4_1+0x257>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x67eb // jmp 0x870 <k_tile_q4_1+0x290>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	WORD $0x69eb // jmp 0x930 <k_tile_q4_1+0x2c0>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -486,86 +522,99 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x830 <k_tile_q4_1+0x250>
+	WORD $0xc075 // jne 0x8f0 <k_tile_q4_1+0x280>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x8a4 <k_tile_q4_1+0x2c4>
+	WORD $0x2f74 // je 0x964 <k_tile_q4_1+0x2f4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x890 <k_tile_q4_1+0x2b0>
+	WORD $0xec75 // jne 0x950 <k_tile_q4_1+0x2e0>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_0
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03658e0f; WORD $0x0000 // jle 0xc22 <k_tile_q5_0+0x372>
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x03958e0f; WORD $0x0000 // jle 0xd22 <k_tile_q5_0+0x3a2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x10ec8348 // subq $0x10, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02828e0f; WORD $0x0000 // jle 0xb62 <k_tile_q5_0+0x2b2>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x02b18e0f; WORD $0x0000 // jle 0xc64 <k_tile_q5_0+0x2e4>
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0041720d787de2c4; BYTE $0x00 // vpbroadcastb 0x4172(%rip), %ymm1 # 0x4a6a <k_tile_q6_k+0xd8a>
-	QUAD $0x00416a15787de2c4; BYTE $0x00 // vpbroadcastb 0x416a(%rip), %ymm2 # 0x4a6b <k_tile_q6_k+0xd8b>
-	QUAD $0x0041621d797de2c4; BYTE $0x00 // vpbroadcastw 0x4162(%rip), %ymm3 # 0x4a6c <k_tile_q6_k+0xd8c>
-	QUAD $0x00413925187de2c4; BYTE $0x00 // vbroadcastss 0x4139(%rip), %ymm4 # 0x4a4c <k_tile_q6_k+0xd6c>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00425a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x425a(%rip), %ymm1 # 0x4c2a <k_tile_q6_k+0xe8a>
+	QUAD $0x00425215787de2c4; BYTE $0x00 // vpbroadcastb 0x4252(%rip), %ymm2 # 0x4c2b <k_tile_q6_k+0xe8b>
+	QUAD $0x00424a1d797de2c4; BYTE $0x00 // vpbroadcastw 0x424a(%rip), %ymm3 # 0x4c2c <k_tile_q6_k+0xe8c>
+	QUAD $0x00422125187de2c4; BYTE $0x00 // vbroadcastss 0x4221(%rip), %ymm4 # 0x4c0c <k_tile_q6_k+0xe6c>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x93b <k_tile_q5_0+0x8b>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0b75 // jne 0xa0e <k_tile_q5_0+0x8e>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
-	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
-	LONG $0x7fc58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r13d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe8490f44 // cmovnsl %eax, %r13d
-	LONG $0x07fdc141 // sarl $0x7, %r13d
-	LONG $0x04e5c141 // shll $0x4, %r13d
-	LONG $0x00c58141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r13d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xf5 // vmovd %r13d, %xmm6
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	LONG $0x24668b45 // movl 0x24(%r14), %r12d
+	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xd285 // testl %edx, %edx
+	LONG $0xe2490f44 // cmovnsl %edx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xf4 // vmovd %r12d, %xmm6
 	LONG $0x587d62c4; BYTE $0xde // vpbroadcastd %xmm6, %ymm11
-	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
-	LONG $0x6f7e01c4; WORD $0x2114 // vmovdqu (%r9,%r12), %ymm10
-	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
-	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
-	QUAD $0x00c021bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm7
+	QUAD $0x010001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm6
+	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
+	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
+	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
+	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
 	LONG $0xe1db2dc5 // vpand %ymm1, %ymm10, %ymm12
 	LONG $0xf67295c5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
@@ -633,42 +682,43 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
 	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
-	QUAD $0x014039bc137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm7
+	QUAD $0x014029bc137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm7
 	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
 	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	LONG $0x117c81c4; WORD $0x2334 // vmovups %ymm6, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe1d850f; WORD $0xffff // jne 0x950 <k_tile_q5_0+0xa0>
+	LONG $0xfdfe850f; WORD $0xffff // jne 0xa30 <k_tile_q5_0+0xb0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x60c18149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r9 # imm = 0x160
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfdef850f; WORD $0xffff // jne 0x940 <k_tile_q5_0+0x90>
+	LONG $0xfdd0850f; WORD $0xffff // jne 0xa20 <k_tile_q5_0+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfdc3850f; WORD $0xffff // jne 0x920 <k_tile_q5_0+0x70>
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0xc14 <k_tile_q5_0+0x364>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a9850f; WORD $0x0000 // jne 0xc14 <k_tile_q5_0+0x364>
-	WORD $0xca89 // movl %ecx, %edx
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xfd91850f; WORD $0xffff // jne 0x9f0 <k_tile_q5_0+0x70>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0xd14 <k_tile_q5_0+0x394>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a7850f; WORD $0x0000 // jne 0xd14 <k_tile_q5_0+0x394>
+	WORD $0x8944; BYTE $0xc2 // movl %r8d, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xb7a <k_tile_q5_0+0x2ca>
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x0473 // jae 0xc7d <k_tile_q5_0+0x2fd>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x66eb // jmp 0xbe0 <k_tile_q5_0+0x330>
+	WORD $0x63eb // jmp 0xce0 <k_tile_q5_0+0x360>
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	WORD $0x2149; BYTE $0xc0 // andq %rax, %r8
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -679,10 +729,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xba0 <k_tile_q5_0+0x2f0>
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	WORD $0xc075 // jne 0xca0 <k_tile_q5_0+0x320>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xc14 <k_tile_q5_0+0x364>
+	WORD $0x2f74 // je 0xd14 <k_tile_q5_0+0x394>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
@@ -695,8 +745,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xc00 <k_tile_q5_0+0x350>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0xd00 <k_tile_q5_0+0x380>
+	LONG $0x10c48348 // addq $0x10, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -708,51 +758,59 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_1
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03658e0f; WORD $0x0000 // jle 0x10a2 <k_tile_q5_1+0x372>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x032f8e0f; WORD $0x0000 // jle 0xf74 <k_tile_q5_1+0x344>
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x026e8e0f; WORD $0x0000 // jle 0xec7 <k_tile_q5_1+0x297>
+	LONG $0x02858e0f; WORD $0x0000 // jle 0xfe5 <k_tile_q5_1+0x2b5>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003dfd0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3dfd(%rip), %ymm1 # 0x4a6e <k_tile_q6_k+0xd8e>
-	QUAD $0x003df515787de2c4; BYTE $0x00 // vpbroadcastb 0x3df5(%rip), %ymm2 # 0x4a6f <k_tile_q6_k+0xd8f>
-	QUAD $0x003ded1d797de2c4; BYTE $0x00 // vpbroadcastw 0x3ded(%rip), %ymm3 # 0x4a70 <k_tile_q6_k+0xd90>
-	QUAD $0x003dd025587de2c4; BYTE $0x00 // vpbroadcastd 0x3dd0(%rip), %ymm4 # 0x4a5c <k_tile_q6_k+0xd7c>
-	QUAD $0x003db72d187de2c4; BYTE $0x00 // vbroadcastss 0x3db7(%rip), %ymm5 # 0x4a4c <k_tile_q6_k+0xd6c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x003eb60d787de2c4; BYTE $0x00 // vpbroadcastb 0x3eb6(%rip), %ymm1 # 0x4c2e <k_tile_q6_k+0xe8e>
+	QUAD $0x003eae15787de2c4; BYTE $0x00 // vpbroadcastb 0x3eae(%rip), %ymm2 # 0x4c2f <k_tile_q6_k+0xe8f>
+	QUAD $0x003ea61d797de2c4; BYTE $0x00 // vpbroadcastw 0x3ea6(%rip), %ymm3 # 0x4c30 <k_tile_q6_k+0xe90>
+	QUAD $0x003e8925587de2c4; BYTE $0x00 // vpbroadcastd 0x3e89(%rip), %ymm4 # 0x4c1c <k_tile_q6_k+0xe7c>
+	QUAD $0x003e702d187de2c4; BYTE $0x00 // vbroadcastss 0x3e70(%rip), %ymm5 # 0x4c0c <k_tile_q6_k+0xe6c>
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0xcba <k_tile_q5_1+0x8a>
+	WORD $0x0b75 // jne 0xdbb <k_tile_q5_1+0x8b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	BYTE $0x90 // nop
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x2334 // vmovups (%r11,%r12), %ymm6
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	QUAD $0x010021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm7
-	LONG $0x6f7e01c4; WORD $0x211c // vmovdqu (%r9,%r12), %ymm11
-	LONG $0x6f7e01c4; WORD $0x2154; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm10
-	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
-	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x0334 // vmovups (%r11,%rax), %ymm6
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	QUAD $0x010001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm7
+	LONG $0x6f7e41c4; WORD $0x011c // vmovdqu (%r9,%rax), %ymm11
+	LONG $0x6f7e41c4; WORD $0x0154; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm10
+	QUAD $0x0080018c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm9
+	QUAD $0x00c001846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm8
 	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
 	LONG $0xf77295c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
@@ -820,44 +878,45 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfbf5c5c5 // vpmaddwd %ymm3, %ymm7, %ymm7
 	LONG $0xfcfec5c5 // vpaddd %ymm4, %ymm7, %ymm7
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	QUAD $0x01403984137d02c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm8
+	QUAD $0x01402984137d02c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm8
 	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
 	LONG $0xb83d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm7) + ymm9
 	LONG $0x187dc2c4; WORD $0x207e // vbroadcastss 0x20(%r14), %ymm7
 	LONG $0xa835e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm6
-	QUAD $0x016039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r15), %ymm6
+	QUAD $0x016029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r13), %ymm6
 	LONG $0x187d42c4; WORD $0x3046 // vbroadcastss 0x30(%r14), %ymm8
 	LONG $0xa84d62c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm7
-	LONG $0x117c01c4; WORD $0x2304 // vmovups %ymm8, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117c41c4; WORD $0x0304 // vmovups %ymm8, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe38850f; WORD $0xffff // jne 0xcd0 <k_tile_q5_1+0xa0>
+	LONG $0xfe1a850f; WORD $0xffff // jne 0xdd0 <k_tile_q5_1+0xa0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe0a850f; WORD $0xffff // jne 0xcc0 <k_tile_q5_1+0x90>
+	LONG $0xfdec850f; WORD $0xffff // jne 0xdc0 <k_tile_q5_1+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfdde850f; WORD $0xffff // jne 0xca0 <k_tile_q5_1+0x70>
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0xf74 <k_tile_q5_1+0x344>
+	LONG $0xfdc0850f; WORD $0xffff // jne 0xda0 <k_tile_q5_1+0x70>
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x1094 <k_tile_q5_1+0x364>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a4850f; WORD $0x0000 // jne 0xf74 <k_tile_q5_1+0x344>
+	LONG $0x00a6850f; WORD $0x0000 // jne 0x1094 <k_tile_q5_1+0x364>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xedf <k_tile_q5_1+0x2af>
+	WORD $0x0473 // jae 0xffd <k_tile_q5_1+0x2cd>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x61eb // jmp 0xf40 <k_tile_q5_1+0x310>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	WORD $0x63eb // jmp 0x1060 <k_tile_q5_1+0x330>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -869,115 +928,131 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xf00 <k_tile_q5_1+0x2d0>
+	WORD $0xc075 // jne 0x1020 <k_tile_q5_1+0x2f0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xf74 <k_tile_q5_1+0x344>
+	WORD $0x2f74 // je 0x1094 <k_tile_q5_1+0x364>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xf60 <k_tile_q5_1+0x330>
+	WORD $0xec75 // jne 0x1080 <k_tile_q5_1+0x350>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q2_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x09558e0f; WORD $0x0000 // jle 0x18e2 <k_tile_q2_k+0x962>
+	LONG $0x09b58e0f; WORD $0x0000 // jle 0x1a72 <k_tile_q2_k+0x9c2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x40ec8348 // subq $0x40, %rsp
+	LONG $0x58ec8348 // subq $0x58, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x08648e0f; WORD $0x0000 // jle 0x181c <k_tile_q2_k+0x89c>
+	LONG $0x08c48e0f; WORD $0x0000 // jle 0x19ac <k_tile_q2_k+0x8fc>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x09e1c148 // shlq $0x9, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
 	LONG $0x08e3c149 // shlq $0x8, %r11
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003a490d187de2c4; BYTE $0x00 // vbroadcastss 0x3a49(%rip), %ymm1 # 0x4a44 <k_tile_q6_k+0xd64>
-	QUAD $0x003a6e15787de2c4; BYTE $0x00 // vpbroadcastb 0x3a6e(%rip), %ymm2 # 0x4a72 <k_tile_q6_k+0xd92>
-	QUAD $0x003a671d797de2c4; BYTE $0x00 // vpbroadcastw 0x3a67(%rip), %ymm3 # 0x4a74 <k_tile_q6_k+0xd94>
-	QUAD $0x003a4625587de2c4; BYTE $0x00 // vpbroadcastd 0x3a46(%rip), %ymm4 # 0x4a5c <k_tile_q6_k+0xd7c>
-	QUAD $0x003a2d2d187de2c4; BYTE $0x00 // vbroadcastss 0x3a2d(%rip), %ymm5 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x2424034c // addq (%rsp), %r12
+	QUAD $0x003ada0d187de2c4; BYTE $0x00 // vbroadcastss 0x3ada(%rip), %ymm1 # 0x4c04 <k_tile_q6_k+0xe64>
+	QUAD $0x003aff15787de2c4; BYTE $0x00 // vpbroadcastb 0x3aff(%rip), %ymm2 # 0x4c32 <k_tile_q6_k+0xe92>
+	QUAD $0x003af81d797de2c4; BYTE $0x00 // vpbroadcastw 0x3af8(%rip), %ymm3 # 0x4c34 <k_tile_q6_k+0xe94>
+	QUAD $0x003ad725587de2c4; BYTE $0x00 // vpbroadcastd 0x3ad7(%rip), %ymm4 # 0x4c1c <k_tile_q6_k+0xe7c>
+	QUAD $0x003abe2d187de2c4; BYTE $0x00 // vbroadcastss 0x3abe(%rip), %ymm5 # 0x4c0c <k_tile_q6_k+0xe6c>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24140348 // addq (%rsp), %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x104f <k_tile_q2_k+0xcf>
-	LONG $0x117cc1c4; WORD $0x2404 // vmovups %ymm0, (%r12)
-	LONG $0x117cc1c4; WORD $0x2444; BYTE $0x20 // vmovups %ymm0, 0x20(%r12)
+	WORD $0x0975 // jne 0x117e <k_tile_q2_k+0xce>
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	BYTE $0x90 // nop
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x107cc1c4; WORD $0x1434 // vmovups (%r12,%rdx), %ymm6
-	LONG $0x100c8d49 // leaq (%r8,%rdx), %rcx
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x9066 // nop
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0x09e2c149 // shlq $0x9, %r10
-	LONG $0x07e5c149 // shlq $0x7, %r13
-	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
-	LONG $0x107ca1c4; WORD $0x293c // vmovups (%rcx,%r13), %ymm7
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107ca1c4; WORD $0x3a34 // vmovups (%rdx,%r15), %ymm6
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
+	LONG $0x38348d4b // leaq (%r8,%r15), %rsi
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0xa0e4694d; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %r12, %r12 # imm = 0x2A0
+	LONG $0x0c180f42; BYTE $0x22 // prefetcht0 (%rdx,%r12)
+	QUAD $0x000080228c180f42; BYTE $0x00 // prefetcht0 0x80(%rdx,%r12)
+	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
+	LONG $0x107ca1c4; WORD $0x163c // vmovups (%rsi,%r10), %ymm7
 	LONG $0xc95444c5 // vandps %ymm1, %ymm7, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm8, %ymm9
-	QUAD $0x01c01194db6d21c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0001c00694db6dc5; BYTE $0x00 // vpand 0x1c0(%rsi,%rax), %ymm2, %ymm10
 	LONG $0x587d62c4; WORD $0x0c5d // vpbroadcastd 0xc(%rbp), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0180119cdb6d21c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm2, %ymm11
+	QUAD $0x000180069cdb6dc5; BYTE $0x00 // vpand 0x180(%rsi,%rax), %ymm2, %ymm11
 	LONG $0x587d62c4; WORD $0x0865 // vpbroadcastd 0x8(%rbp), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0140119cdb6d21c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm2, %ymm11
+	QUAD $0x000140069cdb6dc5; BYTE $0x00 // vpand 0x140(%rsi,%rax), %ymm2, %ymm11
 	LONG $0x587d62c4; WORD $0x0465 // vpbroadcastd 0x4(%rbp), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x010011a4db6d21c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm2, %ymm12
+	QUAD $0x00010006a4db6dc5; BYTE $0x00 // vpand 0x100(%rsi,%rax), %ymm2, %ymm12
 	LONG $0x587d62c4; WORD $0x006d // vpbroadcastd (%rbp), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
@@ -986,20 +1061,20 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
 	LONG $0xdd5934c5 // vmulps %ymm5, %ymm9, %ymm11
 	LONG $0xb83542c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm11 # ymm11 = (ymm9 * ymm10) + ymm11
-	QUAD $0x02c0118cdb6d21c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x0002c0068cdb6dc5; BYTE $0x00 // vpand 0x2c0(%rsi,%rax), %ymm2, %ymm9
 	LONG $0x587d62c4; WORD $0x1c55 // vpbroadcastd 0x1c(%rbp), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x02801194db6d21c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0002800694db6dc5; BYTE $0x00 // vpand 0x280(%rsi,%rax), %ymm2, %ymm10
 	LONG $0x587d62c4; WORD $0x1865 // vpbroadcastd 0x18(%rbp), %ymm12
 	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x02401194db6d21c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0002400694db6dc5; BYTE $0x00 // vpand 0x240(%rsi,%rax), %ymm2, %ymm10
 	LONG $0x587d62c4; WORD $0x1465 // vpbroadcastd 0x14(%rbp), %ymm12
 	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x020011a4db6d21c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm2, %ymm12
+	QUAD $0x00020006a4db6dc5; BYTE $0x00 // vpand 0x200(%rsi,%rax), %ymm2, %ymm12
 	LONG $0x587d62c4; WORD $0x106d // vpbroadcastd 0x10(%rbp), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
@@ -1014,7 +1089,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa83542c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm11
 	LONG $0x187d62c4; WORD $0x204d // vbroadcastss 0x20(%rbp), %ymm9
 	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
-	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
+	QUAD $0x052008b4137dc2c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%rcx), %ymm6
 	LONG $0xd772bdc5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
@@ -1027,16 +1102,18 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x187de2c4; WORD $0x3875 // vbroadcastss 0x38(%rbp), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
-	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
-	LONG $0x6f7ea1c4; WORD $0x293c // vmovdqu (%rcx,%r13), %ymm7
+	QUAD $0x0000a8228c180f42; BYTE $0x00 // prefetcht0 0xa8(%rdx,%r12)
+	QUAD $0x000128228c180f42; BYTE $0x00 // prefetcht0 0x128(%rdx,%r12)
+	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
+	LONG $0x6f7ea1c4; WORD $0x163c // vmovdqu (%rsi,%r10), %ymm7
 	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x0100118c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm9
-	QUAD $0x0140119c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm11
-	QUAD $0x018011a46f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm12
-	QUAD $0x01c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm13
+	QUAD $0x000100068c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rax), %ymm9
+	QUAD $0x000140069c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rax), %ymm11
+	QUAD $0x00018006a46f7ec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rax), %ymm12
+	QUAD $0x0001c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rax), %ymm13
 	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0x587d62c4; WORD $0x1d74; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%rbx), %ymm14
@@ -1063,26 +1140,26 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x02c011946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm10
+	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0x587d62c4; WORD $0x1d5c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0280119c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm11
+	QUAD $0x000280069c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm11
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d62c4; WORD $0x1d64; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%rbx), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0240119c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm11
+	QUAD $0x000240069c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm11
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d62c4; WORD $0x1d64; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%rbx), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x020011a46f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm12
+	QUAD $0x00020006a46f7ec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm12
 	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0x587d62c4; WORD $0x1d6c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%rbx), %ymm13
@@ -1099,7 +1176,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
 	LONG $0x187d62c4; WORD $0x1d4c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%rbx), %ymm9
 	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
-	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
+	QUAD $0x052008b4137dc2c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%rcx), %ymm6
 	LONG $0xd772bdc5; BYTE $0x1c // vpsrld $0x1c, %ymm7, %ymm8
 	LONG $0xd772c5c5; BYTE $0x14 // vpsrld $0x14, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
@@ -1111,15 +1188,17 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
 	LONG $0x187de2c4; WORD $0x1d7c; BYTE $0x38 // vbroadcastss 0x38(%rbp,%rbx), %ymm7
 	LONG $0xac4dc2c4; BYTE $0xfa // vfnmadd213ps %ymm10, %ymm6, %ymm7 # ymm7 = -(ymm6 * ymm7) + ymm10
-	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
-	LONG $0x107ca1c4; WORD $0x2974; BYTE $0x40 // vmovups 0x40(%rcx,%r13), %ymm6
+	QUAD $0x000150228c180f42; BYTE $0x00 // prefetcht0 0x150(%rdx,%r12)
+	QUAD $0x0001d0228c180f42; BYTE $0x00 // prefetcht0 0x1d0(%rdx,%r12)
+	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
+	LONG $0x107ca1c4; WORD $0x1674; BYTE $0x40 // vmovups 0x40(%rsi,%r10), %ymm6
 	LONG $0xc9544cc5 // vandps %ymm1, %ymm6, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x0100118c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm9
-	QUAD $0x0140119c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm11
-	QUAD $0x018011a46f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm12
-	QUAD $0x01c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm13
+	QUAD $0x000100068c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rax), %ymm9
+	QUAD $0x000140069c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rax), %ymm11
+	QUAD $0x00018006a46f7ec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rax), %ymm12
+	QUAD $0x0001c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rax), %ymm13
 	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0x587d62c4; WORD $0x3d74; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%rdi), %ymm14
@@ -1146,26 +1225,26 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x02c011946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm10
+	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0x587d62c4; WORD $0x3d5c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0280119c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm11
+	QUAD $0x000280069c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d62c4; WORD $0x3d64; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%rdi), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0240119c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm11
+	QUAD $0x000240069c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d62c4; WORD $0x3d64; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%rdi), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x020011a46f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm12
+	QUAD $0x00020006a46f7ec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm12
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0x587d62c4; WORD $0x3d6c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%rdi), %ymm13
@@ -1182,7 +1261,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
 	LONG $0x187d62c4; WORD $0x3d4c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%rdi), %ymm9
 	LONG $0xa83d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm7
-	QUAD $0x052008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm7
+	QUAD $0x052008bc137dc2c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%rcx), %ymm7
 	LONG $0xd672bdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
@@ -1195,16 +1274,18 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe59c4c5 // vmulps %ymm6, %ymm7, %ymm7
 	LONG $0x187de2c4; WORD $0x3d74; BYTE $0x38 // vbroadcastss 0x38(%rbp,%rdi), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
-	QUAD $0x05000884137d02c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm8
-	LONG $0x6f7ea1c4; WORD $0x297c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r13), %ymm7
+	QUAD $0x0001f8228c180f42; BYTE $0x00 // prefetcht0 0x1f8(%rdx,%r12)
+	QUAD $0x000278228c180f42; BYTE $0x00 // prefetcht0 0x278(%rdx,%r12)
+	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
+	LONG $0x6f7ea1c4; WORD $0x167c; BYTE $0x40 // vmovdqu 0x40(%rsi,%r10), %ymm7
 	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x0100118c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm9
-	QUAD $0x0140119c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm11
-	QUAD $0x018011a46f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm12
-	QUAD $0x01c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm13
+	QUAD $0x000100068c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rax), %ymm9
+	QUAD $0x000140069c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rax), %ymm11
+	QUAD $0x00018006a46f7ec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rax), %ymm12
+	QUAD $0x0001c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rax), %ymm13
 	LONG $0x7215c1c4; WORD $0x06d5 // vpsrld $0x6, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0x587d22c4; WORD $0x3574; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%r14), %ymm14
@@ -1231,26 +1312,26 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x02c011946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm10
+	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
 	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0x587d22c4; WORD $0x355c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0280119c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm11
+	QUAD $0x000280069c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm11
 	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d22c4; WORD $0x3564; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x0240119c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm11
+	QUAD $0x000240069c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm11
 	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d22c4; WORD $0x3564; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x020011a46f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm12
+	QUAD $0x00020006a46f7ec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm12
 	LONG $0x721dc1c4; WORD $0x06d4 // vpsrld $0x6, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0x587d22c4; WORD $0x356c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%r14), %ymm13
@@ -1267,7 +1348,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
 	LONG $0x187d22c4; WORD $0x354c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%r14), %ymm9
 	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
-	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
+	QUAD $0x052008b4137dc2c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%rcx), %ymm6
 	LONG $0xd772bdc5; BYTE $0x1c // vpsrld $0x1c, %ymm7, %ymm8
 	LONG $0xd772c5c5; BYTE $0x14 // vpsrld $0x14, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
@@ -1280,36 +1361,39 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187da2c4; WORD $0x3574; BYTE $0x38 // vbroadcastss 0x38(%rbp,%r14), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
-	LONG $0x01c6f640 // testb $0x1, %sil
-	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xf8cc850f; WORD $0xffff // jne 0x1090 <k_tile_q2_k+0x110>
-	LONG $0x117cc1c4; WORD $0x1434 // vmovups %ymm6, (%r12,%rdx)
-	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf893850f; WORD $0xffff // jne 0x1070 <k_tile_q2_k+0xf0>
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xf89d850f; WORD $0xffff // jne 0x11e0 <k_tile_q2_k+0x130>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x117ca1c4; WORD $0x3a34 // vmovups %ymm6, (%rdx,%r15)
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0xf84d850f; WORD $0xffff // jne 0x11b0 <k_tile_q2_k+0x100>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
-	LONG $0x247c034c; BYTE $0x28 // addq 0x28(%rsp), %r15
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xf864850f; WORD $0xffff // jne 0x1060 <k_tile_q2_k+0xe0>
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf819850f; WORD $0xffff // jne 0x1030 <k_tile_q2_k+0xb0>
-	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x18d4 <k_tile_q2_k+0x954>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xf804850f; WORD $0xffff // jne 0x1190 <k_tile_q2_k+0xe0>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xf7b9850f; WORD $0xffff // jne 0x1160 <k_tile_q2_k+0xb0>
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x1a64 <k_tile_q2_k+0x9b4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00af850f; WORD $0x0000 // jne 0x18d4 <k_tile_q2_k+0x954>
+	LONG $0x00af850f; WORD $0x0000 // jne 0x1a64 <k_tile_q2_k+0x9b4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x1834 <k_tile_q2_k+0x8b4>
+	WORD $0x0473 // jae 0x19c4 <k_tile_q2_k+0x914>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6ceb // jmp 0x18a0 <k_tile_q2_k+0x920>
+	WORD $0x6ceb // jmp 0x1a30 <k_tile_q2_k+0x980>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
@@ -1328,9 +1412,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x1860 <k_tile_q2_k+0x8e0>
+	WORD $0xc075 // jne 0x19f0 <k_tile_q2_k+0x940>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x18d4 <k_tile_q2_k+0x954>
+	WORD $0x2f74 // je 0x1a64 <k_tile_q2_k+0x9b4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -1343,8 +1427,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x18c0 <k_tile_q2_k+0x940>
-	LONG $0x40c48348 // addq $0x40, %rsp
+	WORD $0xec75 // jne 0x1a50 <k_tile_q2_k+0x9a0>
+	LONG $0x58c48348 // addq $0x58, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1358,7 +1442,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q3_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0e158e0f; WORD $0x0000 // jle 0x2712 <k_tile_q3_k+0xe22>
+	LONG $0x0db58e0f; WORD $0x0000 // jle 0x2842 <k_tile_q3_k+0xdc2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1367,652 +1451,649 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
+	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0d1d8e0f; WORD $0x0000 // jle 0x2650 <k_tile_q3_k+0xd60>
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x0cc88e0f; WORD $0x0000 // jle 0x278a <k_tile_q3_k+0xd0a>
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x09e2c148 // shlq $0x9, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x2cc18348 // addq $0x2c, %rcx
 	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x08e1c148 // shlq $0x8, %rcx
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0030eb05187de2c4; BYTE $0x00 // vbroadcastss 0x30eb(%rip), %ymm0 # 0x4a50 <k_tile_q6_k+0xd70>
+	LONG $0x07e4c149 // shlq $0x7, %r12
+	LONG $0x5b3c8d4c // leaq (%rbx,%rbx,2), %r15
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00310c05187de2c4; BYTE $0x00 // vbroadcastss 0x310c(%rip), %ymm0 # 0x4c10 <k_tile_q6_k+0xe70>
+	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
+	QUAD $0x00310205187de2c4; BYTE $0x00 // vbroadcastss 0x3102(%rip), %ymm0 # 0x4c18 <k_tile_q6_k+0xe78>
 	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x0030e105187de2c4; BYTE $0x00 // vbroadcastss 0x30e1(%rip), %ymm0 # 0x4a58 <k_tile_q6_k+0xd78>
-	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x0030b725587de2c4; BYTE $0x00 // vpbroadcastd 0x30b7(%rip), %ymm4 # 0x4a40 <k_tile_q6_k+0xd60>
-	QUAD $0x0030c205587d62c4; BYTE $0x00 // vpbroadcastd 0x30c2(%rip), %ymm8 # 0x4a54 <k_tile_q6_k+0xd74>
-	QUAD $0x0030db2d787de2c4; BYTE $0x00 // vpbroadcastb 0x30db(%rip), %ymm5 # 0x4a76 <k_tile_q6_k+0xd96>
-	QUAD $0x0030d335787de2c4; BYTE $0x00 // vpbroadcastb 0x30d3(%rip), %ymm6 # 0x4a77 <k_tile_q6_k+0xd97>
-	QUAD $0x0030cb3d797de2c4; BYTE $0x00 // vpbroadcastw 0x30cb(%rip), %ymm7 # 0x4a78 <k_tile_q6_k+0xd98>
+	QUAD $0x00310e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x310e(%rip), %ymm3 # 0x4c36 <k_tile_q6_k+0xe96>
+	QUAD $0x00310625787de2c4; BYTE $0x00 // vpbroadcastb 0x3106(%rip), %ymm4 # 0x4c37 <k_tile_q6_k+0xe97>
+	QUAD $0x0030fe2d797de2c4; BYTE $0x00 // vpbroadcastw 0x30fe(%rip), %ymm5 # 0x4c38 <k_tile_q6_k+0xe98>
+	QUAD $0x0030bd0d587d62c4; BYTE $0x00 // vpbroadcastd 0x30bd(%rip), %ymm9 # 0x4c00 <k_tile_q6_k+0xe60>
+	QUAD $0x0030c835587de2c4; BYTE $0x00 // vpbroadcastd 0x30c8(%rip), %ymm6 # 0x4c14 <k_tile_q6_k+0xe74>
+	QUAD $0x0030b73d187de2c4; BYTE $0x00 // vbroadcastss 0x30b7(%rip), %ymm7 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x00003063056f7dc5 // vmovdqa 0x3063(%rip), %ymm8 # 0x4bc0 <k_tile_q6_k+0xe20>
 	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x0000a024a47ffdc5; BYTE $0x00 // vmovdqa %ymm4, 0xa0(%rsp)
-	QUAD $0x00008024847f7dc5; BYTE $0x00 // vmovdqa %ymm8, 0x80(%rsp)
-	WORD $0x9066 // nop
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
+	QUAD $0x0000c0248c7f7dc5; BYTE $0x00 // vmovdqa %ymm9, 0xc0(%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
+	LONG $0x24140348 // addq (%rsp), %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x19f3 <k_tile_q3_k+0x103>
+	WORD $0x0d75 // jne 0x1b9f <k_tile_q3_k+0x11f>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
 	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
-	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	BYTE $0x90 // nop
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x2cc08348 // addq $0x2c, %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x00818d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24244489 // movl %eax, 0x24(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x2c107cc5; BYTE $0x02 // vmovups (%rdx,%rax), %ymm13
-	LONG $0x00348d49 // leaq (%r8,%rax), %rsi
-	QUAD $0x060000846f7ec1c4; WORD $0x0000 // vmovdqu 0x600(%r8,%rax), %ymm0
-	QUAD $0x0640008c6f7ec1c4; WORD $0x0000 // vmovdqu 0x640(%r8,%rax), %ymm1
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	QUAD $0x0680009c6f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r8,%rax), %ymm11
-	QUAD $0x0000e024946ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm2
-	LONG $0xe2db7dc5 // vpand %ymm2, %ymm0, %ymm12
-	LONG $0x720dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm14
-	QUAD $0x0000c0249c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm3
-	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
-	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
-	QUAD $0x00010024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x100(%rsp)
-	LONG $0xe2db75c5 // vpand %ymm2, %ymm1, %ymm12
-	LONG $0x720dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm14
-	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
-	LONG $0xeb0d41c4; BYTE $0xe4 // vpor %ymm12, %ymm14, %ymm12
-	QUAD $0x00012024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0x120(%rsp)
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0xe3db25c5 // vpand %ymm3, %ymm11, %ymm12
-	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
-	QUAD $0x00014024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x140(%rsp)
-	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x7275c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm1
-	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	QUAD $0x002f751d187de2c4; BYTE $0x00 // vbroadcastss 0x2f75(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	QUAD $0x00016024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x160(%rsp)
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000008d248d46 // leal (,%r9,4), %r12d
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	QUAD $0x06c008b4137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm14
-	QUAD $0x01002ca46f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsp,%r13), %ymm12
-	LONG $0xc4db9dc5 // vpand %ymm4, %ymm12, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
-	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
-	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
-	QUAD $0x000000808e6f7ec5 // vmovdqu 0x80(%rsi), %ymm9
-	QUAD $0x000000c0866ffec5 // vmovdqu 0xc0(%rsi), %ymm0
-	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
-	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
-	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
-	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
-	LONG $0x09e1c149 // shlq $0x9, %r9
-	QUAD $0x02c00e94db4d21c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r9), %ymm6, %ymm10
-	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
-	LONG $0x587d62c4; WORD $0xe050 // vpbroadcastd -0x20(%rax), %ymm10
-	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
-	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
-	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	QUAD $0x02800e94db4d21c4; WORD $0x0000 // vpand 0x280(%rsi,%r9), %ymm6, %ymm10
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0xdc50 // vpbroadcastd -0x24(%rax), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcff535c5 // vpmaddwd %ymm7, %ymm9, %ymm9
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x02400e94db4d21c4; WORD $0x0000 // vpand 0x240(%rsi,%r9), %ymm6, %ymm10
-	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
-	LONG $0x587d62c4; WORD $0xd850 // vpbroadcastd -0x28(%rax), %ymm10
-	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x02000e8cdb4d21c4; WORD $0x0000 // vpand 0x200(%rsi,%r9), %ymm6, %ymm9
-	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	LONG $0x587d62c4; WORD $0xd448 // vpbroadcastd -0x2c(%rax), %ymm9
-	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	WORD $0x508b; BYTE $0xfc // movl -0x4(%rax), %edx
-	WORD $0x8b44; BYTE $0x20 // movl (%rax), %r12d
-	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
-	LONG $0xd7490f41 // cmovnsl %r15d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xca6e79c5 // vmovd %edx, %xmm9
-	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	LONG $0xc9feb5c5 // vpaddd %ymm1, %ymm9, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
-	LONG $0xc35984c5 // vmulps %ymm3, %ymm15, %ymm0
-	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
-	QUAD $0x00002daf0d6ffdc5 // vmovdqa 0x2daf(%rip), %ymm1 # 0x4a00 <k_tile_q6_k+0xd20>
-	LONG $0x001de2c4; BYTE $0xc9 // vpshufb %ymm1, %ymm12, %ymm1
-	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
-	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c00e94db4da1c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r9), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0xf050 // vpbroadcastd -0x10(%rax), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
-	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03800e94db4da1c4; WORD $0x0000 // vpand 0x380(%rsi,%r9), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0xec50 // vpbroadcastd -0x14(%rax), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03400e8cdb4d21c4; WORD $0x0000 // vpand 0x340(%rsi,%r9), %ymm6, %ymm9
-	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	LONG $0x587d62c4; WORD $0xe848 // vpbroadcastd -0x18(%rax), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03000e8cdb4d21c4; WORD $0x0000 // vpand 0x300(%rsi,%r9), %ymm6, %ymm9
-	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	LONG $0x587d62c4; WORD $0xe448 // vpbroadcastd -0x1c(%rax), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	LONG $0xe2490f44 // cmovnsl %edx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
-	LONG $0xca6e79c5 // vmovd %edx, %xmm9
-	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
-	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
-	LONG $0x187d62c4; WORD $0xf470 // vbroadcastss -0xc(%rax), %ymm14
-	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
-	QUAD $0x06c008ac137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm13
-	QUAD $0x00002c12056ffdc5 // vmovdqa 0x2c12(%rip), %ymm0 # 0x49a0 <k_tile_q6_k+0xcc0>
-	LONG $0x001de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm12, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
-	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
-	QUAD $0x000000808e6f7ec5 // vmovdqu 0x80(%rsi), %ymm9
-	QUAD $0x000000c0966f7ec5 // vmovdqu 0xc0(%rsi), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	QUAD $0x02000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r9), %ymm3
-	QUAD $0x02400e846f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r9), %ymm8
-	QUAD $0x02800ea46f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r9), %ymm4
-	QUAD $0x02c00ebc6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r9), %ymm15
-	LONG $0x7205c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm15
-	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
-	LONG $0xeb2d41c4; BYTE $0xd7 // vpor %ymm15, %ymm10, %ymm10
-	LONG $0x587d62c4; WORD $0x187c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%rbx), %ymm15
-	LONG $0x042d42c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm10, %ymm10
-	LONG $0xfff52dc5 // vpmaddwd %ymm7, %ymm10, %ymm15
-	LONG $0xd23541c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
-	LONG $0xe4ebb5c5 // vpor %ymm4, %ymm9, %ymm4
-	LONG $0x587d62c4; WORD $0x184c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%rbx), %ymm9
-	LONG $0x045dc2c4; BYTE $0xe1 // vpmaddubsw %ymm9, %ymm4, %ymm4
-	LONG $0xe7f5ddc5 // vpmaddwd %ymm7, %ymm4, %ymm4
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
-	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	LONG $0x587d62c4; WORD $0x1844; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%rbx), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0x185c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%rbx), %ymm3
-	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	LONG $0xfc18548b // movl -0x4(%rax,%rbx), %edx
-	LONG $0x18248b44 // movl (%rax,%rbx), %r12d
-	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
-	LONG $0xd7490f41 // cmovnsl %r15d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	QUAD $0x002b7715187de2c4; BYTE $0x00 // vbroadcastss 0x2b77(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
-	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
-	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c00e946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r9), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0x1854; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
-	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03800e946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r9), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587de2c4; WORD $0x1854; BYTE $0xec // vpbroadcastd -0x14(%rax,%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03400e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r9), %ymm3
-	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587de2c4; WORD $0x185c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r9), %ymm3
-	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587de2c4; WORD $0x185c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	LONG $0xe2490f44 // cmovnsl %edx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
-	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
-	QUAD $0x002a2415187de2c4; BYTE $0x00 // vbroadcastss 0x2a24(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
-	LONG $0x187d62c4; WORD $0x186c; BYTE $0xf4 // vbroadcastss -0xc(%rax,%rbx), %ymm13
-	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
-	QUAD $0x06c008b4137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm14
-	QUAD $0x01202ca46f7e21c4; WORD $0x0000 // vmovdqu 0x120(%rsp,%r13), %ymm12
-	QUAD $0x0000a02484db9dc5; BYTE $0x00 // vpand 0xa0(%rsp), %ymm12, %ymm0
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
-	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
-	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
-	QUAD $0x000000809e6ffec5 // vmovdqu 0x80(%rsi), %ymm3
-	QUAD $0x000000c0866ffec5 // vmovdqu 0xc0(%rsi), %ymm0
-	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
-	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
-	QUAD $0x02000ea46f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r9), %ymm4
-	QUAD $0x02400e846f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r9), %ymm8
-	QUAD $0x02800e8c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r9), %ymm9
-	QUAD $0x02c00e946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r9), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd6db2dc5 // vpand %ymm6, %ymm10, %ymm10
-	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
-	LONG $0x587d22c4; WORD $0x1054; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r10), %ymm10
-	LONG $0x047dc2c4; BYTE $0xc2 // vpmaddubsw %ymm10, %ymm0, %ymm0
-	LONG $0xc7f5fdc5 // vpmaddwd %ymm7, %ymm0, %ymm0
-	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xcedb35c5 // vpand %ymm6, %ymm9, %ymm9
-	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
-	LONG $0x587d22c4; WORD $0x104c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r10), %ymm9
-	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
-	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
-	LONG $0xc6db3dc5 // vpand %ymm6, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	LONG $0x587d22c4; WORD $0x1044; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%r10), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xd472e5c5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x105c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%r10), %ymm3
-	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	LONG $0x10548b42; BYTE $0xfc // movl -0x4(%rax,%r10), %edx
-	LONG $0x10248b46 // movl (%rax,%r10), %r12d
-	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
-	LONG $0xd7490f41 // cmovnsl %r15d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fefdc5 // vpaddd %ymm1, %ymm0, %ymm1
-	QUAD $0x0028bc05187de2c4; BYTE $0x00 // vbroadcastss 0x28bc(%rip), %ymm0 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xc05984c5 // vmulps %ymm0, %ymm15, %ymm0
-	LONG $0xb805e2c4; BYTE $0xc1 // vfmadd231ps %ymm1, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm1) + ymm0
-	QUAD $0x00285e0d001de2c4; BYTE $0x00 // vpshufb 0x285e(%rip), %ymm12, %ymm1 # 0x4a00 <k_tile_q6_k+0xd20>
-	QUAD $0x000080248cfef5c5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm1, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
-	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c00e946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r9), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x1054; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r10), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xfff575c5 // vpmaddwd %ymm7, %ymm1, %ymm15
-	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03800e946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r9), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x1054; BYTE $0xec // vpbroadcastd -0x14(%rax,%r10), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03400e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r9), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587da2c4; WORD $0x105c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r10), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r9), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587da2c4; WORD $0x105c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r10), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	LONG $0xe2490f44 // cmovnsl %edx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
-	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	QUAD $0x00277615187de2c4; BYTE $0x00 // vbroadcastss 0x2776(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0xa80de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm0
-	LONG $0x187d22c4; WORD $0x1074; BYTE $0xf4 // vbroadcastss -0xc(%rax,%r10), %ymm14
-	LONG $0xa87542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm13
-	QUAD $0x06c008ac137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rcx), %ymm13
-	QUAD $0x0026a205001de2c4; BYTE $0x00 // vpshufb 0x26a2(%rip), %ymm12, %ymm0 # 0x49a0 <k_tile_q6_k+0xcc0>
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
-	LONG $0x566ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm2
-	QUAD $0x000000809e6ffec5 // vmovdqu 0x80(%rsi), %ymm3
-	QUAD $0x000000c0a66ffec5 // vmovdqu 0xc0(%rsi), %ymm4
-	LONG $0xd25dc1c4; BYTE $0xe3 // vpsrld %xmm11, %ymm4, %ymm4
-	LONG $0xd472ddc5; BYTE $0x01 // vpsrld $0x1, %ymm4, %ymm4
-	LONG $0xe5dbddc5 // vpand %ymm5, %ymm4, %ymm4
-	QUAD $0x02000e846f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r9), %ymm8
-	QUAD $0x02400e8c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r9), %ymm9
-	QUAD $0x02800e946f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r9), %ymm10
-	QUAD $0x02c00ebc6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r9), %ymm15
-	LONG $0x7205c1c4; WORD $0x06d7 // vpsrld $0x6, %ymm15, %ymm15
-	LONG $0xfedb05c5 // vpand %ymm6, %ymm15, %ymm15
-	LONG $0xe4eb85c5 // vpor %ymm4, %ymm15, %ymm4
-	LONG $0x587d22c4; WORD $0x307c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r14), %ymm15
-	LONG $0x045dc2c4; BYTE $0xe7 // vpmaddubsw %ymm15, %ymm4, %ymm4
-	LONG $0xfff55dc5 // vpmaddwd %ymm7, %ymm4, %ymm15
-	LONG $0xd265c1c4; BYTE $0xdb // vpsrld %xmm11, %ymm3, %ymm3
-	LONG $0xd372e5c5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0x725dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm4
-	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0x587da2c4; WORD $0x3064; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r14), %ymm4
-	LONG $0x0465e2c4; BYTE $0xdc // vpmaddubsw %ymm4, %ymm3, %ymm3
-	LONG $0xdff5e5c5 // vpmaddwd %ymm7, %ymm3, %ymm3
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0x725dc1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm4
-	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
-	LONG $0xd4ebedc5 // vpor %ymm4, %ymm2, %ymm2
-	LONG $0x587da2c4; WORD $0x3064; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%r14), %ymm4
-	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
-	QUAD $0x0000a024a46ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm4
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x7265c1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm3
-	QUAD $0x00008024846f7dc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm8
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x305c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%r14), %ymm3
-	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	LONG $0x30548b42; BYTE $0xfc // movl -0x4(%rax,%r14), %edx
-	LONG $0x30248b46 // movl (%rax,%r14), %r12d
-	LONG $0x00ba8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r15d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xff // testl %r15d, %r15d
-	LONG $0xd7490f41 // cmovnsl %r15d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	QUAD $0x0025f115187de2c4; BYTE $0x00 // vbroadcastss 0x25f1(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
-	LONG $0xb87d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm1) + ymm15
-	LONG $0x727dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc05994c5 // vmulps %ymm0, %ymm13, %ymm0
-	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c00e946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r9), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x3054; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r14), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xe7f575c5 // vpmaddwd %ymm7, %ymm1, %ymm12
-	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03800e946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r9), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x3054; BYTE $0xec // vpbroadcastd -0x14(%rax,%r14), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcff5f5c5 // vpmaddwd %ymm7, %ymm1, %ymm1
-	QUAD $0x00000140966ffec5 // vmovdqu 0x140(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03400e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r9), %ymm3
-	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587da2c4; WORD $0x305c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r14), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00000100966ffec5 // vmovdqu 0x100(%rsi), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd3 // vpsrld %xmm11, %ymm2, %ymm2
-	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	QUAD $0x03000e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r9), %ymm3
-	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587da2c4; WORD $0x305c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r14), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd7f5edc5 // vpmaddwd %ymm7, %ymm2, %ymm2
-	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	LONG $0xe2490f44 // cmovnsl %edx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
-	LONG $0xda6ef9c5 // vmovd %edx, %xmm3
-	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	QUAD $0x0024a71d187de2c4; BYTE $0x00 // vbroadcastss 0x24a7(%rip), %ymm3 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
-	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
-	LONG $0xa87dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm15
-	LONG $0x187d22c4; WORD $0x306c; BYTE $0xf4 // vbroadcastss -0xc(%rax,%r14), %ymm13
-	LONG $0xa87542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm14
-	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
-	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
-	LONG $0x01c7f640 // testb $0x1, %dil
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf526850f; WORD $0xffff // jne 0x1b00 <k_tile_q3_k+0x210>
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0x2c117cc5; BYTE $0x02 // vmovups %ymm13, (%rdx,%rax)
-	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
-	LONG $0x242444f6; BYTE $0x01 // testb $0x1, 0x24(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf422850f; WORD $0xffff // jne 0x1a20 <k_tile_q3_k+0x130>
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0xe0c08149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r8 # imm = 0x6E0
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x18244489 // movl %eax, 0x18(%rsp)
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0xf3d0850f; WORD $0xffff // jne 0x1a00 <k_tile_q3_k+0x110>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x24107cc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm12
+	LONG $0x39348d49 // leaq (%r9,%rdi), %rsi
+	QUAD $0x0600399c6f7e41c4; WORD $0x0000 // vmovdqu 0x600(%r9,%rdi), %ymm11
+	QUAD $0x064039ac6f7e41c4; WORD $0x0000 // vmovdqu 0x640(%r9,%rdi), %ymm13
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	QUAD $0x068039b46f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r9,%rdi), %ymm14
+	QUAD $0x000100248c6ffdc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm1
+	LONG $0xf9db25c5 // vpand %ymm1, %ymm11, %ymm15
+	LONG $0x727dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm0
+	QUAD $0x0000e024946ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm2
+	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	QUAD $0x00012024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x120(%rsp)
+	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
+	LONG $0x7205c1c4; WORD $0x02f6 // vpslld $0x2, %ymm14, %ymm15
+	LONG $0xfadb05c5 // vpand %ymm2, %ymm15, %ymm15
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	QUAD $0x00014024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x140(%rsp)
+	LONG $0x727dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm0
+	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
+	LONG $0xdadb0dc5 // vpand %ymm2, %ymm14, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	QUAD $0x00016024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x160(%rsp)
+	LONG $0x727dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm0
+	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
+	LONG $0x7225c1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm11
+	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	QUAD $0x00018024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x180(%rsp)
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24540348; BYTE $0x68 // addq 0x68(%rsp), %rdx
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x1c244489 // movl %eax, 0x1c(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
+	LONG $0x70c86949; WORD $0x0003; BYTE $0x00 // imulq $0x370, %r8, %rcx # imm = 0x370
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	LONG $0x0c180f41; BYTE $0x0b // prefetcht0 (%r11,%rcx)
+	QUAD $0x0000800b8c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rcx)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	QUAD $0x06c009ac137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r9,%rcx), %ymm13
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	QUAD $0x000120149c6f7ec5; BYTE $0x00 // vmovdqu 0x120(%rsp,%rdx), %ymm11
+	LONG $0xfc4d8b41 // movl -0x4(%r13), %ecx
+	LONG $0x00558b41 // movl (%r13), %edx
+	LONG $0x00898d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r9d
+	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xc9490f41 // cmovnsl %r9d, %ecx
+	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
+	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x00020006b4db65c5; BYTE $0x00 // vpand 0x200(%rsi,%rax), %ymm3, %ymm14
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x08e1c148 // shlq $0x8, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x3c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm15
+	LONG $0x7275c1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc9eb8dc5 // vpor %ymm1, %ymm14, %ymm1
+	LONG $0x587d42c4; WORD $0xd475 // vpbroadcastd -0x2c(%r13), %ymm14
+	LONG $0x0475c2c4; BYTE $0xce // vpmaddubsw %ymm14, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x000240068cdbe5c5; BYTE $0x00 // vpand 0x240(%rsi,%rax), %ymm3, %ymm1
+	LONG $0x720dc1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm14
+	LONG $0xf4db0dc5 // vpand %ymm4, %ymm14, %ymm14
+	LONG $0xc9eb8dc5 // vpor %ymm1, %ymm14, %ymm1
+	LONG $0x587d42c4; WORD $0xd875 // vpbroadcastd -0x28(%r13), %ymm14
+	LONG $0x0475c2c4; BYTE $0xce // vpmaddubsw %ymm14, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x000280068cdbe5c5; BYTE $0x00 // vpand 0x280(%rsi,%rax), %ymm3, %ymm1
+	QUAD $0x0000000185148d4e // leaq 0x1(,%r8,4), %r10
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0x6f7e21c4; WORD $0x3e34 // vmovdqu (%rsi,%r15), %ymm14
+	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
+	LONG $0x7205c1c4; WORD $0x02f6 // vpslld $0x2, %ymm14, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
+	LONG $0x587d42c4; WORD $0xdc7d // vpbroadcastd -0x24(%r13), %ymm15
+	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x0002c006bcdb65c5; BYTE $0x00 // vpand 0x2c0(%rsi,%rax), %ymm3, %ymm15
+	LONG $0xdb25c1c4; BYTE $0xd1 // vpand %ymm9, %ymm11, %ymm2
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xd25994c5 // vmulps %ymm2, %ymm13, %ymm2
+	LONG $0x720dc1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm14
+	LONG $0xf4db0dc5 // vpand %ymm4, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xf7 // vpor %ymm15, %ymm14, %ymm14
+	LONG $0x587d42c4; WORD $0xe07d // vpbroadcastd -0x20(%r13), %ymm15
+	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
+	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
+	LONG $0xc9fe8dc5 // vpaddd %ymm1, %ymm14, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xf7596cc5 // vmulps %ymm7, %ymm2, %ymm14
+	LONG $0xb86d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm2, %ymm14 # ymm14 = (ymm2 * ymm0) + ymm14
+	LONG $0x008a8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r9d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xd1490f41 // cmovnsl %r9d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x000300068cdbe5c5; BYTE $0x00 // vpand 0x300(%rsi,%rax), %ymm3, %ymm1
+	QUAD $0x0000000285148d4a // leaq 0x2(,%r8,4), %rdx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x146ffec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm2
+	LONG $0xf27285c5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
+	LONG $0x587d42c4; WORD $0xe47d // vpbroadcastd -0x1c(%r13), %ymm15
+	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x000340068cdbe5c5; BYTE $0x00 // vpand 0x340(%rsi,%rax), %ymm3, %ymm1
+	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0xe855 // vpbroadcastd -0x18(%r13), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x0003800694dbe5c5; BYTE $0x00 // vpand 0x380(%rsi,%rax), %ymm3, %ymm2
+	QUAD $0x0000000385048d4e // leaq 0x3(,%r8,4), %r8
+	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x6f7e21c4; WORD $0x063c // vmovdqu (%rsi,%r8), %ymm15
+	LONG $0x7235c1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	LONG $0x587d42c4; WORD $0xec4d // vpbroadcastd -0x14(%r13), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0003c0068cdbe5c5; BYTE $0x00 // vpand 0x3c0(%rsi,%rax), %ymm3, %ymm1
+	LONG $0x726dc1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0xf055 // vpbroadcastd -0x10(%r13), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x0025c2c4; BYTE $0xc8 // vpshufb %ymm8, %ymm11, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm14
+	LONG $0x187d42c4; WORD $0xf46d // vbroadcastss -0xc(%r13), %ymm13
+	LONG $0xa87542c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm12
+	LONG $0xdcd2694d; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %r10, %r10
+	LONG $0x0c180f43; BYTE $0x13 // prefetcht0 (%r11,%r10)
+	QUAD $0x000080138c180f43; BYTE $0x00 // prefetcht0 0x80(%r11,%r10)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	QUAD $0x06c037a4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r14), %ymm12
+	LONG $0x1d7c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %edi
+	LONG $0x1d548b45; BYTE $0x00 // movl (%r13,%rbx), %r10d
+	LONG $0x00b78d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r14d
+	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
+	LONG $0xfe490f41 // cmovnsl %r14d, %edi
+	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
+	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x000200068c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm1
+	QUAD $0x00024006946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm2
+	QUAD $0x000280068c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm9
+	QUAD $0x0002c006b46f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm14
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x3c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm15
+	LONG $0xfe0541c4; BYTE $0xd7 // vpaddd %ymm15, %ymm15, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
+	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm10
+	LONG $0x0475c2c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xd272f5c5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x726dc1c4; WORD $0x03d7 // vpsrld $0x3, %ymm15, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x7275c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x6f7ea1c4; WORD $0x3e14 // vmovdqu (%rsi,%r15), %ymm2
+	LONG $0xcafe6dc5 // vpaddd %ymm2, %ymm2, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0x7235c1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	QUAD $0x00002ae7156f7dc5 // vmovdqa 0x2ae7(%rip), %ymm10 # 0x4b60 <k_tile_q6_k+0xdc0>
+	LONG $0x002542c4; BYTE $0xd2 // vpshufb %ymm10, %ymm11, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0xd272edc5; BYTE $0x03 // vpsrld $0x3, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xf7592cc5 // vmulps %ymm7, %ymm10, %ymm14
+	LONG $0xb82d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm14 # ymm14 = (ymm10 * ymm0) + ymm14
+	LONG $0x00ba8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %edi
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0xff85 // testl %edi, %edi
+	LONG $0xd7490f44 // cmovnsl %edi, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	QUAD $0x4b400000953c8d42 // leal 0x4b400000(,%r10,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x000300068c6ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
+	LONG $0x6f7ea1c4; WORD $0x3614 // vmovdqu (%rsi,%r14), %ymm2
+	LONG $0xcafe6dc5 // vpaddd %ymm2, %ymm2, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x000340068c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xd272edc5; BYTE $0x03 // vpsrld $0x3, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x00038006946ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
+	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
+	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
+	LONG $0x6f7e21c4; WORD $0x060c // vmovdqu (%rsi,%r8), %ymm9
+	LONG $0xfe3541c4; BYTE $0xd1 // vpaddd %ymm9, %ymm9, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0003c0068c6ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x726dc1c4; WORD $0x03d1 // vpsrld $0x3, %ymm9, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x7275c1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm14
+	LONG $0x187d42c4; WORD $0x1d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm12
+	LONG $0xa87542c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm13
+	LONG $0xdcd26948; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %rdx, %rdx
+	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
+	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x06c00aac137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm13
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	QUAD $0x000140149c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsp,%rdx), %ymm11
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	LONG $0x257c8b43; BYTE $0xfc // movl -0x4(%r13,%r12), %edi
+	LONG $0x25548b43; BYTE $0x00 // movl (%r13,%r12), %edx
+	LONG $0x00978d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r10d
+	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xfa490f41 // cmovnsl %r10d, %edi
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
+	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x000200068c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm1
+	QUAD $0x00024006946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm2
+	QUAD $0x000280068c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm9
+	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x346f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm14
+	LONG $0xfcdb0dc5 // vpand %ymm4, %ymm14, %ymm15
+	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
+	LONG $0x587d02c4; WORD $0x257c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r12), %ymm15
+	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xd272f5c5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x726dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587d82c4; WORD $0x2554; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r12), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0x726dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm2
+	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	LONG $0x6f7e21c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm9
+	LONG $0xf4db35c5 // vpand %ymm4, %ymm9, %ymm14
+	LONG $0xd2eb8dc5 // vpor %ymm2, %ymm14, %ymm2
+	LONG $0x587d02c4; WORD $0x2574; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r12), %ymm14
+	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x7275c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	QUAD $0x0000c02494dba5c5; BYTE $0x00 // vpand 0xc0(%rsp), %ymm11, %ymm2
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xd25994c5 // vmulps %ymm2, %ymm13, %ymm2
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d02c4; WORD $0x254c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r12), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xf7596cc5 // vmulps %ymm7, %ymm2, %ymm14
+	LONG $0xb86d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm2, %ymm14 # ymm14 = (ymm2 * ymm0) + ymm14
+	LONG $0x0000ba8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %edi
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0xff85 // testl %edi, %edi
+	WORD $0x490f; BYTE $0xd7 // cmovnsl %edi, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x000300068c6ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x6f7ea1c4; WORD $0x3614 // vmovdqu (%rsi,%r14), %ymm2
+	LONG $0xccdb6dc5 // vpand %ymm4, %ymm2, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d02c4; WORD $0x254c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r12), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x000340068c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587d82c4; WORD $0x2554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r12), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x000380068c6ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x6f7ea1c4; WORD $0x0614 // vmovdqu (%rsi,%r8), %ymm2
+	LONG $0xccdb6dc5 // vpand %ymm4, %ymm2, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d02c4; WORD $0x254c; BYTE $0xec // vpbroadcastd -0x14(%r13,%r12), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x0003c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	LONG $0x587d02c4; WORD $0x254c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r12), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x0025c2c4; BYTE $0xc8 // vpshufb %ymm8, %ymm11, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm14
+	LONG $0x187d02c4; WORD $0x256c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r12), %ymm13
+	LONG $0xa87542c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm12
+	QUAD $0x000000b824946948; LONG $0x000000dc // imulq $0xdc, 0xb8(%rsp), %rdx
+	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
+	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	QUAD $0x06c011a4137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r9,%rdx), %ymm12
+	LONG $0x3d7c8b43; BYTE $0xfc // movl -0x4(%r13,%r15), %edi
+	LONG $0x3d548b43; BYTE $0x00 // movl (%r13,%r15), %edx
+	LONG $0x00878d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r8d
+	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f41 // cmovnsl %r8d, %edi
+	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
+	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x000200068c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm1
+	QUAD $0x00024006946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm2
+	QUAD $0x000280068c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm9
+	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
+	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x346f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm14
+	LONG $0x7205c1c4; WORD $0x01d6 // vpsrld $0x1, %ymm14, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
+	LONG $0x587d02c4; WORD $0x3d7c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r15), %ymm15
+	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xd272f5c5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x726dc1c4; WORD $0x05d6 // vpsrld $0x5, %ymm14, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r15), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x7275c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x6f7ea1c4; WORD $0x1614 // vmovdqu (%rsi,%r10), %ymm2
+	LONG $0xd272b5c5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d02c4; WORD $0x3d4c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r15), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0x7235c1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	QUAD $0x0025d515002562c4; BYTE $0x00 // vpshufb 0x25d5(%rip), %ymm11, %ymm10 # 0x4b60 <k_tile_q6_k+0xdc0>
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0xd272edc5; BYTE $0x05 // vpsrld $0x5, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
+	LONG $0x587d02c4; WORD $0x3d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r15), %ymm9
+	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xf7592cc5 // vmulps %ymm7, %ymm10, %ymm14
+	LONG $0xb82d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm14 # ymm14 = (ymm10 * ymm0) + ymm14
+	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0xc985 // testl %ecx, %ecx
+	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x000300068c6ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x6f7ea1c4; WORD $0x3614 // vmovdqu (%rsi,%r14), %ymm2
+	LONG $0xd272b5c5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
+	LONG $0x587d02c4; WORD $0x3d4c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r15), %ymm9
+	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x000340068c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xd272edc5; BYTE $0x05 // vpsrld $0x5, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r15), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	QUAD $0x00038006946ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm2
+	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
+	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x0c6f7ec5; BYTE $0x16 // vmovdqu (%rsi,%rdx), %ymm9
+	LONG $0x722dc1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d02c4; WORD $0x3d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%r15), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x0003c0068c6ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm1
+	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0x726dc1c4; WORD $0x05d1 // vpsrld $0x5, %ymm9, %ymm2
+	QUAD $0x0000c0248c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm9
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r15), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x7275c1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm14
+	LONG $0x187d02c4; WORD $0x3d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r15), %ymm12
+	LONG $0xa87542c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm13
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf5a3850f; WORD $0xffff // jne 0x1cc0 <k_tile_q3_k+0x240>
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x24117cc5; BYTE $0x02 // vmovups %ymm12, (%rdx,%rax)
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0x182444f6; BYTE $0x01 // testb $0x1, 0x18(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf48f850f; WORD $0xffff // jne 0x1bd0 <k_tile_q3_k+0x150>
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xe0c18149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r9 # imm = 0x6E0
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24743b48; BYTE $0x50 // cmpq 0x50(%rsp), %rsi
+	LONG $0xf446850f; WORD $0xffff // jne 0x1bb0 <k_tile_q3_k+0x130>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0xf385850f; WORD $0xffff // jne 0x19d0 <k_tile_q3_k+0xe0>
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x2704 <k_tile_q3_k+0xe14>
+	LONG $0xf3fb850f; WORD $0xffff // jne 0x1b80 <k_tile_q3_k+0x100>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x2834 <k_tile_q3_k+0xdb4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ab850f; WORD $0x0000 // jne 0x2704 <k_tile_q3_k+0xe14>
+	LONG $0x00a1850f; WORD $0x0000 // jne 0x2834 <k_tile_q3_k+0xdb4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x2668 <k_tile_q3_k+0xd78>
+	WORD $0x0473 // jae 0x27a2 <k_tile_q3_k+0xd22>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x68eb // jmp 0x26d0 <k_tile_q3_k+0xde0>
+	WORD $0x5eeb // jmp 0x2800 <k_tile_q3_k+0xd80>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -2024,22 +2105,22 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x2690 <k_tile_q3_k+0xda0>
+	WORD $0xc075 // jne 0x27c0 <k_tile_q3_k+0xd40>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2704 <k_tile_q3_k+0xe14>
+	WORD $0x2f74 // je 0x2834 <k_tile_q3_k+0xdb4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x26f0 <k_tile_q3_k+0xe00>
+	WORD $0xec75 // jne 0x2820 <k_tile_q3_k+0xda0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2054,7 +2135,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q4_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08c58e0f; WORD $0x0000 // jle 0x2ff2 <k_tile_q4_k+0x8d2>
+	LONG $0x09358e0f; WORD $0x0000 // jle 0x3192 <k_tile_q4_k+0x942>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -2065,15 +2146,15 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x07d68e0f; WORD $0x0000 // jle 0x2f39 <k_tile_q4_k+0x819>
+	LONG $0x08448e0f; WORD $0x0000 // jle 0x30d6 <k_tile_q4_k+0x886>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0x28578b4c // movq 0x28(%rdi), %r10
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x08e3c149 // shlq $0x8, %r11
@@ -2081,45 +2162,49 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e2c149 // shlq $0x7, %r10
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x0022b205187de2c4; BYTE $0x00 // vbroadcastss 0x22b2(%rip), %ymm0 # 0x4a48 <k_tile_q6_k+0xd68>
-	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
-	QUAD $0x0022a805187de2c4; BYTE $0x00 // vbroadcastss 0x22a8(%rip), %ymm0 # 0x4a50 <k_tile_q6_k+0xd70>
-	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
-	QUAD $0x00229e05187de2c4; BYTE $0x00 // vbroadcastss 0x229e(%rip), %ymm0 # 0x4a58 <k_tile_q6_k+0xd78>
-	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x0022ae25787de2c4; BYTE $0x00 // vpbroadcastb 0x22ae(%rip), %ymm4 # 0x4a7a <k_tile_q6_k+0xd9a>
-	QUAD $0x0022a72d797de2c4; BYTE $0x00 // vpbroadcastw 0x22a7(%rip), %ymm5 # 0x4a7c <k_tile_q6_k+0xd9c>
-	QUAD $0x00227e35587de2c4; BYTE $0x00 // vpbroadcastd 0x227e(%rip), %ymm6 # 0x4a5c <k_tile_q6_k+0xd7c>
-	QUAD $0x0022593d187de2c4; BYTE $0x00 // vbroadcastss 0x2259(%rip), %ymm7 # 0x4a40 <k_tile_q6_k+0xd60>
-	QUAD $0x00225c05187d62c4; BYTE $0x00 // vbroadcastss 0x225c(%rip), %ymm8 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x00002199156f7dc5 // vmovdqa 0x2199(%rip), %ymm10 # 0x49a0 <k_tile_q6_k+0xcc0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x2464034c; BYTE $0x18 // addq 0x18(%rsp), %r12
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1175 // jne 0x2834 <k_tile_q4_k+0x114>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117cc1c4; WORD $0x2404 // vmovups %ymm0, (%r12)
-	LONG $0x117cc1c4; WORD $0x2444; BYTE $0x20 // vmovups %ymm0, 0x20(%r12)
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	QUAD $0x00234405187de2c4; BYTE $0x00 // vbroadcastss 0x2344(%rip), %ymm0 # 0x4c08 <k_tile_q6_k+0xe68>
+	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
+	QUAD $0x00233a05187de2c4; BYTE $0x00 // vbroadcastss 0x233a(%rip), %ymm0 # 0x4c10 <k_tile_q6_k+0xe70>
+	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
+	QUAD $0x00233005187de2c4; BYTE $0x00 // vbroadcastss 0x2330(%rip), %ymm0 # 0x4c18 <k_tile_q6_k+0xe78>
+	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
+	QUAD $0x00234025787de2c4; BYTE $0x00 // vpbroadcastb 0x2340(%rip), %ymm4 # 0x4c3a <k_tile_q6_k+0xe9a>
+	QUAD $0x0023392d797de2c4; BYTE $0x00 // vpbroadcastw 0x2339(%rip), %ymm5 # 0x4c3c <k_tile_q6_k+0xe9c>
+	QUAD $0x00231035587de2c4; BYTE $0x00 // vpbroadcastd 0x2310(%rip), %ymm6 # 0x4c1c <k_tile_q6_k+0xe7c>
+	QUAD $0x0022eb3d187de2c4; BYTE $0x00 // vbroadcastss 0x22eb(%rip), %ymm7 # 0x4c00 <k_tile_q6_k+0xe60>
+	QUAD $0x0022ee05187d62c4; BYTE $0x00 // vbroadcastss 0x22ee(%rip), %ymm8 # 0x4c0c <k_tile_q6_k+0xe6c>
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
+	QUAD $0x0000222b156f7dc5 // vmovdqa 0x222b(%rip), %ymm10 # 0x4b60 <k_tile_q6_k+0xdc0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0d75 // jne 0x295f <k_tile_q4_k+0x10f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x107c41c4; WORD $0x0c1c // vmovups (%r12,%rcx), %ymm11
-	LONG $0x083c8d4d // leaq (%r8,%rcx), %r15
-	QUAD $0x080008a46f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rcx), %ymm12
-	QUAD $0x084008ac6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r8,%rcx), %ymm13
-	QUAD $0x088008b46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r8,%rcx), %ymm14
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x107c21c4; WORD $0x291c // vmovups (%rcx,%r13), %ymm11
+	LONG $0x28348d4b // leaq (%r8,%r13), %rsi
+	QUAD $0x080028a46f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r8,%r13), %ymm12
+	QUAD $0x084028ac6f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r8,%r13), %ymm13
+	QUAD $0x088028b46f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r8,%r13), %ymm14
 	QUAD $0x00012024846ffdc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm0
 	LONG $0xf8db1dc5 // vpand %ymm0, %ymm12, %ymm15
 	LONG $0x7c7f7ec5; WORD $0x6024 // vmovdqu %ymm15, 0x60(%rsp)
@@ -2138,46 +2223,54 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1d41c4; BYTE $0xe5 // vpor %ymm13, %ymm12, %ymm12
 	QUAD $0x0000c024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xc0(%rsp)
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c0348; BYTE $0x58 // addq 0x58(%rsp), %rcx
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0xff148d48 // leaq (%rdi,%rdi,8), %rdx
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	LONG $0x110c180f // prefetcht0 (%rcx,%rdx)
+	QUAD $0x00000080118c180f // prefetcht0 0x80(%rcx,%rdx)
+	QUAD $0x00000100118c180f // prefetcht0 0x100(%rcx,%rdx)
 	LONG $0x0ae7c148 // shlq $0xa, %rdi
-	QUAD $0x01c03fa4db5d41c4; WORD $0x0000 // vpand 0x1c0(%r15,%rdi), %ymm4, %ymm12
+	QUAD $0x0001c03ea4db5dc5; BYTE $0x00 // vpand 0x1c0(%rsi,%rdi), %ymm4, %ymm12
 	LONG $0x587d42c4; WORD $0x1c69 // vpbroadcastd 0x1c(%r9), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe5f51dc5 // vpmaddwd %ymm5, %ymm12, %ymm12
-	QUAD $0x01803facdb5d41c4; WORD $0x0000 // vpand 0x180(%r15,%rdi), %ymm4, %ymm13
+	QUAD $0x0001803eacdb5dc5; BYTE $0x00 // vpand 0x180(%rsi,%rdi), %ymm4, %ymm13
 	LONG $0x587d42c4; WORD $0x1871 // vpbroadcastd 0x18(%r9), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
-	QUAD $0x01403fb4db5d41c4; WORD $0x0000 // vpand 0x140(%r15,%rdi), %ymm4, %ymm14
+	QUAD $0x0001403eb4db5dc5; BYTE $0x00 // vpand 0x140(%rsi,%rdi), %ymm4, %ymm14
 	LONG $0x587d42c4; WORD $0x1479 // vpbroadcastd 0x14(%r9), %ymm15
 	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
 	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
-	QUAD $0x01003fbcdb5d41c4; WORD $0x0000 // vpand 0x100(%r15,%rdi), %ymm4, %ymm15
+	QUAD $0x0001003ebcdb5dc5; BYTE $0x00 // vpand 0x100(%rsi,%rdi), %ymm4, %ymm15
 	LONG $0x587dc2c4; WORD $0x1041 // vpbroadcastd 0x10(%r9), %ymm0
 	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
 	LONG $0xc0fe8dc5 // vpaddd %ymm0, %ymm14, %ymm0
 	LONG $0xc0fe95c5 // vpaddd %ymm0, %ymm13, %ymm0
-	QUAD $0x00c03facdb5d41c4; WORD $0x0000 // vpand 0xc0(%r15,%rdi), %ymm4, %ymm13
+	QUAD $0x0000c03eacdb5dc5; BYTE $0x00 // vpand 0xc0(%rsi,%rdi), %ymm4, %ymm13
 	LONG $0x587d42c4; WORD $0x0c71 // vpbroadcastd 0xc(%r9), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
-	QUAD $0x00803fb4db5d41c4; WORD $0x0000 // vpand 0x80(%r15,%rdi), %ymm4, %ymm14
+	QUAD $0x0000803eb4db5dc5; BYTE $0x00 // vpand 0x80(%rsi,%rdi), %ymm4, %ymm14
 	LONG $0x587d42c4; WORD $0x0879 // vpbroadcastd 0x8(%r9), %ymm15
 	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
 	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
 	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
-	LONG $0xdb5d41c4; WORD $0x3f74; BYTE $0x40 // vpand 0x40(%r15,%rdi), %ymm4, %ymm14
+	LONG $0x74db5dc5; WORD $0x403e // vpand 0x40(%rsi,%rdi), %ymm4, %ymm14
 	LONG $0x587d42c4; WORD $0x0479 // vpbroadcastd 0x4(%r9), %ymm15
 	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
 	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
-	LONG $0xdb5d41c4; WORD $0x3f3c // vpand (%r15,%rdi), %ymm4, %ymm15
+	LONG $0x3cdb5dc5; BYTE $0x3e // vpand (%rsi,%rdi), %ymm4, %ymm15
 	LONG $0x587dc2c4; BYTE $0x09 // vpbroadcastd (%r9), %ymm1
 	LONG $0x0405e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm15, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
@@ -2186,41 +2279,44 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xcefe9dc5 // vpaddd %ymm6, %ymm12, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
-	LONG $0x645444c5; WORD $0x6034 // vandps 0x60(%rsp,%rsi), %ymm7, %ymm12
+	QUAD $0x08c0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%r15), %ymm1
+	LONG $0x544421c4; WORD $0x2464; BYTE $0x60 // vandps 0x60(%rsp,%r12), %ymm7, %ymm12
 	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
 	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
 	LONG $0xe1593cc5 // vmulps %ymm1, %ymm8, %ymm12
 	LONG $0xb87562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm0) + ymm12
 	LONG $0x187dc2c4; WORD $0x2041 // vbroadcastss 0x20(%r9), %ymm0
 	LONG $0xa81dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm11
-	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
-	QUAD $0x0000a0349c5444c5; BYTE $0x00 // vandps 0xa0(%rsp,%rsi), %ymm7, %ymm11
+	QUAD $0x08e0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%r15), %ymm1
+	QUAD $0x00a0249c544421c4; WORD $0x0000 // vandps 0xa0(%rsp,%r12), %ymm7, %ymm11
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
 	LONG $0x187d42c4; WORD $0x3059 // vbroadcastss 0x30(%r9), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	LONG $0x6c6f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm13
-	QUAD $0x0000a034a46f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm12
-	QUAD $0x01c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm0
+	QUAD $0x00000120118c180f // prefetcht0 0x120(%rcx,%rdx)
+	QUAD $0x000001a0118c180f // prefetcht0 0x1a0(%rcx,%rdx)
+	QUAD $0x00000220118c180f // prefetcht0 0x220(%rcx,%rdx)
+	LONG $0x6f7e21c4; WORD $0x246c; BYTE $0x60 // vmovdqu 0x60(%rsp,%r12), %ymm13
+	QUAD $0x00a024a46f7e21c4; WORD $0x0000 // vmovdqu 0xa0(%rsp,%r12), %ymm12
+	QUAD $0x0001c03e846ffec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rdi), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%rbx), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x01803f846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm0
+	QUAD $0x0001803e846ffec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rdi), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%rbx), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x01403f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm1
+	QUAD $0x0001403e8c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rdi), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0x587d42c4; WORD $0x197c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%rbx), %ymm15
 	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x01003fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm15
+	QUAD $0x0001003ebc6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rdi), %ymm15
 	LONG $0x7205c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm15
 	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
 	LONG $0x587dc2c4; WORD $0x1954; BYTE $0x10 // vpbroadcastd 0x10(%r9,%rbx), %ymm2
@@ -2228,10 +2324,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0x6f7ec1c4; WORD $0x3f0c // vmovdqu (%r15,%rdi), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x3f54; BYTE $0x40 // vmovdqu 0x40(%r15,%rdi), %ymm2
-	QUAD $0x00803fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r15,%rdi), %ymm15
-	QUAD $0x00c03f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r15,%rdi), %ymm3
+	LONG $0x0c6ffec5; BYTE $0x3e // vmovdqu (%rsi,%rdi), %ymm1
+	LONG $0x546ffec5; WORD $0x403e // vmovdqu 0x40(%rsi,%rdi), %ymm2
+	QUAD $0x0000803ebc6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rsi,%rdi), %ymm15
+	QUAD $0x0000c03e9c6ffec5; BYTE $0x00 // vmovdqu 0xc0(%rsi,%rdi), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
 	LONG $0x587d42c4; WORD $0x194c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%rbx), %ymm9
@@ -2258,8 +2354,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
-	QUAD $0x00001e6d1d6ffdc5 // vmovdqa 0x1e6d(%rip), %ymm3 # 0x4a00 <k_tile_q6_k+0xd20>
+	QUAD $0x08c0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%r15), %ymm1
+	QUAD $0x00001eb51d6ffdc5 // vmovdqa 0x1eb5(%rip), %ymm3 # 0x4bc0 <k_tile_q6_k+0xe20>
 	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2267,46 +2363,49 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
 	LONG $0x187dc2c4; WORD $0x1944; BYTE $0x20 // vbroadcastss 0x20(%r9,%rbx), %ymm0
 	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
-	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
+	QUAD $0x08e0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%r15), %ymm1
 	LONG $0x001de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm12, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d42c4; WORD $0x195c; BYTE $0x30 // vbroadcastss 0x30(%r9,%rbx), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	LONG $0x6c6f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm13
-	QUAD $0x0000a034a46f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm12
-	QUAD $0x03c03f84db5dc1c4; WORD $0x0000 // vpand 0x3c0(%r15,%rdi), %ymm4, %ymm0
+	QUAD $0x00000240118c180f // prefetcht0 0x240(%rcx,%rdx)
+	QUAD $0x000002c0118c180f // prefetcht0 0x2c0(%rcx,%rdx)
+	QUAD $0x00000340118c180f // prefetcht0 0x340(%rcx,%rdx)
+	LONG $0x6f7e21c4; WORD $0x246c; BYTE $0x60 // vmovdqu 0x60(%rsp,%r12), %ymm13
+	QUAD $0x00a024a46f7e21c4; WORD $0x0000 // vmovdqu 0xa0(%rsp,%r12), %ymm12
+	QUAD $0x0003c03e84dbddc5; BYTE $0x00 // vpand 0x3c0(%rsi,%rdi), %ymm4, %ymm0
 	LONG $0x587d82c4; WORD $0x114c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r10), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x03803f84db5dc1c4; WORD $0x0000 // vpand 0x380(%r15,%rdi), %ymm4, %ymm0
+	QUAD $0x0003803e84dbddc5; BYTE $0x00 // vpand 0x380(%rsi,%rdi), %ymm4, %ymm0
 	LONG $0x587d82c4; WORD $0x114c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r10), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x03403f8cdb5dc1c4; WORD $0x0000 // vpand 0x340(%r15,%rdi), %ymm4, %ymm1
+	QUAD $0x0003403e8cdbddc5; BYTE $0x00 // vpand 0x340(%rsi,%rdi), %ymm4, %ymm1
 	LONG $0x587d82c4; WORD $0x1154; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r10), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x03003f94db5dc1c4; WORD $0x0000 // vpand 0x300(%r15,%rdi), %ymm4, %ymm2
+	QUAD $0x0003003e94dbddc5; BYTE $0x00 // vpand 0x300(%rsi,%rdi), %ymm4, %ymm2
 	LONG $0x587d82c4; WORD $0x115c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r10), %ymm3
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x02c03f8cdb5dc1c4; WORD $0x0000 // vpand 0x2c0(%r15,%rdi), %ymm4, %ymm1
+	QUAD $0x0002c03e8cdbddc5; BYTE $0x00 // vpand 0x2c0(%rsi,%rdi), %ymm4, %ymm1
 	LONG $0x587d82c4; WORD $0x1154; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r10), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x02803f94db5dc1c4; WORD $0x0000 // vpand 0x280(%r15,%rdi), %ymm4, %ymm2
+	QUAD $0x0002803e94dbddc5; BYTE $0x00 // vpand 0x280(%rsi,%rdi), %ymm4, %ymm2
 	LONG $0x587d82c4; WORD $0x115c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r10), %ymm3
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x02403f94db5dc1c4; WORD $0x0000 // vpand 0x240(%r15,%rdi), %ymm4, %ymm2
+	QUAD $0x0002403e94dbddc5; BYTE $0x00 // vpand 0x240(%rsi,%rdi), %ymm4, %ymm2
 	LONG $0x587d82c4; WORD $0x115c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r10), %ymm3
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	QUAD $0x02003f9cdb5dc1c4; WORD $0x0000 // vpand 0x200(%r15,%rdi), %ymm4, %ymm3
+	QUAD $0x0002003e9cdbddc5; BYTE $0x00 // vpand 0x200(%rsi,%rdi), %ymm4, %ymm3
 	LONG $0x587d02c4; WORD $0x110c // vpbroadcastd (%r9,%r10), %ymm9
 	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
 	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
@@ -2315,7 +2414,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
+	QUAD $0x08c0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%r15), %ymm1
 	LONG $0x0015c2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2323,33 +2422,36 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
 	LONG $0x187d82c4; WORD $0x1144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r10), %ymm0
 	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
-	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
+	QUAD $0x08e0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%r15), %ymm1
 	LONG $0x001dc2c4; BYTE $0xd2 // vpshufb %ymm10, %ymm12, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d02c4; WORD $0x115c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r10), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	LONG $0x6c6f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm13
-	QUAD $0x0000a034a46f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm12
-	QUAD $0x03c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r15,%rdi), %ymm0
+	QUAD $0x00000360118c180f // prefetcht0 0x360(%rcx,%rdx)
+	QUAD $0x000003e0118c180f // prefetcht0 0x3e0(%rcx,%rdx)
+	QUAD $0x00000460118c180f // prefetcht0 0x460(%rcx,%rdx)
+	LONG $0x6f7e21c4; WORD $0x246c; BYTE $0x60 // vmovdqu 0x60(%rsp,%r12), %ymm13
+	QUAD $0x00a024a46f7e21c4; WORD $0x0000 // vmovdqu 0xa0(%rsp,%r12), %ymm12
+	QUAD $0x0003c03e846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rdi), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587d82c4; WORD $0x314c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r14), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x03803f846f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r15,%rdi), %ymm0
+	QUAD $0x0003803e846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rdi), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587d82c4; WORD $0x314c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r14), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x03403f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r15,%rdi), %ymm1
+	QUAD $0x0003403e8c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rdi), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0x587d82c4; WORD $0x3154; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r14), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x03003f946f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r15,%rdi), %ymm2
+	QUAD $0x0003003e946ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rdi), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0x587d82c4; WORD $0x315c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r14), %ymm3
@@ -2357,10 +2459,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x02003f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm1
-	QUAD $0x02403f946f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm2
-	QUAD $0x02803f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm3
-	QUAD $0x02c03f8c6f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm9
+	QUAD $0x0002003e8c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rdi), %ymm1
+	QUAD $0x0002403e946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rdi), %ymm2
+	QUAD $0x0002803e9c6ffec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rdi), %ymm3
+	QUAD $0x0002c03e8c6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rdi), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0x587d02c4; WORD $0x317c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r14), %ymm15
@@ -2387,7 +2489,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x08c0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm1
+	QUAD $0x08c0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%r15), %ymm1
 	LONG $0x726dc1c4; WORD $0x18d5 // vpsrld $0x18, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2395,7 +2497,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
 	LONG $0x187d82c4; WORD $0x3144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r14), %ymm0
 	LONG $0xa86dc2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm11
-	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
+	QUAD $0x08e0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%r15), %ymm1
 	LONG $0x726dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2403,646 +2505,41 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
 	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
 	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x01c5f641 // testb $0x1, %r13b
-	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xfa2b850f; WORD $0xffff // jne 0x2900 <k_tile_q4_k+0x1e0>
-	LONG $0x117c41c4; WORD $0x0c1c // vmovups %ymm11, (%r12,%rcx)
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf963850f; WORD $0xffff // jne 0x2850 <k_tile_q4_k+0x130>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
-	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0xf927850f; WORD $0xffff // jne 0x2840 <k_tile_q4_k+0x120>
-	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0xf8dc850f; WORD $0xffff // jne 0x2810 <k_tile_q4_k+0xf0>
-	LONG $0x0000abe9; BYTE $0x00 // jmp 0x2fe4 <k_tile_q4_k+0x8c4>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a2850f; WORD $0x0000 // jne 0x2fe4 <k_tile_q4_k+0x8c4>
-	WORD $0xf089 // movl %esi, %eax
-	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x2f51 <k_tile_q4_k+0x831>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x5feb // jmp 0x2fb0 <k_tile_q4_k+0x890>
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
-	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
-	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
-	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
-	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
-	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
-	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
-	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x2f70 <k_tile_q4_k+0x850>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2fe4 <k_tile_q4_k+0x8c4>
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
-	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
-	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2fd0 <k_tile_q4_k+0x8b0>
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-
-	// tile_q5_k
-	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0cc58e0f; WORD $0x0000 // jle 0x3cd2 <k_tile_q5_k+0xcd2>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0bd28e0f; WORD $0x0000 // jle 0x3c15 <k_tile_q5_k+0xc15>
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0019d305187de2c4; BYTE $0x00 // vbroadcastss 0x19d3(%rip), %ymm0 # 0x4a48 <k_tile_q6_k+0xd68>
-	QUAD $0x000160248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x160(%rsp)
-	QUAD $0x0019c905187de2c4; BYTE $0x00 // vbroadcastss 0x19c9(%rip), %ymm0 # 0x4a50 <k_tile_q6_k+0xd70>
-	QUAD $0x000140248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x140(%rsp)
-	QUAD $0x0019bf05187de2c4; BYTE $0x00 // vbroadcastss 0x19bf(%rip), %ymm0 # 0x4a58 <k_tile_q6_k+0xd78>
-	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
-	QUAD $0x0019d325787de2c4; BYTE $0x00 // vpbroadcastb 0x19d3(%rip), %ymm4 # 0x4a7e <k_tile_q6_k+0xd9e>
-	QUAD $0x0019cb2d787de2c4; BYTE $0x00 // vpbroadcastb 0x19cb(%rip), %ymm5 # 0x4a7f <k_tile_q6_k+0xd9f>
-	QUAD $0x0019c335797de2c4; BYTE $0x00 // vpbroadcastw 0x19c3(%rip), %ymm6 # 0x4a80 <k_tile_q6_k+0xda0>
-	QUAD $0x0019960d587d62c4; BYTE $0x00 // vpbroadcastd 0x1996(%rip), %ymm9 # 0x4a5c <k_tile_q6_k+0xd7c>
-	QUAD $0x0019711d187d62c4; BYTE $0x00 // vbroadcastss 0x1971(%rip), %ymm11 # 0x4a40 <k_tile_q6_k+0xd60>
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	QUAD $0x000080248c7f7dc5; BYTE $0x00 // vmovdqa %ymm9, 0x80(%rsp)
-	QUAD $0x000180249c297cc5; BYTE $0x00 // vmovaps %ymm11, 0x180(%rsp)
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x3113 <k_tile_q5_k+0x113>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
-	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x2c107cc5; BYTE $0x0e // vmovups (%rsi,%rcx), %ymm13
-	LONG $0x083c8d4d // leaq (%r8,%rcx), %r15
-	QUAD $0x0a0008846f7ec1c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rcx), %ymm0
-	QUAD $0x0a40088c6f7ec1c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rcx), %ymm1
-	QUAD $0x0a8008946f7ec1c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rcx), %ymm2
-	QUAD $0x000160249c6ffdc5; BYTE $0x00 // vmovdqa 0x160(%rsp), %ymm3
-	LONG $0xe3db7dc5 // vpand %ymm3, %ymm0, %ymm12
-	QUAD $0x0000a024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xa0(%rsp)
-	QUAD $0x00014024bc6ffdc5; BYTE $0x00 // vmovdqa 0x140(%rsp), %ymm7
-	LONG $0xe7db6dc5 // vpand %ymm7, %ymm2, %ymm12
-	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
-	QUAD $0x00012024846f7dc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm8
-	LONG $0xc0dbbdc5 // vpand %ymm0, %ymm8, %ymm0
-	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
-	QUAD $0x0000c024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xc0(%rsp)
-	LONG $0xc3dbf5c5 // vpand %ymm3, %ymm1, %ymm0
-	QUAD $0x0000e024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xe0(%rsp)
-	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
-	LONG $0xc7dbfdc5 // vpand %ymm7, %ymm0, %ymm0
-	QUAD $0x00187d3d187de2c4; BYTE $0x00 // vbroadcastss 0x187d(%rip), %ymm7 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
-	LONG $0xc9dbbdc5 // vpand %ymm1, %ymm8, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	QUAD $0x00010024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x100(%rsp)
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
-	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000bd248d44 // leal (,%rdi,4), %r12d
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	LONG $0x0ae7c148 // shlq $0xa, %rdi
-	QUAD $0x01c03f84db5dc1c4; WORD $0x0000 // vpand 0x1c0(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
-	LONG $0x6e7941c4; BYTE $0xe4 // vmovd %r12d, %xmm12
-	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x1c49 // vpbroadcastd 0x1c(%r9), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	QUAD $0x01803f8cdb5dc1c4; WORD $0x0000 // vpand 0x180(%r15,%rdi), %ymm4, %ymm1
-	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x04 // vpslld $0x4, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1851 // vpbroadcastd 0x18(%r9), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x01403f94db5dc1c4; WORD $0x0000 // vpand 0x140(%r15,%rdi), %ymm4, %ymm2
-	QUAD $0x000940b76f7e41c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm14
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xd2eb8dc5 // vpor %ymm2, %ymm14, %ymm2
-	LONG $0x587d42c4; WORD $0x1471 // vpbroadcastd 0x14(%r9), %ymm14
-	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x01003fb4db5d41c4; WORD $0x0000 // vpand 0x100(%r15,%rdi), %ymm4, %ymm14
-	QUAD $0x000900bf6f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm15
-	LONG $0xd20541c4; BYTE $0xfc // vpsrld %xmm12, %ymm15, %ymm15
-	LONG $0x7205c1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm15
-	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
-	LONG $0xeb0d41c4; BYTE $0xf7 // vpor %ymm15, %ymm14, %ymm14
-	LONG $0x587d42c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm15
-	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
-	LONG $0xf6f50dc5 // vpmaddwd %ymm6, %ymm14, %ymm14
-	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x00c03f94db5dc1c4; WORD $0x0000 // vpand 0xc0(%r15,%rdi), %ymm4, %ymm2
-	QUAD $0x000800b76f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm14
-	QUAD $0x000840bf6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm15
-	QUAD $0x0008809f6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm3
-	QUAD $0x0008c0976f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
-	LONG $0x587d42c4; WORD $0x0c51 // vpbroadcastd 0xc(%r9), %ymm10
-	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x00803f94db5d41c4; WORD $0x0000 // vpand 0x80(%r15,%rdi), %ymm4, %ymm10
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
-	LONG $0x587d42c4; WORD $0x0851 // vpbroadcastd 0x8(%r9), %ymm10
-	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xdb5dc1c4; WORD $0x3f5c; BYTE $0x40 // vpand 0x40(%r15,%rdi), %ymm4, %ymm3
-	LONG $0xd20541c4; BYTE $0xd4 // vpsrld %xmm12, %ymm15, %ymm10
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
-	LONG $0x587d42c4; WORD $0x0451 // vpbroadcastd 0x4(%r9), %ymm10
-	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xdb5d41c4; WORD $0x3f14 // vpand (%r15,%rdi), %ymm4, %ymm10
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xeb2d41c4; BYTE $0xd6 // vpor %ymm14, %ymm10, %ymm10
-	LONG $0x587d42c4; BYTE $0x31 // vpbroadcastd (%r9), %ymm14
-	LONG $0x042d42c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm10, %ymm10
-	LONG $0xd6f52dc5 // vpmaddwd %ymm6, %ymm10, %ymm10
-	LONG $0xdbfeadc5 // vpaddd %ymm3, %ymm10, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	QUAD $0x0000a0349454a4c5; BYTE $0x00 // vandps 0xa0(%rsp,%rsi), %ymm11, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	LONG $0x187dc2c4; WORD $0x2041 // vbroadcastss 0x20(%r9), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	QUAD $0x0000e0349454a4c5; BYTE $0x00 // vandps 0xe0(%rsp,%rsi), %ymm11, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d42c4; WORD $0x3069 // vbroadcastss 0x30(%r9), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	QUAD $0x0000a034bc6f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm15
-	QUAD $0x0000e0348410fcc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rsi), %ymm0
-	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
-	QUAD $0x01c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%rbx), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	QUAD $0x01803f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm1
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x03 // vpslld $0x3, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1954; BYTE $0x18 // vpbroadcastd 0x18(%r9,%rbx), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x01403f946f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x0009409f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm3
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0x195c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%rbx), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x01003f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	QUAD $0x000900976f7e41c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd4 // vpsrld %xmm12, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
-	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
-	LONG $0xdbebadc5 // vpor %ymm3, %ymm10, %ymm3
-	LONG $0x587d42c4; WORD $0x1954; BYTE $0x10 // vpbroadcastd 0x10(%r9,%rbx), %ymm10
-	LONG $0x0465c2c4; BYTE $0xda // vpmaddubsw %ymm10, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0x6f7ec1c4; WORD $0x3f14 // vmovdqu (%r15,%rdi), %ymm2
-	LONG $0x6f7ec1c4; WORD $0x3f5c; BYTE $0x40 // vmovdqu 0x40(%r15,%rdi), %ymm3
-	QUAD $0x00803f946f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r15,%rdi), %ymm10
-	QUAD $0x00c03f9c6f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r15,%rdi), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	QUAD $0x000800876f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm8
-	QUAD $0x0008408f6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm9
-	QUAD $0x000880bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm7
-	QUAD $0x0008c0b76f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm14
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x03f6 // vpslld $0x3, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xeb2541c4; BYTE $0xde // vpor %ymm14, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x1974; BYTE $0x0c // vpbroadcastd 0xc(%r9,%rbx), %ymm14
-	LONG $0x042542c4; BYTE $0xde // vpmaddubsw %ymm14, %ymm11, %ymm11
-	LONG $0xdef525c5 // vpmaddwd %ymm6, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xf772c5c5; BYTE $0x03 // vpslld $0x3, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xffebadc5 // vpor %ymm7, %ymm10, %ymm7
-	LONG $0x587d42c4; WORD $0x1954; BYTE $0x08 // vpbroadcastd 0x8(%r9,%rbx), %ymm10
-	LONG $0x0445c2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm7, %ymm7
-	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
-	LONG $0xfffea5c5 // vpaddd %ymm7, %ymm11, %ymm7
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x03f1 // vpslld $0x3, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	LONG $0xdbebb5c5 // vpor %ymm3, %ymm9, %ymm3
-	LONG $0x587d42c4; WORD $0x194c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%rbx), %ymm9
-	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
-	LONG $0x723dc1c4; WORD $0x03f0 // vpslld $0x3, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	LONG $0x587d42c4; WORD $0x1904 // vpbroadcastd (%r9,%rbx), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	QUAD $0x000013961d6ffdc5 // vmovdqa 0x1396(%rip), %ymm3 # 0x4a00 <k_tile_q6_k+0xd20>
-	LONG $0x0005e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm15, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	QUAD $0x0013cc15187de2c4; BYTE $0x00 // vbroadcastss 0x13cc(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xd259f4c5 // vmulps %ymm2, %ymm1, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	LONG $0x187dc2c4; WORD $0x1944; BYTE $0x20 // vbroadcastss 0x20(%r9,%rbx), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	LONG $0x546ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm2
-	LONG $0x006de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm2, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d42c4; WORD $0x196c; BYTE $0x30 // vbroadcastss 0x30(%r9,%rbx), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	QUAD $0x0000a034846ffec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm0
-	QUAD $0x0000e034b46f7ec5; BYTE $0x00 // vmovdqu 0xe0(%rsp,%rsi), %ymm14
-	QUAD $0x03c03f8cdb5dc1c4; WORD $0x0000 // vpand 0x3c0(%r15,%rdi), %ymm4, %ymm1
-	QUAD $0x0009c0976f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x1154; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r10), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xfef575c5 // vpmaddwd %ymm6, %ymm1, %ymm15
-	QUAD $0x03803f8cdb5dc1c4; WORD $0x0000 // vpand 0x380(%r15,%rdi), %ymm4, %ymm1
-	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xf272edc5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x1154; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r10), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x03403f94db5dc1c4; WORD $0x0000 // vpand 0x340(%r15,%rdi), %ymm4, %ymm2
-	QUAD $0x0009409f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm3
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587d82c4; WORD $0x115c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r10), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x03003f9cdb5dc1c4; WORD $0x0000 // vpand 0x300(%r15,%rdi), %ymm4, %ymm3
-	QUAD $0x000900bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm7
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
-	LONG $0x587d82c4; WORD $0x117c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r10), %ymm7
-	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x02c03f94db5dc1c4; WORD $0x0000 // vpand 0x2c0(%r15,%rdi), %ymm4, %ymm2
-	QUAD $0x0008009f6f7ec1c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm3
-	QUAD $0x000840bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm7
-	QUAD $0x000880876f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm8
-	QUAD $0x0008c08f6f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm9
-	LONG $0xd23541c4; BYTE $0xcc // vpsrld %xmm12, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcddb35c5 // vpand %ymm5, %ymm9, %ymm9
-	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	LONG $0x587d02c4; WORD $0x114c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r10), %ymm9
-	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x02803f8cdb5d41c4; WORD $0x0000 // vpand 0x280(%r15,%rdi), %ymm4, %ymm9
-	LONG $0xd23d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm8, %ymm8
-	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xeb3541c4; BYTE $0xc0 // vpor %ymm8, %ymm9, %ymm8
-	LONG $0x587d02c4; WORD $0x114c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r10), %ymm9
-	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
-	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
-	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
-	QUAD $0x02403f84db5d41c4; WORD $0x0000 // vpand 0x240(%r15,%rdi), %ymm4, %ymm8
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
-	LONG $0x587d02c4; WORD $0x1144; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r10), %ymm8
-	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
-	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
-	QUAD $0x02003f84db5d41c4; WORD $0x0000 // vpand 0x200(%r15,%rdi), %ymm4, %ymm8
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xf372e5c5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
-	LONG $0x587d02c4; WORD $0x1104 // vpbroadcastd (%r9,%r10), %ymm8
-	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xdffee5c5 // vpaddd %ymm7, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x0000802494fe85c5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm15, %ymm2
-	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x0ac01094137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm2
-	QUAD $0x000010ef1d6ffdc5 // vmovdqa 0x10ef(%rip), %ymm3 # 0x49a0 <k_tile_q6_k+0xcc0>
-	LONG $0x007de2c4; BYTE $0xc3 // vpshufb %ymm3, %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc059ecc5 // vmulps %ymm0, %ymm2, %ymm0
-	QUAD $0x00118515187de2c4; BYTE $0x00 // vbroadcastss 0x1185(%rip), %ymm2 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xd259fcc5 // vmulps %ymm2, %ymm0, %ymm2
-	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
-	LONG $0x187d82c4; WORD $0x1144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r10), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	LONG $0x000de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm14, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d02c4; WORD $0x116c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r10), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	QUAD $0x0000a034bc6f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm15
-	QUAD $0x0000e0348410fcc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rsi), %ymm0
-	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
-	QUAD $0x03c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r15,%rdi), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcc // vpsrld %xmm12, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r14), %ymm1
-	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	QUAD $0x03803f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r15,%rdi), %ymm1
-	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
-	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x000980976f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm2
-	LONG $0xd26dc1c4; BYTE $0xd4 // vpsrld %xmm12, %ymm2, %ymm2
-	LONG $0xd2feedc5 // vpaddd %ymm2, %ymm2, %ymm2
-	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3154; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r14), %ymm2
-	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
-	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x03403f946f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r15,%rdi), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x0009409f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm3
-	LONG $0xd265c1c4; BYTE $0xdc // vpsrld %xmm12, %ymm3, %ymm3
-	LONG $0xdbfee5c5 // vpaddd %ymm3, %ymm3, %ymm3
-	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
-	LONG $0xd3ebedc5 // vpor %ymm3, %ymm2, %ymm2
-	LONG $0x587d82c4; WORD $0x315c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r14), %ymm3
-	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	QUAD $0x03003f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r15,%rdi), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	QUAD $0x000900bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm7
-	LONG $0xd245c1c4; BYTE $0xfc // vpsrld %xmm12, %ymm7, %ymm7
-	LONG $0xfffec5c5 // vpaddd %ymm7, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xdfebe5c5 // vpor %ymm7, %ymm3, %ymm3
-	LONG $0x587d82c4; WORD $0x317c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r14), %ymm7
-	LONG $0x0465e2c4; BYTE $0xdf // vpmaddubsw %ymm7, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x02003f946f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm2
-	QUAD $0x02403f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm3
-	QUAD $0x02803fbc6f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm7
-	QUAD $0x02c03f846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm8
-	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
-	LONG $0xc4db3dc5 // vpand %ymm4, %ymm8, %ymm8
-	QUAD $0x0008008f6f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm9
-	QUAD $0x000840976f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm10
-	QUAD $0x0008809f6f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm11
-	QUAD $0x0008c0b76f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm14
-	LONG $0xd20d41c4; BYTE $0xf4 // vpsrld %xmm12, %ymm14, %ymm14
-	LONG $0xfe0d41c4; BYTE $0xf6 // vpaddd %ymm14, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xeb3d41c4; BYTE $0xc6 // vpor %ymm14, %ymm8, %ymm8
-	LONG $0x587d02c4; WORD $0x3174; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r14), %ymm14
-	LONG $0x043d42c4; BYTE $0xc6 // vpmaddubsw %ymm14, %ymm8, %ymm8
-	LONG $0xc6f53dc5 // vpmaddwd %ymm6, %ymm8, %ymm8
-	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
-	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
-	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
-	LONG $0xffeba5c5 // vpor %ymm7, %ymm11, %ymm7
-	LONG $0x587d02c4; WORD $0x315c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r14), %ymm11
-	LONG $0x0445c2c4; BYTE $0xfb // vpmaddubsw %ymm11, %ymm7, %ymm7
-	QUAD $0x000180249c287cc5; BYTE $0x00 // vmovaps 0x180(%rsp), %ymm11
-	LONG $0xfef5c5c5 // vpmaddwd %ymm6, %ymm7, %ymm7
-	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	LONG $0xd22d41c4; BYTE $0xc4 // vpsrld %xmm12, %ymm10, %ymm8
-	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xdbebbdc5 // vpor %ymm3, %ymm8, %ymm3
-	LONG $0x587d02c4; WORD $0x3144; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r14), %ymm8
-	LONG $0x0465c2c4; BYTE $0xd8 // vpmaddubsw %ymm8, %ymm3, %ymm3
-	LONG $0xdef5e5c5 // vpmaddwd %ymm6, %ymm3, %ymm3
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	LONG $0xd23541c4; BYTE $0xc4 // vpsrld %xmm12, %ymm9, %ymm8
-	QUAD $0x000080248c6f7dc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm9
-	LONG $0xfe3d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm8, %ymm8
-	LONG $0xc5db3dc5 // vpand %ymm5, %ymm8, %ymm8
-	LONG $0xd2ebbdc5 // vpor %ymm2, %ymm8, %ymm2
-	LONG $0x587d02c4; WORD $0x3104 // vpbroadcastd (%r9,%r14), %ymm8
-	LONG $0x046dc2c4; BYTE $0xd0 // vpmaddubsw %ymm8, %ymm2, %ymm2
-	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
-	LONG $0xd3feedc5 // vpaddd %ymm3, %ymm2, %ymm2
-	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	QUAD $0x000f193d187de2c4; BYTE $0x00 // vbroadcastss 0xf19(%rip), %ymm7 # 0x4a4c <k_tile_q6_k+0xd6c>
-	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	LONG $0x726dc1c4; WORD $0x18d7 // vpsrld $0x18, %ymm15, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0xd759f4c5 // vmulps %ymm7, %ymm1, %ymm2
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	LONG $0x187d82c4; WORD $0x3144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r14), %ymm0
-	LONG $0xa86dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm13
-	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	LONG $0x546ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm2
-	LONG $0xd272edc5; BYTE $0x18 // vpsrld $0x18, %ymm2, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d02c4; WORD $0x316c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r14), %ymm13
-	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x01c5f641 // testb $0x1, %r13b
-	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xf653850f; WORD $0xffff // jne 0x3200 <k_tile_q5_k+0x200>
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0x2c117cc5; BYTE $0x0e // vmovups %ymm13, (%rsi,%rcx)
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf577850f; WORD $0xffff // jne 0x3140 <k_tile_q5_k+0x140>
+	LONG $0xf9e2850f; WORD $0xffff // jne 0x2a50 <k_tile_q4_k+0x200>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x117c21c4; WORD $0x291c // vmovups %ymm11, (%rcx,%r13)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x0c2444f6; BYTE $0x01 // testb $0x1, 0xc(%rsp)
+	LONG $0xf906850f; WORD $0xffff // jne 0x2990 <k_tile_q4_k+0x140>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
-	LONG $0x244c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rcx
-	LONG $0xf53b850f; WORD $0xffff // jne 0x3130 <k_tile_q5_k+0x130>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xf8ba850f; WORD $0xffff // jne 0x2970 <k_tile_q4_k+0x120>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0xf4e0850f; WORD $0xffff // jne 0x30f0 <k_tile_q5_k+0xf0>
-	LONG $0x0000afe9; BYTE $0x00 // jmp 0x3cc4 <k_tile_q5_k+0xcc4>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xf86f850f; WORD $0xffff // jne 0x2940 <k_tile_q4_k+0xf0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x3184 <k_tile_q4_k+0x934>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a6850f; WORD $0x0000 // jne 0x3cc4 <k_tile_q5_k+0xcc4>
+	LONG $0x00a5850f; WORD $0x0000 // jne 0x3184 <k_tile_q4_k+0x934>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x3c2d <k_tile_q5_k+0xc2d>
+	WORD $0x0473 // jae 0x30ee <k_tile_q4_k+0x89e>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x63eb // jmp 0x3c90 <k_tile_q5_k+0xc90>
+	WORD $0x62eb // jmp 0x3150 <k_tile_q4_k+0x900>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -3058,9 +2555,582 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x3c50 <k_tile_q5_k+0xc50>
+	WORD $0xc075 // jne 0x3110 <k_tile_q4_k+0x8c0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x3cc4 <k_tile_q5_k+0xcc4>
+	WORD $0x2f74 // je 0x3184 <k_tile_q4_k+0x934>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x3170 <k_tile_q4_k+0x920>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q5_k
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0be58e0f; WORD $0x0000 // jle 0x3d92 <k_tile_q5_k+0xbf2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0af68e0f; WORD $0x0000 // jle 0x3cd9 <k_tile_q5_k+0xb39>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x09e1c148 // shlq $0x9, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0019f905187de2c4; BYTE $0x00 // vbroadcastss 0x19f9(%rip), %ymm0 # 0x4c08 <k_tile_q6_k+0xe68>
+	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
+	QUAD $0x0019ef05187de2c4; BYTE $0x00 // vbroadcastss 0x19ef(%rip), %ymm0 # 0x4c10 <k_tile_q6_k+0xe70>
+	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
+	QUAD $0x0019e505187de2c4; BYTE $0x00 // vbroadcastss 0x19e5(%rip), %ymm0 # 0x4c18 <k_tile_q6_k+0xe78>
+	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
+	QUAD $0x0019f925787de2c4; BYTE $0x00 // vpbroadcastb 0x19f9(%rip), %ymm4 # 0x4c3e <k_tile_q6_k+0xe9e>
+	QUAD $0x0019f12d787de2c4; BYTE $0x00 // vpbroadcastb 0x19f1(%rip), %ymm5 # 0x4c3f <k_tile_q6_k+0xe9f>
+	QUAD $0x0019e935797de2c4; BYTE $0x00 // vpbroadcastw 0x19e9(%rip), %ymm6 # 0x4c40 <k_tile_q6_k+0xea0>
+	QUAD $0x0019bc3d587de2c4; BYTE $0x00 // vpbroadcastd 0x19bc(%rip), %ymm7 # 0x4c1c <k_tile_q6_k+0xe7c>
+	QUAD $0x00199705187d62c4; BYTE $0x00 // vbroadcastss 0x1997(%rip), %ymm8 # 0x4c00 <k_tile_q6_k+0xe60>
+	QUAD $0x00199a0d187d62c4; BYTE $0x00 // vbroadcastss 0x199a(%rip), %ymm9 # 0x4c0c <k_tile_q6_k+0xe6c>
+	LONG $0x3f148d4c // leaq (%rdi,%rdi), %r10
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c0348; BYTE $0x10 // addq 0x10(%rsp), %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0d75 // jne 0x32b0 <k_tile_q5_k+0x110>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24244489 // movl %eax, 0x24(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x34107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm14
+	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
+	QUAD $0x0a0000a46f7e41c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rax), %ymm12
+	QUAD $0x0a4000ac6f7e41c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rax), %ymm13
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x0a8000bc6f7e41c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rax), %ymm15
+	QUAD $0x0000c0248c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm1
+	LONG $0xc1db9dc5 // vpand %ymm1, %ymm12, %ymm0
+	QUAD $0x0000e024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xe0(%rsp)
+	QUAD $0x0000a024946ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm2
+	LONG $0xc2db85c5 // vpand %ymm2, %ymm15, %ymm0
+	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
+	QUAD $0x000080249c6ffdc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm3
+	LONG $0xe3db1dc5 // vpand %ymm3, %ymm12, %ymm12
+	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
+	QUAD $0x00010024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x100(%rsp)
+	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
+	QUAD $0x00012024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x120(%rsp)
+	LONG $0x727dc1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm0
+	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0x721dc1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm12
+	LONG $0xe3db1dc5 // vpand %ymm3, %ymm12, %ymm12
+	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
+	QUAD $0x00014024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x140(%rsp)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c034c; BYTE $0x68 // addq 0x68(%rsp), %r9
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x80d5694d; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r13, %r10 # imm = 0x580
+	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
+	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
+	QUAD $0x000100118c180f43; BYTE $0x00 // prefetcht0 0x100(%r9,%r10)
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	LONG $0xdb5da1c4; WORD $0x3904 // vpand (%rcx,%r15), %ymm4, %ymm0
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x08e6c149 // shlq $0x8, %r14
+	QUAD $0x080031bc6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm15
+	QUAD $0x088031ac6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r14), %ymm13
+	QUAD $0x08c031a46f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r14), %ymm12
+	LONG $0x7275c1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x240c // vpbroadcastd (%r12), %ymm1
+	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	LONG $0xdb5da1c4; WORD $0x394c; BYTE $0x40 // vpand 0x40(%rcx,%r15), %ymm4, %ymm1
+	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
+	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
+	LONG $0x587d42c4; WORD $0x247c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm15
+	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x0080398cdb5da1c4; WORD $0x0000 // vpand 0x80(%rcx,%r15), %ymm4, %ymm1
+	QUAD $0x00000001ad1c8d4e // leaq 0x1(,%r13,4), %r11
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	QUAD $0x080011bc6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm15
+	LONG $0x726dc1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x2454; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x00c0398cdb5da1c4; WORD $0x0000 // vpand 0xc0(%rcx,%r15), %ymm4, %ymm1
+	LONG $0xd5db85c5 // vpand %ymm5, %ymm15, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x2454; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x01003994db5da1c4; WORD $0x0000 // vpand 0x100(%rcx,%r15), %ymm4, %ymm2
+	LONG $0x7205c1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm15
+	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
+	LONG $0xd2eb85c5 // vpor %ymm2, %ymm15, %ymm2
+	LONG $0x587d42c4; WORD $0x247c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm15
+	LONG $0x046dc2c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x01403994db5da1c4; WORD $0x0000 // vpand 0x140(%rcx,%r15), %ymm4, %ymm2
+	LONG $0xeddb15c5 // vpand %ymm5, %ymm13, %ymm13
+	LONG $0xd2eb95c5 // vpor %ymm2, %ymm13, %ymm2
+	LONG $0x587d42c4; WORD $0x246c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm13
+	LONG $0x046dc2c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x0180398cdb5da1c4; WORD $0x0000 // vpand 0x180(%rcx,%r15), %ymm4, %ymm1
+	LONG $0x726dc1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x2454; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x01c03994db5da1c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r15), %ymm4, %ymm2
+	LONG $0xe5db1dc5 // vpand %ymm5, %ymm12, %ymm12
+	LONG $0xd2eb9dc5 // vpor %ymm2, %ymm12, %ymm2
+	LONG $0x587d42c4; WORD $0x2464; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm12
+	LONG $0x046dc2c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xcffef5c5 // vpaddd %ymm7, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
+	QUAD $0x0000e004ac107cc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rax), %ymm13
+	QUAD $0x00012004a4107cc5; BYTE $0x00 // vmovups 0x120(%rsp,%rax), %ymm12
+	LONG $0x5414c1c4; BYTE $0xd0 // vandps %ymm8, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159b4c5 // vmulps %ymm1, %ymm9, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187dc2c4; WORD $0x2444; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm14
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0x541cc1c4; BYTE $0xd0 // vandps %ymm8, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d42c4; WORD $0x2474; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm14
+	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
+	LONG $0x60c36949; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r11, %rax # imm = 0x160
+	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
+	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
+	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
+	LONG $0x6f7ea1c4; WORD $0x3904 // vmovdqu (%rcx,%r15), %ymm0
+	LONG $0x6f7ea1c4; WORD $0x394c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm1
+	QUAD $0x008039946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm2
+	QUAD $0x00c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm3
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x080031946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm10
+	QUAD $0x08c031bc6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r14), %ymm15
+	LONG $0x7225c1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x3c1c8d4d // leaq (%r12,%rdi), %r11
+	LONG $0x587d42c4; WORD $0x3c1c // vpbroadcastd (%r12,%rdi), %ymm11
+	LONG $0x047dc2c4; BYTE $0xc3 // vpmaddubsw %ymm11, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
+	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x04 // vpbroadcastd 0x4(%r12,%rdi), %ymm10
+	LONG $0x0475c2c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xd272f5c5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x080011946f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm2
+	LONG $0xf272adc5; BYTE $0x03 // vpslld $0x3, %ymm2, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
+	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x08 // vpbroadcastd 0x8(%r12,%rdi), %ymm10
+	LONG $0x0475c2c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xd372f5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xd272edc5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x3c54; BYTE $0x0c // vpbroadcastd 0xc(%r12,%rdi), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x010039946f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x00000002ad048d4a // leaq 0x2(,%r13,4), %rax
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	QUAD $0x000800199c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm3
+	LONG $0xf372adc5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x0140398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xd372edc5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587dc2c4; WORD $0x3c54; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x018039946f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0x7265c1c4; WORD $0x03f7 // vpslld $0x3, %ymm15, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x587dc2c4; WORD $0x3c5c; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x01c039946f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0x7265c1c4; WORD $0x01d7 // vpsrld $0x1, %ymm15, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x587dc2c4; WORD $0x3c5c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
+	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
+	QUAD $0x000013ef1d6ffdc5 // vmovdqa 0x13ef(%rip), %ymm3 # 0x4bc0 <k_tile_q6_k+0xe20>
+	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159b4c5 // vmulps %ymm1, %ymm9, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187dc2c4; WORD $0x3c44; BYTE $0x20 // vbroadcastss 0x20(%r12,%rdi), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm14
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0x001de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d42c4; WORD $0x3c74; BYTE $0x30 // vbroadcastss 0x30(%r12,%rdi), %ymm14
+	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
+	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
+	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
+	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
+	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
+	QUAD $0x02003984db5da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x0800318c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm1
+	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x3b248d4d // leaq (%r11,%rdi), %r12
+	LONG $0x587da2c4; WORD $0x1f14 // vpbroadcastd (%rdi,%r11), %ymm2
+	LONG $0x047de2c4; BYTE $0xc2 // vpmaddubsw %ymm2, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	QUAD $0x02403994db5da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r15), %ymm4, %ymm2
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
+	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x0280398cdb5da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r15), %ymm4, %ymm1
+	QUAD $0x080011946f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm2
+	LONG $0xf272e5c5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xc9ebe5c5 // vpor %ymm1, %ymm3, %ymm1
+	LONG $0x587da2c4; WORD $0x1f5c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r11), %ymm3
+	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x02c0398cdb5da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r15), %ymm4, %ymm1
+	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x03003994db5da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x000800199c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm3
+	LONG $0xf372adc5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r11), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x0340398cdb5da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r15), %ymm4, %ymm1
+	LONG $0xd372edc5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r11), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x03803994db5da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x00000003ad048d4a // leaq 0x3(,%r13,4), %rax
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x0800299c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm3
+	LONG $0xf372adc5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r11), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x03c03994db5da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r15), %ymm4, %ymm2
+	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x587da2c4; WORD $0x1f5c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r11), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
+	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
+	QUAD $0x000011891d6ffdc5 // vmovdqa 0x1189(%rip), %ymm3 # 0x4b60 <k_tile_q6_k+0xdc0>
+	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159b4c5 // vmulps %ymm1, %ymm9, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187da2c4; WORD $0x1f44; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r11), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm14
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0x001de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d22c4; WORD $0x1f74; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r11), %ymm14
+	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
+	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
+	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
+	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
+	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
+	QUAD $0x020039846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm0
+	QUAD $0x0240398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm1
+	QUAD $0x028039946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm2
+	QUAD $0x02c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm3
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x080031946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xda // vpaddd %ymm10, %ymm10, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d22c4; WORD $0x271c // vpbroadcastd (%rdi,%r12), %ymm11
+	LONG $0x047dc2c4; BYTE $0xc3 // vpmaddubsw %ymm11, %ymm0, %ymm0
+	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
+	LONG $0x587d22c4; WORD $0x2754; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r12), %ymm10
+	LONG $0x0475c2c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xd272f5c5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	QUAD $0x080011946f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm2
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0xd2fe6dc5 // vpaddd %ymm2, %ymm2, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
+	LONG $0x587d22c4; WORD $0x2754; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r12), %ymm10
+	LONG $0x0475c2c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xd372f5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xd272edc5; BYTE $0x03 // vpsrld $0x3, %ymm2, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587da2c4; WORD $0x2754; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r12), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x030039946f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x000800199c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm3
+	LONG $0xd3fe65c5 // vpaddd %ymm3, %ymm3, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d22c4; WORD $0x2754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	QUAD $0x0340398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xd372edc5; BYTE $0x03 // vpsrld $0x3, %ymm3, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
+	LONG $0x587da2c4; WORD $0x2754; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm2
+	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
+	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
+	QUAD $0x038039946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	QUAD $0x0800299c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm3
+	LONG $0xd3fe65c5 // vpaddd %ymm3, %ymm3, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
+	LONG $0x587d22c4; WORD $0x2754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm10
+	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	QUAD $0x03c039946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xd372e5c5; BYTE $0x03 // vpsrld $0x3, %ymm3, %ymm3
+	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x587da2c4; WORD $0x275c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r12), %ymm3
+	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
+	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
+	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
+	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d5 // vpsrld $0x18, %ymm13, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xd159b4c5 // vmulps %ymm1, %ymm9, %ymm2
+	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
+	LONG $0x187da2c4; WORD $0x2744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r12), %ymm0
+	LONG $0xa86dc2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm14
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0x726dc1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0x187d22c4; WORD $0x2774; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r12), %ymm14
+	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf754850f; WORD $0xffff // jne 0x33c0 <k_tile_q5_k+0x220>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x34117cc5; BYTE $0x01 // vmovups %ymm14, (%rcx,%rax)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x242444f6; BYTE $0x01 // testb $0x1, 0x24(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf660850f; WORD $0xffff // jne 0x32f0 <k_tile_q5_k+0x150>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
+	LONG $0xf617850f; WORD $0xffff // jne 0x32d0 <k_tile_q5_k+0x130>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xf5bc850f; WORD $0xffff // jne 0x3290 <k_tile_q5_k+0xf0>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x3d84 <k_tile_q5_k+0xbe4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a2850f; WORD $0x0000 // jne 0x3d84 <k_tile_q5_k+0xbe4>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x3cf1 <k_tile_q5_k+0xb51>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x5feb // jmp 0x3d50 <k_tile_q5_k+0xbb0>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x3d10 <k_tile_q5_k+0xb70>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x3d84 <k_tile_q5_k+0xbe4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -3073,7 +3143,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x3cb0 <k_tile_q5_k+0xcb0>
+	WORD $0xec75 // jne 0x3d70 <k_tile_q5_k+0xbd0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3088,22 +3158,22 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q6_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0c358e0f; WORD $0x0000 // jle 0x4922 <k_tile_q6_k+0xc42>
+	LONG $0x0d358e0f; WORD $0x0000 // jle 0x4ae2 <k_tile_q6_k+0xd42>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x70ec8348 // subq $0x70, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0b508e0f; WORD $0x0000 // jle 0x4868 <k_tile_q6_k+0xb88>
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x0c478e0f; WORD $0x0000 // jle 0x4a1f <k_tile_q6_k+0xc7f>
+	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
@@ -3111,70 +3181,84 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x000d280d787de2c4; BYTE $0x00 // vpbroadcastb 0xd28(%rip), %ymm1 # 0x4a82 <k_tile_q6_k+0xda2>
-	QUAD $0x000d2015787de2c4; BYTE $0x00 // vpbroadcastb 0xd20(%rip), %ymm2 # 0x4a83 <k_tile_q6_k+0xda3>
-	QUAD $0x000d181d797de2c4; BYTE $0x00 // vpbroadcastw 0xd18(%rip), %ymm3 # 0x4a84 <k_tile_q6_k+0xda4>
-	QUAD $0x000cd725187de2c4; BYTE $0x00 // vbroadcastss 0xcd7(%rip), %ymm4 # 0x4a4c <k_tile_q6_k+0xd6c>
+	QUAD $0x000e280d787de2c4; BYTE $0x00 // vpbroadcastb 0xe28(%rip), %ymm1 # 0x4c42 <k_tile_q6_k+0xea2>
+	QUAD $0x000e2015787de2c4; BYTE $0x00 // vpbroadcastb 0xe20(%rip), %ymm2 # 0x4c43 <k_tile_q6_k+0xea3>
+	QUAD $0x000e181d797de2c4; BYTE $0x00 // vpbroadcastw 0xe18(%rip), %ymm3 # 0x4c44 <k_tile_q6_k+0xea4>
+	QUAD $0x000dd725187de2c4; BYTE $0x00 // vbroadcastss 0xdd7(%rip), %ymm4 # 0x4c0c <k_tile_q6_k+0xe6c>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	BYTE $0x90 // nop
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24340348 // addq (%rsp), %rsi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x3d9f <k_tile_q6_k+0xbf>
+	WORD $0x0d75 // jne 0x3e72 <k_tile_q6_k+0xd2>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
+	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x2c10fcc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm5
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x00858d48; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%rbp), %rax
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x10244489 // movl %eax, 0x10(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x2c10fcc5; BYTE $0x06 // vmovups (%rsi,%rax), %ymm5
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x28348d48 // leaq (%rax,%rbp), %rsi
+	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0x07e7c149 // shlq $0x7, %r15
-	QUAD $0x0d0010b4137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm6
-	QUAD $0x0c0039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rcx,%r15), %ymm7
-	LONG $0xfc6d8b41 // movl -0x4(%r13), %ebp
-	LONG $0x00658b45 // movl (%r13), %r12d
-	LONG $0x0000858d; WORD $0xb4c0 // leal -0x4b400000(%rbp), %eax
-	LONG $0x007fc581; WORD $0xb4c0 // addl $0xb4c0007f, %ebp # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0x490f; BYTE $0xe8 // cmovnsl %eax, %ebp
-	WORD $0xfdc1; BYTE $0x07 // sarl $0x7, %ebp
-	WORD $0xe5c1; BYTE $0x05 // shll $0x5, %ebp
-	LONG $0x0000c581; WORD $0x4b40 // addl $0x4b400000, %ebp # imm = 0x4B400000
-	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448944; BYTE $0x14 // movl %r8d, 0x14(%rsp)
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x07e4c149 // shlq $0x7, %r12
+	LONG $0x90d06948; WORD $0x0006; BYTE $0x00 // imulq $0x690, %rax, %rdx # imm = 0x690
+	LONG $0x0c180f41; BYTE $0x11 // prefetcht0 (%r9,%rdx)
+	QUAD $0x000080118c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rdx)
+	QUAD $0x000100118c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rdx)
+	QUAD $0x000180118c180f41; BYTE $0x00 // prefetcht0 0x180(%r9,%rdx)
+	QUAD $0x0d000db4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm6
+	QUAD $0x0c0026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm7
+	LONG $0xfc558b45 // movl -0x4(%r13), %r10d
+	LONG $0x007d8b45 // movl (%r13), %r15d
+	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	LONG $0x05e2c141 // shll $0x5, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc2 // vmovd %r10d, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x0ae5c148 // shlq $0xa, %rbp
-	LONG $0x0cdb75c5; BYTE $0x29 // vpand (%rcx,%rbp), %ymm1, %ymm9
-	LONG $0x09e2c149 // shlq $0x9, %r10
-	QUAD $0x080011946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm10
-	QUAD $0x0840119c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm11
-	QUAD $0x088011a46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm12
-	QUAD $0x08c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm13
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x0ae2c149 // shlq $0xa, %r10
+	LONG $0xdb7521c4; WORD $0x160c // vpand (%rsi,%r10), %ymm1, %ymm9
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	QUAD $0x00080006946f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm10
+	QUAD $0x000840069c6f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm11
+	QUAD $0x00088006a46f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm12
+	QUAD $0x0008c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm13
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
@@ -3182,14 +3266,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x4cdb75c5; WORD $0x4029 // vpand 0x40(%rcx,%rbp), %ymm1, %ymm9
+	LONG $0xdb7521c4; WORD $0x164c; BYTE $0x40 // vpand 0x40(%rsi,%r10), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0xd855 // vpbroadcastd -0x28(%r13), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x0000802994db75c5; BYTE $0x00 // vpand 0x80(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x00801694db7521c4; WORD $0x0000 // vpand 0x80(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7225c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
@@ -3198,7 +3282,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x0000c0298cdb75c5; BYTE $0x00 // vpand 0xc0(%rcx,%rbp), %ymm1, %ymm9
+	QUAD $0x00c0168cdb7521c4; WORD $0x0000 // vpand 0xc0(%rsi,%r10), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
@@ -3212,17 +3296,17 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
 	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
 	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe0490f44 // cmovnsl %eax, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
+	LONG $0x009f8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r11d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xfb490f45 // cmovnsl %r11d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xcf // vmovd %r15d, %xmm9
 	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x090011946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm10
-	QUAD $0x000100299cdb75c5; BYTE $0x00 // vpand 0x100(%rcx,%rbp), %ymm1, %ymm11
+	QUAD $0x00090006946f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm10
+	QUAD $0x0100169cdb7521c4; WORD $0x0000 // vpand 0x100(%rsi,%r10), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
@@ -3230,16 +3314,16 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x094011946f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm10
-	QUAD $0x000140299cdb75c5; BYTE $0x00 // vpand 0x140(%rcx,%rbp), %ymm1, %ymm11
+	QUAD $0x00094006946f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm10
+	QUAD $0x0140169cdb7521c4; WORD $0x0000 // vpand 0x140(%rsi,%r10), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
 	LONG $0x587d42c4; WORD $0xe85d // vpbroadcastd -0x18(%r13), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0980119c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm11
-	QUAD $0x00018029a4db75c5; BYTE $0x00 // vpand 0x180(%rcx,%rbp), %ymm1, %ymm12
+	QUAD $0x000980069c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm11
+	QUAD $0x018016a4db7521c4; WORD $0x0000 // vpand 0x180(%rsi,%r10), %ymm1, %ymm12
 	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
@@ -3248,8 +3332,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x09c011946f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm10
-	QUAD $0x0001c0299cdb75c5; BYTE $0x00 // vpand 0x1c0(%rcx,%rbp), %ymm1, %ymm11
+	QUAD $0x0009c006946f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm10
+	QUAD $0x01c0169cdb7521c4; WORD $0x0000 // vpand 0x1c0(%rsi,%r10), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
@@ -3257,32 +3341,36 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
 	LONG $0xf772c5c5; BYTE $0x10 // vpslld $0x10, %ymm7, %ymm7
 	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
-	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
-	LONG $0xa84dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm8
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
 	LONG $0x187dc2c4; WORD $0xf475 // vbroadcastss -0xc(%r13), %ymm6
 	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
-	QUAD $0x0d0010ac137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm5
-	QUAD $0x0c0039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rcx,%r15), %ymm7
-	LONG $0x1d448b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %eax
-	LONG $0x1d648b45; BYTE $0x00 // movl (%r13,%rbx), %r12d
-	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc1490f41 // cmovnsl %r9d, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0xc06e79c5 // vmovd %eax, %xmm8
+	QUAD $0x0001a4118c180f41; BYTE $0x00 // prefetcht0 0x1a4(%r9,%rdx)
+	QUAD $0x000224118c180f41; BYTE $0x00 // prefetcht0 0x224(%r9,%rdx)
+	QUAD $0x0002a4118c180f41; BYTE $0x00 // prefetcht0 0x2a4(%r9,%rdx)
+	QUAD $0x000324118c180f41; BYTE $0x00 // prefetcht0 0x324(%r9,%rdx)
+	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
+	QUAD $0x0c0026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm7
+	LONG $0x1d5c8b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r11d
+	LONG $0x1d7c8b45; BYTE $0x00 // movl (%r13,%rbx), %r15d
+	LONG $0x00838d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r11), %r8d
+	LONG $0x7fc38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r11d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xd8490f45 // cmovnsl %r8d, %r11d
+	LONG $0x07fbc141 // sarl $0x7, %r11d
+	LONG $0x05e3c141 // shll $0x5, %r11d
+	LONG $0x00c38141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r11d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc3 // vmovd %r11d, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x000200298cdb75c5; BYTE $0x00 // vpand 0x200(%rcx,%rbp), %ymm1, %ymm9
-	QUAD $0x080011946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm10
-	QUAD $0x0840119c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm11
-	QUAD $0x088011a46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm12
-	QUAD $0x08c011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm13
+	QUAD $0x0200168cdb7521c4; WORD $0x0000 // vpand 0x200(%rsi,%r10), %ymm1, %ymm9
+	QUAD $0x00080006946f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm10
+	QUAD $0x000840069c6f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm11
+	QUAD $0x00088006a46f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm12
+	QUAD $0x0008c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm13
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
@@ -3290,14 +3378,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x000240298cdb75c5; BYTE $0x00 // vpand 0x240(%rcx,%rbp), %ymm1, %ymm9
+	QUAD $0x0240168cdb7521c4; WORD $0x0000 // vpand 0x240(%rsi,%r10), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x0002802994db75c5; BYTE $0x00 // vpand 0x280(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x02801694db7521c4; WORD $0x0000 // vpand 0x280(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7225c1c4; WORD $0x02f4 // vpslld $0x2, %ymm12, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
@@ -3306,7 +3394,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x0002c0298cdb75c5; BYTE $0x00 // vpand 0x2c0(%rcx,%rbp), %ymm1, %ymm9
+	QUAD $0x02c0168cdb7521c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r10), %ymm1, %ymm9
 	LONG $0x722dc1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
@@ -3320,17 +3408,17 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5593cc5 // vmulps %ymm5, %ymm8, %ymm10
 	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
 	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe0490f44 // cmovnsl %eax, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
+	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xcf // vmovd %r15d, %xmm9
 	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x090011946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm10
-	QUAD $0x000300299cdb75c5; BYTE $0x00 // vpand 0x300(%rcx,%rbp), %ymm1, %ymm11
+	QUAD $0x00090006946f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm10
+	QUAD $0x0300169cdb7521c4; WORD $0x0000 // vpand 0x300(%rsi,%r10), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
@@ -3338,16 +3426,16 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x094011946f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm10
-	QUAD $0x000340299cdb75c5; BYTE $0x00 // vpand 0x340(%rcx,%rbp), %ymm1, %ymm11
+	QUAD $0x00094006946f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm10
+	QUAD $0x0340169cdb7521c4; WORD $0x0000 // vpand 0x340(%rsi,%r10), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
 	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0980119c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm11
-	QUAD $0x00038029a4db75c5; BYTE $0x00 // vpand 0x380(%rcx,%rbp), %ymm1, %ymm12
+	QUAD $0x000980069c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm11
+	QUAD $0x038016a4db7521c4; WORD $0x0000 // vpand 0x380(%rsi,%r10), %ymm1, %ymm12
 	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
@@ -3356,8 +3444,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x09c011946f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm10
-	QUAD $0x0003c0299cdb75c5; BYTE $0x00 // vpand 0x3c0(%rcx,%rbp), %ymm1, %ymm11
+	QUAD $0x0009c006946f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm10
+	QUAD $0x03c0169cdb7521c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r10), %ymm1, %ymm11
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
@@ -3365,33 +3453,37 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
 	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
-	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
-	LONG $0xa855c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm8
+	LONG $0xff59d4c5 // vmulps %ymm7, %ymm5, %ymm7
+	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
 	LONG $0x187dc2c4; WORD $0x1d6c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm5
 	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
-	QUAD $0x0d0010b4137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm6
-	QUAD $0x0c4039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rcx,%r15), %ymm7
-	LONG $0x3d448b41; BYTE $0xfc // movl -0x4(%r13,%rdi), %eax
-	LONG $0x3d648b45; BYTE $0x00 // movl (%r13,%rdi), %r12d
-	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc1490f41 // cmovnsl %r9d, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0xc06e79c5 // vmovd %eax, %xmm8
+	QUAD $0x000348118c180f41; BYTE $0x00 // prefetcht0 0x348(%r9,%rdx)
+	QUAD $0x0003c8118c180f41; BYTE $0x00 // prefetcht0 0x3c8(%r9,%rdx)
+	QUAD $0x000448118c180f41; BYTE $0x00 // prefetcht0 0x448(%r9,%rdx)
+	QUAD $0x0004c8118c180f41; BYTE $0x00 // prefetcht0 0x4c8(%r9,%rdx)
+	QUAD $0x0d000db4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm6
+	QUAD $0x0c4026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm7
+	LONG $0x3d448b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r8d
+	LONG $0x3d7c8b45; BYTE $0x00 // movl (%r13,%rdi), %r15d
+	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
+	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
+	LONG $0x07f8c141 // sarl $0x7, %r8d
+	LONG $0x05e0c141 // shll $0x5, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc0 // vmovd %r8d, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	LONG $0x0c6f7ec5; BYTE $0x29 // vmovdqu (%rcx,%rbp), %ymm9
-	LONG $0x546f7ec5; WORD $0x4029 // vmovdqu 0x40(%rcx,%rbp), %ymm10
-	QUAD $0x000080299c6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rcx,%rbp), %ymm11
-	QUAD $0x0000c029a46f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rcx,%rbp), %ymm12
+	LONG $0x6f7e21c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm9
+	LONG $0x6f7e21c4; WORD $0x1654; BYTE $0x40 // vmovdqu 0x40(%rsi,%r10), %ymm10
+	QUAD $0x0080169c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rsi,%r10), %ymm11
+	QUAD $0x00c016a46f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rsi,%r10), %ymm12
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x080011acdb6d21c4; WORD $0x0000 // vpand 0x800(%rcx,%r10), %ymm2, %ymm13
+	QUAD $0x00080006acdb6dc5; BYTE $0x00 // vpand 0x800(%rsi,%rax), %ymm2, %ymm13
 	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
 	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm13
 	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
@@ -3399,14 +3491,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0x7235c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x08401194db6d21c4; WORD $0x0000 // vpand 0x840(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0008400694db6dc5; BYTE $0x00 // vpand 0x840(%rsi,%rax), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x0880119cdb6d21c4; WORD $0x0000 // vpand 0x880(%rcx,%r10), %ymm2, %ymm11
+	QUAD $0x000880069cdb6dc5; BYTE $0x00 // vpand 0x880(%rsi,%rax), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
 	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
@@ -3415,7 +3507,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x08c01194db6d21c4; WORD $0x0000 // vpand 0x8c0(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0008c00694db6dc5; BYTE $0x00 // vpand 0x8c0(%rsi,%rax), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
@@ -3427,82 +3519,86 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
 	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
 	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe0490f44 // cmovnsl %eax, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
+	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xcf // vmovd %r15d, %xmm9
 	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x00010029946f7ec5; BYTE $0x00 // vmovdqu 0x100(%rcx,%rbp), %ymm10
+	QUAD $0x010016946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x0900119cdb6d21c4; WORD $0x0000 // vpand 0x900(%rcx,%r10), %ymm2, %ymm11
+	QUAD $0x000900069cdb6dc5; BYTE $0x00 // vpand 0x900(%rsi,%rax), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
 	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x00014029946f7ec5; BYTE $0x00 // vmovdqu 0x140(%rcx,%rbp), %ymm10
+	QUAD $0x014016946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x0940119cdb6d21c4; WORD $0x0000 // vpand 0x940(%rcx,%r10), %ymm2, %ymm11
+	QUAD $0x000940069cdb6dc5; BYTE $0x00 // vpand 0x940(%rsi,%rax), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
 	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x000180299c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rcx,%rbp), %ymm11
+	QUAD $0x0180169c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rsi,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
-	QUAD $0x098011a4db6d21c4; WORD $0x0000 // vpand 0x980(%rcx,%r10), %ymm2, %ymm12
+	QUAD $0x00098006a4db6dc5; BYTE $0x00 // vpand 0x980(%rsi,%rax), %ymm2, %ymm12
 	LONG $0xeb1d41c4; BYTE $0xdb // vpor %ymm11, %ymm12, %ymm11
 	LONG $0x587d42c4; WORD $0x3d64; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x0001c029946f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rcx,%rbp), %ymm10
+	QUAD $0x01c016946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x09c0119cdb6d21c4; WORD $0x0000 // vpand 0x9c0(%rcx,%r10), %ymm2, %ymm11
+	QUAD $0x0009c0069cdb6dc5; BYTE $0x00 // vpand 0x9c0(%rsi,%rax), %ymm2, %ymm11
 	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
 	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
 	LONG $0xf772c5c5; BYTE $0x10 // vpslld $0x10, %ymm7, %ymm7
 	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
-	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
-	LONG $0xa84dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm8
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
 	LONG $0x187dc2c4; WORD $0x3d74; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm6
 	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
-	QUAD $0x0d0010ac137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm5
-	QUAD $0x0c4039bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rcx,%r15), %ymm7
-	LONG $0x35448b43; BYTE $0xfc // movl -0x4(%r13,%r14), %eax
-	LONG $0x357c8b47; BYTE $0x00 // movl (%r13,%r14), %r15d
-	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc1490f41 // cmovnsl %r9d, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0xc06e79c5 // vmovd %eax, %xmm8
+	QUAD $0x0004ec118c180f41; BYTE $0x00 // prefetcht0 0x4ec(%r9,%rdx)
+	QUAD $0x00056c118c180f41; BYTE $0x00 // prefetcht0 0x56c(%r9,%rdx)
+	QUAD $0x0005ec118c180f41; BYTE $0x00 // prefetcht0 0x5ec(%r9,%rdx)
+	QUAD $0x00066c118c180f41; BYTE $0x00 // prefetcht0 0x66c(%r9,%rdx)
+	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
+	QUAD $0x0c4026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm7
+	LONG $0x35448b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r8d
+	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
+	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
+	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
+	LONG $0x07f8c141 // sarl $0x7, %r8d
+	LONG $0x05e0c141 // shll $0x5, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc0 // vmovd %r8d, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x000200298c6f7ec5; BYTE $0x00 // vmovdqu 0x200(%rcx,%rbp), %ymm9
-	QUAD $0x00024029946f7ec5; BYTE $0x00 // vmovdqu 0x240(%rcx,%rbp), %ymm10
-	QUAD $0x000280299c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rcx,%rbp), %ymm11
-	QUAD $0x0002c029a46f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rcx,%rbp), %ymm12
+	QUAD $0x0200168c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm9
+	QUAD $0x024016946f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm10
+	QUAD $0x0280169c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm11
+	QUAD $0x02c016a46f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm12
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x080011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm13
-	QUAD $0x084011b46f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm14
-	QUAD $0x088011bc6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm15
-	QUAD $0x08c011846f7ea1c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm0
+	QUAD $0x00080006ac6f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm13
+	QUAD $0x00084006b46f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm14
+	QUAD $0x00088006bc6f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm15
+	QUAD $0x0008c006846ffec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm0
 	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
@@ -3543,17 +3639,18 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm0) + ymm8
-	LONG $0x00878d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %eax
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xf8490f44 // cmovnsl %eax, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xc7 // vmovd %r15d, %xmm0
+	LONG $0x00828d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r8d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xd0490f41 // cmovnsl %r8d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
+	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x0900118c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm9
-	QUAD $0x00030029946f7ec5; BYTE $0x00 // vmovdqu 0x300(%rcx,%rbp), %ymm10
+	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
+	QUAD $0x030016946f7e21c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
@@ -3563,8 +3660,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	QUAD $0x0940118c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm9
-	QUAD $0x00034029946f7ec5; BYTE $0x00 // vmovdqu 0x340(%rcx,%rbp), %ymm10
+	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
+	QUAD $0x034016946f7e21c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
@@ -3573,8 +3670,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x098011946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm10
-	QUAD $0x000380299c6f7ec5; BYTE $0x00 // vmovdqu 0x380(%rcx,%rbp), %ymm11
+	QUAD $0x00098006946f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm10
+	QUAD $0x0380169c6f7e21c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
@@ -3585,8 +3682,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	QUAD $0x09c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm9
-	QUAD $0x0003c029946f7ec5; BYTE $0x00 // vmovdqu 0x3c0(%rcx,%rbp), %ymm10
+	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
+	QUAD $0x03c016946f7e21c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
@@ -3596,55 +3693,55 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
+	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
 	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
-	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
-	LONG $0xa855c2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm8
+	LONG $0xff59d4c5 // vmulps %ymm7, %ymm5, %ymm7
+	LONG $0xa87dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm8
 	LONG $0x187d82c4; WORD $0x356c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm5
-	LONG $0xa87de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm6
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
-	LONG $0x01c6f640 // testb $0x1, %sil
-	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xf5f5850f; WORD $0xffff // jne 0x3df0 <k_tile_q6_k+0x110>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x2c11fcc5; BYTE $0x01 // vmovups %ymm5, (%rcx,%rax)
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xf53e850f; WORD $0xffff // jne 0x3ef0 <k_tile_q6_k+0x150>
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x2c11fcc5; BYTE $0x06 // vmovups %ymm5, (%rsi,%rax)
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x102444f6; BYTE $0x01 // testb $0x1, 0x10(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf5a1850f; WORD $0xffff // jne 0x3dc0 <k_tile_q6_k+0xe0>
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x20c08149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r8 # imm = 0xD20
+	LONG $0xf4da850f; WORD $0xffff // jne 0x3eb0 <k_tile_q6_k+0x110>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x20c58148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rbp # imm = 0xD20
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xf568850f; WORD $0xffff // jne 0x3db0 <k_tile_q6_k+0xd0>
+	LONG $0x244c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rcx
+	LONG $0xf491850f; WORD $0xffff // jne 0x3e90 <k_tile_q6_k+0xf0>
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xf51d850f; WORD $0xffff // jne 0x3d80 <k_tile_q6_k+0xa0>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x4914 <k_tile_q6_k+0xc34>
+	LONG $0xf436850f; WORD $0xffff // jne 0x3e50 <k_tile_q6_k+0xb0>
+	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x4ad4 <k_tile_q6_k+0xd34>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a3850f; WORD $0x0000 // jne 0x4914 <k_tile_q6_k+0xc34>
+	LONG $0x00ac850f; WORD $0x0000 // jne 0x4ad4 <k_tile_q6_k+0xd34>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x4880 <k_tile_q6_k+0xba0>
+	WORD $0x0473 // jae 0x4a37 <k_tile_q6_k+0xc97>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x60eb // jmp 0x48e0 <k_tile_q6_k+0xc00>
+	WORD $0x69eb // jmp 0x4aa0 <k_tile_q6_k+0xd00>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -3656,9 +3753,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x48a0 <k_tile_q6_k+0xbc0>
+	WORD $0xc075 // jne 0x4a60 <k_tile_q6_k+0xcc0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x4914 <k_tile_q6_k+0xc34>
+	WORD $0x2f74 // je 0x4ad4 <k_tile_q6_k+0xd34>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -3671,8 +3768,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x4900 <k_tile_q6_k+0xc20>
-	LONG $0x60c48348 // addq $0x60, %rsp
+	WORD $0xec75 // jne 0x4ac0 <k_tile_q6_k+0xd20>
+	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3815,7 +3912,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x4a55 <k_tile_q6_k+0xd75>
+	WORD $0xffe0 // loopne 0x4c15 <k_tile_q6_k+0xe75>
 	WORD $0xffff // <unknown>
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
@@ -3831,9 +3928,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0110 // adcb %al, (%rcx)
 	WORD $0x0300 // addb %al, (%rbx)
 	WORD $0x0100 // addb %al, (%rcx)
-	WORD $0x0400; BYTE $0x03 // addb %al, (%rbx,%rax)
-	WORD $0x0001 // addl %eax, (%rax)
-	WORD $0x000f; BYTE $0x01 // sldtw (%rcx)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0104 // addb $0x1, %al
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0100 // addb %al, (%rcx)
 	WORD $0x0f00 // addb %cl, (%rdi)
 	WORD $0x0110 // adcb %al, (%rcx)
 	WORD $0x0f00 // addb %cl, (%rdi)

@@ -14,119 +14,90 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// tile_q8_0
+	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02c28e0f; WORD $0x0000 // jle 0x2d0 <k_tile_q8_0+0x2d0>
+	LONG $0x02108e0f; WORD $0x0000 // jle 0x220 <k_tile_q8_0+0x220>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01188e0f; WORD $0x0000 // jle 0x13a <k_tile_q8_0+0x13a>
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x016e8e0f; WORD $0x0000 // jle 0x192 <k_tile_q8_0+0x192>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
-	LONG $0x0122840f; WORD $0x0000 // je 0x159 <k_tile_q8_0+0x159>
-	LONG $0x24c08349 // addq $0x24, %r8
+	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x390c0558487df262; WORD $0x0000 // vpbroadcastd 0x390c(%rip), %zmm0 # 0x3958 <k_tile_q6_k+0x938>
-	QUAD $0x38f60d18487df262; WORD $0x0000 // vbroadcastss 0x38f6(%rip), %zmm1 # 0x394c <k_tile_q6_k+0x92c>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x487cb162; WORD $0x1410; BYTE $0x10 // vmovups (%rax,%r10), %zmm2
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487dd262; WORD $0x1b58 // vpbroadcastd (%r11), %zmm3
-	LONG $0x487df162; WORD $0x26ef // vpxord (%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x01 // vpxord 0x40(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x02 // vpxord 0x80(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x03 // vpxord 0xc0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x04 // vpxord 0x100(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x05 // vpxord 0x140(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfc // vpdpbusd -0x10(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x06 // vpxord 0x180(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x07 // vpxord 0x1c0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6613; BYTE $0x10 // vcvtph2ps 0x200(%rsi), %zmm4
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x3b530558487df262; WORD $0x0000 // vpbroadcastd 0x3b53(%rip), %zmm0 # 0x3b98 <k_tile_q6_k+0xa68>
+	QUAD $0x3b3d0d18487df262; WORD $0x0000 // vbroadcastss 0x3b3d(%rip), %zmm1 # 0x3b8c <k_tile_q6_k+0xa5c>
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x1474 // je 0x70 <k_tile_q8_0+0x70>
+	LONG $0x487cb162; WORD $0x1410; BYTE $0x18 // vmovups (%rax,%r11), %zmm2
+	WORD $0x16eb // jmp 0x7b <k_tile_q8_0+0x7b>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x18 // vmovups %zmm2, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	QUAD $0x0000114088180f41 // prefetcht0 0x1140(%r8)
+	QUAD $0x0000118088180f41 // prefetcht0 0x1180(%r8)
+	QUAD $0x000011c088180f41 // prefetcht0 0x11c0(%r8)
+	QUAD $0x0000120088180f41 // prefetcht0 0x1200(%r8)
+	LONG $0x487df262; WORD $0x1b58 // vpbroadcastd (%rbx), %zmm3
+	LONG $0x487dd162; WORD $0x20ef // vpxord (%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd162; WORD $0x60ef; BYTE $0x01 // vpxord 0x40(%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd162; WORD $0x60ef; BYTE $0x02 // vpxord 0x80(%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd162; WORD $0x60ef; BYTE $0x03 // vpxord 0xc0(%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd162; WORD $0x60ef; BYTE $0x04 // vpxord 0x100(%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd162; WORD $0x60ef; BYTE $0x05 // vpxord 0x140(%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd162; WORD $0x60ef; BYTE $0x06 // vpxord 0x180(%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd162; WORD $0x60ef; BYTE $0x07 // vpxord 0x1c0(%r8), %zmm0, %zmm4
+	LONG $0x585df262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x10 // vcvtph2ps 0x200(%r8), %zmm4
 	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
 	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
-	LONG $0x5855d262; WORD $0x53b8; BYTE $0xff // vfmadd231ps -0x4(%r11){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x10 // vmovups %zmm2, (%rax,%r10)
-	LONG $0x20c68148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rsi # imm = 0x220
-	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0xff57850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xff2b850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
-	LONG $0x000196e9; BYTE $0x00 // jmp 0x2d0 <k_tile_q8_0+0x2d0>
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x018d850f; WORD $0x0000 // jne 0x2d0 <k_tile_q8_0+0x2d0>
+	LONG $0x5855f262; WORD $0x53b8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x18 // vmovups %zmm2, (%rax,%r11)
+	LONG $0x20c08149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r8 # imm = 0x220
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xff0f850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfec3850f; WORD $0xffff // jne 0x50 <k_tile_q8_0+0x50>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x220 <k_tile_q8_0+0x220>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0085850f; WORD $0x0000 // jne 0x220 <k_tile_q8_0+0x220>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x0105830f; WORD $0x0000 // jae 0x257 <k_tile_q8_0+0x257>
+	WORD $0x0473 // jae 0x1aa <k_tile_q8_0+0x1aa>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000152e9; BYTE $0x00 // jmp 0x2ab <k_tile_q8_0+0x2ab>
-	LONG $0x24c08349 // addq $0x24, %r8
-	LONG $0x06e7c148 // shlq $0x6, %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x37ea0558487df262; WORD $0x0000 // vpbroadcastd 0x37ea(%rip), %zmm0 # 0x3958 <k_tile_q6_k+0x938>
-	QUAD $0x37d40d18487df262; WORD $0x0000 // vbroadcastss 0x37d4(%rip), %zmm1 # 0x394c <k_tile_q6_k+0x92c>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x10 // vmovups %zmm2, (%rax,%r10)
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487dd262; WORD $0x1b58 // vpbroadcastd (%r11), %zmm3
-	LONG $0x487df162; WORD $0x26ef // vpxord (%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x01 // vpxord 0x40(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x02 // vpxord 0x80(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x03 // vpxord 0xc0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x04 // vpxord 0x100(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x05 // vpxord 0x140(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfc // vpdpbusd -0x10(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x06 // vpxord 0x180(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df162; WORD $0x66ef; BYTE $0x07 // vpxord 0x1c0(%rsi), %zmm0, %zmm4
-	LONG $0x585dd262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%r11){1to16}, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6613; BYTE $0x10 // vcvtph2ps 0x200(%rsi), %zmm4
-	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
-	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
-	LONG $0x5855d262; WORD $0x53b8; BYTE $0xff // vfmadd231ps -0x4(%r11){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x10 // vmovups %zmm2, (%rax,%r10)
-	LONG $0x20c68148; WORD $0x0002; BYTE $0x00 // addq $0x220, %rsi # imm = 0x220
-	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0xff57850f; WORD $0xffff // jne 0x1a0 <k_tile_q8_0+0x1a0>
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xff2b850f; WORD $0xffff // jne 0x180 <k_tile_q8_0+0x180>
-	WORD $0x79eb // jmp 0x2d0 <k_tile_q8_0+0x2d0>
+	WORD $0x51eb // jmp 0x1fb <k_tile_q8_0+0x1fb>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -134,9 +105,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x280 <k_tile_q8_0+0x280>
+	WORD $0xd575 // jne 0x1d0 <k_tile_q8_0+0x1d0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x2d0 <k_tile_q8_0+0x2d0>
+	WORD $0x2074 // je 0x220 <k_tile_q8_0+0x220>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -145,11 +116,12 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x2c0 <k_tile_q8_0+0x2c0>
+	WORD $0xf075 // jne 0x210 <k_tile_q8_0+0x210>
 	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_q4_0
 	BYTE $0x55 // pushq %rbp
@@ -158,33 +130,38 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x021d8e0f; WORD $0x0000 // jle 0x510 <k_tile_q4_0+0x230>
+	LONG $0x024d8e0f; WORD $0x0000 // jle 0x490 <k_tile_q4_0+0x260>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01868e0f; WORD $0x0000 // jle 0x48d <k_tile_q4_0+0x1ad>
+	LONG $0x01ae8e0f; WORD $0x0000 // jle 0x405 <k_tile_q4_0+0x1d5>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x36280558487df262; WORD $0x0000 // vpbroadcastd 0x3628(%rip), %zmm0 # 0x3950 <k_tile_q6_k+0x930>
-	QUAD $0x361a0d18487df262; WORD $0x0000 // vbroadcastss 0x361a(%rip), %zmm1 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x39180558487df262; WORD $0x0000 // vpbroadcastd 0x3918(%rip), %zmm0 # 0x3b90 <k_tile_q6_k+0xa60>
+	QUAD $0x390a0d18487df262; WORD $0x0000 // vbroadcastss 0x390a(%rip), %zmm1 # 0x3b8c <k_tile_q6_k+0xa5c>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x360 <k_tile_q4_0+0x80>
+	WORD $0x1474 // je 0x2b0 <k_tile_q4_0+0x80>
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x18 // vmovups (%rax,%r11), %zmm2
-	WORD $0x16eb // jmp 0x36b <k_tile_q4_0+0x8b>
+	WORD $0x16eb // jmp 0x2bb <k_tile_q4_0+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x487cb162; WORD $0x1411; BYTE $0x18 // vmovups %zmm2, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
 	WORD $0x8b44; BYTE $0x3b // movl (%rbx), %r15d
 	LONG $0x00af8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %ebp
 	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
@@ -225,25 +202,25 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r8 # imm = 0x120
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xff04850f; WORD $0xffff // jne 0x380 <k_tile_q4_0+0xa0>
+	LONG $0xfedc850f; WORD $0xffff // jne 0x2d0 <k_tile_q4_0+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfeb8850f; WORD $0xffff // jne 0x340 <k_tile_q4_0+0x60>
-	LONG $0x000083e9; BYTE $0x00 // jmp 0x510 <k_tile_q4_0+0x230>
+	LONG $0xfe90850f; WORD $0xffff // jne 0x290 <k_tile_q4_0+0x60>
+	LONG $0x00008be9; BYTE $0x00 // jmp 0x490 <k_tile_q4_0+0x260>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x007a850f; WORD $0x0000 // jne 0x510 <k_tile_q4_0+0x230>
+	LONG $0x0082850f; WORD $0x0000 // jne 0x490 <k_tile_q4_0+0x260>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x4a5 <k_tile_q4_0+0x1c5>
+	WORD $0x0473 // jae 0x41d <k_tile_q4_0+0x1ed>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x46eb // jmp 0x4eb <k_tile_q4_0+0x20b>
+	WORD $0x4eeb // jmp 0x46b <k_tile_q4_0+0x23b>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	BYTE $0x90 // nop
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -251,9 +228,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x4c0 <k_tile_q4_0+0x1e0>
+	WORD $0xd575 // jne 0x440 <k_tile_q4_0+0x210>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x510 <k_tile_q4_0+0x230>
+	WORD $0x2074 // je 0x490 <k_tile_q4_0+0x260>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -262,7 +239,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x500 <k_tile_q4_0+0x220>
+	WORD $0xf075 // jne 0x480 <k_tile_q4_0+0x250>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
@@ -276,33 +253,38 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02108e0f; WORD $0x0000 // jle 0x740 <k_tile_q4_1+0x220>
+	LONG $0x02408e0f; WORD $0x0000 // jle 0x6f0 <k_tile_q4_1+0x250>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01738e0f; WORD $0x0000 // jle 0x6b7 <k_tile_q4_1+0x197>
+	LONG $0x019b8e0f; WORD $0x0000 // jle 0x65f <k_tile_q4_1+0x1bf>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x33ef0558487df262; WORD $0x0000 // vpbroadcastd 0x33ef(%rip), %zmm0 # 0x3950 <k_tile_q6_k+0x930>
-	QUAD $0x33f90d58487df262; WORD $0x0000 // vpbroadcastd 0x33f9(%rip), %zmm1 # 0x3964 <k_tile_q6_k+0x944>
-	QUAD $0x33d71518487df262; WORD $0x0000 // vbroadcastss 0x33d7(%rip), %zmm2 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x36af0558487df262; WORD $0x0000 // vpbroadcastd 0x36af(%rip), %zmm0 # 0x3b90 <k_tile_q6_k+0xa60>
+	QUAD $0x36b90d58487df262; WORD $0x0000 // vpbroadcastd 0x36b9(%rip), %zmm1 # 0x3ba4 <k_tile_q6_k+0xa74>
+	QUAD $0x36971518487df262; WORD $0x0000 // vbroadcastss 0x3697(%rip), %zmm2 # 0x3b8c <k_tile_q6_k+0xa5c>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x5a0 <k_tile_q4_1+0x80>
+	WORD $0x1474 // je 0x520 <k_tile_q4_1+0x80>
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm3
-	WORD $0x16eb // jmp 0x5ab <k_tile_q4_1+0x8b>
+	WORD $0x16eb // jmp 0x52b <k_tile_q4_1+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
 	LONG $0x48fed162; WORD $0x206f // vmovdqu64 (%r8), %zmm4
 	LONG $0x48fed162; WORD $0x686f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm5
 	LONG $0x48fed162; WORD $0x706f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm6
@@ -338,25 +320,25 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c08149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r8 # imm = 0x140
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xff1a850f; WORD $0xffff // jne 0x5c0 <k_tile_q4_1+0xa0>
+	LONG $0xfef2850f; WORD $0xffff // jne 0x540 <k_tile_q4_1+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfece850f; WORD $0xffff // jne 0x580 <k_tile_q4_1+0x60>
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x740 <k_tile_q4_1+0x220>
+	LONG $0xfea6850f; WORD $0xffff // jne 0x500 <k_tile_q4_1+0x60>
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x6f0 <k_tile_q4_1+0x250>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0080850f; WORD $0x0000 // jne 0x740 <k_tile_q4_1+0x220>
+	LONG $0x0088850f; WORD $0x0000 // jne 0x6f0 <k_tile_q4_1+0x250>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x6cf <k_tile_q4_1+0x1af>
+	WORD $0x0473 // jae 0x677 <k_tile_q4_1+0x1d7>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x4ceb // jmp 0x71b <k_tile_q4_1+0x1fb>
+	WORD $0x54eb // jmp 0x6cb <k_tile_q4_1+0x22b>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -364,9 +346,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x6f0 <k_tile_q4_1+0x1d0>
+	WORD $0xd575 // jne 0x6a0 <k_tile_q4_1+0x200>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x740 <k_tile_q4_1+0x220>
+	WORD $0x2074 // je 0x6f0 <k_tile_q4_1+0x250>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -375,7 +357,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x730 <k_tile_q4_1+0x210>
+	WORD $0xf075 // jne 0x6e0 <k_tile_q4_1+0x240>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -389,34 +371,40 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x029d8e0f; WORD $0x0000 // jle 0xa00 <k_tile_q5_0+0x2b0>
+	LONG $0x02cd8e0f; WORD $0x0000 // jle 0x9e0 <k_tile_q5_0+0x2e0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01f88e0f; WORD $0x0000 // jle 0x96f <k_tile_q5_0+0x21f>
+	LONG $0x02288e0f; WORD $0x0000 // jle 0x94f <k_tile_q5_0+0x24f>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x32680578487df262; WORD $0x0000 // vpbroadcastb 0x3268(%rip), %zmm0 # 0x3a00 <k_tile_q6_k+0x9e0>
-	QUAD $0x325f0d78487df262; WORD $0x0000 // vpbroadcastb 0x325f(%rip), %zmm1 # 0x3a01 <k_tile_q6_k+0x9e1>
-	QUAD $0x31a01518487df262; WORD $0x0000 // vbroadcastss 0x31a0(%rip), %zmm2 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x34f80578487df262; WORD $0x0000 // vpbroadcastb 0x34f8(%rip), %zmm0 # 0x3c40 <k_tile_q6_k+0xb10>
+	QUAD $0x34ef0d78487df262; WORD $0x0000 // vpbroadcastb 0x34ef(%rip), %zmm1 # 0x3c41 <k_tile_q6_k+0xb11>
+	QUAD $0x34301518487df262; WORD $0x0000 // vbroadcastss 0x3430(%rip), %zmm2 # 0x3b8c <k_tile_q6_k+0xa5c>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x7d0 <k_tile_q5_0+0x80>
+	WORD $0x1474 // je 0x780 <k_tile_q5_0+0x80>
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm3
-	WORD $0x16eb // jmp 0x7db <k_tile_q5_0+0x8b>
+	WORD $0x16eb // jmp 0x78b <k_tile_q5_0+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	QUAD $0x0000114088180f41 // prefetcht0 0x1140(%r8)
 	WORD $0x8b44; BYTE $0x3b // movl (%rbx), %r15d
 	LONG $0x00af8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %ebp
 	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
@@ -474,19 +462,19 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60c08149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r8 # imm = 0x160
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfe92850f; WORD $0xffff // jne 0x7f0 <k_tile_q5_0+0xa0>
+	LONG $0xfe62850f; WORD $0xffff // jne 0x7a0 <k_tile_q5_0+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe46850f; WORD $0xffff // jne 0x7b0 <k_tile_q5_0+0x60>
-	LONG $0x000091e9; BYTE $0x00 // jmp 0xa00 <k_tile_q5_0+0x2b0>
+	LONG $0xfe16850f; WORD $0xffff // jne 0x760 <k_tile_q5_0+0x60>
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x9e0 <k_tile_q5_0+0x2e0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0088850f; WORD $0x0000 // jne 0xa00 <k_tile_q5_0+0x2b0>
+	LONG $0x0088850f; WORD $0x0000 // jne 0x9e0 <k_tile_q5_0+0x2e0>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x987 <k_tile_q5_0+0x237>
+	WORD $0x0473 // jae 0x967 <k_tile_q5_0+0x267>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x54eb // jmp 0x9db <k_tile_q5_0+0x28b>
+	WORD $0x54eb // jmp 0x9bb <k_tile_q5_0+0x2bb>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
@@ -500,9 +488,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x9b0 <k_tile_q5_0+0x260>
+	WORD $0xd575 // jne 0x990 <k_tile_q5_0+0x290>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0xa00 <k_tile_q5_0+0x2b0>
+	WORD $0x2074 // je 0x9e0 <k_tile_q5_0+0x2e0>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -511,7 +499,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x9f0 <k_tile_q5_0+0x2a0>
+	WORD $0xf075 // jne 0x9d0 <k_tile_q5_0+0x2d0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
@@ -525,34 +513,40 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02808e0f; WORD $0x0000 // jle 0xca0 <k_tile_q5_1+0x290>
+	LONG $0x02b08e0f; WORD $0x0000 // jle 0xcb0 <k_tile_q5_1+0x2c0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01e28e0f; WORD $0x0000 // jle 0xc16 <k_tile_q5_1+0x206>
+	LONG $0x02128e0f; WORD $0x0000 // jle 0xc26 <k_tile_q5_1+0x236>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x306f0578487df262; WORD $0x0000 // vpbroadcastb 0x306f(%rip), %zmm0 # 0x3ac0 <k_tile_q6_k+0xaa0>
-	QUAD $0x30660d78487df262; WORD $0x0000 // vpbroadcastb 0x3066(%rip), %zmm1 # 0x3ac1 <k_tile_q6_k+0xaa1>
-	QUAD $0x2eff1558487df262; WORD $0x0000 // vpbroadcastd 0x2eff(%rip), %zmm2 # 0x3964 <k_tile_q6_k+0x944>
-	QUAD $0x2edd1d18487df262; WORD $0x0000 // vbroadcastss 0x2edd(%rip), %zmm3 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x32cf0578487df262; WORD $0x0000 // vpbroadcastb 0x32cf(%rip), %zmm0 # 0x3d00 <k_tile_q6_k+0xbd0>
+	QUAD $0x32c60d78487df262; WORD $0x0000 // vpbroadcastb 0x32c6(%rip), %zmm1 # 0x3d01 <k_tile_q6_k+0xbd1>
+	QUAD $0x315f1558487df262; WORD $0x0000 // vpbroadcastd 0x315f(%rip), %zmm2 # 0x3ba4 <k_tile_q6_k+0xa74>
+	QUAD $0x313d1d18487df262; WORD $0x0000 // vbroadcastss 0x313d(%rip), %zmm3 # 0x3b8c <k_tile_q6_k+0xa5c>
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0xa90 <k_tile_q5_1+0x80>
+	WORD $0x1474 // je 0xa70 <k_tile_q5_1+0x80>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x18 // vmovups (%rax,%r11), %zmm4
-	WORD $0x16eb // jmp 0xa9b <k_tile_q5_1+0x8b>
+	WORD $0x16eb // jmp 0xa7b <k_tile_q5_1+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	QUAD $0x0000114088180f41 // prefetcht0 0x1140(%r8)
 	LONG $0x48fed162; WORD $0x686f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm5
 	LONG $0x484df162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm5, %zmm6
 	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
@@ -604,19 +598,19 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c08149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r8 # imm = 0x180
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfeab850f; WORD $0xffff // jne 0xab0 <k_tile_q5_1+0xa0>
+	LONG $0xfe7b850f; WORD $0xffff // jne 0xa90 <k_tile_q5_1+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe5f850f; WORD $0xffff // jne 0xa70 <k_tile_q5_1+0x60>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0xca0 <k_tile_q5_1+0x290>
+	LONG $0xfe2f850f; WORD $0xffff // jne 0xa50 <k_tile_q5_1+0x60>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0xcb0 <k_tile_q5_1+0x2c0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0081850f; WORD $0x0000 // jne 0xca0 <k_tile_q5_1+0x290>
+	LONG $0x0081850f; WORD $0x0000 // jne 0xcb0 <k_tile_q5_1+0x2c0>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xc2e <k_tile_q5_1+0x21e>
+	WORD $0x0473 // jae 0xc3e <k_tile_q5_1+0x24e>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x4deb // jmp 0xc7b <k_tile_q5_1+0x26b>
+	WORD $0x4deb // jmp 0xc8b <k_tile_q5_1+0x29b>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
@@ -630,9 +624,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0xc50 <k_tile_q5_1+0x240>
+	WORD $0xd575 // jne 0xc60 <k_tile_q5_1+0x270>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0xca0 <k_tile_q5_1+0x290>
+	WORD $0x2074 // je 0xcb0 <k_tile_q5_1+0x2c0>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -641,7 +635,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0xc90 <k_tile_q5_1+0x280>
+	WORD $0xf075 // jne 0xca0 <k_tile_q5_1+0x2b0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -649,304 +643,327 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_q2_k
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x07b18e0f; WORD $0x0000 // jle 0x147e <k_tile_q2_k+0x7be>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x18ec8348 // subq $0x18, %rsp
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x07058e0f; WORD $0x0000 // jle 0x13d0 <k_tile_q2_k+0x720>
+	LONG $0x28ec8348 // subq $0x28, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x06678e0f; WORD $0x0000 // jle 0x1346 <k_tile_q2_k+0x696>
+	LONG $0x06e58e0f; WORD $0x0000 // jle 0x13d8 <k_tile_q2_k+0x718>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
 	LONG $0x09e2c149 // shlq $0x9, %r10
 	LONG $0x06e7c148 // shlq $0x6, %rdi
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x2c590558487df262; WORD $0x0000 // vpbroadcastd 0x2c59(%rip), %zmm0 # 0x3960 <k_tile_q6_k+0x940>
-	QUAD $0x2c530d58487df262; WORD $0x0000 // vpbroadcastd 0x2c53(%rip), %zmm1 # 0x3964 <k_tile_q6_k+0x944>
-	QUAD $0x2c291558487df262; WORD $0x0000 // vpbroadcastd 0x2c29(%rip), %zmm2 # 0x3944 <k_tile_q6_k+0x924>
-	QUAD $0x2c271d18487df262; WORD $0x0000 // vbroadcastss 0x2c27(%rip), %zmm3 # 0x394c <k_tile_q6_k+0x92c>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x2e840558487df262; WORD $0x0000 // vpbroadcastd 0x2e84(%rip), %zmm0 # 0x3ba0 <k_tile_q6_k+0xa70>
+	QUAD $0x2e7e0d58487df262; WORD $0x0000 // vpbroadcastd 0x2e7e(%rip), %zmm1 # 0x3ba4 <k_tile_q6_k+0xa74>
+	QUAD $0x2e541558487df262; WORD $0x0000 // vpbroadcastd 0x2e54(%rip), %zmm2 # 0x3b84 <k_tile_q6_k+0xa54>
+	QUAD $0x2e521d18487df262; WORD $0x0000 // vbroadcastss 0x2e52(%rip), %zmm3 # 0x3b8c <k_tile_q6_k+0xa5c>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
-	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
 	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x1474 // je 0xd60 <k_tile_q2_k+0xb0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x1274 // je 0xd70 <k_tile_q2_k+0xb0>
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x30 // vmovups (%rax,%r14), %zmm4
-	WORD $0x16eb // jmp 0xd6b <k_tile_q2_k+0xbb>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x14eb // jmp 0xd7f <k_tile_q2_k+0xbf>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x487cb162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%rax,%r14)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x24248b4c // movq (%rsp), %r12
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x00a88d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r13
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x09e1c149 // shlq $0x9, %r9
-	LONG $0x07e2c148 // shlq $0x7, %rdx
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0xc031 // xorl %eax, %eax
+	BYTE $0x90 // nop
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x09e2c148 // shlq $0x9, %rdx
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	LONG $0xa0d8694c; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %rax, %r11 # imm = 0x2A0
+	LONG $0x4c180f43; WORD $0x001d // prefetcht0 (%r13,%r11)
+	LONG $0x4c180f43; WORD $0x401d // prefetcht0 0x40(%r13,%r11)
+	QUAD $0x0000801d8c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r11)
 	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	LONG $0x48fed162; WORD $0x346f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm6
-	QUAD $0x04017cdb487d9162 // vpandd 0x100(%r9,%r8), %zmm0, %zmm7
+	LONG $0x48fed162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm6
+	QUAD $0x04027cdb487db162 // vpandd 0x100(%rdx,%r8), %zmm0, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4550; BYTE $0x00 // vpdpbusd (%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x05017cdb487d9162 // vpandd 0x140(%r9,%r8), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4550; BYTE $0x01 // vpdpbusd 0x4(%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x06017cdb487d9162 // vpandd 0x180(%r9,%r8), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4550; BYTE $0x02 // vpdpbusd 0x8(%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x07017cdb487d9162 // vpandd 0x1c0(%r9,%r8), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4550; BYTE $0x03 // vpdpbusd 0xc(%r13){1to16}, %zmm7, %zmm8
+	LONG $0x58455262; WORD $0x0450; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x05027cdb487db162 // vpandd 0x140(%rdx,%r8), %zmm0, %zmm7
+	QUAD $0x0124445058455262 // vpdpbusd 0x4(%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x06027cdb487db162 // vpandd 0x180(%rdx,%r8), %zmm0, %zmm7
+	QUAD $0x0224445058455262 // vpdpbusd 0x8(%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x07027cdb487db162 // vpandd 0x1c0(%rdx,%r8), %zmm0, %zmm7
+	QUAD $0x0324445058455262 // vpdpbusd 0xc(%r12){1to16}, %zmm7, %zmm8
 	LONG $0x484df162; WORD $0xfadb // vpandd %zmm2, %zmm6, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x08017cdb487d9162 // vpandd 0x200(%r9,%r8), %zmm0, %zmm7
+	QUAD $0x08027cdb487db162 // vpandd 0x200(%rdx,%r8), %zmm0, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x4550; BYTE $0x04 // vpdpbusd 0x10(%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x09017cdb487d9162 // vpandd 0x240(%r9,%r8), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4550; BYTE $0x05 // vpdpbusd 0x14(%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0a017cdb487d9162 // vpandd 0x280(%r9,%r8), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4550; BYTE $0x06 // vpdpbusd 0x18(%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0b017cdb487d9162 // vpandd 0x2c0(%r9,%r8), %zmm0, %zmm7
-	LONG $0x58455262; WORD $0x4550; BYTE $0x07 // vpdpbusd 0x1c(%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0424445058455262 // vpdpbusd 0x10(%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x09027cdb487db162 // vpandd 0x240(%rdx,%r8), %zmm0, %zmm7
+	QUAD $0x0524445058455262 // vpdpbusd 0x14(%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x0a027cdb487db162 // vpandd 0x280(%rdx,%r8), %zmm0, %zmm7
+	QUAD $0x0624445058455262 // vpdpbusd 0x18(%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x0b027cdb487db162 // vpandd 0x2c0(%rdx,%r8), %zmm0, %zmm7
+	QUAD $0x0724445058455262 // vpdpbusd 0x1c(%r12){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x08 // vpsrld $0x8, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	LONG $0x585dd262; WORD $0x7d98; BYTE $0x08 // vfmadd132ps 0x20(%r13){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	QUAD $0x08247c98585dd262 // vfmadd132ps 0x20(%r12){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm5
 	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	LONG $0x5845d262; WORD $0x6d9c; BYTE $0x0d // vfnmadd132ps 0x34(%r13){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
+	QUAD $0x0d246c9c5845d262 // vfnmadd132ps 0x34(%r12){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
 	LONG $0x484df162; WORD $0xd672; BYTE $0x0c // vpsrld $0xc, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xe659 // vmulps %zmm6, %zmm4, %zmm4
-	LONG $0x5855d262; WORD $0x659c; BYTE $0x0e // vfnmadd132ps 0x38(%r13){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
+	QUAD $0x0e24649c5855d262 // vfnmadd132ps 0x38(%r12){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
+	QUAD $0x0000a81d8c180f43; BYTE $0x00 // prefetcht0 0xa8(%r13,%r11)
+	QUAD $0x0000e81d8c180f43; BYTE $0x00 // prefetcht0 0xe8(%r13,%r11)
+	QUAD $0x0001281d8c180f43; BYTE $0x00 // prefetcht0 0x128(%r13,%r11)
 	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	LONG $0x48fed162; WORD $0x346f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm6
-	QUAD $0x0401547248459162; BYTE $0x02 // vpsrld $0x2, 0x100(%r9,%r8), %zmm7
-	LONG $0x2f0c8d4a // leaq (%rdi,%r13), %rcx
+	LONG $0x48fed162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm6
+	QUAD $0x040254724845b162; BYTE $0x02 // vpsrld $0x2, 0x100(%rdx,%r8), %zmm7
+	LONG $0x3c048d49 // leaq (%r12,%rdi), %rax
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x003d445058455262 // vpdpbusd (%r13,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0501547248459162; BYTE $0x02 // vpsrld $0x2, 0x140(%r9,%r8), %zmm7
+	LONG $0x58455262; WORD $0x0450; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x050254724845b162; BYTE $0x02 // vpsrld $0x2, 0x140(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x013d445058455262 // vpdpbusd 0x4(%r13,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0601547248459162; BYTE $0x02 // vpsrld $0x2, 0x180(%r9,%r8), %zmm7
+	QUAD $0x013c445058455262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x060254724845b162; BYTE $0x02 // vpsrld $0x2, 0x180(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x023d445058455262 // vpdpbusd 0x8(%r13,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0701547248459162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%r9,%r8), %zmm7
+	QUAD $0x023c445058455262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x070254724845b162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x033d445058455262 // vpdpbusd 0xc(%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x033c445058455262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x10 // vpsrld $0x10, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x0801547248459162; BYTE $0x02 // vpsrld $0x2, 0x200(%r9,%r8), %zmm7
+	QUAD $0x080254724845b162; BYTE $0x02 // vpsrld $0x2, 0x200(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x043d445058455262 // vpdpbusd 0x10(%r13,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0901547248459162; BYTE $0x02 // vpsrld $0x2, 0x240(%r9,%r8), %zmm7
+	QUAD $0x043c445058455262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x090254724845b162; BYTE $0x02 // vpsrld $0x2, 0x240(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x053d445058455262 // vpdpbusd 0x14(%r13,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0a01547248459162; BYTE $0x02 // vpsrld $0x2, 0x280(%r9,%r8), %zmm7
+	QUAD $0x053c445058455262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0a0254724845b162; BYTE $0x02 // vpsrld $0x2, 0x280(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x063d445058455262 // vpdpbusd 0x18(%r13,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0b01547248459162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r9,%r8), %zmm7
+	QUAD $0x063c445058455262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x0b0254724845b162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x073d445058455262 // vpdpbusd 0x1c(%r13,%rdi){1to16}, %zmm7, %zmm8
+	QUAD $0x073c445058455262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x18 // vpsrld $0x18, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	QUAD $0x083d7c98585dd262 // vfmadd132ps 0x20(%r13,%rdi){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	QUAD $0x083c7c98585dd262 // vfmadd132ps 0x20(%r12,%rdi){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x1c // vpsrld $0x1c, %zmm6, %zmm5
 	LONG $0x484df162; WORD $0xd672; BYTE $0x14 // vpsrld $0x14, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xf659 // vmulps %zmm6, %zmm4, %zmm6
-	QUAD $0x0d3d749c5845d262 // vfnmadd132ps 0x34(%r13,%rdi){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
+	QUAD $0x0d3c749c5845d262 // vfnmadd132ps 0x34(%r12,%rdi){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	QUAD $0x0e3d649c584dd262 // vfnmadd132ps 0x38(%r13,%rdi){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
+	QUAD $0x0e3c649c584dd262 // vfnmadd132ps 0x38(%r12,%rdi){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
+	QUAD $0x0001501d8c180f43; BYTE $0x00 // prefetcht0 0x150(%r13,%r11)
+	QUAD $0x0001901d8c180f43; BYTE $0x00 // prefetcht0 0x190(%r13,%r11)
+	QUAD $0x0001d01d8c180f43; BYTE $0x00 // prefetcht0 0x1d0(%r13,%r11)
 	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	QUAD $0x0110746f48fed162 // vmovdqu64 0x40(%r8,%rdx), %zmm6
-	QUAD $0x0401547248459162; BYTE $0x04 // vpsrld $0x4, 0x100(%r9,%r8), %zmm7
-	LONG $0x392c8d4c // leaq (%rcx,%rdi), %r13
+	QUAD $0x0108746f48fed162 // vmovdqu64 0x40(%r8,%rcx), %zmm6
+	QUAD $0x040254724845b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r8), %zmm7
+	LONG $0x38248d4c // leaq (%rax,%rdi), %r12
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58457262; WORD $0x0450; BYTE $0x0f // vpdpbusd (%rdi,%rcx){1to16}, %zmm7, %zmm8
-	QUAD $0x0501547248459162; BYTE $0x04 // vpsrld $0x4, 0x140(%r9,%r8), %zmm7
+	LONG $0x58457262; WORD $0x0450; BYTE $0x07 // vpdpbusd (%rdi,%rax){1to16}, %zmm7, %zmm8
+	QUAD $0x050254724845b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x010f445058457262 // vpdpbusd 0x4(%rdi,%rcx){1to16}, %zmm7, %zmm8
-	QUAD $0x0601547248459162; BYTE $0x04 // vpsrld $0x4, 0x180(%r9,%r8), %zmm7
+	QUAD $0x0107445058457262 // vpdpbusd 0x4(%rdi,%rax){1to16}, %zmm7, %zmm8
+	QUAD $0x060254724845b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x020f445058457262 // vpdpbusd 0x8(%rdi,%rcx){1to16}, %zmm7, %zmm8
-	QUAD $0x0701547248459162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r9,%r8), %zmm7
+	QUAD $0x0207445058457262 // vpdpbusd 0x8(%rdi,%rax){1to16}, %zmm7, %zmm8
+	QUAD $0x070254724845b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x030f445058457262 // vpdpbusd 0xc(%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0307445058457262 // vpdpbusd 0xc(%rdi,%rax){1to16}, %zmm7, %zmm8
 	LONG $0x484df162; WORD $0xfadb // vpandd %zmm2, %zmm6, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x0801547248459162; BYTE $0x04 // vpsrld $0x4, 0x200(%r9,%r8), %zmm7
+	QUAD $0x080254724845b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x040f445058457262 // vpdpbusd 0x10(%rdi,%rcx){1to16}, %zmm7, %zmm8
-	QUAD $0x0901547248459162; BYTE $0x04 // vpsrld $0x4, 0x240(%r9,%r8), %zmm7
+	QUAD $0x0407445058457262 // vpdpbusd 0x10(%rdi,%rax){1to16}, %zmm7, %zmm8
+	QUAD $0x090254724845b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x050f445058457262 // vpdpbusd 0x14(%rdi,%rcx){1to16}, %zmm7, %zmm8
-	QUAD $0x0a01547248459162; BYTE $0x04 // vpsrld $0x4, 0x280(%r9,%r8), %zmm7
+	QUAD $0x0507445058457262 // vpdpbusd 0x14(%rdi,%rax){1to16}, %zmm7, %zmm8
+	QUAD $0x0a0254724845b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x060f445058457262 // vpdpbusd 0x18(%rdi,%rcx){1to16}, %zmm7, %zmm8
-	QUAD $0x0b01547248459162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r9,%r8), %zmm7
+	QUAD $0x0607445058457262 // vpdpbusd 0x18(%rdi,%rax){1to16}, %zmm7, %zmm8
+	QUAD $0x0b0254724845b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x070f445058457262 // vpdpbusd 0x1c(%rdi,%rcx){1to16}, %zmm7, %zmm8
+	QUAD $0x0707445058457262 // vpdpbusd 0x1c(%rdi,%rax){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x08 // vpsrld $0x8, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	QUAD $0x080f7c98585df262 // vfmadd132ps 0x20(%rdi,%rcx){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	QUAD $0x08077c98585df262 // vfmadd132ps 0x20(%rdi,%rax){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm5
 	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	QUAD $0x0d0f6c9c5845f262 // vfnmadd132ps 0x34(%rdi,%rcx){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
+	QUAD $0x0d076c9c5845f262 // vfnmadd132ps 0x34(%rdi,%rax){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
 	LONG $0x484df162; WORD $0xd672; BYTE $0x0c // vpsrld $0xc, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xe659 // vmulps %zmm6, %zmm4, %zmm4
-	QUAD $0x0e0f649c5855f262 // vfnmadd132ps 0x38(%rdi,%rcx){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
+	QUAD $0x0e07649c5855f262 // vfnmadd132ps 0x38(%rdi,%rax){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
+	QUAD $0x0001f81d8c180f43; BYTE $0x00 // prefetcht0 0x1f8(%r13,%r11)
+	QUAD $0x0002381d8c180f43; BYTE $0x00 // prefetcht0 0x238(%r13,%r11)
+	QUAD $0x0002781d8c180f43; BYTE $0x00 // prefetcht0 0x278(%r13,%r11)
 	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	QUAD $0x0110746f48fed162 // vmovdqu64 0x40(%r8,%rdx), %zmm6
-	QUAD $0x0401547248459162; BYTE $0x06 // vpsrld $0x6, 0x100(%r9,%r8), %zmm7
+	QUAD $0x0108746f48fed162 // vmovdqu64 0x40(%r8,%rcx), %zmm6
+	QUAD $0x040254724845b162; BYTE $0x06 // vpsrld $0x6, 0x100(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58453262; WORD $0x0450; BYTE $0x2f // vpdpbusd (%rdi,%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0501547248459162; BYTE $0x06 // vpsrld $0x6, 0x140(%r9,%r8), %zmm7
+	LONG $0x58453262; WORD $0x0450; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x050254724845b162; BYTE $0x06 // vpsrld $0x6, 0x140(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x012f445058453262 // vpdpbusd 0x4(%rdi,%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0601547248459162; BYTE $0x06 // vpsrld $0x6, 0x180(%r9,%r8), %zmm7
+	QUAD $0x0127445058453262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x060254724845b162; BYTE $0x06 // vpsrld $0x6, 0x180(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x022f445058453262 // vpdpbusd 0x8(%rdi,%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0701547248459162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%r9,%r8), %zmm7
+	QUAD $0x0227445058453262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x070254724845b162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x032f445058453262 // vpdpbusd 0xc(%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0327445058453262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x10 // vpsrld $0x10, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
 	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
 	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x0801547248459162; BYTE $0x06 // vpsrld $0x6, 0x200(%r9,%r8), %zmm7
+	QUAD $0x080254724845b162; BYTE $0x06 // vpsrld $0x6, 0x200(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
 	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x042f445058453262 // vpdpbusd 0x10(%rdi,%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0901547248459162; BYTE $0x06 // vpsrld $0x6, 0x240(%r9,%r8), %zmm7
+	QUAD $0x0427445058453262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x090254724845b162; BYTE $0x06 // vpsrld $0x6, 0x240(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x052f445058453262 // vpdpbusd 0x14(%rdi,%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0a01547248459162; BYTE $0x06 // vpsrld $0x6, 0x280(%r9,%r8), %zmm7
+	QUAD $0x0527445058453262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x0a0254724845b162; BYTE $0x06 // vpsrld $0x6, 0x280(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x062f445058453262 // vpdpbusd 0x18(%rdi,%r13){1to16}, %zmm7, %zmm8
-	QUAD $0x0b01547248459162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r9,%r8), %zmm7
+	QUAD $0x0627445058453262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm7, %zmm8
+	QUAD $0x0b0254724845b162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%rdx,%r8), %zmm7
 	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x072f445058453262 // vpdpbusd 0x1c(%rdi,%r13){1to16}, %zmm7, %zmm8
+	QUAD $0x0727445058453262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm7, %zmm8
 	LONG $0x4845f162; WORD $0xd672; BYTE $0x18 // vpsrld $0x18, %zmm6, %zmm7
 	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
 	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	QUAD $0x082f7c98585db262 // vfmadd132ps 0x20(%rdi,%r13){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	QUAD $0x08277c98585db262 // vfmadd132ps 0x20(%rdi,%r12){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
 	LONG $0x4855f162; WORD $0xd672; BYTE $0x1c // vpsrld $0x1c, %zmm6, %zmm5
 	LONG $0x484df162; WORD $0xd672; BYTE $0x14 // vpsrld $0x14, %zmm6, %zmm6
 	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x485cf162; WORD $0xf659 // vmulps %zmm6, %zmm4, %zmm6
-	QUAD $0x0d2f749c5845b262 // vfnmadd132ps 0x34(%rdi,%r13){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
+	QUAD $0x0d27749c5845b262 // vfnmadd132ps 0x34(%rdi,%r12){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	QUAD $0x0e2f649c584db262 // vfnmadd132ps 0x38(%rdi,%r13){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	QUAD $0x0e27649c584db262 // vfnmadd132ps 0x38(%rdi,%r12){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfa7f850f; WORD $0xffff // jne 0xd90 <k_tile_q2_k+0xe0>
+	LONG $0xfa06850f; WORD $0xffff // jne 0xda0 <k_tile_q2_k+0xe0>
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x487cb162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%rax,%r14)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0xfa52850f; WORD $0xffff // jne 0xd80 <k_tile_q2_k+0xd0>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xf9ff850f; WORD $0xffff // jne 0xd40 <k_tile_q2_k+0x90>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x13d0 <k_tile_q2_k+0x720>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0081850f; WORD $0x0000 // jne 0x13d0 <k_tile_q2_k+0x720>
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
+	LONG $0xf9d5850f; WORD $0xffff // jne 0xd90 <k_tile_q2_k+0xd0>
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xf97d850f; WORD $0xffff // jne 0xd50 <k_tile_q2_k+0x90>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x1470 <k_tile_q2_k+0x7b0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x008f850f; WORD $0x0000 // jne 0x1470 <k_tile_q2_k+0x7b0>
+	WORD $0x8944; BYTE $0xc8 // movl %r9d, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0x0473 // jae 0x135f <k_tile_q2_k+0x6af>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x4ceb // jmp 0x13ab <k_tile_q2_k+0x6fb>
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
-	LONG $0xc0b08d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rsi
-	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x0473 // jae 0x13f1 <k_tile_q2_k+0x731>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x4aeb // jmp 0x143b <k_tile_q2_k+0x77b>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fef162; WORD $0x467f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rsi)
-	LONG $0x48fef162; WORD $0x467f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rsi)
-	LONG $0x48fef162; WORD $0x467f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rsi)
-	LONG $0x48fef162; WORD $0x067f // vmovdqu64 %zmm0, (%rsi)
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
-	WORD $0xd575 // jne 0x1380 <k_tile_q2_k+0x6d0>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x2074 // je 0x13d0 <k_tile_q2_k+0x720>
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	WORD $0xe1c1; BYTE $0x06 // shll $0x6, %ecx
-	WORD $0xd231 // xorl %edx, %edx
+	BYTE $0x90 // nop
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
+	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	WORD $0xd575 // jne 0x1410 <k_tile_q2_k+0x750>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3074 // je 0x1470 <k_tile_q2_k+0x7b0>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x10 // vmovdqu64 %zmm0, (%rax,%rdx)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xf075 // jne 0x13c0 <k_tile_q2_k+0x710>
-	LONG $0x18c48348 // addq $0x18, %rsp
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xf075 // jne 0x1460 <k_tile_q2_k+0x7a0>
+	LONG $0x28c48348 // addq $0x28, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -960,7 +977,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q3_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0b718e0f; WORD $0x0000 // jle 0x1f6e <k_tile_q3_k+0xb7e>
+	LONG $0x0b418e0f; WORD $0x0000 // jle 0x1fde <k_tile_q3_k+0xb4e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -969,453 +986,447 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
+	LONG $0x90ec8148; WORD $0x0001; BYTE $0x00 // subq $0x190, %rsp # imm = 0x190
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0a8b8e0f; WORD $0x0000 // jle 0x1ebe <k_tile_q3_k+0xace>
+	LONG $0x0a618e0f; WORD $0x0000 // jle 0x1f34 <k_tile_q3_k+0xaa4>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
 	LONG $0x09e2c148 // shlq $0x9, %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x07e7c149 // shlq $0x7, %r15
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x24da0558487df262; WORD $0x0000 // vpbroadcastd 0x24da(%rip), %zmm0 # 0x3950 <k_tile_q6_k+0x930>
-	QUAD $0x24dc0d58487df262; WORD $0x0000 // vpbroadcastd 0x24dc(%rip), %zmm1 # 0x395c <k_tile_q6_k+0x93c>
-	QUAD $0x27761578487df262; WORD $0x0000 // vpbroadcastb 0x2776(%rip), %zmm2 # 0x3c00 <k_tile_q6_k+0xbe0>
-	QUAD $0x276d1d78487df262; WORD $0x0000 // vpbroadcastb 0x276d(%rip), %zmm3 # 0x3c01 <k_tile_q6_k+0xbe1>
-	QUAD $0x24ae2518487df262; WORD $0x0000 // vbroadcastss 0x24ae(%rip), %zmm4 # 0x394c <k_tile_q6_k+0x92c>
-	QUAD $0x26d82d6f48fdf162; WORD $0x0000 // vmovdqa64 0x26d8(%rip), %zmm5 # 0x3b80 <k_tile_q6_k+0xb60>
-	QUAD $0x24a23558487df262; WORD $0x0000 // vpbroadcastd 0x24a2(%rip), %zmm6 # 0x3954 <k_tile_q6_k+0x934>
-	QUAD $0x24843d58487df262; WORD $0x0000 // vpbroadcastd 0x2484(%rip), %zmm7 # 0x3940 <k_tile_q6_k+0x920>
-	QUAD $0x26fa056f48fd7162; WORD $0x0000 // vmovdqa64 0x26fa(%rip), %zmm8 # 0x3bc0 <k_tile_q6_k+0xba0>
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
+	QUAD $0x267a0558487df262; WORD $0x0000 // vpbroadcastd 0x267a(%rip), %zmm0 # 0x3b90 <k_tile_q6_k+0xa60>
+	QUAD $0x267c0d58487df262; WORD $0x0000 // vpbroadcastd 0x267c(%rip), %zmm1 # 0x3b9c <k_tile_q6_k+0xa6c>
+	QUAD $0x29161578487df262; WORD $0x0000 // vpbroadcastb 0x2916(%rip), %zmm2 # 0x3e40 <k_tile_q6_k+0xd10>
+	QUAD $0x290d1d78487df262; WORD $0x0000 // vpbroadcastb 0x290d(%rip), %zmm3 # 0x3e41 <k_tile_q6_k+0xd11>
+	QUAD $0x26422558487df262; WORD $0x0000 // vpbroadcastd 0x2642(%rip), %zmm4 # 0x3b80 <k_tile_q6_k+0xa50>
+	QUAD $0x264c2d58487df262; WORD $0x0000 // vpbroadcastd 0x264c(%rip), %zmm5 # 0x3b94 <k_tile_q6_k+0xa64>
+	QUAD $0x263a3518487df262; WORD $0x0000 // vbroadcastss 0x263a(%rip), %zmm6 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x28643d6f48fdf162; WORD $0x0000 // vmovdqa64 0x2864(%rip), %zmm7 # 0x3dc0 <k_tile_q6_k+0xc90>
+	QUAD $0x289a056f48fd7162; WORD $0x0000 // vmovdqa64 0x289a(%rip), %zmm8 # 0x3e00 <k_tile_q6_k+0xcd0>
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x0f74 // je 0x14f0 <k_tile_q3_k+0x100>
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x0f74 // je 0x15a0 <k_tile_q3_k+0x110>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c7162; WORD $0x1410; BYTE $0x10 // vmovups (%rax,%rdx), %zmm10
-	WORD $0x12eb // jmp 0x1501 <k_tile_q3_k+0x111>
+	LONG $0x487c7162; WORD $0x1410; BYTE $0x30 // vmovups (%rax,%rsi), %zmm10
+	WORD $0x12eb // jmp 0x15b1 <k_tile_q3_k+0x121>
 	BYTE $0x90 // nop
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%rdx)
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%rsi)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0x48fe5162; WORD $0x486f; BYTE $0x18 // vmovdqu64 0x600(%r8), %zmm9
 	LONG $0x48fe5162; WORD $0x586f; BYTE $0x19 // vmovdqu64 0x640(%r8), %zmm11
 	LONG $0x48fe5162; WORD $0x606f; BYTE $0x1a // vmovdqu64 0x680(%r8), %zmm12
 	LONG $0x4815d162; WORD $0xf472; BYTE $0x04 // vpslld $0x4, %zmm12, %zmm13
 	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
 	LONG $0x48357362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm13
-	QUAD $0x5024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0x50(%rsp)
+	QUAD $0x02246c7f48fe7162 // vmovdqu64 %zmm13, 0x80(%rsp)
 	LONG $0x4815d162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm13
 	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
 	LONG $0x48257362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm11, %zmm13
-	QUAD $0x9024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0x90(%rsp)
+	QUAD $0x03246c7f48fe7162 // vmovdqu64 %zmm13, 0xc0(%rsp)
 	LONG $0x4835d162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm9
 	LONG $0x481d7162; WORD $0xe9db // vpandd %zmm1, %zmm12, %zmm13
 	LONG $0x48357362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm13
-	QUAD $0xd024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0xd0(%rsp)
+	QUAD $0x04246c7f48fe7162 // vmovdqu64 %zmm13, 0x100(%rsp)
 	LONG $0x4835d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm9
 	LONG $0x4825d162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	LONG $0x48357362; WORD $0xd825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm11
-	QUAD $0x10249c7f48fe7162; WORD $0x0001; BYTE $0x00 // vmovdqu64 %zmm11, 0x110(%rsp)
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000bd148d46 // leal (,%r15,4), %r10d
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x07e0c148 // shlq $0x7, %rax
-	LONG $0xfc758b41 // movl -0x4(%r13), %esi
-	LONG $0x00658b45 // movl (%r13), %r12d
-	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	LONG $0xe2490f44 // cmovnsl %edx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000a5148d42 // leal 0x4b400000(,%r12,4), %edx
-	LONG $0x487d7262; WORD $0xda7c // vpbroadcastd %edx, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
-	LONG $0x6e7941c4; BYTE $0xca // vmovd %r10d, %xmm9
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	LONG $0x09e7c149 // shlq $0x9, %r15
-	QUAD $0x0c07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r15,%r8), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5d50; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm12, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r15,%r8), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5d50; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm12, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r15,%r8), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5d50; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm12, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f07642548e51362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r15,%r8), %zmm3, %zmm12
-	LONG $0x581d5262; WORD $0x5d50; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm12, %zmm11
-	LONG $0x48247162; WORD $0xe458 // vaddps %zmm4, %zmm11, %zmm12
+	QUAD $0x05245c7f48fe7162 // vmovdqu64 %zmm11, 0x140(%rsp)
+	LONG $0x00888d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r9
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x70d16948; WORD $0x0003; BYTE $0x00 // imulq $0x370, %rcx, %rdx # imm = 0x370
+	LONG $0x0c180f41; BYTE $0x11 // prefetcht0 (%r9,%rdx)
+	LONG $0x4c180f41; WORD $0x4011 // prefetcht0 0x40(%r9,%rdx)
+	QUAD $0x000080118c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rdx)
+	QUAD $0x0000c0118c180f41; BYTE $0x00 // prefetcht0 0xc0(%r9,%rdx)
 	LONG $0x487d5262; WORD $0x5813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm11
-	QUAD $0x5004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x50(%rsp,%rax), %zmm13
-	LONG $0x48157262; WORD $0xf500 // vpshufb %zmm5, %zmm13, %zmm14
-	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
-	LONG $0x0000968d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edx
+	QUAD $0x021c4c6f48fe3162 // vmovdqu64 0x80(%rsp,%r11), %zmm9
+	LONG $0xfc758b41 // movl -0x4(%r13), %esi
+	LONG $0x00558b41 // movl (%r13), %edx
+	LONG $0x0000be8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edi
 	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	WORD $0x490f; BYTE $0xf2 // cmovnsl %edx, %esi
+	WORD $0xff85 // testl %edi, %edi
+	WORD $0x490f; BYTE $0xf7 // cmovnsl %edi, %esi
 	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %edx
-	LONG $0x487d7262; WORD $0xfa7c // vpbroadcastd %edx, %zmm15
-	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
-	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
-	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
-	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
-	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0807442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r15,%r8), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm16, %zmm15
-	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0907442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r15,%r8), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm16, %zmm15
-	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a07442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r15,%r8), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm16, %zmm15
-	LONG $0x4065c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm19, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0b07442548e58362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r15,%r8), %zmm3, %zmm16
-	LONG $0x507d5262; WORD $0x7d50; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm16, %zmm15
-	LONG $0x48957162; WORD $0xefdb // vpandq %zmm7, %zmm13, %zmm13
-	LONG $0x48157162; WORD $0xeefe // vpaddd %zmm6, %zmm13, %zmm13
+	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
+	LONG $0x487d7262; WORD $0xe67c // vpbroadcastd %esi, %zmm12
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x08e6c148 // shlq $0x8, %rsi
+	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm13
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	QUAD $0x0800742548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rax,%r8), %zmm2, %zmm14
+	LONG $0x580d5262; WORD $0x6550; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm14, %zmm12
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
+	QUAD $0x09006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rax,%r8), %zmm2, %zmm13
+	LONG $0x58155262; WORD $0x6550; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm13, %zmm12
+	QUAD $0x000000018d148d4c // leaq 0x1(,%rcx,4), %r10
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm13
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	QUAD $0x0a00742548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rax,%r8), %zmm2, %zmm14
+	LONG $0x580d5262; WORD $0x6550; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm14, %zmm12
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
+	QUAD $0x0b006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rax,%r8), %zmm2, %zmm13
+	LONG $0x58155262; WORD $0x6550; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm13, %zmm12
+	LONG $0x48b57162; WORD $0xecdb // vpandq %zmm4, %zmm9, %zmm13
+	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
-	LONG $0x48147162; WORD $0xdc59 // vmulps %zmm4, %zmm13, %zmm11
-	LONG $0x48155262; WORD $0xdfb8 // vfmadd231ps %zmm15, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm15) + zmm11
-	LONG $0x481d5262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm14) + zmm11
-	LONG $0x582d5262; WORD $0x5d98; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	LONG $0x1d748b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %esi
-	LONG $0x1d548b41; BYTE $0x00 // movl (%r13,%rbx), %edx
-	LONG $0x00928d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r10d
+	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
+	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
+	LONG $0x00a28d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r12d
 	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xd2490f41 // cmovnsl %r10d, %edx
+	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
+	LONG $0xd4490f41 // cmovnsl %r12d, %edx
 	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
 	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0x487d7262; WORD $0xd27c // vpbroadcastd %edx, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0c07547248159162; BYTE $0x02 // vpsrld $0x2, 0x300(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xf91d545058155262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm13, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d07547248159162; BYTE $0x02 // vpsrld $0x2, 0x340(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfa1d545058155262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm13, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e07547248159162; BYTE $0x02 // vpsrld $0x2, 0x380(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfb1d545058155262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm13, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f07547248159162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfc1d545058155262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm13, %zmm10
-	LONG $0x482c7162; WORD $0xe458 // vaddps %zmm4, %zmm10, %zmm12
+	LONG $0x487d7262; WORD $0xe27c // vpbroadcastd %edx, %zmm12
+	QUAD $0x000000028d248d4c // leaq 0x2(,%rcx,4), %r12
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x48fe1162; WORD $0x2c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm13
+	LONG $0x4805d162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	QUAD $0x0c007c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rax,%r8), %zmm2, %zmm15
+	LONG $0x58055262; WORD $0x6550; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm15, %zmm12
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
+	QUAD $0x0d006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rax,%r8), %zmm2, %zmm13
+	LONG $0x58155262; WORD $0x6550; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm13, %zmm12
+	QUAD $0x000000038d148d48 // leaq 0x3(,%rcx,4), %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm13
+	LONG $0x4805d162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	QUAD $0x0e007c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rax,%r8), %zmm2, %zmm15
+	LONG $0x58055262; WORD $0x6550; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm15, %zmm12
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
+	QUAD $0x0f006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rax,%r8), %zmm2, %zmm13
+	LONG $0x58155262; WORD $0x6550; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm13, %zmm12
+	LONG $0x48357262; WORD $0xef00 // vpshufb %zmm7, %zmm9, %zmm13
+	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
+	LONG $0x481c7162; WORD $0xde58 // vaddps %zmm6, %zmm12, %zmm11
+	LONG $0x48155262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm11) + zmm14
+	LONG $0x582d5262; WORD $0x5d98; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
+	LONG $0xdcd2694d; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %r10, %r10
+	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
+	LONG $0x4c180f43; WORD $0x4011 // prefetcht0 0x40(%r9,%r10)
+	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
+	QUAD $0x0000c0118c180f43; BYTE $0x00 // prefetcht0 0xc0(%r9,%r10)
 	LONG $0x487d5262; WORD $0x5013; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm10
-	QUAD $0x5004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x50(%rsp,%rax), %zmm13
-	LONG $0x480dd162; WORD $0xd572; BYTE $0x18 // vpsrld $0x18, %zmm13, %zmm14
-	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x482c5162; WORD $0xf659 // vmulps %zmm14, %zmm10, %zmm14
-	LONG $0x0000968d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	WORD $0x490f; BYTE $0xf2 // cmovnsl %edx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %edx
-	LONG $0x487d7262; WORD $0xfa7c // vpbroadcastd %edx, %zmm15
-	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
-	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
-	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
-	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
-	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
-	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x08075472405d9162; BYTE $0x02 // vpsrld $0x2, 0x200(%r15,%r8), %zmm20
-	LONG $0x40fde362; WORD $0xe325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm20
-	QUAD $0xf51d7c50505d5262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm20, %zmm15
-	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
-	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0907547240759162; BYTE $0x02 // vpsrld $0x2, 0x240(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf61d7c5050755262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm17, %zmm15
-	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
-	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a07547240759162; BYTE $0x02 // vpsrld $0x2, 0x280(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf71d7c5050755262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm17, %zmm15
-	LONG $0x4065c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm19, %zmm16
-	LONG $0x407da162; WORD $0xc0fe // vpaddd %zmm16, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0b07547240759162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf81d7c5050755262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm17, %zmm15
-	LONG $0x48155262; WORD $0xe800 // vpshufb %zmm8, %zmm13, %zmm13
-	LONG $0x48157162; WORD $0xeefe // vpaddd %zmm6, %zmm13, %zmm13
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x1d7c8b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r15d
+	LONG $0x1d548b45; BYTE $0x00 // movl (%r13,%rbx), %r10d
+	LONG $0x00b78d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r14d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
+	LONG $0xfe490f45 // cmovnsl %r14d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	QUAD $0x4b400000bd348d46 // leal 0x4b400000(,%r15,4), %r14d
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x487d5262; WORD $0xe67c // vpbroadcastd %r14d, %zmm12
+	QUAD $0x080054724815b162; BYTE $0x02 // vpsrld $0x2, 0x200(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm14
+	LONG $0x480d5162; WORD $0xfefe // vpaddd %zmm14, %zmm14, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xf51d645058055262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm15, %zmm12
+	QUAD $0x090054724815b162; BYTE $0x02 // vpsrld $0x2, 0x240(%rax,%r8), %zmm13
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x03 // vpsrld $0x3, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
+	QUAD $0xf61d6450580d5262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm14, %zmm12
+	QUAD $0x0a0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x280(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm14
+	LONG $0x480d5162; WORD $0xfefe // vpaddd %zmm14, %zmm14, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xf71d645058055262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm15, %zmm12
+	QUAD $0x0b0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%rax,%r8), %zmm13
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x03 // vpsrld $0x3, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
+	QUAD $0xf81d6450580d5262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm14, %zmm12
+	LONG $0x48355262; WORD $0xe800 // vpshufb %zmm8, %zmm9, %zmm13
+	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x482c5162; WORD $0xed59 // vmulps %zmm13, %zmm10, %zmm13
-	LONG $0x48147162; WORD $0xd459 // vmulps %zmm4, %zmm13, %zmm10
-	LONG $0x48155262; WORD $0xd7b8 // vfmadd231ps %zmm15, %zmm13, %zmm10 # zmm10 = (zmm13 * zmm15) + zmm10
-	LONG $0x481d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm12, %zmm10 # zmm10 = (zmm12 * zmm14) + zmm10
-	QUAD $0xfd1d549858255262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
-	LONG $0x3d748b41; BYTE $0xfc // movl -0x4(%r13,%rdi), %esi
-	LONG $0x3d548b41; BYTE $0x00 // movl (%r13,%rdi), %edx
-	LONG $0x00928d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r10d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xd2490f41 // cmovnsl %r10d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0x487d7262; WORD $0xda7c // vpbroadcastd %edx, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0c07547248159162; BYTE $0x04 // vpsrld $0x4, 0x300(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xf93d5c5058155262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm13, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d07547248159162; BYTE $0x04 // vpsrld $0x4, 0x340(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfa3d5c5058155262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm13, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e07547248159162; BYTE $0x04 // vpsrld $0x4, 0x380(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfb3d5c5058155262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm13, %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f07547248159162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfc3d5c5058155262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm13, %zmm11
-	LONG $0x48247162; WORD $0xe458 // vaddps %zmm4, %zmm11, %zmm12
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm11
-	QUAD $0x9004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x90(%rsp,%rax), %zmm13
-	LONG $0x48157262; WORD $0xf500 // vpshufb %zmm5, %zmm13, %zmm14
-	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
-	LONG $0x0000968d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	WORD $0x490f; BYTE $0xf2 // cmovnsl %edx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %edx
-	LONG $0x487d7262; WORD $0xfa7c // vpbroadcastd %edx, %zmm15
-	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
-	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
-	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
-	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
-	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x08075472405d9162; BYTE $0x04 // vpsrld $0x4, 0x200(%r15,%r8), %zmm20
-	LONG $0x40fde362; WORD $0xe325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm20
-	QUAD $0xf53d7c50505d5262 // vpdpbusd -0x2c(%r13,%rdi){1to16}, %zmm20, %zmm15
-	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0907547240759162; BYTE $0x04 // vpsrld $0x4, 0x240(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf63d7c5050755262 // vpdpbusd -0x28(%r13,%rdi){1to16}, %zmm17, %zmm15
-	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a07547240759162; BYTE $0x04 // vpsrld $0x4, 0x280(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf73d7c5050755262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm17, %zmm15
-	LONG $0x4065c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm19, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0b07547240759162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf83d7c5050755262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm17, %zmm15
-	LONG $0x48957162; WORD $0xefdb // vpandq %zmm7, %zmm13, %zmm13
-	LONG $0x48157162; WORD $0xeefe // vpaddd %zmm6, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
-	LONG $0x48147162; WORD $0xdc59 // vmulps %zmm4, %zmm13, %zmm11
-	LONG $0x48155262; WORD $0xdfb8 // vfmadd231ps %zmm15, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm15) + zmm11
-	LONG $0x481d5262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm14) + zmm11
-	QUAD $0xfd3d5c98582d5262 // vfmadd132ps -0xc(%r13,%rdi){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	LONG $0x35748b43; BYTE $0xfc // movl -0x4(%r13,%r14), %esi
-	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
-	LONG $0x00928d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r10d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xd2490f41 // cmovnsl %r10d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0x487d7262; WORD $0xd27c // vpbroadcastd %edx, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0c07547248159162; BYTE $0x06 // vpsrld $0x6, 0x300(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xf935545058151262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x05 // vmovdqu64 0x140(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0d07547248159162; BYTE $0x06 // vpsrld $0x6, 0x340(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfa35545058151262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x06 // vmovdqu64 0x180(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0e07547248159162; BYTE $0x06 // vpsrld $0x6, 0x380(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfb35545058151262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm13, %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x07 // vmovdqu64 0x1c0(%r8), %zmm12
-	LONG $0x481d5162; WORD $0xe1d2 // vpsrld %xmm9, %zmm12, %zmm12
-	LONG $0x481dd162; WORD $0xd472; BYTE $0x01 // vpsrld $0x1, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe2db // vpandq %zmm2, %zmm12, %zmm12
-	QUAD $0x0f07547248159162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r15,%r8), %zmm13
-	LONG $0x489d7362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm12, %zmm13
-	QUAD $0xfc35545058151262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm13, %zmm10
-	LONG $0x482c7162; WORD $0xe458 // vaddps %zmm4, %zmm10, %zmm12
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm10
-	QUAD $0x9004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x90(%rsp,%rax), %zmm13
-	LONG $0x480dd162; WORD $0xd572; BYTE $0x18 // vpsrld $0x18, %zmm13, %zmm14
-	LONG $0x480d7162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x482c5162; WORD $0xf659 // vmulps %zmm14, %zmm10, %zmm14
-	LONG $0x0000868d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %eax
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0x490f; BYTE $0xf0 // cmovnsl %eax, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5048d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %eax
-	LONG $0x487d7262; WORD $0xf87c // vpbroadcastd %eax, %zmm15
-	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
-	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
-	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
-	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
-	LONG $0x407dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x08075472405d9162; BYTE $0x06 // vpsrld $0x6, 0x200(%r15,%r8), %zmm20
-	LONG $0x40fde362; WORD $0xe325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm20
-	QUAD $0xf5357c50505d1262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm20, %zmm15
-	LONG $0x4075c162; WORD $0xc1d2 // vpsrld %xmm9, %zmm17, %zmm16
-	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0907547240759162; BYTE $0x06 // vpsrld $0x6, 0x240(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf6357c5050751262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm17, %zmm15
-	LONG $0x406dc162; WORD $0xc1d2 // vpsrld %xmm9, %zmm18, %zmm16
-	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc2db // vpandq %zmm2, %zmm16, %zmm16
-	QUAD $0x0a07547240759162; BYTE $0x06 // vpsrld $0x6, 0x280(%r15,%r8), %zmm17
-	LONG $0x40fde362; WORD $0xcb25; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm16, %zmm17
-	QUAD $0xf7357c5050751262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm17, %zmm15
-	LONG $0x40655162; WORD $0xc9d2 // vpsrld %xmm9, %zmm19, %zmm9
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x01 // vpsrld $0x1, %zmm9, %zmm9
-	LONG $0x48b57162; WORD $0xcadb // vpandq %zmm2, %zmm9, %zmm9
-	QUAD $0x0b075472407d9162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r15,%r8), %zmm16
-	LONG $0x48b5e362; WORD $0xc325; BYTE $0xec // vpternlogq $0xec, %zmm3, %zmm9, %zmm16
-	QUAD $0xf8357c50507d1262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm16, %zmm15
-	LONG $0x48155262; WORD $0xc800 // vpshufb %zmm8, %zmm13, %zmm9
-	LONG $0x48357162; WORD $0xcefe // vpaddd %zmm6, %zmm9, %zmm9
+	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
+	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
+	LONG $0x00b28d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r14d
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
+	LONG $0xd6490f45 // cmovnsl %r14d, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	QUAD $0x4b40000095148d46 // leal 0x4b400000(,%r10,4), %r10d
+	LONG $0x487d5262; WORD $0xe27c // vpbroadcastd %r10d, %zmm12
+	QUAD $0x0c0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x300(%rax,%r8), %zmm13
+	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm15
+	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xf91d6450507d5262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm16, %zmm12
+	QUAD $0x0d0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x340(%rax,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfa1d645058055262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm15, %zmm12
+	QUAD $0x0e0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x380(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm15
+	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xfb1d6450507d5262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm16, %zmm12
+	QUAD $0x0f0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%rax,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfc1d645058055262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm15, %zmm12
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
+	LONG $0x48357162; WORD $0xcdfe // vpaddd %zmm5, %zmm9, %zmm9
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
 	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
-	LONG $0x48347162; WORD $0xd459 // vmulps %zmm4, %zmm9, %zmm10
-	LONG $0x48355262; WORD $0xd7b8 // vfmadd231ps %zmm15, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm15) + zmm10
-	LONG $0x481d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm12, %zmm10 # zmm10 = (zmm12 * zmm14) + zmm10
+	LONG $0x481c7162; WORD $0xd658 // vaddps %zmm6, %zmm12, %zmm10
+	LONG $0x48355262; WORD $0xd6a8 // vfmadd213ps %zmm14, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm14
+	QUAD $0xfd1d549858255262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
+	QUAD $0x0000dc702454694c; BYTE $0x00 // imulq $0xdc, 0x70(%rsp), %r10
+	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
+	LONG $0x4c180f43; WORD $0x4011 // prefetcht0 0x40(%r9,%r10)
+	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
+	QUAD $0x0000c0118c180f43; BYTE $0x00 // prefetcht0 0xc0(%r9,%r10)
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm11
+	QUAD $0x031c4c6f48fe3162 // vmovdqu64 0xc0(%rsp,%r11), %zmm9
+	LONG $0x0d5c8b45; BYTE $0xfc // movl -0x4(%r13,%rcx), %r11d
+	LONG $0x0d548b45; BYTE $0x00 // movl (%r13,%rcx), %r10d
+	LONG $0x00b38d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r11), %r14d
+	LONG $0x7fc38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r11d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
+	LONG $0xde490f45 // cmovnsl %r14d, %r11d
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	LONG $0x07fbc141 // sarl $0x7, %r11d
+	QUAD $0x4b4000009d1c8d46 // leal 0x4b400000(,%r11,4), %r11d
+	LONG $0x487d5262; WORD $0xe37c // vpbroadcastd %r11d, %zmm12
+	QUAD $0x080054724815b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm14
+	LONG $0x488d7162; WORD $0xfbdb // vpandq %zmm3, %zmm14, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xf50d645058055262 // vpdpbusd -0x2c(%r13,%rcx){1to16}, %zmm15, %zmm12
+	QUAD $0x090054724815b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rax,%r8), %zmm13
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
+	QUAD $0xf60d6450580d5262 // vpdpbusd -0x28(%r13,%rcx){1to16}, %zmm14, %zmm12
+	QUAD $0x0a0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm14
+	LONG $0x488d7162; WORD $0xfbdb // vpandq %zmm3, %zmm14, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xf70d645058055262 // vpdpbusd -0x24(%r13,%rcx){1to16}, %zmm15, %zmm12
+	QUAD $0x0b0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rax,%r8), %zmm13
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
+	QUAD $0xf80d6450580d5262 // vpdpbusd -0x20(%r13,%rcx){1to16}, %zmm14, %zmm12
+	LONG $0x48b57162; WORD $0xecdb // vpandq %zmm4, %zmm9, %zmm13
+	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
+	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
+	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
+	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	QUAD $0x4b40000095148d46 // leal 0x4b400000(,%r10,4), %r10d
+	LONG $0x487d5262; WORD $0xe27c // vpbroadcastd %r10d, %zmm12
+	QUAD $0x0c0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rax,%r8), %zmm13
+	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm15
+	LONG $0x4885e162; WORD $0xc3db // vpandq %zmm3, %zmm15, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xf90d6450507d5262 // vpdpbusd -0x1c(%r13,%rcx){1to16}, %zmm16, %zmm12
+	QUAD $0x0d0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rax,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfa0d645058055262 // vpdpbusd -0x18(%r13,%rcx){1to16}, %zmm15, %zmm12
+	QUAD $0x0e0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm15
+	LONG $0x4885e162; WORD $0xc3db // vpandq %zmm3, %zmm15, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xfb0d6450507d5262 // vpdpbusd -0x14(%r13,%rcx){1to16}, %zmm16, %zmm12
+	QUAD $0x0f0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rax,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfc0d645058055262 // vpdpbusd -0x10(%r13,%rcx){1to16}, %zmm15, %zmm12
+	LONG $0x48357262; WORD $0xef00 // vpshufb %zmm7, %zmm9, %zmm13
+	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
+	LONG $0x481c7162; WORD $0xde58 // vaddps %zmm6, %zmm12, %zmm11
+	LONG $0x48155262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm11) + zmm14
+	QUAD $0xfd0d5c98582d5262 // vfmadd132ps -0xc(%r13,%rcx){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
+	QUAD $0x0000dc78244c6948; BYTE $0x00 // imulq $0xdc, 0x78(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x09 // prefetcht0 (%r9,%rcx)
+	LONG $0x4c180f41; WORD $0x4009 // prefetcht0 0x40(%r9,%rcx)
+	QUAD $0x000080098c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rcx)
+	QUAD $0x0000c0098c180f41; BYTE $0x00 // prefetcht0 0xc0(%r9,%rcx)
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm10
+	LONG $0x35548b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r10d
+	LONG $0x354c8b43; BYTE $0x00 // movl (%r13,%r14), %ecx
+	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	QUAD $0x4b40000095148d46 // leal 0x4b400000(,%r10,4), %r10d
+	LONG $0x487d5262; WORD $0xe27c // vpbroadcastd %r10d, %zmm12
+	QUAD $0x080054724815b162; BYTE $0x06 // vpsrld $0x6, 0x200(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm14
+	LONG $0x4805d162; WORD $0xd672; BYTE $0x01 // vpsrld $0x1, %zmm14, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xf535645058051262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm15, %zmm12
+	QUAD $0x090054724815b162; BYTE $0x06 // vpsrld $0x6, 0x240(%rax,%r8), %zmm13
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x05 // vpsrld $0x5, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
+	QUAD $0xf6356450580d1262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm14, %zmm12
+	QUAD $0x0a0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x280(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm14
+	LONG $0x4805d162; WORD $0xd672; BYTE $0x01 // vpsrld $0x1, %zmm14, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xf735645058051262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm15, %zmm12
+	QUAD $0x0b0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%rax,%r8), %zmm13
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x05 // vpsrld $0x5, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
+	QUAD $0xf8356450580d1262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm14, %zmm12
+	LONG $0x48355262; WORD $0xe800 // vpshufb %zmm8, %zmm9, %zmm13
+	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x482c5162; WORD $0xed59 // vmulps %zmm13, %zmm10, %zmm13
+	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
+	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
+	LONG $0x0000b18d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %esi
+	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0x490f; BYTE $0xce // cmovnsl %esi, %ecx
+	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
+	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
+	LONG $0x487d7262; WORD $0xe17c // vpbroadcastd %ecx, %zmm12
+	QUAD $0x0c0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x300(%rax,%r8), %zmm13
+	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm15
+	LONG $0x407dd162; WORD $0xd772; BYTE $0x01 // vpsrld $0x1, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xf9356450507d1262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm16, %zmm12
+	QUAD $0x0d0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x340(%rax,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x05 // vpsrld $0x5, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfa35645058051262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm15, %zmm12
+	QUAD $0x0e0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x380(%rax,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm15
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x407dd162; WORD $0xd772; BYTE $0x01 // vpsrld $0x1, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xfb356450507d1262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm16, %zmm12
+	QUAD $0x0f0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%rax,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x05 // vpsrld $0x5, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfc35645058051262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm15, %zmm12
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
+	LONG $0x48357162; WORD $0xcdfe // vpaddd %zmm5, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
+	LONG $0x481c7162; WORD $0xd658 // vaddps %zmm6, %zmm12, %zmm10
+	LONG $0x48355262; WORD $0xd6a8 // vfmadd213ps %zmm14, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm14
 	QUAD $0xfd35549858251262 // vfmadd132ps -0xc(%r13,%r14){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0xf74f850f; WORD $0xffff // jne 0x15c0 <k_tile_q3_k+0x1d0>
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf78e850f; WORD $0xffff // jne 0x1670 <k_tile_q3_k+0x1e0>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x10 // vmovups %zmm10, (%rax,%rdx)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%rsi)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0xe0c08149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r8 # imm = 0x6E0
-	LONG $0x244c034c; BYTE $0x30 // addq 0x30(%rsp), %r9
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xf66f850f; WORD $0xffff // jne 0x1510 <k_tile_q3_k+0x120>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	LONG $0x246c034c; BYTE $0x38 // addq 0x38(%rsp), %r13
+	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
+	LONG $0xf6a9850f; WORD $0xffff // jne 0x15c0 <k_tile_q3_k+0x130>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xf617850f; WORD $0xffff // jne 0x14d0 <k_tile_q3_k+0xe0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x1f60 <k_tile_q3_k+0xb70>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xf651850f; WORD $0xffff // jne 0x1580 <k_tile_q3_k+0xf0>
+	LONG $0x00009ce9; BYTE $0x00 // jmp 0x1fd0 <k_tile_q3_k+0xb40>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0099850f; WORD $0x0000 // jne 0x1f60 <k_tile_q3_k+0xb70>
+	LONG $0x0093850f; WORD $0x0000 // jne 0x1fd0 <k_tile_q3_k+0xb40>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x1ed6 <k_tile_q3_k+0xae6>
+	WORD $0x0473 // jae 0x1f4c <k_tile_q3_k+0xabc>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x55eb // jmp 0x1f2b <k_tile_q3_k+0xb3b>
+	WORD $0x4feb // jmp 0x1f9b <k_tile_q3_k+0xb0b>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
@@ -1423,9 +1434,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xd575 // jne 0x1f00 <k_tile_q3_k+0xb10>
+	WORD $0xd575 // jne 0x1f70 <k_tile_q3_k+0xae0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x1f60 <k_tile_q3_k+0xb70>
+	WORD $0x3074 // je 0x1fd0 <k_tile_q3_k+0xb40>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -1436,7 +1447,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x1f50 <k_tile_q3_k+0xb60>
+	WORD $0xf075 // jne 0x1fc0 <k_tile_q3_k+0xb30>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1449,6 +1460,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_k
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x07218e0f; WORD $0x0000 // jle 0x271e <k_tile_q4_k+0x72e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1457,90 +1471,98 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x062b8e0f; WORD $0x0000 // jle 0x25d0 <k_tile_q4_k+0x650>
+	LONG $0x40ec8148; WORD $0x0001; BYTE $0x00 // subq $0x140, %rsp # imm = 0x140
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x05898e0f; WORD $0x0000 // jle 0x2542 <k_tile_q4_k+0x5c2>
+	LONG $0x06448e0f; WORD $0x0000 // jle 0x2672 <k_tile_q4_k+0x682>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
 	LONG $0x09e2c149 // shlq $0x9, %r10
 	LONG $0x06e7c148 // shlq $0x6, %rdi
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x19660558487df262; WORD $0x0000 // vpbroadcastd 0x1966(%rip), %zmm0 # 0x3948 <k_tile_q6_k+0x928>
-	QUAD $0x19640d58487df262; WORD $0x0000 // vpbroadcastd 0x1964(%rip), %zmm1 # 0x3950 <k_tile_q6_k+0x930>
-	QUAD $0x19661558487df262; WORD $0x0000 // vpbroadcastd 0x1966(%rip), %zmm2 # 0x395c <k_tile_q6_k+0x93c>
-	QUAD $0x19641d58487df262; WORD $0x0000 // vpbroadcastd 0x1964(%rip), %zmm3 # 0x3964 <k_tile_q6_k+0x944>
-	QUAD $0x19362558487df262; WORD $0x0000 // vpbroadcastd 0x1936(%rip), %zmm4 # 0x3940 <k_tile_q6_k+0x920>
-	QUAD $0x19382d18487df262; WORD $0x0000 // vbroadcastss 0x1938(%rip), %zmm5 # 0x394c <k_tile_q6_k+0x92c>
-	QUAD $0x1c22356f48fdf162; WORD $0x0000 // vmovdqa64 0x1c22(%rip), %zmm6 # 0x3c40 <k_tile_q6_k+0xc20>
-	QUAD $0x1c583d6f48fdf162; WORD $0x0000 // vmovdqa64 0x1c58(%rip), %zmm7 # 0x3c80 <k_tile_q6_k+0xc60>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x1b310558487df262; WORD $0x0000 // vpbroadcastd 0x1b31(%rip), %zmm0 # 0x3b88 <k_tile_q6_k+0xa58>
+	QUAD $0x1b2f0d58487df262; WORD $0x0000 // vpbroadcastd 0x1b2f(%rip), %zmm1 # 0x3b90 <k_tile_q6_k+0xa60>
+	QUAD $0x1b311558487df262; WORD $0x0000 // vpbroadcastd 0x1b31(%rip), %zmm2 # 0x3b9c <k_tile_q6_k+0xa6c>
+	QUAD $0x1b2f1d58487df262; WORD $0x0000 // vpbroadcastd 0x1b2f(%rip), %zmm3 # 0x3ba4 <k_tile_q6_k+0xa74>
+	QUAD $0x1b012558487df262; WORD $0x0000 // vpbroadcastd 0x1b01(%rip), %zmm4 # 0x3b80 <k_tile_q6_k+0xa50>
+	QUAD $0x1b032d18487df262; WORD $0x0000 // vbroadcastss 0x1b03(%rip), %zmm5 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x1ded356f48fdf162; WORD $0x0000 // vmovdqa64 0x1ded(%rip), %zmm6 # 0x3e80 <k_tile_q6_k+0xd50>
+	QUAD $0x1e233d6f48fdf162; WORD $0x0000 // vmovdqa64 0x1e23(%rip), %zmm7 # 0x3ec0 <k_tile_q6_k+0xd90>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
 	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x1474 // je 0x2060 <k_tile_q4_k+0xe0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x1274 // je 0x20d0 <k_tile_q4_k+0xe0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x487c3162; WORD $0x1410; BYTE $0x30 // vmovups (%rax,%r14), %zmm10
-	WORD $0x17eb // jmp 0x206c <k_tile_q4_k+0xec>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x15eb // jmp 0x20e1 <k_tile_q4_k+0xf1>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x487c3162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%r14)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
 	LONG $0x48fe5162; WORD $0x486f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm9
 	LONG $0x48fe5162; WORD $0x586f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm11
 	LONG $0x483d7162; WORD $0xe0db // vpandd %zmm0, %zmm8, %zmm12
-	QUAD $0x2024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0x20(%rsp)
+	QUAD $0x3024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0x30(%rsp)
 	LONG $0x48257162; WORD $0xe1db // vpandd %zmm1, %zmm11, %zmm12
 	LONG $0x483dd162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm8, %zmm8
 	LONG $0x481d7362; WORD $0xc225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm12, %zmm8
-	QUAD $0x6024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0x60(%rsp)
+	QUAD $0x7024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0x70(%rsp)
 	LONG $0x48357162; WORD $0xc0db // vpandd %zmm0, %zmm9, %zmm8
-	QUAD $0xa024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0xa0(%rsp)
+	QUAD $0xb024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0xb0(%rsp)
 	LONG $0x483dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm8
 	LONG $0x483d7162; WORD $0xc1db // vpandd %zmm1, %zmm8, %zmm8
 	LONG $0x4835d162; WORD $0xd172; BYTE $0x02 // vpsrld $0x2, %zmm9, %zmm9
 	LONG $0x483d7362; WORD $0xca25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm8, %zmm9
-	QUAD $0xe0248c7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm9, 0xe0(%rsp)
-	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x0ae2c148 // shlq $0xa, %rdx
-	LONG $0x48755162; WORD $0x04db; BYTE $0x10 // vpandd (%r8,%rdx), %zmm1, %zmm8
+	QUAD $0xf0248c7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm9, 0xf0(%rsp)
+	LONG $0x00a88d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r13
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0xc91c8d4c // leaq (%rcx,%rcx,8), %r11
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x4c180f43; WORD $0x001d // prefetcht0 (%r13,%r11)
+	LONG $0x4c180f43; WORD $0x401d // prefetcht0 0x40(%r13,%r11)
+	QUAD $0x0000801d8c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r11)
+	QUAD $0x0000c01d8c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r11)
+	QUAD $0x0001001d8c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r11)
+	LONG $0x0ae1c148 // shlq $0xa, %rcx
+	LONG $0x48755162; WORD $0x04db; BYTE $0x08 // vpandd (%r8,%rcx), %zmm1, %zmm8
 	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
 	LONG $0x583d5262; WORD $0x1c50; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x011044db48755162 // vpandd 0x40(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x010844db48755162 // vpandd 0x40(%r8,%rcx), %zmm1, %zmm8
 	QUAD $0x01245c50583d5262 // vpdpbusd 0x4(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x021044db48755162 // vpandd 0x80(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x020844db48755162 // vpandd 0x80(%r8,%rcx), %zmm1, %zmm8
 	QUAD $0x02245c50583d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x031044db48755162 // vpandd 0xc0(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x030844db48755162 // vpandd 0xc0(%r8,%rcx), %zmm1, %zmm8
 	QUAD $0x03245c50583d5262 // vpdpbusd 0xc(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x041044db48755162 // vpandd 0x100(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x040844db48755162 // vpandd 0x100(%r8,%rcx), %zmm1, %zmm8
 	QUAD $0x04245c50583d5262 // vpdpbusd 0x10(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x051044db48755162 // vpandd 0x140(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x050844db48755162 // vpandd 0x140(%r8,%rcx), %zmm1, %zmm8
 	QUAD $0x05245c50583d5262 // vpdpbusd 0x14(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x061044db48755162 // vpandd 0x180(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x060844db48755162 // vpandd 0x180(%r8,%rcx), %zmm1, %zmm8
 	QUAD $0x06245c50583d5262 // vpdpbusd 0x18(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x071044db48755162 // vpandd 0x1c0(%r8,%rdx), %zmm1, %zmm8
+	QUAD $0x070844db48755162 // vpandd 0x1c0(%r8,%rcx), %zmm1, %zmm8
 	QUAD $0x07245c50583d5262 // vpdpbusd 0x1c(%r12){1to16}, %zmm8, %zmm11
 	LONG $0x487d5262; WORD $0x6013; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm12
-	QUAD $0x200c8c6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x20(%rsp,%rcx), %zmm9
-	QUAD $0xa00c846f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xa0(%rsp,%rcx), %zmm8
+	QUAD $0x30048c6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x30(%rsp,%rax), %zmm9
+	QUAD $0xb004846f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xb0(%rsp,%rax), %zmm8
 	LONG $0x48b57162; WORD $0xecdb // vpandq %zmm4, %zmm9, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
@@ -1552,30 +1574,35 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
 	QUAD $0x0c24549c58155262 // vfnmadd132ps 0x30(%r12){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x041014724825d162 // vpsrld $0x4, (%r8,%rdx), %zmm11
+	QUAD $0x0001201d8c180f43; BYTE $0x00 // prefetcht0 0x120(%r13,%r11)
+	QUAD $0x0001601d8c180f43; BYTE $0x00 // prefetcht0 0x160(%r13,%r11)
+	QUAD $0x0001a01d8c180f43; BYTE $0x00 // prefetcht0 0x1a0(%r13,%r11)
+	QUAD $0x0001e01d8c180f43; BYTE $0x00 // prefetcht0 0x1e0(%r13,%r11)
+	QUAD $0x0002201d8c180f43; BYTE $0x00 // prefetcht0 0x220(%r13,%r11)
+	QUAD $0x040814724825d162 // vpsrld $0x4, (%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x3c0c8d49 // leaq (%r12,%rdi), %rcx
+	LONG $0x3c048d49 // leaq (%r12,%rdi), %rax
 	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
 	LONG $0x58255262; WORD $0x2450; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x011054724825d162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rdx), %zmm11
+	QUAD $0x010854724825d162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x013c645058255262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x021054724825d162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rdx), %zmm11
+	QUAD $0x020854724825d162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x023c645058255262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x031054724825d162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rdx), %zmm11
+	QUAD $0x030854724825d162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x033c645058255262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x041054724825d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rdx), %zmm11
+	QUAD $0x040854724825d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x043c645058255262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x051054724825d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rdx), %zmm11
+	QUAD $0x050854724825d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x053c645058255262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x061054724825d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rdx), %zmm11
+	QUAD $0x060854724825d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x063c645058255262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x071054724825d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rdx), %zmm11
+	QUAD $0x070854724825d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x073c645058255262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm11, %zmm12
 	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
@@ -1590,59 +1617,69 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
 	QUAD $0x0c3c549c58155262 // vfnmadd132ps 0x30(%r12,%rdi){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x08105cdb48755162 // vpandd 0x200(%r8,%rdx), %zmm1, %zmm11
-	LONG $0x39248d4c // leaq (%rcx,%rdi), %r12
+	QUAD $0x0002401d8c180f43; BYTE $0x00 // prefetcht0 0x240(%r13,%r11)
+	QUAD $0x0002801d8c180f43; BYTE $0x00 // prefetcht0 0x280(%r13,%r11)
+	QUAD $0x0002c01d8c180f43; BYTE $0x00 // prefetcht0 0x2c0(%r13,%r11)
+	QUAD $0x0003001d8c180f43; BYTE $0x00 // prefetcht0 0x300(%r13,%r11)
+	QUAD $0x0003401d8c180f43; BYTE $0x00 // prefetcht0 0x340(%r13,%r11)
+	QUAD $0x08085cdb48755162 // vpandd 0x200(%r8,%rcx), %zmm1, %zmm11
+	LONG $0x38248d4c // leaq (%rax,%rdi), %r12
 	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
-	LONG $0x58257262; WORD $0x2450; BYTE $0x0f // vpdpbusd (%rdi,%rcx){1to16}, %zmm11, %zmm12
-	QUAD $0x09105cdb48755162 // vpandd 0x240(%r8,%rdx), %zmm1, %zmm11
-	QUAD $0x010f645058257262 // vpdpbusd 0x4(%rdi,%rcx){1to16}, %zmm11, %zmm12
-	QUAD $0x0a105cdb48755162 // vpandd 0x280(%r8,%rdx), %zmm1, %zmm11
-	QUAD $0x020f645058257262 // vpdpbusd 0x8(%rdi,%rcx){1to16}, %zmm11, %zmm12
-	QUAD $0x0b105cdb48755162 // vpandd 0x2c0(%r8,%rdx), %zmm1, %zmm11
-	QUAD $0x030f645058257262 // vpdpbusd 0xc(%rdi,%rcx){1to16}, %zmm11, %zmm12
-	QUAD $0x0c105cdb48755162 // vpandd 0x300(%r8,%rdx), %zmm1, %zmm11
-	QUAD $0x040f645058257262 // vpdpbusd 0x10(%rdi,%rcx){1to16}, %zmm11, %zmm12
-	QUAD $0x0d105cdb48755162 // vpandd 0x340(%r8,%rdx), %zmm1, %zmm11
-	QUAD $0x050f645058257262 // vpdpbusd 0x14(%rdi,%rcx){1to16}, %zmm11, %zmm12
-	QUAD $0x0e105cdb48755162 // vpandd 0x380(%r8,%rdx), %zmm1, %zmm11
-	QUAD $0x060f645058257262 // vpdpbusd 0x18(%rdi,%rcx){1to16}, %zmm11, %zmm12
-	QUAD $0x0f105cdb48755162 // vpandd 0x3c0(%r8,%rdx), %zmm1, %zmm11
-	QUAD $0x070f645058257262 // vpdpbusd 0x1c(%rdi,%rcx){1to16}, %zmm11, %zmm12
+	LONG $0x58257262; WORD $0x2450; BYTE $0x07 // vpdpbusd (%rdi,%rax){1to16}, %zmm11, %zmm12
+	QUAD $0x09085cdb48755162 // vpandd 0x240(%r8,%rcx), %zmm1, %zmm11
+	QUAD $0x0107645058257262 // vpdpbusd 0x4(%rdi,%rax){1to16}, %zmm11, %zmm12
+	QUAD $0x0a085cdb48755162 // vpandd 0x280(%r8,%rcx), %zmm1, %zmm11
+	QUAD $0x0207645058257262 // vpdpbusd 0x8(%rdi,%rax){1to16}, %zmm11, %zmm12
+	QUAD $0x0b085cdb48755162 // vpandd 0x2c0(%r8,%rcx), %zmm1, %zmm11
+	QUAD $0x0307645058257262 // vpdpbusd 0xc(%rdi,%rax){1to16}, %zmm11, %zmm12
+	QUAD $0x0c085cdb48755162 // vpandd 0x300(%r8,%rcx), %zmm1, %zmm11
+	QUAD $0x0407645058257262 // vpdpbusd 0x10(%rdi,%rax){1to16}, %zmm11, %zmm12
+	QUAD $0x0d085cdb48755162 // vpandd 0x340(%r8,%rcx), %zmm1, %zmm11
+	QUAD $0x0507645058257262 // vpdpbusd 0x14(%rdi,%rax){1to16}, %zmm11, %zmm12
+	QUAD $0x0e085cdb48755162 // vpandd 0x380(%r8,%rcx), %zmm1, %zmm11
+	QUAD $0x0607645058257262 // vpdpbusd 0x18(%rdi,%rax){1to16}, %zmm11, %zmm12
+	QUAD $0x0f085cdb48755162 // vpandd 0x3c0(%r8,%rcx), %zmm1, %zmm11
+	QUAD $0x0707645058257262 // vpdpbusd 0x1c(%rdi,%rax){1to16}, %zmm11, %zmm12
 	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
 	LONG $0x48357262; WORD $0xef00 // vpshufb %zmm7, %zmm9, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x48245162; WORD $0xdd59 // vmulps %zmm13, %zmm11, %zmm11
 	LONG $0x48247162; WORD $0xed59 // vmulps %zmm5, %zmm11, %zmm13
 	LONG $0x48255262; WORD $0xecb8 // vfmadd231ps %zmm12, %zmm11, %zmm13 # zmm13 = (zmm11 * zmm12) + zmm13
-	QUAD $0x080f6c98582d7262 // vfmadd132ps 0x20(%rdi,%rcx){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
+	QUAD $0x08076c98582d7262 // vfmadd132ps 0x20(%rdi,%rax){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
 	LONG $0x487d5262; WORD $0x5013; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm10
 	LONG $0x483d7262; WORD $0xdf00 // vpshufb %zmm7, %zmm8, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	QUAD $0x0c0f549c58157262 // vfnmadd132ps 0x30(%rdi,%rcx){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x081054724825d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rdx), %zmm11
+	QUAD $0x0c07549c58157262 // vfnmadd132ps 0x30(%rdi,%rax){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
+	QUAD $0x0003601d8c180f43; BYTE $0x00 // prefetcht0 0x360(%r13,%r11)
+	QUAD $0x0003a01d8c180f43; BYTE $0x00 // prefetcht0 0x3a0(%r13,%r11)
+	QUAD $0x0003e01d8c180f43; BYTE $0x00 // prefetcht0 0x3e0(%r13,%r11)
+	QUAD $0x0004201d8c180f43; BYTE $0x00 // prefetcht0 0x420(%r13,%r11)
+	QUAD $0x0004601d8c180f43; BYTE $0x00 // prefetcht0 0x460(%r13,%r11)
+	QUAD $0x080854724825d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
 	LONG $0x58253262; WORD $0x2450; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x091054724825d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rdx), %zmm11
+	QUAD $0x090854724825d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x0127645058253262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0a1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rdx), %zmm11
+	QUAD $0x0a0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x0227645058253262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0b1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rdx), %zmm11
+	QUAD $0x0b0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x0327645058253262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0c1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rdx), %zmm11
+	QUAD $0x0c0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x0427645058253262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0d1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rdx), %zmm11
+	QUAD $0x0d0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x0527645058253262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0e1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rdx), %zmm11
+	QUAD $0x0e0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x0627645058253262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0f1054724825d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rdx), %zmm11
+	QUAD $0x0f0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm11
 	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
 	QUAD $0x0727645058253262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm11, %zmm12
 	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
@@ -1658,54 +1695,59 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48345162; WORD $0xd059 // vmulps %zmm8, %zmm9, %zmm10
 	QUAD $0x0c27549c58253262 // vfnmadd132ps 0x30(%rdi,%r12){1to16}, %zmm11, %zmm10 # zmm10 = -(zmm10 * mem) + zmm11
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	LONG $0x01c5f641 // testb $0x1, %r13b
-	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xfc03850f; WORD $0xffff // jne 0x2110 <k_tile_q4_k+0x190>
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0xfb4d850f; WORD $0xffff // jne 0x2180 <k_tile_q4_k+0x190>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x487c3162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%r14)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0xfb56850f; WORD $0xffff // jne 0x2080 <k_tile_q4_k+0x100>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x245c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r11
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0xfb03850f; WORD $0xffff // jne 0x2040 <k_tile_q4_k+0xc0>
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x25d0 <k_tile_q4_k+0x650>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0085850f; WORD $0x0000 // jne 0x25d0 <k_tile_q4_k+0x650>
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
+	LONG $0xfa9b850f; WORD $0xffff // jne 0x20f0 <k_tile_q4_k+0x100>
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xfa43850f; WORD $0xffff // jne 0x20b0 <k_tile_q4_k+0xc0>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x2710 <k_tile_q4_k+0x720>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0095850f; WORD $0x0000 // jne 0x2710 <k_tile_q4_k+0x720>
+	WORD $0x8944; BYTE $0xc8 // movl %r9d, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0x0473 // jae 0x255b <k_tile_q4_k+0x5db>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x50eb // jmp 0x25ab <k_tile_q4_k+0x62b>
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
-	LONG $0xc0b08d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rsi
-	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x0473 // jae 0x268b <k_tile_q4_k+0x69b>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x50eb // jmp 0x26db <k_tile_q4_k+0x6eb>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x467f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rsi)
-	LONG $0x48fef162; WORD $0x467f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rsi)
-	LONG $0x48fef162; WORD $0x467f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rsi)
-	LONG $0x48fef162; WORD $0x067f // vmovdqu64 %zmm0, (%rsi)
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
-	WORD $0xd575 // jne 0x2580 <k_tile_q4_k+0x600>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x2074 // je 0x25d0 <k_tile_q4_k+0x650>
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	WORD $0xe1c1; BYTE $0x06 // shll $0x6, %ecx
-	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
+	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	WORD $0xd575 // jne 0x26b0 <k_tile_q4_k+0x6c0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3074 // je 0x2710 <k_tile_q4_k+0x720>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x10 // vmovdqu64 %zmm0, (%rax,%rdx)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xf075 // jne 0x25c0 <k_tile_q4_k+0x640>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xf075 // jne 0x2700 <k_tile_q4_k+0x710>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1720,7 +1762,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q5_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0a118e0f; WORD $0x0000 // jle 0x300e <k_tile_q5_k+0xa1e>
+	LONG $0x09e18e0f; WORD $0x0000 // jle 0x311e <k_tile_q5_k+0x9ee>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1729,376 +1771,365 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x40ec8148; WORD $0x0001; BYTE $0x00 // subq $0x140, %rsp # imm = 0x140
+	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x09368e0f; WORD $0x0000 // jle 0x2f68 <k_tile_q5_k+0x978>
+	LONG $0x08fb8e0f; WORD $0x0000 // jle 0x306e <k_tile_q5_k+0x93e>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x09e2c149 // shlq $0x9, %r10
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e7c148 // shlq $0x7, %rdi
-	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x12db0558487df262; WORD $0x0000 // vpbroadcastd 0x12db(%rip), %zmm0 # 0x3948 <k_tile_q6_k+0x928>
-	QUAD $0x12d90d58487df262; WORD $0x0000 // vpbroadcastd 0x12d9(%rip), %zmm1 # 0x3950 <k_tile_q6_k+0x930>
-	QUAD $0x12db1558487df262; WORD $0x0000 // vpbroadcastd 0x12db(%rip), %zmm2 # 0x395c <k_tile_q6_k+0x93c>
-	QUAD $0x17351d78487df262; WORD $0x0000 // vpbroadcastb 0x1735(%rip), %zmm3 # 0x3dc0 <k_tile_q6_k+0xda0>
-	QUAD $0x172c2578487df262; WORD $0x0000 // vpbroadcastb 0x172c(%rip), %zmm4 # 0x3dc1 <k_tile_q6_k+0xda1>
-	QUAD $0x12c52d58487df262; WORD $0x0000 // vpbroadcastd 0x12c5(%rip), %zmm5 # 0x3964 <k_tile_q6_k+0x944>
-	QUAD $0x12973518487df262; WORD $0x0000 // vbroadcastss 0x1297(%rip), %zmm6 # 0x3940 <k_tile_q6_k+0x920>
-	QUAD $0x12993d18487df262; WORD $0x0000 // vbroadcastss 0x1299(%rip), %zmm7 # 0x394c <k_tile_q6_k+0x92c>
-	QUAD $0x1683056f48fd7162; WORD $0x0000 // vmovdqa64 0x1683(%rip), %zmm8 # 0x3d40 <k_tile_q6_k+0xd20>
-	QUAD $0x16b90d6f48fd7162; WORD $0x0000 // vmovdqa64 0x16b9(%rip), %zmm9 # 0x3d80 <k_tile_q6_k+0xd60>
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1274 // je 0x2700 <k_tile_q5_k+0x110>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487c3162; WORD $0x1c10; BYTE $0x20 // vmovups (%rax,%r12), %zmm11
-	WORD $0x15eb // jmp 0x2710 <k_tile_q5_k+0x120>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x20 // vmovups %zmm11, (%rax,%r12)
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x09e1c148 // shlq $0x9, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x13e80558487df262; WORD $0x0000 // vpbroadcastd 0x13e8(%rip), %zmm0 # 0x3b88 <k_tile_q6_k+0xa58>
+	QUAD $0x13e60d58487df262; WORD $0x0000 // vpbroadcastd 0x13e6(%rip), %zmm1 # 0x3b90 <k_tile_q6_k+0xa60>
+	QUAD $0x13e81558487df262; WORD $0x0000 // vpbroadcastd 0x13e8(%rip), %zmm2 # 0x3b9c <k_tile_q6_k+0xa6c>
+	QUAD $0x18421d78487df262; WORD $0x0000 // vpbroadcastb 0x1842(%rip), %zmm3 # 0x4000 <k_tile_q6_k+0xed0>
+	QUAD $0x18392578487df262; WORD $0x0000 // vpbroadcastb 0x1839(%rip), %zmm4 # 0x4001 <k_tile_q6_k+0xed1>
+	QUAD $0x13d22d58487df262; WORD $0x0000 // vpbroadcastd 0x13d2(%rip), %zmm5 # 0x3ba4 <k_tile_q6_k+0xa74>
+	QUAD $0x13a43558487df262; WORD $0x0000 // vpbroadcastd 0x13a4(%rip), %zmm6 # 0x3b80 <k_tile_q6_k+0xa50>
+	QUAD $0x13a63d18487df262; WORD $0x0000 // vbroadcastss 0x13a6(%rip), %zmm7 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x1790056f48fd7162; WORD $0x0000 // vmovdqa64 0x1790(%rip), %zmm8 # 0x3f80 <k_tile_q6_k+0xe50>
+	QUAD $0x17c60d6f48fd7162; WORD $0x0000 // vmovdqa64 0x17c6(%rip), %zmm9 # 0x3fc0 <k_tile_q6_k+0xe90>
+	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x0f74 // je 0x2830 <k_tile_q5_k+0x100>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x487c7162; WORD $0x2410; BYTE $0x30 // vmovups (%rax,%rsi), %zmm12
+	WORD $0x12eb // jmp 0x2841 <k_tile_q5_k+0x111>
+	BYTE $0x90 // nop
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x30 // vmovups %zmm12, (%rax,%rsi)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	LONG $0x48fe5162; WORD $0x506f; BYTE $0x28 // vmovdqu64 0xa00(%r8), %zmm10
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x29 // vmovdqu64 0xa40(%r8), %zmm12
+	LONG $0x48fe5162; WORD $0x586f; BYTE $0x29 // vmovdqu64 0xa40(%r8), %zmm11
 	LONG $0x48fe5162; WORD $0x686f; BYTE $0x2a // vmovdqu64 0xa80(%r8), %zmm13
 	LONG $0x482d7162; WORD $0xf0db // vpandd %zmm0, %zmm10, %zmm14
-	QUAD $0x3024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0x30(%rsp)
+	QUAD $0x5024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0x50(%rsp)
 	LONG $0x48157162; WORD $0xf1db // vpandd %zmm1, %zmm13, %zmm14
 	LONG $0x482dd162; WORD $0xd272; BYTE $0x02 // vpsrld $0x2, %zmm10, %zmm10
 	LONG $0x480d7362; WORD $0xd225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm14, %zmm10
-	QUAD $0x7024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0x70(%rsp)
-	LONG $0x481d7162; WORD $0xd0db // vpandd %zmm0, %zmm12, %zmm10
-	QUAD $0xb024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0xb0(%rsp)
+	QUAD $0x9024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0x90(%rsp)
+	LONG $0x48257162; WORD $0xd0db // vpandd %zmm0, %zmm11, %zmm10
+	QUAD $0xd024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0xd0(%rsp)
 	LONG $0x482dd162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm10
 	LONG $0x482d7162; WORD $0xd1db // vpandd %zmm1, %zmm10, %zmm10
-	LONG $0x481dd162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm12
-	LONG $0x482d7362; WORD $0xe225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm10, %zmm12
-	QUAD $0xf024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0xf0(%rsp)
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000bd348d42 // leal (,%r15,4), %esi
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x4825d162; WORD $0xd372; BYTE $0x02 // vpsrld $0x2, %zmm11, %zmm11
+	LONG $0x482d7362; WORD $0xda25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm10, %zmm11
+	QUAD $0x10249c7f48fe7162; WORD $0x0001; BYTE $0x00 // vmovdqu64 %zmm11, 0x110(%rsp)
+	LONG $0x00a88d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r13
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x80c36949; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r11, %rax # imm = 0x580
+	LONG $0x4c180f41; WORD $0x0005 // prefetcht0 (%r13,%rax)
+	LONG $0x4c180f41; WORD $0x4005 // prefetcht0 0x40(%r13,%rax)
+	QUAD $0x000080058c180f41; BYTE $0x00 // prefetcht0 0x80(%r13,%rax)
+	QUAD $0x0000c0058c180f41; BYTE $0x00 // prefetcht0 0xc0(%r13,%rax)
+	QUAD $0x000100058c180f41; BYTE $0x00 // prefetcht0 0x100(%r13,%rax)
+	QUAD $0x000140058c180f41; BYTE $0x00 // prefetcht0 0x140(%r13,%rax)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x0ae1c148 // shlq $0xa, %rcx
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x08e6c148 // shlq $0x8, %rsi
+	QUAD $0x2030546f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm10
+	QUAD $0x22305c6f48fe5162 // vmovdqu64 0x880(%r8,%rsi), %zmm11
+	QUAD $0x23306c6f48fe5162 // vmovdqu64 0x8c0(%r8,%rsi), %zmm13
+	LONG $0x480dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	QUAD $0xf808342548e55362 // vpternlogq $0xf8, (%r8,%rcx), %zmm3, %zmm14
+	LONG $0x48fd7162; WORD $0xfd6f // vmovdqa64 %zmm5, %zmm15
+	LONG $0x580d5262; WORD $0x3c50; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm14, %zmm15
+	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
+	QUAD $0x0108542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%rcx), %zmm3, %zmm10
+	QUAD $0x01247c50582d5262 // vpdpbusd 0x4(%r12){1to16}, %zmm10, %zmm15
+	QUAD $0x000000019d348d4e // leaq 0x1(,%r11,4), %r14
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	LONG $0x48e51162; WORD $0x24db; BYTE $0x38 // vpandq (%r8,%r15), %zmm3, %zmm12
-	LONG $0xd66e79c5 // vmovd %esi, %xmm10
-	LONG $0x48fe5162; WORD $0x686f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm14
-	LONG $0x48fe5162; WORD $0x786f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm16
-	LONG $0x48155162; WORD $0xead2 // vpsrld %xmm10, %zmm13, %zmm13
-	LONG $0x4815d162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm13, %zmm13
-	LONG $0x489d7362; WORD $0xec25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm12, %zmm13
-	LONG $0x48fd7162; WORD $0xe56f // vmovdqa64 %zmm5, %zmm12
-	LONG $0x58155262; WORD $0x2150 // vpdpbusd (%r9){1to16}, %zmm13, %zmm12
-	QUAD $0x01386cdb48e51162 // vpandq 0x40(%r8,%r15), %zmm3, %zmm13
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6150; BYTE $0x01 // vpdpbusd 0x4(%r9){1to16}, %zmm14, %zmm12
-	QUAD $0x02386cdb48e51162 // vpandq 0x80(%r8,%r15), %zmm3, %zmm13
-	LONG $0x48055162; WORD $0xf2d2 // vpsrld %xmm10, %zmm15, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6150; BYTE $0x02 // vpdpbusd 0x8(%r9){1to16}, %zmm14, %zmm12
-	QUAD $0x03386cdb48e51162 // vpandq 0xc0(%r8,%r15), %zmm3, %zmm13
-	LONG $0x407d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm16, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6150; BYTE $0x03 // vpdpbusd 0xc(%r9){1to16}, %zmm14, %zmm12
-	QUAD $0x04386cdb48e51162 // vpandq 0x100(%r8,%r15), %zmm3, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6150; BYTE $0x04 // vpdpbusd 0x10(%r9){1to16}, %zmm14, %zmm12
-	QUAD $0x05386cdb48e51162 // vpandq 0x140(%r8,%r15), %zmm3, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6150; BYTE $0x05 // vpdpbusd 0x14(%r9){1to16}, %zmm14, %zmm12
-	QUAD $0x06386cdb48e51162 // vpandq 0x180(%r8,%r15), %zmm3, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6150; BYTE $0x06 // vpdpbusd 0x18(%r9){1to16}, %zmm14, %zmm12
-	QUAD $0x07386cdb48e51162 // vpandq 0x1c0(%r8,%r15), %zmm3, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	LONG $0x580d5262; WORD $0x6150; BYTE $0x07 // vpdpbusd 0x1c(%r9){1to16}, %zmm14, %zmm12
+	QUAD $0x2000546f48fe5162 // vmovdqu64 0x800(%r8,%rax), %zmm10
+	LONG $0x480dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	QUAD $0x0208742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%rcx), %zmm3, %zmm14
+	QUAD $0x02247c50580d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm14, %zmm15
+	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
+	QUAD $0x0308542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%rcx), %zmm3, %zmm10
+	QUAD $0x03247c50582d5262 // vpdpbusd 0xc(%r12){1to16}, %zmm10, %zmm15
+	LONG $0x482dd162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm10
+	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
+	QUAD $0x0408542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%rcx), %zmm3, %zmm10
+	QUAD $0x04247c50582d5262 // vpdpbusd 0x10(%r12){1to16}, %zmm10, %zmm15
+	LONG $0x48a57162; WORD $0xd4db // vpandq %zmm4, %zmm11, %zmm10
+	QUAD $0x0508542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%rcx), %zmm3, %zmm10
+	QUAD $0x05247c50582d5262 // vpdpbusd 0x14(%r12){1to16}, %zmm10, %zmm15
+	LONG $0x482dd162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm13, %zmm10
+	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
+	QUAD $0x0608542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%rcx), %zmm3, %zmm10
+	QUAD $0x06247c50582d5262 // vpdpbusd 0x18(%r12){1to16}, %zmm10, %zmm15
+	LONG $0x48957162; WORD $0xd4db // vpandq %zmm4, %zmm13, %zmm10
+	QUAD $0x0708542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%rcx), %zmm3, %zmm10
+	QUAD $0x07247c50582d5262 // vpdpbusd 0x1c(%r12){1to16}, %zmm10, %zmm15
 	LONG $0x487d5262; WORD $0x6813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm13
-	QUAD $0x3004b454484c7162; WORD $0x0000; BYTE $0x00 // vandps 0x30(%rsp,%rax), %zmm6, %zmm14
+	QUAD $0x50149c6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x50(%rsp,%r10), %zmm11
+	QUAD $0xd014946f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xd0(%rsp,%r10), %zmm10
+	LONG $0x48a57162; WORD $0xf6db // vpandq %zmm6, %zmm11, %zmm14
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
 	LONG $0x48147162; WORD $0xf759 // vmulps %zmm7, %zmm13, %zmm14
-	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
-	LONG $0x58255262; WORD $0x7198; BYTE $0x08 // vfmadd132ps 0x20(%r9){1to16}, %zmm11, %zmm14 # zmm14 = (zmm14 * mem) + zmm11
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
-	QUAD $0xb004a454484c7162; WORD $0x0000; BYTE $0x00 // vandps 0xb0(%rsp,%rax), %zmm6, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x580d5262; WORD $0x599c; BYTE $0x0c // vfnmadd132ps 0x30(%r9){1to16}, %zmm14, %zmm11 # zmm11 = -(zmm11 * mem) + zmm14
-	QUAD $0x3004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x30(%rsp,%rax), %zmm13
-	QUAD $0xb004a46f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xb0(%rsp,%rax), %zmm12
-	QUAD $0x04381472480d9162 // vpsrld $0x4, (%r8,%r15), %zmm14
-	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
-	LONG $0x48fe5162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm16
-	LONG $0x48fec162; WORD $0x486f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm17
-	LONG $0x48fec162; WORD $0x506f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm18
-	LONG $0x48055162; WORD $0xfad2 // vpsrld %xmm10, %zmm15, %zmm15
-	LONG $0x4805d162; WORD $0xf772; BYTE $0x03 // vpslld $0x3, %zmm15, %zmm15
-	LONG $0x488d7362; WORD $0xfc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm14, %zmm15
-	LONG $0x48fd7162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm14
-	LONG $0x58055262; WORD $0x3450; BYTE $0x19 // vpdpbusd (%r9,%rbx){1to16}, %zmm15, %zmm14
-	QUAD $0x0138547248059162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%r15), %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x01197450507d5262 // vpdpbusd 0x4(%r9,%rbx){1to16}, %zmm16, %zmm14
-	QUAD $0x0238547248059162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%r15), %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x4075c162; WORD $0xc2d2 // vpsrld %xmm10, %zmm17, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x02197450507d5262 // vpdpbusd 0x8(%r9,%rbx){1to16}, %zmm16, %zmm14
-	QUAD $0x0338547248059162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%r15), %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x406dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm18, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x03197450507d5262 // vpdpbusd 0xc(%r9,%rbx){1to16}, %zmm16, %zmm14
-	QUAD $0x0438547248059162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%r15), %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x04197450507d5262 // vpdpbusd 0x10(%r9,%rbx){1to16}, %zmm16, %zmm14
-	QUAD $0x0538547248059162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%r15), %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x05197450507d5262 // vpdpbusd 0x14(%r9,%rbx){1to16}, %zmm16, %zmm14
-	QUAD $0x0638547248059162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%r15), %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x06197450507d5262 // vpdpbusd 0x18(%r9,%rbx){1to16}, %zmm16, %zmm14
-	QUAD $0x0738547248059162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%r15), %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x07197450507d5262 // vpdpbusd 0x1c(%r9,%rbx){1to16}, %zmm16, %zmm14
-	LONG $0x487d5262; WORD $0x7813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm15
-	LONG $0x48155262; WORD $0xe800 // vpshufb %zmm8, %zmm13, %zmm13
+	LONG $0x48155262; WORD $0xf7b8 // vfmadd231ps %zmm15, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm15) + zmm14
+	QUAD $0x08247498581d5262 // vfmadd132ps 0x20(%r12){1to16}, %zmm12, %zmm14 # zmm14 = (zmm14 * mem) + zmm12
+	LONG $0x487d5262; WORD $0x6013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm12
+	LONG $0x48ad7162; WORD $0xeedb // vpandq %zmm6, %zmm10, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48045162; WORD $0xed59 // vmulps %zmm13, %zmm15, %zmm13
-	LONG $0x48147162; WORD $0xff59 // vmulps %zmm7, %zmm13, %zmm15
-	LONG $0x48155262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm14) + zmm15
-	QUAD $0x08197c9858255262 // vfmadd132ps 0x20(%r9,%rbx){1to16}, %zmm11, %zmm15 # zmm15 = (zmm15 * mem) + zmm11
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
-	LONG $0x481d5262; WORD $0xe000 // vpshufb %zmm8, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	QUAD $0x0c195c9c58055262 // vfnmadd132ps 0x30(%r9,%rbx){1to16}, %zmm15, %zmm11 # zmm11 = -(zmm11 * mem) + zmm15
-	QUAD $0x3004ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x30(%rsp,%rax), %zmm13
-	QUAD $0xb004a46f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xb0(%rsp,%rax), %zmm12
-	QUAD $0x083874db48e51162 // vpandq 0x200(%r8,%r15), %zmm3, %zmm14
-	LONG $0x48fe5162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm16
-	LONG $0x48fec162; WORD $0x486f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm17
-	LONG $0x48fec162; WORD $0x506f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm18
-	LONG $0x48055162; WORD $0xfad2 // vpsrld %xmm10, %zmm15, %zmm15
-	LONG $0x4805d162; WORD $0xf772; BYTE $0x02 // vpslld $0x2, %zmm15, %zmm15
-	LONG $0x488d7362; WORD $0xfc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm14, %zmm15
-	LONG $0x48fd7162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm14
-	LONG $0x58055262; WORD $0x3450; BYTE $0x39 // vpdpbusd (%r9,%rdi){1to16}, %zmm15, %zmm14
-	QUAD $0x09387cdb48e51162 // vpandq 0x240(%r8,%r15), %zmm3, %zmm15
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x01397450507d5262 // vpdpbusd 0x4(%r9,%rdi){1to16}, %zmm16, %zmm14
-	QUAD $0x0a387cdb48e51162 // vpandq 0x280(%r8,%r15), %zmm3, %zmm15
-	LONG $0x4075c162; WORD $0xc2d2 // vpsrld %xmm10, %zmm17, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x02397450507d5262 // vpdpbusd 0x8(%r9,%rdi){1to16}, %zmm16, %zmm14
-	QUAD $0x0b387cdb48e51162 // vpandq 0x2c0(%r8,%r15), %zmm3, %zmm15
-	LONG $0x406dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm18, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x03397450507d5262 // vpdpbusd 0xc(%r9,%rdi){1to16}, %zmm16, %zmm14
-	QUAD $0x0c387cdb48e51162 // vpandq 0x300(%r8,%r15), %zmm3, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x04397450507d5262 // vpdpbusd 0x10(%r9,%rdi){1to16}, %zmm16, %zmm14
-	QUAD $0x0d387cdb48e51162 // vpandq 0x340(%r8,%r15), %zmm3, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x05397450507d5262 // vpdpbusd 0x14(%r9,%rdi){1to16}, %zmm16, %zmm14
-	QUAD $0x0e387cdb48e51162 // vpandq 0x380(%r8,%r15), %zmm3, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x06397450507d5262 // vpdpbusd 0x18(%r9,%rdi){1to16}, %zmm16, %zmm14
-	QUAD $0x0f387cdb48e51162 // vpandq 0x3c0(%r8,%r15), %zmm3, %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm16
-	LONG $0x407dc162; WORD $0xc2d2 // vpsrld %xmm10, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm16
-	LONG $0x4885e362; WORD $0xc425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm15, %zmm16
-	QUAD $0x07397450507d5262 // vpdpbusd 0x1c(%r9,%rdi){1to16}, %zmm16, %zmm14
-	LONG $0x487d5262; WORD $0x7813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm15
-	LONG $0x48155262; WORD $0xe900 // vpshufb %zmm9, %zmm13, %zmm13
+	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
+	QUAD $0x0c24649c580d5262 // vfnmadd132ps 0x30(%r12){1to16}, %zmm14, %zmm12 # zmm12 = -(zmm12 * mem) + zmm14
+	LONG $0x60d6694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r14, %r10 # imm = 0x160
+	LONG $0x4c180f43; WORD $0x0015 // prefetcht0 (%r13,%r10)
+	LONG $0x4c180f43; WORD $0x4015 // prefetcht0 0x40(%r13,%r10)
+	QUAD $0x000080158c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r10)
+	QUAD $0x0000c0158c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r10)
+	QUAD $0x000100158c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r10)
+	QUAD $0x000140158c180f43; BYTE $0x00 // prefetcht0 0x140(%r13,%r10)
+	QUAD $0x040814724815d162 // vpsrld $0x4, (%r8,%rcx), %zmm13
+	QUAD $0x2030746f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm14
+	QUAD $0x23307c6f48fe5162 // vmovdqu64 0x8c0(%r8,%rsi), %zmm15
+	LONG $0x407dd162; WORD $0xf672; BYTE $0x03 // vpslld $0x3, %zmm14, %zmm16
+	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
+	LONG $0x4895e362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm13, %zmm16
+	LONG $0x3c348d4d // leaq (%r12,%rdi), %r14
+	LONG $0x48fd7162; WORD $0xed6f // vmovdqa64 %zmm5, %zmm13
+	LONG $0x507d5262; WORD $0x2c50; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm16, %zmm13
+	QUAD $0x01085472407dd162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm16
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x01 // vpsrld $0x1, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	LONG $0x40fd7362; WORD $0xf325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm16, %zmm14
+	QUAD $0x013c6c50580d5262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm14, %zmm13
+	QUAD $0x02085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm14
+	QUAD $0x2000446f48fec162 // vmovdqu64 0x800(%r8,%rax), %zmm16
+	LONG $0x4075b162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xccdb // vpandq %zmm4, %zmm17, %zmm17
+	LONG $0x488de362; WORD $0xcb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm17
+	QUAD $0x023c6c5050755262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm17, %zmm13
+	QUAD $0x03085472480dd162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm14
+	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
+	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
+	QUAD $0x033c6c50507d5262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm16, %zmm13
+	QUAD $0x04085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm14
+	QUAD $0x000000029d148d4e // leaq 0x2(,%r11,4), %r10
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	QUAD $0x2038446f48fe8162 // vmovdqu64 0x800(%r8,%r15), %zmm16
+	LONG $0x4075b162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xccdb // vpandq %zmm4, %zmm17, %zmm17
+	LONG $0x488de362; WORD $0xcb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm17
+	QUAD $0x043c6c5050755262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm17, %zmm13
+	QUAD $0x05085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm14
+	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
+	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
+	QUAD $0x053c6c50507d5262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm16, %zmm13
+	QUAD $0x06085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm14
+	LONG $0x407dd162; WORD $0xf772; BYTE $0x03 // vpslld $0x3, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
+	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
+	QUAD $0x063c6c50507d5262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm16, %zmm13
+	QUAD $0x07085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm14
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x01 // vpsrld $0x1, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
+	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
+	QUAD $0x073c6c5058055262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm15, %zmm13
+	LONG $0x487d5262; WORD $0x7013; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm14
+	LONG $0x48255262; WORD $0xf800 // vpshufb %zmm8, %zmm11, %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x480c5162; WORD $0xf759 // vmulps %zmm15, %zmm14, %zmm14
+	LONG $0x480c7162; WORD $0xff59 // vmulps %zmm7, %zmm14, %zmm15
+	LONG $0x480d5262; WORD $0xfdb8 // vfmadd231ps %zmm13, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm13) + zmm15
+	QUAD $0x083c7c98581d5262 // vfmadd132ps 0x20(%r12,%rdi){1to16}, %zmm12, %zmm15 # zmm15 = (zmm15 * mem) + zmm12
+	LONG $0x487d5262; WORD $0x6013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm12
+	LONG $0x482d5262; WORD $0xe800 // vpshufb %zmm8, %zmm10, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48045162; WORD $0xed59 // vmulps %zmm13, %zmm15, %zmm13
-	LONG $0x48147162; WORD $0xff59 // vmulps %zmm7, %zmm13, %zmm15
-	LONG $0x48155262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm14) + zmm15
-	QUAD $0x08397c9858255262 // vfmadd132ps 0x20(%r9,%rdi){1to16}, %zmm11, %zmm15 # zmm15 = (zmm15 * mem) + zmm11
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
-	LONG $0x481d5262; WORD $0xe100 // vpshufb %zmm9, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	QUAD $0x0c395c9c58055262 // vfnmadd132ps 0x30(%r9,%rdi){1to16}, %zmm15, %zmm11 # zmm11 = -(zmm11 * mem) + zmm15
-	QUAD $0x08385472481d9162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%r15), %zmm12
-	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
-	LONG $0x48fe5162; WORD $0x686f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm14
-	LONG $0x48fe5162; WORD $0x786f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm15
-	LONG $0x48fec162; WORD $0x406f; BYTE $0x23 // vmovdqu64 0x8c0(%r8), %zmm16
-	LONG $0x48155162; WORD $0xead2 // vpsrld %xmm10, %zmm13, %zmm13
-	LONG $0x48155162; WORD $0xedfe // vpaddd %zmm13, %zmm13, %zmm13
-	LONG $0x489d7362; WORD $0xec25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm12, %zmm13
-	LONG $0x48fd7162; WORD $0xe56f // vmovdqa64 %zmm5, %zmm12
-	LONG $0x58151262; WORD $0x2450; BYTE $0x31 // vpdpbusd (%r9,%r14){1to16}, %zmm13, %zmm12
-	QUAD $0x0938547248159162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%r15), %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	QUAD $0x01316450580d1262 // vpdpbusd 0x4(%r9,%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0a38547248159162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%r15), %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48055162; WORD $0xf2d2 // vpsrld %xmm10, %zmm15, %zmm14
-	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	QUAD $0x02316450580d1262 // vpdpbusd 0x8(%r9,%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0b38547248159162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%r15), %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x407d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm16, %zmm14
-	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	QUAD $0x03316450580d1262 // vpdpbusd 0xc(%r9,%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0c38547248159162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%r15), %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x24 // vmovdqu64 0x900(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	QUAD $0x04316450580d1262 // vpdpbusd 0x10(%r9,%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0d38547248159162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%r15), %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x25 // vmovdqu64 0x940(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	QUAD $0x05316450580d1262 // vpdpbusd 0x14(%r9,%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0e38547248159162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%r15), %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x26 // vmovdqu64 0x980(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xf2d2 // vpsrld %xmm10, %zmm14, %zmm14
-	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
-	LONG $0x48957362; WORD $0xf425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm14
-	QUAD $0x06316450580d1262 // vpdpbusd 0x18(%r9,%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0f38547248159162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%r15), %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	LONG $0x48fe5162; WORD $0x706f; BYTE $0x27 // vmovdqu64 0x9c0(%r8), %zmm14
-	LONG $0x480d5162; WORD $0xd2d2 // vpsrld %xmm10, %zmm14, %zmm10
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48957362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm13, %zmm10
-	QUAD $0x07316450582d1262 // vpdpbusd 0x1c(%r9,%r14){1to16}, %zmm10, %zmm12
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm10
-	QUAD $0x300494724815f162; LONG $0x18000000 // vpsrld $0x18, 0x30(%rsp,%rax), %zmm13
+	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
+	QUAD $0x0c3c649c58055262 // vfnmadd132ps 0x30(%r12,%rdi){1to16}, %zmm15, %zmm12 # zmm12 = -(zmm12 * mem) + zmm15
+	LONG $0x60d2694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r10, %r10 # imm = 0x160
+	LONG $0x4c180f43; WORD $0x0015 // prefetcht0 (%r13,%r10)
+	LONG $0x4c180f43; WORD $0x4015 // prefetcht0 0x40(%r13,%r10)
+	QUAD $0x000080158c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r10)
+	QUAD $0x0000c0158c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r10)
+	QUAD $0x000100158c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r10)
+	QUAD $0x000140158c180f43; BYTE $0x00 // prefetcht0 0x140(%r13,%r10)
+	QUAD $0x20306c6f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm13
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	QUAD $0x0808742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%rcx), %zmm3, %zmm14
+	LONG $0x3e248d4d // leaq (%r14,%rdi), %r12
+	LONG $0x48fd7162; WORD $0xfd6f // vmovdqa64 %zmm5, %zmm15
+	LONG $0x580d3262; WORD $0x3c50; BYTE $0x37 // vpdpbusd (%rdi,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
+	QUAD $0x09086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%rcx), %zmm3, %zmm13
+	QUAD $0x01377c5058153262 // vpdpbusd 0x4(%rdi,%r14){1to16}, %zmm13, %zmm15
+	QUAD $0x20006c6f48fe5162 // vmovdqu64 0x800(%r8,%rax), %zmm13
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	QUAD $0x0a08742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%rcx), %zmm3, %zmm14
+	QUAD $0x02377c50580d3262 // vpdpbusd 0x8(%rdi,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
+	QUAD $0x0b086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%rcx), %zmm3, %zmm13
+	QUAD $0x03377c5058153262 // vpdpbusd 0xc(%rdi,%r14){1to16}, %zmm13, %zmm15
+	QUAD $0x20386c6f48fe1162 // vmovdqu64 0x800(%r8,%r15), %zmm13
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	QUAD $0x0c08742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%rcx), %zmm3, %zmm14
+	QUAD $0x04377c50580d3262 // vpdpbusd 0x10(%rdi,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
+	QUAD $0x0d086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%rcx), %zmm3, %zmm13
+	QUAD $0x05377c5058153262 // vpdpbusd 0x14(%rdi,%r14){1to16}, %zmm13, %zmm15
+	QUAD $0x000000039d148d4e // leaq 0x3(,%r11,4), %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	QUAD $0x20186c6f48fe1162 // vmovdqu64 0x800(%r8,%r11), %zmm13
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	QUAD $0x0e08742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%rcx), %zmm3, %zmm14
+	QUAD $0x06377c50580d3262 // vpdpbusd 0x18(%rdi,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
+	QUAD $0x0f086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%rcx), %zmm3, %zmm13
+	QUAD $0x07377c5058153262 // vpdpbusd 0x1c(%rdi,%r14){1to16}, %zmm13, %zmm15
+	LONG $0x487d5262; WORD $0x6813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm13
+	LONG $0x48255262; WORD $0xf100 // vpshufb %zmm9, %zmm11, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
+	LONG $0x48147162; WORD $0xf759 // vmulps %zmm7, %zmm13, %zmm14
+	LONG $0x48155262; WORD $0xf7b8 // vfmadd231ps %zmm15, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm15) + zmm14
+	QUAD $0x08377498581d3262 // vfmadd132ps 0x20(%rdi,%r14){1to16}, %zmm12, %zmm14 # zmm14 = (zmm14 * mem) + zmm12
+	LONG $0x487d5262; WORD $0x6013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm12
+	LONG $0x482d5262; WORD $0xe900 // vpshufb %zmm9, %zmm10, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x482c5162; WORD $0xd559 // vmulps %zmm13, %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0xef59 // vmulps %zmm7, %zmm10, %zmm13
-	LONG $0x482d5262; WORD $0xecb8 // vfmadd231ps %zmm12, %zmm10, %zmm13 # zmm13 = (zmm10 * zmm12) + zmm13
-	QUAD $0x08316c9858251262 // vfmadd132ps 0x20(%r9,%r14){1to16}, %zmm11, %zmm13 # zmm13 = (zmm13 * mem) + zmm11
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm10
-	QUAD $0xb00494724825f162; LONG $0x18000000 // vpsrld $0x18, 0xb0(%rsp,%rax), %zmm11
+	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
+	QUAD $0x0c37649c580d3262 // vfnmadd132ps 0x30(%rdi,%r14){1to16}, %zmm14, %zmm12 # zmm12 = -(zmm12 * mem) + zmm14
+	LONG $0x60d2694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r10, %r10 # imm = 0x160
+	LONG $0x4c180f43; WORD $0x0015 // prefetcht0 (%r13,%r10)
+	LONG $0x4c180f43; WORD $0x4015 // prefetcht0 0x40(%r13,%r10)
+	QUAD $0x000080158c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r10)
+	QUAD $0x0000c0158c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r10)
+	QUAD $0x000100158c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r10)
+	QUAD $0x000140158c180f43; BYTE $0x00 // prefetcht0 0x140(%r13,%r10)
+	QUAD $0x080854724815d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm13
+	QUAD $0x2030746f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm14
+	LONG $0x480d5162; WORD $0xfefe // vpaddd %zmm14, %zmm14, %zmm15
+	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm13, %zmm15
+	LONG $0x48fd7162; WORD $0xed6f // vmovdqa64 %zmm5, %zmm13
+	LONG $0x58053262; WORD $0x2c50; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm15, %zmm13
+	QUAD $0x090854724805d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm15
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x03 // vpsrld $0x3, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
+	LONG $0x48857362; WORD $0xf325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm15, %zmm14
+	QUAD $0x01276c50580d3262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm14, %zmm13
+	QUAD $0x0a085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm14
+	QUAD $0x20007c6f48fe5162 // vmovdqu64 0x800(%r8,%rax), %zmm15
+	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
+	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
+	QUAD $0x02276c50507d3262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm16, %zmm13
+	QUAD $0x0b085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm14
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
+	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
+	QUAD $0x03276c5058053262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm15, %zmm13
+	QUAD $0x0c085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm14
+	QUAD $0x20387c6f48fe1162 // vmovdqu64 0x800(%r8,%r15), %zmm15
+	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
+	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
+	QUAD $0x04276c50507d3262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm16, %zmm13
+	QUAD $0x0d085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm14
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
+	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
+	QUAD $0x05276c5058053262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm15, %zmm13
+	QUAD $0x0e085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm14
+	QUAD $0x20187c6f48fe1162 // vmovdqu64 0x800(%r8,%r11), %zmm15
+	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
+	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
+	QUAD $0x06276c50507d3262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm16, %zmm13
+	QUAD $0x0f085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm14
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
+	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
+	QUAD $0x07276c5058053262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm15, %zmm13
+	LONG $0x487d5262; WORD $0x7013; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm14
+	LONG $0x4825d162; WORD $0xd372; BYTE $0x18 // vpsrld $0x18, %zmm11, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xdb59 // vmulps %zmm11, %zmm10, %zmm11
-	QUAD $0x0c315c9c58151262 // vfnmadd132ps 0x30(%r9,%r14){1to16}, %zmm13, %zmm11 # zmm11 = -(zmm11 * mem) + zmm13
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0xf888850f; WORD $0xffff // jne 0x27b0 <k_tile_q5_k+0x1c0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x20 // vmovups %zmm11, (%rax,%r12)
-	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x480c5162; WORD $0xdb59 // vmulps %zmm11, %zmm14, %zmm11
+	LONG $0x48247162; WORD $0xf759 // vmulps %zmm7, %zmm11, %zmm14
+	LONG $0x48255262; WORD $0xf5b8 // vfmadd231ps %zmm13, %zmm11, %zmm14 # zmm14 = (zmm11 * zmm13) + zmm14
+	QUAD $0x08277498581d3262 // vfmadd132ps 0x20(%rdi,%r12){1to16}, %zmm12, %zmm14 # zmm14 = (zmm14 * mem) + zmm12
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48245162; WORD $0xe259 // vmulps %zmm10, %zmm11, %zmm12
+	QUAD $0x0c27649c580d3262 // vfnmadd132ps 0x30(%rdi,%r12){1to16}, %zmm14, %zmm12 # zmm12 = -(zmm12 * mem) + zmm14
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0xf8cf850f; WORD $0xffff // jne 0x28f0 <k_tile_q5_k+0x1c0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x30 // vmovups %zmm12, (%rax,%rsi)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0x246c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r13
-	LONG $0xf7d5850f; WORD $0xffff // jne 0x2720 <k_tile_q5_k+0x130>
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r12
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf77d850f; WORD $0xffff // jne 0x26e0 <k_tile_q5_k+0xf0>
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x3000 <k_tile_q5_k+0xa10>
+	LONG $0x24540348; BYTE $0x30 // addq 0x30(%rsp), %rdx
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xf7ff850f; WORD $0xffff // jne 0x2850 <k_tile_q5_k+0x120>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xf7a7850f; WORD $0xffff // jne 0x2810 <k_tile_q5_k+0xe0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x3110 <k_tile_q5_k+0x9e0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x008f850f; WORD $0x0000 // jne 0x3000 <k_tile_q5_k+0xa10>
+	LONG $0x0099850f; WORD $0x0000 // jne 0x3110 <k_tile_q5_k+0x9e0>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x2f80 <k_tile_q5_k+0x990>
+	WORD $0x0473 // jae 0x3086 <k_tile_q5_k+0x956>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x4beb // jmp 0x2fcb <k_tile_q5_k+0x9db>
+	WORD $0x55eb // jmp 0x30db <k_tile_q5_k+0x9ab>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
@@ -2106,20 +2137,20 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xd575 // jne 0x2fa0 <k_tile_q5_k+0x9b0>
+	WORD $0xd575 // jne 0x30b0 <k_tile_q5_k+0x980>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x3000 <k_tile_q5_k+0xa10>
+	WORD $0x3074 // je 0x3110 <k_tile_q5_k+0x9e0>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x240c0148 // addq %rcx, (%rsp)
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x2ff0 <k_tile_q5_k+0xa00>
+	WORD $0xf075 // jne 0x3100 <k_tile_q5_k+0x9d0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2134,21 +2165,21 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q6_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x09018e0f; WORD $0x0000 // jle 0x392e <k_tile_q6_k+0x90e>
+	LONG $0x0a218e0f; WORD $0x0000 // jle 0x3b5e <k_tile_q6_k+0xa2e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x40ec8348 // subq $0x40, %rsp
+	LONG $0x50ec8348 // subq $0x50, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x082f8e0f; WORD $0x0000 // jle 0x3887 <k_tile_q6_k+0x867>
+	LONG $0x094f8e0f; WORD $0x0000 // jle 0x3ab7 <k_tile_q6_k+0x987>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
@@ -2164,9 +2195,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0de50578487df262; WORD $0x0000 // vpbroadcastb 0xde5(%rip), %zmm0 # 0x3e80 <k_tile_q6_k+0xe60>
-	QUAD $0x0ddc0d78487df262; WORD $0x0000 // vpbroadcastb 0xddc(%rip), %zmm1 # 0x3e81 <k_tile_q6_k+0xe61>
-	QUAD $0x089d1518487df262; WORD $0x0000 // vbroadcastss 0x89d(%rip), %zmm2 # 0x394c <k_tile_q6_k+0x92c>
+	QUAD $0x0f150578487df262; WORD $0x0000 // vpbroadcastb 0xf15(%rip), %zmm0 # 0x40c0 <k_tile_q6_k+0xf90>
+	QUAD $0x0f0c0d78487df262; WORD $0x0000 // vpbroadcastb 0xf0c(%rip), %zmm1 # 0x40c1 <k_tile_q6_k+0xf91>
+	QUAD $0x09cd1518487df262; WORD $0x0000 // vbroadcastss 0x9cd(%rip), %zmm2 # 0x3b8c <k_tile_q6_k+0xa5c>
 	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -2174,54 +2205,64 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e2c148 // shlq $0x6, %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	WORD $0x0f74 // je 0x30e0 <k_tile_q6_k+0xc0>
+	WORD $0x0f74 // je 0x31f0 <k_tile_q6_k+0xc0>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x487cf162; WORD $0x1c10; BYTE $0x10 // vmovups (%rax,%rdx), %zmm3
-	WORD $0x11eb // jmp 0x30ef <k_tile_q6_k+0xcf>
+	WORD $0x11eb // jmp 0x31ff <k_tile_q6_k+0xcf>
 	WORD $0x9066 // nop
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x487cf162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%rdx)
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x00908d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rdx
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x07e6c148 // shlq $0x7, %rsi
+	LONG $0x90d7694d; WORD $0x0006; BYTE $0x00 // imulq $0x690, %r15, %r10 # imm = 0x690
+	LONG $0x0c180f42; BYTE $0x12 // prefetcht0 (%rdx,%r10)
+	LONG $0x4c180f42; WORD $0x4012 // prefetcht0 0x40(%rdx,%r10)
+	QUAD $0x000080128c180f42; BYTE $0x00 // prefetcht0 0x80(%rdx,%r10)
+	QUAD $0x0000c0128c180f42; BYTE $0x00 // prefetcht0 0xc0(%rdx,%r10)
+	QUAD $0x000100128c180f42; BYTE $0x00 // prefetcht0 0x100(%rdx,%r10)
+	QUAD $0x000140128c180f42; BYTE $0x00 // prefetcht0 0x140(%rdx,%r10)
+	QUAD $0x000180128c180f42; BYTE $0x00 // prefetcht0 0x180(%rdx,%r10)
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm4
-	QUAD $0x30006c6f48fed162 // vmovdqu64 0xc00(%r8,%rax), %zmm5
-	LONG $0xfc7d8b45 // movl -0x4(%r13), %r15d
-	LONG $0x00758b41 // movl (%r13), %esi
-	LONG $0x00978d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r10d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xfa490f45 // cmovnsl %r10d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf77c // vpbroadcastd %r15d, %zmm6
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	LONG $0x09e7c149 // shlq $0x9, %r15
-	QUAD $0x2038747248459162; BYTE $0x04 // vpslld $0x4, 0x800(%r8,%r15), %zmm7
+	QUAD $0x30306c6f48fed162 // vmovdqu64 0xc00(%r8,%rsi), %zmm5
+	LONG $0xfc458b41 // movl -0x4(%r13), %eax
+	LONG $0x00658b45 // movl (%r13), %r12d
+	LONG $0x0000a88d; WORD $0xb4c0 // leal -0x4b400000(%rax), %ebp
+	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
+	WORD $0xed85 // testl %ebp, %ebp
+	WORD $0x490f; BYTE $0xc5 // cmovnsl %ebp, %eax
+	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
+	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf07c // vpbroadcastd %eax, %zmm6
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	QUAD $0x200074724845d162; BYTE $0x04 // vpslld $0x4, 0x800(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x0ae1c148 // shlq $0xa, %rcx
-	QUAD $0xf8083c2548f5d362 // vpternlogq $0xf8, (%r8,%rcx), %zmm1, %zmm7
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	QUAD $0xf8383c2548f59362 // vpternlogq $0xf8, (%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x2138747248459162; BYTE $0x04 // vpslld $0x4, 0x840(%r8,%r15), %zmm7
+	QUAD $0x210074724845d162; BYTE $0x04 // vpslld $0x4, 0x840(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x01087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x01387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x2238747248459162; BYTE $0x04 // vpslld $0x4, 0x880(%r8,%r15), %zmm7
+	QUAD $0x220074724845d162; BYTE $0x04 // vpslld $0x4, 0x880(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x02087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x02387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x2338747248459162; BYTE $0x04 // vpslld $0x4, 0x8c0(%r8,%r15), %zmm7
+	QUAD $0x230074724845d162; BYTE $0x04 // vpslld $0x4, 0x8c0(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x03087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x03387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm7, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x18 // vpslld $0x18, %zmm5, %zmm7
 	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
@@ -2229,64 +2270,71 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x485cf162; WORD $0xff59 // vmulps %zmm7, %zmm4, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xf2490f41 // cmovnsl %r10d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
-	QUAD $0x2438747248459162; BYTE $0x04 // vpslld $0x4, 0x900(%r8,%r15), %zmm7
+	QUAD $0xb4c0000024ac8d41 // leal -0x4b400000(%r12), %ebp
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xed85 // testl %ebp, %ebp
+	LONG $0xe5490f44 // cmovnsl %ebp, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf47c // vpbroadcastd %r12d, %zmm6
+	QUAD $0x240074724845d162; BYTE $0x04 // vpslld $0x4, 0x900(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x04087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x04387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x2538747248459162; BYTE $0x04 // vpslld $0x4, 0x940(%r8,%r15), %zmm7
+	QUAD $0x250074724845d162; BYTE $0x04 // vpslld $0x4, 0x940(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x05087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x05387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x2638747248459162; BYTE $0x04 // vpslld $0x4, 0x980(%r8,%r15), %zmm7
+	QUAD $0x260074724845d162; BYTE $0x04 // vpslld $0x4, 0x980(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x06087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x06387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x2738747248459162; BYTE $0x04 // vpslld $0x4, 0x9c0(%r8,%r15), %zmm7
+	QUAD $0x270074724845d162; BYTE $0x04 // vpslld $0x4, 0x9c0(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x07087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x07387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%r15), %zmm1, %zmm7
 	LONG $0x5845d262; WORD $0x7550; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm7, %zmm6
-	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm5
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x484dd262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm8
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x484cf162; WORD $0xe258 // vaddps %zmm2, %zmm6, %zmm4
+	LONG $0x4855d262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm4) + zmm8
 	LONG $0x5865d262; WORD $0x6598; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	QUAD $0x0001a4128c180f42; BYTE $0x00 // prefetcht0 0x1a4(%rdx,%r10)
+	QUAD $0x0001e4128c180f42; BYTE $0x00 // prefetcht0 0x1e4(%rdx,%r10)
+	QUAD $0x000224128c180f42; BYTE $0x00 // prefetcht0 0x224(%rdx,%r10)
+	QUAD $0x000264128c180f42; BYTE $0x00 // prefetcht0 0x264(%rdx,%r10)
+	QUAD $0x0002a4128c180f42; BYTE $0x00 // prefetcht0 0x2a4(%rdx,%r10)
+	QUAD $0x0002e4128c180f42; BYTE $0x00 // prefetcht0 0x2e4(%rdx,%r10)
+	QUAD $0x000324128c180f42; BYTE $0x00 // prefetcht0 0x324(%rdx,%r10)
 	LONG $0x487dd262; WORD $0x5813; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm3
-	QUAD $0x30006c6f48fed162 // vmovdqu64 0xc00(%r8,%rax), %zmm5
-	LONG $0x1d548b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r10d
-	LONG $0x1d748b41; BYTE $0x00 // movl (%r13,%rbx), %esi
-	LONG $0x00a28d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r12d
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
-	LONG $0xd4490f45 // cmovnsl %r12d, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	LONG $0x05e2c141 // shll $0x5, %r10d
-	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf27c // vpbroadcastd %r10d, %zmm6
-	QUAD $0x2038747248459162; BYTE $0x02 // vpslld $0x2, 0x800(%r8,%r15), %zmm7
+	QUAD $0x30306c6f48fed162 // vmovdqu64 0xc00(%r8,%rsi), %zmm5
+	LONG $0x1d6c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %ebp
+	LONG $0x1d648b45; BYTE $0x00 // movl (%r13,%rbx), %r12d
+	LONG $0x008d8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rbp), %r9d
+	LONG $0x007fc581; WORD $0xb4c0 // addl $0xb4c0007f, %ebp # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xe9490f41 // cmovnsl %r9d, %ebp
+	WORD $0xfdc1; BYTE $0x07 // sarl $0x7, %ebp
+	WORD $0xe5c1; BYTE $0x05 // shll $0x5, %ebp
+	LONG $0x0000c581; WORD $0x4b40 // addl $0x4b400000, %ebp # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf57c // vpbroadcastd %ebp, %zmm6
+	QUAD $0x200074724845d162; BYTE $0x02 // vpslld $0x2, 0x800(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x08087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x08387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xf51d74505845d262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x2138747248459162; BYTE $0x02 // vpslld $0x2, 0x840(%r8,%r15), %zmm7
+	QUAD $0x210074724845d162; BYTE $0x02 // vpslld $0x2, 0x840(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x09087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x09387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xf61d74505845d262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x2238747248459162; BYTE $0x02 // vpslld $0x2, 0x880(%r8,%r15), %zmm7
+	QUAD $0x220074724845d162; BYTE $0x02 // vpslld $0x2, 0x880(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0a087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x0a387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xf71d74505845d262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x2338747248459162; BYTE $0x02 // vpslld $0x2, 0x8c0(%r8,%r15), %zmm7
+	QUAD $0x230074724845d162; BYTE $0x02 // vpslld $0x2, 0x8c0(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0b087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x0b387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xf81d74505845d262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm7, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x08 // vpslld $0x8, %zmm5, %zmm7
 	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
@@ -2294,62 +2342,69 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4864f162; WORD $0xff59 // vmulps %zmm7, %zmm3, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xf2490f41 // cmovnsl %r10d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
-	QUAD $0x2438747248459162; BYTE $0x02 // vpslld $0x2, 0x900(%r8,%r15), %zmm7
+	QUAD $0xb4c00000248c8d45 // leal -0x4b400000(%r12), %r9d
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xe1490f45 // cmovnsl %r9d, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf47c // vpbroadcastd %r12d, %zmm6
+	QUAD $0x240074724845d162; BYTE $0x02 // vpslld $0x2, 0x900(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0c087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x0c387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xf91d74505845d262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x2538747248459162; BYTE $0x02 // vpslld $0x2, 0x940(%r8,%r15), %zmm7
+	QUAD $0x250074724845d162; BYTE $0x02 // vpslld $0x2, 0x940(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0d087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x0d387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xfa1d74505845d262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x2638747248459162; BYTE $0x02 // vpslld $0x2, 0x980(%r8,%r15), %zmm7
+	QUAD $0x260074724845d162; BYTE $0x02 // vpslld $0x2, 0x980(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0e087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x0e387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xfb1d74505845d262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x2738747248459162; BYTE $0x02 // vpslld $0x2, 0x9c0(%r8,%r15), %zmm7
+	QUAD $0x270074724845d162; BYTE $0x02 // vpslld $0x2, 0x9c0(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0f087c2548f5d362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%rcx), %zmm1, %zmm7
+	QUAD $0x0f387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%r15), %zmm1, %zmm7
 	QUAD $0xfc1d74505845d262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm7, %zmm6
-	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
-	LONG $0x484dd262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm8
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x484cf162; WORD $0xda58 // vaddps %zmm2, %zmm6, %zmm3
+	LONG $0x4855d262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + zmm8
 	QUAD $0xfd1d5c98585dd262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	QUAD $0x000348128c180f42; BYTE $0x00 // prefetcht0 0x348(%rdx,%r10)
+	QUAD $0x000388128c180f42; BYTE $0x00 // prefetcht0 0x388(%rdx,%r10)
+	QUAD $0x0003c8128c180f42; BYTE $0x00 // prefetcht0 0x3c8(%rdx,%r10)
+	QUAD $0x000408128c180f42; BYTE $0x00 // prefetcht0 0x408(%rdx,%r10)
+	QUAD $0x000448128c180f42; BYTE $0x00 // prefetcht0 0x448(%rdx,%r10)
+	QUAD $0x000488128c180f42; BYTE $0x00 // prefetcht0 0x488(%rdx,%r10)
+	QUAD $0x0004c8128c180f42; BYTE $0x00 // prefetcht0 0x4c8(%rdx,%r10)
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm4
-	QUAD $0x31006c6f48fed162 // vmovdqu64 0xc40(%r8,%rax), %zmm5
-	LONG $0x3d548b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r10d
-	LONG $0x3d748b41; BYTE $0x00 // movl (%r13,%rdi), %esi
-	LONG $0x00a28d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r12d
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
-	LONG $0xd4490f45 // cmovnsl %r12d, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	LONG $0x05e2c141 // shll $0x5, %r10d
-	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf27c // vpbroadcastd %r10d, %zmm6
-	QUAD $0x20387cdb48fd9162 // vpandq 0x800(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x04081472483dd162 // vpsrld $0x4, (%r8,%rcx), %zmm8
+	QUAD $0x31306c6f48fed162 // vmovdqu64 0xc40(%r8,%rsi), %zmm5
+	LONG $0x3d4c8b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r9d
+	LONG $0x3d648b45; BYTE $0x00 // movl (%r13,%rdi), %r12d
+	LONG $0x00a98d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %ebp
+	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	WORD $0xed85 // testl %ebp, %ebp
+	LONG $0xcd490f44 // cmovnsl %ebp, %r9d
+	LONG $0x07f9c141 // sarl $0x7, %r9d
+	LONG $0x05e1c141 // shll $0x5, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf17c // vpbroadcastd %r9d, %zmm6
+	QUAD $0x20007cdb48fdd162 // vpandq 0x800(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x04381472483d9162 // vpsrld $0x4, (%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf53d7450583dd262 // vpdpbusd -0x2c(%r13,%rdi){1to16}, %zmm8, %zmm6
-	QUAD $0x21387cdb48fd9162 // vpandq 0x840(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x01085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm8
+	QUAD $0x21007cdb48fdd162 // vpandq 0x840(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x01385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf63d7450583dd262 // vpdpbusd -0x28(%r13,%rdi){1to16}, %zmm8, %zmm6
-	QUAD $0x22387cdb48fd9162 // vpandq 0x880(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x02085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm8
+	QUAD $0x22007cdb48fdd162 // vpandq 0x880(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x02385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf73d7450583dd262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm8, %zmm6
-	QUAD $0x23387cdb48fd9162 // vpandq 0x8c0(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x03085472483dd162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm8
+	QUAD $0x23007cdb48fdd162 // vpandq 0x8c0(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x03385472483d9162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf83d7450583dd262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm8, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x18 // vpslld $0x18, %zmm5, %zmm7
@@ -2358,67 +2413,74 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x485cf162; WORD $0xff59 // vmulps %zmm7, %zmm4, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xf2490f41 // cmovnsl %r10d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
-	QUAD $0x24387cdb48fd9162 // vpandq 0x900(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x040854724835d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm9
+	QUAD $0xb4c00000248c8d45 // leal -0x4b400000(%r12), %r9d
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xe1490f45 // cmovnsl %r9d, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf47c // vpbroadcastd %r12d, %zmm6
+	QUAD $0x24007cdb48fdd162 // vpandq 0x900(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x0438547248359162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xf93d74505835d262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm9, %zmm6
-	QUAD $0x25387cdb48fd9162 // vpandq 0x940(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x050854724835d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm9
+	QUAD $0x25007cdb48fdd162 // vpandq 0x940(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x0538547248359162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xfa3d74505835d262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm9, %zmm6
-	QUAD $0x26387cdb48fd9162 // vpandq 0x980(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x060854724835d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm9
+	QUAD $0x26007cdb48fdd162 // vpandq 0x980(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x0638547248359162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xfb3d74505835d262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm9, %zmm6
-	QUAD $0x27387cdb48fd9162 // vpandq 0x9c0(%r8,%r15), %zmm0, %zmm7
-	QUAD $0x070854724835d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm9
+	QUAD $0x27007cdb48fdd162 // vpandq 0x9c0(%r8,%rax), %zmm0, %zmm7
+	QUAD $0x0738547248359162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xfc3d74505835d262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm9, %zmm6
-	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm5
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x484dd262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm8
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x484cf162; WORD $0xe258 // vaddps %zmm2, %zmm6, %zmm4
+	LONG $0x4855d262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm4) + zmm8
 	QUAD $0xfd3d64985865d262 // vfmadd132ps -0xc(%r13,%rdi){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	QUAD $0x0004ec128c180f42; BYTE $0x00 // prefetcht0 0x4ec(%rdx,%r10)
+	QUAD $0x00052c128c180f42; BYTE $0x00 // prefetcht0 0x52c(%rdx,%r10)
+	QUAD $0x00056c128c180f42; BYTE $0x00 // prefetcht0 0x56c(%rdx,%r10)
+	QUAD $0x0005ac128c180f42; BYTE $0x00 // prefetcht0 0x5ac(%rdx,%r10)
+	QUAD $0x0005ec128c180f42; BYTE $0x00 // prefetcht0 0x5ec(%rdx,%r10)
+	QUAD $0x00062c128c180f42; BYTE $0x00 // prefetcht0 0x62c(%rdx,%r10)
+	QUAD $0x00066c128c180f42; BYTE $0x00 // prefetcht0 0x66c(%rdx,%r10)
 	LONG $0x487dd262; WORD $0x5813; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm3
-	QUAD $0x31006c6f48fed162 // vmovdqu64 0xc40(%r8,%rax), %zmm5
-	LONG $0x35748b43; BYTE $0xfc // movl -0x4(%r13,%r14), %esi
-	LONG $0x35448b43; BYTE $0x00 // movl (%r13,%r14), %eax
-	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	QUAD $0x31306c6f48fed162 // vmovdqu64 0xc40(%r8,%rsi), %zmm5
+	LONG $0x354c8b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r9d
+	LONG $0x35748b43; BYTE $0x00 // movl (%r13,%r14), %esi
+	LONG $0x00918d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r10d
+	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
 	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xf2490f41 // cmovnsl %r10d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
-	QUAD $0x2038547248459162; BYTE $0x02 // vpsrld $0x2, 0x800(%r8,%r15), %zmm7
+	LONG $0xca490f45 // cmovnsl %r10d, %r9d
+	LONG $0x07f9c141 // sarl $0x7, %r9d
+	LONG $0x05e1c141 // shll $0x5, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x487dd262; WORD $0xf17c // vpbroadcastd %r9d, %zmm6
+	QUAD $0x200054724845d162; BYTE $0x02 // vpsrld $0x2, 0x800(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x08085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm8
+	QUAD $0x08385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf5357450583d9262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x2138547248459162; BYTE $0x02 // vpsrld $0x2, 0x840(%r8,%r15), %zmm7
+	QUAD $0x210054724845d162; BYTE $0x02 // vpsrld $0x2, 0x840(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x09085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm8
+	QUAD $0x09385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf6357450583d9262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x2238547248459162; BYTE $0x02 // vpsrld $0x2, 0x880(%r8,%r15), %zmm7
+	QUAD $0x220054724845d162; BYTE $0x02 // vpsrld $0x2, 0x880(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0a085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm8
+	QUAD $0x0a385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf7357450583d9262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x2338547248459162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%r8,%r15), %zmm7
+	QUAD $0x230054724845d162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0b085472483dd162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm8
+	QUAD $0x0b385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%r15), %zmm8
 	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
 	QUAD $0xf8357450583d9262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm8, %zmm6
 	LONG $0x4845f162; WORD $0xf572; BYTE $0x08 // vpslld $0x8, %zmm5, %zmm7
@@ -2427,67 +2489,69 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4864f162; WORD $0xff59 // vmulps %zmm7, %zmm3, %zmm7
 	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
 	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x0000b08d; WORD $0xb4c0 // leal -0x4b400000(%rax), %esi
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	WORD $0x490f; BYTE $0xc6 // cmovnsl %esi, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf07c // vpbroadcastd %eax, %zmm6
-	QUAD $0x2438547248459162; BYTE $0x02 // vpsrld $0x2, 0x900(%r8,%r15), %zmm7
+	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
+	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xf1490f41 // cmovnsl %r9d, %esi
+	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
+	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
+	QUAD $0x240054724845d162; BYTE $0x02 // vpsrld $0x2, 0x900(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0c0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm9
+	QUAD $0x0c38547248359162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xf935745058359262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x2538547248459162; BYTE $0x02 // vpsrld $0x2, 0x940(%r8,%r15), %zmm7
+	QUAD $0x250054724845d162; BYTE $0x02 // vpsrld $0x2, 0x940(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0d0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm9
+	QUAD $0x0d38547248359162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xfa35745058359262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x2638547248459162; BYTE $0x02 // vpsrld $0x2, 0x980(%r8,%r15), %zmm7
+	QUAD $0x260054724845d162; BYTE $0x02 // vpsrld $0x2, 0x980(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0e0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm9
+	QUAD $0x0e38547248359162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xfb35745058359262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x2738547248459162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%r8,%r15), %zmm7
+	QUAD $0x270054724845d162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%r8,%rax), %zmm7
 	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0f0854724835d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm9
+	QUAD $0x0f38547248359162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%r15), %zmm9
 	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
 	QUAD $0xfc35745058359262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm9, %zmm6
-	LONG $0x484cf162; WORD $0xf258 // vaddps %zmm2, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
-	LONG $0x484dd262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm8
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x484cf162; WORD $0xda58 // vaddps %zmm2, %zmm6, %zmm3
+	LONG $0x4855d262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + zmm8
 	QUAD $0xfd355c98585d9262 // vfmadd132ps -0xc(%r13,%r14){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
-	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xf8d0850f; WORD $0xffff // jne 0x3110 <k_tile_q6_k+0xf0>
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf7ca850f; WORD $0xffff // jne 0x3230 <k_tile_q6_k+0x100>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x487cf162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%rdx)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x20c08149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r8 # imm = 0xD20
-	LONG $0x244c034c; BYTE $0x28 // addq 0x28(%rsp), %r9
-	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	LONG $0xf896850f; WORD $0xffff // jne 0x3100 <k_tile_q6_k+0xe0>
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	LONG $0xf776850f; WORD $0xffff // jne 0x3210 <k_tile_q6_k+0xe0>
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf83e850f; WORD $0xffff // jne 0x30c0 <k_tile_q6_k+0xa0>
-	LONG $0x000099e9; BYTE $0x00 // jmp 0x3920 <k_tile_q6_k+0x900>
+	LONG $0xf71e850f; WORD $0xffff // jne 0x31d0 <k_tile_q6_k+0xa0>
+	LONG $0x000099e9; BYTE $0x00 // jmp 0x3b50 <k_tile_q6_k+0xa20>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0090850f; WORD $0x0000 // jne 0x3920 <k_tile_q6_k+0x900>
+	LONG $0x0090850f; WORD $0x0000 // jne 0x3b50 <k_tile_q6_k+0xa20>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x389f <k_tile_q6_k+0x87f>
+	WORD $0x0473 // jae 0x3acf <k_tile_q6_k+0x99f>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x4ceb // jmp 0x38eb <k_tile_q6_k+0x8cb>
+	WORD $0x4ceb // jmp 0x3b1b <k_tile_q6_k+0x9eb>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
@@ -2502,9 +2566,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xd575 // jne 0x38c0 <k_tile_q6_k+0x8a0>
+	WORD $0xd575 // jne 0x3af0 <k_tile_q6_k+0x9c0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x3920 <k_tile_q6_k+0x900>
+	WORD $0x3074 // je 0x3b50 <k_tile_q6_k+0xa20>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x240c0148 // addq %rcx, (%rsp)
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -2515,8 +2579,8 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x3910 <k_tile_q6_k+0x8f0>
-	LONG $0x40c48348 // addq $0x40, %rsp
+	WORD $0xf075 // jne 0x3b40 <k_tile_q6_k+0xa10>
+	LONG $0x50c48348 // addq $0x50, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2525,6 +2589,22 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -2549,7 +2629,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x3955 <k_tile_q6_k+0x935>
+	WORD $0xffe0 // loopne 0x3b95 <k_tile_q6_k+0xa65>
 	WORD $0xffff // <unknown>
 	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
 	WORD $0x0330 // xorb %al, (%rbx)
@@ -2692,7 +2772,39 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	LONG $0x00000000; WORD $0x0000; BYTE $0x00
-	WORD $0x0400; BYTE $0x04 // addb %al, (%rsp,%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0403; BYTE $0x04 // addl (%rsp,%rax), %eax
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -2724,38 +2836,6 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
 	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
 	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
@@ -2776,7 +2856,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x8080802a80808026 // addb $-0x80, %es:-0x7f7fd580(%rax)
 	QUAD $0x808080328080802e // addb $-0x80, %cs:-0x7f7fcd80(%rax)
 	QUAD $0x8080803a80808036 // addb $-0x80, %ss:-0x7f7fc580(%rax)
-	QUAD $0x000003048080803e; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addb $0x0, %ds:0x30480(%rax)
+	QUAD $0x000004038080803e; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addb $0x0, %ds:0x40380(%rax)
 	LONG $0x00000000; BYTE $0x00
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000

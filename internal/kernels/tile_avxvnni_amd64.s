@@ -14,141 +14,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// tile_q8_0
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x023f8e0f; WORD $0x0000 // jle 0x254 <k_tile_q8_0+0x254>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01768e0f; WORD $0x0000 // jle 0x19f <k_tile_q8_0+0x19f>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0041970d587de2c4; BYTE $0x00 // vpbroadcastd 0x4197(%rip), %ymm1 # 0x41d8 <k_tile_q6_k+0xb58>
-	QUAD $0x00418215187de2c4; BYTE $0x00 // vbroadcastss 0x4182(%rip), %ymm2 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x6a <k_tile_q8_0+0x6a>
-	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
-	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	BYTE $0x90 // nop
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x231c // vmovups (%r11,%r12), %ymm3
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x587dc2c4; WORD $0x2466 // vpbroadcastd 0x24(%r14), %ymm4
-	LONG $0x587dc2c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm5
-	LONG $0xef7581c4; WORD $0x2134 // vpxor (%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x046e // vpbroadcastd 0x4(%r14), %ymm5
-	LONG $0xef7581c4; WORD $0x2174; BYTE $0x40 // vpxor 0x40(%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x086e // vpbroadcastd 0x8(%r14), %ymm5
-	QUAD $0x008021b4ef7581c4; WORD $0x0000 // vpxor 0x80(%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x0c6e // vpbroadcastd 0xc(%r14), %ymm5
-	QUAD $0x00c021b4ef7581c4; WORD $0x0000 // vpxor 0xc0(%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x106e // vpbroadcastd 0x10(%r14), %ymm5
-	QUAD $0x010021b4ef7581c4; WORD $0x0000 // vpxor 0x100(%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm5
-	QUAD $0x014021b4ef7581c4; WORD $0x0000 // vpxor 0x140(%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x186e // vpbroadcastd 0x18(%r14), %ymm5
-	QUAD $0x018021b4ef7581c4; WORD $0x0000 // vpxor 0x180(%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x1c6e // vpbroadcastd 0x1c(%r14), %ymm5
-	QUAD $0x01c021b4ef7581c4; WORD $0x0000 // vpxor 0x1c0(%r9,%r12), %ymm1, %ymm6
-	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	QUAD $0x020039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%r15), %ymm5
-	LONG $0xf259d4c5 // vmulps %ymm2, %ymm5, %ymm6
-	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
-	LONG $0x187dc2c4; WORD $0x2066 // vbroadcastss 0x20(%r14), %ymm4
-	LONG $0xa84de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm3
-	LONG $0x117c81c4; WORD $0x2324 // vmovups %ymm4, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c5f640 // testb $0x1, %bpl
-	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xff10850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x20c18149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r9 # imm = 0x220
-	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfee2850f; WORD $0xffff // jne 0x70 <k_tile_q8_0+0x70>
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfeb6850f; WORD $0xffff // jne 0x50 <k_tile_q8_0+0x50>
-	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x254 <k_tile_q8_0+0x254>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00ac850f; WORD $0x0000 // jne 0x254 <k_tile_q8_0+0x254>
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x1b7 <k_tile_q8_0+0x1b7>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x69eb // jmp 0x220 <k_tile_q8_0+0x220>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
-	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
-	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
-	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
-	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
-	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
-	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
-	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x1e0 <k_tile_q8_0+0x1e0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x254 <k_tile_q8_0+0x254>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
-	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x240 <k_tile_q8_0+0x240>
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-
-	// tile_q4_0
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02958e0f; WORD $0x0000 // jle 0x502 <k_tile_q4_0+0x2a2>
+	LONG $0x02958e0f; WORD $0x0000 // jle 0x2a2 <k_tile_q8_0+0x2a2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -161,44 +29,201 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01b48e0f; WORD $0x0000 // jle 0x444 <k_tile_q4_0+0x1e4>
+	LONG $0x01ae8e0f; WORD $0x0000 // jle 0x1de <k_tile_q8_0+0x1de>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003f280d587de2c4; BYTE $0x00 // vpbroadcastd 0x3f28(%rip), %ymm1 # 0x41d0 <k_tile_q6_k+0xb50>
-	QUAD $0x003f1b15187de2c4; BYTE $0x00 // vbroadcastss 0x3f1b(%rip), %ymm2 # 0x41cc <k_tile_q6_k+0xb4c>
+	QUAD $0x0043d00d587de2c4; BYTE $0x00 // vpbroadcastd 0x43d0(%rip), %ymm1 # 0x4418 <k_tile_q6_k+0xc28>
+	QUAD $0x0043bb15187de2c4; BYTE $0x00 // vbroadcastss 0x43bb(%rip), %ymm2 # 0x440c <k_tile_q6_k+0xc1c>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x2db <k_tile_q4_0+0x7b>
+	WORD $0x0b75 // jne 0x7b <k_tile_q8_0+0x7b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x107c81c4; WORD $0x2b1c // vmovups (%r11,%r13), %ymm3
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	QUAD $0x000180278c180f43; BYTE $0x00 // prefetcht0 0x180(%r15,%r12)
+	QUAD $0x000200278c180f43; BYTE $0x00 // prefetcht0 0x200(%r15,%r12)
+	LONG $0x587dc2c4; WORD $0x2466 // vpbroadcastd 0x24(%r14), %ymm4
+	LONG $0x587dc2c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm5
+	LONG $0xef7581c4; WORD $0x2934 // vpxor (%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	LONG $0x587dc2c4; WORD $0x046e // vpbroadcastd 0x4(%r14), %ymm5
+	LONG $0xef7581c4; WORD $0x2974; BYTE $0x40 // vpxor 0x40(%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	LONG $0x587dc2c4; WORD $0x086e // vpbroadcastd 0x8(%r14), %ymm5
+	QUAD $0x008029b4ef7581c4; WORD $0x0000 // vpxor 0x80(%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	LONG $0x587dc2c4; WORD $0x0c6e // vpbroadcastd 0xc(%r14), %ymm5
+	QUAD $0x00c029b4ef7581c4; WORD $0x0000 // vpxor 0xc0(%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	LONG $0x587dc2c4; WORD $0x106e // vpbroadcastd 0x10(%r14), %ymm5
+	QUAD $0x010029b4ef7581c4; WORD $0x0000 // vpxor 0x100(%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	LONG $0x587dc2c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm5
+	QUAD $0x014029b4ef7581c4; WORD $0x0000 // vpxor 0x140(%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	LONG $0x587dc2c4; WORD $0x186e // vpbroadcastd 0x18(%r14), %ymm5
+	QUAD $0x018029b4ef7581c4; WORD $0x0000 // vpxor 0x180(%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	LONG $0x587dc2c4; WORD $0x1c6e // vpbroadcastd 0x1c(%r14), %ymm5
+	QUAD $0x01c029b4ef7581c4; WORD $0x0000 // vpxor 0x1c0(%r9,%r13), %ymm1, %ymm6
+	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
+	QUAD $0x020001ac137dc2c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%rax), %ymm5
+	LONG $0xf259d4c5 // vmulps %ymm2, %ymm5, %ymm6
+	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
+	LONG $0x187dc2c4; WORD $0x2066 // vbroadcastss 0x20(%r14), %ymm4
+	LONG $0xa84de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm3
+	LONG $0x117c81c4; WORD $0x2b24 // vmovups %ymm4, (%r11,%r13)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfee1850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x20c18149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r9 # imm = 0x220
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfeb3850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe87850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
+	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x294 <k_tile_q8_0+0x294>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00ad850f; WORD $0x0000 // jne 0x294 <k_tile_q8_0+0x294>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x1f6 <k_tile_q8_0+0x1f6>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x6aeb // jmp 0x260 <k_tile_q8_0+0x260>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0x220 <k_tile_q8_0+0x220>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0x294 <k_tile_q8_0+0x294>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0x280 <k_tile_q8_0+0x280>
+	LONG $0x08c48348 // addq $0x8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x231c // vmovups (%r11,%r12), %ymm3
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
-	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
-	LONG $0x7fc58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r13d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe8490f44 // cmovnsl %eax, %r13d
-	LONG $0x07fdc141 // sarl $0x7, %r13d
-	QUAD $0x4b400000ed048d42 // leal 0x4b400000(,%r13,8), %eax
-	LONG $0xe06ef9c5 // vmovd %eax, %xmm4
+
+	// tile_q4_0
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02c58e0f; WORD $0x0000 // jle 0x582 <k_tile_q4_0+0x2d2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x10ec8348 // subq $0x10, %rsp
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x01e68e0f; WORD $0x0000 // jle 0x4c9 <k_tile_q4_0+0x219>
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0041100d587de2c4; BYTE $0x00 // vpbroadcastd 0x4110(%rip), %ymm1 # 0x4410 <k_tile_q6_k+0xc20>
+	QUAD $0x00410315187de2c4; BYTE $0x00 // vbroadcastss 0x4103(%rip), %ymm2 # 0x440c <k_tile_q6_k+0xc1c>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0b75 // jne 0x331 <k_tile_q4_0+0x81>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x031c // vmovups (%r11,%rax), %ymm3
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	LONG $0x24668b45 // movl 0x24(%r14), %r12d
+	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xc985 // testl %ecx, %ecx
+	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	QUAD $0x4b400000e50c8d42 // leal 0x4b400000(,%r12,8), %ecx
+	LONG $0xe16ef9c5 // vmovd %ecx, %xmm4
 	LONG $0x587de2c4; BYTE $0xe4 // vpbroadcastd %xmm4, %ymm4
 	LONG $0x587dc2c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm5
-	LONG $0x6f7e81c4; WORD $0x2134 // vmovdqu (%r9,%r12), %ymm6
-	LONG $0x6f7e81c4; WORD $0x217c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm7
-	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
-	QUAD $0x00c0218c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm9
+	LONG $0x6f7ec1c4; WORD $0x0134 // vmovdqu (%r9,%rax), %ymm6
+	LONG $0x6f7ec1c4; WORD $0x017c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm7
+	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
+	QUAD $0x00c0018c6f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm9
 	LONG $0xd1db4dc5 // vpand %ymm1, %ymm6, %ymm10
 	LONG $0x502de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm10, %ymm4
 	LONG $0x587dc2c4; WORD $0x046e // vpbroadcastd 0x4(%r14), %ymm5
@@ -226,42 +251,44 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x1c76 // vpbroadcastd 0x1c(%r14), %ymm6
 	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
 	LONG $0x5055e2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm4
-	QUAD $0x010039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm5
+	QUAD $0x010029ac137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm5
 	LONG $0xf259d4c5 // vmulps %ymm2, %ymm5, %ymm6
 	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
 	LONG $0x187dc2c4; WORD $0x2066 // vbroadcastss 0x20(%r14), %ymm4
 	LONG $0xa84de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm3
-	LONG $0x117c81c4; WORD $0x2324 // vmovups %ymm4, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117cc1c4; WORD $0x0324 // vmovups %ymm4, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfedb850f; WORD $0xffff // jne 0x2f0 <k_tile_q4_0+0x90>
+	LONG $0xfebc850f; WORD $0xffff // jne 0x350 <k_tile_q4_0+0xa0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfead850f; WORD $0xffff // jne 0x2e0 <k_tile_q4_0+0x80>
+	LONG $0xfe8e850f; WORD $0xffff // jne 0x340 <k_tile_q4_0+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe81850f; WORD $0xffff // jne 0x2c0 <k_tile_q4_0+0x60>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x4f4 <k_tile_q4_0+0x294>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a7850f; WORD $0x0000 // jne 0x4f4 <k_tile_q4_0+0x294>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xfe4c850f; WORD $0xffff // jne 0x310 <k_tile_q4_0+0x60>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x574 <k_tile_q4_0+0x2c4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a2850f; WORD $0x0000 // jne 0x574 <k_tile_q4_0+0x2c4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x45c <k_tile_q4_0+0x1fc>
+	WORD $0x0473 // jae 0x4e1 <k_tile_q4_0+0x231>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x64eb // jmp 0x4c0 <k_tile_q4_0+0x260>
+	WORD $0x5feb // jmp 0x540 <k_tile_q4_0+0x290>
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	BYTE $0x90 // nop
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -273,9 +300,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x480 <k_tile_q4_0+0x220>
+	WORD $0xc075 // jne 0x500 <k_tile_q4_0+0x250>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x4f4 <k_tile_q4_0+0x294>
+	WORD $0x2f74 // je 0x574 <k_tile_q4_0+0x2c4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
@@ -288,8 +315,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x4e0 <k_tile_q4_0+0x280>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x560 <k_tile_q4_0+0x2b0>
+	LONG $0x10c48348 // addq $0x10, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -301,49 +328,57 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_1
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02a58e0f; WORD $0x0000 // jle 0x842 <k_tile_q4_1+0x2b2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x026f8e0f; WORD $0x0000 // jle 0x794 <k_tile_q4_1+0x284>
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01a88e0f; WORD $0x0000 // jle 0x6e1 <k_tile_q4_1+0x1d1>
+	LONG $0x01bf8e0f; WORD $0x0000 // jle 0x77f <k_tile_q4_1+0x1ef>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003c7f0d587de2c4; BYTE $0x00 // vpbroadcastd 0x3c7f(%rip), %ymm1 # 0x41d0 <k_tile_q6_k+0xb50>
-	QUAD $0x003c8a15587de2c4; BYTE $0x00 // vpbroadcastd 0x3c8a(%rip), %ymm2 # 0x41e4 <k_tile_q6_k+0xb64>
-	QUAD $0x003c691d187de2c4; BYTE $0x00 // vbroadcastss 0x3c69(%rip), %ymm3 # 0x41cc <k_tile_q6_k+0xb4c>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x003e380d587de2c4; BYTE $0x00 // vpbroadcastd 0x3e38(%rip), %ymm1 # 0x4410 <k_tile_q6_k+0xc20>
+	QUAD $0x003e4315587de2c4; BYTE $0x00 // vpbroadcastd 0x3e43(%rip), %ymm2 # 0x4424 <k_tile_q6_k+0xc34>
+	QUAD $0x003e221d187de2c4; BYTE $0x00 // vbroadcastss 0x3e22(%rip), %ymm3 # 0x440c <k_tile_q6_k+0xc1c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x58a <k_tile_q4_1+0x7a>
+	WORD $0x0b75 // jne 0x60b <k_tile_q4_1+0x7b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	BYTE $0x90 // nop
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
-	LONG $0x04e7c149 // shlq $0x4, %r15
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x0324 // vmovups (%r11,%rax), %ymm4
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
 	LONG $0x587dc2c4; BYTE $0x36 // vpbroadcastd (%r14), %ymm6
-	LONG $0x6f7e81c4; WORD $0x213c // vmovdqu (%r9,%r12), %ymm7
-	LONG $0x6f7e01c4; WORD $0x2144; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm8
-	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
-	QUAD $0x00c021946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm10
+	LONG $0x6f7ec1c4; WORD $0x013c // vmovdqu (%r9,%rax), %ymm7
+	LONG $0x6f7e41c4; WORD $0x0144; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm8
+	QUAD $0x0080018c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm9
+	QUAD $0x00c001946f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm10
 	LONG $0xd9db45c5 // vpand %ymm1, %ymm7, %ymm11
 	LONG $0xea6ffdc5 // vmovdqa %ymm2, %ymm5
 	LONG $0x5025e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm11, %ymm5
@@ -372,44 +407,45 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x1c7e // vpbroadcastd 0x1c(%r14), %ymm7
 	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
 	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
-	QUAD $0x010039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm6
+	QUAD $0x010029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
 	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	QUAD $0x012039a4137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r15), %ymm4
+	QUAD $0x012029a4137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r13), %ymm4
 	LONG $0x187dc2c4; WORD $0x3076 // vbroadcastss 0x30(%r14), %ymm6
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	LONG $0x117c81c4; WORD $0x2334 // vmovups %ymm6, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfeee850f; WORD $0xffff // jne 0x5a0 <k_tile_q4_1+0x90>
+	LONG $0xfed0850f; WORD $0xffff // jne 0x620 <k_tile_q4_1+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x40c18149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r9 # imm = 0x140
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfec0850f; WORD $0xffff // jne 0x590 <k_tile_q4_1+0x80>
+	LONG $0xfea2850f; WORD $0xffff // jne 0x610 <k_tile_q4_1+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe94850f; WORD $0xffff // jne 0x570 <k_tile_q4_1+0x60>
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0x794 <k_tile_q4_1+0x284>
+	LONG $0xfe76850f; WORD $0xffff // jne 0x5f0 <k_tile_q4_1+0x60>
+	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x834 <k_tile_q4_1+0x2a4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00aa850f; WORD $0x0000 // jne 0x794 <k_tile_q4_1+0x284>
+	LONG $0x00ac850f; WORD $0x0000 // jne 0x834 <k_tile_q4_1+0x2a4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x6f9 <k_tile_q4_1+0x1e9>
+	WORD $0x0473 // jae 0x797 <k_tile_q4_1+0x207>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x67eb // jmp 0x760 <k_tile_q4_1+0x250>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	WORD $0x69eb // jmp 0x800 <k_tile_q4_1+0x270>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -421,85 +457,99 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x720 <k_tile_q4_1+0x210>
+	WORD $0xc075 // jne 0x7c0 <k_tile_q4_1+0x230>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x794 <k_tile_q4_1+0x284>
+	WORD $0x2f74 // je 0x834 <k_tile_q4_1+0x2a4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x780 <k_tile_q4_1+0x270>
+	WORD $0xec75 // jne 0x820 <k_tile_q4_1+0x290>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_0
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03158e0f; WORD $0x0000 // jle 0xac2 <k_tile_q5_0+0x322>
+	LONG $0x03558e0f; WORD $0x0000 // jle 0xbb2 <k_tile_q5_0+0x362>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x10ec8348 // subq $0x10, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x022c8e0f; WORD $0x0000 // jle 0x9fc <k_tile_q5_0+0x25c>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x026e8e0f; WORD $0x0000 // jle 0xaf1 <k_tile_q5_0+0x2a1>
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003af80d787de2c4; BYTE $0x00 // vpbroadcastb 0x3af8(%rip), %ymm1 # 0x42e0 <k_tile_q6_k+0xc60>
-	QUAD $0x003af015787de2c4; BYTE $0x00 // vpbroadcastb 0x3af0(%rip), %ymm2 # 0x42e1 <k_tile_q6_k+0xc61>
-	QUAD $0x0039d21d187de2c4; BYTE $0x00 // vbroadcastss 0x39d2(%rip), %ymm3 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x003c800d787de2c4; BYTE $0x00 // vpbroadcastb 0x3c80(%rip), %ymm1 # 0x4520 <k_tile_q6_k+0xd30>
+	QUAD $0x003c7815787de2c4; BYTE $0x00 // vpbroadcastb 0x3c78(%rip), %ymm2 # 0x4521 <k_tile_q6_k+0xd31>
+	QUAD $0x003b5a1d187de2c4; BYTE $0x00 // vbroadcastss 0x3b5a(%rip), %ymm3 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x81b <k_tile_q5_0+0x7b>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0b75 // jne 0x8e1 <k_tile_q5_0+0x91>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
-	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
-	LONG $0x7fc58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r13d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe8490f44 // cmovnsl %eax, %r13d
-	LONG $0x07fdc141 // sarl $0x7, %r13d
-	LONG $0x04e5c141 // shll $0x4, %r13d
-	LONG $0x00c58141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r13d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xed // vmovd %r13d, %xmm5
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x0324 // vmovups (%r11,%rax), %ymm4
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	LONG $0x24668b45 // movl 0x24(%r14), %r12d
+	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
+	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	WORD $0xc985 // testl %ecx, %ecx
+	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
+	LONG $0x07fcc141 // sarl $0x7, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xec // vmovd %r12d, %xmm5
 	LONG $0x587de2c4; BYTE $0xed // vpbroadcastd %xmm5, %ymm5
-	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
-	LONG $0x6f7e01c4; WORD $0x2114 // vmovdqu (%r9,%r12), %ymm10
-	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
-	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
-	QUAD $0x00c021bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm7
+	QUAD $0x010001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm6
+	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
+	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
+	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
+	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
 	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
 	LONG $0xf6729dc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
@@ -551,42 +601,44 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf7ebcdc5 // vpor %ymm7, %ymm6, %ymm6
 	LONG $0x587dc2c4; WORD $0x1c7e // vpbroadcastd 0x1c(%r14), %ymm7
 	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
-	QUAD $0x014039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm6
+	QUAD $0x014029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
 	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117cc1c4; WORD $0x032c // vmovups %ymm5, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe63850f; WORD $0xffff // jne 0x830 <k_tile_q5_0+0x90>
+	LONG $0xfe44850f; WORD $0xffff // jne 0x900 <k_tile_q5_0+0xb0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x60c18149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r9 # imm = 0x160
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe35850f; WORD $0xffff // jne 0x820 <k_tile_q5_0+0x80>
+	LONG $0xfe16850f; WORD $0xffff // jne 0x8f0 <k_tile_q5_0+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe09850f; WORD $0xffff // jne 0x800 <k_tile_q5_0+0x60>
-	LONG $0x0000b8e9; BYTE $0x00 // jmp 0xab4 <k_tile_q5_0+0x314>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00af850f; WORD $0x0000 // jne 0xab4 <k_tile_q5_0+0x314>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xfdd4850f; WORD $0xffff // jne 0x8c0 <k_tile_q5_0+0x70>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xba4 <k_tile_q5_0+0x354>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00aa850f; WORD $0x0000 // jne 0xba4 <k_tile_q5_0+0x354>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xa14 <k_tile_q5_0+0x274>
+	WORD $0x0473 // jae 0xb09 <k_tile_q5_0+0x2b9>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x6ceb // jmp 0xa80 <k_tile_q5_0+0x2e0>
+	WORD $0x67eb // jmp 0xb70 <k_tile_q5_0+0x320>
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -598,9 +650,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xa40 <k_tile_q5_0+0x2a0>
+	WORD $0xc075 // jne 0xb30 <k_tile_q5_0+0x2e0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xab4 <k_tile_q5_0+0x314>
+	WORD $0x2f74 // je 0xba4 <k_tile_q5_0+0x354>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
@@ -613,8 +665,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xaa0 <k_tile_q5_0+0x300>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0xb90 <k_tile_q5_0+0x340>
+	LONG $0x10c48348 // addq $0x10, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -626,50 +678,58 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_1
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03258e0f; WORD $0x0000 // jle 0xef2 <k_tile_q5_1+0x332>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02df8e0f; WORD $0x0000 // jle 0xdc4 <k_tile_q5_1+0x2f4>
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x021b8e0f; WORD $0x0000 // jle 0xd14 <k_tile_q5_1+0x244>
+	LONG $0x02428e0f; WORD $0x0000 // jle 0xe32 <k_tile_q5_1+0x272>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0037d10d787de2c4; BYTE $0x00 // vpbroadcastb 0x37d1(%rip), %ymm1 # 0x42e2 <k_tile_q6_k+0xc62>
-	QUAD $0x0037c915787de2c4; BYTE $0x00 // vpbroadcastb 0x37c9(%rip), %ymm2 # 0x42e3 <k_tile_q6_k+0xc63>
-	QUAD $0x0036c11d587de2c4; BYTE $0x00 // vpbroadcastd 0x36c1(%rip), %ymm3 # 0x41e4 <k_tile_q6_k+0xb64>
-	QUAD $0x0036a025187de2c4; BYTE $0x00 // vbroadcastss 0x36a0(%rip), %ymm4 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x00391a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x391a(%rip), %ymm1 # 0x4522 <k_tile_q6_k+0xd32>
+	QUAD $0x00391215787de2c4; BYTE $0x00 // vpbroadcastb 0x3912(%rip), %ymm2 # 0x4523 <k_tile_q6_k+0xd33>
+	QUAD $0x00380a1d587de2c4; BYTE $0x00 // vpbroadcastd 0x380a(%rip), %ymm3 # 0x4424 <k_tile_q6_k+0xc34>
+	QUAD $0x0037e925187de2c4; BYTE $0x00 // vbroadcastss 0x37e9(%rip), %ymm4 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0xb4a <k_tile_q5_1+0x7a>
+	WORD $0x0b75 // jne 0xc4b <k_tile_q5_1+0x8b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	BYTE $0x90 // nop
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
-	LONG $0x6f7e01c4; WORD $0x211c // vmovdqu (%r9,%r12), %ymm11
-	LONG $0x6f7e01c4; WORD $0x2154; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm10
-	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
-	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	QUAD $0x010001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm6
+	LONG $0x6f7e41c4; WORD $0x011c // vmovdqu (%r9,%rax), %ymm11
+	LONG $0x6f7e41c4; WORD $0x0154; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm10
+	QUAD $0x0080018c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm9
+	QUAD $0x00c001846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm8
 	LONG $0xf9dba5c5 // vpand %ymm1, %ymm11, %ymm7
 	LONG $0xf6729dc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
@@ -722,44 +782,45 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf6ebbdc5 // vpor %ymm6, %ymm8, %ymm6
 	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0x504dc2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm6, %ymm7
-	QUAD $0x014039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm6
+	QUAD $0x014029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm6
 	LONG $0xc4594cc5 // vmulps %ymm4, %ymm6, %ymm8
 	LONG $0xb84d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm7) + ymm8
 	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	QUAD $0x016039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r15), %ymm5
+	QUAD $0x016029ac137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r13), %ymm5
 	LONG $0x187dc2c4; WORD $0x307e // vbroadcastss 0x30(%r14), %ymm7
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	LONG $0x117c81c4; WORD $0x233c // vmovups %ymm7, (%r11,%r12)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x117cc1c4; WORD $0x033c // vmovups %ymm7, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe7b850f; WORD $0xffff // jne 0xb60 <k_tile_q5_1+0x90>
+	LONG $0xfe5d850f; WORD $0xffff // jne 0xc60 <k_tile_q5_1+0xa0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe4d850f; WORD $0xffff // jne 0xb50 <k_tile_q5_1+0x80>
+	LONG $0xfe2f850f; WORD $0xffff // jne 0xc50 <k_tile_q5_1+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe21850f; WORD $0xffff // jne 0xb30 <k_tile_q5_1+0x60>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0xdc4 <k_tile_q5_1+0x2f4>
+	LONG $0xfe03850f; WORD $0xffff // jne 0xc30 <k_tile_q5_1+0x70>
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0xee4 <k_tile_q5_1+0x324>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a7850f; WORD $0x0000 // jne 0xdc4 <k_tile_q5_1+0x2f4>
+	LONG $0x00a9850f; WORD $0x0000 // jne 0xee4 <k_tile_q5_1+0x324>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xd2c <k_tile_q5_1+0x25c>
+	WORD $0x0473 // jae 0xe4a <k_tile_q5_1+0x28a>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x64eb // jmp 0xd90 <k_tile_q5_1+0x2c0>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	WORD $0x66eb // jmp 0xeb0 <k_tile_q5_1+0x2f0>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -771,121 +832,136 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xd50 <k_tile_q5_1+0x280>
+	WORD $0xc075 // jne 0xe70 <k_tile_q5_1+0x2b0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xdc4 <k_tile_q5_1+0x2f4>
+	WORD $0x2f74 // je 0xee4 <k_tile_q5_1+0x324>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xdb0 <k_tile_q5_1+0x2e0>
+	WORD $0xec75 // jne 0xed0 <k_tile_q5_1+0x310>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q2_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08458e0f; WORD $0x0000 // jle 0x1622 <k_tile_q2_k+0x852>
+	LONG $0x08c58e0f; WORD $0x0000 // jle 0x17d2 <k_tile_q2_k+0x8d2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x38ec8348 // subq $0x38, %rsp
+	LONG $0x50ec8348 // subq $0x50, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x075a8e0f; WORD $0x0000 // jle 0x1562 <k_tile_q2_k+0x792>
+	LONG $0x07d98e0f; WORD $0x0000 // jle 0x1711 <k_tile_q2_k+0x811>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x09e1c148 // shlq $0x9, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00338b0d187de2c4; BYTE $0x00 // vbroadcastss 0x338b(%rip), %ymm1 # 0x41c4 <k_tile_q6_k+0xb44>
-	QUAD $0x00339e15587de2c4; BYTE $0x00 // vpbroadcastd 0x339e(%rip), %ymm2 # 0x41e0 <k_tile_q6_k+0xb60>
-	QUAD $0x0033991d587de2c4; BYTE $0x00 // vpbroadcastd 0x3399(%rip), %ymm3 # 0x41e4 <k_tile_q6_k+0xb64>
-	QUAD $0x00337825187de2c4; BYTE $0x00 // vbroadcastss 0x3378(%rip), %ymm4 # 0x41cc <k_tile_q6_k+0xb4c>
+	QUAD $0x00349b0d187de2c4; BYTE $0x00 // vbroadcastss 0x349b(%rip), %ymm1 # 0x4404 <k_tile_q6_k+0xc14>
+	QUAD $0x0034ae15587de2c4; BYTE $0x00 // vpbroadcastd 0x34ae(%rip), %ymm2 # 0x4420 <k_tile_q6_k+0xc30>
+	QUAD $0x0034a91d587de2c4; BYTE $0x00 // vpbroadcastd 0x34a9(%rip), %ymm3 # 0x4424 <k_tile_q6_k+0xc34>
+	QUAD $0x00348825187de2c4; BYTE $0x00 // vbroadcastss 0x3488(%rip), %ymm4 # 0x440c <k_tile_q6_k+0xc1c>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	LONG $0x2434034c // addq (%rsp), %r14
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0b75 // jne 0xe8d <k_tile_q2_k+0xbd>
+	WORD $0x0b75 // jne 0xfbd <k_tile_q2_k+0xbd>
 	LONG $0x117cc1c4; BYTE $0x06 // vmovups %ymm0, (%r14)
 	LONG $0x117cc1c4; WORD $0x2046 // vmovups %ymm0, 0x20(%r14)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x062c // vmovups (%r14,%rax), %ymm5
-	LONG $0x000c8d4d // leaq (%r8,%rax), %r9
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x107cc1c4; WORD $0x162c // vmovups (%r14,%rdx), %ymm5
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x100c8d49 // leaq (%r8,%rdx), %rcx
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x09e3c149 // shlq $0x9, %r11
-	LONG $0x07e6c148 // shlq $0x7, %rsi
-	QUAD $0x050028bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r13), %ymm7
-	LONG $0x107cc1c4; WORD $0x3134 // vmovups (%r9,%rsi), %ymm6
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x07e7c149 // shlq $0x7, %r15
+	LONG $0xa0ee694c; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %rsi, %r13 # imm = 0x2A0
+	LONG $0x0c180f42; BYTE $0x28 // prefetcht0 (%rax,%r13)
+	QUAD $0x000080288c180f42; BYTE $0x00 // prefetcht0 0x80(%rax,%r13)
+	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
+	LONG $0x107ca1c4; WORD $0x3934 // vmovups (%rcx,%r15), %ymm6
 	LONG $0xc1544cc5 // vandps %ymm1, %ymm6, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xc7593cc5 // vmulps %ymm7, %ymm8, %ymm8
-	QUAD $0x0100198cdb6d01c4; WORD $0x0000 // vpand 0x100(%r9,%r11), %ymm2, %ymm9
+	QUAD $0x0100118cdb6d21c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2414 // vpbroadcastd (%r12), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0140198cdb6d01c4; WORD $0x0000 // vpand 0x140(%r9,%r11), %ymm2, %ymm9
+	QUAD $0x0140118cdb6d21c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0180198cdb6d01c4; WORD $0x0000 // vpand 0x180(%r9,%r11), %ymm2, %ymm9
+	QUAD $0x0180118cdb6d21c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x01c0198cdb6d01c4; WORD $0x0000 // vpand 0x1c0(%r9,%r11), %ymm2, %ymm9
+	QUAD $0x01c0118cdb6d21c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
 	LONG $0xcc593cc5 // vmulps %ymm4, %ymm8, %ymm9
 	LONG $0xb83d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm11) + ymm9
-	QUAD $0x02001984db6d01c4; WORD $0x0000 // vpand 0x200(%r9,%r11), %ymm2, %ymm8
+	QUAD $0x02001184db6d21c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
-	QUAD $0x02401984db6d01c4; WORD $0x0000 // vpand 0x240(%r9,%r11), %ymm2, %ymm8
+	QUAD $0x02401184db6d21c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm10
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
-	QUAD $0x02801984db6d01c4; WORD $0x0000 // vpand 0x280(%r9,%r11), %ymm2, %ymm8
+	QUAD $0x02801184db6d21c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm10
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
-	QUAD $0x02c01984db6d01c4; WORD $0x0000 // vpand 0x2c0(%r9,%r11), %ymm2, %ymm8
+	QUAD $0x02c01184db6d21c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm10
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
 	LONG $0xc45824c5 // vaddps %ymm4, %ymm11, %ymm8
@@ -896,7 +972,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa83dc2c4; BYTE $0xf9 // vfmadd213ps %ymm9, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm9
 	LONG $0x187d42c4; WORD $0x2444; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm8
 	LONG $0xa84562c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm5
-	QUAD $0x052028ac137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r13), %ymm5
+	QUAD $0x052008ac137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm5
 	LONG $0xd672c5c5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
@@ -909,19 +985,21 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x187dc2c4; WORD $0x246c; BYTE $0x38 // vbroadcastss 0x38(%r12), %ymm5
 	LONG $0xac4dc2c4; BYTE $0xe9 // vfnmadd213ps %ymm9, %ymm6, %ymm5 # ymm5 = -(ymm6 * ymm5) + ymm9
-	QUAD $0x050028bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r13), %ymm7
-	LONG $0x6f7ec1c4; WORD $0x3134 // vmovdqu (%r9,%rsi), %ymm6
+	QUAD $0x0000a8288c180f42; BYTE $0x00 // prefetcht0 0xa8(%rax,%r13)
+	QUAD $0x000128288c180f42; BYTE $0x00 // prefetcht0 0x128(%rax,%r13)
+	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
+	LONG $0x6f7ea1c4; WORD $0x3934 // vmovdqu (%rcx,%r15), %ymm6
 	LONG $0xd672bdc5; BYTE $0x10 // vpsrld $0x10, %ymm6, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xcf593cc5 // vmulps %ymm7, %ymm8, %ymm9
-	QUAD $0x010019846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r11), %ymm8
-	QUAD $0x014019946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r11), %ymm10
-	QUAD $0x0180199c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r11), %ymm11
-	QUAD $0x01c019a46f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r11), %ymm12
+	QUAD $0x010011846f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm8
+	QUAD $0x014011946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm10
+	QUAD $0x0180119c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm11
+	QUAD $0x01c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm12
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x3c148d4d // leaq (%r12,%rdi), %r10
+	LONG $0x3c348d49 // leaq (%r12,%rdi), %rsi
 	LONG $0x587d42c4; WORD $0x3c2c // vpbroadcastd (%r12,%rdi), %ymm13
 	LONG $0xf36f7dc5 // vmovdqa %ymm3, %ymm14
 	LONG $0x503d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm8, %ymm14
@@ -939,23 +1017,23 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83542c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm14) + ymm8
-	QUAD $0x0200198c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r9,%r11), %ymm9
+	QUAD $0x0200118c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0240198c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r9,%r11), %ymm9
+	QUAD $0x0240118c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0280198c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r9,%r11), %ymm9
+	QUAD $0x0280118c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x02c0198c6f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r9,%r11), %ymm9
+	QUAD $0x02c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm10
@@ -968,7 +1046,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
 	LONG $0x187d42c4; WORD $0x3c44; BYTE $0x20 // vbroadcastss 0x20(%r12,%rdi), %ymm8
 	LONG $0xa84562c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm5
-	QUAD $0x052028ac137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r13), %ymm5
+	QUAD $0x052008ac137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm5
 	LONG $0xd672c5c5; BYTE $0x1c // vpsrld $0x1c, %ymm6, %ymm7
 	LONG $0xd672cdc5; BYTE $0x14 // vpsrld $0x14, %ymm6, %ymm6
 	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
@@ -980,55 +1058,57 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
 	LONG $0x187dc2c4; WORD $0x3c74; BYTE $0x38 // vbroadcastss 0x38(%r12,%rdi), %ymm6
 	LONG $0xac55c2c4; BYTE $0xf1 // vfnmadd213ps %ymm9, %ymm5, %ymm6 # ymm6 = -(ymm5 * ymm6) + ymm9
-	QUAD $0x050028bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r13), %ymm7
-	LONG $0x107cc1c4; WORD $0x316c; BYTE $0x40 // vmovups 0x40(%r9,%rsi), %ymm5
+	QUAD $0x000150288c180f42; BYTE $0x00 // prefetcht0 0x150(%rax,%r13)
+	QUAD $0x0001d0288c180f42; BYTE $0x00 // prefetcht0 0x1d0(%rax,%r13)
+	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
+	LONG $0x107ca1c4; WORD $0x396c; BYTE $0x40 // vmovups 0x40(%rcx,%r15), %ymm5
 	LONG $0xc15454c5 // vandps %ymm1, %ymm5, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xcf593cc5 // vmulps %ymm7, %ymm8, %ymm9
-	QUAD $0x010019846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r11), %ymm8
-	QUAD $0x014019946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r11), %ymm10
-	QUAD $0x0180199c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r11), %ymm11
-	QUAD $0x01c019a46f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r11), %ymm12
+	QUAD $0x010011846f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm8
+	QUAD $0x014011946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm10
+	QUAD $0x0180119c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm11
+	QUAD $0x01c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm12
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x3a248d4d // leaq (%r10,%rdi), %r12
-	LONG $0x587d22c4; WORD $0x172c // vpbroadcastd (%rdi,%r10), %ymm13
+	LONG $0x3e248d4c // leaq (%rsi,%rdi), %r12
+	LONG $0x587d62c4; WORD $0x372c // vpbroadcastd (%rdi,%rsi), %ymm13
 	LONG $0xf36f7dc5 // vmovdqa %ymm3, %ymm14
 	LONG $0x503d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm8, %ymm14
 	LONG $0x723dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x587d22c4; WORD $0x1754; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r10), %ymm10
+	LONG $0x587d62c4; WORD $0x3754; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%rsi), %ymm10
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0x723dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x587d22c4; WORD $0x1754; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r10), %ymm10
+	LONG $0x587d62c4; WORD $0x3754; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%rsi), %ymm10
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0x723dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x587d22c4; WORD $0x1754; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r10), %ymm10
+	LONG $0x587d62c4; WORD $0x3754; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%rsi), %ymm10
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83542c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm14) + ymm8
-	QUAD $0x0200198c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r9,%r11), %ymm9
+	QUAD $0x0200118c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d22c4; WORD $0x1754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r10), %ymm10
+	LONG $0x587d62c4; WORD $0x3754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%rsi), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0240198c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r9,%r11), %ymm9
+	QUAD $0x0240118c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d22c4; WORD $0x1754; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r10), %ymm10
+	LONG $0x587d62c4; WORD $0x3754; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%rsi), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0280198c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r9,%r11), %ymm9
+	QUAD $0x0280118c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d22c4; WORD $0x1754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r10), %ymm10
+	LONG $0x587d62c4; WORD $0x3754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%rsi), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x02c0198c6f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r9,%r11), %ymm9
+	QUAD $0x02c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d22c4; WORD $0x1754; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r10), %ymm10
+	LONG $0x587d62c4; WORD $0x3754; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%rsi), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
 	LONG $0xcc5824c5 // vaddps %ymm4, %ymm11, %ymm9
 	LONG $0xd572adc5; BYTE $0x08 // vpsrld $0x8, %ymm5, %ymm10
@@ -1036,31 +1116,33 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0xff59acc5 // vmulps %ymm7, %ymm10, %ymm7
 	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
-	LONG $0x187d22c4; WORD $0x1744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r10), %ymm8
+	LONG $0x187d62c4; WORD $0x3744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%rsi), %ymm8
 	LONG $0xa84562c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm6
-	QUAD $0x052028b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r13), %ymm6
+	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
 	LONG $0xd572c5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	LONG $0x187d22c4; WORD $0x174c; BYTE $0x34 // vbroadcastss 0x34(%rdi,%r10), %ymm9
+	LONG $0x187d62c4; WORD $0x374c; BYTE $0x34 // vbroadcastss 0x34(%rdi,%rsi), %ymm9
 	LONG $0xac4542c4; BYTE $0xc8 // vfnmadd213ps %ymm8, %ymm7, %ymm9 # ymm9 = -(ymm7 * ymm9) + ymm8
 	LONG $0xd572d5c5; BYTE $0x0c // vpsrld $0xc, %ymm5, %ymm5
 	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
 	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
 	LONG $0xf559ccc5 // vmulps %ymm5, %ymm6, %ymm6
-	LONG $0x187da2c4; WORD $0x176c; BYTE $0x38 // vbroadcastss 0x38(%rdi,%r10), %ymm5
+	LONG $0x187de2c4; WORD $0x376c; BYTE $0x38 // vbroadcastss 0x38(%rdi,%rsi), %ymm5
 	LONG $0xac4dc2c4; BYTE $0xe9 // vfnmadd213ps %ymm9, %ymm6, %ymm5 # ymm5 = -(ymm6 * ymm5) + ymm9
-	QUAD $0x050028bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r13), %ymm7
-	LONG $0x6f7ec1c4; WORD $0x3174; BYTE $0x40 // vmovdqu 0x40(%r9,%rsi), %ymm6
+	QUAD $0x0001f8288c180f42; BYTE $0x00 // prefetcht0 0x1f8(%rax,%r13)
+	QUAD $0x000278288c180f42; BYTE $0x00 // prefetcht0 0x278(%rax,%r13)
+	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
+	LONG $0x6f7ea1c4; WORD $0x3974; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm6
 	LONG $0xd672bdc5; BYTE $0x10 // vpsrld $0x10, %ymm6, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xcf593cc5 // vmulps %ymm7, %ymm8, %ymm9
-	QUAD $0x010019846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r11), %ymm8
-	QUAD $0x014019946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r11), %ymm10
-	QUAD $0x0180199c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r11), %ymm11
-	QUAD $0x01c019a46f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r11), %ymm12
+	QUAD $0x010011846f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm8
+	QUAD $0x014011946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm10
+	QUAD $0x0180119c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm11
+	QUAD $0x01c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm12
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	LONG $0x587d22c4; WORD $0x272c // vpbroadcastd (%rdi,%r12), %ymm13
@@ -1080,23 +1162,23 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83542c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm14) + ymm8
-	QUAD $0x0200198c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r9,%r11), %ymm9
+	QUAD $0x0200118c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0240198c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r9,%r11), %ymm9
+	QUAD $0x0240118c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0280198c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r9,%r11), %ymm9
+	QUAD $0x0280118c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x02c0198c6f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r9,%r11), %ymm9
+	QUAD $0x02c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r12), %ymm10
@@ -1109,7 +1191,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
 	LONG $0x187d22c4; WORD $0x2744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r12), %ymm8
 	LONG $0xa84562c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm5
-	QUAD $0x052028ac137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r13), %ymm5
+	QUAD $0x052008ac137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm5
 	LONG $0xd672c5c5; BYTE $0x1c // vpsrld $0x1c, %ymm6, %ymm7
 	LONG $0xd672cdc5; BYTE $0x14 // vpsrld $0x14, %ymm6, %ymm6
 	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
@@ -1123,41 +1205,44 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xac4dc2c4; BYTE $0xe9 // vfnmadd213ps %ymm9, %ymm6, %ymm5 # ymm5 = -(ymm6 * ymm5) + ymm9
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xf9c3850f; WORD $0xffff // jne 0xed0 <k_tile_q2_k+0x100>
-	LONG $0x117cc1c4; WORD $0x062c // vmovups %ymm5, (%r14,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xf973850f; WORD $0xffff // jne 0x1020 <k_tile_q2_k+0x120>
+	LONG $0x117cc1c4; WORD $0x162c // vmovups %ymm5, (%r14,%rdx)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xf988850f; WORD $0xffff // jne 0xeb0 <k_tile_q2_k+0xe0>
-	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0xf928850f; WORD $0xffff // jne 0xff0 <k_tile_q2_k+0xf0>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
-	LONG $0x244c0348; BYTE $0x28 // addq 0x28(%rsp), %rcx
-	LONG $0x247c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r15
-	LONG $0xf95e850f; WORD $0xffff // jne 0xea0 <k_tile_q2_k+0xd0>
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xf8df850f; WORD $0xffff // jne 0xfd0 <k_tile_q2_k+0xd0>
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf913850f; WORD $0xffff // jne 0xe70 <k_tile_q2_k+0xa0>
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x1614 <k_tile_q2_k+0x844>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xf894850f; WORD $0xffff // jne 0xfa0 <k_tile_q2_k+0xa0>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0x17c4 <k_tile_q2_k+0x8c4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a9850f; WORD $0x0000 // jne 0x1614 <k_tile_q2_k+0x844>
+	LONG $0x00aa850f; WORD $0x0000 // jne 0x17c4 <k_tile_q2_k+0x8c4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x157a <k_tile_q2_k+0x7aa>
+	WORD $0x0473 // jae 0x1729 <k_tile_q2_k+0x829>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x66eb // jmp 0x15e0 <k_tile_q2_k+0x810>
+	WORD $0x67eb // jmp 0x1790 <k_tile_q2_k+0x890>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -1169,9 +1254,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x15a0 <k_tile_q2_k+0x7d0>
+	WORD $0xc075 // jne 0x1750 <k_tile_q2_k+0x850>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x1614 <k_tile_q2_k+0x844>
+	WORD $0x2f74 // je 0x17c4 <k_tile_q2_k+0x8c4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -1184,8 +1269,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x1600 <k_tile_q2_k+0x830>
-	LONG $0x38c48348 // addq $0x38, %rsp
+	WORD $0xec75 // jne 0x17b0 <k_tile_q2_k+0x8b0>
+	LONG $0x50c48348 // addq $0x50, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1199,7 +1284,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q3_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0d158e0f; WORD $0x0000 // jle 0x2352 <k_tile_q3_k+0xd22>
+	LONG $0x0cb58e0f; WORD $0x0000 // jle 0x24a2 <k_tile_q3_k+0xcc2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1210,583 +1295,584 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0c198e0f; WORD $0x0000 // jle 0x228c <k_tile_q3_k+0xc5c>
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x0bb88e0f; WORD $0x0000 // jle 0x23db <k_tile_q3_k+0xbfb>
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x28778b4c // movq 0x28(%rdi), %r14
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x09e2c148 // shlq $0x9, %rdx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x08e1c148 // shlq $0x8, %rcx
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e7c148 // shlq $0x7, %rdi
-	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	LONG $0x5b3c8d4c // leaq (%rbx,%rbx,2), %r15
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x002b1b05187de2c4; BYTE $0x00 // vbroadcastss 0x2b1b(%rip), %ymm0 # 0x41d0 <k_tile_q6_k+0xb50>
+	QUAD $0x002bab05187de2c4; BYTE $0x00 // vbroadcastss 0x2bab(%rip), %ymm0 # 0x4410 <k_tile_q6_k+0xc20>
 	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x002b1505187de2c4; BYTE $0x00 // vbroadcastss 0x2b15(%rip), %ymm0 # 0x41dc <k_tile_q6_k+0xb5c>
+	QUAD $0x002ba505187de2c4; BYTE $0x00 // vbroadcastss 0x2ba5(%rip), %ymm0 # 0x441c <k_tile_q6_k+0xc2c>
 	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x002ae71d587de2c4; BYTE $0x00 // vpbroadcastd 0x2ae7(%rip), %ymm3 # 0x41c0 <k_tile_q6_k+0xb40>
-	QUAD $0x002af225587de2c4; BYTE $0x00 // vpbroadcastd 0x2af2(%rip), %ymm4 # 0x41d4 <k_tile_q6_k+0xb54>
-	QUAD $0x002bf92d787de2c4; BYTE $0x00 // vpbroadcastb 0x2bf9(%rip), %ymm5 # 0x42e4 <k_tile_q6_k+0xc64>
-	QUAD $0x002bf135787de2c4; BYTE $0x00 // vpbroadcastb 0x2bf1(%rip), %ymm6 # 0x42e5 <k_tile_q6_k+0xc65>
-	QUAD $0x002acf3d187de2c4; BYTE $0x00 // vbroadcastss 0x2acf(%rip), %ymm7 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	QUAD $0x0000a0249c7ffdc5; BYTE $0x00 // vmovdqa %ymm3, 0xa0(%rsp)
-	QUAD $0x00008024a47ffdc5; BYTE $0x00 // vmovdqa %ymm4, 0x80(%rsp)
-	WORD $0x9066 // nop
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	QUAD $0x002c9b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x2c9b(%rip), %ymm3 # 0x4524 <k_tile_q6_k+0xd34>
+	QUAD $0x002c9325787de2c4; BYTE $0x00 // vpbroadcastb 0x2c93(%rip), %ymm4 # 0x4525 <k_tile_q6_k+0xd35>
+	QUAD $0x002b650d587d62c4; BYTE $0x00 // vpbroadcastd 0x2b65(%rip), %ymm9 # 0x4400 <k_tile_q6_k+0xc10>
+	QUAD $0x002b7035587de2c4; BYTE $0x00 // vpbroadcastd 0x2b70(%rip), %ymm6 # 0x4414 <k_tile_q6_k+0xc24>
+	QUAD $0x002b5f2d187de2c4; BYTE $0x00 // vbroadcastss 0x2b5f(%rip), %ymm5 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x00002c2b156ffdc5 // vmovdqa 0x2c2b(%rip), %ymm2 # 0x44e0 <k_tile_q6_k+0xcf0>
+	QUAD $0x00002bc3056f7dc5 // vmovdqa 0x2bc3(%rip), %ymm8 # 0x4480 <k_tile_q6_k+0xc90>
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x10 // addq 0x10(%rsp), %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x1740 <k_tile_q3_k+0x110>
+	WORD $0x0d75 // jne 0x1900 <k_tile_q3_k+0x120>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
 	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x2c244489 // movl %eax, 0x2c(%rsp)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24107cc5; BYTE $0x02 // vmovups (%rdx,%rax), %ymm12
-	LONG $0x003c8d4d // leaq (%r8,%rax), %r15
-	QUAD $0x060000846f7ec1c4; WORD $0x0000 // vmovdqu 0x600(%r8,%rax), %ymm0
-	QUAD $0x064000946f7e41c4; WORD $0x0000 // vmovdqu 0x640(%r8,%rax), %ymm10
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	QUAD $0x0680009c6f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r8,%rax), %ymm11
-	QUAD $0x0000e0248c6ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm1
-	LONG $0xe9db7dc5 // vpand %ymm1, %ymm0, %ymm13
-	LONG $0x720dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm14
-	QUAD $0x0000c024946ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm2
-	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
-	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
-	QUAD $0x00010024ac7f7ec5; BYTE $0x00 // vmovdqu %ymm13, 0x100(%rsp)
-	LONG $0xe9db2dc5 // vpand %ymm1, %ymm10, %ymm13
-	LONG $0x720dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm14
-	LONG $0xf2db0dc5 // vpand %ymm2, %ymm14, %ymm14
-	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
-	QUAD $0x00012024ac7f7ec5; BYTE $0x00 // vmovdqu %ymm13, 0x120(%rsp)
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
-	LONG $0xeadb25c5 // vpand %ymm2, %ymm11, %ymm13
-	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
-	QUAD $0x00014024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x140(%rsp)
-	LONG $0x727dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm0
-	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
-	LONG $0x722dc1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
-	QUAD $0x00016024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x160(%rsp)
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x0085148d; WORD $0x0000; BYTE $0x00 // leal (,%rax,4), %edx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	QUAD $0x06c008ac137d02c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%r9), %ymm13
-	QUAD $0x000100349c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsp,%rsi), %ymm11
-	LONG $0xc3dba5c5 // vpand %ymm3, %ymm11, %ymm0
-	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf85914c5 // vmulps %ymm0, %ymm13, %ymm15
-	LONG $0xfc4d8b41 // movl -0x4(%r13), %ecx
-	LONG $0x00658b45 // movl (%r13), %r12d
-	LONG $0x00998d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r11d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xcb490f41 // cmovnsl %r11d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	LONG $0xd26e79c5 // vmovd %edx, %xmm10
-	LONG $0x6f7e41c4; BYTE $0x37 // vmovdqu (%r15), %ymm14
-	LONG $0x6f7ec1c4; WORD $0x404f // vmovdqu 0x40(%r15), %ymm1
-	QUAD $0x000080976f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r15), %ymm2
-	QUAD $0x0000c0876f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r15), %ymm8
-	LONG $0xd20d41c4; BYTE $0xf2 // vpsrld %xmm10, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x02f6 // vpslld $0x2, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	QUAD $0x0200388cdb4d21c4; WORD $0x0000 // vpand 0x200(%rax,%r15), %ymm6, %ymm9
-	LONG $0xeb0d41c4; BYTE $0xc9 // vpor %ymm9, %ymm14, %ymm9
-	LONG $0x587d42c4; WORD $0xd475 // vpbroadcastd -0x2c(%r13), %ymm14
-	LONG $0x5035c2c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm9, %ymm0
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x0240388cdb4d21c4; WORD $0x0000 // vpand 0x240(%rax,%r15), %ymm6, %ymm9
-	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	LONG $0x587d42c4; WORD $0xd84d // vpbroadcastd -0x28(%r13), %ymm9
-	LONG $0x5075c2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm1, %ymm0
-	LONG $0xd26dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm2, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x02803894db4da1c4; WORD $0x0000 // vpand 0x280(%rax,%r15), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xdc55 // vpbroadcastd -0x24(%r13), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xd23dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm8, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x02c03894db4da1c4; WORD $0x0000 // vpand 0x2c0(%rax,%r15), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xe055 // vpbroadcastd -0x20(%r13), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xf75904c5 // vmulps %ymm7, %ymm15, %ymm14
-	LONG $0xb80562c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm0) + ymm14
-	QUAD $0x0000292c056ffdc5 // vmovdqa 0x292c(%rip), %ymm0 # 0x42a0 <k_tile_q6_k+0xc20>
-	LONG $0x0025e2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm11, %ymm0
-	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xe85914c5 // vmulps %ymm0, %ymm13, %ymm13
-	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000a50c8d42 // leal 0x4b400000(,%r12,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x0001008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03003894db4da1c4; WORD $0x0000 // vpand 0x300(%rax,%r15), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xe455 // vpbroadcastd -0x1c(%r13), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03403894db4da1c4; WORD $0x0000 // vpand 0x340(%rax,%r15), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xe855 // vpbroadcastd -0x18(%r13), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03803894db4da1c4; WORD $0x0000 // vpand 0x380(%rax,%r15), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xec55 // vpbroadcastd -0x14(%r13), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c03894db4da1c4; WORD $0x0000 // vpand 0x3c0(%rax,%r15), %ymm6, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0xf055 // vpbroadcastd -0x10(%r13), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	LONG $0xa815c2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm13, %ymm0 # ymm0 = (ymm13 * ymm0) + ymm14
-	LONG $0x187d42c4; WORD $0xf46d // vbroadcastss -0xc(%r13), %ymm13
-	LONG $0xa87d42c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm12
-	QUAD $0x06c008a4137d02c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%r9), %ymm12
-	QUAD $0x000027ab056ffdc5 // vmovdqa 0x27ab(%rip), %ymm0 # 0x4240 <k_tile_q6_k+0xbc0>
-	LONG $0x0025e2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm11, %ymm0
-	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf8591cc5 // vmulps %ymm0, %ymm12, %ymm15
-	LONG $0x1d4c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %ecx
-	LONG $0x1d648b45; BYTE $0x00 // movl (%r13,%rbx), %r12d
-	LONG $0x0000918d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %edx
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	WORD $0x490f; BYTE $0xca // cmovnsl %edx, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	LONG $0x6f7ec1c4; BYTE $0x0f // vmovdqu (%r15), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4057 // vmovdqu 0x40(%r15), %ymm2
-	QUAD $0x000080876f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r15), %ymm8
-	QUAD $0x0000c08f6f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r15), %ymm9
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x020038b46f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rax,%r15), %ymm14
-	QUAD $0x0240389c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rax,%r15), %ymm3
-	QUAD $0x028038bc6f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rax,%r15), %ymm7
-	QUAD $0x02c038a46f7ea1c4; WORD $0x0000 // vmovdqu 0x2c0(%rax,%r15), %ymm4
-	LONG $0x720dc1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm14
-	LONG $0xf6db0dc5 // vpand %ymm6, %ymm14, %ymm14
-	LONG $0xc9eb8dc5 // vpor %ymm1, %ymm14, %ymm1
-	LONG $0x587d42c4; WORD $0x1d74; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm14
-	LONG $0x5075c2c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm1, %ymm0
-	LONG $0xd26dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm2, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xd372edc5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xd23dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm8, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xd772edc5; BYTE $0x02 // vpsrld $0x2, %ymm7, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xd235c1c4; BYTE $0xca // vpsrld %xmm10, %ymm9, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xd472edc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0026110d187de2c4; BYTE $0x00 // vbroadcastss 0x2611(%rip), %ymm1 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0xf15904c5 // vmulps %ymm1, %ymm15, %ymm14
-	LONG $0xb80562c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm0) + ymm14
-	LONG $0x727dc1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm0
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xd8591cc5 // vmulps %ymm0, %ymm12, %ymm11
-	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000a50c8d42 // leal 0x4b400000(,%r12,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x0001008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x030038946f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x034038946f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x038038946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c038946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0024da0d187de2c4; BYTE $0x00 // vbroadcastss 0x24da(%rip), %ymm1 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0xa825c2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + ymm14
-	LONG $0x187d42c4; WORD $0x1d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm12
-	LONG $0xa87d42c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm13
-	QUAD $0x06c008ac137d02c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%r9), %ymm13
-	QUAD $0x000120349c6f7ec5; BYTE $0x00 // vmovdqu 0x120(%rsp,%rsi), %ymm11
-	QUAD $0x0000a02484dba5c5; BYTE $0x00 // vpand 0xa0(%rsp), %ymm11, %ymm0
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf85914c5 // vmulps %ymm0, %ymm13, %ymm15
-	LONG $0x3d4c8b41; BYTE $0xfc // movl -0x4(%r13,%rdi), %ecx
-	LONG $0x3d748b41; BYTE $0x00 // movl (%r13,%rdi), %esi
-	LONG $0x0000918d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %edx
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	WORD $0x490f; BYTE $0xca // cmovnsl %edx, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	LONG $0x6f7ec1c4; BYTE $0x0f // vmovdqu (%r15), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4057 // vmovdqu 0x40(%r15), %ymm2
-	QUAD $0x0000809f6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r15), %ymm3
-	QUAD $0x0000c0a76f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r15), %ymm4
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x020038bc6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rax,%r15), %ymm7
-	QUAD $0x024038846f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rax,%r15), %ymm8
-	QUAD $0x0280388c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rax,%r15), %ymm9
-	QUAD $0x02c038b46f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rax,%r15), %ymm14
-	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
-	LONG $0xfedbc5c5 // vpand %ymm6, %ymm7, %ymm7
-	LONG $0xcfebf5c5 // vpor %ymm7, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d7c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm7
-	LONG $0x5075e2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm1, %ymm0
-	LONG $0xd26dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm2, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x726dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xd265c1c4; BYTE $0xca // vpsrld %xmm10, %ymm3, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x726dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d54; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xd25dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm4, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x726dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d54; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0023910d187de2c4; BYTE $0x00 // vbroadcastss 0x2391(%rip), %ymm1 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0xf15904c5 // vmulps %ymm1, %ymm15, %ymm14
-	LONG $0xb80562c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm0) + ymm14
-	QUAD $0x002453050025e2c4; BYTE $0x00 // vpshufb 0x2453(%rip), %ymm11, %ymm0 # 0x42a0 <k_tile_q6_k+0xc20>
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xe85914c5 // vmulps %ymm0, %ymm13, %ymm13
-	LONG $0x00008e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ecx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xf1 // cmovnsl %ecx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b50c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x0001008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x030038946f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x034038946f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x038038946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c038946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x3d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x00226d0d187de2c4; BYTE $0x00 // vbroadcastss 0x226d(%rip), %ymm1 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0xa815c2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm13, %ymm0 # ymm0 = (ymm13 * ymm0) + ymm14
-	LONG $0x187d42c4; WORD $0x3d6c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm13
-	LONG $0xa87d42c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm12
-	QUAD $0x06c008a4137d02c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%r9), %ymm12
-	QUAD $0x0022b9050025e2c4; BYTE $0x00 // vpshufb 0x22b9(%rip), %ymm11, %ymm0 # 0x4240 <k_tile_q6_k+0xbc0>
-	QUAD $0x0000802484fefdc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf8591cc5 // vmulps %ymm0, %ymm12, %ymm15
-	LONG $0x354c8b43; BYTE $0xfc // movl -0x4(%r13,%r14), %ecx
-	LONG $0x35748b43; BYTE $0x00 // movl (%r13,%r14), %esi
-	LONG $0x0000918d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %edx
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	WORD $0x490f; BYTE $0xca // cmovnsl %edx, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	LONG $0x6f7ec1c4; BYTE $0x0f // vmovdqu (%r15), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4057 // vmovdqu 0x40(%r15), %ymm2
-	QUAD $0x0000809f6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r15), %ymm3
-	QUAD $0x0000c0a76f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r15), %ymm4
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x020038bc6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rax,%r15), %ymm7
-	QUAD $0x024038846f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rax,%r15), %ymm8
-	QUAD $0x0280388c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rax,%r15), %ymm9
-	QUAD $0x02c038b46f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rax,%r15), %ymm14
-	LONG $0xd772c5c5; BYTE $0x06 // vpsrld $0x6, %ymm7, %ymm7
-	LONG $0xfedbc5c5 // vpand %ymm6, %ymm7, %ymm7
-	LONG $0xcfebf5c5 // vpor %ymm7, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x357c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm7
-	LONG $0x5075e2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm1, %ymm0
-	QUAD $0x0021913d187de2c4; BYTE $0x00 // vbroadcastss 0x2191(%rip), %ymm7 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0xd26dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm2, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x726dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xd265c1c4; BYTE $0xca // vpsrld %xmm10, %ymm3, %ymm1
-	QUAD $0x0000a0249c6ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm3
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x726dc1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xd25dc1c4; BYTE $0xca // vpsrld %xmm10, %ymm4, %ymm1
-	QUAD $0x00008024a46ffdc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm4
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0x726dc1c4; WORD $0x06d6 // vpsrld $0x6, %ymm14, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xf75904c5 // vmulps %ymm7, %ymm15, %ymm14
-	LONG $0xb80562c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm0) + ymm14
-	LONG $0x727dc1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm0
-	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xd8591cc5 // vmulps %ymm0, %ymm12, %ymm11
-	LONG $0x00008e8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %ecx
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xf1 // cmovnsl %ecx, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b50c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x0001008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x030038946f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x034038946f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x038038946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	QUAD $0x0001c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xca // vpsrld %xmm10, %ymm1, %ymm1
-	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	QUAD $0x03c038946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rax,%r15), %ymm2
-	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
-	LONG $0xd6dbedc5 // vpand %ymm6, %ymm2, %ymm2
-	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm2
-	LONG $0x5075e2c4; BYTE $0xc2 // {vex} vpdpbusd %ymm2, %ymm1, %ymm0
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	LONG $0xa825c2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + ymm14
-	LONG $0x187d02c4; WORD $0x3564; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm12
-	LONG $0xa87d42c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm13
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xf622850f; WORD $0xffff // jne 0x1840 <k_tile_q3_k+0x210>
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x24117cc5; BYTE $0x02 // vmovups %ymm12, (%rdx,%rax)
-	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
-	LONG $0x2c2444f6; BYTE $0x01 // testb $0x1, 0x2c(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf52d850f; WORD $0xffff // jne 0x1770 <k_tile_q3_k+0x140>
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0xe0c08149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r8 # imm = 0x6E0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
-	LONG $0xf4f4850f; WORD $0xffff // jne 0x1760 <k_tile_q3_k+0x130>
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0xf499850f; WORD $0xffff // jne 0x1720 <k_tile_q3_k+0xf0>
-	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x2344 <k_tile_q3_k+0xd14>
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x00838d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r11), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x30244489 // movl %eax, 0x30(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x1c107cc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm11
+	LONG $0x3b348d49 // leaq (%r11,%rdi), %rsi
+	QUAD $0x06003b946f7e41c4; WORD $0x0000 // vmovdqu 0x600(%r11,%rdi), %ymm10
+	QUAD $0x06403ba46f7e41c4; WORD $0x0000 // vmovdqu 0x640(%r11,%rdi), %ymm12
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	QUAD $0x06803bac6f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r11,%rdi), %ymm13
+	QUAD $0x0000e024846ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm0
+	LONG $0xf0db2dc5 // vpand %ymm0, %ymm10, %ymm14
+	LONG $0x7205c1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm15
+	QUAD $0x0000c0248c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm1
+	LONG $0xf9db05c5 // vpand %ymm1, %ymm15, %ymm15
+	LONG $0xeb0541c4; BYTE $0xf6 // vpor %ymm14, %ymm15, %ymm14
+	QUAD $0x00010024b47f7ec5; BYTE $0x00 // vmovdqu %ymm14, 0x100(%rsp)
+	LONG $0xf0db1dc5 // vpand %ymm0, %ymm12, %ymm14
+	LONG $0x7205c1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm15
+	LONG $0xf9db05c5 // vpand %ymm1, %ymm15, %ymm15
+	LONG $0xeb0541c4; BYTE $0xf6 // vpor %ymm14, %ymm15, %ymm14
+	QUAD $0x00012024b47f7ec5; BYTE $0x00 // vmovdqu %ymm14, 0x120(%rsp)
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd0db2dc5 // vpand %ymm0, %ymm10, %ymm10
+	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xd2 // vpor %ymm10, %ymm14, %ymm10
+	QUAD $0x00014024947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x140(%rsp)
+	LONG $0x722dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm10
+	LONG $0xd0db2dc5 // vpand %ymm0, %ymm10, %ymm10
+	LONG $0x721dc1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0xeb1d41c4; BYTE $0xd2 // vpor %ymm10, %ymm12, %ymm10
+	QUAD $0x00016024947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x160(%rsp)
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x34244489 // movl %eax, 0x34(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0x70c86949; WORD $0x0003; BYTE $0x00 // imulq $0x370, %r8, %rcx # imm = 0x370
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x0c180f41; BYTE $0x0b // prefetcht0 (%r11,%rcx)
+	QUAD $0x0000800b8c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rcx)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	QUAD $0x06c00aa4137d62c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%rcx), %ymm12
+	QUAD $0x01003c946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsp,%r15), %ymm10
+	LONG $0xfc4d8b41 // movl -0x4(%r13), %ecx
+	LONG $0x00558b41 // movl (%r13), %edx
+	LONG $0x00898d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r9d
+	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xc9490f41 // cmovnsl %r9d, %ecx
+	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
+	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
+	LONG $0xe96e79c5 // vmovd %ecx, %xmm13
+	LONG $0x587d42c4; BYTE $0xf5 // vpbroadcastd %xmm13, %ymm14
+	QUAD $0x00020006acdb65c5; BYTE $0x00 // vpand 0x200(%rsi,%rax), %ymm3, %ymm13
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x08e1c148 // shlq $0x8, %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x3c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm15
+	LONG $0x727dc1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0xd46d // vpbroadcastd -0x2c(%r13), %ymm13
+	LONG $0x507d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm14
+	QUAD $0x0002400684dbe5c5; BYTE $0x00 // vpand 0x240(%rsi,%rax), %ymm3, %ymm0
+	LONG $0x7215c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm13
+	LONG $0xecdb15c5 // vpand %ymm4, %ymm13, %ymm13
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0xd86d // vpbroadcastd -0x28(%r13), %ymm13
+	LONG $0x507d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm14
+	QUAD $0x0002800684dbe5c5; BYTE $0x00 // vpand 0x280(%rsi,%rax), %ymm3, %ymm0
+	QUAD $0x0000000185148d4e // leaq 0x1(,%r8,4), %r10
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x6f7e21c4; WORD $0x262c // vmovdqu (%rsi,%r12), %ymm13
+	LONG $0x7205c1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	LONG $0x587d42c4; WORD $0xdc7d // vpbroadcastd -0x24(%r13), %ymm15
+	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
+	QUAD $0x0002c00684dbe5c5; BYTE $0x00 // vpand 0x2c0(%rsi,%rax), %ymm3, %ymm0
+	LONG $0xdb2d41c4; BYTE $0xf9 // vpand %ymm9, %ymm10, %ymm15
+	LONG $0xfefe05c5 // vpaddd %ymm6, %ymm15, %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0x591c41c4; BYTE $0xff // vmulps %ymm15, %ymm12, %ymm15
+	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
+	LONG $0xecdb15c5 // vpand %ymm4, %ymm13, %ymm13
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0xe06d // vpbroadcastd -0x20(%r13), %ymm13
+	LONG $0x507d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm14
+	LONG $0xed5904c5 // vmulps %ymm5, %ymm15, %ymm13
+	LONG $0xb80542c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm15, %ymm13 # ymm13 = (ymm15 * ymm14) + ymm13
+	LONG $0x008a8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r9d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xd1490f41 // cmovnsl %r9d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
+	QUAD $0x0003000684dbe5c5; BYTE $0x00 // vpand 0x300(%rsi,%rax), %ymm3, %ymm0
+	QUAD $0x00000002850c8d4e // leaq 0x2(,%r8,4), %r9
+	QUAD $0x000000b0248c894c // movq %r9, 0xb0(%rsp)
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x6f7e21c4; WORD $0x0e3c // vmovdqu (%rsi,%r9), %ymm15
+	LONG $0x7275c1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0xe44d // vpbroadcastd -0x1c(%r13), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x0003400684dbe5c5; BYTE $0x00 // vpand 0x340(%rsi,%rax), %ymm3, %ymm0
+	LONG $0x7275c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0xe84d // vpbroadcastd -0x18(%r13), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x0003800684dbe5c5; BYTE $0x00 // vpand 0x380(%rsi,%rax), %ymm3, %ymm0
+	QUAD $0x0000000385148d4a // leaq 0x3(,%r8,4), %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x0c6ffec5; BYTE $0x16 // vmovdqu (%rsi,%rdx), %ymm1
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	LONG $0xf17285c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	LONG $0x587d42c4; WORD $0xec7d // vpbroadcastd -0x14(%r13), %ymm15
+	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
+	QUAD $0x0003c00684dbe5c5; BYTE $0x00 // vpand 0x3c0(%rsi,%rax), %ymm3, %ymm0
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0xf04d // vpbroadcastd -0x10(%r13), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xc5588cc5 // vaddps %ymm5, %ymm14, %ymm0
+	LONG $0x002de2c4; BYTE $0xca // vpshufb %ymm2, %ymm10, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm13
+	LONG $0x187d42c4; WORD $0xf465 // vbroadcastss -0xc(%r13), %ymm12
+	LONG $0xa87542c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm11
+	LONG $0xdcd2694d; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %r10, %r10
+	LONG $0x0c180f43; BYTE $0x13 // prefetcht0 (%r11,%r10)
+	QUAD $0x000080138c180f43; BYTE $0x00 // prefetcht0 0x80(%r11,%r10)
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	QUAD $0x06c0079c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r8), %ymm11
+	LONG $0x1d7c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %edi
+	LONG $0x1d548b45; BYTE $0x00 // movl (%r13,%rbx), %r10d
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0x00b78d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r14d
+	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
+	LONG $0xfe490f41 // cmovnsl %r14d, %edi
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
+	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
+	QUAD $0x00020006846ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm0
+	QUAD $0x000240068c6ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm1
+	QUAD $0x00028006ac6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm13
+	QUAD $0x0002c006bc6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm15
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x146ffec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm2
+	LONG $0xc77f7dc5 // vmovdqa %ymm8, %ymm7
+	LONG $0xc2fe6dc5 // vpaddd %ymm2, %ymm2, %ymm8
+	LONG $0xc4db3dc5 // vpand %ymm4, %ymm8, %ymm8
+	LONG $0xc0ebbdc5 // vpor %ymm0, %ymm8, %ymm0
+	LONG $0x587d42c4; WORD $0x1d44; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm8
+	LONG $0x507d42c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm0, %ymm14
+	LONG $0xd172fdc5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xd272f5c5; BYTE $0x03 // vpsrld $0x3, %ymm2, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0x727dc1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x6f7ea1c4; WORD $0x260c // vmovdqu (%rsi,%r12), %ymm1
+	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	LONG $0x727dc1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x002de2c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm2
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xd259a4c5 // vmulps %ymm2, %ymm11, %ymm2
+	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xed596cc5 // vmulps %ymm5, %ymm2, %ymm13
+	LONG $0xb86d42c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm14) + ymm13
+	LONG $0x00ba8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %edi
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0xff85 // testl %edi, %edi
+	LONG $0xd7490f44 // cmovnsl %edi, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	QUAD $0x4b400000953c8d42 // leal 0x4b400000(,%r10,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
+	QUAD $0x00030006846ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x6f7ea1c4; WORD $0x0e0c // vmovdqu (%rsi,%r9), %ymm1
+	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x00034006846ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x00038006846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x0c6ffec5; BYTE $0x16 // vmovdqu (%rsi,%rdx), %ymm1
+	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x0003c006846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xc5588cc5 // vaddps %ymm5, %ymm14, %ymm0
+	LONG $0x7275c1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm13
+	LONG $0x187d42c4; WORD $0x1d5c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm11
+	LONG $0xa87542c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm11) + ymm12
+	QUAD $0x000000b024946948; LONG $0x000000dc // imulq $0xdc, 0xb0(%rsp), %rdx
+	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
+	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	QUAD $0x06c002a4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm12
+	QUAD $0x01203c946f7e21c4; WORD $0x0000 // vmovdqu 0x120(%rsp,%r15), %ymm10
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	LONG $0x357c8b43; BYTE $0xfc // movl -0x4(%r13,%r14), %edi
+	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
+	LONG $0x00978d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r10d
+	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xfa490f41 // cmovnsl %r10d, %edi
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
+	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
+	QUAD $0x00020006846ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm0
+	QUAD $0x000240068c6ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm1
+	QUAD $0x00028006946ffec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm2
+	QUAD $0x0002c006846f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm8
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x2c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm13
+	LONG $0xfcdb15c5 // vpand %ymm4, %ymm13, %ymm15
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	LONG $0x587d02c4; WORD $0x357c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm15
+	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
+	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x7275c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x6f7ea1c4; WORD $0x260c // vmovdqu (%rsi,%r12), %ymm1
+	LONG $0xd4dbf5c5 // vpand %ymm4, %ymm1, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587d82c4; WORD $0x3554; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	LONG $0x727dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xdb2dc1c4; BYTE $0xd1 // vpand %ymm9, %ymm10, %ymm2
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xd2599cc5 // vmulps %ymm2, %ymm12, %ymm2
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xed596cc5 // vmulps %ymm5, %ymm2, %ymm13
+	LONG $0xb86d42c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm14) + ymm13
+	LONG $0x0000ba8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %edi
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0xff85 // testl %edi, %edi
+	WORD $0x490f; BYTE $0xd7 // cmovnsl %edi, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
+	QUAD $0x00030006846ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x6f7ea1c4; WORD $0x0e0c // vmovdqu (%rsi,%r9), %ymm1
+	LONG $0xd4dbf5c5 // vpand %ymm4, %ymm1, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587d82c4; WORD $0x3554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x00034006846ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x00038006846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
+	LONG $0x6f7ea1c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm1
+	LONG $0xd4dbf5c5 // vpand %ymm4, %ymm1, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587d82c4; WORD $0x3554; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x0003c006846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xc5588cc5 // vaddps %ymm5, %ymm14, %ymm0
+	QUAD $0x0023f30d002de2c4; BYTE $0x00 // vpshufb 0x23f3(%rip), %ymm10, %ymm1 # 0x44e0 <k_tile_q6_k+0xcf0>
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm13
+	LONG $0x187d02c4; WORD $0x3564; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm12
+	LONG $0xa87542c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm11
+	QUAD $0x000000b824946948; LONG $0x000000dc // imulq $0xdc, 0xb8(%rsp), %rdx
+	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
+	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	QUAD $0x06c0109c137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rdx), %ymm11
+	LONG $0x3d7c8b43; BYTE $0xfc // movl -0x4(%r13,%r15), %edi
+	LONG $0x3d548b43; BYTE $0x00 // movl (%r13,%r15), %edx
+	LONG $0x00878d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r8d
+	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f41 // cmovnsl %r8d, %edi
+	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
+	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
+	QUAD $0x00020006846ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm0
+	QUAD $0x000240068c6ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm1
+	QUAD $0x00028006946ffec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm2
+	QUAD $0x0002c006846f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm8
+	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x2c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm13
+	LONG $0x7205c1c4; WORD $0x01d5 // vpsrld $0x1, %ymm13, %ymm15
+	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	LONG $0x587d02c4; WORD $0x3d7c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r15), %ymm15
+	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
+	LONG $0xd172fdc5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x7275c1c4; WORD $0x05d5 // vpsrld $0x5, %ymm13, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x3d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r15), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xd272fdc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x6f7ea1c4; WORD $0x260c // vmovdqu (%rsi,%r12), %ymm1
+	LONG $0xd172edc5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r15), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	LONG $0x727dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm0
+	LONG $0xc76f7dc5 // vmovdqa %ymm7, %ymm8
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x002de2c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm2
+	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xd259a4c5 // vmulps %ymm2, %ymm11, %ymm2
+	LONG $0xd172f5c5; BYTE $0x05 // vpsrld $0x5, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x3d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r15), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xed596cc5 // vmulps %ymm5, %ymm2, %ymm13
+	LONG $0xb86d42c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm14) + ymm13
+	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0xc985 // testl %ecx, %ecx
+	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
+	QUAD $0x00030006846ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x6f7ea1c4; WORD $0x0e0c // vmovdqu (%rsi,%r9), %ymm1
+	LONG $0xd172edc5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r15), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x00034006846ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x05 // vpsrld $0x5, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x3d4c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r15), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x00038006846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x6f7ea1c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm1
+	LONG $0xd172edc5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm2
+	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%r15), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x000021e0156ffdc5 // vmovdqa 0x21e0(%rip), %ymm2 # 0x44e0 <k_tile_q6_k+0xcf0>
+	QUAD $0x0003c006846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm0
+	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xd172f5c5; BYTE $0x05 // vpsrld $0x5, %ymm1, %ymm1
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x3d4c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r15), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xc5588cc5 // vaddps %ymm5, %ymm14, %ymm0
+	LONG $0x7275c1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm13
+	LONG $0x187d02c4; WORD $0x3d5c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r15), %ymm11
+	LONG $0xa87542c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm11) + ymm12
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x342444f6; BYTE $0x01 // testb $0x1, 0x34(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf6c5850f; WORD $0xffff // jne 0x1a30 <k_tile_q3_k+0x250>
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x1c117cc5; BYTE $0x02 // vmovups %ymm11, (%rdx,%rax)
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0x302444f6; BYTE $0x01 // testb $0x1, 0x30(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf5ae850f; WORD $0xffff // jne 0x1940 <k_tile_q3_k+0x160>
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xe0c38149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r11 # imm = 0x6E0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24743b48; BYTE $0x60 // cmpq 0x60(%rsp), %rsi
+	LONG $0xf565850f; WORD $0xffff // jne 0x1920 <k_tile_q3_k+0x140>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0xf50a850f; WORD $0xffff // jne 0x18e0 <k_tile_q3_k+0x100>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x2494 <k_tile_q3_k+0xcb4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00af850f; WORD $0x0000 // jne 0x2344 <k_tile_q3_k+0xd14>
+	LONG $0x00b0850f; WORD $0x0000 // jne 0x2494 <k_tile_q3_k+0xcb4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x22a4 <k_tile_q3_k+0xc74>
+	WORD $0x0473 // jae 0x23f3 <k_tile_q3_k+0xc13>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6ceb // jmp 0x2310 <k_tile_q3_k+0xce0>
+	WORD $0x6deb // jmp 0x2460 <k_tile_q3_k+0xc80>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -1798,11 +1884,11 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x22d0 <k_tile_q3_k+0xca0>
+	WORD $0xc075 // jne 0x2420 <k_tile_q3_k+0xc40>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2344 <k_tile_q3_k+0xd14>
+	WORD $0x2f74 // je 0x2494 <k_tile_q3_k+0xcb4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -1813,7 +1899,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2330 <k_tile_q3_k+0xd00>
+	WORD $0xec75 // jne 0x2480 <k_tile_q3_k+0xca0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1828,7 +1914,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q4_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x07658e0f; WORD $0x0000 // jle 0x2ad2 <k_tile_q4_k+0x772>
+	LONG $0x08258e0f; WORD $0x0000 // jle 0x2ce2 <k_tile_q4_k+0x832>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1837,109 +1923,121 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
+	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x06758e0f; WORD $0x0000 // jle 0x2a18 <k_tile_q4_k+0x6b8>
+	LONG $0x07348e0f; WORD $0x0000 // jle 0x2c27 <k_tile_q4_k+0x777>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x09e1c148 // shlq $0x9, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x001df805187de2c4; BYTE $0x00 // vbroadcastss 0x1df8(%rip), %ymm0 # 0x41c8 <k_tile_q6_k+0xb48>
-	LONG $0x4429fcc5; WORD $0x4024 // vmovaps %ymm0, 0x40(%rsp)
-	QUAD $0x001df115587de2c4; BYTE $0x00 // vpbroadcastd 0x1df1(%rip), %ymm2 # 0x41d0 <k_tile_q6_k+0xb50>
-	QUAD $0x001df41d587de2c4; BYTE $0x00 // vpbroadcastd 0x1df4(%rip), %ymm3 # 0x41dc <k_tile_q6_k+0xb5c>
-	QUAD $0x001df325587de2c4; BYTE $0x00 // vpbroadcastd 0x1df3(%rip), %ymm4 # 0x41e4 <k_tile_q6_k+0xb64>
-	QUAD $0x001dc62d187de2c4; BYTE $0x00 // vbroadcastss 0x1dc6(%rip), %ymm5 # 0x41c0 <k_tile_q6_k+0xb40>
-	QUAD $0x001dc935187de2c4; BYTE $0x00 // vbroadcastss 0x1dc9(%rip), %ymm6 # 0x41cc <k_tile_q6_k+0xb4c>
-	QUAD $0x00001e953d6ffdc5 // vmovdqa 0x1e95(%rip), %ymm7 # 0x42a0 <k_tile_q6_k+0xc20>
-	QUAD $0x00001e2d056f7dc5 // vmovdqa 0x1e2d(%rip), %ymm8 # 0x4240 <k_tile_q6_k+0xbc0>
+	QUAD $0x001ee805187de2c4; BYTE $0x00 // vbroadcastss 0x1ee8(%rip), %ymm0 # 0x4408 <k_tile_q6_k+0xc18>
+	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
+	QUAD $0x001ee115587de2c4; BYTE $0x00 // vpbroadcastd 0x1ee1(%rip), %ymm2 # 0x4410 <k_tile_q6_k+0xc20>
+	QUAD $0x001ee41d587de2c4; BYTE $0x00 // vpbroadcastd 0x1ee4(%rip), %ymm3 # 0x441c <k_tile_q6_k+0xc2c>
+	QUAD $0x001ee325587de2c4; BYTE $0x00 // vpbroadcastd 0x1ee3(%rip), %ymm4 # 0x4424 <k_tile_q6_k+0xc34>
+	QUAD $0x001eb62d187de2c4; BYTE $0x00 // vbroadcastss 0x1eb6(%rip), %ymm5 # 0x4400 <k_tile_q6_k+0xc10>
+	QUAD $0x001eb935187de2c4; BYTE $0x00 // vbroadcastss 0x1eb9(%rip), %ymm6 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x00001f853d6ffdc5 // vmovdqa 0x1f85(%rip), %ymm7 # 0x44e0 <k_tile_q6_k+0xcf0>
+	QUAD $0x00001f1d056f7dc5 // vmovdqa 0x1f1d(%rip), %ymm8 # 0x4480 <k_tile_q6_k+0xc90>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
 	LONG $0x06e6c149 // shlq $0x6, %r14
-	LONG $0x2474034c; BYTE $0x08 // addq 0x8(%rsp), %r14
+	LONG $0x2474034c; BYTE $0x10 // addq 0x10(%rsp), %r14
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0f75 // jne 0x2452 <k_tile_q4_k+0xf2>
+	WORD $0x0f75 // jne 0x25a2 <k_tile_q4_k+0xf2>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x117cc1c4; BYTE $0x06 // vmovups %ymm0, (%r14)
 	LONG $0x117cc1c4; WORD $0x2046 // vmovups %ymm0, 0x20(%r14)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
 	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	WORD $0x9066 // nop
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x107c01c4; WORD $0x0e1c // vmovups (%r14,%r9), %ymm11
-	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
-	QUAD $0x0800088c6f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r8,%r9), %ymm9
-	QUAD $0x084008946f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r8,%r9), %ymm10
-	QUAD $0x088008a46f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r8,%r9), %ymm12
-	LONG $0x446ffdc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm0
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0x05e3c149 // shlq $0x5, %r11
+	LONG $0x107c01c4; WORD $0x1e1c // vmovups (%r14,%r11), %ymm11
+	LONG $0x180c8d4b // leaq (%r8,%r11), %rcx
+	QUAD $0x0800188c6f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r8,%r11), %ymm9
+	QUAD $0x084018946f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r8,%r11), %ymm10
+	QUAD $0x088018a46f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r8,%r11), %ymm12
+	LONG $0x446ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm0
 	LONG $0xe8db35c5 // vpand %ymm0, %ymm9, %ymm13
-	LONG $0x6c7f7ec5; WORD $0x6024 // vmovdqu %ymm13, 0x60(%rsp)
+	QUAD $0x00008024ac7f7ec5; BYTE $0x00 // vmovdqu %ymm13, 0x80(%rsp)
 	LONG $0xeadb1dc5 // vpand %ymm2, %ymm12, %ymm13
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
 	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
-	QUAD $0x000080248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x80(%rsp)
-	LONG $0xc8db2dc5 // vpand %ymm0, %ymm10, %ymm9
 	QUAD $0x0000a0248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xa0(%rsp)
+	LONG $0xc8db2dc5 // vpand %ymm0, %ymm10, %ymm9
+	QUAD $0x0000c0248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xc0(%rsp)
 	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	QUAD $0x0000c0248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xc0(%rsp)
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	QUAD $0x0000e0248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xe0(%rsp)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
 	LONG $0x05e2c149 // shlq $0x5, %r10
-	LONG $0x0ae6c148 // shlq $0xa, %rsi
-	LONG $0x0cdb6dc5; BYTE $0x32 // vpand (%rdx,%rsi), %ymm2, %ymm9
+	LONG $0xff2c8d4f // leaq (%r15,%r15,8), %r13
+	LONG $0x07e5c149 // shlq $0x7, %r13
+	LONG $0x0c180f43; BYTE $0x29 // prefetcht0 (%r9,%r13)
+	QUAD $0x000080298c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r13)
+	QUAD $0x000100298c180f43; BYTE $0x00 // prefetcht0 0x100(%r9,%r13)
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	LONG $0xdb6d21c4; WORD $0x390c // vpand (%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2414 // vpbroadcastd (%r12), %ymm10
 	LONG $0xe46f7dc5 // vmovdqa %ymm4, %ymm12
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	LONG $0x4cdb6dc5; WORD $0x4032 // vpand 0x40(%rdx,%rsi), %ymm2, %ymm9
+	LONG $0xdb6d21c4; WORD $0x394c; BYTE $0x40 // vpand 0x40(%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x000080328cdb6dc5; BYTE $0x00 // vpand 0x80(%rdx,%rsi), %ymm2, %ymm9
+	QUAD $0x0080398cdb6d21c4; WORD $0x0000 // vpand 0x80(%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x0000c0328cdb6dc5; BYTE $0x00 // vpand 0xc0(%rdx,%rsi), %ymm2, %ymm9
+	QUAD $0x00c0398cdb6d21c4; WORD $0x0000 // vpand 0xc0(%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x000100328cdb6dc5; BYTE $0x00 // vpand 0x100(%rdx,%rsi), %ymm2, %ymm9
+	QUAD $0x0100398cdb6d21c4; WORD $0x0000 // vpand 0x100(%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x000140328cdb6dc5; BYTE $0x00 // vpand 0x140(%rdx,%rsi), %ymm2, %ymm9
+	QUAD $0x0140398cdb6d21c4; WORD $0x0000 // vpand 0x140(%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x000180328cdb6dc5; BYTE $0x00 // vpand 0x180(%rdx,%rsi), %ymm2, %ymm9
+	QUAD $0x0180398cdb6d21c4; WORD $0x0000 // vpand 0x180(%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x0001c0328cdb6dc5; BYTE $0x00 // vpand 0x1c0(%rdx,%rsi), %ymm2, %ymm9
+	QUAD $0x01c0398cdb6d21c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r15), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x08c000ac137d42c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rax), %ymm13
-	LONG $0x107c21c4; WORD $0x1454; BYTE $0x60 // vmovups 0x60(%rsp,%r10), %ymm10
-	QUAD $0x00a0148c107c21c4; WORD $0x0000 // vmovups 0xa0(%rsp,%r10), %ymm9
+	QUAD $0x08c010ac137d42c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm13
+	QUAD $0x00801494107c21c4; WORD $0x0000 // vmovups 0x80(%rsp,%r10), %ymm10
+	QUAD $0x00c0148c107c21c4; WORD $0x0000 // vmovups 0xc0(%rsp,%r10), %ymm9
 	LONG $0xf5542cc5 // vandps %ymm5, %ymm10, %ymm14
 	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
 	LONG $0x591441c4; BYTE $0xee // vmulps %ymm14, %ymm13, %ymm13
@@ -1947,16 +2045,19 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb81542c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm13, %ymm14 # ymm14 = (ymm13 * ymm12) + ymm14
 	LONG $0x187d42c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm12
 	LONG $0xa80d42c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm12) + ymm11
-	QUAD $0x08e0009c137d42c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rax), %ymm11
+	QUAD $0x08e0109c137d42c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm11
 	LONG $0xed5434c5 // vandps %ymm5, %ymm9, %ymm13
 	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
 	LONG $0x592441c4; BYTE $0xed // vmulps %ymm13, %ymm11, %ymm13
 	LONG $0x187d42c4; WORD $0x245c; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm11
 	LONG $0xac1542c4; BYTE $0xdc // vfnmadd213ps %ymm12, %ymm13, %ymm11 # ymm11 = -(ymm13 * ymm11) + ymm12
-	LONG $0x246f7ec5; BYTE $0x32 // vmovdqu (%rdx,%rsi), %ymm12
-	LONG $0x6c6f7ec5; WORD $0x4032 // vmovdqu 0x40(%rdx,%rsi), %ymm13
-	QUAD $0x00008032b46f7ec5; BYTE $0x00 // vmovdqu 0x80(%rdx,%rsi), %ymm14
-	QUAD $0x0000c032bc6f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rdx,%rsi), %ymm15
+	QUAD $0x000120298c180f43; BYTE $0x00 // prefetcht0 0x120(%r9,%r13)
+	QUAD $0x0001a0298c180f43; BYTE $0x00 // prefetcht0 0x1a0(%r9,%r13)
+	QUAD $0x000220298c180f43; BYTE $0x00 // prefetcht0 0x220(%r9,%r13)
+	LONG $0x6f7e21c4; WORD $0x3924 // vmovdqu (%rcx,%r15), %ymm12
+	LONG $0x6f7e21c4; WORD $0x396c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm13
+	QUAD $0x008039b46f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm14
+	QUAD $0x00c039bc6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm15
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xc2db9dc5 // vpand %ymm2, %ymm12, %ymm0
 	LONG $0x3c148d4d // leaq (%r12,%rdi), %r10
@@ -1975,27 +2076,27 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x0c // vpbroadcastd 0xc(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x00010032846ffec5; BYTE $0x00 // vmovdqu 0x100(%rdx,%rsi), %ymm0
+	QUAD $0x010039846f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x00014032846ffec5; BYTE $0x00 // vmovdqu 0x140(%rdx,%rsi), %ymm0
+	QUAD $0x014039846f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x00018032846ffec5; BYTE $0x00 // vmovdqu 0x180(%rdx,%rsi), %ymm0
+	QUAD $0x018039846f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0001c032846ffec5; BYTE $0x00 // vmovdqu 0x1c0(%rdx,%rsi), %ymm0
+	QUAD $0x01c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x08c00084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rax), %ymm0
+	QUAD $0x08c01084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm0
 	LONG $0x002de2c4; BYTE $0xcf // vpshufb %ymm7, %ymm10, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
@@ -2003,39 +2104,42 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb87dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm12) + ymm1
 	LONG $0x187dc2c4; WORD $0x3c44; BYTE $0x20 // vbroadcastss 0x20(%r12,%rdi), %ymm0
 	LONG $0xa875c2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm11
-	QUAD $0x08e0008c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rax), %ymm1
+	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
 	LONG $0x003562c4; BYTE $0xdf // vpshufb %ymm7, %ymm9, %ymm11
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
 	LONG $0x187d42c4; WORD $0x3c5c; BYTE $0x30 // vbroadcastss 0x30(%r12,%rdi), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	QUAD $0x0002003284dbedc5; BYTE $0x00 // vpand 0x200(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x000240298c180f43; BYTE $0x00 // prefetcht0 0x240(%r9,%r13)
+	QUAD $0x0002c0298c180f43; BYTE $0x00 // prefetcht0 0x2c0(%r9,%r13)
+	QUAD $0x000340298c180f43; BYTE $0x00 // prefetcht0 0x340(%r9,%r13)
+	QUAD $0x02003984db6da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x3a248d4d // leaq (%r10,%rdi), %r12
 	LONG $0x587da2c4; WORD $0x170c // vpbroadcastd (%rdi,%r10), %ymm1
 	LONG $0xe46f7dc5 // vmovdqa %ymm4, %ymm12
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0002403284dbedc5; BYTE $0x00 // vpand 0x240(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x02403984db6da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x174c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0002803284dbedc5; BYTE $0x00 // vpand 0x280(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x02803984db6da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x174c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0002c03284dbedc5; BYTE $0x00 // vpand 0x2c0(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x02c03984db6da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x174c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0003003284dbedc5; BYTE $0x00 // vpand 0x300(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x03003984db6da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x174c; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0003403284dbedc5; BYTE $0x00 // vpand 0x340(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x03403984db6da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x174c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0003803284dbedc5; BYTE $0x00 // vpand 0x380(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x03803984db6da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x174c; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0003c03284dbedc5; BYTE $0x00 // vpand 0x3c0(%rdx,%rsi), %ymm2, %ymm0
+	QUAD $0x03c03984db6da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r15), %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x174c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x08c00084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rax), %ymm0
+	QUAD $0x08c01084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm0
 	LONG $0x002dc2c4; BYTE $0xc8 // vpshufb %ymm8, %ymm10, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
@@ -2043,16 +2147,19 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb87dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm12) + ymm1
 	LONG $0x187da2c4; WORD $0x1744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r10), %ymm0
 	LONG $0xa875c2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm11
-	QUAD $0x08e0008c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rax), %ymm1
+	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
 	LONG $0x003542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm9, %ymm11
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
 	LONG $0x187d22c4; WORD $0x175c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r10), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	QUAD $0x00020032846ffec5; BYTE $0x00 // vmovdqu 0x200(%rdx,%rsi), %ymm0
-	QUAD $0x000240328c6ffec5; BYTE $0x00 // vmovdqu 0x240(%rdx,%rsi), %ymm1
-	QUAD $0x00028032ac6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rdx,%rsi), %ymm13
-	QUAD $0x0002c032b46f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rdx,%rsi), %ymm14
+	QUAD $0x000360298c180f43; BYTE $0x00 // prefetcht0 0x360(%r9,%r13)
+	QUAD $0x0003e0298c180f43; BYTE $0x00 // prefetcht0 0x3e0(%r9,%r13)
+	QUAD $0x000460298c180f43; BYTE $0x00 // prefetcht0 0x460(%r9,%r13)
+	QUAD $0x020039846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm0
+	QUAD $0x0240398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm1
+	QUAD $0x028039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm13
+	QUAD $0x02c039b46f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm14
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587d22c4; WORD $0x273c // vpbroadcastd (%rdi,%r12), %ymm15
@@ -2070,27 +2177,27 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587da2c4; WORD $0x274c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x00030032846ffec5; BYTE $0x00 // vmovdqu 0x300(%rdx,%rsi), %ymm0
+	QUAD $0x030039846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587da2c4; WORD $0x274c; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x00034032846ffec5; BYTE $0x00 // vmovdqu 0x340(%rdx,%rsi), %ymm0
+	QUAD $0x034039846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587da2c4; WORD $0x274c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x00038032846ffec5; BYTE $0x00 // vmovdqu 0x380(%rdx,%rsi), %ymm0
+	QUAD $0x038039846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587da2c4; WORD $0x274c; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x0003c032846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rdx,%rsi), %ymm0
+	QUAD $0x03c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
 	LONG $0x587da2c4; WORD $0x274c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x08c00084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rax), %ymm0
+	QUAD $0x08c01084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm0
 	LONG $0x7275c1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
@@ -2098,49 +2205,52 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb87dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm12) + ymm1
 	LONG $0x187da2c4; WORD $0x2744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r12), %ymm0
 	LONG $0xa875c2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm11
-	QUAD $0x08e0008c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rax), %ymm1
+	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0xc959b4c5 // vmulps %ymm1, %ymm9, %ymm1
 	LONG $0x187d22c4; WORD $0x275c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r12), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xfb4d850f; WORD $0xffff // jne 0x2510 <k_tile_q4_k+0x1b0>
-	LONG $0x117c01c4; WORD $0x0e1c // vmovups %ymm11, (%r14,%r9)
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0x01c5f641 // testb $0x1, %r13b
-	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xfa92850f; WORD $0xffff // jne 0x2470 <k_tile_q4_k+0x110>
-	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xfaba850f; WORD $0xffff // jne 0x2680 <k_tile_q4_k+0x1d0>
+	LONG $0x117c01c4; WORD $0x1e1c // vmovups %ymm11, (%r14,%r11)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf9f2850f; WORD $0xffff // jne 0x25d0 <k_tile_q4_k+0x120>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
-	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
-	LONG $0x247c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r15
-	LONG $0xfa68850f; WORD $0xffff // jne 0x2460 <k_tile_q4_k+0x100>
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x24443b48; BYTE $0x48 // cmpq 0x48(%rsp), %rax
+	LONG $0xf9a9850f; WORD $0xffff // jne 0x25b0 <k_tile_q4_k+0x100>
+	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xfa1d850f; WORD $0xffff // jne 0x2430 <k_tile_q4_k+0xd0>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x2ac4 <k_tile_q4_k+0x764>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xf95e850f; WORD $0xffff // jne 0x2580 <k_tile_q4_k+0xd0>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x2cd4 <k_tile_q4_k+0x824>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a3850f; WORD $0x0000 // jne 0x2ac4 <k_tile_q4_k+0x764>
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x2cd4 <k_tile_q4_k+0x824>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x2a30 <k_tile_q4_k+0x6d0>
+	WORD $0x0473 // jae 0x2c3f <k_tile_q4_k+0x78f>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x60eb // jmp 0x2a90 <k_tile_q4_k+0x730>
+	WORD $0x61eb // jmp 0x2ca0 <k_tile_q4_k+0x7f0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	BYTE $0x90 // nop
+	WORD $0x9066 // nop
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -2152,11 +2262,11 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x2a50 <k_tile_q4_k+0x6f0>
+	WORD $0xc075 // jne 0x2c60 <k_tile_q4_k+0x7b0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2ac4 <k_tile_q4_k+0x764>
+	WORD $0x2f74 // je 0x2cd4 <k_tile_q4_k+0x824>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -2167,7 +2277,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2ab0 <k_tile_q4_k+0x750>
+	WORD $0xec75 // jne 0x2cc0 <k_tile_q4_k+0x810>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2182,7 +2292,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q5_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0b858e0f; WORD $0x0000 // jle 0x3672 <k_tile_q5_k+0xb92>
+	LONG $0x0ae58e0f; WORD $0x0000 // jle 0x37e2 <k_tile_q5_k+0xaf2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -2196,491 +2306,464 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0a898e0f; WORD $0x0000 // jle 0x35ac <k_tile_q5_k+0xacc>
+	LONG $0x09f48e0f; WORD $0x0000 // jle 0x3727 <k_tile_q5_k+0xa37>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x09e1c148 // shlq $0x9, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00167305187de2c4; BYTE $0x00 // vbroadcastss 0x1673(%rip), %ymm0 # 0x41c8 <k_tile_q6_k+0xb48>
-	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
-	QUAD $0x00166905187de2c4; BYTE $0x00 // vbroadcastss 0x1669(%rip), %ymm0 # 0x41d0 <k_tile_q6_k+0xb50>
-	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
-	QUAD $0x00166305187de2c4; BYTE $0x00 // vbroadcastss 0x1663(%rip), %ymm0 # 0x41dc <k_tile_q6_k+0xb5c>
-	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x00175b25787de2c4; BYTE $0x00 // vpbroadcastb 0x175b(%rip), %ymm4 # 0x42e6 <k_tile_q6_k+0xc66>
-	QUAD $0x0017532d787de2c4; BYTE $0x00 // vpbroadcastb 0x1753(%rip), %ymm5 # 0x42e7 <k_tile_q6_k+0xc67>
-	QUAD $0x00164735587de2c4; BYTE $0x00 // vpbroadcastd 0x1647(%rip), %ymm6 # 0x41e4 <k_tile_q6_k+0xb64>
-	QUAD $0x00161a1d187de2c4; BYTE $0x00 // vbroadcastss 0x161a(%rip), %ymm3 # 0x41c0 <k_tile_q6_k+0xb40>
-	QUAD $0x00161d3d187de2c4; BYTE $0x00 // vbroadcastss 0x161d(%rip), %ymm7 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	QUAD $0x000140249c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0x140(%rsp)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
+	QUAD $0x0016a905187de2c4; BYTE $0x00 // vbroadcastss 0x16a9(%rip), %ymm0 # 0x4408 <k_tile_q6_k+0xc18>
+	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
+	QUAD $0x00169f05187de2c4; BYTE $0x00 // vbroadcastss 0x169f(%rip), %ymm0 # 0x4410 <k_tile_q6_k+0xc20>
+	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
+	QUAD $0x00169905187de2c4; BYTE $0x00 // vbroadcastss 0x1699(%rip), %ymm0 # 0x441c <k_tile_q6_k+0xc2c>
+	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
+	QUAD $0x00179125787de2c4; BYTE $0x00 // vpbroadcastb 0x1791(%rip), %ymm4 # 0x4526 <k_tile_q6_k+0xd36>
+	QUAD $0x0017892d787de2c4; BYTE $0x00 // vpbroadcastb 0x1789(%rip), %ymm5 # 0x4527 <k_tile_q6_k+0xd37>
+	QUAD $0x00167d35587de2c4; BYTE $0x00 // vpbroadcastd 0x167d(%rip), %ymm6 # 0x4424 <k_tile_q6_k+0xc34>
+	QUAD $0x0016503d187de2c4; BYTE $0x00 // vbroadcastss 0x1650(%rip), %ymm7 # 0x4400 <k_tile_q6_k+0xc10>
+	QUAD $0x00165305187d62c4; BYTE $0x00 // vbroadcastss 0x1653(%rip), %ymm8 # 0x440c <k_tile_q6_k+0xc1c>
+	LONG $0x3f148d4c // leaq (%rdi,%rdi), %r10
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c0348; BYTE $0x10 // addq 0x10(%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x2bf3 <k_tile_q5_k+0x113>
+	WORD $0x0d75 // jne 0x2df0 <k_tile_q5_k+0x100>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
-	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x24107cc5; BYTE $0x0e // vmovups (%rsi,%rcx), %ymm12
-	LONG $0x083c8d4d // leaq (%r8,%rcx), %r15
-	QUAD $0x0a00089c6f7e41c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rcx), %ymm11
-	QUAD $0x0a4008ac6f7e41c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rcx), %ymm13
-	QUAD $0x0a8008b46f7e41c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rcx), %ymm14
-	QUAD $0x00012024846ffdc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm0
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24244489 // movl %eax, 0x24(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x2c107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm13
+	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
+	QUAD $0x0a00009c6f7e41c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rax), %ymm11
+	QUAD $0x0a4000a46f7e41c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rax), %ymm12
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x0a8000b46f7e41c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rax), %ymm14
+	QUAD $0x0000c024846ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm0
 	LONG $0xf8db25c5 // vpand %ymm0, %ymm11, %ymm15
-	LONG $0x7c7f7ec5; WORD $0x6024 // vmovdqu %ymm15, 0x60(%rsp)
-	QUAD $0x000100248c6ffdc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm1
+	QUAD $0x0000e024bc7f7ec5; BYTE $0x00 // vmovdqu %ymm15, 0xe0(%rsp)
+	QUAD $0x0000a0248c6ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm1
 	LONG $0xf9db0dc5 // vpand %ymm1, %ymm14, %ymm15
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
-	QUAD $0x0000e024946ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm2
+	QUAD $0x00008024946ffdc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm2
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xeb0541c4; BYTE $0xdb // vpor %ymm11, %ymm15, %ymm11
-	QUAD $0x000080249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0x80(%rsp)
-	LONG $0xd8db15c5 // vpand %ymm0, %ymm13, %ymm11
-	QUAD $0x0000a0249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0xa0(%rsp)
+	QUAD $0x000100249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0x100(%rsp)
+	LONG $0xd8db1dc5 // vpand %ymm0, %ymm12, %ymm11
+	QUAD $0x000120249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0x120(%rsp)
 	LONG $0x7225c1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
-	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
-	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
-	LONG $0xeb2541c4; BYTE $0xdd // vpor %ymm13, %ymm11, %ymm11
-	QUAD $0x0000c0249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0xc0(%rsp)
+	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
+	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
+	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
+	QUAD $0x000140249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0x140(%rsp)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c034c; BYTE $0x68 // addq 0x68(%rsp), %r9
 	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x00000000bd248d44 // leal (,%rdi,4), %r12d
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	LONG $0x0ae7c148 // shlq $0xa, %rdi
-	LONG $0xdb5d41c4; WORD $0x3f2c // vpand (%r15,%rdi), %ymm4, %ymm13
-	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
-	QUAD $0x000800b76f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm14
-	QUAD $0x000840bf6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm15
-	QUAD $0x000880876f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm0
-	QUAD $0x0008c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm1
-	LONG $0xd20d41c4; BYTE $0xf3 // vpsrld %xmm11, %ymm14, %ymm14
-	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xeb1541c4; BYTE $0xf6 // vpor %ymm14, %ymm13, %ymm14
-	LONG $0x587dc2c4; BYTE $0x11 // vpbroadcastd (%r9), %ymm2
-	LONG $0xee6f7dc5 // vmovdqa %ymm6, %ymm13
-	LONG $0x500d62c4; BYTE $0xea // {vex} vpdpbusd %ymm2, %ymm14, %ymm13
-	LONG $0xdb5dc1c4; WORD $0x3f54; BYTE $0x40 // vpand 0x40(%r15,%rdi), %ymm4, %ymm2
-	LONG $0xd20541c4; BYTE $0xf3 // vpsrld %xmm11, %ymm15, %ymm14
-	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
-	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
-	LONG $0xd2eb8dc5 // vpor %ymm2, %ymm14, %ymm2
-	LONG $0x587d42c4; WORD $0x0471 // vpbroadcastd 0x4(%r9), %ymm14
-	LONG $0x506d42c4; BYTE $0xee // {vex} vpdpbusd %ymm14, %ymm2, %ymm13
-	QUAD $0x00803f94db5dc1c4; WORD $0x0000 // vpand 0x80(%r15,%rdi), %ymm4, %ymm2
-	LONG $0xd27dc1c4; BYTE $0xc3 // vpsrld %xmm11, %ymm0, %ymm0
-	LONG $0xf072fdc5; BYTE $0x04 // vpslld $0x4, %ymm0, %ymm0
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x80d5694d; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r13, %r10 # imm = 0x580
+	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
+	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
+	QUAD $0x000100118c180f43; BYTE $0x00 // prefetcht0 0x100(%r9,%r10)
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	LONG $0xdb5d21c4; WORD $0x3934 // vpand (%rcx,%r15), %ymm4, %ymm14
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x08e6c149 // shlq $0x8, %r14
+	QUAD $0x080031bc6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm15
+	QUAD $0x088031a46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r14), %ymm12
+	QUAD $0x08c0319c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r14), %ymm11
+	LONG $0x727dc1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm0
 	LONG $0xc5dbfdc5 // vpand %ymm5, %ymm0, %ymm0
-	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587dc2c4; WORD $0x0851 // vpbroadcastd 0x8(%r9), %ymm2
-	LONG $0x507d62c4; BYTE $0xea // {vex} vpdpbusd %ymm2, %ymm0, %ymm13
-	QUAD $0x00c03f84db5dc1c4; WORD $0x0000 // vpand 0xc0(%r15,%rdi), %ymm4, %ymm0
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x0c49 // vpbroadcastd 0xc(%r9), %ymm1
-	LONG $0x507d62c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm13
-	QUAD $0x01003f84db5dc1c4; WORD $0x0000 // vpand 0x100(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x1049 // vpbroadcastd 0x10(%r9), %ymm1
-	LONG $0x507d62c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm13
-	QUAD $0x01403f84db5dc1c4; WORD $0x0000 // vpand 0x140(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x1449 // vpbroadcastd 0x14(%r9), %ymm1
-	LONG $0x507d62c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm13
-	QUAD $0x01803f84db5dc1c4; WORD $0x0000 // vpand 0x180(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x1849 // vpbroadcastd 0x18(%r9), %ymm1
-	LONG $0x507d62c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm13
-	QUAD $0x01c03f84db5dc1c4; WORD $0x0000 // vpand 0x1c0(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x1c49 // vpbroadcastd 0x1c(%r9), %ymm1
-	LONG $0x507d62c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm13
-	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	LONG $0x4c54e4c5; WORD $0x6034 // vandps 0x60(%rsp,%rsi), %ymm3, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
-	LONG $0xcf59fcc5 // vmulps %ymm7, %ymm0, %ymm1
-	LONG $0xb87dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm13) + ymm1
-	LONG $0x187dc2c4; WORD $0x2041 // vbroadcastss 0x20(%r9), %ymm0
-	LONG $0xa875c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm12
-	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	QUAD $0x0000a0349454e4c5; BYTE $0x00 // vandps 0xa0(%rsp,%rsi), %ymm3, %ymm2
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d42c4; WORD $0x3061 // vbroadcastss 0x30(%r9), %ymm12
-	LONG $0xac7562c4; BYTE $0xe0 // vfnmadd213ps %ymm0, %ymm1, %ymm12 # ymm12 = -(ymm1 * ymm12) + ymm0
-	LONG $0x746f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm14
-	QUAD $0x0000a034ac6f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm13
-	LONG $0x6f7ec1c4; WORD $0x3f04 // vmovdqu (%r15,%rdi), %ymm0
-	LONG $0x6f7ec1c4; WORD $0x3f4c; BYTE $0x40 // vmovdqu 0x40(%r15,%rdi), %ymm1
-	QUAD $0x00803f946f7ec1c4; WORD $0x0000 // vmovdqu 0x80(%r15,%rdi), %ymm2
-	QUAD $0x00c03f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r15,%rdi), %ymm3
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x000800bf6f7e41c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm15
-	QUAD $0x0008408f6f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm9
-	QUAD $0x000880976f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm10
-	QUAD $0x0008c0bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm7
-	LONG $0xd20541c4; BYTE $0xfb // vpsrld %xmm11, %ymm15, %ymm15
-	LONG $0x7205c1c4; WORD $0x03f7 // vpslld $0x3, %ymm15, %ymm15
+	LONG $0xc0eb8dc5 // vpor %ymm0, %ymm14, %ymm0
+	LONG $0x587dc2c4; WORD $0x240c // vpbroadcastd (%r12), %ymm1
+	LONG $0xf66f7dc5 // vmovdqa %ymm6, %ymm14
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	LONG $0xdb5da1c4; WORD $0x3944; BYTE $0x40 // vpand 0x40(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xcddb85c5 // vpand %ymm5, %ymm15, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x00803984db5da1c4; WORD $0x0000 // vpand 0x80(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x00000001ad1c8d4e // leaq 0x1(,%r13,4), %r11
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
+	LONG $0xf17285c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm15
 	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
 	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
-	LONG $0x587d42c4; WORD $0x1904 // vpbroadcastd (%r9,%rbx), %ymm8
-	LONG $0xfe6f7dc5 // vmovdqa %ymm6, %ymm15
-	LONG $0x507d42c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm0, %ymm15
+	LONG $0x587d42c4; WORD $0x247c; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm15
+	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
+	QUAD $0x00c03984db5da1c4; WORD $0x0000 // vpand 0xc0(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x01003984db5da1c4; WORD $0x0000 // vpand 0x100(%rcx,%r15), %ymm4, %ymm0
+	LONG $0x7275c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x01403984db5da1c4; WORD $0x0000 // vpand 0x140(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xcddb9dc5 // vpand %ymm5, %ymm12, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x01803984db5da1c4; WORD $0x0000 // vpand 0x180(%rcx,%r15), %ymm4, %ymm0
+	LONG $0x7275c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm1
+	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x01c03984db5da1c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xcddba5c5 // vpand %ymm5, %ymm11, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
+	QUAD $0x0000e004a4107cc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rax), %ymm12
+	QUAD $0x000120049c107cc5; BYTE $0x00 // vmovups 0x120(%rsp,%rax), %ymm11
+	LONG $0xcf549cc5 // vandps %ymm7, %ymm12, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
+	LONG $0xc859bcc5 // vmulps %ymm0, %ymm8, %ymm1
+	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
+	LONG $0x187dc2c4; WORD $0x2444; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm0
+	LONG $0xa875c2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm13
+	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
+	LONG $0xef5424c5 // vandps %ymm7, %ymm11, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
+	LONG $0x187d42c4; WORD $0x246c; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	LONG $0x60c36949; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r11, %rax # imm = 0x160
+	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
+	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
+	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
+	LONG $0x6f7ea1c4; WORD $0x3904 // vmovdqu (%rcx,%r15), %ymm0
+	LONG $0x6f7ea1c4; WORD $0x394c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm1
+	QUAD $0x008039946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm2
+	QUAD $0x00c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm3
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
+	QUAD $0x0800318c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm9
+	QUAD $0x08c031bc6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r14), %ymm15
+	LONG $0x720dc1c4; WORD $0x03f1 // vpslld $0x3, %ymm9, %ymm14
+	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
+	LONG $0xc0eb8dc5 // vpor %ymm0, %ymm14, %ymm0
+	LONG $0x3c1c8d4d // leaq (%r12,%rdi), %r11
+	LONG $0x587d42c4; WORD $0x3c14 // vpbroadcastd (%r12,%rdi), %ymm10
+	LONG $0xf66f7dc5 // vmovdqa %ymm6, %ymm14
+	LONG $0x507d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm0, %ymm14
 	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0xd235c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
+	LONG $0x7275c1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%rbx), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x04 // vpbroadcastd 0x4(%r12,%rdi), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0xd22dc1c4; BYTE $0xcb // vpsrld %xmm11, %ymm10, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%rbx), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
+	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
+	LONG $0xf172edc5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587dc2c4; WORD $0x3c54; BYTE $0x08 // vpbroadcastd 0x8(%r12,%rdi), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
 	LONG $0xd372fdc5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0xd245c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm7, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%rbx), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x01003f846f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm0
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x0c // vpbroadcastd 0xc(%r12,%rdi), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x010039846f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%rbx), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x01403f846f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm0
+	QUAD $0x00000002ad048d4a // leaq 0x2(,%r13,4), %rax
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	QUAD $0x000800198c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm1
+	LONG $0xf172edc5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587dc2c4; WORD $0x3c54; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x014039846f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%rbx), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x01803f846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm0
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x018039846f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
+	LONG $0x7275c1c4; WORD $0x03f7 // vpslld $0x3, %ymm15, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%rbx), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x01c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm0
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x01c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm1
+	LONG $0x7275c1c4; WORD $0x01d7 // vpsrld $0x1, %ymm15, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%rbx), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	QUAD $0x000011f9156ffdc5 // vmovdqa 0x11f9(%rip), %ymm2 # 0x42a0 <k_tile_q6_k+0xc20>
-	LONG $0x000de2c4; BYTE $0xca // vpshufb %ymm2, %ymm14, %ymm1
+	QUAD $0x00001249156ffdc5 // vmovdqa 0x1249(%rip), %ymm2 # 0x44e0 <k_tile_q6_k+0xcf0>
+	LONG $0x001de2c4; BYTE $0xca // vpshufb %ymm2, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
-	QUAD $0x00110f0d187de2c4; BYTE $0x00 // vbroadcastss 0x110f(%rip), %ymm1 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0xc959fcc5 // vmulps %ymm1, %ymm0, %ymm1
-	LONG $0xb87dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
-	LONG $0x187dc2c4; WORD $0x1944; BYTE $0x20 // vbroadcastss 0x20(%r9,%rbx), %ymm0
-	LONG $0xa875c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm12
+	LONG $0xc859bcc5 // vmulps %ymm0, %ymm8, %ymm1
+	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
+	LONG $0x187dc2c4; WORD $0x3c44; BYTE $0x20 // vbroadcastss 0x20(%r12,%rdi), %ymm0
+	LONG $0xa875c2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm13
 	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	LONG $0x0015e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm13, %ymm2
+	LONG $0x0025e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm11, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d42c4; WORD $0x1964; BYTE $0x30 // vbroadcastss 0x30(%r9,%rbx), %ymm12
-	LONG $0xac7562c4; BYTE $0xe0 // vfnmadd213ps %ymm0, %ymm1, %ymm12 # ymm12 = -(ymm1 * ymm12) + ymm0
-	LONG $0x746f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm14
-	QUAD $0x0000a034ac6f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm13
-	QUAD $0x02003f84db5dc1c4; WORD $0x0000 // vpand 0x200(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0008008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm1
-	QUAD $0x000840976f7ec1c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm2
-	QUAD $0x0008809f6f7ec1c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm3
-	QUAD $0x0008c0bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm7
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0x187d42c4; WORD $0x3c6c; BYTE $0x30 // vbroadcastss 0x30(%r12,%rdi), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
+	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
+	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
+	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
+	QUAD $0x02003984db5da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x0800318c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm1
+	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x3b248d4d // leaq (%r11,%rdi), %r12
+	LONG $0x587da2c4; WORD $0x1f14 // vpbroadcastd (%rdi,%r11), %ymm2
+	LONG $0xf66f7dc5 // vmovdqa %ymm6, %ymm14
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x02403984db5da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x110c // vpbroadcastd (%r9,%r10), %ymm1
-	LONG $0xfe6f7dc5 // vmovdqa %ymm6, %ymm15
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x02403f84db5dc1c4; WORD $0x0000 // vpand 0x240(%r15,%rdi), %ymm4, %ymm0
-	LONG $0xd26dc1c4; BYTE $0xcb // vpsrld %xmm11, %ymm2, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r11), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x02803984db5da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
+	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r11), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x02c03984db5da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x114c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x02803f84db5dc1c4; WORD $0x0000 // vpand 0x280(%r15,%rdi), %ymm4, %ymm0
-	LONG $0xd265c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm3, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r11), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x03003984db5da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x000800198c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm1
+	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r11), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x03403984db5da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x114c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x02c03f84db5dc1c4; WORD $0x0000 // vpand 0x2c0(%r15,%rdi), %ymm4, %ymm0
-	LONG $0xd245c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm7, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r11), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x03803984db5da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x00000003ad048d4a // leaq 0x3(,%r13,4), %rax
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x0800298c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm1
+	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r11), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x03c03984db5da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x114c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03003f84db5dc1c4; WORD $0x0000 // vpand 0x300(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x114c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03403f84db5dc1c4; WORD $0x0000 // vpand 0x340(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x114c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03803f84db5dc1c4; WORD $0x0000 // vpand 0x380(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x114c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03c03f84db5dc1c4; WORD $0x0000 // vpand 0x3c0(%r15,%rdi), %ymm4, %ymm0
-	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xf172f5c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x114c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r11), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	QUAD $0x00000f9f156ffdc5 // vmovdqa 0xf9f(%rip), %ymm2 # 0x4240 <k_tile_q6_k+0xbc0>
-	LONG $0x000de2c4; BYTE $0xca // vpshufb %ymm2, %ymm14, %ymm1
+	QUAD $0x0000101f156ffdc5 // vmovdqa 0x101f(%rip), %ymm2 # 0x4480 <k_tile_q6_k+0xc90>
+	LONG $0x001de2c4; BYTE $0xca // vpshufb %ymm2, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
-	QUAD $0x000f150d187de2c4; BYTE $0x00 // vbroadcastss 0xf15(%rip), %ymm1 # 0x41cc <k_tile_q6_k+0xb4c>
-	LONG $0xc959fcc5 // vmulps %ymm1, %ymm0, %ymm1
-	LONG $0xb87dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
-	LONG $0x187d82c4; WORD $0x1144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r10), %ymm0
-	LONG $0xa875c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm12
+	LONG $0xc859bcc5 // vmulps %ymm0, %ymm8, %ymm1
+	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
+	LONG $0x187da2c4; WORD $0x1f44; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r11), %ymm0
+	LONG $0xa875c2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm13
 	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	LONG $0x0015e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm13, %ymm2
+	LONG $0x0025e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm11, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d02c4; WORD $0x1164; BYTE $0x30 // vbroadcastss 0x30(%r9,%r10), %ymm12
-	LONG $0xac7562c4; BYTE $0xe0 // vfnmadd213ps %ymm0, %ymm1, %ymm12 # ymm12 = -(ymm1 * ymm12) + ymm0
-	LONG $0x746f7ec5; WORD $0x6034 // vmovdqu 0x60(%rsp,%rsi), %ymm14
-	QUAD $0x0000a034ac6f7ec5; BYTE $0x00 // vmovdqu 0xa0(%rsp,%rsi), %ymm13
-	QUAD $0x02003f846f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm0
-	QUAD $0x02403f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm1
-	QUAD $0x02803f946f7ec1c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm2
-	QUAD $0x02c03f9c6f7ec1c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm3
+	LONG $0x187d22c4; WORD $0x1f6c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r11), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
+	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
+	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
+	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
+	QUAD $0x020039846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm0
+	QUAD $0x0240398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm1
+	QUAD $0x028039946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm2
+	QUAD $0x02c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm3
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x000800bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x800(%r15), %ymm7
-	QUAD $0x000840876f7e41c4; BYTE $0x00 // vmovdqu 0x840(%r15), %ymm8
-	QUAD $0x0008808f6f7e41c4; BYTE $0x00 // vmovdqu 0x880(%r15), %ymm9
-	QUAD $0x0008c0976f7e41c4; BYTE $0x00 // vmovdqu 0x8c0(%r15), %ymm10
-	LONG $0xd245c1c4; BYTE $0xfb // vpsrld %xmm11, %ymm7, %ymm7
-	LONG $0xfffec5c5 // vpaddd %ymm7, %ymm7, %ymm7
-	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
-	LONG $0xc7ebfdc5 // vpor %ymm7, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x313c // vpbroadcastd (%r9,%r14), %ymm7
-	LONG $0xfe6f7dc5 // vmovdqa %ymm6, %ymm15
-	LONG $0x507d62c4; BYTE $0xff // {vex} vpdpbusd %ymm7, %ymm0, %ymm15
-	QUAD $0x000e503d187de2c4; BYTE $0x00 // vbroadcastss 0xe50(%rip), %ymm7 # 0x41cc <k_tile_q6_k+0xb4c>
+	QUAD $0x0800318c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm9
+	LONG $0xfe3541c4; BYTE $0xd1 // vpaddd %ymm9, %ymm9, %ymm10
+	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
+	LONG $0xc0ebadc5 // vpor %ymm0, %ymm10, %ymm0
+	LONG $0x587d22c4; WORD $0x2714 // vpbroadcastd (%rdi,%r12), %ymm10
+	LONG $0xf66f7dc5 // vmovdqa %ymm6, %ymm14
+	LONG $0x507d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm0, %ymm14
 	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0xd23dc1c4; BYTE $0xcb // vpsrld %xmm11, %ymm8, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0x7275c1c4; WORD $0x03d1 // vpsrld $0x3, %ymm9, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r14), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x274c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0xd235c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm9, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r14), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
+	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587da2c4; WORD $0x2754; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r12), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
 	LONG $0xd372fdc5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm0
-	QUAD $0x000140249c28fcc5; BYTE $0x00 // vmovaps 0x140(%rsp), %ymm3
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	LONG $0xd22dc1c4; BYTE $0xcb // vpsrld %xmm11, %ymm10, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r14), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03003f846f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r15,%rdi), %ymm0
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x274c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x030039846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009008f6f7ec1c4; BYTE $0x00 // vmovdqu 0x900(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r14), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03403f846f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r15,%rdi), %ymm0
+	QUAD $0x000800198c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm1
+	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587da2c4; WORD $0x2754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x034039846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x940(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r14), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03803f846f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r15,%rdi), %ymm0
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x274c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
+	QUAD $0x038039846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009808f6f7ec1c4; BYTE $0x00 // vmovdqu 0x980(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
-	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r14), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
-	QUAD $0x03c03f846f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r15,%rdi), %ymm0
+	QUAD $0x0800298c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm1
+	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
+	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
+	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
+	LONG $0x587da2c4; WORD $0x2754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm2
+	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
+	QUAD $0x03c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0009c08f6f7ec1c4; BYTE $0x00 // vmovdqu 0x9c0(%r15), %ymm1
-	LONG $0xd275c1c4; BYTE $0xcb // vpsrld %xmm11, %ymm1, %ymm1
-	LONG $0xc9fef5c5 // vpaddd %ymm1, %ymm1, %ymm1
+	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
-	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
-	LONG $0x587d82c4; WORD $0x314c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r14), %ymm1
-	LONG $0x507d62c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm15
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587da2c4; WORD $0x274c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r12), %ymm1
+	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	LONG $0x7275c1c4; WORD $0x18d6 // vpsrld $0x18, %ymm14, %ymm1
+	LONG $0x7275c1c4; WORD $0x18d4 // vpsrld $0x18, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
-	LONG $0xcf59fcc5 // vmulps %ymm7, %ymm0, %ymm1
-	LONG $0xb87dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
-	LONG $0x187d82c4; WORD $0x3144; BYTE $0x20 // vbroadcastss 0x20(%r9,%r14), %ymm0
-	LONG $0xa875c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm12
+	LONG $0xc859bcc5 // vmulps %ymm0, %ymm8, %ymm1
+	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
+	LONG $0x187da2c4; WORD $0x2744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r12), %ymm0
+	LONG $0xa875c2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm13
 	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
-	LONG $0x726dc1c4; WORD $0x18d5 // vpsrld $0x18, %ymm13, %ymm2
+	LONG $0x726dc1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d02c4; WORD $0x3164; BYTE $0x30 // vbroadcastss 0x30(%r9,%r14), %ymm12
-	LONG $0xac7562c4; BYTE $0xe0 // vfnmadd213ps %ymm0, %ymm1, %ymm12 # ymm12 = -(ymm1 * ymm12) + ymm0
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x01c5f641 // testb $0x1, %r13b
-	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xf78c850f; WORD $0xffff // jne 0x2cd0 <k_tile_q5_k+0x1f0>
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0x24117cc5; BYTE $0x0e // vmovups %ymm12, (%rsi,%rcx)
+	LONG $0x187d22c4; WORD $0x276c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r12), %ymm13
+	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf846850f; WORD $0xffff // jne 0x2f00 <k_tile_q5_k+0x210>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x2c117cc5; BYTE $0x01 // vmovups %ymm13, (%rcx,%rax)
 	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x242444f6; BYTE $0x01 // testb $0x1, 0x24(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf6c0850f; WORD $0xffff // jne 0x2c20 <k_tile_q5_k+0x140>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0xf752850f; WORD $0xffff // jne 0x2e30 <k_tile_q5_k+0x140>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
-	LONG $0x244c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rcx
-	LONG $0xf684850f; WORD $0xffff // jne 0x2c10 <k_tile_q5_k+0x130>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
+	LONG $0xf709850f; WORD $0xffff // jne 0x2e10 <k_tile_q5_k+0x120>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0xf629850f; WORD $0xffff // jne 0x2bd0 <k_tile_q5_k+0xf0>
-	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x3664 <k_tile_q5_k+0xb84>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xf6ae850f; WORD $0xffff // jne 0x2dd0 <k_tile_q5_k+0xe0>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x37d4 <k_tile_q5_k+0xae4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00af850f; WORD $0x0000 // jne 0x3664 <k_tile_q5_k+0xb84>
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x37d4 <k_tile_q5_k+0xae4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x35c4 <k_tile_q5_k+0xae4>
+	WORD $0x0473 // jae 0x373f <k_tile_q5_k+0xa4f>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6ceb // jmp 0x3630 <k_tile_q5_k+0xb50>
+	WORD $0x61eb // jmp 0x37a0 <k_tile_q5_k+0xab0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x9066 // nop
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -2692,9 +2775,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x35f0 <k_tile_q5_k+0xb10>
+	WORD $0xc075 // jne 0x3760 <k_tile_q5_k+0xa70>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x3664 <k_tile_q5_k+0xb84>
+	WORD $0x2f74 // je 0x37d4 <k_tile_q5_k+0xae4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -2707,7 +2790,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x3650 <k_tile_q5_k+0xb70>
+	WORD $0xec75 // jne 0x37c0 <k_tile_q5_k+0xad0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2722,22 +2805,22 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q6_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0b058e0f; WORD $0x0000 // jle 0x4192 <k_tile_q6_k+0xb12>
+	LONG $0x0be58e0f; WORD $0x0000 // jle 0x43e2 <k_tile_q6_k+0xbf2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x70ec8348 // subq $0x70, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0a1c8e0f; WORD $0x0000 // jle 0x40d4 <k_tile_q6_k+0xa54>
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x0af38e0f; WORD $0x0000 // jle 0x431b <k_tile_q6_k+0xb2b>
+	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
@@ -2745,88 +2828,101 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000bea0d787de2c4; BYTE $0x00 // vpbroadcastb 0xbea(%rip), %ymm1 # 0x42e8 <k_tile_q6_k+0xc68>
-	QUAD $0x000be215787de2c4; BYTE $0x00 // vpbroadcastb 0xbe2(%rip), %ymm2 # 0x42e9 <k_tile_q6_k+0xc69>
-	QUAD $0x000abc1d187de2c4; BYTE $0x00 // vbroadcastss 0xabc(%rip), %ymm3 # 0x41cc <k_tile_q6_k+0xb4c>
+	QUAD $0x000cba0d787de2c4; BYTE $0x00 // vpbroadcastb 0xcba(%rip), %ymm1 # 0x4528 <k_tile_q6_k+0xd38>
+	QUAD $0x000cb215787de2c4; BYTE $0x00 // vpbroadcastb 0xcb2(%rip), %ymm2 # 0x4529 <k_tile_q6_k+0xd39>
+	QUAD $0x000b8c1d187de2c4; BYTE $0x00 // vbroadcastss 0xb8c(%rip), %ymm3 # 0x440c <k_tile_q6_k+0xc1c>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	BYTE $0x90 // nop
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24340348 // addq (%rsp), %rsi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0975 // jne 0x373b <k_tile_q6_k+0xbb>
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	WORD $0x0975 // jne 0x38ae <k_tile_q6_k+0xbe>
+	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
+	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x2410fcc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm4
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	BYTE $0x90 // nop
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x00858d48; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%rbp), %rax
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x10244489 // movl %eax, 0x10(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x2410fcc5; BYTE $0x06 // vmovups (%rsi,%rax), %ymm4
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x28348d48 // leaq (%rax,%rbp), %rsi
+	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0x07e7c149 // shlq $0x7, %r15
-	QUAD $0x0d0010ac137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm5
-	QUAD $0x0c0039b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rcx,%r15), %ymm6
-	LONG $0xfc6d8b41 // movl -0x4(%r13), %ebp
-	LONG $0x00658b45 // movl (%r13), %r12d
-	LONG $0x0000858d; WORD $0xb4c0 // leal -0x4b400000(%rbp), %eax
-	LONG $0x007fc581; WORD $0xb4c0 // addl $0xb4c0007f, %ebp # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0x490f; BYTE $0xe8 // cmovnsl %eax, %ebp
-	WORD $0xfdc1; BYTE $0x07 // sarl $0x7, %ebp
-	WORD $0xe5c1; BYTE $0x05 // shll $0x5, %ebp
-	LONG $0x0000c581; WORD $0x4b40 // addl $0x4b400000, %ebp # imm = 0x4B400000
-	LONG $0xfd6ef9c5 // vmovd %ebp, %xmm7
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448944; BYTE $0x14 // movl %r8d, 0x14(%rsp)
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x07e4c149 // shlq $0x7, %r12
+	LONG $0x90d06948; WORD $0x0006; BYTE $0x00 // imulq $0x690, %rax, %rdx # imm = 0x690
+	LONG $0x0c180f41; BYTE $0x11 // prefetcht0 (%r9,%rdx)
+	QUAD $0x000080118c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rdx)
+	QUAD $0x000100118c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rdx)
+	QUAD $0x000180118c180f41; BYTE $0x00 // prefetcht0 0x180(%r9,%rdx)
+	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
+	QUAD $0x0c0026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm6
+	LONG $0xfc558b45 // movl -0x4(%r13), %r10d
+	LONG $0x007d8b45 // movl (%r13), %r15d
+	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
+	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
+	LONG $0x07fac141 // sarl $0x7, %r10d
+	LONG $0x05e2c141 // shll $0x5, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xfa // vmovd %r10d, %xmm7
 	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x0ae5c148 // shlq $0xa, %rbp
-	LONG $0x3cdbf5c5; BYTE $0x29 // vpand (%rcx,%rbp), %ymm1, %ymm7
-	LONG $0x09e2c149 // shlq $0x9, %r10
-	QUAD $0x0800118c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm9
-	QUAD $0x084011946f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm10
-	QUAD $0x0880119c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm11
-	QUAD $0x08c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm12
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x0ae2c149 // shlq $0xa, %r10
+	LONG $0xdb75a1c4; WORD $0x163c // vpand (%rsi,%r10), %ymm1, %ymm7
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	QUAD $0x000800068c6f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm9
+	QUAD $0x00084006946f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm10
+	QUAD $0x000880069c6f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm11
+	QUAD $0x0008c006a46f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm12
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0xd44d // vpbroadcastd -0x2c(%r13), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0x7cdbf5c5; WORD $0x4029 // vpand 0x40(%rcx,%rbp), %ymm1, %ymm7
+	LONG $0xdb75a1c4; WORD $0x167c; BYTE $0x40 // vpand 0x40(%rsi,%r10), %ymm1, %ymm7
 	LONG $0x7235c1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0xd84d // vpbroadcastd -0x28(%r13), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x00008029bcdbf5c5; BYTE $0x00 // vpand 0x80(%rcx,%rbp), %ymm1, %ymm7
+	QUAD $0x008016bcdb75a1c4; WORD $0x0000 // vpand 0x80(%rsi,%r10), %ymm1, %ymm7
 	LONG $0x7235c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0xdc4d // vpbroadcastd -0x24(%r13), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x0000c029bcdbf5c5; BYTE $0x00 // vpand 0xc0(%rcx,%rbp), %ymm1, %ymm7
+	QUAD $0x00c016bcdb75a1c4; WORD $0x0000 // vpand 0xc0(%rsi,%r10), %ymm1, %ymm7
 	LONG $0x7235c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
@@ -2838,87 +2934,91 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcf5954c5 // vmulps %ymm7, %ymm5, %ymm9
 	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
 	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe0490f44 // cmovnsl %eax, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc4 // vmovd %r12d, %xmm8
+	LONG $0x009f8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r11d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xfb490f45 // cmovnsl %r11d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc7 // vmovd %r15d, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0900118c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm9
-	QUAD $0x0001002994db75c5; BYTE $0x00 // vpand 0x100(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
+	QUAD $0x01001694db7521c4; WORD $0x0000 // vpand 0x100(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0xe455 // vpbroadcastd -0x1c(%r13), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0940118c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm9
-	QUAD $0x0001402994db75c5; BYTE $0x00 // vpand 0x140(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
+	QUAD $0x01401694db7521c4; WORD $0x0000 // vpand 0x140(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0xe855 // vpbroadcastd -0x18(%r13), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0980118c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm9
-	QUAD $0x0001802994db75c5; BYTE $0x00 // vpand 0x180(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x000980068c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm9
+	QUAD $0x01801694db7521c4; WORD $0x0000 // vpand 0x180(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0xec55 // vpbroadcastd -0x14(%r13), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x09c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm9
-	QUAD $0x0001c02994db75c5; BYTE $0x00 // vpand 0x1c0(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
+	QUAD $0x01c01694db7521c4; WORD $0x0000 // vpand 0x1c0(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0xf055 // vpbroadcastd -0x10(%r13), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
+	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
 	LONG $0xf672cdc5; BYTE $0x10 // vpslld $0x10, %ymm6, %ymm6
 	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
 	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0xf358bcc5 // vaddps %ymm3, %ymm8, %ymm6
-	LONG $0xa855e2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm7
+	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
+	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
 	LONG $0x187dc2c4; WORD $0xf46d // vbroadcastss -0xc(%r13), %ymm5
 	LONG $0xa84de2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm4
-	QUAD $0x0d0010a4137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm4
-	QUAD $0x0c0039b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rcx,%r15), %ymm6
-	LONG $0x1d448b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %eax
-	LONG $0x1d648b45; BYTE $0x00 // movl (%r13,%rbx), %r12d
-	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc1490f41 // cmovnsl %r9d, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0xf86ef9c5 // vmovd %eax, %xmm7
+	QUAD $0x0001a4118c180f41; BYTE $0x00 // prefetcht0 0x1a4(%r9,%rdx)
+	QUAD $0x000224118c180f41; BYTE $0x00 // prefetcht0 0x224(%r9,%rdx)
+	QUAD $0x0002a4118c180f41; BYTE $0x00 // prefetcht0 0x2a4(%r9,%rdx)
+	QUAD $0x000324118c180f41; BYTE $0x00 // prefetcht0 0x324(%r9,%rdx)
+	QUAD $0x0d000da4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm4
+	QUAD $0x0c0026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm6
+	LONG $0x1d5c8b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r11d
+	LONG $0x1d7c8b45; BYTE $0x00 // movl (%r13,%rbx), %r15d
+	LONG $0x00838d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r11), %r8d
+	LONG $0x7fc38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r11d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xd8490f45 // cmovnsl %r8d, %r11d
+	LONG $0x07fbc141 // sarl $0x7, %r11d
+	LONG $0x05e3c141 // shll $0x5, %r11d
+	LONG $0x00c38141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r11d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xfb // vmovd %r11d, %xmm7
 	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	QUAD $0x00020029bcdbf5c5; BYTE $0x00 // vpand 0x200(%rcx,%rbp), %ymm1, %ymm7
-	QUAD $0x0800118c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm9
-	QUAD $0x084011946f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm10
-	QUAD $0x0880119c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm11
-	QUAD $0x08c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm12
+	QUAD $0x020016bcdb75a1c4; WORD $0x0000 // vpand 0x200(%rsi,%r10), %ymm1, %ymm7
+	QUAD $0x000800068c6f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm9
+	QUAD $0x00084006946f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm10
+	QUAD $0x000880069c6f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm11
+	QUAD $0x0008c006a46f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm12
 	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x00024029bcdbf5c5; BYTE $0x00 // vpand 0x240(%rcx,%rbp), %ymm1, %ymm7
+	QUAD $0x024016bcdb75a1c4; WORD $0x0000 // vpand 0x240(%rsi,%r10), %ymm1, %ymm7
 	LONG $0x7235c1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x00028029bcdbf5c5; BYTE $0x00 // vpand 0x280(%rcx,%rbp), %ymm1, %ymm7
+	QUAD $0x028016bcdb75a1c4; WORD $0x0000 // vpand 0x280(%rsi,%r10), %ymm1, %ymm7
 	LONG $0x7235c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x0002c029bcdbf5c5; BYTE $0x00 // vpand 0x2c0(%rcx,%rbp), %ymm1, %ymm7
+	QUAD $0x02c016bcdb75a1c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r10), %ymm1, %ymm7
 	LONG $0x7235c1c4; WORD $0x02f4 // vpslld $0x2, %ymm12, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
@@ -2930,88 +3030,92 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcf595cc5 // vmulps %ymm7, %ymm4, %ymm9
 	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
 	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe0490f44 // cmovnsl %eax, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc4 // vmovd %r12d, %xmm8
+	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc7 // vmovd %r15d, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0900118c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm9
-	QUAD $0x0003002994db75c5; BYTE $0x00 // vpand 0x300(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
+	QUAD $0x03001694db7521c4; WORD $0x0000 // vpand 0x300(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0940118c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm9
-	QUAD $0x0003402994db75c5; BYTE $0x00 // vpand 0x340(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
+	QUAD $0x03401694db7521c4; WORD $0x0000 // vpand 0x340(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0980118c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm9
-	QUAD $0x0003802994db75c5; BYTE $0x00 // vpand 0x380(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x000980068c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm9
+	QUAD $0x03801694db7521c4; WORD $0x0000 // vpand 0x380(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x09c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm9
-	QUAD $0x0003c02994db75c5; BYTE $0x00 // vpand 0x3c0(%rcx,%rbp), %ymm1, %ymm10
+	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
+	QUAD $0x03c01694db7521c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r10), %ymm1, %ymm10
 	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
+	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
 	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
 	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe659dcc5 // vmulps %ymm6, %ymm4, %ymm4
-	LONG $0xf358bcc5 // vaddps %ymm3, %ymm8, %ymm6
-	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
+	LONG $0xf659dcc5 // vmulps %ymm6, %ymm4, %ymm6
+	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
 	LONG $0x187dc2c4; WORD $0x1d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm4
 	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
-	QUAD $0x0d0010ac137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm5
-	QUAD $0x0c4039b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rcx,%r15), %ymm6
-	LONG $0x3d448b41; BYTE $0xfc // movl -0x4(%r13,%rdi), %eax
-	LONG $0x3d648b45; BYTE $0x00 // movl (%r13,%rdi), %r12d
-	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc1490f41 // cmovnsl %r9d, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0xf86ef9c5 // vmovd %eax, %xmm7
+	QUAD $0x000348118c180f41; BYTE $0x00 // prefetcht0 0x348(%r9,%rdx)
+	QUAD $0x0003c8118c180f41; BYTE $0x00 // prefetcht0 0x3c8(%r9,%rdx)
+	QUAD $0x000448118c180f41; BYTE $0x00 // prefetcht0 0x448(%r9,%rdx)
+	QUAD $0x0004c8118c180f41; BYTE $0x00 // prefetcht0 0x4c8(%r9,%rdx)
+	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
+	QUAD $0x0c4026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm6
+	LONG $0x3d448b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r8d
+	LONG $0x3d7c8b45; BYTE $0x00 // movl (%r13,%rdi), %r15d
+	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
+	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
+	LONG $0x07f8c141 // sarl $0x7, %r8d
+	LONG $0x05e0c141 // shll $0x5, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xf8 // vmovd %r8d, %xmm7
 	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	LONG $0x3c6ffec5; BYTE $0x29 // vmovdqu (%rcx,%rbp), %ymm7
-	LONG $0x4c6f7ec5; WORD $0x4029 // vmovdqu 0x40(%rcx,%rbp), %ymm9
-	QUAD $0x00008029946f7ec5; BYTE $0x00 // vmovdqu 0x80(%rcx,%rbp), %ymm10
-	QUAD $0x0000c0299c6f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rcx,%rbp), %ymm11
+	LONG $0x6f7ea1c4; WORD $0x163c // vmovdqu (%rsi,%r10), %ymm7
+	LONG $0x6f7e21c4; WORD $0x164c; BYTE $0x40 // vmovdqu 0x40(%rsi,%r10), %ymm9
+	QUAD $0x008016946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rsi,%r10), %ymm10
+	QUAD $0x00c0169c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rsi,%r10), %ymm11
 	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x080011a4db6d21c4; WORD $0x0000 // vpand 0x800(%rcx,%r10), %ymm2, %ymm12
+	QUAD $0x00080006a4db6dc5; BYTE $0x00 // vpand 0x800(%rsi,%rax), %ymm2, %ymm12
 	LONG $0xffeb9dc5 // vpor %ymm7, %ymm12, %ymm7
 	LONG $0x587d42c4; WORD $0x3d64; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm12
 	LONG $0x504542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm7, %ymm8
 	LONG $0x7245c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x0840118cdb6d21c4; WORD $0x0000 // vpand 0x840(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x000840068cdb6dc5; BYTE $0x00 // vpand 0x840(%rsi,%rax), %ymm2, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0x3d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
 	LONG $0x7245c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x0880118cdb6d21c4; WORD $0x0000 // vpand 0x880(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x000880068cdb6dc5; BYTE $0x00 // vpand 0x880(%rsi,%rax), %ymm2, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0x3d4c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
 	LONG $0x7245c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x08c0118cdb6d21c4; WORD $0x0000 // vpand 0x8c0(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x0008c0068cdb6dc5; BYTE $0x00 // vpand 0x8c0(%rsi,%rax), %ymm2, %ymm9
 	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
 	LONG $0x587d42c4; WORD $0x3d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm9
 	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
@@ -3021,74 +3125,78 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcf5954c5 // vmulps %ymm7, %ymm5, %ymm9
 	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
 	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	QUAD $0xb4c0000024848d41 // leal -0x4b400000(%r12), %eax
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xe0490f44 // cmovnsl %eax, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc4 // vmovd %r12d, %xmm8
+	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
+	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
+	LONG $0x07ffc141 // sarl $0x7, %r15d
+	LONG $0x05e7c141 // shll $0x5, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x6e7941c4; BYTE $0xc7 // vmovd %r15d, %xmm8
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x000100298c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rcx,%rbp), %ymm9
+	QUAD $0x0100168c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsi,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x09001194db6d21c4; WORD $0x0000 // vpand 0x900(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0009000694db6dc5; BYTE $0x00 // vpand 0x900(%rsi,%rax), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000140298c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rcx,%rbp), %ymm9
+	QUAD $0x0140168c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rsi,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x09401194db6d21c4; WORD $0x0000 // vpand 0x940(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0009400694db6dc5; BYTE $0x00 // vpand 0x940(%rsi,%rax), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000180298c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rcx,%rbp), %ymm9
+	QUAD $0x0180168c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rsi,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x09801194db6d21c4; WORD $0x0000 // vpand 0x980(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0009800694db6dc5; BYTE $0x00 // vpand 0x980(%rsi,%rax), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0001c0298c6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rcx,%rbp), %ymm9
+	QUAD $0x01c0168c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rsi,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x09c01194db6d21c4; WORD $0x0000 // vpand 0x9c0(%rcx,%r10), %ymm2, %ymm10
+	QUAD $0x0009c00694db6dc5; BYTE $0x00 // vpand 0x9c0(%rsi,%rax), %ymm2, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
+	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
 	LONG $0xf672cdc5; BYTE $0x10 // vpslld $0x10, %ymm6, %ymm6
 	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
 	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0xf358bcc5 // vaddps %ymm3, %ymm8, %ymm6
-	LONG $0xa855e2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm7
+	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
+	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
 	LONG $0x187dc2c4; WORD $0x3d6c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm5
 	LONG $0xa84de2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm4
-	QUAD $0x0d0010a4137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r8,%rdx), %ymm4
-	QUAD $0x0c4039b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rcx,%r15), %ymm6
-	LONG $0x35448b43; BYTE $0xfc // movl -0x4(%r13,%r14), %eax
-	LONG $0x357c8b47; BYTE $0x00 // movl (%r13,%r14), %r15d
-	LONG $0x00888d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r9d
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc1490f41 // cmovnsl %r9d, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0xf86ef9c5 // vmovd %eax, %xmm7
+	QUAD $0x0004ec118c180f41; BYTE $0x00 // prefetcht0 0x4ec(%r9,%rdx)
+	QUAD $0x00056c118c180f41; BYTE $0x00 // prefetcht0 0x56c(%r9,%rdx)
+	QUAD $0x0005ec118c180f41; BYTE $0x00 // prefetcht0 0x5ec(%r9,%rdx)
+	QUAD $0x00066c118c180f41; BYTE $0x00 // prefetcht0 0x66c(%r9,%rdx)
+	QUAD $0x0d000da4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm4
+	QUAD $0x0c4026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm6
+	LONG $0x35448b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r8d
+	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
+	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
+	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
+	LONG $0x07f8c141 // sarl $0x7, %r8d
+	LONG $0x05e0c141 // shll $0x5, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xf8 // vmovd %r8d, %xmm7
 	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	QUAD $0x00020029bc6ffec5; BYTE $0x00 // vmovdqu 0x200(%rcx,%rbp), %ymm7
-	QUAD $0x000240298c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rcx,%rbp), %ymm9
-	QUAD $0x00028029946f7ec5; BYTE $0x00 // vmovdqu 0x280(%rcx,%rbp), %ymm10
-	QUAD $0x0002c0299c6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rcx,%rbp), %ymm11
+	QUAD $0x020016bc6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm7
+	QUAD $0x0240168c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm9
+	QUAD $0x028016946f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm10
+	QUAD $0x02c0169c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm11
 	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x080011a46f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm12
-	QUAD $0x084011ac6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rcx,%r10), %ymm13
-	QUAD $0x088011b46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r10), %ymm14
-	QUAD $0x08c011bc6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rcx,%r10), %ymm15
+	QUAD $0x00080006a46f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm12
+	QUAD $0x00084006ac6f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm13
+	QUAD $0x00088006b46f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm14
+	QUAD $0x0008c006bc6f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm15
 	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0xffeb9dc5 // vpor %ymm7, %ymm12, %ymm7
@@ -3121,17 +3229,18 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcf595cc5 // vmulps %ymm7, %ymm4, %ymm9
 	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
 	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	LONG $0x00878d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %eax
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
-	WORD $0xc085 // testl %eax, %eax
-	LONG $0xf8490f44 // cmovnsl %eax, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc7 // vmovd %r15d, %xmm8
+	LONG $0x00828d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r8d
+	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xd0490f41 // cmovnsl %r8d, %edx
+	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
+	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
+	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
+	LONG $0xc26e79c5 // vmovd %edx, %xmm8
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
 	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0900118c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rcx,%r10), %ymm9
-	QUAD $0x00030029946f7ec5; BYTE $0x00 // vmovdqu 0x300(%rcx,%rbp), %ymm10
+	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
+	QUAD $0x030016946f7e21c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
@@ -3139,8 +3248,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0940118c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rcx,%r10), %ymm9
-	QUAD $0x00034029946f7ec5; BYTE $0x00 // vmovdqu 0x340(%rcx,%rbp), %ymm10
+	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
+	QUAD $0x034016946f7e21c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
@@ -3148,8 +3257,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0980118c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rcx,%r10), %ymm9
-	QUAD $0x00038029946f7ec5; BYTE $0x00 // vmovdqu 0x380(%rcx,%rbp), %ymm10
+	QUAD $0x000980068c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm9
+	QUAD $0x038016946f7e21c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
@@ -3157,8 +3266,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d02c4; WORD $0x3554; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x09c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rcx,%r10), %ymm9
-	QUAD $0x0003c029946f7ec5; BYTE $0x00 // vmovdqu 0x3c0(%rcx,%rbp), %ymm10
+	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
+	QUAD $0x03c016946f7e21c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
@@ -3166,55 +3275,55 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x587d02c4; WORD $0x3554; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm10
 	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
+	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
 	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
 	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe659dcc5 // vmulps %ymm6, %ymm4, %ymm4
-	LONG $0xf358bcc5 // vaddps %ymm3, %ymm8, %ymm6
-	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
+	LONG $0xf659dcc5 // vmulps %ymm6, %ymm4, %ymm6
+	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
 	LONG $0x187d82c4; WORD $0x3564; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm4
 	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
-	LONG $0x01c6f640 // testb $0x1, %sil
-	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xf729850f; WORD $0xffff // jne 0x3790 <k_tile_q6_k+0x110>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x2411fcc5; BYTE $0x01 // vmovups %ymm4, (%rcx,%rax)
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xf672850f; WORD $0xffff // jne 0x3920 <k_tile_q6_k+0x130>
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x2411fcc5; BYTE $0x06 // vmovups %ymm4, (%rsi,%rax)
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x102444f6; BYTE $0x01 // testb $0x1, 0x10(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf6d5850f; WORD $0xffff // jne 0x3760 <k_tile_q6_k+0xe0>
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x20c08149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r8 # imm = 0xD20
+	LONG $0xf60e850f; WORD $0xffff // jne 0x38e0 <k_tile_q6_k+0xf0>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x20c58148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rbp # imm = 0xD20
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xf69c850f; WORD $0xffff // jne 0x3750 <k_tile_q6_k+0xd0>
+	LONG $0x244c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rcx
+	LONG $0xf5c5850f; WORD $0xffff // jne 0x38c0 <k_tile_q6_k+0xd0>
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xf651850f; WORD $0xffff // jne 0x3720 <k_tile_q6_k+0xa0>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x4184 <k_tile_q6_k+0xb04>
+	LONG $0xf57a850f; WORD $0xffff // jne 0x3890 <k_tile_q6_k+0xa0>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x43d4 <k_tile_q6_k+0xbe4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a7850f; WORD $0x0000 // jne 0x4184 <k_tile_q6_k+0xb04>
+	LONG $0x00b0850f; WORD $0x0000 // jne 0x43d4 <k_tile_q6_k+0xbe4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x40ec <k_tile_q6_k+0xa6c>
+	WORD $0x0473 // jae 0x4333 <k_tile_q6_k+0xb43>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x64eb // jmp 0x4150 <k_tile_q6_k+0xad0>
+	WORD $0x6deb // jmp 0x43a0 <k_tile_q6_k+0xbb0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -3226,9 +3335,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x4110 <k_tile_q6_k+0xa90>
+	WORD $0xc075 // jne 0x4360 <k_tile_q6_k+0xb70>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x4184 <k_tile_q6_k+0xb04>
+	WORD $0x2f74 // je 0x43d4 <k_tile_q6_k+0xbe4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -3241,8 +3350,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x4170 <k_tile_q6_k+0xaf0>
-	LONG $0x60c48348 // addq $0x60, %rsp
+	WORD $0xec75 // jne 0x43c0 <k_tile_q6_k+0xbd0>
+	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3251,22 +3360,6 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3303,7 +3396,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x41d5 <k_tile_q6_k+0xb55>
+	WORD $0xffe0 // loopne 0x4415 <k_tile_q6_k+0xc25>
 	WORD $0xffff // <unknown>
 	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
 	WORD $0x0330 // xorb %al, (%rbx)
@@ -3417,6 +3510,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x100f; BYTE $0x0f // movups (%rdi), %xmm1
-	WORD $0x0410; BYTE $0x03 // adcb %al, (%rbx,%rax)
-	WORD $0x100f; BYTE $0x0f // movups (%rdi), %xmm1
+	WORD $0x0310 // adcb %al, (%rbx)
+	WORD $0x0f04 // addb $0xf, %al
+	WORD $0x0f10 // adcb %cl, (%rdi)
 	LONG $0x00000030; WORD $0x0000; BYTE $0x00 // <unknown>

@@ -16,12 +16,12 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q8_0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400090b // b.lt 0x128 <k_tile_q8_0+0x128>
+	WORD $0x540009eb // b.lt 0x144 <k_tile_q8_0+0x144>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400078b // b.lt 0x10c <k_tile_q8_0+0x10c>
+	WORD $0x5400086b // b.lt 0x128 <k_tile_q8_0+0x128>
 	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xaa1f03ef // mov x15, xzr
@@ -34,113 +34,127 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
 	WORD $0xad000200 // stp q0, q0, [x16]
 	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa0c03f1 // mov x17, x12
-	WORD $0x52802001 // mov w1, #0x100 // =256
-	WORD $0x52804002 // mov w2, #0x200 // =512
-	WORD $0xaa0e03e3 // mov x3, x14
-	WORD $0x3dc00063 // ldr q3, [x3]
-	WORD $0x8b0101a4 // add x4, x13, x1
-	WORD $0xad401624 // ldp q4, q5, [x17]
+	WORD $0x910801b0 // add x16, x13, #0x200
+	WORD $0x914005b1 // add x17, x13, #0x1, lsl #12 // =0x1000
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xaa0c03e2 // mov x2, x12
+	WORD $0xaa1103e3 // mov x3, x17
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x3ce569c3 // ldr q3, [x14, x5]
+	WORD $0xf9800060 // prfm pldl1keep, [x3]
+	WORD $0xf9808060 // prfm pldl1keep, [x3, #0x100]
+	WORD $0xf9810060 // prfm pldl1keep, [x3, #0x200]
+	WORD $0x8b0501a6 // add x6, x13, x5
+	WORD $0xad401444 // ldp q4, q5, [x2]
 	WORD $0x4ea11c27 // mov v7.16b, v1.16b
-	WORD $0x3cd00086 // ldur q6, [x4, #-0x100]
-	WORD $0x91004021 // add x1, x1, #0x10
+	WORD $0x3dc000c6 // ldr q6, [x6]
+	WORD $0x91010063 // add x3, x3, #0x40
 	WORD $0x4f84e0c7 // sdot v7.4s, v6.16b, v4.4b[0]
-	WORD $0x3cd40086 // ldur q6, [x4, #-0xc0]
+	WORD $0x3dc010c6 // ldr q6, [x6, #0x40]
 	WORD $0x4fa4e0c7 // sdot v7.4s, v6.16b, v4.4b[1]
-	WORD $0x3cd80086 // ldur q6, [x4, #-0x80]
+	WORD $0x3dc020c6 // ldr q6, [x6, #0x80]
 	WORD $0x4f84e8c7 // sdot v7.4s, v6.16b, v4.4b[2]
-	WORD $0x3cdc0086 // ldur q6, [x4, #-0x40]
+	WORD $0x3dc030c6 // ldr q6, [x6, #0xc0]
 	WORD $0x4fa4e8c7 // sdot v7.4s, v6.16b, v4.4b[3]
-	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0x3dc040c4 // ldr q4, [x6, #0x100]
 	WORD $0x4f85e087 // sdot v7.4s, v4.16b, v5.4b[0]
-	WORD $0x3dc01084 // ldr q4, [x4, #0x40]
+	WORD $0x3dc050c4 // ldr q4, [x6, #0x140]
 	WORD $0x4fa5e087 // sdot v7.4s, v4.16b, v5.4b[1]
-	WORD $0x3dc02084 // ldr q4, [x4, #0x80]
+	WORD $0x3dc060c4 // ldr q4, [x6, #0x180]
 	WORD $0x4f85e887 // sdot v7.4s, v4.16b, v5.4b[2]
-	WORD $0x3dc03084 // ldr q4, [x4, #0xc0]
+	WORD $0x3dc070c4 // ldr q4, [x6, #0x1c0]
 	WORD $0x4fa5e887 // sdot v7.4s, v4.16b, v5.4b[3]
-	WORD $0xfc6269a4 // ldr d4, [x13, x2]
-	WORD $0x91002042 // add x2, x2, #0x8
-	WORD $0xf108805f // cmp x2, #0x220
+	WORD $0xfc408484 // ldr d4, [x4], #0x8
 	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
 	WORD $0x6e22dc85 // fmul v5.4s, v4.4s, v2.4s
 	WORD $0x4e27cc85 // fmla v5.4s, v4.4s, v7.4s
-	WORD $0xbd402224 // ldr s4, [x17, #0x20]
+	WORD $0xbd402044 // ldr s4, [x2, #0x20]
 	WORD $0x4f8410a3 // fmla v3.4s, v5.4s, v4.s[0]
-	WORD $0x3c810463 // str q3, [x3], #0x10
-	WORD $0x54fffc41 // b.ne 0x64 <k_tile_q8_0+0x64>
-	WORD $0xf9401401 // ldr x1, [x0, #0x28]
-	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x3ca569c3 // str q3, [x14, x5]
+	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0xf10100bf // cmp x5, #0x40
+	WORD $0x54fffbe1 // b.ne 0x6c <k_tile_q8_0+0x6c>
+	WORD $0xf9401403 // ldr x3, [x0, #0x28]
+	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x910881ad // add x13, x13, #0x220
-	WORD $0xeb0b021f // cmp x16, x11
-	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
-	WORD $0x54fffb21 // b.ne 0x58 <k_tile_q8_0+0x58>
+	WORD $0x91088210 // add x16, x16, #0x220
+	WORD $0x91088231 // add x17, x17, #0x220
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x8b031842 // add x2, x2, x3, lsl #6
+	WORD $0x54fffa81 // b.ne 0x60 <k_tile_q8_0+0x60>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff9e1 // b.ne 0x40 <k_tile_q8_0+0x40>
-	WORD $0x14000008 // b 0x128 <k_tile_q8_0+0x128>
-	WORD $0xb50000ea // cbnz x10, 0x128 <k_tile_q8_0+0x128>
+	WORD $0x54fff901 // b.ne 0x40 <k_tile_q8_0+0x40>
+	WORD $0x14000008 // b 0x144 <k_tile_q8_0+0x144>
+	WORD $0xb50000ea // cbnz x10, 0x144 <k_tile_q8_0+0x144>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x118 <k_tile_q8_0+0x118>
+	WORD $0x54ffffa1 // b.ne 0x134 <k_tile_q8_0+0x134>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_0
-	WORD $0xa9bf4ff4 // stp x20, x19, [sp, #-0x10]!
+	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000b2b // b.lt 0x29c <k_tile_q4_0+0x170>
+	WORD $0x54000c0b // b.lt 0x2dc <k_tile_q4_0+0x194>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540009ab // b.lt 0x280 <k_tile_q4_0+0x154>
+	WORD $0x54000a8b // b.lt 0x2c0 <k_tile_q4_0+0x178>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
-	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040e22 // dup v2.4s, w17
-	WORD $0x52800fef // mov w15, #0x7f // =127
-	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
-	WORD $0x72b6980f // movk w15, #0xb4c0, lsl #16
-	WORD $0xaa0903f1 // mov x17, x9
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xb500008a // cbnz x10, 0x18c <k_tile_q4_0+0x60>
-	WORD $0x8b011922 // add x2, x9, x1, lsl #6
-	WORD $0xad000040 // stp q0, q0, [x2]
-	WORD $0xad010040 // stp q0, q0, [x2, #0x20]
+	WORD $0x4e040c22 // dup v2.4s, w1
+	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
+	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0xaa0903e1 // mov x1, x9
 	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xaa0c03e3 // mov x3, x12
-	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0x52802005 // mov w5, #0x100 // =256
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0x8b0401a7 // add x7, x13, x4
-	WORD $0xb9402473 // ldr w19, [x3, #0x24]
-	WORD $0x3cd800e7 // ldur q7, [x7, #-0x80]
-	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0xad401464 // ldp q4, q5, [x3]
-	WORD $0x2b0e0274 // adds w20, w19, w14
-	WORD $0x0b0f0273 // add w19, w19, w15
+	WORD $0xb500008a // cbnz x10, 0x1b4 <k_tile_q4_0+0x6c>
+	WORD $0x8b021923 // add x3, x9, x2, lsl #6
+	WORD $0xad000060 // stp q0, q0, [x3]
+	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
+	WORD $0x910401a3 // add x3, x13, #0x100
+	WORD $0x8b0e01a4 // add x4, x13, x14
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x3cf46823 // ldr q3, [x1, x20]
+	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
+	WORD $0xf98000e0 // prfm pldl1keep, [x7]
+	WORD $0xb94024d6 // ldr w22, [x6, #0x24]
+	WORD $0x8b1401b5 // add x21, x13, x20
+	WORD $0x3dc002a7 // ldr q7, [x21]
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x2b0f02d7 // adds w23, w22, w15
+	WORD $0x0b1002d6 // add w22, w22, w16
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0x1a97b2d6 // csel w22, w22, w23, lt
 	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
-	WORD $0x1a94b273 // csel w19, w19, w20, lt
-	WORD $0x13077e73 // asr w19, w19, #7
-	WORD $0x0b130e13 // add w19, w16, w19, lsl #3
-	WORD $0x4e040e66 // dup v6.4s, w19
+	WORD $0x13077ed6 // asr w22, w22, #7
+	WORD $0x0b160e36 // add w22, w17, w22, lsl #3
+	WORD $0x4e040ec6 // dup v6.4s, w22
 	WORD $0x4f84e206 // sdot v6.4s, v16.16b, v4.4b[0]
-	WORD $0x3cdc00f0 // ldur q16, [x7, #-0x40]
+	WORD $0x3dc012b0 // ldr q16, [x21, #0x40]
 	WORD $0x4e211e11 // and v17.16b, v16.16b, v1.16b
 	WORD $0x4fa4e226 // sdot v6.4s, v17.16b, v4.4b[1]
-	WORD $0x3dc000f1 // ldr q17, [x7]
+	WORD $0x3dc022b1 // ldr q17, [x21, #0x80]
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x4f84ea46 // sdot v6.4s, v18.16b, v4.4b[2]
-	WORD $0x3dc010f2 // ldr q18, [x7, #0x40]
+	WORD $0x3dc032b2 // ldr q18, [x21, #0xc0]
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x4fa4ea66 // sdot v6.4s, v19.16b, v4.4b[3]
 	WORD $0x6f3c04e4 // ushr v4.4s, v7.4s, #0x4
@@ -155,81 +169,88 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f3c0644 // ushr v4.4s, v18.4s, #0x4
 	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
 	WORD $0x4fa5e886 // sdot v6.4s, v4.16b, v5.4b[3]
-	WORD $0xfc6569a4 // ldr d4, [x13, x5]
-	WORD $0x910020a5 // add x5, x5, #0x8
-	WORD $0xf10480bf // cmp x5, #0x120
+	WORD $0xfc408664 // ldr d4, [x19], #0x8
 	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
 	WORD $0x6e22dc85 // fmul v5.4s, v4.4s, v2.4s
 	WORD $0x4e26cc85 // fmla v5.4s, v4.4s, v6.4s
-	WORD $0xbd402064 // ldr s4, [x3, #0x20]
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x4f8410a3 // fmla v3.4s, v5.4s, v4.s[0]
-	WORD $0x3c8104c3 // str q3, [x6], #0x10
-	WORD $0x54fffa81 // b.ne 0x1a0 <k_tile_q4_0+0x74>
-	WORD $0xf9401404 // ldr x4, [x0, #0x28]
-	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x3cb46823 // str q3, [x1, x20]
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0xf101029f // cmp x20, #0x40
+	WORD $0x54fffa41 // b.ne 0x1d0 <k_tile_q4_0+0x88>
+	WORD $0xf9401407 // ldr x7, [x0, #0x28]
+	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910481ad // add x13, x13, #0x120
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff961 // b.ne 0x194 <k_tile_q4_0+0x68>
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x91010231 // add x17, x17, #0x40
-	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x54fff821 // b.ne 0x17c <k_tile_q4_0+0x50>
-	WORD $0x14000008 // b 0x29c <k_tile_q4_0+0x170>
-	WORD $0xb50000ea // cbnz x10, 0x29c <k_tile_q4_0+0x170>
+	WORD $0x91048063 // add x3, x3, #0x120
+	WORD $0x91048084 // add x4, x4, #0x120
+	WORD $0xeb0b00bf // cmp x5, x11
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x54fff8e1 // b.ne 0x1c4 <k_tile_q4_0+0x7c>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x91010021 // add x1, x1, #0x40
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x54fff761 // b.ne 0x1a4 <k_tile_q4_0+0x5c>
+	WORD $0x14000008 // b 0x2dc <k_tile_q4_0+0x194>
+	WORD $0xb50000ea // cbnz x10, 0x2dc <k_tile_q4_0+0x194>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x28c <k_tile_q4_0+0x160>
-	WORD $0xa8c14ff4 // ldp x20, x19, [sp], #0x10
+	WORD $0x54ffffa1 // b.ne 0x2cc <k_tile_q4_0+0x184>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xf84307f7 // ldr x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_1
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000acb // b.lt 0x404 <k_tile_q4_1+0x160>
+	WORD $0x54000b8b // b.lt 0x464 <k_tile_q4_1+0x178>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400094b // b.lt 0x3e8 <k_tile_q4_1+0x144>
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x54000a0b // b.lt 0x448 <k_tile_q4_1+0x15c>
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
-	WORD $0x4e040dc2 // dup v2.4s, w14
-	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
-	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x4e040de2 // dup v2.4s, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040dc3 // dup v3.4s, w14
-	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xb500008a // cbnz x10, 0x2f8 <k_tile_q4_1+0x54>
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0x910481b0 // add x16, x13, #0x120
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0xaa1003e2 // mov x2, x16
-	WORD $0x52801803 // mov w3, #0xc0 // =192
-	WORD $0xaa0e03e4 // mov x4, x14
-	WORD $0x3dc00084 // ldr q4, [x4]
-	WORD $0x8b0301a5 // add x5, x13, x3
-	WORD $0x3cd400a7 // ldur q7, [x5, #-0xc0]
-	WORD $0xad401825 // ldp q5, q6, [x1]
+	WORD $0x4e040de3 // dup v3.4s, w15
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xb500008a // cbnz x10, 0x344 <k_tile_q4_1+0x58>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0x910481b1 // add x17, x13, #0x120
+	WORD $0x8b0e01a1 // add x1, x13, x14
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x8b0601a7 // add x7, x13, x6
+	WORD $0x3ce669e4 // ldr q4, [x15, x6]
+	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0x3dc000e7 // ldr q7, [x7]
+	WORD $0xad401865 // ldp q5, q6, [x3]
 	WORD $0x4ea21c51 // mov v17.16b, v2.16b
-	WORD $0x91004063 // add x3, x3, #0x10
 	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
-	WORD $0xf104007f // cmp x3, #0x100
+	WORD $0x91010084 // add x4, x4, #0x40
 	WORD $0x4f85e211 // sdot v17.4s, v16.16b, v5.4b[0]
-	WORD $0x3cd800b0 // ldur q16, [x5, #-0x80]
+	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
 	WORD $0x4e211e12 // and v18.16b, v16.16b, v1.16b
 	WORD $0x4fa5e251 // sdot v17.4s, v18.16b, v5.4b[1]
-	WORD $0x3cdc00b2 // ldur q18, [x5, #-0x40]
+	WORD $0x3dc020f2 // ldr q18, [x7, #0x80]
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x4f85ea71 // sdot v17.4s, v19.16b, v5.4b[2]
-	WORD $0x3dc000b3 // ldr q19, [x5]
+	WORD $0x3dc030f3 // ldr q19, [x7, #0xc0]
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4fa5ea91 // sdot v17.4s, v20.16b, v5.4b[3]
 	WORD $0x6f3c04e5 // ushr v5.4s, v7.4s, #0x4
@@ -244,106 +265,116 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f3c0665 // ushr v5.4s, v19.4s, #0x4
 	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
 	WORD $0x4fa6e8b1 // sdot v17.4s, v5.16b, v6.4b[3]
-	WORD $0xfc5e0045 // ldur d5, [x2, #-0x20]
+	WORD $0xfc5e00a5 // ldur d5, [x5, #-0x20]
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x6e23dca6 // fmul v6.4s, v5.4s, v3.4s
 	WORD $0x4e31cca6 // fmla v6.4s, v5.4s, v17.4s
-	WORD $0xbd402025 // ldr s5, [x1, #0x20]
+	WORD $0xbd402065 // ldr s5, [x3, #0x20]
 	WORD $0x4f8510c4 // fmla v4.4s, v6.4s, v5.s[0]
-	WORD $0xfc408445 // ldr d5, [x2], #0x8
-	WORD $0xbd403026 // ldr s6, [x1, #0x30]
+	WORD $0xfc4084a5 // ldr d5, [x5], #0x8
+	WORD $0xbd403066 // ldr s6, [x3, #0x30]
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x4f8610a4 // fmla v4.4s, v5.4s, v6.s[0]
-	WORD $0x3c810484 // str q4, [x4], #0x10
-	WORD $0x54fffae1 // b.ne 0x310 <k_tile_q4_1+0x6c>
-	WORD $0xf9401402 // ldr x2, [x0, #0x28]
-	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x3ca669e4 // str q4, [x15, x6]
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0xf10100df // cmp x6, #0x40
+	WORD $0x54fffa81 // b.ne 0x360 <k_tile_q4_1+0x74>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910501ad // add x13, x13, #0x140
-	WORD $0x91050210 // add x16, x16, #0x140
-	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x8b021821 // add x1, x1, x2, lsl #6
-	WORD $0x54fff9a1 // b.ne 0x304 <k_tile_q4_1+0x60>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff841 // b.ne 0x2e8 <k_tile_q4_1+0x44>
-	WORD $0x14000008 // b 0x404 <k_tile_q4_1+0x160>
-	WORD $0xb50000ea // cbnz x10, 0x404 <k_tile_q4_1+0x160>
+	WORD $0x91050231 // add x17, x17, #0x140
+	WORD $0x91050021 // add x1, x1, #0x140
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fff921 // b.ne 0x354 <k_tile_q4_1+0x68>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54fff7a1 // b.ne 0x334 <k_tile_q4_1+0x48>
+	WORD $0x14000008 // b 0x464 <k_tile_q4_1+0x178>
+	WORD $0xb50000ea // cbnz x10, 0x464 <k_tile_q4_1+0x178>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x3f4 <k_tile_q4_1+0x150>
+	WORD $0x54ffffa1 // b.ne 0x454 <k_tile_q4_1+0x168>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_0
-	WORD $0xf81e0ff5 // str x21, [sp, #-0x20]!
+	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9014ff4 // stp x20, x19, [sp, #0x10]
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000e6b // b.lt 0x5e4 <k_tile_q5_0+0x1dc>
+	WORD $0x54000f4b // b.lt 0x664 <k_tile_q5_0+0x1fc>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000ceb // b.lt 0x5c8 <k_tile_q5_0+0x1c0>
+	WORD $0x54000dcb // b.lt 0x648 <k_tile_q5_0+0x1e0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
-	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040e23 // dup v3.4s, w17
-	WORD $0x52800fef // mov w15, #0x7f // =127
-	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0x72b6980f // movk w15, #0xb4c0, lsl #16
-	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
-	WORD $0xaa0903f1 // mov x17, x9
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xb500008a // cbnz x10, 0x470 <k_tile_q5_0+0x68>
-	WORD $0x8b011922 // add x2, x9, x1, lsl #6
-	WORD $0xad000040 // stp q0, q0, [x2]
-	WORD $0xad010040 // stp q0, q0, [x2, #0x20]
-	WORD $0x910501a2 // add x2, x13, #0x140
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xaa0c03e4 // mov x4, x12
-	WORD $0x52801005 // mov w5, #0x80 // =128
-	WORD $0xaa0203e6 // mov x6, x2
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x3dc000e4 // ldr q4, [x7]
-	WORD $0x8b0501b3 // add x19, x13, x5
-	WORD $0xb9402494 // ldr w20, [x4, #0x24]
-	WORD $0x3dc02270 // ldr q16, [x19, #0x80]
-	WORD $0x3cd80271 // ldur q17, [x19, #-0x80]
-	WORD $0xad401885 // ldp q5, q6, [x4]
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0x2b0e0295 // adds w21, w20, w14
-	WORD $0x0b0f0294 // add w20, w20, w15
+	WORD $0x4e040c23 // dup v3.4s, w1
+	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
+	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0xaa0903e1 // mov x1, x9
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xb500008a // cbnz x10, 0x4d8 <k_tile_q5_0+0x70>
+	WORD $0x8b021923 // add x3, x9, x2, lsl #6
+	WORD $0xad000060 // stp q0, q0, [x3]
+	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
+	WORD $0x910501a3 // add x3, x13, #0x140
+	WORD $0x8b0e01a4 // add x4, x13, x14
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x52802013 // mov w19, #0x100 // =256
+	WORD $0xaa0303f4 // mov x20, x3
+	WORD $0xaa0103f5 // mov x21, x1
+	WORD $0x8b1301b6 // add x22, x13, x19
+	WORD $0x3dc002a4 // ldr q4, [x21]
+	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
+	WORD $0xf98000e0 // prfm pldl1keep, [x7]
+	WORD $0xb94024d7 // ldr w23, [x6, #0x24]
+	WORD $0x3dc002d0 // ldr q16, [x22]
+	WORD $0x3cd002d1 // ldur q17, [x22, #-0x100]
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x2b0f02f8 // adds w24, w23, w15
+	WORD $0x0b1002f7 // add w23, w23, w16
+	WORD $0x910100e7 // add x7, x7, #0x40
 	WORD $0x4f245613 // shl v19.4s, v16.4s, #0x4
-	WORD $0x1a95b294 // csel w20, w20, w21, lt
+	WORD $0x1a98b2f7 // csel w23, w23, w24, lt
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
+	WORD $0x13077ef7 // asr w23, w23, #7
+	WORD $0xad4018c5 // ldp q5, q6, [x6]
 	WORD $0x4f235614 // shl v20.4s, v16.4s, #0x3
-	WORD $0x13077e94 // asr w20, w20, #7
 	WORD $0x4f225615 // shl v21.4s, v16.4s, #0x2
 	WORD $0x4eb08616 // add v22.4s, v16.4s, v16.4s
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0xf10300bf // cmp x5, #0xc0
-	WORD $0x0b141214 // add w20, w16, w20, lsl #4
+	WORD $0x0b171237 // add w23, w17, w23, lsl #4
+	WORD $0xf105027f // cmp x19, #0x140
+	WORD $0x4e040ee7 // dup v7.4s, w23
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
-	WORD $0x4e040e87 // dup v7.4s, w20
 	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4f85e247 // sdot v7.4s, v18.16b, v5.4b[0]
-	WORD $0x3cdc0272 // ldur q18, [x19, #-0x40]
+	WORD $0x3cd402d2 // ldur q18, [x22, #-0xc0]
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
 	WORD $0x4fa5e267 // sdot v7.4s, v19.16b, v5.4b[1]
-	WORD $0x3dc00273 // ldr q19, [x19]
+	WORD $0x3cd802d3 // ldur q19, [x22, #-0x80]
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
 	WORD $0x4f85ea87 // sdot v7.4s, v20.16b, v5.4b[2]
-	WORD $0x3dc01274 // ldr q20, [x19, #0x40]
+	WORD $0x3cdc02d4 // ldur q20, [x22, #-0x40]
 	WORD $0x4e211e95 // and v21.16b, v20.16b, v1.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x4fa5eaa7 // sdot v7.4s, v21.16b, v5.4b[3]
@@ -370,78 +401,87 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
 	WORD $0x4ea51e05 // orr v5.16b, v16.16b, v5.16b
 	WORD $0x4fa6e8a7 // sdot v7.4s, v5.16b, v6.4b[3]
-	WORD $0xfc4084c5 // ldr d5, [x6], #0x8
+	WORD $0xfc408685 // ldr d5, [x20], #0x8
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x6e23dca6 // fmul v6.4s, v5.4s, v3.4s
 	WORD $0x4e27cca6 // fmla v6.4s, v5.4s, v7.4s
-	WORD $0xbd402085 // ldr s5, [x4, #0x20]
+	WORD $0xbd4020c5 // ldr s5, [x6, #0x20]
 	WORD $0x4f8510c4 // fmla v4.4s, v6.4s, v5.s[0]
-	WORD $0x3c8104e4 // str q4, [x7], #0x10
-	WORD $0x54fff7a1 // b.ne 0x488 <k_tile_q5_0+0x80>
-	WORD $0xf9401405 // ldr x5, [x0, #0x28]
-	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x3c8106a4 // str q4, [x21], #0x10
+	WORD $0x54fff741 // b.ne 0x4f8 <k_tile_q5_0+0x90>
+	WORD $0xf9401407 // ldr x7, [x0, #0x28]
+	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910581ad // add x13, x13, #0x160
-	WORD $0x91058042 // add x2, x2, #0x160
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x8b051884 // add x4, x4, x5, lsl #6
-	WORD $0x54fff661 // b.ne 0x47c <k_tile_q5_0+0x74>
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x91010231 // add x17, x17, #0x40
-	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x54fff501 // b.ne 0x460 <k_tile_q5_0+0x58>
-	WORD $0x14000008 // b 0x5e4 <k_tile_q5_0+0x1dc>
-	WORD $0xb50000ea // cbnz x10, 0x5e4 <k_tile_q5_0+0x1dc>
+	WORD $0x91058063 // add x3, x3, #0x160
+	WORD $0x91058084 // add x4, x4, #0x160
+	WORD $0xeb0b00bf // cmp x5, x11
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x54fff5c1 // b.ne 0x4e8 <k_tile_q5_0+0x80>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x91010021 // add x1, x1, #0x40
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x54fff441 // b.ne 0x4c8 <k_tile_q5_0+0x60>
+	WORD $0x14000008 // b 0x664 <k_tile_q5_0+0x1fc>
+	WORD $0xb50000ea // cbnz x10, 0x664 <k_tile_q5_0+0x1fc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x5d4 <k_tile_q5_0+0x1cc>
-	WORD $0xa9414ff4 // ldp x20, x19, [sp, #0x10]
-	WORD $0xf84207f5 // ldr x21, [sp], #0x20
+	WORD $0x54ffffa1 // b.ne 0x654 <k_tile_q5_0+0x1ec>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_1
+	WORD $0xf81f0ff3 // str x19, [sp, #-0x10]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000deb // b.lt 0x7b4 <k_tile_q5_1+0x1c4>
+	WORD $0x54000ecb // b.lt 0x858 <k_tile_q5_1+0x1e4>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000c6b // b.lt 0x798 <k_tile_q5_1+0x1a8>
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x54000d4b // b.lt 0x83c <k_tile_q5_1+0x1c8>
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f00e602 // movi v2.16b, #0x10
-	WORD $0x4e040dc3 // dup v3.4s, w14
-	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
+	WORD $0x4e040de3 // dup v3.4s, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040dc4 // dup v4.4s, w14
-	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xb500008a // cbnz x10, 0x648 <k_tile_q5_1+0x58>
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0x910581b0 // add x16, x13, #0x160
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0xaa1003e2 // mov x2, x16
-	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xaa0e03e4 // mov x4, x14
-	WORD $0x3dc00085 // ldr q5, [x4]
-	WORD $0x8b0301a5 // add x5, x13, x3
-	WORD $0x3dc020b0 // ldr q16, [x5, #0x80]
-	WORD $0x3cd800b1 // ldur q17, [x5, #-0x80]
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xad401c26 // ldp q6, q7, [x1]
-	WORD $0xf103007f // cmp x3, #0xc0
+	WORD $0x4e040de4 // dup v4.4s, w15
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xb500008a // cbnz x10, 0x6d4 <k_tile_q5_1+0x60>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0x910581b1 // add x17, x13, #0x160
+	WORD $0x8b0e01a1 // add x1, x13, x14
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0x52801006 // mov w6, #0x80 // =128
+	WORD $0xaa0f03e7 // mov x7, x15
+	WORD $0x8b0601b3 // add x19, x13, x6
+	WORD $0x3dc000e5 // ldr q5, [x7]
+	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0x3dc02270 // ldr q16, [x19, #0x80]
+	WORD $0x3cd80271 // ldur q17, [x19, #-0x80]
+	WORD $0xad401c66 // ldp q6, q7, [x3]
 	WORD $0x4f245613 // shl v19.4s, v16.4s, #0x4
-	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x4f235615 // shl v21.4s, v16.4s, #0x3
 	WORD $0x4f225616 // shl v22.4s, v16.4s, #0x2
+	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x4eb08617 // add v23.4s, v16.4s, v16.4s
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xf10300df // cmp x6, #0xc0
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
@@ -449,15 +489,15 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
 	WORD $0x4ea31c73 // mov v19.16b, v3.16b
 	WORD $0x4f86e253 // sdot v19.4s, v18.16b, v6.4b[0]
-	WORD $0x3cdc00b2 // ldur q18, [x5, #-0x40]
+	WORD $0x3cdc0272 // ldur q18, [x19, #-0x40]
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
 	WORD $0x4fa6e293 // sdot v19.4s, v20.16b, v6.4b[1]
-	WORD $0x3dc000b4 // ldr q20, [x5]
+	WORD $0x3dc00274 // ldr q20, [x19]
 	WORD $0x4e211e95 // and v21.16b, v20.16b, v1.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x4f86eab3 // sdot v19.4s, v21.16b, v6.4b[2]
-	WORD $0x3dc010b5 // ldr q21, [x5, #0x40]
+	WORD $0x3dc01275 // ldr q21, [x19, #0x40]
 	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4fa6ead3 // sdot v19.4s, v22.16b, v6.4b[3]
@@ -484,101 +524,119 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4ea61e06 // orr v6.16b, v16.16b, v6.16b
 	WORD $0x4fa7e8d3 // sdot v19.4s, v6.16b, v7.4b[3]
-	WORD $0xfc5e0046 // ldur d6, [x2, #-0x20]
+	WORD $0xfc5e00a6 // ldur d6, [x5, #-0x20]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6e24dcc7 // fmul v7.4s, v6.4s, v4.4s
 	WORD $0x4e33ccc7 // fmla v7.4s, v6.4s, v19.4s
-	WORD $0xbd402026 // ldr s6, [x1, #0x20]
+	WORD $0xbd402066 // ldr s6, [x3, #0x20]
 	WORD $0x4f8610e5 // fmla v5.4s, v7.4s, v6.s[0]
-	WORD $0xfc408446 // ldr d6, [x2], #0x8
-	WORD $0xbd403027 // ldr s7, [x1, #0x30]
+	WORD $0xfc4084a6 // ldr d6, [x5], #0x8
+	WORD $0xbd403067 // ldr s7, [x3, #0x30]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3c810485 // str q5, [x4], #0x10
-	WORD $0x54fff7e1 // b.ne 0x660 <k_tile_q5_1+0x70>
-	WORD $0xf9401402 // ldr x2, [x0, #0x28]
-	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x3c8104e5 // str q5, [x7], #0x10
+	WORD $0x54fff781 // b.ne 0x6f4 <k_tile_q5_1+0x80>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910601ad // add x13, x13, #0x180
-	WORD $0x91060210 // add x16, x16, #0x180
-	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x8b021821 // add x1, x1, x2, lsl #6
-	WORD $0x54fff6a1 // b.ne 0x654 <k_tile_q5_1+0x64>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff541 // b.ne 0x638 <k_tile_q5_1+0x48>
-	WORD $0x14000008 // b 0x7b4 <k_tile_q5_1+0x1c4>
-	WORD $0xb50000ea // cbnz x10, 0x7b4 <k_tile_q5_1+0x1c4>
+	WORD $0x91060231 // add x17, x17, #0x180
+	WORD $0x91060021 // add x1, x1, #0x180
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fff601 // b.ne 0x6e4 <k_tile_q5_1+0x70>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54fff481 // b.ne 0x6c4 <k_tile_q5_1+0x50>
+	WORD $0x14000008 // b 0x858 <k_tile_q5_1+0x1e4>
+	WORD $0xb50000ea // cbnz x10, 0x858 <k_tile_q5_1+0x1e4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x7a4 <k_tile_q5_1+0x1b4>
+	WORD $0x54ffffa1 // b.ne 0x848 <k_tile_q5_1+0x1d4>
+	WORD $0xf84107f3 // ldr x19, [sp], #0x10
 	WORD $0xd65f03c0 // ret
 
 	// tile_q2_k
-	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
+	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
-	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x5400282b // b.lt 0xcd4 <k_tile_q2_k+0x51c>
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0xa90223fd // stp x29, x8, [sp, #0x20]
+	WORD $0x54002b0b // b.lt 0xde4 <k_tile_q2_k+0x584>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540026ab // b.lt 0xcb8 <k_tile_q2_k+0x500>
-	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
-	WORD $0xf940140e // ldr x14, [x0, #0x28]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x5400290b // b.lt 0xdbc <k_tile_q2_k+0x55c>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e461 // movi v1.16b, #0x3
-	WORD $0x4e040de2 // dup v2.4s, w15
 	WORD $0x4f0005e3 // movi v3.4s, #0xf
-	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
-	WORD $0x4e040de4 // dup v4.4s, w15
-	WORD $0xd37ae5ce // lsl x14, x14, #6
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x824 <k_tile_q2_k+0x6c>
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0d03e1 // mov x1, x13
-	WORD $0x91140182 // add x2, x12, #0x500
-	WORD $0x91148183 // add x3, x12, #0x520
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xd37cec85 // lsl x5, x4, #4
-	WORD $0x52800036 // mov w22, #0x1 // =1
-	WORD $0xaa0103f9 // mov x25, x1
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x3ce56a05 // ldr q5, [x16, x5]
-	WORD $0x8b050185 // add x5, x12, x5
-	WORD $0x910800a6 // add x6, x5, #0x200
-	WORD $0x910900a7 // add x7, x5, #0x240
-	WORD $0x910a00b3 // add x19, x5, #0x280
-	WORD $0x910b00b4 // add x20, x5, #0x2c0
-	WORD $0x2a1603f5 // mov w21, w22
-	WORD $0xd377daf6 // lsl x22, x23, #9
-	WORD $0x8b171cb8 // add x24, x5, x23, lsl #7
-	WORD $0xad401f26 // ldp q6, q7, [x25]
-	WORD $0x8b1600b7 // add x23, x5, x22
+	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
+	WORD $0xd37ae52e // lsl x14, x9, #6
+	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
+	WORD $0x5280540f // mov w15, #0x2a0 // =672
+	WORD $0x4e040d22 // dup v2.4s, w9
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x4e040d24 // dup v4.4s, w9
+	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x8b101911 // add x17, x8, x16, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x8e8 <k_tile_q2_k+0x88>
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0xf94007ea // ldr x10, [sp, #0x8]
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x91400583 // add x3, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x91140184 // add x4, x12, #0x500
+	WORD $0x91148185 // add x5, x12, #0x520
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0xd37cecc9 // lsl x9, x6, #4
+	WORD $0x8b061867 // add x7, x3, x6, lsl #6
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x3ce96a25 // ldr q5, [x17, x9]
+	WORD $0x8b090193 // add x19, x12, x9
+	WORD $0x9102a0f8 // add x24, x7, #0xa8
+	WORD $0x91080274 // add x20, x19, #0x200
+	WORD $0x91090275 // add x21, x19, #0x240
+	WORD $0x910a0276 // add x22, x19, #0x280
+	WORD $0x910b0277 // add x23, x19, #0x2c0
+	WORD $0x910540f9 // add x25, x7, #0x150
+	WORD $0x9107e0fa // add x26, x7, #0x1f8
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x2a0903fb // mov w27, w9
+	WORD $0x9b0f7da9 // mul x9, x13, x15
+	WORD $0xd377d9bd // lsl x29, x13, #9
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
-	WORD $0xfc647850 // ldr d16, [x2, x4, lsl #3]
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x3dc00311 // ldr q17, [x24]
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x8b0d1e6d // add x13, x19, x13, lsl #7
+	WORD $0x8b0900fe // add x30, x7, x9
+	WORD $0x8b090308 // add x8, x24, x9
+	WORD $0xf98003c0 // prfm pldl1keep, [x30]
+	WORD $0x8b1d027e // add x30, x19, x29
+	WORD $0x3dc001b1 // ldr q17, [x13]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0xad401c46 // ldp q6, q7, [x2]
+	WORD $0xfc667890 // ldr d16, [x4, x6, lsl #3]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x4f86e253 // sdot v19.4s, v18.16b, v6.4b[0]
-	WORD $0x3dc052f2 // ldr q18, [x23, #0x140]
+	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6e253 // sdot v19.4s, v18.16b, v6.4b[1]
-	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
+	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86ea53 // sdot v19.4s, v18.16b, v6.4b[2]
-	WORD $0x3dc072f2 // ldr q18, [x23, #0x1c0]
+	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6ea53 // sdot v19.4s, v18.16b, v6.4b[3]
 	WORD $0x4e231e26 // and v6.16b, v17.16b, v3.16b
@@ -586,17 +644,17 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
 	WORD $0x6e24dcd2 // fmul v18.4s, v6.4s, v4.4s
 	WORD $0x4e33ccd2 // fmla v18.4s, v6.4s, v19.4s
-	WORD $0x3cf668c6 // ldr q6, [x6, x22]
+	WORD $0x3cfd6a86 // ldr q6, [x20, x29]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e0d3 // sdot v19.4s, v6.16b, v7.4b[0]
-	WORD $0x3cf668e6 // ldr q6, [x7, x22]
+	WORD $0x3cfd6aa6 // ldr q6, [x21, x29]
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e0d3 // sdot v19.4s, v6.16b, v7.4b[1]
-	WORD $0x3cf66a66 // ldr q6, [x19, x22]
+	WORD $0x3cfd6ac6 // ldr q6, [x22, x29]
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e8d3 // sdot v19.4s, v6.16b, v7.4b[2]
-	WORD $0x3cf66a86 // ldr q6, [x20, x22]
+	WORD $0x3cfd6ae6 // ldr q6, [x23, x29]
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e8d3 // sdot v19.4s, v6.16b, v7.4b[3]
 	WORD $0x6f380626 // ushr v6.4s, v17.4s, #0x8
@@ -605,13 +663,13 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
-	WORD $0xbd403730 // ldr s16, [x25, #0x34]
+	WORD $0xbd403450 // ldr s16, [x2, #0x34]
 	WORD $0x4e27ccd2 // fmla v18.4s, v6.4s, v7.4s
-	WORD $0xbd402326 // ldr s6, [x25, #0x20]
+	WORD $0xbd402046 // ldr s6, [x2, #0x20]
 	WORD $0x6f3c0627 // ushr v7.4s, v17.4s, #0x4
 	WORD $0x4e231ce7 // and v7.16b, v7.16b, v3.16b
 	WORD $0x4f861245 // fmla v5.4s, v18.4s, v6.s[0]
-	WORD $0xfc647866 // ldr d6, [x3, x4, lsl #3]
+	WORD $0xfc6678a6 // ldr d6, [x5, x6, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
@@ -621,26 +679,28 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e231ce7 // and v7.16b, v7.16b, v3.16b
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0xbd403b27 // ldr s7, [x25, #0x38]
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x8b0e0339 // add x25, x25, x14
-	WORD $0x3dc00311 // ldr q17, [x24]
-	WORD $0xfc647850 // ldr d16, [x2, x4, lsl #3]
+	WORD $0xbd403847 // ldr s7, [x2, #0x38]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0x3dc001b1 // ldr q17, [x13]
+	WORD $0xfc667890 // ldr d16, [x4, x6, lsl #3]
+	WORD $0x8b090328 // add x8, x25, x9
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xad401f26 // ldp q6, q7, [x25]
+	WORD $0xad401c46 // ldp q6, q7, [x2]
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86e253 // sdot v19.4s, v18.16b, v6.4b[0]
-	WORD $0x3dc052f2 // ldr q18, [x23, #0x140]
+	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6e253 // sdot v19.4s, v18.16b, v6.4b[1]
-	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
+	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86ea53 // sdot v19.4s, v18.16b, v6.4b[2]
-	WORD $0x3dc072f2 // ldr q18, [x23, #0x1c0]
+	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6ea53 // sdot v19.4s, v18.16b, v6.4b[3]
@@ -650,20 +710,20 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
 	WORD $0x6e24dcd2 // fmul v18.4s, v6.4s, v4.4s
 	WORD $0x4e33ccd2 // fmla v18.4s, v6.4s, v19.4s
-	WORD $0x3cf668c6 // ldr q6, [x6, x22]
+	WORD $0x3cfd6a86 // ldr q6, [x20, x29]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e0d3 // sdot v19.4s, v6.16b, v7.4b[0]
-	WORD $0x3cf668e6 // ldr q6, [x7, x22]
+	WORD $0x3cfd6aa6 // ldr q6, [x21, x29]
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e0d3 // sdot v19.4s, v6.16b, v7.4b[1]
-	WORD $0x3cf66a66 // ldr q6, [x19, x22]
+	WORD $0x3cfd6ac6 // ldr q6, [x22, x29]
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e8d3 // sdot v19.4s, v6.16b, v7.4b[2]
-	WORD $0x3cf66a86 // ldr q6, [x20, x22]
+	WORD $0x3cfd6ae6 // ldr q6, [x23, x29]
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e8d3 // sdot v19.4s, v6.16b, v7.4b[3]
@@ -676,37 +736,40 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f2c0630 // ushr v16.4s, v17.4s, #0x14
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4e27ccd2 // fmla v18.4s, v6.4s, v7.4s
-	WORD $0xbd402326 // ldr s6, [x25, #0x20]
+	WORD $0xbd402046 // ldr s6, [x2, #0x20]
 	WORD $0x6f240627 // ushr v7.4s, v17.4s, #0x1c
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x4f861245 // fmla v5.4s, v18.4s, v6.s[0]
-	WORD $0xfc647866 // ldr d6, [x3, x4, lsl #3]
+	WORD $0xfc6678a6 // ldr d6, [x5, x6, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
 	WORD $0x6e30dcd0 // fmul v16.4s, v6.4s, v16.4s
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0x2d469f31 // ldp s17, s7, [x25, #0x34]
-	WORD $0x8b0e0339 // add x25, x25, x14
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0x8b090348 // add x8, x26, x9
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x8b0e0049 // add x9, x2, x14
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xad404327 // ldp q7, q16, [x25]
-	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
+	WORD $0xad404047 // ldp q7, q16, [x2]
+	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
 	WORD $0x4f87e253 // sdot v19.4s, v18.16b, v7.4b[0]
-	WORD $0x3dc052f2 // ldr q18, [x23, #0x140]
+	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
 	WORD $0x0e2178d1 // fcvtl v17.4s, v6.4h
-	WORD $0x3dc01306 // ldr q6, [x24, #0x40]
+	WORD $0x3dc011a6 // ldr q6, [x13, #0x40]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa7e253 // sdot v19.4s, v18.16b, v7.4b[1]
-	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
+	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f87ea53 // sdot v19.4s, v18.16b, v7.4b[2]
-	WORD $0x3dc072f2 // ldr q18, [x23, #0x1c0]
+	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa7ea53 // sdot v19.4s, v18.16b, v7.4b[3]
@@ -715,20 +778,20 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27de27 // fmul v7.4s, v17.4s, v7.4s
 	WORD $0x6e24dcf2 // fmul v18.4s, v7.4s, v4.4s
 	WORD $0x4e33ccf2 // fmla v18.4s, v7.4s, v19.4s
-	WORD $0x3cf668c7 // ldr q7, [x6, x22]
+	WORD $0x3cfd6a87 // ldr q7, [x20, x29]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4f90e0f3 // sdot v19.4s, v7.16b, v16.4b[0]
-	WORD $0x3cf668e7 // ldr q7, [x7, x22]
+	WORD $0x3cfd6aa7 // ldr q7, [x21, x29]
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4fb0e0f3 // sdot v19.4s, v7.16b, v16.4b[1]
-	WORD $0x3cf66a67 // ldr q7, [x19, x22]
+	WORD $0x3cfd6ac7 // ldr q7, [x22, x29]
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4f90e8f3 // sdot v19.4s, v7.16b, v16.4b[2]
-	WORD $0x3cf66a87 // ldr q7, [x20, x22]
+	WORD $0x3cfd6ae7 // ldr q7, [x23, x29]
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4fb0e8f3 // sdot v19.4s, v7.16b, v16.4b[3]
@@ -739,12 +802,12 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x6e27de27 // fmul v7.4s, v17.4s, v7.4s
 	WORD $0x4e30ccf2 // fmla v18.4s, v7.4s, v16.4s
-	WORD $0xbd402327 // ldr s7, [x25, #0x20]
+	WORD $0xbd402047 // ldr s7, [x2, #0x20]
 	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
 	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4f871245 // fmla v5.4s, v18.4s, v7.s[0]
-	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
+	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
@@ -752,28 +815,29 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
 	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d469f31 // ldp s17, s7, [x25, #0x34]
-	WORD $0x8b0e0339 // add x25, x25, x14
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0x8b0e0122 // add x2, x9, x14
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
-	WORD $0x3dc01311 // ldr q17, [x24, #0x40]
-	WORD $0xfc647850 // ldr d16, [x2, x4, lsl #3]
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0x3dc011b1 // ldr q17, [x13, #0x40]
+	WORD $0xfc667890 // ldr d16, [x4, x6, lsl #3]
+	WORD $0x5280002d // mov w13, #0x1 // =1
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xad401f26 // ldp q6, q7, [x25]
+	WORD $0xad401d26 // ldp q6, q7, [x9]
 	WORD $0x4f86e253 // sdot v19.4s, v18.16b, v6.4b[0]
-	WORD $0x3dc052f2 // ldr q18, [x23, #0x140]
+	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6e253 // sdot v19.4s, v18.16b, v6.4b[1]
-	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
+	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86ea53 // sdot v19.4s, v18.16b, v6.4b[2]
-	WORD $0x3dc072f2 // ldr q18, [x23, #0x1c0]
-	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6ea53 // sdot v19.4s, v18.16b, v6.4b[3]
@@ -783,21 +847,20 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
 	WORD $0x6e24dcd2 // fmul v18.4s, v6.4s, v4.4s
 	WORD $0x4e33ccd2 // fmla v18.4s, v6.4s, v19.4s
-	WORD $0x3cf668c6 // ldr q6, [x6, x22]
+	WORD $0x3cfd6a86 // ldr q6, [x20, x29]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e0d3 // sdot v19.4s, v6.16b, v7.4b[0]
-	WORD $0x3cf668e6 // ldr q6, [x7, x22]
+	WORD $0x3cfd6aa6 // ldr q6, [x21, x29]
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e0d3 // sdot v19.4s, v6.16b, v7.4b[1]
-	WORD $0x3cf66a66 // ldr q6, [x19, x22]
+	WORD $0x3cfd6ac6 // ldr q6, [x22, x29]
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e8d3 // sdot v19.4s, v6.16b, v7.4b[2]
-	WORD $0x3cf66a86 // ldr q6, [x20, x22]
-	WORD $0x2a1f03f6 // mov w22, wzr
+	WORD $0x3cfd6ae6 // ldr q6, [x23, x29]
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e8d3 // sdot v19.4s, v6.16b, v7.4b[3]
@@ -809,128 +872,140 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f2c0630 // ushr v16.4s, v17.4s, #0x14
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4e27ccd2 // fmla v18.4s, v6.4s, v7.4s
-	WORD $0xbd402326 // ldr s6, [x25, #0x20]
+	WORD $0xbd402126 // ldr s6, [x9, #0x20]
 	WORD $0x6f240627 // ushr v7.4s, v17.4s, #0x1c
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x4f861245 // fmla v5.4s, v18.4s, v6.s[0]
-	WORD $0xfc647866 // ldr d6, [x3, x4, lsl #3]
+	WORD $0xfc6678a6 // ldr d6, [x5, x6, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
 	WORD $0x6e30dcd0 // fmul v16.4s, v6.4s, v16.4s
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0x2d469f31 // ldp s17, s7, [x25, #0x34]
-	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x2d469d31 // ldp s17, s7, [x9, #0x34]
+	WORD $0x2a1f03e9 // mov w9, wzr
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3707df35 // tbnz w21, #0x0, 0x860 <k_tile_q2_k+0xa8>
-	WORD $0x3ca47a05 // str q5, [x16, x4, lsl #4]
-	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0xf100109f // cmp x4, #0x4
-	WORD $0x54ffdd61 // b.ne 0x838 <k_tile_q2_k+0x80>
-	WORD $0xf9401402 // ldr x2, [x0, #0x28]
-	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x3707de1b // tbnz w27, #0x0, 0x938 <k_tile_q2_k+0xd8>
+	WORD $0x3ca67a25 // str q5, [x17, x6, lsl #4]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0x54ffdbc1 // b.ne 0x900 <k_tile_q2_k+0xa0>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9115018c // add x12, x12, #0x540
-	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x8b022421 // add x1, x1, x2, lsl #9
-	WORD $0x54ffdc41 // b.ne 0x82c <k_tile_q2_k+0x74>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffdb21 // b.ne 0x814 <k_tile_q2_k+0x5c>
-	WORD $0x14000008 // b 0xcd4 <k_tile_q2_k+0x51c>
-	WORD $0xb50000ea // cbnz x10, 0xcd4 <k_tile_q2_k+0x51c>
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x8b09254a // add x10, x10, x9, lsl #9
+	WORD $0x54ffda81 // b.ne 0x8f0 <k_tile_q2_k+0x90>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54ffd901 // b.ne 0x8d4 <k_tile_q2_k+0x74>
+	WORD $0x1400000b // b 0xde4 <k_tile_q2_k+0x584>
+	WORD $0xb500014a // cbnz x10, 0xde4 <k_tile_q2_k+0x584>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x91008109 // add x9, x8, #0x20
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0xcc4 <k_tile_q2_k+0x50c>
-	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
-	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
-	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
-	WORD $0xf84407f9 // ldr x25, [sp], #0x40
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xf90017e8 // str x8, [sp, #0x28]
+	WORD $0x54ffff61 // b.ne 0xdcc <k_tile_q2_k+0x56c>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// tile_q3_k
-	WORD $0xd10383ff // sub sp, sp, #0xe0
+	WORD $0xd10403ff // sub sp, sp, #0x100
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90043fd // str x29, [sp, #0x80]
-	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
+	WORD $0xf90053fd // str x29, [sp, #0xa0]
+	WORD $0xa90b6ffe // stp x30, x27, [sp, #0xb0]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
-	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
-	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
-	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
+	WORD $0xa90c67fa // stp x26, x25, [sp, #0xc0]
+	WORD $0xa90d5ff8 // stp x24, x23, [sp, #0xd0]
+	WORD $0xa90e57f6 // stp x22, x21, [sp, #0xe0]
+	WORD $0xa90f4ff4 // stp x20, x19, [sp, #0xf0]
 	WORD $0xf90013e8 // str x8, [sp, #0x20]
-	WORD $0x5400420b // b.lt 0x1550 <k_tile_q3_k+0x868>
+	WORD $0x54003e6b // b.lt 0x15f8 <k_tile_q3_k+0x7f4>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf9401809 // ldr x9, [x0, #0x30]
 	WORD $0xf9000fe8 // str x8, [sp, #0x18]
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x54003feb // b.lt 0x1528 <k_tile_q3_k+0x840>
-	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
+	WORD $0x54003c4b // b.lt 0x15d0 <k_tile_q3_k+0x7cc>
+	WORD $0xa940a808 // ldp x8, x10, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f01e602 // movi v2.16b, #0x30
-	WORD $0x4f00e483 // movi v3.16b, #0x4
-	WORD $0x4f00e464 // movi v4.16b, #0x3
-	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
+	WORD $0x4f00e463 // movi v3.16b, #0x3
+	WORD $0x4f00e484 // movi v4.16b, #0x4
+	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
 	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
 	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
-	WORD $0x910103e2 // add x2, sp, #0x40
-	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xd378dd0f // lsl x15, x8, #8
+	WORD $0x6f0007e6 // mvni v6.4s, #0x1f
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52800062 // mov w2, #0x3 // =3
+	WORD $0x52801b83 // mov w3, #0xdc // =220
+	WORD $0xd377d90b // lsl x11, x8, #9
 	WORD $0xd37ae510 // lsl x16, x8, #6
-	WORD $0xd379e111 // lsl x17, x8, #7
-	WORD $0x8b080508 // add x8, x8, x8, lsl #1
-	WORD $0xf9001be0 // str x0, [sp, #0x30]
-	WORD $0xd37ae501 // lsl x1, x8, #6
 	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
-	WORD $0x4e040d05 // dup v5.4s, w8
+	WORD $0x4e040d07 // dup v7.4s, w8
+	WORD $0xf9001beb // str x11, [sp, #0x30]
+	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xf90017ea // str x10, [sp, #0x28]
-	WORD $0x8b0a1905 // add x5, x8, x10, lsl #6
-	WORD $0xb5000069 // cbnz x9, 0xda0 <k_tile_q3_k+0xb8>
-	WORD $0xad0000a0 // stp q0, q0, [x5]
-	WORD $0xad0100a0 // stp q0, q0, [x5, #0x20]
-	WORD $0xf94007e7 // ldr x7, [sp, #0x8]
+	WORD $0xf90017eb // str x11, [sp, #0x28]
+	WORD $0x8b0b190b // add x11, x8, x11, lsl #6
+	WORD $0xb5000069 // cbnz x9, 0xeb4 <k_tile_q3_k+0xb0>
+	WORD $0xad000160 // stp q0, q0, [x11]
+	WORD $0xad010160 // stp q0, q0, [x11, #0x20]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xf90047e9 // str x9, [sp, #0x88]
-	WORD $0x911b0193 // add x19, x12, #0x6c0
-	WORD $0x9100b0e9 // add x9, x7, #0x2c
+	WORD $0xf90027eb // str x11, [sp, #0x48]
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0x91400548 // add x8, x10, #0x1, lsl #12 // =0x1000
+	WORD $0x911b0154 // add x20, x10, #0x6c0
 	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xf90023e9 // str x9, [sp, #0x40]
+	WORD $0xa9052be8 // stp x8, x10, [sp, #0x50]
 	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x8b080196 // add x22, x12, x8
-	WORD $0x3ce868b0 // ldr q16, [x5, x8]
-	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf94057e5 // ldr x5, [sp, #0xa8]
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x8b080156 // add x22, x10, x8
+	WORD $0x3ce86970 // ldr q16, [x11, x8]
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
 	WORD $0x3dc1a2d3 // ldr q19, [x22, #0x680]
 	WORD $0x3dc182d1 // ldr q17, [x22, #0x600]
 	WORD $0x3dc192d2 // ldr q18, [x22, #0x640]
-	WORD $0x910c02d7 // add x23, x22, #0x300
-	WORD $0x910d02d8 // add x24, x22, #0x340
-	WORD $0x910e02d9 // add x25, x22, #0x380
+	WORD $0x8b151917 // add x23, x8, x21, lsl #6
+	WORD $0x910802d8 // add x24, x22, #0x200
+	WORD $0x910902d9 // add x25, x22, #0x240
 	WORD $0x4f245675 // shl v21.4s, v19.4s, #0x4
 	WORD $0x4e211e34 // and v20.16b, v17.16b, v1.16b
 	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0x910f02da // add x26, x22, #0x3c0
-	WORD $0x910902db // add x27, x22, #0x240
-	WORD $0x910a02dd // add x29, x22, #0x280
-	WORD $0x910b02de // add x30, x22, #0x2c0
+	WORD $0x910a02da // add x26, x22, #0x280
+	WORD $0x910b02db // add x27, x22, #0x2c0
+	WORD $0x910c02dd // add x29, x22, #0x300
+	WORD $0x910d02de // add x30, x22, #0x340
+	WORD $0x910e02c9 // add x9, x22, #0x380
+	WORD $0x910f02cd // add x13, x22, #0x3c0
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4eb41eb6 // orr v22.16b, v21.16b, v20.16b
 	WORD $0x4f225675 // shl v21.4s, v19.4s, #0x2
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
-	WORD $0xad0253f6 // stp q22, q20, [sp, #0x40]
+	WORD $0xad0353f6 // stp q22, q20, [sp, #0x60]
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
 	WORD $0x4eb11e95 // orr v21.16b, v20.16b, v17.16b
 	WORD $0x6f3c0651 // ushr v17.4s, v18.4s, #0x4
@@ -938,449 +1013,416 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0xad0347f5 // stp q21, q17, [sp, #0x60]
-	WORD $0x2a0803ed // mov w13, w8
-	WORD $0x531e7548 // lsl w8, w10, #2
-	WORD $0x3dc042d4 // ldr q20, [x22, #0x100]
-	WORD $0xb940028b // ldr w11, [x20]
-	WORD $0x3dc002d8 // ldr q24, [x22]
-	WORD $0x4e040d11 // dup v17.4s, w8
-	WORD $0x8b0a1448 // add x8, x2, x10, lsl #5
-	WORD $0xd377d94a // lsl x10, x10, #9
+	WORD $0xad0447f5 // stp q21, q17, [sp, #0x80]
+	WORD $0x52806e0b // mov w11, #0x370 // =880
+	WORD $0xd378dde4 // lsl x4, x15, #8
+	WORD $0x9b0b5deb // madd x11, x15, x11, x23
+	WORD $0x2a0803ea // mov w10, w8
+	WORD $0xd377d9e8 // lsl x8, x15, #9
+	WORD $0xaa0f0853 // orr x19, x2, x15, lsl #2
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0x910183eb // add x11, sp, #0x60
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0x8b0f156c // add x12, x11, x15, lsl #5
+	WORD $0xb94028ab // ldr w11, [x5, #0x28]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0xad404cb4 // ldp q20, q19, [x5]
 	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0xbc5f4292 // ldur s18, [x20, #-0xc]
-	WORD $0x1101fd64 // add w4, w11, #0x7f
-	WORD $0x3cea6af5 // ldr q21, [x23, x10]
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x6ea0ba31 // neg v17.4s, v17.4s
-	WORD $0x1a8bb08b // csel w11, w4, w11, lt
-	WORD $0x3cea6b7a // ldr q26, [x27, x10]
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e040d73 // dup v19.4s, w11
-	WORD $0xb85fc28b // ldur w11, [x20, #-0x4]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x4f225718 // shl v24.4s, v24.4s, #0x2
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x1101fd64 // add w4, w11, #0x7f
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x1a8bb08b // csel w11, w4, w11, lt
-	WORD $0x8b160144 // add x4, x10, x22
-	WORD $0x3dc08099 // ldr q25, [x4, #0x200]
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x3cde4295 // ldur q21, [x20, #-0x1c]
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
-	WORD $0x4f95e293 // sdot v19.4s, v20.16b, v21.4b[0]
-	WORD $0x3dc052d4 // ldr q20, [x22, #0x140]
-	WORD $0x4e040d77 // dup v23.4s, w11
-	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
-	WORD $0x3cdd4299 // ldur q25, [x20, #-0x2c]
-	WORD $0x8b10028b // add x11, x20, x16
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4f99e317 // sdot v23.4s, v24.16b, v25.4b[0]
-	WORD $0x3dc012d8 // ldr q24, [x22, #0x40]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4f225718 // shl v24.4s, v24.4s, #0x2
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x3cea6b36 // ldr q22, [x25, x10]
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4fb5e293 // sdot v19.4s, v20.16b, v21.4b[1]
-	WORD $0x3dc062d4 // ldr q20, [x22, #0x180]
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x3cea6bba // ldr q26, [x29, x10]
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4fb9e317 // sdot v23.4s, v24.16b, v25.4b[1]
-	WORD $0x3dc022d8 // ldr q24, [x22, #0x80]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4f225718 // shl v24.4s, v24.4s, #0x2
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x3cea6b56 // ldr q22, [x26, x10]
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4f95ea93 // sdot v19.4s, v20.16b, v21.4b[2]
-	WORD $0x3dc072d4 // ldr q20, [x22, #0x1c0]
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x3cea6bda // ldr q26, [x30, x10]
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4f99eb17 // sdot v23.4s, v24.16b, v25.4b[2]
-	WORD $0x3dc032d8 // ldr q24, [x22, #0xc0]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4f225718 // shl v24.4s, v24.4s, #0x2
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4fb5ea93 // sdot v19.4s, v20.16b, v21.4b[3]
-	WORD $0x3dc00115 // ldr q21, [x8]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x6f3806b6 // ushr v22.4s, v21.4s, #0x8
-	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0xb9400166 // ldr w6, [x11]
-	WORD $0x3cea6b7a // ldr q26, [x27, x10]
-	WORD $0x4fb9eb17 // sdot v23.4s, v24.16b, v25.4b[3]
-	WORD $0x4e25d673 // fadd v19.4s, v19.4s, v5.4s
-	WORD $0x3dc002d8 // ldr q24, [x22]
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0x4ea786b5 // add v21.4s, v21.4s, v7.4s
-	WORD $0x2b0e00c6 // adds w6, w6, w14
-	WORD $0x1101fcc0 // add w0, w6, #0x7f
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x3dc08099 // ldr q25, [x4, #0x200]
-	WORD $0x1a86b000 // csel w0, w0, w6, lt
-	WORD $0x6f3e075a // ushr v26.4s, v26.4s, #0x2
-	WORD $0x4ea786d6 // add v22.4s, v22.4s, v7.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x4eb88718 // add v24.4s, v24.4s, v24.4s
-	WORD $0x6f3e0739 // ushr v25.4s, v25.4s, #0x2
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x6e36de96 // fmul v22.4s, v20.4s, v22.4s
-	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
-	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
-	WORD $0x3cdd4179 // ldur q25, [x11, #-0x2c]
-	WORD $0x6e25de95 // fmul v21.4s, v20.4s, v5.4s
-	WORD $0x4e37ce95 // fmla v21.4s, v20.4s, v23.4s
-	WORD $0x3dc042d4 // ldr q20, [x22, #0x100]
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e33ced5 // fmla v21.4s, v22.4s, v19.4s
-	WORD $0x4e040c13 // dup v19.4s, w0
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x4eb48694 // add v20.4s, v20.4s, v20.4s
-	WORD $0xb85fc160 // ldur w0, [x11, #-0x4]
-	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
-	WORD $0x2b0e0000 // adds w0, w0, w14
-	WORD $0x4f9212b0 // fmla v16.4s, v21.4s, v18.s[0]
-	WORD $0x3cea6af5 // ldr q21, [x23, x10]
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x1101fc06 // add w6, w0, #0x7f
-	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
-	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
-	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e040c17 // dup v23.4s, w0
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x3cde4175 // ldur q21, [x11, #-0x1c]
-	WORD $0x8b11028b // add x11, x20, x17
-	WORD $0x4f99e317 // sdot v23.4s, v24.16b, v25.4b[0]
-	WORD $0x3dc012d8 // ldr q24, [x22, #0x40]
-	WORD $0x4f95e293 // sdot v19.4s, v20.16b, v21.4b[0]
-	WORD $0x3dc052d4 // ldr q20, [x22, #0x140]
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4eb88718 // add v24.4s, v24.4s, v24.4s
-	WORD $0x4eb48694 // add v20.4s, v20.4s, v20.4s
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x3cea6bba // ldr q26, [x29, x10]
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x3cea6b36 // ldr q22, [x25, x10]
-	WORD $0x6f3e075a // ushr v26.4s, v26.4s, #0x2
-	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
-	WORD $0x4fb9e317 // sdot v23.4s, v24.16b, v25.4b[1]
-	WORD $0x3dc022d8 // ldr q24, [x22, #0x80]
-	WORD $0x4fb5e293 // sdot v19.4s, v20.16b, v21.4b[1]
-	WORD $0x3dc062d4 // ldr q20, [x22, #0x180]
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4eb88718 // add v24.4s, v24.4s, v24.4s
-	WORD $0x4eb48694 // add v20.4s, v20.4s, v20.4s
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x3cea6bda // ldr q26, [x30, x10]
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x3cea6b56 // ldr q22, [x26, x10]
-	WORD $0x6f3e075a // ushr v26.4s, v26.4s, #0x2
-	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
-	WORD $0x4f99eb17 // sdot v23.4s, v24.16b, v25.4b[2]
-	WORD $0x3dc032d8 // ldr q24, [x22, #0xc0]
-	WORD $0x4f95ea93 // sdot v19.4s, v20.16b, v21.4b[2]
-	WORD $0x3dc072d4 // ldr q20, [x22, #0x1c0]
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4eb88718 // add v24.4s, v24.4s, v24.4s
-	WORD $0x4eb48694 // add v20.4s, v20.4s, v20.4s
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x6f0007f6 // mvni v22.4s, #0x1f
-	WORD $0x4fb9eb17 // sdot v23.4s, v24.16b, v25.4b[3]
-	WORD $0x4fb5ea93 // sdot v19.4s, v20.16b, v21.4b[3]
-	WORD $0x3dc00115 // ldr q21, [x8]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x6f2816b6 // usra v22.4s, v21.4s, #0x18
-	WORD $0x6f3006b5 // ushr v21.4s, v21.4s, #0x10
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0xb9400160 // ldr w0, [x11]
-	WORD $0x3dc002d8 // ldr q24, [x22]
-	WORD $0x3dc08099 // ldr q25, [x4, #0x200]
-	WORD $0x4e25d673 // fadd v19.4s, v19.4s, v5.4s
-	WORD $0x3cea6b7a // ldr q26, [x27, x10]
-	WORD $0x6f0737f5 // bic v21.4s, #0xff, lsl #8
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x2b0e0000 // adds w0, w0, w14
-	WORD $0x1101fc06 // add w6, w0, #0x7f
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4ea786b5 // add v21.4s, v21.4s, v7.4s
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x6e36de96 // fmul v22.4s, v20.4s, v22.4s
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
-	WORD $0x3cdd4179 // ldur q25, [x11, #-0x2c]
-	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
-	WORD $0x6e25de95 // fmul v21.4s, v20.4s, v5.4s
-	WORD $0x4e37ce95 // fmla v21.4s, v20.4s, v23.4s
-	WORD $0x3dc042d4 // ldr q20, [x22, #0x100]
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e33ced5 // fmla v21.4s, v22.4s, v19.4s
-	WORD $0x4e040c13 // dup v19.4s, w0
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0xb85fc160 // ldur w0, [x11, #-0x4]
-	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x2b0e0000 // adds w0, w0, w14
-	WORD $0x4f9212b0 // fmla v16.4s, v21.4s, v18.s[0]
-	WORD $0x3cea6af5 // ldr q21, [x23, x10]
-	WORD $0x1101fc06 // add w6, w0, #0x7f
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
-	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
-	WORD $0x4e040c17 // dup v23.4s, w0
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x3cde4175 // ldur q21, [x11, #-0x1c]
-	WORD $0x8b01028b // add x11, x20, x1
-	WORD $0x4f99e317 // sdot v23.4s, v24.16b, v25.4b[0]
-	WORD $0x3dc012d8 // ldr q24, [x22, #0x40]
-	WORD $0x8b0f0294 // add x20, x20, x15
-	WORD $0x4f95e293 // sdot v19.4s, v20.16b, v21.4b[0]
-	WORD $0x3dc052d4 // ldr q20, [x22, #0x140]
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x3cea6bba // ldr q26, [x29, x10]
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x3cea6b36 // ldr q22, [x25, x10]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4fb9e317 // sdot v23.4s, v24.16b, v25.4b[1]
-	WORD $0x3dc022d8 // ldr q24, [x22, #0x80]
-	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x4fb5e293 // sdot v19.4s, v20.16b, v21.4b[1]
-	WORD $0x3dc062d4 // ldr q20, [x22, #0x180]
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x3cea6bda // ldr q26, [x30, x10]
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x3cea6b56 // ldr q22, [x26, x10]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4f99eb17 // sdot v23.4s, v24.16b, v25.4b[2]
-	WORD $0x3dc032d8 // ldr q24, [x22, #0xc0]
-	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x4f95ea93 // sdot v19.4s, v20.16b, v21.4b[2]
-	WORD $0x3dc072d4 // ldr q20, [x22, #0x1c0]
-	WORD $0x6eb14718 // ushl v24.4s, v24.4s, v17.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x6eb14694 // ushl v20.4s, v20.4s, v17.4s
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
-	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
-	WORD $0x4eba1f18 // orr v24.16b, v24.16b, v26.16b
-	WORD $0x4eb61e94 // orr v20.16b, v20.16b, v22.16b
-	WORD $0x4fb9eb17 // sdot v23.4s, v24.16b, v25.4b[3]
-	WORD $0x4fb5ea93 // sdot v19.4s, v20.16b, v21.4b[3]
-	WORD $0x3dc00515 // ldr q21, [x8, #0x10]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x6f3806b6 // ushr v22.4s, v21.4s, #0x8
-	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0xb9400160 // ldr w0, [x11]
-	WORD $0x3dc08098 // ldr q24, [x4, #0x200]
-	WORD $0x3cea6b79 // ldr q25, [x27, x10]
-	WORD $0x4e25d673 // fadd v19.4s, v19.4s, v5.4s
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0x4ea786b5 // add v21.4s, v21.4s, v7.4s
-	WORD $0x2b0e0000 // adds w0, w0, w14
-	WORD $0x1101fc06 // add w6, w0, #0x7f
-	WORD $0x6f3a0718 // ushr v24.4s, v24.4s, #0x6
-	WORD $0x6f3a0739 // ushr v25.4s, v25.4s, #0x6
-	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
-	WORD $0x4ea786d6 // add v22.4s, v22.4s, v7.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x13077c00 // asr w0, w0, #7
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x1101fd71 // add w17, w11, #0x7f
+	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0x1a8bb22b // csel w11, w17, w11, lt
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e36de96 // fmul v22.4s, v20.4s, v22.4s
-	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
-	WORD $0x6e25de95 // fmul v21.4s, v20.4s, v5.4s
-	WORD $0x4e37ce95 // fmla v21.4s, v20.4s, v23.4s
-	WORD $0x3cea6af4 // ldr q20, [x23, x10]
-	WORD $0x3dc002d7 // ldr q23, [x22]
-	WORD $0x6f3a0694 // ushr v20.4s, v20.4s, #0x6
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x4e33ced5 // fmla v21.4s, v22.4s, v19.4s
-	WORD $0x3dc042d3 // ldr q19, [x22, #0x100]
-	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x4f9212b0 // fmla v16.4s, v21.4s, v18.s[0]
-	WORD $0x4e040c12 // dup v18.4s, w0
-	WORD $0x3cea6b15 // ldr q21, [x24, x10]
-	WORD $0x6f3f0673 // ushr v19.4s, v19.4s, #0x1
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cdd4178 // ldur q24, [x11, #-0x2c]
-	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cde4174 // ldur q20, [x11, #-0x1c]
-	WORD $0x4f94e272 // sdot v18.4s, v19.16b, v20.4b[0]
-	WORD $0x3dc052d3 // ldr q19, [x22, #0x140]
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x6f3f0673 // ushr v19.4s, v19.4s, #0x1
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
-	WORD $0x3cea6b35 // ldr q21, [x25, x10]
-	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
-	WORD $0x4fb4e272 // sdot v18.4s, v19.16b, v20.4b[1]
-	WORD $0x3dc062d3 // ldr q19, [x22, #0x180]
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
-	WORD $0x6f3f0673 // ushr v19.4s, v19.4s, #0x1
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
-	WORD $0x3cea6b55 // ldr q21, [x26, x10]
-	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
-	WORD $0x4f94ea72 // sdot v18.4s, v19.16b, v20.4b[2]
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
-	WORD $0x6f3f0673 // ushr v19.4s, v19.4s, #0x1
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
-	WORD $0x6f0007f5 // mvni v21.4s, #0x1f
-	WORD $0x4fb4ea72 // sdot v18.4s, v19.16b, v20.4b[3]
-	WORD $0x3dc00514 // ldr q20, [x8, #0x10]
-	WORD $0xb85fc168 // ldur w8, [x11, #-0x4]
-	WORD $0xfc757a73 // ldr d19, [x19, x21, lsl #3]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x6f281695 // usra v21.4s, v20.4s, #0x18
-	WORD $0x1101fd00 // add w0, w8, #0x7f
-	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
-	WORD $0x1a88b008 // csel w8, w0, w8, lt
-	WORD $0x4e25d652 // fadd v18.4s, v18.4s, v5.4s
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x0b080868 // add w8, w3, w8, lsl #2
-	WORD $0x4e040d16 // dup v22.4s, w8
-	WORD $0x6e35de75 // fmul v21.4s, v19.4s, v21.4s
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x4f98e2f6 // sdot v22.4s, v23.16b, v24.4b[0]
-	WORD $0x3dc012d7 // ldr q23, [x22, #0x40]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4eb91ef7 // orr v23.16b, v23.16b, v25.16b
-	WORD $0x3cea6bb9 // ldr q25, [x29, x10]
-	WORD $0x6f3a0739 // ushr v25.4s, v25.4s, #0x6
-	WORD $0x4fb8e2f6 // sdot v22.4s, v23.16b, v24.4b[1]
-	WORD $0x3dc022d7 // ldr q23, [x22, #0x80]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4eb91ef7 // orr v23.16b, v23.16b, v25.16b
-	WORD $0x4f98eaf6 // sdot v22.4s, v23.16b, v24.4b[2]
-	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
-	WORD $0x6eb146f1 // ushl v17.4s, v23.4s, v17.4s
-	WORD $0x3cea6bd7 // ldr q23, [x30, x10]
-	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x6f3a06f7 // ushr v23.4s, v23.4s, #0x6
-	WORD $0x6f3f0631 // ushr v17.4s, v17.4s, #0x1
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x13077d6b // asr w11, w11, #7
+	WORD $0xb37ef1f1 // bfi x17, x15, #2, #61
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x4eb71e31 // orr v17.16b, v17.16b, v23.16b
-	WORD $0x4fb8ea36 // sdot v22.4s, v17.16b, v24.4b[3]
-	WORD $0x6f300691 // ushr v17.4s, v20.4s, #0x10
-	WORD $0x6f0737f1 // bic v17.4s, #0xff, lsl #8
-	WORD $0x4ea78631 // add v17.4s, v17.4s, v7.4s
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
-	WORD $0x6e25de33 // fmul v19.4s, v17.4s, v5.4s
-	WORD $0x4e36ce33 // fmla v19.4s, v17.4s, v22.4s
-	WORD $0xbc5f4171 // ldur s17, [x11, #-0xc]
-	WORD $0x4e32ceb3 // fmla v19.4s, v21.4s, v18.4s
-	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
-	WORD $0x3707cb6d // tbnz w13, #0x0, 0xe44 <k_tile_q3_k+0x15c>
-	WORD $0x3cb578b0 // str q16, [x5, x21, lsl #4]
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x3dc00191 // ldr q17, [x12]
+	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0xd37ae626 // lsl x6, x17, #6
+	WORD $0x9b035e31 // madd x17, x17, x3, x23
+	WORD $0x4e040d75 // dup v21.4s, w11
+	WORD $0xb9402cab // ldr w11, [x5, #0x2c]
+	WORD $0x2b0e016b // adds w11, w11, w14
+	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x1101fd67 // add w7, w11, #0x7f
+	WORD $0x1a8bb0eb // csel w11, w7, w11, lt
+	WORD $0x52800047 // mov w7, #0x2 // =2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x13077d6b // asr w11, w11, #7
+	WORD $0xb37ef1e7 // bfi x7, x15, #2, #61
+	WORD $0xd37ae66f // lsl x15, x19, #6
+	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
+	WORD $0x4e251e34 // and v20.16b, v17.16b, v5.16b
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
+	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
+	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
+	WORD $0x4e040d74 // dup v20.4s, w11
+	WORD $0xd37ae4eb // lsl x11, x7, #6
+	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
+	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
+	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
+	WORD $0x3ce869b5 // ldr q21, [x13, x8]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4fb3eab4 // sdot v20.4s, v21.16b, v19.4b[3]
+	WORD $0x6f380633 // ushr v19.4s, v17.4s, #0x8
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4ea68673 // add v19.4s, v19.4s, v6.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
+	WORD $0x4e27d693 // fadd v19.4s, v20.4s, v7.4s
+	WORD $0x4e33ce56 // fmla v22.4s, v18.4s, v19.4s
+	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
+	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xb94028b1 // ldr w17, [x5, #0x28]
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0xad404cb4 // ldp q20, q19, [x5]
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0xb9402cb1 // ldr w17, [x5, #0x2c]
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
+	WORD $0x6f300634 // ushr v20.4s, v17.4s, #0x10
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
+	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
+	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
+	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
+	WORD $0x4e040e34 // dup v20.4s, w17
+	WORD $0x9b035cf1 // madd x17, x7, x3, x23
+	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
+	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
+	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
+	WORD $0x3ce869b5 // ldr q21, [x13, x8]
+	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4fb3eab4 // sdot v20.4s, v21.16b, v19.4b[3]
+	WORD $0x6f0007f3 // mvni v19.4s, #0x1f
+	WORD $0x6f281633 // usra v19.4s, v17.4s, #0x18
+	WORD $0x4e21da71 // scvtf v17.4s, v19.4s
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x4e27d692 // fadd v18.4s, v20.4s, v7.4s
+	WORD $0x4e32ce36 // fmla v22.4s, v17.4s, v18.4s
+	WORD $0xbd4020b1 // ldr s17, [x5, #0x20]
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0xad404cb4 // ldp q20, q19, [x5]
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4f9112d0 // fmla v16.4s, v22.4s, v17.s[0]
+	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x3dc00591 // ldr q17, [x12, #0x10]
+	WORD $0xb94028ac // ldr w12, [x5, #0x28]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x1101fd91 // add w17, w12, #0x7f
+	WORD $0x1a8cb22c // csel w12, w17, w12, lt
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040d95 // dup v21.4s, w12
+	WORD $0xb9402cac // ldr w12, [x5, #0x2c]
+	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x1101fd91 // add w17, w12, #0x7f
+	WORD $0x1a8cb22c // csel w12, w17, w12, lt
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
+	WORD $0x4e251e34 // and v20.16b, v17.16b, v5.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
+	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
+	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
+	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
+	WORD $0x4e040d94 // dup v20.4s, w12
+	WORD $0x9b035e6c // madd x12, x19, x3, x23
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
+	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
+	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
+	WORD $0x3ce869b5 // ldr q21, [x13, x8]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4fb3eab4 // sdot v20.4s, v21.16b, v19.4b[3]
+	WORD $0x6f380633 // ushr v19.4s, v17.4s, #0x8
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4ea68673 // add v19.4s, v19.4s, v6.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
+	WORD $0x4e27d693 // fadd v19.4s, v20.4s, v7.4s
+	WORD $0x4e33ce56 // fmla v22.4s, v18.4s, v19.4s
+	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x8b1000ac // add x12, x5, x16
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0xb9402991 // ldr w17, [x12, #0x28]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x8b100185 // add x5, x12, x16
+	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
+	WORD $0x6f300634 // ushr v20.4s, v17.4s, #0x10
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
+	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
+	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
+	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
+	WORD $0x4e040e34 // dup v20.4s, w17
+	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
+	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
+	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
+	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
+	WORD $0x3ce869b5 // ldr q21, [x13, x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4fb3eab4 // sdot v20.4s, v21.16b, v19.4b[3]
+	WORD $0x6f0007f3 // mvni v19.4s, #0x1f
+	WORD $0x6f281633 // usra v19.4s, v17.4s, #0x18
+	WORD $0x4e21da71 // scvtf v17.4s, v19.4s
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x4e27d692 // fadd v18.4s, v20.4s, v7.4s
+	WORD $0x4e32ce36 // fmla v22.4s, v17.4s, v18.4s
+	WORD $0xbd402191 // ldr s17, [x12, #0x20]
+	WORD $0x4f9112d0 // fmla v16.4s, v22.4s, v17.s[0]
+	WORD $0x3707cfca // tbnz w10, #0x0, 0xf70 <k_tile_q3_k+0x16c>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf9402fea // ldr x10, [sp, #0x58]
+	WORD $0x3cb57970 // str q16, [x11, x21, lsl #4]
 	WORD $0x910006b5 // add x21, x21, #0x1
 	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffc681 // b.ne 0xdb8 <k_tile_q3_k+0xd0>
-	WORD $0xf9401be0 // ldr x0, [sp, #0x30]
-	WORD $0xf94047e9 // ldr x9, [sp, #0x88]
-	WORD $0x911b818c // add x12, x12, #0x6e0
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0x54ffca41 // b.ne 0xed8 <k_tile_q3_k+0xd4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf94057ec // ldr x12, [sp, #0xa8]
+	WORD $0x911b814a // add x10, x10, #0x6e0
+	WORD $0x8b08018c // add x12, x12, x8
+	WORD $0xa943a7e8 // ldp x8, x9, [sp, #0x38]
 	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0x8b0824e7 // add x7, x7, x8, lsl #9
-	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xf90057ec // str x12, [sp, #0xa8]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffc4e1 // b.ne 0xda8 <k_tile_q3_k+0xc0>
-	WORD $0xa9422be8 // ldp x8, x10, [sp, #0x20]
+	WORD $0x54ffc881 // b.ne 0xec4 <k_tile_q3_k+0xc0>
+	WORD $0xa9422fe8 // ldp x8, x11, [sp, #0x20]
 	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54ffc341 // b.ne 0xd88 <k_tile_q3_k+0xa0>
-	WORD $0x1400000b // b 0x1550 <k_tile_q3_k+0x868>
-	WORD $0xb5000149 // cbnz x9, 0x1550 <k_tile_q3_k+0x868>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54ffc6a1 // b.ne 0xe9c <k_tile_q3_k+0x98>
+	WORD $0x1400000b // b 0x15f8 <k_tile_q3_k+0x7f4>
+	WORD $0xb5000149 // cbnz x9, 0x15f8 <k_tile_q3_k+0x7f4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
 	WORD $0x91008108 // add x8, x8, #0x20
@@ -1389,64 +1431,68 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xac820100 // stp q0, q0, [x8], #0x40
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x54ffff61 // b.ne 0x1538 <k_tile_q3_k+0x850>
-	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
-	WORD $0xf94043fd // ldr x29, [sp, #0x80]
-	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
-	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
-	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
-	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
-	WORD $0x910383ff // add sp, sp, #0xe0
+	WORD $0x54ffff61 // b.ne 0x15e0 <k_tile_q3_k+0x7dc>
+	WORD $0xa94f4ff4 // ldp x20, x19, [sp, #0xf0]
+	WORD $0xf94053fd // ldr x29, [sp, #0xa0]
+	WORD $0xa94e57f6 // ldp x22, x21, [sp, #0xe0]
+	WORD $0xa94d5ff8 // ldp x24, x23, [sp, #0xd0]
+	WORD $0xa94c67fa // ldp x26, x25, [sp, #0xc0]
+	WORD $0xa94b6ffe // ldp x30, x27, [sp, #0xb0]
+	WORD $0x910403ff // add sp, sp, #0x100
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_k
-	WORD $0xd101c3ff // sub sp, sp, #0x70
+	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90023f7 // str x23, [sp, #0x40]
-	WORD $0xa90557f6 // stp x22, x21, [sp, #0x50]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9064ff4 // stp x20, x19, [sp, #0x60]
-	WORD $0x540022cb // b.lt 0x19e0 <k_tile_q4_k+0x470>
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0x5400244b // b.lt 0x1abc <k_tile_q4_k+0x4a4>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400214b // b.lt 0x19c4 <k_tile_q4_k+0x454>
-	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
-	WORD $0xf940140f // ldr x15, [x0, #0x28]
+	WORD $0x540022cb // b.lt 0x1aa0 <k_tile_q4_k+0x488>
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf940140f // ldr x15, [x0, #0x28]
+	WORD $0x52a96800 // mov w0, #0x4b400000 // =1262485504
 	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e603 // movi v3.16b, #0x30
-	WORD $0x4e040e24 // dup v4.4s, w17
+	WORD $0x4e040c04 // dup v4.4s, w0
 	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
-	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
-	WORD $0x4e040e26 // dup v6.4s, w17
+	WORD $0x52b96800 // mov w0, #-0x34c00000 // =-884998144
 	WORD $0xd377d9ee // lsl x14, x15, #9
+	WORD $0x4e040c06 // dup v6.4s, w0
 	WORD $0xd37ae5ef // lsl x15, x15, #6
 	WORD $0x910003f0 // mov x16, sp
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x8b111920 // add x0, x9, x17, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x15ec <k_tile_q4_k+0x7c>
-	WORD $0xad000000 // stp q0, q0, [x0]
-	WORD $0xad010000 // stp q0, q0, [x0, #0x20]
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0x91200183 // add x3, x12, #0x800
-	WORD $0x91230184 // add x4, x12, #0x8c0
-	WORD $0x91238185 // add x5, x12, #0x8e0
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0xd37cecc7 // lsl x7, x6, #4
-	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0xaa0203f5 // mov x21, x2
-	WORD $0xaa1f03f6 // mov x22, xzr
-	WORD $0x8b070073 // add x19, x3, x7
-	WORD $0x3ce76807 // ldr q7, [x0, x7]
-	WORD $0x8b070187 // add x7, x12, x7
-	WORD $0x3dc00270 // ldr q16, [x19]
-	WORD $0x3dc02272 // ldr q18, [x19, #0x80]
-	WORD $0x3dc01271 // ldr q17, [x19, #0x40]
+	WORD $0x52809011 // mov w17, #0x480 // =1152
+	WORD $0xaa1f03e0 // mov x0, xzr
+	WORD $0x8b001921 // add x1, x9, x0, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x169c <k_tile_q4_k+0x84>
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0xad010020 // stp q0, q0, [x1, #0x20]
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0d03e3 // mov x3, x13
+	WORD $0x91200184 // add x4, x12, #0x800
+	WORD $0x91400585 // add x5, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x91230186 // add x6, x12, #0x8c0
+	WORD $0x91238187 // add x7, x12, #0x8e0
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xd37cee75 // lsl x21, x19, #4
+	WORD $0x52800038 // mov w24, #0x1 // =1
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0x8b150094 // add x20, x4, x21
+	WORD $0x3cf56827 // ldr q7, [x1, x21]
+	WORD $0x8b150195 // add x21, x12, x21
+	WORD $0x3dc00290 // ldr q16, [x20]
+	WORD $0x3dc02292 // ldr q18, [x20, #0x80]
+	WORD $0x3dc01291 // ldr q17, [x20, #0x40]
+	WORD $0x8b1318b4 // add x20, x5, x19, lsl #6
 	WORD $0x4e211e14 // and v20.16b, v16.16b, v1.16b
 	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
 	WORD $0x4e221e53 // and v19.16b, v18.16b, v2.16b
@@ -1460,138 +1506,144 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
 	WORD $0xad0143f3 // stp q19, q16, [sp, #0x20]
-	WORD $0x2a1403f3 // mov w19, w20
-	WORD $0x8b1628f4 // add x20, x7, x22, lsl #10
-	WORD $0xad4046b3 // ldp q19, q17, [x21]
+	WORD $0x2a1803f6 // mov w22, w24
+	WORD $0x9b1152f8 // madd x24, x23, x17, x20
+	WORD $0x8b17121a // add x26, x16, x23, lsl #4
+	WORD $0x8b172ab7 // add x23, x21, x23, lsl #10
 	WORD $0x4ea41c92 // mov v18.16b, v4.16b
-	WORD $0x3dc00290 // ldr q16, [x20]
-	WORD $0x8b161217 // add x23, x16, x22, lsl #4
 	WORD $0x4ea41c94 // mov v20.16b, v4.16b
-	WORD $0x52800036 // mov w22, #0x1 // =1
+	WORD $0xf9800300 // prfm pldl1keep, [x24]
+	WORD $0xf9808300 // prfm pldl1keep, [x24, #0x100]
+	WORD $0x3dc002f0 // ldr q16, [x23]
+	WORD $0xad404733 // ldp q19, q17, [x25]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f93e212 // sdot v18.4s, v16.16b, v19.4b[0]
-	WORD $0x3dc01290 // ldr q16, [x20, #0x40]
+	WORD $0x3dc012f0 // ldr q16, [x23, #0x40]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb3e212 // sdot v18.4s, v16.16b, v19.4b[1]
-	WORD $0x3dc02290 // ldr q16, [x20, #0x80]
+	WORD $0x3dc022f0 // ldr q16, [x23, #0x80]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f93ea12 // sdot v18.4s, v16.16b, v19.4b[2]
-	WORD $0x3dc03290 // ldr q16, [x20, #0xc0]
+	WORD $0x3dc032f0 // ldr q16, [x23, #0xc0]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb3ea12 // sdot v18.4s, v16.16b, v19.4b[3]
-	WORD $0x3dc04290 // ldr q16, [x20, #0x100]
+	WORD $0x3dc042f0 // ldr q16, [x23, #0x100]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f91e212 // sdot v18.4s, v16.16b, v17.4b[0]
-	WORD $0x3dc05290 // ldr q16, [x20, #0x140]
+	WORD $0x3dc052f0 // ldr q16, [x23, #0x140]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb1e212 // sdot v18.4s, v16.16b, v17.4b[1]
-	WORD $0x3dc06290 // ldr q16, [x20, #0x180]
+	WORD $0x3dc062f0 // ldr q16, [x23, #0x180]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f91ea12 // sdot v18.4s, v16.16b, v17.4b[2]
-	WORD $0x3dc07290 // ldr q16, [x20, #0x1c0]
+	WORD $0x3dc072f0 // ldr q16, [x23, #0x1c0]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb1ea12 // sdot v18.4s, v16.16b, v17.4b[3]
-	WORD $0xfc667890 // ldr d16, [x4, x6, lsl #3]
+	WORD $0xfc7378d0 // ldr d16, [x6, x19, lsl #3]
 	WORD $0x0e217a11 // fcvtl v17.4s, v16.4h
-	WORD $0x3dc002f0 // ldr q16, [x23]
+	WORD $0x3dc00350 // ldr q16, [x26]
 	WORD $0x4e251e13 // and v19.16b, v16.16b, v5.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de31 // fmul v17.4s, v17.4s, v19.4s
 	WORD $0x6e26de33 // fmul v19.4s, v17.4s, v6.4s
 	WORD $0x4e32ce33 // fmla v19.4s, v17.4s, v18.4s
-	WORD $0xbd4022b1 // ldr s17, [x21, #0x20]
+	WORD $0xbd402331 // ldr s17, [x25, #0x20]
 	WORD $0x4f911267 // fmla v7.4s, v19.4s, v17.s[0]
-	WORD $0xfc6678b1 // ldr d17, [x5, x6, lsl #3]
+	WORD $0xfc7378f1 // ldr d17, [x7, x19, lsl #3]
 	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
 	WORD $0x6ea0fa32 // fneg v18.4s, v17.4s
-	WORD $0x3dc00af1 // ldr q17, [x23, #0x20]
+	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
 	WORD $0x4e251e33 // and v19.16b, v17.16b, v5.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
-	WORD $0xbd4032b3 // ldr s19, [x21, #0x30]
-	WORD $0x8b0f02b5 // add x21, x21, x15
+	WORD $0xbd403333 // ldr s19, [x25, #0x30]
+	WORD $0xf9809300 // prfm pldl1keep, [x24, #0x120]
+	WORD $0xf9811300 // prfm pldl1keep, [x24, #0x220]
+	WORD $0x8b0f0339 // add x25, x25, x15
 	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
-	WORD $0x3dc00292 // ldr q18, [x20]
-	WORD $0xad404eb5 // ldp q21, q19, [x21]
+	WORD $0x3dc002f2 // ldr q18, [x23]
+	WORD $0xad404f35 // ldp q21, q19, [x25]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95e254 // sdot v20.4s, v18.16b, v21.4b[0]
-	WORD $0x3dc01292 // ldr q18, [x20, #0x40]
+	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5e254 // sdot v20.4s, v18.16b, v21.4b[1]
-	WORD $0x3dc02292 // ldr q18, [x20, #0x80]
+	WORD $0x3dc022f2 // ldr q18, [x23, #0x80]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95ea54 // sdot v20.4s, v18.16b, v21.4b[2]
-	WORD $0x3dc03292 // ldr q18, [x20, #0xc0]
+	WORD $0x3dc032f2 // ldr q18, [x23, #0xc0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5ea54 // sdot v20.4s, v18.16b, v21.4b[3]
-	WORD $0x3dc04292 // ldr q18, [x20, #0x100]
+	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93e254 // sdot v20.4s, v18.16b, v19.4b[0]
-	WORD $0x3dc05292 // ldr q18, [x20, #0x140]
+	WORD $0x3dc052f2 // ldr q18, [x23, #0x140]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3e254 // sdot v20.4s, v18.16b, v19.4b[1]
-	WORD $0x3dc06292 // ldr q18, [x20, #0x180]
+	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93ea54 // sdot v20.4s, v18.16b, v19.4b[2]
-	WORD $0x3dc07292 // ldr q18, [x20, #0x1c0]
+	WORD $0x3dc072f2 // ldr q18, [x23, #0x1c0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3ea54 // sdot v20.4s, v18.16b, v19.4b[3]
 	WORD $0x6f380613 // ushr v19.4s, v16.4s, #0x8
-	WORD $0xfc667892 // ldr d18, [x4, x6, lsl #3]
+	WORD $0xfc7378d2 // ldr d18, [x6, x19, lsl #3]
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x6e26de53 // fmul v19.4s, v18.4s, v6.4s
 	WORD $0x4e34ce53 // fmla v19.4s, v18.4s, v20.4s
-	WORD $0xbd4022b2 // ldr s18, [x21, #0x20]
+	WORD $0xbd402332 // ldr s18, [x25, #0x20]
 	WORD $0x4ea41c94 // mov v20.16b, v4.16b
 	WORD $0x4f921267 // fmla v7.4s, v19.4s, v18.s[0]
-	WORD $0xfc6678b2 // ldr d18, [x5, x6, lsl #3]
+	WORD $0xfc7378f2 // ldr d18, [x7, x19, lsl #3]
 	WORD $0x6f380633 // ushr v19.4s, v17.4s, #0x8
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
 	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
-	WORD $0xbd4032b3 // ldr s19, [x21, #0x30]
-	WORD $0x8b0f02b5 // add x21, x21, x15
+	WORD $0xbd403333 // ldr s19, [x25, #0x30]
+	WORD $0xf9812300 // prfm pldl1keep, [x24, #0x240]
+	WORD $0xf981a300 // prfm pldl1keep, [x24, #0x340]
+	WORD $0x8b0f0339 // add x25, x25, x15
 	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
-	WORD $0x3dc08292 // ldr q18, [x20, #0x200]
-	WORD $0xad404eb5 // ldp q21, q19, [x21]
+	WORD $0x3dc082f2 // ldr q18, [x23, #0x200]
+	WORD $0xad404f35 // ldp q21, q19, [x25]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95e254 // sdot v20.4s, v18.16b, v21.4b[0]
-	WORD $0x3dc09292 // ldr q18, [x20, #0x240]
+	WORD $0x3dc092f2 // ldr q18, [x23, #0x240]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5e254 // sdot v20.4s, v18.16b, v21.4b[1]
-	WORD $0x3dc0a292 // ldr q18, [x20, #0x280]
+	WORD $0x3dc0a2f2 // ldr q18, [x23, #0x280]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95ea54 // sdot v20.4s, v18.16b, v21.4b[2]
-	WORD $0x3dc0b292 // ldr q18, [x20, #0x2c0]
+	WORD $0x3dc0b2f2 // ldr q18, [x23, #0x2c0]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5ea54 // sdot v20.4s, v18.16b, v21.4b[3]
-	WORD $0x3dc0c292 // ldr q18, [x20, #0x300]
+	WORD $0x3dc0c2f2 // ldr q18, [x23, #0x300]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93e254 // sdot v20.4s, v18.16b, v19.4b[0]
-	WORD $0x3dc0d292 // ldr q18, [x20, #0x340]
+	WORD $0x3dc0d2f2 // ldr q18, [x23, #0x340]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3e254 // sdot v20.4s, v18.16b, v19.4b[1]
-	WORD $0x3dc0e292 // ldr q18, [x20, #0x380]
+	WORD $0x3dc0e2f2 // ldr q18, [x23, #0x380]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93ea54 // sdot v20.4s, v18.16b, v19.4b[2]
-	WORD $0x3dc0f292 // ldr q18, [x20, #0x3c0]
+	WORD $0x3dc0f2f2 // ldr q18, [x23, #0x3c0]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3ea54 // sdot v20.4s, v18.16b, v19.4b[3]
 	WORD $0x6f300613 // ushr v19.4s, v16.4s, #0x10
-	WORD $0xfc667892 // ldr d18, [x4, x6, lsl #3]
+	WORD $0xfc7378d2 // ldr d18, [x6, x19, lsl #3]
 	WORD $0x6f280610 // ushr v16.4s, v16.4s, #0x18
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x6f0737f3 // bic v19.4s, #0xff, lsl #8
@@ -1600,10 +1652,10 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x6e26de53 // fmul v19.4s, v18.4s, v6.4s
 	WORD $0x4e34ce53 // fmla v19.4s, v18.4s, v20.4s
-	WORD $0xbd4022b2 // ldr s18, [x21, #0x20]
+	WORD $0xbd402332 // ldr s18, [x25, #0x20]
 	WORD $0x4ea41c94 // mov v20.16b, v4.16b
 	WORD $0x4f921267 // fmla v7.4s, v19.4s, v18.s[0]
-	WORD $0xfc6678b2 // ldr d18, [x5, x6, lsl #3]
+	WORD $0xfc7378f2 // ldr d18, [x7, x19, lsl #3]
 	WORD $0x6f300633 // ushr v19.4s, v17.4s, #0x10
 	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
@@ -1612,1015 +1664,1043 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
-	WORD $0xbd4032b3 // ldr s19, [x21, #0x30]
-	WORD $0x8b0f02b5 // add x21, x21, x15
+	WORD $0xbd403333 // ldr s19, [x25, #0x30]
+	WORD $0xf981b300 // prfm pldl1keep, [x24, #0x360]
+	WORD $0xf9823300 // prfm pldl1keep, [x24, #0x460]
+	WORD $0x8b0f0338 // add x24, x25, x15
+	WORD $0x8b0f0319 // add x25, x24, x15
 	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
-	WORD $0x3dc08292 // ldr q18, [x20, #0x200]
-	WORD $0xad404eb5 // ldp q21, q19, [x21]
+	WORD $0x3dc082f2 // ldr q18, [x23, #0x200]
+	WORD $0xad404f15 // ldp q21, q19, [x24]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95e254 // sdot v20.4s, v18.16b, v21.4b[0]
-	WORD $0x3dc09292 // ldr q18, [x20, #0x240]
+	WORD $0x3dc092f2 // ldr q18, [x23, #0x240]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5e254 // sdot v20.4s, v18.16b, v21.4b[1]
-	WORD $0x3dc0a292 // ldr q18, [x20, #0x280]
+	WORD $0x3dc0a2f2 // ldr q18, [x23, #0x280]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95ea54 // sdot v20.4s, v18.16b, v21.4b[2]
-	WORD $0x3dc0b292 // ldr q18, [x20, #0x2c0]
+	WORD $0x3dc0b2f2 // ldr q18, [x23, #0x2c0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5ea54 // sdot v20.4s, v18.16b, v21.4b[3]
-	WORD $0x3dc0c292 // ldr q18, [x20, #0x300]
+	WORD $0x3dc0c2f2 // ldr q18, [x23, #0x300]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93e254 // sdot v20.4s, v18.16b, v19.4b[0]
-	WORD $0x3dc0d292 // ldr q18, [x20, #0x340]
+	WORD $0x3dc0d2f2 // ldr q18, [x23, #0x340]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3e254 // sdot v20.4s, v18.16b, v19.4b[1]
-	WORD $0x3dc0e292 // ldr q18, [x20, #0x380]
+	WORD $0x3dc0e2f2 // ldr q18, [x23, #0x380]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93ea54 // sdot v20.4s, v18.16b, v19.4b[2]
-	WORD $0x3dc0f292 // ldr q18, [x20, #0x3c0]
-	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0x3dc0f2f2 // ldr q18, [x23, #0x3c0]
+	WORD $0x52800037 // mov w23, #0x1 // =1
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3ea54 // sdot v20.4s, v18.16b, v19.4b[3]
-	WORD $0xfc667892 // ldr d18, [x4, x6, lsl #3]
+	WORD $0xfc7378d2 // ldr d18, [x6, x19, lsl #3]
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x6e30de50 // fmul v16.4s, v18.4s, v16.4s
 	WORD $0x6e26de12 // fmul v18.4s, v16.4s, v6.4s
 	WORD $0x4e34ce12 // fmla v18.4s, v16.4s, v20.4s
-	WORD $0xbd4022b0 // ldr s16, [x21, #0x20]
+	WORD $0xbd402310 // ldr s16, [x24, #0x20]
 	WORD $0x4f901247 // fmla v7.4s, v18.4s, v16.s[0]
-	WORD $0xfc6678b0 // ldr d16, [x5, x6, lsl #3]
+	WORD $0xfc7378f0 // ldr d16, [x7, x19, lsl #3]
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x6ea0fa10 // fneg v16.4s, v16.4s
 	WORD $0x6e31de10 // fmul v16.4s, v16.4s, v17.4s
-	WORD $0xbd4032b1 // ldr s17, [x21, #0x30]
-	WORD $0x8b0f02b5 // add x21, x21, x15
+	WORD $0xbd403311 // ldr s17, [x24, #0x30]
+	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x3707e6b3 // tbnz w19, #0x0, 0x1660 <k_tile_q4_k+0xf0>
-	WORD $0x3ca67807 // str q7, [x0, x6, lsl #4]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54ffe341 // b.ne 0x1604 <k_tile_q4_k+0x94>
-	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x3707e596 // tbnz w22, #0x0, 0x1718 <k_tile_q4_k+0x100>
+	WORD $0x3cb37827 // str q7, [x1, x19, lsl #4]
+	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xf100127f // cmp x19, #0x4
+	WORD $0x54ffe201 // b.ne 0x16b8 <k_tile_q4_k+0xa0>
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x9124018c // add x12, x12, #0x900
-	WORD $0x8b0e0042 // add x2, x2, x14
-	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54ffe221 // b.ne 0x15f4 <k_tile_q4_k+0x84>
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x54ffe101 // b.ne 0x15dc <k_tile_q4_k+0x6c>
-	WORD $0x14000008 // b 0x19e0 <k_tile_q4_k+0x470>
-	WORD $0xb50000ea // cbnz x10, 0x19e0 <k_tile_q4_k+0x470>
+	WORD $0x8b0e0063 // add x3, x3, x14
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x54ffe0c1 // b.ne 0x16a4 <k_tile_q4_k+0x8c>
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0xeb08001f // cmp x0, x8
+	WORD $0x54ffdfa1 // b.ne 0x168c <k_tile_q4_k+0x74>
+	WORD $0x14000008 // b 0x1abc <k_tile_q4_k+0x4a4>
+	WORD $0xb50000ea // cbnz x10, 0x1abc <k_tile_q4_k+0x4a4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x19d0 <k_tile_q4_k+0x460>
-	WORD $0xa9464ff4 // ldp x20, x19, [sp, #0x60]
-	WORD $0xf94023f7 // ldr x23, [sp, #0x40]
-	WORD $0xa94557f6 // ldp x22, x21, [sp, #0x50]
-	WORD $0x9101c3ff // add sp, sp, #0x70
+	WORD $0x54ffffa1 // b.ne 0x1aac <k_tile_q4_k+0x494>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_k
-	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xd10303ff // sub sp, sp, #0xc0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90023fb // str x27, [sp, #0x40]
-	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xf90033fd // str x29, [sp, #0x60]
+	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
-	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
-	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
-	WORD $0x5400392b // b.lt 0x2138 <k_tile_q5_k+0x744>
+	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
+	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
+	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
+	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x5400354b // b.lt 0x21a4 <k_tile_q5_k+0x6d0>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540037ab // b.lt 0x211c <k_tile_q5_k+0x728>
-	WORD $0xf9401411 // ldr x17, [x0, #0x28]
-	WORD $0x52a96802 // mov w2, #0x4b400000 // =1262485504
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
+	WORD $0x5400334b // b.lt 0x217c <k_tile_q5_k+0x6a8>
+	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e603 // movi v3.16b, #0x30
-	WORD $0xd37ae62e // lsl x14, x17, #6
-	WORD $0xd378de2f // lsl x15, x17, #8
-	WORD $0xd379e230 // lsl x16, x17, #7
-	WORD $0x8b110631 // add x17, x17, x17, lsl #1
 	WORD $0x4f00e604 // movi v4.16b, #0x10
-	WORD $0x4e040c45 // dup v5.4s, w2
 	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
-	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
-	WORD $0x910003e1 // mov x1, sp
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
-	WORD $0x4e040c47 // dup v7.4s, w2
-	WORD $0xd37ae631 // lsl x17, x17, #6
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x8b021923 // add x3, x9, x2, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x1a88 <k_tile_q5_k+0x94>
+	WORD $0x910083f0 // add x16, sp, #0x20
+	WORD $0xa90027e8 // stp x8, x9, [sp]
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0x5280b011 // mov w17, #0x580 // =1408
+	WORD $0x52802c00 // mov w0, #0x160 // =352
+	WORD $0x52800061 // mov w1, #0x3 // =3
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xd377d90e // lsl x14, x8, #9
+	WORD $0xd37ae50f // lsl x15, x8, #6
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x4e040d05 // dup v5.4s, w8
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0x4e040d07 // dup v7.4s, w8
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf90037ea // str x10, [sp, #0x68]
+	WORD $0x8b0a1903 // add x3, x8, x10, lsl #6
+	WORD $0xb5000069 // cbnz x9, 0x1b80 <k_tile_q5_k+0xac>
 	WORD $0xad000060 // stp q0, q0, [x3]
 	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
+	WORD $0xf94003e5 // ldr x5, [sp]
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xaa0d03e5 // mov x5, x13
 	WORD $0x91280186 // add x6, x12, #0xa00
-	WORD $0x912b0187 // add x7, x12, #0xac0
-	WORD $0x912b8193 // add x19, x12, #0xae0
-	WORD $0x9100c0b4 // add x20, x5, #0x30
+	WORD $0x91400587 // add x7, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x912b0193 // add x19, x12, #0xac0
+	WORD $0x912b8194 // add x20, x12, #0xae0
 	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xd37ceeb6 // lsl x22, x21, #4
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xaa1f03f9 // mov x25, xzr
-	WORD $0x8b1600d7 // add x23, x6, x22
-	WORD $0x3cf66870 // ldr q16, [x3, x22]
-	WORD $0x8b160196 // add x22, x12, x22
-	WORD $0x3dc002f1 // ldr q17, [x23]
-	WORD $0x3dc022f3 // ldr q19, [x23, #0x80]
-	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
-	WORD $0xaa1403f7 // mov x23, x20
+	WORD $0xd37ceea8 // lsl x8, x21, #4
+	WORD $0x8b1518f6 // add x22, x7, x21, lsl #6
+	WORD $0xaa0503ea // mov x10, x5
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x8b0800c9 // add x9, x6, x8
+	WORD $0x3ce86870 // ldr q16, [x3, x8]
+	WORD $0x8b080197 // add x23, x12, x8
+	WORD $0x3dc00131 // ldr q17, [x9]
+	WORD $0x3dc02133 // ldr q19, [x9, #0x80]
+	WORD $0x3dc01132 // ldr q18, [x9, #0x40]
+	WORD $0x912002f8 // add x24, x23, #0x800
+	WORD $0x912202f9 // add x25, x23, #0x880
+	WORD $0x912302fa // add x26, x23, #0x8c0
 	WORD $0x4e211e35 // and v21.16b, v17.16b, v1.16b
 	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
 	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0xad0047f5 // stp q21, q17, [sp]
+	WORD $0xad0147f5 // stp q21, q17, [sp, #0x20]
 	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
 	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0xad0147f4 // stp q20, q17, [sp, #0x20]
-	WORD $0x2a1a03f8 // mov w24, w26
-	WORD $0x531e773a // lsl w26, w25, #2
-	WORD $0x3dc202d9 // ldr q25, [x22, #0x800]
-	WORD $0x3dc212db // ldr q27, [x22, #0x840]
-	WORD $0x3cdd02fa // ldur q26, [x23, #-0x30]
-	WORD $0x4e040f51 // dup v17.4s, w26
-	WORD $0x8b19103a // add x26, x1, x25, lsl #4
-	WORD $0x8b192ad9 // add x25, x22, x25, lsl #10
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0xbd4002f2 // ldr s18, [x23]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x3dc00338 // ldr q24, [x25]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0x6ea0ba31 // neg v17.4s, v17.4s
-	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0xbc5f02f5 // ldur s21, [x23, #-0x10]
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0x8b0e02fb // add x27, x23, x14
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e261e73 // and v19.16b, v19.16b, v6.16b
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
+	WORD $0xad0247f4 // stp q20, q17, [sp, #0x40]
+	WORD $0x9b1159a9 // madd x9, x13, x17, x22
+	WORD $0xd378ddbe // lsl x30, x13, #8
+	WORD $0x8b0d2afd // add x29, x23, x13, lsl #10
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x2a0803fb // mov w27, w8
+	WORD $0xb37ef1a2 // bfi x2, x13, #2, #61
+	WORD $0x8b0d1208 // add x8, x16, x13, lsl #4
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9808120 // prfm pldl1keep, [x9, #0x100]
+	WORD $0x3cfe6b14 // ldr q20, [x24, x30]
+	WORD $0x3dc003b3 // ldr q19, [x29]
+	WORD $0xad404951 // ldp q17, q18, [x10]
+	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0xd37ae449 // lsl x9, x2, #6
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
+	WORD $0x4eb31eb3 // orr v19.16b, v21.16b, v19.16b
+	WORD $0x4ea51cb5 // mov v21.16b, v5.16b
+	WORD $0x4f91e275 // sdot v21.4s, v19.16b, v17.4b[0]
+	WORD $0x3dc013b3 // ldr q19, [x29, #0x40]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
+	WORD $0x3ce96b14 // ldr q20, [x24, x9]
+	WORD $0x4f245696 // shl v22.4s, v20.4s, #0x4
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0x4fb1e275 // sdot v21.4s, v19.16b, v17.4b[1]
+	WORD $0x3dc023b3 // ldr q19, [x29, #0x80]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4eb31ed3 // orr v19.16b, v22.16b, v19.16b
+	WORD $0x4f91ea75 // sdot v21.4s, v19.16b, v17.4b[2]
+	WORD $0x3dc033b3 // ldr q19, [x29, #0xc0]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
+	WORD $0x4fb1ea75 // sdot v21.4s, v19.16b, v17.4b[3]
+	WORD $0x3cfe6b33 // ldr q19, [x25, x30]
+	WORD $0x3dc043b1 // ldr q17, [x29, #0x100]
+	WORD $0x4f245674 // shl v20.4s, v19.4s, #0x4
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4e241e73 // and v19.16b, v19.16b, v4.16b
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
+	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
+	WORD $0x3dc053b1 // ldr q17, [x29, #0x140]
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4eb11e71 // orr v17.16b, v19.16b, v17.16b
+	WORD $0x3cfe6b53 // ldr q19, [x26, x30]
+	WORD $0x4f245674 // shl v20.4s, v19.4s, #0x4
+	WORD $0x4e241e73 // and v19.16b, v19.16b, v4.16b
+	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
+	WORD $0x3dc063b1 // ldr q17, [x29, #0x180]
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
+	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
+	WORD $0x3dc073b1 // ldr q17, [x29, #0x1c0]
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4eb11e71 // orr v17.16b, v19.16b, v17.16b
+	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
+	WORD $0xfc757a71 // ldr d17, [x19, x21, lsl #3]
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x3dc00111 // ldr q17, [x8]
+	WORD $0x4e261e33 // and v19.16b, v17.16b, v6.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4f245739 // shl v25.4s, v25.4s, #0x4
-	WORD $0x4f24577b // shl v27.4s, v27.4s, #0x4
-	WORD $0x6ea0fa94 // fneg v20.4s, v20.4s
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
-	WORD $0x4eb91f19 // orr v25.16b, v24.16b, v25.16b
-	WORD $0x4ea51cb8 // mov v24.16b, v5.16b
-	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc01339 // ldr q25, [x25, #0x40]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc222db // ldr q27, [x22, #0x880]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc02339 // ldr q25, [x25, #0x80]
-	WORD $0x4f24577b // shl v27.4s, v27.4s, #0x4
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc232db // ldr q27, [x22, #0x8c0]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc03339 // ldr q25, [x25, #0xc0]
-	WORD $0x4f24577b // shl v27.4s, v27.4s, #0x4
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc252db // ldr q27, [x22, #0x940]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbaeb38 // sdot v24.4s, v25.16b, v26.4b[3]
-	WORD $0x3dc242da // ldr q26, [x22, #0x900]
-	WORD $0x3dc04339 // ldr q25, [x25, #0x100]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4f24577b // shl v27.4s, v27.4s, #0x4
-	WORD $0x4f24575a // shl v26.4s, v26.4s, #0x4
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x3cde02fa // ldur q26, [x23, #-0x20]
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc05339 // ldr q25, [x25, #0x140]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc262db // ldr q27, [x22, #0x980]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc06339 // ldr q25, [x25, #0x180]
-	WORD $0x4f24577b // shl v27.4s, v27.4s, #0x4
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc272db // ldr q27, [x22, #0x9c0]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc07339 // ldr q25, [x25, #0x1c0]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x4f24577b // shl v27.4s, v27.4s, #0x4
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x6ea0fa94 // fneg v20.4s, v20.4s
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc212db // ldr q27, [x22, #0x840]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbaeb38 // sdot v24.4s, v25.16b, v26.4b[3]
-	WORD $0x3dc202d9 // ldr q25, [x22, #0x800]
-	WORD $0x3cdd037a // ldur q26, [x27, #-0x30]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4f23577b // shl v27.4s, v27.4s, #0x3
-	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc00338 // ldr q24, [x25]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x4f235739 // shl v25.4s, v25.4s, #0x3
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
-	WORD $0x6f3806d6 // ushr v22.4s, v22.4s, #0x8
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
-	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0x4eb91f19 // orr v25.16b, v24.16b, v25.16b
-	WORD $0x4ea51cb8 // mov v24.16b, v5.16b
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
+	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e35ce53 // fmla v19.4s, v18.4s, v21.4s
+	WORD $0xbd402152 // ldr s18, [x10, #0x20]
 	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0xbd400372 // ldr s18, [x27]
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc01339 // ldr q25, [x25, #0x40]
-	WORD $0x6f380673 // ushr v19.4s, v19.4s, #0x8
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4e261e73 // and v19.16b, v19.16b, v6.16b
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc222db // ldr q27, [x22, #0x880]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc02339 // ldr q25, [x25, #0x80]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4f23577b // shl v27.4s, v27.4s, #0x3
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc232db // ldr q27, [x22, #0x8c0]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc03339 // ldr q25, [x25, #0xc0]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4f23577b // shl v27.4s, v27.4s, #0x3
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc252db // ldr q27, [x22, #0x940]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbaeb38 // sdot v24.4s, v25.16b, v26.4b[3]
-	WORD $0x3dc242da // ldr q26, [x22, #0x900]
-	WORD $0x3dc04339 // ldr q25, [x25, #0x100]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4f23577b // shl v27.4s, v27.4s, #0x3
-	WORD $0x4f23575a // shl v26.4s, v26.4s, #0x3
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x3cde037a // ldur q26, [x27, #-0x20]
-	WORD $0x8b1002fb // add x27, x23, x16
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc05339 // ldr q25, [x25, #0x140]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc262db // ldr q27, [x22, #0x980]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc06339 // ldr q25, [x25, #0x180]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4f23577b // shl v27.4s, v27.4s, #0x3
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc272db // ldr q27, [x22, #0x9c0]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc07339 // ldr q25, [x25, #0x1c0]
+	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x6ea0fa53 // fneg v19.4s, v18.4s
+	WORD $0x3dc00912 // ldr q18, [x8, #0x20]
+	WORD $0x9b005848 // madd x8, x2, x0, x22
+	WORD $0x52800042 // mov w2, #0x2 // =2
+	WORD $0x4e261e54 // and v20.16b, v18.16b, v6.16b
+	WORD $0xb37ef1a2 // bfi x2, x13, #2, #61
+	WORD $0xaa0d082d // orr x13, x1, x13, lsl #2
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
+	WORD $0xbd403154 // ldr s20, [x10, #0x30]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9808100 // prfm pldl1keep, [x8, #0x100]
+	WORD $0x3cfe6b16 // ldr q22, [x24, x30]
+	WORD $0x8b0f0148 // add x8, x10, x15
+	WORD $0xd37ae44a // lsl x10, x2, #6
+	WORD $0x9b005842 // madd x2, x2, x0, x22
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
+	WORD $0x3dc003b3 // ldr q19, [x29]
+	WORD $0xad405115 // ldp q21, q20, [x8]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31ef7 // orr v23.16b, v23.16b, v19.16b
+	WORD $0x4ea51cb3 // mov v19.16b, v5.16b
+	WORD $0x4f95e2f3 // sdot v19.4s, v23.16b, v21.4b[0]
+	WORD $0x3dc013b7 // ldr q23, [x29, #0x40]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x3ce96b17 // ldr q23, [x24, x9]
+	WORD $0x4f2356f8 // shl v24.4s, v23.4s, #0x3
+	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
+	WORD $0x4fb5e2d3 // sdot v19.4s, v22.16b, v21.4b[1]
+	WORD $0x3dc023b6 // ldr q22, [x29, #0x80]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f95ead3 // sdot v19.4s, v22.16b, v21.4b[2]
+	WORD $0x3dc033b6 // ldr q22, [x29, #0xc0]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4fb5ead3 // sdot v19.4s, v22.16b, v21.4b[3]
+	WORD $0x3dc043b5 // ldr q21, [x29, #0x100]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4f94e2b3 // sdot v19.4s, v21.16b, v20.4b[0]
+	WORD $0x3dc053b5 // ldr q21, [x29, #0x140]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x3cfe6b56 // ldr q22, [x26, x30]
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0x4fb4e2b3 // sdot v19.4s, v21.16b, v20.4b[1]
+	WORD $0x3dc063b5 // ldr q21, [x29, #0x180]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4f94eab3 // sdot v19.4s, v21.16b, v20.4b[2]
+	WORD $0x3dc073b5 // ldr q21, [x29, #0x1c0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x4fb4eab3 // sdot v19.4s, v21.16b, v20.4b[3]
+	WORD $0x6f380635 // ushr v21.4s, v17.4s, #0x8
 	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4f23577b // shl v27.4s, v27.4s, #0x3
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x6ea0fa94 // fneg v20.4s, v20.4s
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc212db // ldr q27, [x22, #0x840]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbaeb38 // sdot v24.4s, v25.16b, v26.4b[3]
-	WORD $0x3dc202d9 // ldr q25, [x22, #0x800]
-	WORD $0x3cdd037a // ldur q26, [x27, #-0x30]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
-	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc08338 // ldr q24, [x25, #0x200]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x4f225739 // shl v25.4s, v25.4s, #0x2
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x6f3006d6 // ushr v22.4s, v22.4s, #0x10
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0x6f0737f6 // bic v22.4s, #0xff, lsl #8
-	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
-	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0x4eb91f19 // orr v25.16b, v24.16b, v25.16b
-	WORD $0x4ea51cb8 // mov v24.16b, v5.16b
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
-	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0xbd400372 // ldr s18, [x27]
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc09339 // ldr q25, [x25, #0x240]
-	WORD $0x6f300673 // ushr v19.4s, v19.4s, #0x10
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x6f0737f3 // bic v19.4s, #0xff, lsl #8
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc222db // ldr q27, [x22, #0x880]
-	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc0a339 // ldr q25, [x25, #0x280]
-	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc232db // ldr q27, [x22, #0x8c0]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc0b339 // ldr q25, [x25, #0x2c0]
-	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc252db // ldr q27, [x22, #0x940]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbaeb38 // sdot v24.4s, v25.16b, v26.4b[3]
-	WORD $0x3dc242da // ldr q26, [x22, #0x900]
-	WORD $0x3dc0c339 // ldr q25, [x25, #0x300]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
-	WORD $0x4f22575a // shl v26.4s, v26.4s, #0x2
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x3cde037a // ldur q26, [x27, #-0x20]
-	WORD $0x8b1102fb // add x27, x23, x17
-	WORD $0x8b0f02f7 // add x23, x23, x15
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc0d339 // ldr q25, [x25, #0x340]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc262db // ldr q27, [x22, #0x980]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc0e339 // ldr q25, [x25, #0x380]
-	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc272db // ldr q27, [x22, #0x9c0]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc0f339 // ldr q25, [x25, #0x3c0]
+	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
+	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
+	WORD $0x4e33ce95 // fmla v21.4s, v20.4s, v19.4s
+	WORD $0xbd402113 // ldr s19, [x8, #0x20]
+	WORD $0x6f380654 // ushr v20.4s, v18.4s, #0x8
+	WORD $0x4e261e94 // and v20.16b, v20.16b, v6.16b
+	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
+	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
+	WORD $0xbd403114 // ldr s20, [x8, #0x30]
+	WORD $0xf9800040 // prfm pldl1keep, [x2]
+	WORD $0xf9808040 // prfm pldl1keep, [x2, #0x100]
+	WORD $0x3cfe6b16 // ldr q22, [x24, x30]
+	WORD $0x8b0f0102 // add x2, x8, x15
+	WORD $0xd37ae5a8 // lsl x8, x13, #6
+	WORD $0x9b0059ad // madd x13, x13, x0, x22
+	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
+	WORD $0x3dc083b3 // ldr q19, [x29, #0x200]
+	WORD $0xad405454 // ldp q20, q21, [x2]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4eb31ef7 // orr v23.16b, v23.16b, v19.16b
+	WORD $0x4ea51cb3 // mov v19.16b, v5.16b
+	WORD $0x4f94e2f3 // sdot v19.4s, v23.16b, v20.4b[0]
+	WORD $0x3dc093b7 // ldr q23, [x29, #0x240]
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x3ce96b17 // ldr q23, [x24, x9]
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4fb4e2d3 // sdot v19.4s, v22.16b, v20.4b[1]
+	WORD $0x3dc0a3b6 // ldr q22, [x29, #0x280]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f94ead3 // sdot v19.4s, v22.16b, v20.4b[2]
+	WORD $0x3dc0b3b6 // ldr q22, [x29, #0x2c0]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4fb4ead3 // sdot v19.4s, v22.16b, v20.4b[3]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
+	WORD $0x3dc0c3b4 // ldr q20, [x29, #0x300]
+	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
+	WORD $0x4f95e293 // sdot v19.4s, v20.16b, v21.4b[0]
+	WORD $0x3dc0d3b4 // ldr q20, [x29, #0x340]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41ed4 // orr v20.16b, v22.16b, v20.16b
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4fb5e293 // sdot v19.4s, v20.16b, v21.4b[1]
+	WORD $0x3dc0e3b4 // ldr q20, [x29, #0x380]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
+	WORD $0x4f95ea93 // sdot v19.4s, v20.16b, v21.4b[2]
+	WORD $0x3dc0f3b4 // ldr q20, [x29, #0x3c0]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41ed4 // orr v20.16b, v22.16b, v20.16b
+	WORD $0x4fb5ea93 // sdot v19.4s, v20.16b, v21.4b[3]
+	WORD $0x6f300635 // ushr v21.4s, v17.4s, #0x10
 	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc212db // ldr q27, [x22, #0x840]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbaeb38 // sdot v24.4s, v25.16b, v26.4b[3]
-	WORD $0x3dc202d9 // ldr q25, [x22, #0x800]
-	WORD $0x3cdd037a // ldur q26, [x27, #-0x30]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4ebb877b // add v27.4s, v27.4s, v27.4s
-	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc08338 // ldr q24, [x25, #0x200]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x4eb98739 // add v25.4s, v25.4s, v25.4s
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
-	WORD $0x6f2806d6 // ushr v22.4s, v22.4s, #0x18
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
-	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
-	WORD $0x4eb91f19 // orr v25.16b, v24.16b, v25.16b
-	WORD $0x4ea51cb8 // mov v24.16b, v5.16b
-	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0xbd400372 // ldr s18, [x27]
-	WORD $0x2a1f03fa // mov w26, wzr
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc09339 // ldr q25, [x25, #0x240]
-	WORD $0x6f280673 // ushr v19.4s, v19.4s, #0x18
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc222db // ldr q27, [x22, #0x880]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc0a339 // ldr q25, [x25, #0x280]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4ebb877b // add v27.4s, v27.4s, v27.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc232db // ldr q27, [x22, #0x8c0]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc0b339 // ldr q25, [x25, #0x2c0]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4ebb877b // add v27.4s, v27.4s, v27.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc252db // ldr q27, [x22, #0x940]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbaeb38 // sdot v24.4s, v25.16b, v26.4b[3]
-	WORD $0x3dc242da // ldr q26, [x22, #0x900]
-	WORD $0x3dc0c339 // ldr q25, [x25, #0x300]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4ebb877b // add v27.4s, v27.4s, v27.4s
-	WORD $0x4eba875a // add v26.4s, v26.4s, v26.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x3cde037a // ldur q26, [x27, #-0x20]
-	WORD $0x4f9ae338 // sdot v24.4s, v25.16b, v26.4b[0]
-	WORD $0x3dc0d339 // ldr q25, [x25, #0x340]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc262db // ldr q27, [x22, #0x980]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4fbae338 // sdot v24.4s, v25.16b, v26.4b[1]
-	WORD $0x3dc0e339 // ldr q25, [x25, #0x380]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4ebb877b // add v27.4s, v27.4s, v27.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
-	WORD $0x3dc272db // ldr q27, [x22, #0x9c0]
-	WORD $0x6eb14771 // ushl v17.4s, v27.4s, v17.4s
-	WORD $0x4f9aeb38 // sdot v24.4s, v25.16b, v26.4b[2]
-	WORD $0x3dc0f339 // ldr q25, [x25, #0x3c0]
-	WORD $0x52800039 // mov w25, #0x1 // =1
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4eb18631 // add v17.4s, v17.4s, v17.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
-	WORD $0x4eb11f31 // orr v17.16b, v25.16b, v17.16b
-	WORD $0x4fbaea38 // sdot v24.4s, v17.16b, v26.4b[3]
-	WORD $0x0e217af1 // fcvtl v17.4s, v23.4h
-	WORD $0x6e36de31 // fmul v17.4s, v17.4s, v22.4s
-	WORD $0x6e27de36 // fmul v22.4s, v17.4s, v7.4s
-	WORD $0x4e38ce36 // fmla v22.4s, v17.4s, v24.4s
-	WORD $0x0e217a91 // fcvtl v17.4s, v20.4h
+	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x6f0737f5 // bic v21.4s, #0xff, lsl #8
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
+	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
+	WORD $0x4e33ce95 // fmla v21.4s, v20.4s, v19.4s
+	WORD $0xbd402053 // ldr s19, [x2, #0x20]
+	WORD $0x6f300654 // ushr v20.4s, v18.4s, #0x10
+	WORD $0x6f280652 // ushr v18.4s, v18.4s, #0x18
+	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
+	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
+	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
+	WORD $0xbd403054 // ldr s20, [x2, #0x30]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98081a0 // prfm pldl1keep, [x13, #0x100]
+	WORD $0x3cfe6b16 // ldr q22, [x24, x30]
+	WORD $0x8b0f004d // add x13, x2, x15
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
+	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
+	WORD $0x3dc083b4 // ldr q20, [x29, #0x200]
+	WORD $0xad404db5 // ldp q21, q19, [x13]
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41ef7 // orr v23.16b, v23.16b, v20.16b
+	WORD $0x4ea51cb4 // mov v20.16b, v5.16b
+	WORD $0x4f95e2f4 // sdot v20.4s, v23.16b, v21.4b[0]
+	WORD $0x3dc093b7 // ldr q23, [x29, #0x240]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x3ce96b17 // ldr q23, [x24, x9]
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4fb5e2d4 // sdot v20.4s, v22.16b, v21.4b[1]
+	WORD $0x3dc0a3b6 // ldr q22, [x29, #0x280]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f95ead4 // sdot v20.4s, v22.16b, v21.4b[2]
+	WORD $0x3dc0b3b6 // ldr q22, [x29, #0x2c0]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4fb5ead4 // sdot v20.4s, v22.16b, v21.4b[3]
+	WORD $0x3dc0c3b5 // ldr q21, [x29, #0x300]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
+	WORD $0x8b0f01aa // add x10, x13, x15
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
+	WORD $0x3dc0d3b5 // ldr q21, [x29, #0x340]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
+	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
+	WORD $0x3dc0e3b5 // ldr q21, [x29, #0x380]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
+	WORD $0x3dc0f3b5 // ldr q21, [x29, #0x3c0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x4fb3eab4 // sdot v20.4s, v21.16b, v19.4b[3]
+	WORD $0xfc757a73 // ldr d19, [x19, x21, lsl #3]
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
+	WORD $0x6e27de33 // fmul v19.4s, v17.4s, v7.4s
+	WORD $0x4e34ce33 // fmla v19.4s, v17.4s, v20.4s
+	WORD $0xbd4021b1 // ldr s17, [x13, #0x20]
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
 	WORD $0x6ea0fa31 // fneg v17.4s, v17.4s
-	WORD $0x4f9512d0 // fmla v16.4s, v22.4s, v21.s[0]
-	WORD $0x6e33de31 // fmul v17.4s, v17.4s, v19.4s
+	WORD $0x6e32de31 // fmul v17.4s, v17.4s, v18.4s
+	WORD $0xbd4031b2 // ldr s18, [x13, #0x30]
+	WORD $0x5280002d // mov w13, #0x1 // =1
 	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
-	WORD $0x3707d118 // tbnz w24, #0x0, 0x1b00 <k_tile_q5_k+0x10c>
+	WORD $0x3707d69b // tbnz w27, #0x0, 0x1c08 <k_tile_q5_k+0x134>
 	WORD $0x3cb57870 // str q16, [x3, x21, lsl #4]
 	WORD $0x910006b5 // add x21, x21, #0x1
 	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffcda1 // b.ne 0x1aa4 <k_tile_q5_k+0xb0>
-	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0x54ffd2a1 // b.ne 0x1b9c <k_tile_q5_k+0xc8>
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0x912c018c // add x12, x12, #0xb00
+	WORD $0x8b0e00a5 // add x5, x5, x14
 	WORD $0xeb0b009f // cmp x4, x11
-	WORD $0x8b0624a5 // add x5, x5, x6, lsl #9
-	WORD $0x54ffcc41 // b.ne 0x1a90 <k_tile_q5_k+0x9c>
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xeb08005f // cmp x2, x8
-	WORD $0x54ffcb21 // b.ne 0x1a78 <k_tile_q5_k+0x84>
-	WORD $0x14000008 // b 0x2138 <k_tile_q5_k+0x744>
-	WORD $0xb50000ea // cbnz x10, 0x2138 <k_tile_q5_k+0x744>
+	WORD $0x54ffd161 // b.ne 0x1b88 <k_tile_q5_k+0xb4>
+	WORD $0xf94037ea // ldr x10, [sp, #0x68]
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
+	WORD $0x9100054a // add x10, x10, #0x1
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54ffcfa1 // b.ne 0x1b68 <k_tile_q5_k+0x94>
+	WORD $0x1400000b // b 0x21a4 <k_tile_q5_k+0x6d0>
+	WORD $0xb5000149 // cbnz x9, 0x21a4 <k_tile_q5_k+0x6d0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
-	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x2128 <k_tile_q5_k+0x734>
-	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
-	WORD $0xf94023fb // ldr x27, [sp, #0x40]
-	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
-	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
-	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
-	WORD $0x910243ff // add sp, sp, #0x90
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
+	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
+	WORD $0xac820100 // stp q0, q0, [x8], #0x40
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0x54ffff61 // b.ne 0x218c <k_tile_q5_k+0x6b8>
+	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
+	WORD $0xf94033fd // ldr x29, [sp, #0x60]
+	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
+	WORD $0xa9495ff8 // ldp x24, x23, [sp, #0x90]
+	WORD $0xa94867fa // ldp x26, x25, [sp, #0x80]
+	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
+	WORD $0x910303ff // add sp, sp, #0xc0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q6_k
-	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xd10303ff // sub sp, sp, #0xc0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
-	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xf90033fd // str x29, [sp, #0x60]
+	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
-	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
-	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0xa901f7e8 // stp x8, x29, [sp, #0x18]
-	WORD $0x5400370b // b.lt 0x2858 <k_tile_q6_k+0x704>
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
+	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
+	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
+	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0x54003beb // b.lt 0x2968 <k_tile_q6_k+0x7a4>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xf9000be8 // str x8, [sp, #0x10]
-	WORD $0x5400350b // b.lt 0x2830 <k_tile_q6_k+0x6dc>
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x540039cb // b.lt 0x2940 <k_tile_q6_k+0x77c>
+	WORD $0xa940ac08 // ldp x8, x11, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0x4f01e601 // movi v1.16b, #0x30
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
-	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
-	WORD $0xd377d92f // lsl x15, x9, #9
-	WORD $0xd37ae530 // lsl x16, x9, #6
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x4e040d23 // dup v3.4s, w9
-	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0x52b6980d // mov w13, #-0x4b400000 // =-1262485504
+	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
+	WORD $0x9100b108 // add x8, x8, #0x2c
+	WORD $0xd377d92c // lsl x12, x9, #9
+	WORD $0xd378dd30 // lsl x16, x9, #8
+	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
+	WORD $0x8b090528 // add x8, x9, x9, lsl #1
+	WORD $0xd37ae531 // lsl x17, x9, #6
+	WORD $0xd379e120 // lsl x0, x9, #7
+	WORD $0xf9001bec // str x12, [sp, #0x30]
+	WORD $0x5280d20c // mov w12, #0x690 // =1680
+	WORD $0xd37ae501 // lsl x1, x8, #6
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xa9002be8 // stp x8, x10, [sp]
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
-	WORD $0xf90017e9 // str x9, [sp, #0x28]
-	WORD $0x8b091901 // add x1, x8, x9, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x21e0 <k_tile_q6_k+0x8c>
-	WORD $0xad000020 // stp q0, q0, [x1]
-	WORD $0xad010020 // stp q0, q0, [x1, #0x20]
-	WORD $0xf94003ea // ldr x10, [sp]
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x91340184 // add x4, x12, #0xd00
-	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0xd37ceca9 // lsl x9, x5, #4
-	WORD $0xaa0a03e3 // mov x3, x10
-	WORD $0xaa1f03fe // mov x30, xzr
-	WORD $0x3ce96824 // ldr q4, [x1, x9]
-	WORD $0x8b090186 // add x6, x12, x9
-	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x913000c7 // add x7, x6, #0xc00
-	WORD $0x912100d3 // add x19, x6, #0x840
-	WORD $0x912200d4 // add x20, x6, #0x880
-	WORD $0x912300d5 // add x21, x6, #0x8c0
-	WORD $0x912400d6 // add x22, x6, #0x900
-	WORD $0x912500d7 // add x23, x6, #0x940
-	WORD $0x912600d8 // add x24, x6, #0x980
-	WORD $0x912700d9 // add x25, x6, #0x9c0
-	WORD $0x913100da // add x26, x6, #0xc40
-	WORD $0x2a0903fb // mov w27, w9
-	WORD $0xd379e3c9 // lsl x9, x30, #7
-	WORD $0x2945206d // ldp w13, w8, [x3, #0x28]
-	WORD $0xad401870 // ldp q16, q6, [x3]
-	WORD $0x3ce968e7 // ldr q7, [x7, x9]
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x2b0e01ad // adds w13, w13, w14
-	WORD $0x1101fdbd // add w29, w13, #0x7f
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x1a8db3ad // csel w13, w29, w13, lt
-	WORD $0xd377dbdd // lsl x29, x30, #9
-	WORD $0x8b1e28de // add x30, x6, x30, lsl #10
-	WORD $0x13077dad // asr w13, w13, #7
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x3dc003d3 // ldr q19, [x30]
-	WORD $0x1101fd00 // add w0, w8, #0x7f
-	WORD $0x0b0d162d // add w13, w17, w13, lsl #5
-	WORD $0x1a88b008 // csel w8, w0, w8, lt
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4e040db1 // dup v17.4s, w13
-	WORD $0x8b1d00cd // add x13, x6, x29
-	WORD $0x3dc201b2 // ldr q18, [x13, #0x800]
-	WORD $0x0b081628 // add w8, w17, w8, lsl #5
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc013d3 // ldr q19, [x30, #0x40]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
-	WORD $0x3cfd6a72 // ldr q18, [x19, x29]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc023d3 // ldr q19, [x30, #0x80]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc033d3 // ldr q19, [x30, #0xc0]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc043d3 // ldr q19, [x30, #0x100]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
-	WORD $0x4f3854f0 // shl v16.4s, v7.4s, #0x18
-	WORD $0x4f3054e7 // shl v7.4s, v7.4s, #0x10
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804e7 // sshr v7.4s, v7.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
-	WORD $0x6e27dca5 // fmul v5.4s, v5.4s, v7.4s
-	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
-	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x4e040d10 // dup v16.4s, w8
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3cfd6af1 // ldr q17, [x23, x29]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3cfd6b11 // ldr q17, [x24, x29]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3cfd6b31 // ldr q17, [x25, x29]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x3dc083d3 // ldr q19, [x30, #0x200]
-	WORD $0x3ce968e7 // ldr q7, [x7, x9]
-	WORD $0xb9402868 // ldr w8, [x3, #0x28]
-	WORD $0xad401870 // ldp q16, q6, [x3]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x3dc201b2 // ldr q18, [x13, #0x800]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x1101fd00 // add w0, w8, #0x7f
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x1a88b008 // csel w8, w0, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0b081628 // add w8, w17, w8, lsl #5
-	WORD $0x4e040d11 // dup v17.4s, w8
-	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc093d3 // ldr q19, [x30, #0x240]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x1101fd00 // add w0, w8, #0x7f
-	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
-	WORD $0x3cfd6a72 // ldr q18, [x19, x29]
-	WORD $0x1a88b008 // csel w8, w0, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x0b081628 // add w8, w17, w8, lsl #5
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0a3d3 // ldr q19, [x30, #0x280]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0b3d3 // ldr q19, [x30, #0x2c0]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0c3d3 // ldr q19, [x30, #0x300]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
-	WORD $0x4f2854f0 // shl v16.4s, v7.4s, #0x8
-	WORD $0x4f2804e7 // sshr v7.4s, v7.4s, #0x18
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
-	WORD $0x6e27dca5 // fmul v5.4s, v5.4s, v7.4s
-	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
-	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x4e040d10 // dup v16.4s, w8
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0d3d3 // ldr q19, [x30, #0x340]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3cfd6af1 // ldr q17, [x23, x29]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0e3d3 // ldr q19, [x30, #0x380]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3cfd6b11 // ldr q17, [x24, x29]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0f3d3 // ldr q19, [x30, #0x3c0]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3cfd6b31 // ldr q17, [x25, x29]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x3dc003d3 // ldr q19, [x30]
-	WORD $0x3ce96b47 // ldr q7, [x26, x9]
-	WORD $0xb9402868 // ldr w8, [x3, #0x28]
-	WORD $0xad401870 // ldp q16, q6, [x3]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x3dc201b2 // ldr q18, [x13, #0x800]
-	WORD $0x1101fd00 // add w0, w8, #0x7f
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x1a88b008 // csel w8, w0, w8, lt
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x0b081628 // add w8, w17, w8, lsl #5
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc013d3 // ldr q19, [x30, #0x40]
-	WORD $0x4e040d11 // dup v17.4s, w8
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
-	WORD $0x3cfd6a72 // ldr q18, [x19, x29]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x1101fd00 // add w0, w8, #0x7f
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x1a88b008 // csel w8, w0, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc023d3 // ldr q19, [x30, #0x80]
-	WORD $0x0b081628 // add w8, w17, w8, lsl #5
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc033d3 // ldr q19, [x30, #0xc0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc043d3 // ldr q19, [x30, #0x100]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
-	WORD $0x4f3854f0 // shl v16.4s, v7.4s, #0x18
-	WORD $0x4f3054e7 // shl v7.4s, v7.4s, #0x10
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804e7 // sshr v7.4s, v7.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
-	WORD $0x6e27dca5 // fmul v5.4s, v5.4s, v7.4s
-	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
-	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x4e040d10 // dup v16.4s, w8
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3cfd6af1 // ldr q17, [x23, x29]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3cfd6b11 // ldr q17, [x24, x29]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3cfd6b31 // ldr q17, [x25, x29]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x3dc083d3 // ldr q19, [x30, #0x200]
-	WORD $0x3ce96b47 // ldr q7, [x26, x9]
-	WORD $0xb9402868 // ldr w8, [x3, #0x28]
-	WORD $0xad401870 // ldp q16, q6, [x3]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x3dc201b2 // ldr q18, [x13, #0x800]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x1101fd09 // add w9, w8, #0x7f
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x1a88b128 // csel w8, w9, w8, lt
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0b081628 // add w8, w17, w8, lsl #5
-	WORD $0x4e040d11 // dup v17.4s, w8
-	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc093d3 // ldr q19, [x30, #0x240]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x1101fd09 // add w9, w8, #0x7f
-	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
-	WORD $0x3cfd6a72 // ldr q18, [x19, x29]
-	WORD $0x1a88b128 // csel w8, w9, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x2a1f03e9 // mov w9, wzr
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x0b081628 // add w8, w17, w8, lsl #5
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0a3d3 // ldr q19, [x30, #0x280]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0b3d3 // ldr q19, [x30, #0x2c0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0c3d3 // ldr q19, [x30, #0x300]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
-	WORD $0x4f2854f0 // shl v16.4s, v7.4s, #0x8
-	WORD $0x4f2804e7 // sshr v7.4s, v7.4s, #0x18
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
-	WORD $0x6e27dca5 // fmul v5.4s, v5.4s, v7.4s
-	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
-	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x4e040d10 // dup v16.4s, w8
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0d3d3 // ldr q19, [x30, #0x340]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3cfd6af1 // ldr q17, [x23, x29]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0e3d3 // ldr q19, [x30, #0x380]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3cfd6b11 // ldr q17, [x24, x29]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0f3d3 // ldr q19, [x30, #0x3c0]
-	WORD $0x5280003e // mov w30, #0x1 // =1
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3cfd6b31 // ldr q17, [x25, x29]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x3707d21b // tbnz w27, #0x0, 0x222c <k_tile_q6_k+0xd8>
-	WORD $0x3ca57824 // str q4, [x1, x5, lsl #4]
-	WORD $0x910004a5 // add x5, x5, #0x1
-	WORD $0xf10010bf // cmp x5, #0x4
-	WORD $0x54ffcfa1 // b.ne 0x21f0 <k_tile_q6_k+0x9c>
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0x9134818c // add x12, x12, #0xd20
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x54ffcec1 // b.ne 0x21e8 <k_tile_q6_k+0x94>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0x4e040d03 // dup v3.4s, w8
 	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xf94007ea // ldr x10, [sp, #0x8]
+	WORD $0xf90017e9 // str x9, [sp, #0x28]
+	WORD $0x8b091909 // add x9, x8, x9, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x2274 <k_tile_q6_k+0xb0>
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0xad010120 // stp q0, q0, [x9, #0x20]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xf90027e9 // str x9, [sp, #0x48]
+	WORD $0xf90037e8 // str x8, [sp, #0x68]
+	WORD $0x91400568 // add x8, x11, #0x1, lsl #12 // =0x1000
+	WORD $0x91340174 // add x20, x11, #0xd00
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xf90023ee // str x14, [sp, #0x40]
+	WORD $0xa9052fe8 // stp x8, x11, [sp, #0x50]
+	WORD $0xd37ceea8 // lsl x8, x21, #4
+	WORD $0xf94037e6 // ldr x6, [sp, #0x68]
+	WORD $0x3ce86924 // ldr q4, [x9, x8]
+	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
+	WORD $0x8b080177 // add x23, x11, x8
+	WORD $0x913002f8 // add x24, x23, #0xc00
+	WORD $0x912102f9 // add x25, x23, #0x840
+	WORD $0x912202fa // add x26, x23, #0x880
+	WORD $0x8b151936 // add x22, x9, x21, lsl #6
+	WORD $0x912302fb // add x27, x23, #0x8c0
+	WORD $0x912402fd // add x29, x23, #0x900
+	WORD $0x912502fe // add x30, x23, #0x940
+	WORD $0x912602e9 // add x9, x23, #0x980
+	WORD $0x912702ef // add x15, x23, #0x9c0
+	WORD $0x913102ea // add x10, x23, #0xc40
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x9b0c5913 // madd x19, x8, x12, x22
+	WORD $0x2a0b03e4 // mov w4, w11
+	WORD $0x8b082aee // add x14, x23, x8, lsl #10
+	WORD $0xd379e107 // lsl x7, x8, #7
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9808260 // prfm pldl1keep, [x19, #0x100]
+	WORD $0xb85fc0cb // ldur w11, [x6, #-0x4]
+	WORD $0x3dc001d2 // ldr q18, [x14]
+	WORD $0x3dc011d3 // ldr q19, [x14, #0x40]
+	WORD $0x3ce76b07 // ldr q7, [x24, x7]
+	WORD $0x2b0d016b // adds w11, w11, w13
+	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
+	WORD $0x3cde40c6 // ldur q6, [x6, #-0x1c]
+	WORD $0x1101fd6c // add w12, w11, #0x7f
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x1a8bb18b // csel w11, w12, w11, lt
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x13077d6b // asr w11, w11, #7
+	WORD $0x0b0b146b // add w11, w3, w11, lsl #5
+	WORD $0x4e040d70 // dup v16.4s, w11
+	WORD $0xd377d90b // lsl x11, x8, #9
+	WORD $0xb94000c8 // ldr w8, [x6]
+	WORD $0x8b0b02ec // add x12, x23, x11
+	WORD $0x2b0d0108 // adds w8, w8, w13
+	WORD $0x3dc20191 // ldr q17, [x12, #0x800]
+	WORD $0x1101fd05 // add w5, w8, #0x7f
+	WORD $0x1a88b0a8 // csel w8, w5, w8, lt
+	WORD $0x91069265 // add x5, x19, #0x1a4
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x13077d08 // asr w8, w8, #7
+	WORD $0x0b081468 // add w8, w3, w8, lsl #5
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x3cdd40d2 // ldur q18, [x6, #-0x2c]
+	WORD $0x4f92e230 // sdot v16.4s, v17.16b, v18.4b[0]
+	WORD $0x3ceb6b31 // ldr q17, [x25, x11]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc021d3 // ldr q19, [x14, #0x80]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4fb2e230 // sdot v16.4s, v17.16b, v18.4b[1]
+	WORD $0x3ceb6b51 // ldr q17, [x26, x11]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc031d3 // ldr q19, [x14, #0xc0]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f92ea30 // sdot v16.4s, v17.16b, v18.4b[2]
+	WORD $0x3ceb6b71 // ldr q17, [x27, x11]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc041d3 // ldr q19, [x14, #0x100]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4fb2ea30 // sdot v16.4s, v17.16b, v18.4b[3]
+	WORD $0x4f3854f1 // shl v17.4s, v7.4s, #0x18
+	WORD $0x4f280631 // sshr v17.4s, v17.4s, #0x18
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x6e31dcb1 // fmul v17.4s, v5.4s, v17.4s
+	WORD $0x6e23de32 // fmul v18.4s, v17.4s, v3.4s
+	WORD $0x4e30ce32 // fmla v18.4s, v17.4s, v16.4s
+	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
+	WORD $0x4e040d10 // dup v16.4s, w8
+	WORD $0x8b1100c8 // add x8, x6, x17
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc051d3 // ldr q19, [x14, #0x140]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
+	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc061d3 // ldr q19, [x14, #0x180]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
+	WORD $0x3ceb6931 // ldr q17, [x9, x11]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc071d3 // ldr q19, [x14, #0x1c0]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
+	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
+	WORD $0x4f3054e6 // shl v6.4s, v7.4s, #0x10
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
+	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
+	WORD $0xbc5f40c5 // ldur s5, [x6, #-0xc]
+	WORD $0xf98000a0 // prfm pldl1keep, [x5]
+	WORD $0x910a9265 // add x5, x19, #0x2a4
+	WORD $0xf98000a0 // prfm pldl1keep, [x5]
+	WORD $0xb85fc105 // ldur w5, [x8, #-0x4]
+	WORD $0x3dc20191 // ldr q17, [x12, #0x800]
+	WORD $0x3dc091d3 // ldr q19, [x14, #0x240]
+	WORD $0x3ce76b07 // ldr q7, [x24, x7]
+	WORD $0x3cde4106 // ldur q6, [x8, #-0x1c]
+	WORD $0x2b0d00a5 // adds w5, w5, w13
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
+	WORD $0x1101fca2 // add w2, w5, #0x7f
+	WORD $0x3dc081d2 // ldr q18, [x14, #0x200]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x1a85b042 // csel w2, w2, w5, lt
+	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x3cdd4112 // ldur q18, [x8, #-0x2c]
+	WORD $0x4e040c50 // dup v16.4s, w2
+	WORD $0xb9400102 // ldr w2, [x8]
+	WORD $0x2b0d0042 // adds w2, w2, w13
+	WORD $0x4f92e230 // sdot v16.4s, v17.16b, v18.4b[0]
+	WORD $0x3ceb6b31 // ldr q17, [x25, x11]
+	WORD $0x1101fc45 // add w5, w2, #0x7f
+	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0a1d3 // ldr q19, [x14, #0x280]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4fb2e230 // sdot v16.4s, v17.16b, v18.4b[1]
+	WORD $0x3ceb6b51 // ldr q17, [x26, x11]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0b1d3 // ldr q19, [x14, #0x2c0]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f92ea30 // sdot v16.4s, v17.16b, v18.4b[2]
+	WORD $0x3ceb6b71 // ldr q17, [x27, x11]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0c1d3 // ldr q19, [x14, #0x300]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4fb2ea30 // sdot v16.4s, v17.16b, v18.4b[3]
+	WORD $0x4f2854f1 // shl v17.4s, v7.4s, #0x8
+	WORD $0x4f280631 // sshr v17.4s, v17.4s, #0x18
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x6e31dcb1 // fmul v17.4s, v5.4s, v17.4s
+	WORD $0x6e23de32 // fmul v18.4s, v17.4s, v3.4s
+	WORD $0x4e30ce32 // fmla v18.4s, v17.4s, v16.4s
+	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
+	WORD $0x4e040c50 // dup v16.4s, w2
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0d1d3 // ldr q19, [x14, #0x340]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
+	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0e1d3 // ldr q19, [x14, #0x380]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
+	WORD $0x3ceb6931 // ldr q17, [x9, x11]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0f1d3 // ldr q19, [x14, #0x3c0]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
+	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
+	WORD $0x4f2804e6 // sshr v6.4s, v7.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
+	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
+	WORD $0xbc5f4105 // ldur s5, [x8, #-0xc]
+	WORD $0x8b0000c8 // add x8, x6, x0
+	WORD $0xf981a660 // prfm pldl1keep, [x19, #0x348]
+	WORD $0xf9822660 // prfm pldl1keep, [x19, #0x448]
+	WORD $0xb85fc102 // ldur w2, [x8, #-0x4]
+	WORD $0x3dc001d3 // ldr q19, [x14]
+	WORD $0x3cdd4110 // ldur q16, [x8, #-0x2c]
+	WORD $0x3ce76947 // ldr q7, [x10, x7]
+	WORD $0x3cde4106 // ldur q6, [x8, #-0x1c]
+	WORD $0x2b0d0042 // adds w2, w2, w13
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
+	WORD $0x1101fc45 // add w5, w2, #0x7f
+	WORD $0x3dc20192 // ldr q18, [x12, #0x800]
+	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
+	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc011d3 // ldr q19, [x14, #0x40]
+	WORD $0x4e040c51 // dup v17.4s, w2
+	WORD $0xb9400102 // ldr w2, [x8]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x2b0d0042 // adds w2, w2, w13
+	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
+	WORD $0x3ceb6b32 // ldr q18, [x25, x11]
+	WORD $0x1101fc45 // add w5, w2, #0x7f
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc021d3 // ldr q19, [x14, #0x80]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
+	WORD $0x3ceb6b52 // ldr q18, [x26, x11]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc031d3 // ldr q19, [x14, #0xc0]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
+	WORD $0x3ceb6b72 // ldr q18, [x27, x11]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc041d3 // ldr q19, [x14, #0x100]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
+	WORD $0x4f3854f0 // shl v16.4s, v7.4s, #0x18
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
+	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
+	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
+	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
+	WORD $0x4e040c50 // dup v16.4s, w2
+	WORD $0x9113b262 // add x2, x19, #0x4ec
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc051d3 // ldr q19, [x14, #0x140]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
+	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc061d3 // ldr q19, [x14, #0x180]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
+	WORD $0x3ceb6931 // ldr q17, [x9, x11]
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc071d3 // ldr q19, [x14, #0x1c0]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
+	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
+	WORD $0x4f3054e6 // shl v6.4s, v7.4s, #0x10
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
+	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
+	WORD $0xbc5f4105 // ldur s5, [x8, #-0xc]
+	WORD $0x8b0100c8 // add x8, x6, x1
+	WORD $0xf9800040 // prfm pldl1keep, [x2]
+	WORD $0x9117b262 // add x2, x19, #0x5ec
+	WORD $0xf9800040 // prfm pldl1keep, [x2]
+	WORD $0xb85fc102 // ldur w2, [x8, #-0x4]
+	WORD $0x3dc081d3 // ldr q19, [x14, #0x200]
+	WORD $0x3cdd4110 // ldur q16, [x8, #-0x2c]
+	WORD $0x3ce76947 // ldr q7, [x10, x7]
+	WORD $0x3cde4106 // ldur q6, [x8, #-0x1c]
+	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
+	WORD $0x3dc20192 // ldr q18, [x12, #0x800]
+	WORD $0x2b0d0042 // adds w2, w2, w13
+	WORD $0x1101fc45 // add w5, w2, #0x7f
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
+	WORD $0xb940010c // ldr w12, [x8]
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x8b1000c6 // add x6, x6, x16
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x2b0d018c // adds w12, w12, w13
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4e040c51 // dup v17.4s, w2
+	WORD $0x1101fd82 // add w2, w12, #0x7f
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc091d3 // ldr q19, [x14, #0x240]
+	WORD $0x1a8cb04c // csel w12, w2, w12, lt
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
+	WORD $0x3ceb6b32 // ldr q18, [x25, x11]
+	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc0a1d3 // ldr q19, [x14, #0x280]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
+	WORD $0x3ceb6b52 // ldr q18, [x26, x11]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc0b1d3 // ldr q19, [x14, #0x2c0]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
+	WORD $0x3ceb6b72 // ldr q18, [x27, x11]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3dc0c1d3 // ldr q19, [x14, #0x300]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
+	WORD $0x4f2854f0 // shl v16.4s, v7.4s, #0x8
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
+	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
+	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
+	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
+	WORD $0x4e040d90 // dup v16.4s, w12
+	WORD $0x5280d20c // mov w12, #0x690 // =1680
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0d1d3 // ldr q19, [x14, #0x340]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
+	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0e1d3 // ldr q19, [x14, #0x380]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
+	WORD $0x3ceb6931 // ldr q17, [x9, x11]
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x3dc0f1d3 // ldr q19, [x14, #0x3c0]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
+	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
+	WORD $0x4f2804e6 // sshr v6.4s, v7.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
+	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
+	WORD $0xbc5f4105 // ldur s5, [x8, #-0xc]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
+	WORD $0x3707cfa4 // tbnz w4, #0x0, 0x22dc <k_tile_q6_k+0x118>
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
+	WORD $0xf9402feb // ldr x11, [sp, #0x58]
+	WORD $0x3cb57924 // str q4, [x9, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54ffccc1 // b.ne 0x2298 <k_tile_q6_k+0xd4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf94037ea // ldr x10, [sp, #0x68]
+	WORD $0x9134816b // add x11, x11, #0xd20
+	WORD $0x8b08014a // add x10, x10, x8
+	WORD $0xa943bbe8 // ldp x8, x14, [sp, #0x38]
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf90037ea // str x10, [sp, #0x68]
+	WORD $0xeb0801df // cmp x14, x8
+	WORD $0x54ffcb01 // b.ne 0x2284 <k_tile_q6_k+0xc0>
+	WORD $0xa94227e8 // ldp x8, x9, [sp, #0x20]
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffcd01 // b.ne 0x21c8 <k_tile_q6_k+0x74>
-	WORD $0x1400000b // b 0x2858 <k_tile_q6_k+0x704>
-	WORD $0xb500014a // cbnz x10, 0x2858 <k_tile_q6_k+0x704>
+	WORD $0x54ffc921 // b.ne 0x225c <k_tile_q6_k+0x98>
+	WORD $0x1400000b // b 0x2968 <k_tile_q6_k+0x7a4>
+	WORD $0xb500014a // cbnz x10, 0x2968 <k_tile_q6_k+0x7a4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
-	WORD $0x91008109 // add x9, x8, #0x20
 	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
-	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x54ffff61 // b.ne 0x2840 <k_tile_q6_k+0x6ec>
-	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
-	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
-	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
-	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
-	WORD $0x910203ff // add sp, sp, #0x80
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
+	WORD $0xac820100 // stp q0, q0, [x8], #0x40
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x54ffff61 // b.ne 0x2950 <k_tile_q6_k+0x78c>
+	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
+	WORD $0xf94033fd // ldr x29, [sp, #0x60]
+	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
+	WORD $0xa9495ff8 // ldp x24, x23, [sp, #0x90]
+	WORD $0xa94867fa // ldp x26, x25, [sp, #0x80]
+	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
+	WORD $0x910303ff // add sp, sp, #0xc0
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

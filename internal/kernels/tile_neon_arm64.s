@@ -16,12 +16,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q8_0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000d0b // b.lt 0x1a8 <k_tile_q8_0+0x1a8>
+	WORD $0x54000deb // b.lt 0x1c4 <k_tile_q8_0+0x1c4>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000b8b // b.lt 0x18c <k_tile_q8_0+0x18c>
+	WORD $0x54000c6b // b.lt 0x1a8 <k_tile_q8_0+0x1a8>
 	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xaa1f03ef // mov x15, xzr
@@ -34,20 +34,25 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
 	WORD $0xad000200 // stp q0, q0, [x16]
 	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa0c03f1 // mov x17, x12
-	WORD $0x52802001 // mov w1, #0x100 // =256
-	WORD $0x52804002 // mov w2, #0x200 // =512
-	WORD $0xaa0e03e3 // mov x3, x14
-	WORD $0x3dc00063 // ldr q3, [x3]
-	WORD $0x8b0101a4 // add x4, x13, x1
-	WORD $0xad401624 // ldp q4, q5, [x17]
-	WORD $0x3cd00086 // ldur q6, [x4, #-0x100]
-	WORD $0x91004021 // add x1, x1, #0x10
+	WORD $0x910801b0 // add x16, x13, #0x200
+	WORD $0x914005b1 // add x17, x13, #0x1, lsl #12 // =0x1000
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xaa0c03e2 // mov x2, x12
+	WORD $0xaa1103e3 // mov x3, x17
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x3ce569c3 // ldr q3, [x14, x5]
+	WORD $0xf9800060 // prfm pldl1keep, [x3]
+	WORD $0xf9808060 // prfm pldl1keep, [x3, #0x100]
+	WORD $0xf9810060 // prfm pldl1keep, [x3, #0x200]
+	WORD $0x8b0501a6 // add x6, x13, x5
+	WORD $0xad401444 // ldp q4, q5, [x2]
+	WORD $0x91010063 // add x3, x3, #0x40
+	WORD $0x3dc000c6 // ldr q6, [x6]
 	WORD $0x4e040487 // dup v7.4s, v4.s[0]
 	WORD $0x0e27c0d0 // smull v16.8h, v6.8b, v7.8b
 	WORD $0x4e27c0c6 // smull2 v6.8h, v6.16b, v7.16b
-	WORD $0x3cd40087 // ldur q7, [x4, #-0xc0]
+	WORD $0x3dc010c7 // ldr q7, [x6, #0x40]
 	WORD $0x4e66be06 // addp v6.8h, v16.8h, v6.8h
 	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
 	WORD $0x0e30c0f1 // smull v17.8h, v7.8b, v16.8b
@@ -57,121 +62,130 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
 	WORD $0x4e67be27 // addp v7.8h, v17.8h, v7.8h
 	WORD $0x4e6068e6 // sadalp v6.4s, v7.8h
-	WORD $0x3cd80087 // ldur q7, [x4, #-0x80]
+	WORD $0x3dc020c7 // ldr q7, [x6, #0x80]
 	WORD $0x0e30c0f1 // smull v17.8h, v7.8b, v16.8b
 	WORD $0x4e30c0e7 // smull2 v7.8h, v7.16b, v16.16b
 	WORD $0x4e67be27 // addp v7.8h, v17.8h, v7.8h
 	WORD $0x4e6068e6 // sadalp v6.4s, v7.8h
-	WORD $0x3cdc0087 // ldur q7, [x4, #-0x40]
+	WORD $0x3dc030c7 // ldr q7, [x6, #0xc0]
 	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
 	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
 	WORD $0x4e0404a7 // dup v7.4s, v5.s[0]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0x3dc040c4 // ldr q4, [x6, #0x100]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e0c04a7 // dup v7.4s, v5.s[1]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc01084 // ldr q4, [x4, #0x40]
+	WORD $0x3dc050c4 // ldr q4, [x6, #0x140]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e1404a7 // dup v7.4s, v5.s[2]
 	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc02084 // ldr q4, [x4, #0x80]
+	WORD $0x3dc060c4 // ldr q4, [x6, #0x180]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc03084 // ldr q4, [x4, #0xc0]
+	WORD $0x3dc070c4 // ldr q4, [x6, #0x1c0]
 	WORD $0x0e25c087 // smull v7.8h, v4.8b, v5.8b
 	WORD $0x4e25c084 // smull2 v4.8h, v4.16b, v5.16b
-	WORD $0xfc6269a5 // ldr d5, [x13, x2]
-	WORD $0x91002042 // add x2, x2, #0x8
+	WORD $0xfc408485 // ldr d5, [x4], #0x8
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0xf108805f // cmp x2, #0x220
 	WORD $0x4e64bce4 // addp v4.8h, v7.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
 	WORD $0x4ea184c4 // add v4.4s, v6.4s, v1.4s
 	WORD $0x6e22dca6 // fmul v6.4s, v5.4s, v2.4s
 	WORD $0x4e24cca6 // fmla v6.4s, v5.4s, v4.4s
-	WORD $0xbd402224 // ldr s4, [x17, #0x20]
+	WORD $0xbd402044 // ldr s4, [x2, #0x20]
 	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
-	WORD $0x3c810463 // str q3, [x3], #0x10
-	WORD $0x54fff841 // b.ne 0x64 <k_tile_q8_0+0x64>
-	WORD $0xf9401401 // ldr x1, [x0, #0x28]
-	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x3ca569c3 // str q3, [x14, x5]
+	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0xf10100bf // cmp x5, #0x40
+	WORD $0x54fff7e1 // b.ne 0x6c <k_tile_q8_0+0x6c>
+	WORD $0xf9401403 // ldr x3, [x0, #0x28]
+	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x910881ad // add x13, x13, #0x220
-	WORD $0xeb0b021f // cmp x16, x11
-	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
-	WORD $0x54fff721 // b.ne 0x58 <k_tile_q8_0+0x58>
+	WORD $0x91088210 // add x16, x16, #0x220
+	WORD $0x91088231 // add x17, x17, #0x220
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x8b031842 // add x2, x2, x3, lsl #6
+	WORD $0x54fff681 // b.ne 0x60 <k_tile_q8_0+0x60>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff5e1 // b.ne 0x40 <k_tile_q8_0+0x40>
-	WORD $0x14000008 // b 0x1a8 <k_tile_q8_0+0x1a8>
-	WORD $0xb50000ea // cbnz x10, 0x1a8 <k_tile_q8_0+0x1a8>
+	WORD $0x54fff501 // b.ne 0x40 <k_tile_q8_0+0x40>
+	WORD $0x14000008 // b 0x1c4 <k_tile_q8_0+0x1c4>
+	WORD $0xb50000ea // cbnz x10, 0x1c4 <k_tile_q8_0+0x1c4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x198 <k_tile_q8_0+0x198>
+	WORD $0x54ffffa1 // b.ne 0x1b4 <k_tile_q8_0+0x1b4>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_0
-	WORD $0xa9bf4ff4 // stp x20, x19, [sp, #-0x10]!
+	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000f2b // b.lt 0x39c <k_tile_q4_0+0x1f0>
+	WORD $0x5400100b // b.lt 0x3dc <k_tile_q4_0+0x214>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000dab // b.lt 0x380 <k_tile_q4_0+0x1d4>
+	WORD $0x54000e8b // b.lt 0x3c0 <k_tile_q4_0+0x1f8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
-	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040e22 // dup v2.4s, w17
-	WORD $0x52800fef // mov w15, #0x7f // =127
-	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
-	WORD $0x72b6980f // movk w15, #0xb4c0, lsl #16
-	WORD $0xaa0903f1 // mov x17, x9
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xb500008a // cbnz x10, 0x20c <k_tile_q4_0+0x60>
-	WORD $0x8b011922 // add x2, x9, x1, lsl #6
-	WORD $0xad000040 // stp q0, q0, [x2]
-	WORD $0xad010040 // stp q0, q0, [x2, #0x20]
+	WORD $0x4e040c22 // dup v2.4s, w1
+	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
+	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0xaa0903e1 // mov x1, x9
 	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xaa0c03e3 // mov x3, x12
-	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0x52802005 // mov w5, #0x100 // =256
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0x8b0401a7 // add x7, x13, x4
-	WORD $0xad401466 // ldp q6, q5, [x3]
-	WORD $0x3cd800e7 // ldur q7, [x7, #-0x80]
-	WORD $0xb9402473 // ldr w19, [x3, #0x24]
-	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0xb500008a // cbnz x10, 0x234 <k_tile_q4_0+0x6c>
+	WORD $0x8b021923 // add x3, x9, x2, lsl #6
+	WORD $0xad000060 // stp q0, q0, [x3]
+	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
+	WORD $0x910401a3 // add x3, x13, #0x100
+	WORD $0x8b0e01a4 // add x4, x13, x14
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x3cf46823 // ldr q3, [x1, x20]
+	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
+	WORD $0xf98000e0 // prfm pldl1keep, [x7]
+	WORD $0x8b1401b5 // add x21, x13, x20
+	WORD $0xb94024d6 // ldr w22, [x6, #0x24]
+	WORD $0xad4014c6 // ldp q6, q5, [x6]
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0x3dc002a7 // ldr q7, [x21]
+	WORD $0x2b0f02d7 // adds w23, w22, w15
+	WORD $0x0b1002d6 // add w22, w22, w16
+	WORD $0x1a97b2d6 // csel w22, w22, w23, lt
 	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
 	WORD $0x4e0404d1 // dup v17.4s, v6.s[0]
-	WORD $0x2b0e0274 // adds w20, w19, w14
-	WORD $0x0b0f0273 // add w19, w19, w15
-	WORD $0x1a94b273 // csel w19, w19, w20, lt
-	WORD $0x13077e73 // asr w19, w19, #7
+	WORD $0x13077ed6 // asr w22, w22, #7
+	WORD $0x0b160e36 // add w22, w17, w22, lsl #3
 	WORD $0x0e31c212 // smull v18.8h, v16.8b, v17.8b
 	WORD $0x4e31c210 // smull2 v16.8h, v16.16b, v17.16b
-	WORD $0x0b130e13 // add w19, w16, w19, lsl #3
-	WORD $0x4e040e64 // dup v4.4s, w19
+	WORD $0x4e040ec4 // dup v4.4s, w22
 	WORD $0x4e70be50 // addp v16.8h, v18.8h, v16.8h
 	WORD $0x4e0c04d2 // dup v18.4s, v6.s[1]
 	WORD $0x4e606a04 // sadalp v4.4s, v16.8h
-	WORD $0x3cdc00f0 // ldur q16, [x7, #-0x40]
+	WORD $0x3dc012b0 // ldr q16, [x21, #0x40]
 	WORD $0x4e211e11 // and v17.16b, v16.16b, v1.16b
 	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
@@ -179,13 +193,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1404d3 // dup v19.4s, v6.s[2]
 	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
 	WORD $0x4e606a24 // sadalp v4.4s, v17.8h
-	WORD $0x3dc000f1 // ldr q17, [x7]
+	WORD $0x3dc022b1 // ldr q17, [x21, #0x80]
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e606a44 // sadalp v4.4s, v18.8h
-	WORD $0x3dc010f2 // ldr q18, [x7, #0x40]
+	WORD $0x3dc032b2 // ldr q18, [x21, #0xc0]
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x0e26c274 // smull v20.8h, v19.8b, v6.8b
 	WORD $0x4e26c266 // smull2 v6.8h, v19.16b, v6.16b
@@ -219,77 +233,84 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e6068a4 // sadalp v4.4s, v5.8h
-	WORD $0xfc6569a5 // ldr d5, [x13, x5]
-	WORD $0x910020a5 // add x5, x5, #0x8
-	WORD $0xf10480bf // cmp x5, #0x120
+	WORD $0xfc408665 // ldr d5, [x19], #0x8
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x6e22dca6 // fmul v6.4s, v5.4s, v2.4s
 	WORD $0x4e24cca6 // fmla v6.4s, v5.4s, v4.4s
-	WORD $0xbd402064 // ldr s4, [x3, #0x20]
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
-	WORD $0x3c8104c3 // str q3, [x6], #0x10
-	WORD $0x54fff681 // b.ne 0x220 <k_tile_q4_0+0x74>
-	WORD $0xf9401404 // ldr x4, [x0, #0x28]
-	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x3cb46823 // str q3, [x1, x20]
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0xf101029f // cmp x20, #0x40
+	WORD $0x54fff641 // b.ne 0x250 <k_tile_q4_0+0x88>
+	WORD $0xf9401407 // ldr x7, [x0, #0x28]
+	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910481ad // add x13, x13, #0x120
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff561 // b.ne 0x214 <k_tile_q4_0+0x68>
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x91010231 // add x17, x17, #0x40
-	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x54fff421 // b.ne 0x1fc <k_tile_q4_0+0x50>
-	WORD $0x14000008 // b 0x39c <k_tile_q4_0+0x1f0>
-	WORD $0xb50000ea // cbnz x10, 0x39c <k_tile_q4_0+0x1f0>
+	WORD $0x91048063 // add x3, x3, #0x120
+	WORD $0x91048084 // add x4, x4, #0x120
+	WORD $0xeb0b00bf // cmp x5, x11
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x54fff4e1 // b.ne 0x244 <k_tile_q4_0+0x7c>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x91010021 // add x1, x1, #0x40
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x54fff361 // b.ne 0x224 <k_tile_q4_0+0x5c>
+	WORD $0x14000008 // b 0x3dc <k_tile_q4_0+0x214>
+	WORD $0xb50000ea // cbnz x10, 0x3dc <k_tile_q4_0+0x214>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x38c <k_tile_q4_0+0x1e0>
-	WORD $0xa8c14ff4 // ldp x20, x19, [sp], #0x10
+	WORD $0x54ffffa1 // b.ne 0x3cc <k_tile_q4_0+0x204>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xf84307f7 // ldr x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_1
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000ecb // b.lt 0x584 <k_tile_q4_1+0x1e0>
+	WORD $0x54000f8b // b.lt 0x5e4 <k_tile_q4_1+0x1f8>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000d4b // b.lt 0x568 <k_tile_q4_1+0x1c4>
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x54000e0b // b.lt 0x5c8 <k_tile_q4_1+0x1dc>
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
-	WORD $0x4e040dc2 // dup v2.4s, w14
-	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
-	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x4e040de2 // dup v2.4s, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040dc3 // dup v3.4s, w14
-	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xb500008a // cbnz x10, 0x3f8 <k_tile_q4_1+0x54>
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0x910481b0 // add x16, x13, #0x120
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0xaa1003e2 // mov x2, x16
-	WORD $0x52801803 // mov w3, #0xc0 // =192
-	WORD $0xaa0e03e4 // mov x4, x14
-	WORD $0x3dc00084 // ldr q4, [x4]
-	WORD $0x8b0301a5 // add x5, x13, x3
-	WORD $0xad401427 // ldp q7, q5, [x1]
-	WORD $0x3cd400b0 // ldur q16, [x5, #-0xc0]
-	WORD $0x91004063 // add x3, x3, #0x10
+	WORD $0x4e040de3 // dup v3.4s, w15
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xb500008a // cbnz x10, 0x444 <k_tile_q4_1+0x58>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0x910481b1 // add x17, x13, #0x120
+	WORD $0x8b0e01a1 // add x1, x13, x14
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x3ce669e4 // ldr q4, [x15, x6]
+	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0x8b0601a7 // add x7, x13, x6
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xad401467 // ldp q7, q5, [x3]
+	WORD $0x3dc000f0 // ldr q16, [x7]
 	WORD $0x4e211e06 // and v6.16b, v16.16b, v1.16b
-	WORD $0xf104007f // cmp x3, #0x100
 	WORD $0x4e0404f1 // dup v17.4s, v7.s[0]
 	WORD $0x4e0c04f3 // dup v19.4s, v7.s[1]
 	WORD $0x0e31c0d2 // smull v18.8h, v6.8b, v17.8b
 	WORD $0x4e31c0c6 // smull2 v6.8h, v6.16b, v17.16b
-	WORD $0x3cd800b1 // ldur q17, [x5, #-0x80]
+	WORD $0x3dc010f1 // ldr q17, [x7, #0x40]
 	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
@@ -299,13 +320,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1404f4 // dup v20.4s, v7.s[2]
 	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
 	WORD $0x4e606a46 // sadalp v6.4s, v18.8h
-	WORD $0x3cdc00b2 // ldur q18, [x5, #-0x40]
+	WORD $0x3dc020f2 // ldr q18, [x7, #0x80]
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a66 // sadalp v6.4s, v19.8h
-	WORD $0x3dc000b3 // ldr q19, [x5]
+	WORD $0x3dc030f3 // ldr q19, [x7, #0xc0]
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
 	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
@@ -340,97 +361,107 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e65be05 // addp v5.8h, v16.8h, v5.8h
 	WORD $0x4e6068a6 // sadalp v6.4s, v5.8h
 	WORD $0x4ea284c5 // add v5.4s, v6.4s, v2.4s
-	WORD $0xfc5e0046 // ldur d6, [x2, #-0x20]
+	WORD $0xfc5e00a6 // ldur d6, [x5, #-0x20]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6e23dcc7 // fmul v7.4s, v6.4s, v3.4s
 	WORD $0x4e25ccc7 // fmla v7.4s, v6.4s, v5.4s
-	WORD $0xbd402025 // ldr s5, [x1, #0x20]
-	WORD $0xbd403026 // ldr s6, [x1, #0x30]
+	WORD $0xbd402065 // ldr s5, [x3, #0x20]
+	WORD $0xbd403066 // ldr s6, [x3, #0x30]
 	WORD $0x4f8510e4 // fmla v4.4s, v7.4s, v5.s[0]
-	WORD $0xfc408445 // ldr d5, [x2], #0x8
+	WORD $0xfc4084a5 // ldr d5, [x5], #0x8
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x4f8610a4 // fmla v4.4s, v5.4s, v6.s[0]
-	WORD $0x3c810484 // str q4, [x4], #0x10
-	WORD $0x54fff6e1 // b.ne 0x410 <k_tile_q4_1+0x6c>
-	WORD $0xf9401402 // ldr x2, [x0, #0x28]
-	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x3ca669e4 // str q4, [x15, x6]
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0xf10100df // cmp x6, #0x40
+	WORD $0x54fff681 // b.ne 0x460 <k_tile_q4_1+0x74>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910501ad // add x13, x13, #0x140
-	WORD $0x91050210 // add x16, x16, #0x140
-	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x8b021821 // add x1, x1, x2, lsl #6
-	WORD $0x54fff5a1 // b.ne 0x404 <k_tile_q4_1+0x60>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff441 // b.ne 0x3e8 <k_tile_q4_1+0x44>
-	WORD $0x14000008 // b 0x584 <k_tile_q4_1+0x1e0>
-	WORD $0xb50000ea // cbnz x10, 0x584 <k_tile_q4_1+0x1e0>
+	WORD $0x91050231 // add x17, x17, #0x140
+	WORD $0x91050021 // add x1, x1, #0x140
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fff521 // b.ne 0x454 <k_tile_q4_1+0x68>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54fff3a1 // b.ne 0x434 <k_tile_q4_1+0x48>
+	WORD $0x14000008 // b 0x5e4 <k_tile_q4_1+0x1f8>
+	WORD $0xb50000ea // cbnz x10, 0x5e4 <k_tile_q4_1+0x1f8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x574 <k_tile_q4_1+0x1d0>
+	WORD $0x54ffffa1 // b.ne 0x5d4 <k_tile_q4_1+0x1e8>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_0
-	WORD $0xf81e0ff5 // str x21, [sp, #-0x20]!
+	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9014ff4 // stp x20, x19, [sp, #0x10]
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400126b // b.lt 0x7e4 <k_tile_q5_0+0x25c>
+	WORD $0x5400134b // b.lt 0x864 <k_tile_q5_0+0x27c>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540010eb // b.lt 0x7c8 <k_tile_q5_0+0x240>
+	WORD $0x540011cb // b.lt 0x848 <k_tile_q5_0+0x260>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
-	WORD $0x52b96811 // mov w17, #-0x34c00000 // =-884998144
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040e23 // dup v3.4s, w17
-	WORD $0x52800fef // mov w15, #0x7f // =127
-	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0x72b6980f // movk w15, #0xb4c0, lsl #16
-	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
-	WORD $0xaa0903f1 // mov x17, x9
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xb500008a // cbnz x10, 0x5f0 <k_tile_q5_0+0x68>
-	WORD $0x8b011922 // add x2, x9, x1, lsl #6
-	WORD $0xad000040 // stp q0, q0, [x2]
-	WORD $0xad010040 // stp q0, q0, [x2, #0x20]
-	WORD $0x910501a2 // add x2, x13, #0x140
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xaa0c03e4 // mov x4, x12
-	WORD $0x52801005 // mov w5, #0x80 // =128
-	WORD $0xaa0203e6 // mov x6, x2
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0x3dc000e4 // ldr q4, [x7]
-	WORD $0x8b0501b3 // add x19, x13, x5
-	WORD $0x3dc02267 // ldr q7, [x19, #0x80]
-	WORD $0x3cd80271 // ldur q17, [x19, #-0x80]
-	WORD $0xb9402494 // ldr w20, [x4, #0x24]
-	WORD $0xad401890 // ldp q16, q6, [x4]
-	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0x4e040c23 // dup v3.4s, w1
+	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
+	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0xaa0903e1 // mov x1, x9
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xb500008a // cbnz x10, 0x658 <k_tile_q5_0+0x70>
+	WORD $0x8b021923 // add x3, x9, x2, lsl #6
+	WORD $0xad000060 // stp q0, q0, [x3]
+	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
+	WORD $0x910501a3 // add x3, x13, #0x140
+	WORD $0x8b0e01a4 // add x4, x13, x14
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x52802013 // mov w19, #0x100 // =256
+	WORD $0xaa0303f4 // mov x20, x3
+	WORD $0xaa0103f5 // mov x21, x1
+	WORD $0x8b1301b6 // add x22, x13, x19
+	WORD $0x3dc002a4 // ldr q4, [x21]
+	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
+	WORD $0xf98000e0 // prfm pldl1keep, [x7]
+	WORD $0x3dc002c7 // ldr q7, [x22]
+	WORD $0x3cd002d1 // ldur q17, [x22, #-0x100]
+	WORD $0xad4018d0 // ldp q16, q6, [x6]
 	WORD $0x4f2454f3 // shl v19.4s, v7.4s, #0x4
+	WORD $0xb94024d7 // ldr w23, [x6, #0x24]
+	WORD $0x91004273 // add x19, x19, #0x10
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
-	WORD $0x2b0e0295 // adds w21, w20, w14
-	WORD $0x0b0f0294 // add w20, w20, w15
-	WORD $0x1a95b294 // csel w20, w20, w21, lt
-	WORD $0xf10300bf // cmp x5, #0xc0
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0x2b0f02f8 // adds w24, w23, w15
+	WORD $0x0b1002f7 // add w23, w23, w16
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x13077e94 // asr w20, w20, #7
-	WORD $0x0b141214 // add w20, w16, w20, lsl #4
+	WORD $0x1a98b2f7 // csel w23, w23, w24, lt
+	WORD $0xf105027f // cmp x19, #0x140
+	WORD $0x13077ef7 // asr w23, w23, #7
 	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
 	WORD $0x4e040613 // dup v19.4s, v16.s[0]
-	WORD $0x4e040e85 // dup v5.4s, w20
+	WORD $0x0b171237 // add w23, w17, w23, lsl #4
+	WORD $0x4e040ee5 // dup v5.4s, w23
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4f2354f4 // shl v20.4s, v7.4s, #0x3
 	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
-	WORD $0x3cdc0272 // ldur q18, [x19, #-0x40]
+	WORD $0x3cd402d2 // ldur q18, [x22, #-0xc0]
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
 	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
@@ -440,7 +471,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4f2254f5 // shl v21.4s, v7.4s, #0x2
 	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
-	WORD $0x3dc00273 // ldr q19, [x19]
+	WORD $0x3cd802d3 // ldur q19, [x22, #-0x80]
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
@@ -451,7 +482,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
 	WORD $0x4ea784f6 // add v22.4s, v7.4s, v7.4s
 	WORD $0x4e606a85 // sadalp v5.4s, v20.8h
-	WORD $0x3dc01274 // ldr q20, [x19, #0x40]
+	WORD $0x3cdc02d4 // ldur q20, [x22, #-0x40]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e211e95 // and v21.16b, v20.16b, v1.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
@@ -498,83 +529,92 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66be06 // addp v6.8h, v16.8h, v6.8h
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
-	WORD $0xfc4084c6 // ldr d6, [x6], #0x8
+	WORD $0xfc408686 // ldr d6, [x20], #0x8
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6e23dcc7 // fmul v7.4s, v6.4s, v3.4s
 	WORD $0x4e25ccc7 // fmla v7.4s, v6.4s, v5.4s
-	WORD $0xbd402085 // ldr s5, [x4, #0x20]
+	WORD $0xbd4020c5 // ldr s5, [x6, #0x20]
 	WORD $0x4f8510e4 // fmla v4.4s, v7.4s, v5.s[0]
-	WORD $0x3c8104e4 // str q4, [x7], #0x10
-	WORD $0x54fff3a1 // b.ne 0x608 <k_tile_q5_0+0x80>
-	WORD $0xf9401405 // ldr x5, [x0, #0x28]
-	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x3c8106a4 // str q4, [x21], #0x10
+	WORD $0x54fff341 // b.ne 0x678 <k_tile_q5_0+0x90>
+	WORD $0xf9401407 // ldr x7, [x0, #0x28]
+	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910581ad // add x13, x13, #0x160
-	WORD $0x91058042 // add x2, x2, #0x160
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x8b051884 // add x4, x4, x5, lsl #6
-	WORD $0x54fff261 // b.ne 0x5fc <k_tile_q5_0+0x74>
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x91010231 // add x17, x17, #0x40
-	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x54fff101 // b.ne 0x5e0 <k_tile_q5_0+0x58>
-	WORD $0x14000008 // b 0x7e4 <k_tile_q5_0+0x25c>
-	WORD $0xb50000ea // cbnz x10, 0x7e4 <k_tile_q5_0+0x25c>
+	WORD $0x91058063 // add x3, x3, #0x160
+	WORD $0x91058084 // add x4, x4, #0x160
+	WORD $0xeb0b00bf // cmp x5, x11
+	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
+	WORD $0x54fff1c1 // b.ne 0x668 <k_tile_q5_0+0x80>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x91010021 // add x1, x1, #0x40
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x54fff041 // b.ne 0x648 <k_tile_q5_0+0x60>
+	WORD $0x14000008 // b 0x864 <k_tile_q5_0+0x27c>
+	WORD $0xb50000ea // cbnz x10, 0x864 <k_tile_q5_0+0x27c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x7d4 <k_tile_q5_0+0x24c>
-	WORD $0xa9414ff4 // ldp x20, x19, [sp, #0x10]
-	WORD $0xf84207f5 // ldr x21, [sp], #0x20
+	WORD $0x54ffffa1 // b.ne 0x854 <k_tile_q5_0+0x26c>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_1
+	WORD $0xf81f0ff3 // str x19, [sp, #-0x10]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540011eb // b.lt 0xa34 <k_tile_q5_1+0x244>
+	WORD $0x540012cb // b.lt 0xad8 <k_tile_q5_1+0x264>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400106b // b.lt 0xa18 <k_tile_q5_1+0x228>
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x5400114b // b.lt 0xabc <k_tile_q5_1+0x248>
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f00e602 // movi v2.16b, #0x10
-	WORD $0x4e040dc3 // dup v3.4s, w14
-	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
+	WORD $0x4e040de3 // dup v3.4s, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040dc4 // dup v4.4s, w14
-	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xb500008a // cbnz x10, 0x848 <k_tile_q5_1+0x58>
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0x910581b0 // add x16, x13, #0x160
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0xaa1003e2 // mov x2, x16
-	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xaa0e03e4 // mov x4, x14
-	WORD $0x3dc00085 // ldr q5, [x4]
-	WORD $0x8b0301a5 // add x5, x13, x3
-	WORD $0x3dc020a7 // ldr q7, [x5, #0x80]
-	WORD $0x3cd800b2 // ldur q18, [x5, #-0x80]
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xad401831 // ldp q17, q6, [x1]
-	WORD $0xf103007f // cmp x3, #0xc0
+	WORD $0x4e040de4 // dup v4.4s, w15
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xb500008a // cbnz x10, 0x8d4 <k_tile_q5_1+0x60>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0x910581b1 // add x17, x13, #0x160
+	WORD $0x8b0e01a1 // add x1, x13, x14
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0x52801006 // mov w6, #0x80 // =128
+	WORD $0xaa0f03e7 // mov x7, x15
+	WORD $0x8b0601b3 // add x19, x13, x6
+	WORD $0x3dc000e5 // ldr q5, [x7]
+	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0x3dc02267 // ldr q7, [x19, #0x80]
+	WORD $0x3cd80272 // ldur q18, [x19, #-0x80]
+	WORD $0xad401871 // ldp q17, q6, [x3]
 	WORD $0x4f2454f3 // shl v19.4s, v7.4s, #0x4
-	WORD $0x4e211e50 // and v16.16b, v18.16b, v1.16b
 	WORD $0x4f2354f5 // shl v21.4s, v7.4s, #0x3
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0x4e211e50 // and v16.16b, v18.16b, v1.16b
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xf10300df // cmp x6, #0xc0
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb01e70 // orr v16.16b, v19.16b, v16.16b
 	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x0e33c214 // smull v20.8h, v16.8b, v19.8b
 	WORD $0x4e33c210 // smull2 v16.8h, v16.16b, v19.16b
-	WORD $0x3cdc00b3 // ldur q19, [x5, #-0x40]
+	WORD $0x3cdc0273 // ldur q19, [x19, #-0x40]
 	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
 	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
@@ -585,7 +625,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
 	WORD $0x4f2254f6 // shl v22.4s, v7.4s, #0x2
 	WORD $0x4e606a90 // sadalp v16.4s, v20.8h
-	WORD $0x3dc000b4 // ldr q20, [x5]
+	WORD $0x3dc00274 // ldr q20, [x19]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e211e95 // and v21.16b, v20.16b, v1.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
@@ -596,7 +636,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4ea784f7 // add v23.4s, v7.4s, v7.4s
 	WORD $0x4e606ab0 // sadalp v16.4s, v21.8h
-	WORD $0x3dc010b5 // ldr q21, [x5, #0x40]
+	WORD $0x3dc01275 // ldr q21, [x19, #0x40]
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
 	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
@@ -641,2224 +681,45 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb11ce7 // orr v7.16b, v7.16b, v17.16b
 	WORD $0x0e26c0f1 // smull v17.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0xfc5e0047 // ldur d7, [x2, #-0x20]
+	WORD $0xfc5e00a7 // ldur d7, [x5, #-0x20]
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
 	WORD $0x4e6068d0 // sadalp v16.4s, v6.8h
 	WORD $0x4ea38606 // add v6.4s, v16.4s, v3.4s
 	WORD $0x6e24dcf0 // fmul v16.4s, v7.4s, v4.4s
 	WORD $0x4e26ccf0 // fmla v16.4s, v7.4s, v6.4s
-	WORD $0xbd402026 // ldr s6, [x1, #0x20]
-	WORD $0xbd403027 // ldr s7, [x1, #0x30]
+	WORD $0xbd402066 // ldr s6, [x3, #0x20]
+	WORD $0xbd403067 // ldr s7, [x3, #0x30]
 	WORD $0x4f861205 // fmla v5.4s, v16.4s, v6.s[0]
-	WORD $0xfc408446 // ldr d6, [x2], #0x8
+	WORD $0xfc4084a6 // ldr d6, [x5], #0x8
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3c810485 // str q5, [x4], #0x10
-	WORD $0x54fff3e1 // b.ne 0x860 <k_tile_q5_1+0x70>
-	WORD $0xf9401402 // ldr x2, [x0, #0x28]
-	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x3c8104e5 // str q5, [x7], #0x10
+	WORD $0x54fff381 // b.ne 0x8f4 <k_tile_q5_1+0x80>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910601ad // add x13, x13, #0x180
-	WORD $0x91060210 // add x16, x16, #0x180
-	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x8b021821 // add x1, x1, x2, lsl #6
-	WORD $0x54fff2a1 // b.ne 0x854 <k_tile_q5_1+0x64>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff141 // b.ne 0x838 <k_tile_q5_1+0x48>
-	WORD $0x14000008 // b 0xa34 <k_tile_q5_1+0x244>
-	WORD $0xb50000ea // cbnz x10, 0xa34 <k_tile_q5_1+0x244>
+	WORD $0x91060231 // add x17, x17, #0x180
+	WORD $0x91060021 // add x1, x1, #0x180
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fff201 // b.ne 0x8e4 <k_tile_q5_1+0x70>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54fff081 // b.ne 0x8c4 <k_tile_q5_1+0x50>
+	WORD $0x14000008 // b 0xad8 <k_tile_q5_1+0x264>
+	WORD $0xb50000ea // cbnz x10, 0xad8 <k_tile_q5_1+0x264>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0xa24 <k_tile_q5_1+0x234>
+	WORD $0x54ffffa1 // b.ne 0xac8 <k_tile_q5_1+0x254>
+	WORD $0xf84107f3 // ldr x19, [sp], #0x10
 	WORD $0xd65f03c0 // ret
 
 	// tile_q2_k
-	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
-	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x5400384b // b.lt 0x1158 <k_tile_q2_k+0x720>
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540036cb // b.lt 0x113c <k_tile_q2_k+0x704>
-	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
-	WORD $0xf940140e // ldr x14, [x0, #0x28]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x4f00e461 // movi v1.16b, #0x3
-	WORD $0x4e040de2 // dup v2.4s, w15
-	WORD $0x4f0005e3 // movi v3.4s, #0xf
-	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
-	WORD $0x4e040de4 // dup v4.4s, w15
-	WORD $0xd37ae5ce // lsl x14, x14, #6
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xb500006a // cbnz x10, 0xaa4 <k_tile_q2_k+0x6c>
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0d03e1 // mov x1, x13
-	WORD $0x91140182 // add x2, x12, #0x500
-	WORD $0x91148183 // add x3, x12, #0x520
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xd37cec85 // lsl x5, x4, #4
-	WORD $0x52800036 // mov w22, #0x1 // =1
-	WORD $0xaa0103f9 // mov x25, x1
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x3ce56a05 // ldr q5, [x16, x5]
-	WORD $0x8b050185 // add x5, x12, x5
-	WORD $0x910800a6 // add x6, x5, #0x200
-	WORD $0x910900a7 // add x7, x5, #0x240
-	WORD $0x910a00b3 // add x19, x5, #0x280
-	WORD $0x910b00b4 // add x20, x5, #0x2c0
-	WORD $0x2a1603f5 // mov w21, w22
-	WORD $0xd377daf6 // lsl x22, x23, #9
-	WORD $0xad404331 // ldp q17, q16, [x25]
-	WORD $0x8b171cb8 // add x24, x5, x23, lsl #7
-	WORD $0x8b1600b7 // add x23, x5, x22
-	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x4e040633 // dup v19.4s, v17.s[0]
-	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc00306 // ldr q6, [x24]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
-	WORD $0x4e231cd2 // and v18.16b, v6.16b, v3.16b
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
-	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf668d1 // ldr q17, [x6, x22]
-	WORD $0x4e040612 // dup v18.4s, v16.s[0]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf668f2 // ldr q18, [x7, x22]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
-	WORD $0x4e140614 // dup v20.4s, v16.s[2]
-	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a72 // ldr q18, [x19, x22]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a92 // ldr q18, [x20, x22]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
-	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
-	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
-	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
-	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
-	WORD $0x6f3804d1 // ushr v17.4s, v6.4s, #0x8
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402327 // ldr s7, [x25, #0x20]
-	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
-	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
-	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
-	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d469f31 // ldp s17, s7, [x25, #0x34]
-	WORD $0x8b0e0339 // add x25, x25, x14
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xad404331 // ldp q17, q16, [x25]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e040633 // dup v19.4s, v17.s[0]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
-	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc00306 // ldr q6, [x24]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
-	WORD $0x6f3004d2 // ushr v18.4s, v6.4s, #0x10
-	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
-	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf668d1 // ldr q17, [x6, x22]
-	WORD $0x4e040612 // dup v18.4s, v16.s[0]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf668f2 // ldr q18, [x7, x22]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e140614 // dup v20.4s, v16.s[2]
-	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a72 // ldr q18, [x19, x22]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a92 // ldr q18, [x20, x22]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
-	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
-	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
-	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
-	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
-	WORD $0x6f2804d1 // ushr v17.4s, v6.4s, #0x18
-	WORD $0x6f071611 // bic v17.4s, #0xf0
-	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0xbd403731 // ldr s17, [x25, #0x34]
-	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402327 // ldr s7, [x25, #0x20]
-	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
-	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
-	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
-	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0xbd403b27 // ldr s7, [x25, #0x38]
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x8b0e0339 // add x25, x25, x14
-	WORD $0xad404331 // ldp q17, q16, [x25]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
-	WORD $0x4e040633 // dup v19.4s, v17.s[0]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc01306 // ldr q6, [x24, #0x40]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
-	WORD $0x4e231cd2 // and v18.16b, v6.16b, v3.16b
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
-	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf668d1 // ldr q17, [x6, x22]
-	WORD $0x4e040612 // dup v18.4s, v16.s[0]
-	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf668f2 // ldr q18, [x7, x22]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e140614 // dup v20.4s, v16.s[2]
-	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a72 // ldr q18, [x19, x22]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a92 // ldr q18, [x20, x22]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
-	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
-	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
-	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
-	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
-	WORD $0x6f3804d1 // ushr v17.4s, v6.4s, #0x8
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402327 // ldr s7, [x25, #0x20]
-	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
-	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
-	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
-	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d469f31 // ldp s17, s7, [x25, #0x34]
-	WORD $0x8b0e0339 // add x25, x25, x14
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
-	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xad404331 // ldp q17, q16, [x25]
-	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
-	WORD $0x4e040633 // dup v19.4s, v17.s[0]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc647846 // ldr d6, [x2, x4, lsl #3]
-	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc01306 // ldr q6, [x24, #0x40]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc052f3 // ldr q19, [x23, #0x140]
-	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc062f3 // ldr q19, [x23, #0x180]
-	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc072f3 // ldr q19, [x23, #0x1c0]
-	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
-	WORD $0x6f3004d2 // ushr v18.4s, v6.4s, #0x10
-	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
-	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cf668d1 // ldr q17, [x6, x22]
-	WORD $0x4e040612 // dup v18.4s, v16.s[0]
-	WORD $0x6f3a0631 // ushr v17.4s, v17.4s, #0x6
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cf668f2 // ldr q18, [x7, x22]
-	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e140614 // dup v20.4s, v16.s[2]
-	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a72 // ldr q18, [x19, x22]
-	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
-	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
-	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
-	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cf66a92 // ldr q18, [x20, x22]
-	WORD $0x2a1f03f6 // mov w22, wzr
-	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
-	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
-	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
-	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
-	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
-	WORD $0x6f2804d1 // ushr v17.4s, v6.4s, #0x18
-	WORD $0x6f071611 // bic v17.4s, #0xf0
-	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0xbd403731 // ldr s17, [x25, #0x34]
-	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402327 // ldr s7, [x25, #0x20]
-	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
-	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
-	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc647867 // ldr d7, [x3, x4, lsl #3]
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
-	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0xbd403b27 // ldr s7, [x25, #0x38]
-	WORD $0x8b0e0339 // add x25, x25, x14
-	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3707cf15 // tbnz w21, #0x0, 0xae0 <k_tile_q2_k+0xa8>
-	WORD $0x3ca47a05 // str q5, [x16, x4, lsl #4]
-	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0xf100109f // cmp x4, #0x4
-	WORD $0x54ffcd41 // b.ne 0xab8 <k_tile_q2_k+0x80>
-	WORD $0xf9401402 // ldr x2, [x0, #0x28]
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x9115018c // add x12, x12, #0x540
-	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x8b022421 // add x1, x1, x2, lsl #9
-	WORD $0x54ffcc21 // b.ne 0xaac <k_tile_q2_k+0x74>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffcb01 // b.ne 0xa94 <k_tile_q2_k+0x5c>
-	WORD $0x14000008 // b 0x1158 <k_tile_q2_k+0x720>
-	WORD $0xb50000ea // cbnz x10, 0x1158 <k_tile_q2_k+0x720>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
-	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x1148 <k_tile_q2_k+0x710>
-	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
-	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
-	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
-	WORD $0xf84407f9 // ldr x25, [sp], #0x40
-	WORD $0xd65f03c0 // ret
-
-	// tile_q3_k
-	WORD $0xd10383ff // sub sp, sp, #0xe0
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90043fd // str x29, [sp, #0x80]
-	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
-	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
-	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
-	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
-	WORD $0xf90013e8 // str x8, [sp, #0x20]
-	WORD $0x5400520b // b.lt 0x1bd4 <k_tile_q3_k+0xa68>
-	WORD $0xf9400008 // ldr x8, [x0]
-	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x54004feb // b.lt 0x1bac <k_tile_q3_k+0xa40>
-	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x4f00e5e1 // movi v1.16b, #0xf
-	WORD $0x4f01e602 // movi v2.16b, #0x30
-	WORD $0x4f00e483 // movi v3.16b, #0x4
-	WORD $0x4f00e464 // movi v4.16b, #0x3
-	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
-	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
-	WORD $0x910103e2 // add x2, sp, #0x40
-	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xd378dd0f // lsl x15, x8, #8
-	WORD $0xd37ae510 // lsl x16, x8, #6
-	WORD $0xd379e111 // lsl x17, x8, #7
-	WORD $0x8b080508 // add x8, x8, x8, lsl #1
-	WORD $0xf9001be0 // str x0, [sp, #0x30]
-	WORD $0xd37ae501 // lsl x1, x8, #6
-	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
-	WORD $0x4e040d05 // dup v5.4s, w8
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xf90017ea // str x10, [sp, #0x28]
-	WORD $0x8b0a1905 // add x5, x8, x10, lsl #6
-	WORD $0xb5000069 // cbnz x9, 0x1224 <k_tile_q3_k+0xb8>
-	WORD $0xad0000a0 // stp q0, q0, [x5]
-	WORD $0xad0100a0 // stp q0, q0, [x5, #0x20]
-	WORD $0xf94007e7 // ldr x7, [sp, #0x8]
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xf90047e9 // str x9, [sp, #0x88]
-	WORD $0x911b0193 // add x19, x12, #0x6c0
-	WORD $0x9100b0e9 // add x9, x7, #0x2c
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x8b080196 // add x22, x12, x8
-	WORD $0x3ce868b0 // ldr q16, [x5, x8]
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x3dc1a2d3 // ldr q19, [x22, #0x680]
-	WORD $0x3dc182d1 // ldr q17, [x22, #0x600]
-	WORD $0x3dc192d2 // ldr q18, [x22, #0x640]
-	WORD $0x910f02d7 // add x23, x22, #0x3c0
-	WORD $0x910e02d8 // add x24, x22, #0x380
-	WORD $0x910d02d9 // add x25, x22, #0x340
-	WORD $0x4f245675 // shl v21.4s, v19.4s, #0x4
-	WORD $0x4e211e34 // and v20.16b, v17.16b, v1.16b
-	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0x910c02da // add x26, x22, #0x300
-	WORD $0x910b02db // add x27, x22, #0x2c0
-	WORD $0x910a02dd // add x29, x22, #0x280
-	WORD $0x910902de // add x30, x22, #0x240
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb41eb6 // orr v22.16b, v21.16b, v20.16b
-	WORD $0x4f225675 // shl v21.4s, v19.4s, #0x2
-	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
-	WORD $0xad0253f6 // stp q22, q20, [sp, #0x40]
-	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
-	WORD $0x4eb11e95 // orr v21.16b, v20.16b, v17.16b
-	WORD $0x6f3c0651 // ushr v17.4s, v18.4s, #0x4
-	WORD $0x6f3e0672 // ushr v18.4s, v19.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0xad0347f5 // stp q21, q17, [sp, #0x60]
-	WORD $0x2a0803ed // mov w13, w8
-	WORD $0x531e7548 // lsl w8, w10, #2
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0xb940028b // ldr w11, [x20]
-	WORD $0xbc5f4292 // ldur s18, [x20, #-0xc]
-	WORD $0x4e040d11 // dup v17.4s, w8
-	WORD $0x8b0a1448 // add x8, x2, x10, lsl #5
-	WORD $0xd377d94a // lsl x10, x10, #9
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x3cea6af4 // ldr q20, [x23, x10]
-	WORD $0x1101fd64 // add w4, w11, #0x7f
-	WORD $0x6ea0ba31 // neg v17.4s, v17.4s
-	WORD $0x1a8bb08b // csel w11, w4, w11, lt
-	WORD $0x8b160144 // add x4, x10, x22
-	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
-	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cde4294 // ldur q20, [x20, #-0x1c]
-	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
-	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
-	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
-	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
-	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x4f2256b5 // shl v21.4s, v21.4s, #0x2
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
-	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
-	WORD $0x4e140696 // dup v22.4s, v20.s[2]
-	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
-	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
-	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
-	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cea6b37 // ldr q23, [x25, x10]
-	WORD $0x4f2256d6 // shl v22.4s, v22.4s, #0x2
-	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
-	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
-	WORD $0x4e040694 // dup v20.4s, v20.s[0]
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cea6b58 // ldr q24, [x26, x10]
-	WORD $0x4f2256f7 // shl v23.4s, v23.4s, #0x2
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
-	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040d77 // dup v23.4s, w11
-	WORD $0xb85fc28b // ldur w11, [x20, #-0x4]
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cea6b78 // ldr q24, [x27, x10]
-	WORD $0x1101fd66 // add w6, w11, #0x7f
-	WORD $0x1a8bb0cb // csel w11, w6, w11, lt
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00116 // ldr q22, [x8]
-	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
-	WORD $0x6f3806d5 // ushr v21.4s, v22.4s, #0x8
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
-	WORD $0x4ea786d6 // add v22.4s, v22.4s, v7.4s
-	WORD $0x4ea786b5 // add v21.4s, v21.4s, v7.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x4e606a77 // sadalp v23.4s, v19.8h
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
-	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
-	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x6e25de96 // fmul v22.4s, v20.4s, v5.4s
-	WORD $0x4f2256f7 // shl v23.4s, v23.4s, #0x2
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cdd4298 // ldur q24, [x20, #-0x2c]
-	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
-	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
-	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cea6bba // ldr q26, [x29, x10]
-	WORD $0x4f225739 // shl v25.4s, v25.4s, #0x2
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14071a // dup v26.4s, v24.s[2]
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc012da // ldr q26, [x22, #0x40]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cea6bdb // ldr q27, [x30, x10]
-	WORD $0x4f22575a // shl v26.4s, v26.4s, #0x2
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
-	WORD $0x4ebb1f5a // orr v26.16b, v26.16b, v27.16b
-	WORD $0x4e0c071b // dup v27.4s, v24.s[1]
-	WORD $0x4e040718 // dup v24.4s, v24.s[0]
-	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
-	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc002db // ldr q27, [x22]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x3dc0809c // ldr q28, [x4, #0x200]
-	WORD $0x4f22577b // shl v27.4s, v27.4s, #0x2
-	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
-	WORD $0x4e231f7b // and v27.16b, v27.16b, v3.16b
-	WORD $0x4ebc1f7b // orr v27.16b, v27.16b, v28.16b
-	WORD $0x0e38c37c // smull v28.8h, v27.8b, v24.8b
-	WORD $0x4e38c378 // smull2 v24.8h, v27.16b, v24.16b
-	WORD $0x4e040d7b // dup v27.4s, w11
-	WORD $0x8b10028b // add x11, x20, x16
-	WORD $0xb9400166 // ldr w6, [x11]
-	WORD $0x4e78bf98 // addp v24.8h, v28.8h, v24.8h
-	WORD $0x2b0e00c6 // adds w6, w6, w14
-	WORD $0x1101fcc0 // add w0, w6, #0x7f
-	WORD $0x1a86b000 // csel w0, w0, w6, lt
-	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
-	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
-	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x4e3bce96 // fmla v22.4s, v20.4s, v27.4s
-	WORD $0x3cea6af4 // ldr q20, [x23, x10]
-	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
-	WORD $0x4e33ceb6 // fmla v22.4s, v21.4s, v19.4s
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
-	WORD $0x4eb38673 // add v19.4s, v19.4s, v19.4s
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cde4174 // ldur q20, [x11, #-0x1c]
-	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
-	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
-	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
-	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
-	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x4eb586b5 // add v21.4s, v21.4s, v21.4s
-	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
-	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
-	WORD $0x4e140696 // dup v22.4s, v20.s[2]
-	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
-	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
-	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
-	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cea6b37 // ldr q23, [x25, x10]
-	WORD $0x4eb686d6 // add v22.4s, v22.4s, v22.4s
-	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
-	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
-	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
-	WORD $0x4e040694 // dup v20.4s, v20.s[0]
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cea6b58 // ldr q24, [x26, x10]
-	WORD $0x4eb786f7 // add v23.4s, v23.4s, v23.4s
-	WORD $0x6f3e0718 // ushr v24.4s, v24.4s, #0x2
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
-	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040c17 // dup v23.4s, w0
-	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cea6b78 // ldr q24, [x27, x10]
-	WORD $0x6f3e0718 // ushr v24.4s, v24.4s, #0x2
-	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00116 // ldr q22, [x8]
-	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
-	WORD $0x6f0007f5 // mvni v21.4s, #0x1f
-	WORD $0x6f2816d5 // usra v21.4s, v22.4s, #0x18
-	WORD $0x6f3006d6 // ushr v22.4s, v22.4s, #0x10
-	WORD $0x6f0737f6 // bic v22.4s, #0xff, lsl #8
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x4e606a77 // sadalp v23.4s, v19.8h
-	WORD $0x4ea786d6 // add v22.4s, v22.4s, v7.4s
-	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
-	WORD $0x4eb786f7 // add v23.4s, v23.4s, v23.4s
-	WORD $0x6e25de96 // fmul v22.4s, v20.4s, v5.4s
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cdd4178 // ldur q24, [x11, #-0x2c]
-	WORD $0xb85fc16b // ldur w11, [x11, #-0x4]
-	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x1101fd60 // add w0, w11, #0x7f
-	WORD $0x1a8bb00b // csel w11, w0, w11, lt
-	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
-	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
-	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cea6bba // ldr q26, [x29, x10]
-	WORD $0x4eb98739 // add v25.4s, v25.4s, v25.4s
-	WORD $0x6f3e075a // ushr v26.4s, v26.4s, #0x2
-	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14071a // dup v26.4s, v24.s[2]
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc012da // ldr q26, [x22, #0x40]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cea6bdb // ldr q27, [x30, x10]
-	WORD $0x4eba875a // add v26.4s, v26.4s, v26.4s
-	WORD $0x6f3e077b // ushr v27.4s, v27.4s, #0x2
-	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f5a // orr v26.16b, v26.16b, v27.16b
-	WORD $0x4e0c071b // dup v27.4s, v24.s[1]
-	WORD $0x4e040718 // dup v24.4s, v24.s[0]
-	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
-	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc002db // ldr q27, [x22]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x3dc0809c // ldr q28, [x4, #0x200]
-	WORD $0x4ebb877b // add v27.4s, v27.4s, v27.4s
-	WORD $0x6f3e079c // ushr v28.4s, v28.4s, #0x2
-	WORD $0x4e231f7b // and v27.16b, v27.16b, v3.16b
-	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
-	WORD $0x4ebc1f7b // orr v27.16b, v27.16b, v28.16b
-	WORD $0x0e38c37c // smull v28.8h, v27.8b, v24.8b
-	WORD $0x4e38c378 // smull2 v24.8h, v27.16b, v24.16b
-	WORD $0x4e040d7b // dup v27.4s, w11
-	WORD $0x8b11028b // add x11, x20, x17
-	WORD $0xb9400160 // ldr w0, [x11]
-	WORD $0x4e78bf98 // addp v24.8h, v28.8h, v24.8h
-	WORD $0x2b0e0000 // adds w0, w0, w14
-	WORD $0x1101fc06 // add w6, w0, #0x7f
-	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
-	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
-	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
-	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x4e3bce96 // fmla v22.4s, v20.4s, v27.4s
-	WORD $0x3cea6af4 // ldr q20, [x23, x10]
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e33ceb6 // fmla v22.4s, v21.4s, v19.4s
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cde4174 // ldur q20, [x11, #-0x1c]
-	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
-	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
-	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
-	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
-	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
-	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
-	WORD $0x4e140696 // dup v22.4s, v20.s[2]
-	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
-	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
-	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
-	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cea6b37 // ldr q23, [x25, x10]
-	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
-	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
-	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
-	WORD $0x4e040694 // dup v20.4s, v20.s[0]
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cea6b58 // ldr q24, [x26, x10]
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
-	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040c17 // dup v23.4s, w0
-	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cea6b78 // ldr q24, [x27, x10]
-	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
-	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00516 // ldr q22, [x8, #0x10]
-	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
-	WORD $0x6f3806d5 // ushr v21.4s, v22.4s, #0x8
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
-	WORD $0x4ea786d6 // add v22.4s, v22.4s, v7.4s
-	WORD $0x4ea786b5 // add v21.4s, v21.4s, v7.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x4e606a77 // sadalp v23.4s, v19.8h
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
-	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
-	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x6e25de96 // fmul v22.4s, v20.4s, v5.4s
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cdd4178 // ldur q24, [x11, #-0x2c]
-	WORD $0xb85fc16b // ldur w11, [x11, #-0x4]
-	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x1101fd60 // add w0, w11, #0x7f
-	WORD $0x1a8bb00b // csel w11, w0, w11, lt
-	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
-	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x0b0b086b // add w11, w3, w11, lsl #2
-	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cea6bba // ldr q26, [x29, x10]
-	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14071a // dup v26.4s, v24.s[2]
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc012da // ldr q26, [x22, #0x40]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cea6bdb // ldr q27, [x30, x10]
-	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
-	WORD $0x6f3c077b // ushr v27.4s, v27.4s, #0x4
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f5a // orr v26.16b, v26.16b, v27.16b
-	WORD $0x4e0c071b // dup v27.4s, v24.s[1]
-	WORD $0x4e040718 // dup v24.4s, v24.s[0]
-	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
-	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc002db // ldr q27, [x22]
-	WORD $0x6eb1477b // ushl v27.4s, v27.4s, v17.4s
-	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x3dc0809c // ldr q28, [x4, #0x200]
-	WORD $0x4e231f7b // and v27.16b, v27.16b, v3.16b
-	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
-	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
-	WORD $0x4ebc1f7b // orr v27.16b, v27.16b, v28.16b
-	WORD $0x0e38c37c // smull v28.8h, v27.8b, v24.8b
-	WORD $0x4e38c378 // smull2 v24.8h, v27.16b, v24.16b
-	WORD $0x4e040d7b // dup v27.4s, w11
-	WORD $0x8b01028b // add x11, x20, x1
-	WORD $0x8b0f0294 // add x20, x20, x15
-	WORD $0xb9400160 // ldr w0, [x11]
-	WORD $0x4e78bf98 // addp v24.8h, v28.8h, v24.8h
-	WORD $0x2b0e0000 // adds w0, w0, w14
-	WORD $0x1101fc06 // add w6, w0, #0x7f
-	WORD $0x1a80b0c0 // csel w0, w6, w0, lt
-	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x0b000860 // add w0, w3, w0, lsl #2
-	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
-	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
-	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x4e3bce96 // fmla v22.4s, v20.4s, v27.4s
-	WORD $0x3cea6af4 // ldr q20, [x23, x10]
-	WORD $0x6f3a0694 // ushr v20.4s, v20.4s, #0x6
-	WORD $0x4e33ceb6 // fmla v22.4s, v21.4s, v19.4s
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0x6eb14673 // ushl v19.4s, v19.4s, v17.4s
-	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0xbc5f4172 // ldur s18, [x11, #-0xc]
-	WORD $0x6f3f0673 // ushr v19.4s, v19.4s, #0x1
-	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x3cde4174 // ldur q20, [x11, #-0x1c]
-	WORD $0x4e1c0695 // dup v21.4s, v20.s[3]
-	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
-	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
-	WORD $0x3dc062d5 // ldr q21, [x22, #0x180]
-	WORD $0x6eb146b5 // ushl v21.4s, v21.4s, v17.4s
-	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x6f3f06b5 // ushr v21.4s, v21.4s, #0x1
-	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
-	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
-	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
-	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
-	WORD $0x4e140696 // dup v22.4s, v20.s[2]
-	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
-	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3dc052d6 // ldr q22, [x22, #0x140]
-	WORD $0x6eb146d6 // ushl v22.4s, v22.4s, v17.4s
-	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
-	WORD $0x3cea6b37 // ldr q23, [x25, x10]
-	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
-	WORD $0x6f3a06f7 // ushr v23.4s, v23.4s, #0x6
-	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
-	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
-	WORD $0x4e040694 // dup v20.4s, v20.s[0]
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc042d7 // ldr q23, [x22, #0x100]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x3cea6b58 // ldr q24, [x26, x10]
-	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
-	WORD $0x6f3a0718 // ushr v24.4s, v24.4s, #0x6
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x0e34c2f8 // smull v24.8h, v23.8b, v20.8b
-	WORD $0x4e34c2f4 // smull2 v20.8h, v23.16b, v20.16b
-	WORD $0x4e040c17 // dup v23.4s, w0
-	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
-	WORD $0x3cea6b78 // ldr q24, [x27, x10]
-	WORD $0x6f3a0718 // ushr v24.4s, v24.4s, #0x6
-	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
-	WORD $0x3dc00516 // ldr q22, [x8, #0x10]
-	WORD $0xb85fc168 // ldur w8, [x11, #-0x4]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
-	WORD $0x6f0007f5 // mvni v21.4s, #0x1f
-	WORD $0x6f2816d5 // usra v21.4s, v22.4s, #0x18
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x4e606a77 // sadalp v23.4s, v19.8h
-	WORD $0x6e35de95 // fmul v21.4s, v20.4s, v21.4s
-	WORD $0x4e25d6f3 // fadd v19.4s, v23.4s, v5.4s
-	WORD $0x3dc032d7 // ldr q23, [x22, #0xc0]
-	WORD $0x6eb146f7 // ushl v23.4s, v23.4s, v17.4s
-	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
-	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
-	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
-	WORD $0x3cdd4178 // ldur q24, [x11, #-0x2c]
-	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
-	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
-	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc022d9 // ldr q25, [x22, #0x80]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3cea6bba // ldr q26, [x29, x10]
-	WORD $0x6f3f0739 // ushr v25.4s, v25.4s, #0x1
-	WORD $0x6f3a075a // ushr v26.4s, v26.4s, #0x6
-	WORD $0x4e231f39 // and v25.16b, v25.16b, v3.16b
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14071a // dup v26.4s, v24.s[2]
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc012da // ldr q26, [x22, #0x40]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x3cea6bdb // ldr q27, [x30, x10]
-	WORD $0x1101fd0a // add w10, w8, #0x7f
-	WORD $0x6f3f075a // ushr v26.4s, v26.4s, #0x1
-	WORD $0x1a88b148 // csel w8, w10, w8, lt
-	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x6f3a077b // ushr v27.4s, v27.4s, #0x6
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4e231f5a // and v26.16b, v26.16b, v3.16b
-	WORD $0x0b080868 // add w8, w3, w8, lsl #2
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4ebb1f5a // orr v26.16b, v26.16b, v27.16b
-	WORD $0x4e0c071b // dup v27.4s, v24.s[1]
-	WORD $0x4e040718 // dup v24.4s, v24.s[0]
-	WORD $0x0e3bc35c // smull v28.8h, v26.8b, v27.8b
-	WORD $0x4e3bc35a // smull2 v26.8h, v26.16b, v27.16b
-	WORD $0x3dc002db // ldr q27, [x22]
-	WORD $0x6eb14771 // ushl v17.4s, v27.4s, v17.4s
-	WORD $0x3dc0809b // ldr q27, [x4, #0x200]
-	WORD $0x6f3a077b // ushr v27.4s, v27.4s, #0x6
-	WORD $0x4e7abf9a // addp v26.8h, v28.8h, v26.8h
-	WORD $0x6f3f0631 // ushr v17.4s, v17.4s, #0x1
-	WORD $0x4e241f7b // and v27.16b, v27.16b, v4.16b
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x4ebb1e31 // orr v17.16b, v17.16b, v27.16b
-	WORD $0x0e38c23b // smull v27.8h, v17.8b, v24.8b
-	WORD $0x4e38c231 // smull2 v17.8h, v17.16b, v24.16b
-	WORD $0x4e040d18 // dup v24.4s, w8
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x4e71bf71 // addp v17.8h, v27.8h, v17.8h
-	WORD $0x4e606a38 // sadalp v24.4s, v17.8h
-	WORD $0x6f3006d1 // ushr v17.4s, v22.4s, #0x10
-	WORD $0x6f0737f1 // bic v17.4s, #0xff, lsl #8
-	WORD $0x4ea78631 // add v17.4s, v17.4s, v7.4s
-	WORD $0x4e606b58 // sadalp v24.4s, v26.8h
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e31de91 // fmul v17.4s, v20.4s, v17.4s
-	WORD $0x4e606b38 // sadalp v24.4s, v25.8h
-	WORD $0x6e25de34 // fmul v20.4s, v17.4s, v5.4s
-	WORD $0x4e606af8 // sadalp v24.4s, v23.8h
-	WORD $0x4e38ce34 // fmla v20.4s, v17.4s, v24.4s
-	WORD $0x4e33ceb4 // fmla v20.4s, v21.4s, v19.4s
-	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
-	WORD $0x3707bb6d // tbnz w13, #0x0, 0x12c8 <k_tile_q3_k+0x15c>
-	WORD $0x3cb578b0 // str q16, [x5, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffb681 // b.ne 0x123c <k_tile_q3_k+0xd0>
-	WORD $0xf9401be0 // ldr x0, [sp, #0x30]
-	WORD $0xf94047e9 // ldr x9, [sp, #0x88]
-	WORD $0x911b818c // add x12, x12, #0x6e0
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0x8b0824e7 // add x7, x7, x8, lsl #9
-	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffb4e1 // b.ne 0x122c <k_tile_q3_k+0xc0>
-	WORD $0xa9422be8 // ldp x8, x10, [sp, #0x20]
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54ffb341 // b.ne 0x120c <k_tile_q3_k+0xa0>
-	WORD $0x1400000b // b 0x1bd4 <k_tile_q3_k+0xa68>
-	WORD $0xb5000149 // cbnz x9, 0x1bd4 <k_tile_q3_k+0xa68>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
-	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
-	WORD $0xac820100 // stp q0, q0, [x8], #0x40
-	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x54ffff61 // b.ne 0x1bbc <k_tile_q3_k+0xa50>
-	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
-	WORD $0xf94043fd // ldr x29, [sp, #0x80]
-	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
-	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
-	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
-	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
-	WORD $0x910383ff // add sp, sp, #0xe0
-	WORD $0xd65f03c0 // ret
-
-	// tile_q4_k
-	WORD $0xd10243ff // sub sp, sp, #0x90
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90023fb // str x27, [sp, #0x40]
-	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
-	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
-	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
-	WORD $0x540034ab // b.lt 0x22a8 <k_tile_q4_k+0x6b4>
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400332b // b.lt 0x228c <k_tile_q4_k+0x698>
-	WORD $0xf9401411 // ldr x17, [x0, #0x28]
-	WORD $0x52a96802 // mov w2, #0x4b400000 // =1262485504
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
-	WORD $0x4f00e5e2 // movi v2.16b, #0xf
-	WORD $0x4f01e603 // movi v3.16b, #0x30
-	WORD $0xd37ae62e // lsl x14, x17, #6
-	WORD $0xd378de2f // lsl x15, x17, #8
-	WORD $0xd379e230 // lsl x16, x17, #7
-	WORD $0x8b110631 // add x17, x17, x17, lsl #1
-	WORD $0x4e040c44 // dup v4.4s, w2
-	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
-	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
-	WORD $0x4e040c46 // dup v6.4s, w2
-	WORD $0xd37ae631 // lsl x17, x17, #6
-	WORD $0x910003e1 // mov x1, sp
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x8b021923 // add x3, x9, x2, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x1c84 <k_tile_q4_k+0x90>
-	WORD $0xad000060 // stp q0, q0, [x3]
-	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xaa0d03e5 // mov x5, x13
-	WORD $0x91200186 // add x6, x12, #0x800
-	WORD $0x91230187 // add x7, x12, #0x8c0
-	WORD $0x91238193 // add x19, x12, #0x8e0
-	WORD $0x9100c0b4 // add x20, x5, #0x30
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xd37ceeb6 // lsl x22, x21, #4
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xaa1f03f9 // mov x25, xzr
-	WORD $0x8b1600d7 // add x23, x6, x22
-	WORD $0x3cf66867 // ldr q7, [x3, x22]
-	WORD $0x8b160196 // add x22, x12, x22
-	WORD $0x3dc002f0 // ldr q16, [x23]
-	WORD $0x3dc022f2 // ldr q18, [x23, #0x80]
-	WORD $0x3dc012f1 // ldr q17, [x23, #0x40]
-	WORD $0xaa1403f7 // mov x23, x20
-	WORD $0x4e211e14 // and v20.16b, v16.16b, v1.16b
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4e221e53 // and v19.16b, v18.16b, v2.16b
-	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
-	WORD $0x4eb01e70 // orr v16.16b, v19.16b, v16.16b
-	WORD $0x4e211e33 // and v19.16b, v17.16b, v1.16b
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0xad0043f4 // stp q20, q16, [sp]
-	WORD $0x6f3c0650 // ushr v16.4s, v18.4s, #0x4
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0xad0143f3 // stp q19, q16, [sp, #0x20]
-	WORD $0x2a1a03f8 // mov w24, w26
-	WORD $0x8b19103a // add x26, x1, x25, lsl #4
-	WORD $0x8b192ad9 // add x25, x22, x25, lsl #10
-	WORD $0x8b0e02fb // add x27, x23, x14
-	WORD $0x3dc07336 // ldr q22, [x25, #0x1c0]
-	WORD $0x3cde02f7 // ldur q23, [x23, #-0x20]
-	WORD $0x3dc00354 // ldr q20, [x26]
-	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
-	WORD $0xbd4002f0 // ldr s16, [x23]
-	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
-	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
-	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
-	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
-	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
-	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
-	WORD $0xbc5f02f3 // ldur s19, [x23, #-0x10]
-	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
-	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
-	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x3dc06338 // ldr q24, [x25, #0x180]
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
-	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
-	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
-	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
-	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc05339 // ldr q25, [x25, #0x140]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
-	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
-	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x4e0c06fa // dup v26.4s, v23.s[1]
-	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0433a // ldr q26, [x25, #0x100]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
-	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
-	WORD $0x3dc0333a // ldr q26, [x25, #0xc0]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
-	WORD $0x3cdd02fb // ldur q27, [x23, #-0x30]
-	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0233c // ldr q28, [x25, #0x80]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x4e14077d // dup v29.4s, v27.s[2]
-	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
-	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0133d // ldr q29, [x25, #0x40]
-	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
-	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
-	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
-	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0033e // ldr q30, [x25]
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
-	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
-	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
-	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
-	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
-	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
-	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
-	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
-	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
-	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
-	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x3cde0378 // ldur q24, [x27, #-0x20]
-	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
-	WORD $0x4e606adb // sadalp v27.4s, v22.8h
-	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
-	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc07336 // ldr q22, [x25, #0x1c0]
-	WORD $0x3dc00354 // ldr q20, [x26]
-	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x6f380694 // ushr v20.4s, v20.4s, #0x8
-	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
-	WORD $0xbc5f0373 // ldur s19, [x27, #-0x10]
-	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
-	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
-	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
-	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc06337 // ldr q23, [x25, #0x180]
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0xbd400370 // ldr s16, [x27]
-	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
-	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
-	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0x4e140719 // dup v25.4s, v24.s[2]
-	WORD $0x6f380631 // ushr v17.4s, v17.4s, #0x8
-	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
-	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
-	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
-	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
-	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc05339 // ldr q25, [x25, #0x140]
-	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x4e0c071a // dup v26.4s, v24.s[1]
-	WORD $0x4e040718 // dup v24.4s, v24.s[0]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0433a // ldr q26, [x25, #0x100]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
-	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
-	WORD $0x3dc0333a // ldr q26, [x25, #0xc0]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
-	WORD $0x3cdd037b // ldur q27, [x27, #-0x30]
-	WORD $0x8b1002fb // add x27, x23, x16
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0233c // ldr q28, [x25, #0x80]
-	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x4e14077d // dup v29.4s, v27.s[2]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
-	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0133d // ldr q29, [x25, #0x40]
-	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
-	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
-	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
-	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
-	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0033e // ldr q30, [x25]
-	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
-	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
-	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
-	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
-	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
-	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
-	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
-	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
-	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
-	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
-	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x3cde0377 // ldur q23, [x27, #-0x20]
-	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
-	WORD $0x4e606adb // sadalp v27.4s, v22.8h
-	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
-	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc0f336 // ldr q22, [x25, #0x3c0]
-	WORD $0x3dc00354 // ldr q20, [x26]
-	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
-	WORD $0x6f300694 // ushr v20.4s, v20.4s, #0x10
-	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
-	WORD $0xbc5f0373 // ldur s19, [x27, #-0x10]
-	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
-	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x3dc0e338 // ldr q24, [x25, #0x380]
-	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
-	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0xbd400370 // ldr s16, [x27]
-	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
-	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6f300631 // ushr v17.4s, v17.4s, #0x10
-	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
-	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc0d339 // ldr q25, [x25, #0x340]
-	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
-	WORD $0x6f0737f1 // bic v17.4s, #0xff, lsl #8
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x4e0c06fa // dup v26.4s, v23.s[1]
-	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
-	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0c33a // ldr q26, [x25, #0x300]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
-	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
-	WORD $0x3dc0b33a // ldr q26, [x25, #0x2c0]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
-	WORD $0x3cdd037b // ldur q27, [x27, #-0x30]
-	WORD $0x8b1102fb // add x27, x23, x17
-	WORD $0x8b0f02f7 // add x23, x23, x15
-	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0a33c // ldr q28, [x25, #0x280]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x4e14077d // dup v29.4s, v27.s[2]
-	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
-	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0933d // ldr q29, [x25, #0x240]
-	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
-	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
-	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
-	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0833e // ldr q30, [x25, #0x200]
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0xfc757a72 // ldr d18, [x19, x21, lsl #3]
-	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
-	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
-	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
-	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
-	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
-	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
-	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
-	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
-	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
-	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x3cde0378 // ldur q24, [x27, #-0x20]
-	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
-	WORD $0x4e606adb // sadalp v27.4s, v22.8h
-	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
-	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc0f336 // ldr q22, [x25, #0x3c0]
-	WORD $0x3dc00354 // ldr q20, [x26]
-	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x6f280694 // ushr v20.4s, v20.4s, #0x18
-	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc7578f5 // ldr d21, [x7, x21, lsl #3]
-	WORD $0xbc5f0373 // ldur s19, [x27, #-0x10]
-	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
-	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc0e337 // ldr q23, [x25, #0x380]
-	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
-	WORD $0xbd400370 // ldr s16, [x27]
-	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
-	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
-	WORD $0x2a1f03fa // mov w26, wzr
-	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
-	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0x4e140719 // dup v25.4s, v24.s[2]
-	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
-	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
-	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc0d339 // ldr q25, [x25, #0x340]
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
-	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x4e0c071a // dup v26.4s, v24.s[1]
-	WORD $0x4e040718 // dup v24.4s, v24.s[0]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0c33a // ldr q26, [x25, #0x300]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
-	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
-	WORD $0x3dc0b33a // ldr q26, [x25, #0x2c0]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
-	WORD $0x3cdd037b // ldur q27, [x27, #-0x30]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0a33c // ldr q28, [x25, #0x280]
-	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x4e14077d // dup v29.4s, v27.s[2]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
-	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc0933d // ldr q29, [x25, #0x240]
-	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
-	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
-	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
-	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
-	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc0833e // ldr q30, [x25, #0x200]
-	WORD $0x52800039 // mov w25, #0x1 // =1
-	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
-	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
-	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
-	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
-	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
-	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
-	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
-	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
-	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x4e606adb // sadalp v27.4s, v22.8h
-	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
-	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0x3707d578 // tbnz w24, #0x0, 0x1cfc <k_tile_q4_k+0x108>
-	WORD $0x3cb57867 // str q7, [x3, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffd201 // b.ne 0x1ca0 <k_tile_q4_k+0xac>
-	WORD $0xf9401406 // ldr x6, [x0, #0x28]
-	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0x9124018c // add x12, x12, #0x900
-	WORD $0xeb0b009f // cmp x4, x11
-	WORD $0x8b0624a5 // add x5, x5, x6, lsl #9
-	WORD $0x54ffd0a1 // b.ne 0x1c8c <k_tile_q4_k+0x98>
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xeb08005f // cmp x2, x8
-	WORD $0x54ffcf81 // b.ne 0x1c74 <k_tile_q4_k+0x80>
-	WORD $0x14000008 // b 0x22a8 <k_tile_q4_k+0x6b4>
-	WORD $0xb50000ea // cbnz x10, 0x22a8 <k_tile_q4_k+0x6b4>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
-	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x2298 <k_tile_q4_k+0x6a4>
-	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
-	WORD $0xf94023fb // ldr x27, [sp, #0x40]
-	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
-	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
-	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
-	WORD $0x910243ff // add sp, sp, #0x90
-	WORD $0xd65f03c0 // ret
-
-	// tile_q5_k
-	WORD $0xd10283ff // sub sp, sp, #0xa0
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0xf9002bfb // str x27, [sp, #0x50]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
-	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
-	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
-	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x5400492b // b.lt 0x2c0c <k_tile_q5_k+0x948>
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540047ab // b.lt 0x2bf0 <k_tile_q5_k+0x92c>
-	WORD $0xf9401411 // ldr x17, [x0, #0x28]
-	WORD $0x52a96802 // mov w2, #0x4b400000 // =1262485504
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
-	WORD $0x4f00e5e2 // movi v2.16b, #0xf
-	WORD $0x4f01e603 // movi v3.16b, #0x30
-	WORD $0xd37ae62e // lsl x14, x17, #6
-	WORD $0xd378de2f // lsl x15, x17, #8
-	WORD $0xd379e230 // lsl x16, x17, #7
-	WORD $0x8b110631 // add x17, x17, x17, lsl #1
-	WORD $0x4f00e604 // movi v4.16b, #0x10
-	WORD $0x4e040c45 // dup v5.4s, w2
-	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
-	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
-	WORD $0x910003e1 // mov x1, sp
-	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
-	WORD $0x4e040c47 // dup v7.4s, w2
-	WORD $0xd37ae631 // lsl x17, x17, #6
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x8b021923 // add x3, x9, x2, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x235c <k_tile_q5_k+0x98>
-	WORD $0xad000060 // stp q0, q0, [x3]
-	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xaa0d03e5 // mov x5, x13
-	WORD $0x91280186 // add x6, x12, #0xa00
-	WORD $0x912b0187 // add x7, x12, #0xac0
-	WORD $0x912b8193 // add x19, x12, #0xae0
-	WORD $0x9100c0b4 // add x20, x5, #0x30
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xd37ceeb6 // lsl x22, x21, #4
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xaa1f03f9 // mov x25, xzr
-	WORD $0x8b1600d7 // add x23, x6, x22
-	WORD $0x3cf66870 // ldr q16, [x3, x22]
-	WORD $0x8b160196 // add x22, x12, x22
-	WORD $0x3dc002f1 // ldr q17, [x23]
-	WORD $0x3dc022f3 // ldr q19, [x23, #0x80]
-	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
-	WORD $0xaa1403f7 // mov x23, x20
-	WORD $0x4e211e35 // and v21.16b, v17.16b, v1.16b
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
-	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0xad0047f5 // stp q21, q17, [sp]
-	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
-	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
-	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0xad0147f4 // stp q20, q17, [sp, #0x20]
-	WORD $0x2a1a03f8 // mov w24, w26
-	WORD $0x531e773a // lsl w26, w25, #2
-	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
-	WORD $0x3cde02fb // ldur q27, [x23, #-0x20]
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0x4e040f51 // dup v17.4s, w26
-	WORD $0x8b19103a // add x26, x1, x25, lsl #4
-	WORD $0x8b192ad9 // add x25, x22, x25, lsl #10
-	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0xbd4002f2 // ldr s18, [x23]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x3dc07338 // ldr q24, [x25, #0x1c0]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0x6ea0ba31 // neg v17.4s, v17.4s
-	WORD $0xbc5f02f5 // ldur s21, [x23, #-0x10]
-	WORD $0x8b0e02fb // add x27, x23, x14
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4e261e73 // and v19.16b, v19.16b, v6.16b
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
-	WORD $0x6ea0fa94 // fneg v20.4s, v20.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4f245739 // shl v25.4s, v25.4s, #0x4
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
-	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
-	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
-	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
-	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
-	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc06339 // ldr q25, [x25, #0x180]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc262da // ldr q26, [x22, #0x980]
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4f24575a // shl v26.4s, v26.4s, #0x4
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14077a // dup v26.4s, v27.s[2]
-	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0533a // ldr q26, [x25, #0x140]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
-	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
-	WORD $0x4f24579c // shl v28.4s, v28.4s, #0x4
-	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
-	WORD $0x4ebc1f5a // orr v26.16b, v26.16b, v28.16b
-	WORD $0x4e0c077c // dup v28.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0433c // ldr q28, [x25, #0x100]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4f2457bd // shl v29.4s, v29.4s, #0x4
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
-	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0333c // ldr q28, [x25, #0xc0]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4f2457bd // shl v29.4s, v29.4s, #0x4
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3cdd02fd // ldur q29, [x23, #-0x30]
-	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
-	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
-	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0233e // ldr q30, [x25, #0x80]
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc222df // ldr q31, [x22, #0x880]
-	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
-	WORD $0x4f2457ff // shl v31.4s, v31.4s, #0x4
-	WORD $0x4e241fff // and v31.16b, v31.16b, v4.16b
-	WORD $0x4ebf1fde // orr v30.16b, v30.16b, v31.16b
-	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
-	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
-	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0133f // ldr q31, [x25, #0x40]
-	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
-	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
-	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
-	WORD $0x4f245508 // shl v8.4s, v8.4s, #0x4
-	WORD $0x4e241d08 // and v8.16b, v8.16b, v4.16b
-	WORD $0x4ea81fff // orr v31.16b, v31.16b, v8.16b
-	WORD $0x4e0c07a8 // dup v8.4s, v29.s[1]
-	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
-	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
-	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc00328 // ldr q8, [x25]
-	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
-	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x6eb14529 // ushl v9.4s, v9.4s, v17.4s
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4f245529 // shl v9.4s, v9.4s, #0x4
-	WORD $0x6ea0fa94 // fneg v20.4s, v20.4s
-	WORD $0x4e241d29 // and v9.16b, v9.16b, v4.16b
-	WORD $0x4ea91d08 // orr v8.16b, v8.16b, v9.16b
-	WORD $0x0e3dc109 // smull v9.8h, v8.8b, v29.8b
-	WORD $0x4e3dc11d // smull2 v29.8h, v8.16b, v29.16b
-	WORD $0x4e7dbd3d // addp v29.8h, v9.8h, v29.8h
-	WORD $0x4e602bbd // saddlp v29.4s, v29.8h
-	WORD $0x4e606bfd // sadalp v29.4s, v31.8h
-	WORD $0x4e606bdd // sadalp v29.4s, v30.8h
-	WORD $0x4e606b9d // sadalp v29.4s, v28.8h
-	WORD $0x4e606b7d // sadalp v29.4s, v27.8h
-	WORD $0x3cde037b // ldur q27, [x27, #-0x20]
-	WORD $0x4e606b5d // sadalp v29.4s, v26.8h
-	WORD $0x4e606b3d // sadalp v29.4s, v25.8h
-	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4f235739 // shl v25.4s, v25.4s, #0x3
-	WORD $0x4e606b1d // sadalp v29.4s, v24.8h
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x4ea587b8 // add v24.4s, v29.4s, v5.4s
-	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc07338 // ldr q24, [x25, #0x1c0]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
-	WORD $0x6f3806d6 // ushr v22.4s, v22.4s, #0x8
-	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x4e261ed6 // and v22.16b, v22.16b, v6.16b
-	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
-	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
-	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0xbd400372 // ldr s18, [x27]
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
-	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc06339 // ldr q25, [x25, #0x180]
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x6f380673 // ushr v19.4s, v19.4s, #0x8
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc262da // ldr q26, [x22, #0x980]
-	WORD $0x4e261e73 // and v19.16b, v19.16b, v6.16b
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4f23575a // shl v26.4s, v26.4s, #0x3
-	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14077a // dup v26.4s, v27.s[2]
-	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0533a // ldr q26, [x25, #0x140]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
-	WORD $0x4f23579c // shl v28.4s, v28.4s, #0x3
-	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
-	WORD $0x4ebc1f5a // orr v26.16b, v26.16b, v28.16b
-	WORD $0x4e0c077c // dup v28.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0433c // ldr q28, [x25, #0x100]
-	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4f2357bd // shl v29.4s, v29.4s, #0x3
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
-	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0333c // ldr q28, [x25, #0xc0]
-	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
-	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4f2357bd // shl v29.4s, v29.4s, #0x3
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3cdd037d // ldur q29, [x27, #-0x30]
-	WORD $0x8b1002fb // add x27, x23, x16
-	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
-	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
-	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0233e // ldr q30, [x25, #0x80]
-	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
-	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc222df // ldr q31, [x22, #0x880]
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
-	WORD $0x4f2357ff // shl v31.4s, v31.4s, #0x3
-	WORD $0x4e241fff // and v31.16b, v31.16b, v4.16b
-	WORD $0x4ebf1fde // orr v30.16b, v30.16b, v31.16b
-	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
-	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
-	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0133f // ldr q31, [x25, #0x40]
-	WORD $0x6f3c07ff // ushr v31.4s, v31.4s, #0x4
-	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
-	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
-	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
-	WORD $0x4f235508 // shl v8.4s, v8.4s, #0x3
-	WORD $0x4e241d08 // and v8.16b, v8.16b, v4.16b
-	WORD $0x4ea81fff // orr v31.16b, v31.16b, v8.16b
-	WORD $0x4e0c07a8 // dup v8.4s, v29.s[1]
-	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
-	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
-	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc00328 // ldr q8, [x25]
-	WORD $0x6f3c0508 // ushr v8.4s, v8.4s, #0x4
-	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
-	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x6eb14529 // ushl v9.4s, v9.4s, v17.4s
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4f235529 // shl v9.4s, v9.4s, #0x3
-	WORD $0x6ea0fa94 // fneg v20.4s, v20.4s
-	WORD $0x4e241d29 // and v9.16b, v9.16b, v4.16b
-	WORD $0x4ea91d08 // orr v8.16b, v8.16b, v9.16b
-	WORD $0x0e3dc109 // smull v9.8h, v8.8b, v29.8b
-	WORD $0x4e3dc11d // smull2 v29.8h, v8.16b, v29.16b
-	WORD $0x4e7dbd3d // addp v29.8h, v9.8h, v29.8h
-	WORD $0x4e602bbd // saddlp v29.4s, v29.8h
-	WORD $0x4e606bfd // sadalp v29.4s, v31.8h
-	WORD $0x4e606bdd // sadalp v29.4s, v30.8h
-	WORD $0x4e606b9d // sadalp v29.4s, v28.8h
-	WORD $0x4e606b7d // sadalp v29.4s, v27.8h
-	WORD $0x3cde037b // ldur q27, [x27, #-0x20]
-	WORD $0x4e606b5d // sadalp v29.4s, v26.8h
-	WORD $0x4e606b3d // sadalp v29.4s, v25.8h
-	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4f225739 // shl v25.4s, v25.4s, #0x2
-	WORD $0x4e606b1d // sadalp v29.4s, v24.8h
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x4ea587b8 // add v24.4s, v29.4s, v5.4s
-	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc0f338 // ldr q24, [x25, #0x3c0]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x6f3006d6 // ushr v22.4s, v22.4s, #0x10
-	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
-	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
-	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
-	WORD $0x6f0737f6 // bic v22.4s, #0xff, lsl #8
-	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
-	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc0e339 // ldr q25, [x25, #0x380]
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
-	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0xbd400372 // ldr s18, [x27]
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc262da // ldr q26, [x22, #0x980]
-	WORD $0x6f300673 // ushr v19.4s, v19.4s, #0x10
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x6f0737f3 // bic v19.4s, #0xff, lsl #8
-	WORD $0x4f22575a // shl v26.4s, v26.4s, #0x2
-	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14077a // dup v26.4s, v27.s[2]
-	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0d33a // ldr q26, [x25, #0x340]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
-	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
-	WORD $0x4f22579c // shl v28.4s, v28.4s, #0x2
-	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
-	WORD $0x4ebc1f5a // orr v26.16b, v26.16b, v28.16b
-	WORD $0x4e0c077c // dup v28.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0c33c // ldr q28, [x25, #0x300]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4f2257bd // shl v29.4s, v29.4s, #0x2
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
-	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0b33c // ldr q28, [x25, #0x2c0]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4f2257bd // shl v29.4s, v29.4s, #0x2
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3cdd037d // ldur q29, [x27, #-0x30]
-	WORD $0x8b1102fb // add x27, x23, x17
-	WORD $0x8b0f02f7 // add x23, x23, x15
-	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
-	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
-	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0a33e // ldr q30, [x25, #0x280]
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc222df // ldr q31, [x22, #0x880]
-	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
-	WORD $0x4f2257ff // shl v31.4s, v31.4s, #0x2
-	WORD $0x4e241fff // and v31.16b, v31.16b, v4.16b
-	WORD $0x4ebf1fde // orr v30.16b, v30.16b, v31.16b
-	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
-	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
-	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0933f // ldr q31, [x25, #0x240]
-	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
-	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
-	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
-	WORD $0x4f225508 // shl v8.4s, v8.4s, #0x2
-	WORD $0x4e241d08 // and v8.16b, v8.16b, v4.16b
-	WORD $0x4ea81fff // orr v31.16b, v31.16b, v8.16b
-	WORD $0x4e0c07a8 // dup v8.4s, v29.s[1]
-	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
-	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
-	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc08328 // ldr q8, [x25, #0x200]
-	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
-	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
-	WORD $0x6eb14529 // ushl v9.4s, v9.4s, v17.4s
-	WORD $0x4f225529 // shl v9.4s, v9.4s, #0x2
-	WORD $0x4e241d29 // and v9.16b, v9.16b, v4.16b
-	WORD $0x4ea91d08 // orr v8.16b, v8.16b, v9.16b
-	WORD $0x0e3dc109 // smull v9.8h, v8.8b, v29.8b
-	WORD $0x4e3dc11d // smull2 v29.8h, v8.16b, v29.16b
-	WORD $0x4e7dbd3d // addp v29.8h, v9.8h, v29.8h
-	WORD $0x4e602bbd // saddlp v29.4s, v29.8h
-	WORD $0x4e606bfd // sadalp v29.4s, v31.8h
-	WORD $0x4e606bdd // sadalp v29.4s, v30.8h
-	WORD $0x4e606b9d // sadalp v29.4s, v28.8h
-	WORD $0x4e606b7d // sadalp v29.4s, v27.8h
-	WORD $0x3cde037b // ldur q27, [x27, #-0x20]
-	WORD $0x4e606b5d // sadalp v29.4s, v26.8h
-	WORD $0x4e606b3d // sadalp v29.4s, v25.8h
-	WORD $0x3dc272d9 // ldr q25, [x22, #0x9c0]
-	WORD $0x6eb14739 // ushl v25.4s, v25.4s, v17.4s
-	WORD $0x4eb98739 // add v25.4s, v25.4s, v25.4s
-	WORD $0x4e606b1d // sadalp v29.4s, v24.8h
-	WORD $0x4e241f39 // and v25.16b, v25.16b, v4.16b
-	WORD $0x4ea587b8 // add v24.4s, v29.4s, v5.4s
-	WORD $0x4e38ced7 // fmla v23.4s, v22.4s, v24.4s
-	WORD $0x3dc0f338 // ldr q24, [x25, #0x3c0]
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
-	WORD $0x6f2806d6 // ushr v22.4s, v22.4s, #0x18
-	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0xfc7578f7 // ldr d23, [x7, x21, lsl #3]
-	WORD $0xbc5f0375 // ldur s21, [x27, #-0x10]
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
-	WORD $0x0e217af7 // fcvtl v23.4s, v23.4h
-	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
-	WORD $0x4e1c0779 // dup v25.4s, v27.s[3]
-	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0x3dc00b53 // ldr q19, [x26, #0x20]
-	WORD $0xbd400372 // ldr s18, [x27]
-	WORD $0x2a1f03fa // mov w26, wzr
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
-	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc0e339 // ldr q25, [x25, #0x380]
-	WORD $0x6f280673 // ushr v19.4s, v19.4s, #0x18
-	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
-	WORD $0x6e27ded7 // fmul v23.4s, v22.4s, v7.4s
-	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
-	WORD $0x3dc262da // ldr q26, [x22, #0x980]
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
-	WORD $0x6eb1475a // ushl v26.4s, v26.4s, v17.4s
-	WORD $0x4eba875a // add v26.4s, v26.4s, v26.4s
-	WORD $0x4e241f5a // and v26.16b, v26.16b, v4.16b
-	WORD $0x4eba1f39 // orr v25.16b, v25.16b, v26.16b
-	WORD $0x4e14077a // dup v26.4s, v27.s[2]
-	WORD $0x0e3ac33c // smull v28.8h, v25.8b, v26.8b
-	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0d33a // ldr q26, [x25, #0x340]
-	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
-	WORD $0x4e79bf99 // addp v25.8h, v28.8h, v25.8h
-	WORD $0x3dc252dc // ldr q28, [x22, #0x940]
-	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
-	WORD $0x6eb1479c // ushl v28.4s, v28.4s, v17.4s
-	WORD $0x4ebc879c // add v28.4s, v28.4s, v28.4s
-	WORD $0x4e241f9c // and v28.16b, v28.16b, v4.16b
-	WORD $0x4ebc1f5a // orr v26.16b, v26.16b, v28.16b
-	WORD $0x4e0c077c // dup v28.4s, v27.s[1]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
-	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0c33c // ldr q28, [x25, #0x300]
-	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
-	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
-	WORD $0x3dc242dd // ldr q29, [x22, #0x900]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4ebd87bd // add v29.4s, v29.4s, v29.4s
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x0e3bc39d // smull v29.8h, v28.8b, v27.8b
-	WORD $0x4e3bc39b // smull2 v27.8h, v28.16b, v27.16b
-	WORD $0x3dc0b33c // ldr q28, [x25, #0x2c0]
-	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
-	WORD $0x4e7bbfbb // addp v27.8h, v29.8h, v27.8h
-	WORD $0x3dc232dd // ldr q29, [x22, #0x8c0]
-	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
-	WORD $0x6eb147bd // ushl v29.4s, v29.4s, v17.4s
-	WORD $0x4ebd87bd // add v29.4s, v29.4s, v29.4s
-	WORD $0x4e241fbd // and v29.16b, v29.16b, v4.16b
-	WORD $0x4ebd1f9c // orr v28.16b, v28.16b, v29.16b
-	WORD $0x3cdd037d // ldur q29, [x27, #-0x30]
-	WORD $0x4e1c07be // dup v30.4s, v29.s[3]
-	WORD $0x0e3ec39f // smull v31.8h, v28.8b, v30.8b
-	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
-	WORD $0x3dc0a33e // ldr q30, [x25, #0x280]
-	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
-	WORD $0x4e7cbffc // addp v28.8h, v31.8h, v28.8h
-	WORD $0x3dc222df // ldr q31, [x22, #0x880]
-	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0x6eb147ff // ushl v31.4s, v31.4s, v17.4s
-	WORD $0x4ebf87ff // add v31.4s, v31.4s, v31.4s
-	WORD $0x4e241fff // and v31.16b, v31.16b, v4.16b
-	WORD $0x4ebf1fde // orr v30.16b, v30.16b, v31.16b
-	WORD $0x4e1407bf // dup v31.4s, v29.s[2]
-	WORD $0x0e3fc3c8 // smull v8.8h, v30.8b, v31.8b
-	WORD $0x4e3fc3de // smull2 v30.8h, v30.16b, v31.16b
-	WORD $0x3dc0933f // ldr q31, [x25, #0x240]
-	WORD $0x6f3c07ff // ushr v31.4s, v31.4s, #0x4
-	WORD $0x4e7ebd1e // addp v30.8h, v8.8h, v30.8h
-	WORD $0x3dc212c8 // ldr q8, [x22, #0x840]
-	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
-	WORD $0x6eb14508 // ushl v8.4s, v8.4s, v17.4s
-	WORD $0x4ea88508 // add v8.4s, v8.4s, v8.4s
-	WORD $0x4e241d08 // and v8.16b, v8.16b, v4.16b
-	WORD $0x4ea81fff // orr v31.16b, v31.16b, v8.16b
-	WORD $0x4e0c07a8 // dup v8.4s, v29.s[1]
-	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
-	WORD $0x0e28c3e9 // smull v9.8h, v31.8b, v8.8b
-	WORD $0x4e28c3ff // smull2 v31.8h, v31.16b, v8.16b
-	WORD $0x3dc08328 // ldr q8, [x25, #0x200]
-	WORD $0x52800039 // mov w25, #0x1 // =1
-	WORD $0x6f3c0508 // ushr v8.4s, v8.4s, #0x4
-	WORD $0x4e7fbd3f // addp v31.8h, v9.8h, v31.8h
-	WORD $0x3dc202c9 // ldr q9, [x22, #0x800]
-	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
-	WORD $0x6eb14531 // ushl v17.4s, v9.4s, v17.4s
-	WORD $0x4eb18631 // add v17.4s, v17.4s, v17.4s
-	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
-	WORD $0x4eb11d11 // orr v17.16b, v8.16b, v17.16b
-	WORD $0x0e3dc228 // smull v8.8h, v17.8b, v29.8b
-	WORD $0x4e3dc231 // smull2 v17.8h, v17.16b, v29.16b
-	WORD $0x4e71bd11 // addp v17.8h, v8.8h, v17.8h
-	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
-	WORD $0x4e606bf1 // sadalp v17.4s, v31.8h
-	WORD $0x4e606bd1 // sadalp v17.4s, v30.8h
-	WORD $0x4e606b91 // sadalp v17.4s, v28.8h
-	WORD $0x4e606b71 // sadalp v17.4s, v27.8h
-	WORD $0x4e606b51 // sadalp v17.4s, v26.8h
-	WORD $0x4e606b31 // sadalp v17.4s, v25.8h
-	WORD $0x4e606b11 // sadalp v17.4s, v24.8h
-	WORD $0x4ea58631 // add v17.4s, v17.4s, v5.4s
-	WORD $0x4e31ced7 // fmla v23.4s, v22.4s, v17.4s
-	WORD $0x0e217a91 // fcvtl v17.4s, v20.4h
-	WORD $0x6ea0fa31 // fneg v17.4s, v17.4s
-	WORD $0x4f9512f0 // fmla v16.4s, v23.4s, v21.s[0]
-	WORD $0x6e33de31 // fmul v17.4s, v17.4s, v19.4s
-	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
-	WORD $0x3707c118 // tbnz w24, #0x0, 0x23d4 <k_tile_q5_k+0x110>
-	WORD $0x3cb57870 // str q16, [x3, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffbda1 // b.ne 0x2378 <k_tile_q5_k+0xb4>
-	WORD $0xf9401406 // ldr x6, [x0, #0x28]
-	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0x912c018c // add x12, x12, #0xb00
-	WORD $0xeb0b009f // cmp x4, x11
-	WORD $0x8b0624a5 // add x5, x5, x6, lsl #9
-	WORD $0x54ffbc41 // b.ne 0x2364 <k_tile_q5_k+0xa0>
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xeb08005f // cmp x2, x8
-	WORD $0x54ffbb21 // b.ne 0x234c <k_tile_q5_k+0x88>
-	WORD $0x14000008 // b 0x2c0c <k_tile_q5_k+0x948>
-	WORD $0xb50000ea // cbnz x10, 0x2c0c <k_tile_q5_k+0x948>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
-	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x2bfc <k_tile_q5_k+0x938>
-	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
-	WORD $0xf9402bfb // ldr x27, [sp, #0x50]
-	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
-	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
-	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
-	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
-	WORD $0x910283ff // add sp, sp, #0xa0
-	WORD $0xd65f03c0 // ret
-
-	// tile_q6_k
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
@@ -2867,576 +728,480 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0xa901f7e8 // stp x8, x29, [sp, #0x18]
-	WORD $0x5400472b // b.lt 0x3534 <k_tile_q6_k+0x908>
+	WORD $0xa90223fd // stp x29, x8, [sp, #0x20]
+	WORD $0x54003b2b // b.lt 0x1268 <k_tile_q2_k+0x788>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xf9000be8 // str x8, [sp, #0x10]
-	WORD $0x5400452b // b.lt 0x350c <k_tile_q6_k+0x8e0>
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x5400392b // b.lt 0x1240 <k_tile_q2_k+0x760>
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x4f01e601 // movi v1.16b, #0x30
-	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f00e461 // movi v1.16b, #0x3
+	WORD $0x4f0005e3 // movi v3.4s, #0xf
 	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
-	WORD $0xd37ae52f // lsl x15, x9, #6
+	WORD $0xd37ae52e // lsl x14, x9, #6
+	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
+	WORD $0x5280540f // mov w15, #0x2a0 // =672
+	WORD $0x4e040d22 // dup v2.4s, w9
 	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0x4e040d23 // dup v3.4s, w9
-	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xa9002be8 // stp x8, x10, [sp]
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
-	WORD $0xf90017e9 // str x9, [sp, #0x28]
-	WORD $0x8b091901 // add x1, x8, x9, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x2cb4 <k_tile_q6_k+0x88>
-	WORD $0xad000020 // stp q0, q0, [x1]
-	WORD $0xad010020 // stp q0, q0, [x1, #0x20]
-	WORD $0xf94003ea // ldr x10, [sp]
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x91340184 // add x4, x12, #0xd00
-	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0xd37ceca9 // lsl x9, x5, #4
-	WORD $0xaa0a03e3 // mov x3, x10
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x3ce96824 // ldr q4, [x1, x9]
-	WORD $0x8b090186 // add x6, x12, x9
-	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x913000c7 // add x7, x6, #0xc00
-	WORD $0x912300d3 // add x19, x6, #0x8c0
-	WORD $0x912200d4 // add x20, x6, #0x880
-	WORD $0x912100d5 // add x21, x6, #0x840
-	WORD $0x912700d6 // add x22, x6, #0x9c0
-	WORD $0x912600d7 // add x23, x6, #0x980
-	WORD $0x912500d8 // add x24, x6, #0x940
-	WORD $0x912400d9 // add x25, x6, #0x900
-	WORD $0x913100da // add x26, x6, #0xc40
-	WORD $0xd377d9bd // lsl x29, x13, #9
-	WORD $0x8b0d28de // add x30, x6, x13, lsl #10
-	WORD $0xad401c70 // ldp q16, q7, [x3]
-	WORD $0x2a0903fb // mov w27, w9
-	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
-	WORD $0x3dc033d2 // ldr q18, [x30, #0xc0]
-	WORD $0xd379e1a9 // lsl x9, x13, #7
-	WORD $0x8b1d00cd // add x13, x6, x29
-	WORD $0xb9402868 // ldr w8, [x3, #0x28]
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x3ce968e6 // ldr q6, [x7, x9]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x1101fd11 // add w17, w8, #0x7f
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x1a88b228 // csel w8, w17, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc023d3 // ldr q19, [x30, #0x80]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc013d4 // ldr q20, [x30, #0x40]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
-	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc003d5 // ldr q21, [x30]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd11 // add w17, w8, #0x7f
-	WORD $0x1a88b228 // csel w8, w17, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
-	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc053d4 // ldr q20, [x30, #0x140]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
-	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc043d5 // ldr q21, [x30, #0x100]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
-	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
-	WORD $0x3dc0b3d2 // ldr q18, [x30, #0x2c0]
-	WORD $0x8b0f0063 // add x3, x3, x15
-	WORD $0xb9402868 // ldr w8, [x3, #0x28]
-	WORD $0x3ce968e6 // ldr q6, [x7, x9]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0xad401c70 // ldp q16, q7, [x3]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x1101fd11 // add w17, w8, #0x7f
-	WORD $0x1a88b228 // csel w8, w17, w8, lt
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0a3d3 // ldr q19, [x30, #0x280]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
-	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc093d4 // ldr q20, [x30, #0x240]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc083d5 // ldr q21, [x30, #0x200]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd11 // add w17, w8, #0x7f
-	WORD $0x1a88b228 // csel w8, w17, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc0f3d2 // ldr q18, [x30, #0x3c0]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0e3d3 // ldr q19, [x30, #0x380]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
-	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc0d3d4 // ldr q20, [x30, #0x340]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc0c3d5 // ldr q21, [x30, #0x300]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
-	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x3dc033d2 // ldr q18, [x30, #0xc0]
-	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
-	WORD $0x8b0f0063 // add x3, x3, x15
-	WORD $0xb9402868 // ldr w8, [x3, #0x28]
-	WORD $0x3ce96b46 // ldr q6, [x26, x9]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0xad401c70 // ldp q16, q7, [x3]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x1101fd11 // add w17, w8, #0x7f
-	WORD $0x1a88b228 // csel w8, w17, w8, lt
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc023d3 // ldr q19, [x30, #0x80]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc013d4 // ldr q20, [x30, #0x40]
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc003d5 // ldr q21, [x30]
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd11 // add w17, w8, #0x7f
-	WORD $0x1a88b228 // csel w8, w17, w8, lt
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
-	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc053d4 // ldr q20, [x30, #0x140]
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc043d5 // ldr q21, [x30, #0x100]
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
-	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x3cfd6a71 // ldr q17, [x19, x29]
-	WORD $0x3dc0b3d2 // ldr q18, [x30, #0x2c0]
-	WORD $0x8b0f0063 // add x3, x3, x15
-	WORD $0xb9402868 // ldr w8, [x3, #0x28]
-	WORD $0x3ce96b46 // ldr q6, [x26, x9]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0xad401c70 // ldp q16, q7, [x3]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0xfc657885 // ldr d5, [x4, x5, lsl #3]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x1101fd09 // add w9, w8, #0x7f
-	WORD $0x1a88b128 // csel w8, w9, w8, lt
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c0612 // dup v18.4s, v16.s[3]
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6a92 // ldr q18, [x20, x29]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0a3d3 // ldr q19, [x30, #0x280]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140613 // dup v19.4s, v16.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6ab3 // ldr q19, [x21, x29]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc093d4 // ldr q20, [x30, #0x240]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
-	WORD $0x4e040610 // dup v16.4s, v16.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc201b4 // ldr q20, [x13, #0x800]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc083d5 // ldr q21, [x30, #0x200]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
-	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0xb9402c68 // ldr w8, [x3, #0x2c]
-	WORD $0x2b0e0108 // adds w8, w8, w14
-	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x1101fd09 // add w9, w8, #0x7f
-	WORD $0x1a88b128 // csel w8, w9, w8, lt
-	WORD $0x2a1f03e9 // mov w9, wzr
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x0b081608 // add w8, w16, w8, lsl #5
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc0f3d2 // ldr q18, [x30, #0x3c0]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3cfd6ad1 // ldr q17, [x22, x29]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0e3d3 // ldr q19, [x30, #0x380]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc0d3d4 // ldr q20, [x30, #0x340]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfd6b34 // ldr q20, [x25, x29]
-	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc0c3d5 // ldr q21, [x30, #0x300]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d14 // dup v20.4s, w8
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d687 // fadd v7.4s, v20.4s, v3.4s
-	WORD $0x4e27ccb0 // fmla v16.4s, v5.4s, v7.4s
-	WORD $0xbd402065 // ldr s5, [x3, #0x20]
-	WORD $0x8b0f0063 // add x3, x3, x15
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0x3707c1fb // tbnz w27, #0x0, 0x2d00 <k_tile_q6_k+0xd4>
-	WORD $0x3ca57824 // str q4, [x1, x5, lsl #4]
-	WORD $0x910004a5 // add x5, x5, #0x1
-	WORD $0xf10010bf // cmp x5, #0x4
-	WORD $0x54ffbf81 // b.ne 0x2cc4 <k_tile_q6_k+0x98>
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0x9134818c // add x12, x12, #0xd20
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x8b09254a // add x10, x10, x9, lsl #9
-	WORD $0x54ffbe81 // b.ne 0x2cbc <k_tile_q6_k+0x90>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x4e040d24 // dup v4.4s, w9
+	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
 	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x8b101911 // add x17, x8, x16, lsl #6
+	WORD $0xb500006a // cbnz x10, 0xb68 <k_tile_q2_k+0x88>
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
 	WORD $0xf94007ea // ldr x10, [sp, #0x8]
-	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffbcc1 // b.ne 0x2c9c <k_tile_q6_k+0x70>
-	WORD $0x1400000b // b 0x3534 <k_tile_q6_k+0x908>
-	WORD $0xb500014a // cbnz x10, 0x3534 <k_tile_q6_k+0x908>
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x91400583 // add x3, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x91140184 // add x4, x12, #0x500
+	WORD $0x91148185 // add x5, x12, #0x520
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0xd37cecc9 // lsl x9, x6, #4
+	WORD $0x8b061867 // add x7, x3, x6, lsl #6
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x3ce96a25 // ldr q5, [x17, x9]
+	WORD $0x8b090193 // add x19, x12, x9
+	WORD $0x9102a0f8 // add x24, x7, #0xa8
+	WORD $0x91080274 // add x20, x19, #0x200
+	WORD $0x91090275 // add x21, x19, #0x240
+	WORD $0x910a0276 // add x22, x19, #0x280
+	WORD $0x910b0277 // add x23, x19, #0x2c0
+	WORD $0x910540f9 // add x25, x7, #0x150
+	WORD $0x9107e0fa // add x26, x7, #0x1f8
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x2a0903fb // mov w27, w9
+	WORD $0x9b0f7da9 // mul x9, x13, x15
+	WORD $0xd377d9bd // lsl x29, x13, #9
+	WORD $0x8b0d1e6d // add x13, x19, x13, lsl #7
+	WORD $0x8b0900fe // add x30, x7, x9
+	WORD $0x8b090308 // add x8, x24, x9
+	WORD $0xf98003c0 // prfm pldl1keep, [x30]
+	WORD $0xad404051 // ldp q17, q16, [x2]
+	WORD $0x8b1d027e // add x30, x19, x29
+	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0x4e040633 // dup v19.4s, v17.s[0]
+	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
+	WORD $0x3dc001a6 // ldr q6, [x13]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
+	WORD $0x4e231cd2 // and v18.16b, v6.16b, v3.16b
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
+	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	WORD $0x4e140614 // dup v20.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
+	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
+	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
+	WORD $0x6f3804d1 // ushr v17.4s, v6.4s, #0x8
+	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
+	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
+	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
+	WORD $0xbd402047 // ldr s7, [x2, #0x20]
+	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
+	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
+	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
+	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
+	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0x8b090328 // add x8, x25, x9
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xad404051 // ldp q17, q16, [x2]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e040633 // dup v19.4s, v17.s[0]
+	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
+	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
+	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
+	WORD $0x3dc001a6 // ldr q6, [x13]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
+	WORD $0x6f3004d2 // ushr v18.4s, v6.4s, #0x10
+	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
+	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e140614 // dup v20.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
+	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
+	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
+	WORD $0x6f2804d1 // ushr v17.4s, v6.4s, #0x18
+	WORD $0x6f071611 // bic v17.4s, #0xf0
+	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
+	WORD $0xbd403451 // ldr s17, [x2, #0x34]
+	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
+	WORD $0xbd402047 // ldr s7, [x2, #0x20]
+	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
+	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
+	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
+	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
+	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0xbd403847 // ldr s7, [x2, #0x38]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0xad404051 // ldp q17, q16, [x2]
+	WORD $0x8b090348 // add x8, x26, x9
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x8b0e0049 // add x9, x2, x14
+	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
+	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
+	WORD $0x4e040633 // dup v19.4s, v17.s[0]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
+	WORD $0x3dc011a6 // ldr q6, [x13, #0x40]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
+	WORD $0x4e231cd2 // and v18.16b, v6.16b, v3.16b
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
+	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e140614 // dup v20.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
+	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
+	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
+	WORD $0x6f3804d1 // ushr v17.4s, v6.4s, #0x8
+	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
+	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
+	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
+	WORD $0xbd402047 // ldr s7, [x2, #0x20]
+	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
+	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
+	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
+	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
+	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
+	WORD $0x8b0e0122 // add x2, x9, x14
+	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xad404131 // ldp q17, q16, [x9]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e040633 // dup v19.4s, v17.s[0]
+	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
+	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
+	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
+	WORD $0x3dc011a6 // ldr q6, [x13, #0x40]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x4ea28651 // add v17.4s, v18.4s, v2.4s
+	WORD $0x6f3004d2 // ushr v18.4s, v6.4s, #0x10
+	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
+	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x6f3a0631 // ushr v17.4s, v17.4s, #0x6
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e140614 // dup v20.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
+	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
+	WORD $0x4e606a11 // sadalp v17.4s, v16.8h
+	WORD $0x4ea28630 // add v16.4s, v17.4s, v2.4s
+	WORD $0x6f2804d1 // ushr v17.4s, v6.4s, #0x18
+	WORD $0x6f071611 // bic v17.4s, #0xf0
+	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
+	WORD $0xbd403531 // ldr s17, [x9, #0x34]
+	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
+	WORD $0xbd402127 // ldr s7, [x9, #0x20]
+	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
+	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
+	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
+	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
+	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0xbd403927 // ldr s7, [x9, #0x38]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
+	WORD $0x3707cdfb // tbnz w27, #0x0, 0xbb8 <k_tile_q2_k+0xd8>
+	WORD $0x3ca67a25 // str q5, [x17, x6, lsl #4]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0x54ffcba1 // b.ne 0xb80 <k_tile_q2_k+0xa0>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x9115018c // add x12, x12, #0x540
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x8b09254a // add x10, x10, x9, lsl #9
+	WORD $0x54ffca61 // b.ne 0xb70 <k_tile_q2_k+0x90>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54ffc8e1 // b.ne 0xb54 <k_tile_q2_k+0x74>
+	WORD $0x1400000b // b 0x1268 <k_tile_q2_k+0x788>
+	WORD $0xb500014a // cbnz x10, 0x1268 <k_tile_q2_k+0x788>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
-	WORD $0x91008109 // add x9, x8, #0x20
 	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x91008109 // add x9, x8, #0x20
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
 	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x54ffff61 // b.ne 0x351c <k_tile_q6_k+0x8f0>
+	WORD $0xf90017e8 // str x8, [sp, #0x28]
+	WORD $0x54ffff61 // b.ne 0x1250 <k_tile_q2_k+0x770>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -3445,7 +1210,2306 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
+
+	// tile_q3_k
+	WORD $0xd10403ff // sub sp, sp, #0x100
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf90053fd // str x29, [sp, #0xa0]
+	WORD $0xa90b6ffe // stp x30, x27, [sp, #0xb0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xa90c67fa // stp x26, x25, [sp, #0xc0]
+	WORD $0xa90d5ff8 // stp x24, x23, [sp, #0xd0]
+	WORD $0xa90e57f6 // stp x22, x21, [sp, #0xe0]
+	WORD $0xa90f4ff4 // stp x20, x19, [sp, #0xf0]
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0x54004e6b // b.lt 0x1c7c <k_tile_q3_k+0x9f4>
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x54004c4b // b.lt 0x1c54 <k_tile_q3_k+0x9cc>
+	WORD $0xa940a808 // ldp x8, x10, [x0, #0x8]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x4f00e463 // movi v3.16b, #0x3
+	WORD $0x4f00e484 // movi v4.16b, #0x4
+	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
+	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
+	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0x6f0007e6 // mvni v6.4s, #0x1f
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52800062 // mov w2, #0x3 // =3
+	WORD $0x52801b83 // mov w3, #0xdc // =220
+	WORD $0xd377d90b // lsl x11, x8, #9
+	WORD $0xd37ae510 // lsl x16, x8, #6
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0x4e040d07 // dup v7.4s, w8
+	WORD $0xf9001beb // str x11, [sp, #0x30]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf90017eb // str x11, [sp, #0x28]
+	WORD $0x8b0b190b // add x11, x8, x11, lsl #6
+	WORD $0xb5000069 // cbnz x9, 0x1338 <k_tile_q3_k+0xb0>
+	WORD $0xad000160 // stp q0, q0, [x11]
+	WORD $0xad010160 // stp q0, q0, [x11, #0x20]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xf90027eb // str x11, [sp, #0x48]
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0x91400548 // add x8, x10, #0x1, lsl #12 // =0x1000
+	WORD $0x911b0154 // add x20, x10, #0x6c0
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xf90023e9 // str x9, [sp, #0x40]
+	WORD $0xa9052be8 // stp x8, x10, [sp, #0x50]
+	WORD $0xd37ceea8 // lsl x8, x21, #4
+	WORD $0xf94057e5 // ldr x5, [sp, #0xa8]
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x8b080156 // add x22, x10, x8
+	WORD $0x3ce86970 // ldr q16, [x11, x8]
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0x3dc1a2d3 // ldr q19, [x22, #0x680]
+	WORD $0x3dc182d1 // ldr q17, [x22, #0x600]
+	WORD $0x3dc192d2 // ldr q18, [x22, #0x640]
+	WORD $0x8b151917 // add x23, x8, x21, lsl #6
+	WORD $0x910802d8 // add x24, x22, #0x200
+	WORD $0x910902d9 // add x25, x22, #0x240
+	WORD $0x4f245675 // shl v21.4s, v19.4s, #0x4
+	WORD $0x4e211e34 // and v20.16b, v17.16b, v1.16b
+	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
+	WORD $0x910a02da // add x26, x22, #0x280
+	WORD $0x910b02db // add x27, x22, #0x2c0
+	WORD $0x910c02dd // add x29, x22, #0x300
+	WORD $0x910d02de // add x30, x22, #0x340
+	WORD $0x910e02c9 // add x9, x22, #0x380
+	WORD $0x910f02cd // add x13, x22, #0x3c0
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4eb41eb6 // orr v22.16b, v21.16b, v20.16b
+	WORD $0x4f225675 // shl v21.4s, v19.4s, #0x2
+	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
+	WORD $0xad0353f6 // stp q22, q20, [sp, #0x60]
+	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
+	WORD $0x4eb11e95 // orr v21.16b, v20.16b, v17.16b
+	WORD $0x6f3c0651 // ushr v17.4s, v18.4s, #0x4
+	WORD $0x6f3e0672 // ushr v18.4s, v19.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
+	WORD $0xad0447f5 // stp q21, q17, [sp, #0x80]
+	WORD $0x52806e0b // mov w11, #0x370 // =880
+	WORD $0xd378dde4 // lsl x4, x15, #8
+	WORD $0x9b0b5deb // madd x11, x15, x11, x23
+	WORD $0x2a0803ea // mov w10, w8
+	WORD $0xd377d9e8 // lsl x8, x15, #9
+	WORD $0xaa0f0853 // orr x19, x2, x15, lsl #2
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0xad404cb4 // ldp q20, q19, [x5]
+	WORD $0x910183eb // add x11, sp, #0x60
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x8b0f156c // add x12, x11, x15, lsl #5
+	WORD $0xb94028ab // ldr w11, [x5, #0x28]
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x2b0e016b // adds w11, w11, w14
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x1101fd71 // add w17, w11, #0x7f
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x3dc00191 // ldr q17, [x12]
+	WORD $0x1a8bb22b // csel w11, w17, w11, lt
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040698 // dup v24.4s, v20.s[0]
+	WORD $0x13077d6b // asr w11, w11, #7
+	WORD $0xb37ef1f1 // bfi x17, x15, #2, #61
+	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0xd37ae626 // lsl x6, x17, #6
+	WORD $0x4e040d75 // dup v21.4s, w11
+	WORD $0xb9402cab // ldr w11, [x5, #0x2c]
+	WORD $0x9b035e31 // madd x17, x17, x3, x23
+	WORD $0x2b0e016b // adds w11, w11, w14
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x1101fd67 // add w7, w11, #0x7f
+	WORD $0x1a8bb0eb // csel w11, w7, w11, lt
+	WORD $0x52800047 // mov w7, #0x2 // =2
+	WORD $0x13077d6b // asr w11, w11, #7
+	WORD $0xb37ef1e7 // bfi x7, x15, #2, #61
+	WORD $0xd37ae66f // lsl x15, x19, #6
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140698 // dup v24.4s, v20.s[2]
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
+	WORD $0x4e34c2d4 // smull2 v20.8h, v22.16b, v20.16b
+	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
+	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
+	WORD $0x4e251e34 // and v20.16b, v17.16b, v5.16b
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
+	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
+	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
+	WORD $0x4e040d75 // dup v21.4s, w11
+	WORD $0xd37ae4eb // lsl x11, x7, #6
+	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040678 // dup v24.4s, v19.s[0]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce869b6 // ldr q22, [x13, x8]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x6f380633 // ushr v19.4s, v17.4s, #0x8
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4ea68673 // add v19.4s, v19.4s, v6.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
+	WORD $0x4e27d6b3 // fadd v19.4s, v21.4s, v7.4s
+	WORD $0x4e33ce54 // fmla v20.4s, v18.4s, v19.4s
+	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0xb94028b1 // ldr w17, [x5, #0x28]
+	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
+	WORD $0xad404cb4 // ldp q20, q19, [x5]
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040698 // dup v24.4s, v20.s[0]
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0xb9402cb1 // ldr w17, [x5, #0x2c]
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140698 // dup v24.4s, v20.s[2]
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
+	WORD $0x4e34c2d4 // smull2 v20.8h, v22.16b, v20.16b
+	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
+	WORD $0x6f300634 // ushr v20.4s, v17.4s, #0x10
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
+	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
+	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
+	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0x9b035cf1 // madd x17, x7, x3, x23
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040678 // dup v24.4s, v19.s[0]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce869b6 // ldr q22, [x13, x8]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x6f0007f3 // mvni v19.4s, #0x1f
+	WORD $0x6f281633 // usra v19.4s, v17.4s, #0x18
+	WORD $0x4e21da71 // scvtf v17.4s, v19.4s
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x4e27d6b2 // fadd v18.4s, v21.4s, v7.4s
+	WORD $0x4e32ce34 // fmla v20.4s, v17.4s, v18.4s
+	WORD $0xbd4020b1 // ldr s17, [x5, #0x20]
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4f911290 // fmla v16.4s, v20.4s, v17.s[0]
+	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0xad404cb4 // ldp q20, q19, [x5]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x3dc00591 // ldr q17, [x12, #0x10]
+	WORD $0xb94028ac // ldr w12, [x5, #0x28]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040698 // dup v24.4s, v20.s[0]
+	WORD $0x1101fd91 // add w17, w12, #0x7f
+	WORD $0x1a8cb22c // csel w12, w17, w12, lt
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
+	WORD $0x4e040d95 // dup v21.4s, w12
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0xb9402cac // ldr w12, [x5, #0x2c]
+	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x1101fd91 // add w17, w12, #0x7f
+	WORD $0x1a8cb22c // csel w12, w17, w12, lt
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140698 // dup v24.4s, v20.s[2]
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
+	WORD $0x4e34c2d4 // smull2 v20.8h, v22.16b, v20.16b
+	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
+	WORD $0x4e251e34 // and v20.16b, v17.16b, v5.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
+	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
+	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
+	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
+	WORD $0x4e040d95 // dup v21.4s, w12
+	WORD $0x9b035e6c // madd x12, x19, x3, x23
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040678 // dup v24.4s, v19.s[0]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce869b6 // ldr q22, [x13, x8]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x6f380633 // ushr v19.4s, v17.4s, #0x8
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4ea68673 // add v19.4s, v19.4s, v6.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
+	WORD $0x4e27d6b3 // fadd v19.4s, v21.4s, v7.4s
+	WORD $0x4e33ce54 // fmla v20.4s, v18.4s, v19.4s
+	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
+	WORD $0x8b1000ac // add x12, x5, x16
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0xb9402991 // ldr w17, [x12, #0x28]
+	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x8b100185 // add x5, x12, x16
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040698 // dup v24.4s, v20.s[0]
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b36 // ldr q22, [x25, x8]
+	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140698 // dup v24.4s, v20.s[2]
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
+	WORD $0x4e34c2d4 // smull2 v20.8h, v22.16b, v20.16b
+	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
+	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
+	WORD $0x6f300634 // ushr v20.4s, v17.4s, #0x10
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
+	WORD $0x4ea68694 // add v20.4s, v20.4s, v6.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
+	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
+	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
+	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e040678 // dup v24.4s, v19.s[0]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x3ce869b6 // ldr q22, [x13, x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x6f0007f3 // mvni v19.4s, #0x1f
+	WORD $0x6f281633 // usra v19.4s, v17.4s, #0x18
+	WORD $0x4e21da71 // scvtf v17.4s, v19.4s
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x4e27d6b2 // fadd v18.4s, v21.4s, v7.4s
+	WORD $0x4e32ce34 // fmla v20.4s, v17.4s, v18.4s
+	WORD $0xbd402191 // ldr s17, [x12, #0x20]
+	WORD $0x4f911290 // fmla v16.4s, v20.4s, v17.s[0]
+	WORD $0x3707bfca // tbnz w10, #0x0, 0x13f4 <k_tile_q3_k+0x16c>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf9402fea // ldr x10, [sp, #0x58]
+	WORD $0x3cb57970 // str q16, [x11, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54ffba41 // b.ne 0x135c <k_tile_q3_k+0xd4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf94057ec // ldr x12, [sp, #0xa8]
+	WORD $0x911b814a // add x10, x10, #0x6e0
+	WORD $0x8b08018c // add x12, x12, x8
+	WORD $0xa943a7e8 // ldp x8, x9, [sp, #0x38]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0xf90057ec // str x12, [sp, #0xa8]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffb881 // b.ne 0x1348 <k_tile_q3_k+0xc0>
+	WORD $0xa9422fe8 // ldp x8, x11, [sp, #0x20]
+	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54ffb6a1 // b.ne 0x1320 <k_tile_q3_k+0x98>
+	WORD $0x1400000b // b 0x1c7c <k_tile_q3_k+0x9f4>
+	WORD $0xb5000149 // cbnz x9, 0x1c7c <k_tile_q3_k+0x9f4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
+	WORD $0xac820100 // stp q0, q0, [x8], #0x40
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x54ffff61 // b.ne 0x1c64 <k_tile_q3_k+0x9dc>
+	WORD $0xa94f4ff4 // ldp x20, x19, [sp, #0xf0]
+	WORD $0xf94053fd // ldr x29, [sp, #0xa0]
+	WORD $0xa94e57f6 // ldp x22, x21, [sp, #0xe0]
+	WORD $0xa94d5ff8 // ldp x24, x23, [sp, #0xd0]
+	WORD $0xa94c67fa // ldp x26, x25, [sp, #0xc0]
+	WORD $0xa94b6ffe // ldp x30, x27, [sp, #0xb0]
+	WORD $0x910403ff // add sp, sp, #0x100
+	WORD $0xd65f03c0 // ret
+
+	// tile_q4_k
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400384b // b.lt 0x23ac <k_tile_q4_k+0x710>
+	WORD $0xd102c3ff // sub sp, sp, #0xb0
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xa9066ffe // stp x30, x27, [sp, #0x60]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0xa90767fa // stp x26, x25, [sp, #0x70]
+	WORD $0xa9085ff8 // stp x24, x23, [sp, #0x80]
+	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
+	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
+	WORD $0xa90527fd // stp x29, x9, [sp, #0x50]
+	WORD $0x540034eb // b.lt 0x2370 <k_tile_q4_k+0x6d4>
+	WORD $0xa940b009 // ldp x9, x12, [x0, #0x8]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
+	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f01e603 // movi v3.16b, #0x30
+	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
+	WORD $0x910043e1 // add x1, sp, #0x10
+	WORD $0x52809002 // mov w2, #0x480 // =1152
+	WORD $0xf90007e9 // str x9, [sp, #0x8]
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0xd37ae52e // lsl x14, x9, #6
+	WORD $0xd378dd2f // lsl x15, x9, #8
+	WORD $0xd379e130 // lsl x16, x9, #7
+	WORD $0x8b090529 // add x9, x9, x9, lsl #1
+	WORD $0xd37ae531 // lsl x17, x9, #6
+	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
+	WORD $0x4e040d24 // dup v4.4s, w9
+	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
+	WORD $0x4e040d26 // dup v6.4s, w9
+	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
+	WORD $0x8b031924 // add x4, x9, x3, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x1d3c <k_tile_q4_k+0xa0>
+	WORD $0xad000080 // stp q0, q0, [x4]
+	WORD $0xad010080 // stp q0, q0, [x4, #0x20]
+	WORD $0xf94007e6 // ldr x6, [sp, #0x8]
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x91200187 // add x7, x12, #0x800
+	WORD $0x91400593 // add x19, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x91230194 // add x20, x12, #0x8c0
+	WORD $0x91238195 // add x21, x12, #0x8e0
+	WORD $0x9100c0d6 // add x22, x6, #0x30
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0xd37ceee9 // lsl x9, x23, #4
+	WORD $0xaa1603fa // mov x26, x22
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0x8b0900f8 // add x24, x7, x9
+	WORD $0x3ce96887 // ldr q7, [x4, x9]
+	WORD $0x8b090199 // add x25, x12, x9
+	WORD $0x3dc00310 // ldr q16, [x24]
+	WORD $0x3dc02312 // ldr q18, [x24, #0x80]
+	WORD $0x3dc01311 // ldr q17, [x24, #0x40]
+	WORD $0x8b171a78 // add x24, x19, x23, lsl #6
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x4e211e14 // and v20.16b, v16.16b, v1.16b
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x4e221e53 // and v19.16b, v18.16b, v2.16b
+	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
+	WORD $0x4eb01e70 // orr v16.16b, v19.16b, v16.16b
+	WORD $0x4e211e33 // and v19.16b, v17.16b, v1.16b
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0xad00c3f4 // stp q20, q16, [sp, #0x10]
+	WORD $0x6f3c0650 // ushr v16.4s, v18.4s, #0x4
+	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
+	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
+	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
+	WORD $0xad01c3f3 // stp q19, q16, [sp, #0x30]
+	WORD $0x2a0903fb // mov w27, w9
+	WORD $0x9b0263a9 // madd x9, x29, x2, x24
+	WORD $0x8b1d103e // add x30, x1, x29, lsl #4
+	WORD $0x8b1d2b3d // add x29, x25, x29, lsl #10
+	WORD $0x8b0e034d // add x13, x26, x14
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9808120 // prfm pldl1keep, [x9, #0x100]
+	WORD $0x3dc073b6 // ldr q22, [x29, #0x1c0]
+	WORD $0x3cde0357 // ldur q23, [x26, #-0x20]
+	WORD $0x3dc003d4 // ldr q20, [x30]
+	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0xbd400350 // ldr s16, [x26]
+	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
+	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
+	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
+	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
+	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
+	WORD $0xbc5f0353 // ldur s19, [x26, #-0x10]
+	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x3dc063b8 // ldr q24, [x29, #0x180]
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
+	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
+	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
+	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
+	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
+	WORD $0x3dc053b9 // ldr q25, [x29, #0x140]
+	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
+	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
+	WORD $0x4e0c06fa // dup v26.4s, v23.s[1]
+	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
+	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
+	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
+	WORD $0x3dc043ba // ldr q26, [x29, #0x100]
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
+	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
+	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
+	WORD $0x3dc033ba // ldr q26, [x29, #0xc0]
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
+	WORD $0x3cdd035b // ldur q27, [x26, #-0x30]
+	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
+	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
+	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
+	WORD $0x3dc023bc // ldr q28, [x29, #0x80]
+	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
+	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
+	WORD $0x4e14077d // dup v29.4s, v27.s[2]
+	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
+	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
+	WORD $0x3dc013bd // ldr q29, [x29, #0x40]
+	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
+	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
+	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
+	WORD $0x4e04077b // dup v27.4s, v27.s[0]
+	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
+	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
+	WORD $0x3dc003be // ldr q30, [x29]
+	WORD $0xf9809120 // prfm pldl1keep, [x9, #0x120]
+	WORD $0xf9811120 // prfm pldl1keep, [x9, #0x220]
+	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
+	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
+	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
+	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
+	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
+	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
+	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
+	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
+	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
+	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
+	WORD $0x4e606afb // sadalp v27.4s, v23.8h
+	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
+	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
+	WORD $0x3cde01b8 // ldur q24, [x13, #-0x20]
+	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
+	WORD $0x4e606adb // sadalp v27.4s, v22.8h
+	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
+	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
+	WORD $0x3dc073b6 // ldr q22, [x29, #0x1c0]
+	WORD $0x3dc003d4 // ldr q20, [x30]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x6f380694 // ushr v20.4s, v20.4s, #0x8
+	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
+	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
+	WORD $0xbc5f01b3 // ldur s19, [x13, #-0x10]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
+	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
+	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3dc063b7 // ldr q23, [x29, #0x180]
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
+	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e140719 // dup v25.4s, v24.s[2]
+	WORD $0x6f380631 // ushr v17.4s, v17.4s, #0x8
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
+	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
+	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
+	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
+	WORD $0x3dc053b9 // ldr q25, [x29, #0x140]
+	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
+	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
+	WORD $0x4e0c071a // dup v26.4s, v24.s[1]
+	WORD $0x4e040718 // dup v24.4s, v24.s[0]
+	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
+	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
+	WORD $0x3dc043ba // ldr q26, [x29, #0x100]
+	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
+	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
+	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
+	WORD $0x3dc033ba // ldr q26, [x29, #0xc0]
+	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
+	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
+	WORD $0x3cdd01bb // ldur q27, [x13, #-0x30]
+	WORD $0x8b10034d // add x13, x26, x16
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
+	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
+	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
+	WORD $0x3dc023bc // ldr q28, [x29, #0x80]
+	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
+	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
+	WORD $0x4e14077d // dup v29.4s, v27.s[2]
+	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
+	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
+	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
+	WORD $0x3dc013bd // ldr q29, [x29, #0x40]
+	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
+	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
+	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
+	WORD $0x4e04077b // dup v27.4s, v27.s[0]
+	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
+	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
+	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
+	WORD $0x3dc003be // ldr q30, [x29]
+	WORD $0xf9812120 // prfm pldl1keep, [x9, #0x240]
+	WORD $0xf981a120 // prfm pldl1keep, [x9, #0x340]
+	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
+	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
+	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
+	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
+	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
+	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
+	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
+	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
+	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
+	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
+	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
+	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
+	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
+	WORD $0x4e606afb // sadalp v27.4s, v23.8h
+	WORD $0x3cde01b7 // ldur q23, [x13, #-0x20]
+	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
+	WORD $0x4e606adb // sadalp v27.4s, v22.8h
+	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
+	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
+	WORD $0x3dc0f3b6 // ldr q22, [x29, #0x3c0]
+	WORD $0x3dc003d4 // ldr q20, [x30]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x6f300694 // ushr v20.4s, v20.4s, #0x10
+	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
+	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
+	WORD $0xbc5f01b3 // ldur s19, [x13, #-0x10]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x3dc0e3b8 // ldr q24, [x29, #0x380]
+	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
+	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
+	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
+	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
+	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6f300631 // ushr v17.4s, v17.4s, #0x10
+	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
+	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
+	WORD $0x3dc0d3b9 // ldr q25, [x29, #0x340]
+	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
+	WORD $0x6f0737f1 // bic v17.4s, #0xff, lsl #8
+	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
+	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
+	WORD $0x4e0c06fa // dup v26.4s, v23.s[1]
+	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
+	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
+	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
+	WORD $0x3dc0c3ba // ldr q26, [x29, #0x300]
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
+	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
+	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
+	WORD $0x3dc0b3ba // ldr q26, [x29, #0x2c0]
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
+	WORD $0x3cdd01bb // ldur q27, [x13, #-0x30]
+	WORD $0x8b11034d // add x13, x26, x17
+	WORD $0x8b0f035a // add x26, x26, x15
+	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
+	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
+	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
+	WORD $0x3dc0a3bc // ldr q28, [x29, #0x280]
+	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
+	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
+	WORD $0x4e14077d // dup v29.4s, v27.s[2]
+	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
+	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
+	WORD $0x3dc093bd // ldr q29, [x29, #0x240]
+	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
+	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
+	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
+	WORD $0x4e04077b // dup v27.4s, v27.s[0]
+	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
+	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
+	WORD $0x3dc083be // ldr q30, [x29, #0x200]
+	WORD $0xf981b120 // prfm pldl1keep, [x9, #0x360]
+	WORD $0xf9823120 // prfm pldl1keep, [x9, #0x460]
+	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
+	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
+	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
+	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
+	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
+	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
+	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
+	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
+	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
+	WORD $0x4e606afb // sadalp v27.4s, v23.8h
+	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
+	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
+	WORD $0x3cde01b8 // ldur q24, [x13, #-0x20]
+	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
+	WORD $0x4e606adb // sadalp v27.4s, v22.8h
+	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
+	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
+	WORD $0x3dc0f3b6 // ldr q22, [x29, #0x3c0]
+	WORD $0x3dc003d4 // ldr q20, [x30]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x6f280694 // ushr v20.4s, v20.4s, #0x18
+	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
+	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
+	WORD $0xbc5f01b3 // ldur s19, [x13, #-0x10]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
+	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3dc0e3b7 // ldr q23, [x29, #0x380]
+	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
+	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
+	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
+	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e140719 // dup v25.4s, v24.s[2]
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
+	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
+	WORD $0x3dc0d3b9 // ldr q25, [x29, #0x340]
+	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
+	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
+	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
+	WORD $0x4e0c071a // dup v26.4s, v24.s[1]
+	WORD $0x4e040718 // dup v24.4s, v24.s[0]
+	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
+	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
+	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
+	WORD $0x3dc0c3ba // ldr q26, [x29, #0x300]
+	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
+	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
+	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
+	WORD $0x3dc0b3ba // ldr q26, [x29, #0x2c0]
+	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
+	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
+	WORD $0x3cdd01bb // ldur q27, [x13, #-0x30]
+	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
+	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
+	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
+	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
+	WORD $0x3dc0a3bc // ldr q28, [x29, #0x280]
+	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
+	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
+	WORD $0x4e14077d // dup v29.4s, v27.s[2]
+	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
+	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
+	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
+	WORD $0x3dc093bd // ldr q29, [x29, #0x240]
+	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
+	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
+	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
+	WORD $0x4e04077b // dup v27.4s, v27.s[0]
+	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
+	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
+	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
+	WORD $0x3dc083be // ldr q30, [x29, #0x200]
+	WORD $0x5280003d // mov w29, #0x1 // =1
+	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
+	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
+	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
+	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
+	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
+	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
+	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
+	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
+	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
+	WORD $0x4e606b5b // sadalp v27.4s, v26.8h
+	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
+	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
+	WORD $0x4e606afb // sadalp v27.4s, v23.8h
+	WORD $0x4e606adb // sadalp v27.4s, v22.8h
+	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
+	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
+	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
+	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
+	WORD $0x3707d45b // tbnz w27, #0x0, 0x1dbc <k_tile_q4_k+0x120>
+	WORD $0x3cb77887 // str q7, [x4, x23, lsl #4]
+	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0xf10012ff // cmp x23, #0x4
+	WORD $0x54ffd0c1 // b.ne 0x1d5c <k_tile_q4_k+0xc0>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0x9124018c // add x12, x12, #0x900
+	WORD $0xeb0b00bf // cmp x5, x11
+	WORD $0x8b0924c6 // add x6, x6, x9, lsl #9
+	WORD $0x54ffcf41 // b.ne 0x1d44 <k_tile_q4_k+0xa8>
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0xeb08007f // cmp x3, x8
+	WORD $0x54ffce01 // b.ne 0x1d28 <k_tile_q4_k+0x8c>
+	WORD $0x14000009 // b 0x2390 <k_tile_q4_k+0x6f4>
+	WORD $0xb500010a // cbnz x10, 0x2390 <k_tile_q4_k+0x6f4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
+	WORD $0xac820120 // stp q0, q0, [x9], #0x40
+	WORD $0x54ffffa1 // b.ne 0x2380 <k_tile_q4_k+0x6e4>
+	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
+	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
+	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
+	WORD $0xa9485ff8 // ldp x24, x23, [sp, #0x80]
+	WORD $0xa94767fa // ldp x26, x25, [sp, #0x70]
+	WORD $0xa9466ffe // ldp x30, x27, [sp, #0x60]
+	WORD $0x9102c3ff // add sp, sp, #0xb0
+	WORD $0xd65f03c0 // ret
+
+	// tile_q5_k
+	WORD $0xd10343ff // sub sp, sp, #0xd0
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf9003bfd // str x29, [sp, #0x70]
+	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
+	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
+	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
+	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0x5400452b // b.lt 0x2c7c <k_tile_q5_k+0x8cc>
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9003fe8 // str x8, [sp, #0x78]
+	WORD $0x5400430b // b.lt 0x2c54 <k_tile_q5_k+0x8a4>
+	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
+	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f01e603 // movi v3.16b, #0x30
+	WORD $0x4f00e604 // movi v4.16b, #0x10
+	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
+	WORD $0x9100c3f0 // add x16, sp, #0x30
+	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0x5280b011 // mov w17, #0x580 // =1408
+	WORD $0x52800060 // mov w0, #0x3 // =3
+	WORD $0x52802c01 // mov w1, #0x160 // =352
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xd377d90e // lsl x14, x8, #9
+	WORD $0xd37ae50f // lsl x15, x8, #6
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x4e040d05 // dup v5.4s, w8
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0x4e040d07 // dup v7.4s, w8
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf90017ea // str x10, [sp, #0x28]
+	WORD $0x8b0a1903 // add x3, x8, x10, lsl #6
+	WORD $0xb5000069 // cbnz x9, 0x2460 <k_tile_q5_k+0xb0>
+	WORD $0xad000060 // stp q0, q0, [x3]
+	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x91280186 // add x6, x12, #0xa00
+	WORD $0x91400587 // add x7, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x912b0193 // add x19, x12, #0xac0
+	WORD $0x912b8194 // add x20, x12, #0xae0
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xd37ceea9 // lsl x9, x21, #4
+	WORD $0x8b1518f6 // add x22, x7, x21, lsl #6
+	WORD $0xaa0803e5 // mov x5, x8
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x8b0900ca // add x10, x6, x9
+	WORD $0x3ce96870 // ldr q16, [x3, x9]
+	WORD $0x8b090197 // add x23, x12, x9
+	WORD $0x3dc00151 // ldr q17, [x10]
+	WORD $0x3dc02153 // ldr q19, [x10, #0x80]
+	WORD $0x3dc01152 // ldr q18, [x10, #0x40]
+	WORD $0x912002f8 // add x24, x23, #0x800
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x4e211e35 // and v21.16b, v17.16b, v1.16b
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
+	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
+	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
+	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0xad01c7f5 // stp q21, q17, [sp, #0x30]
+	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
+	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0xad02c7f4 // stp q20, q17, [sp, #0x50]
+	WORD $0x2a0903f9 // mov w25, w9
+	WORD $0x9b1159a9 // madd x9, x13, x17, x22
+	WORD $0xd378ddbb // lsl x27, x13, #8
+	WORD $0x8b0d2afa // add x26, x23, x13, lsl #10
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xb37ef1ab // bfi x11, x13, #2, #61
+	WORD $0x5280004a // mov w10, #0x2 // =2
+	WORD $0x8b0d1202 // add x2, x16, x13, lsl #4
+	WORD $0xb37ef1aa // bfi x10, x13, #2, #61
+	WORD $0xaa0d080d // orr x13, x0, x13, lsl #2
+	WORD $0xd37ae57e // lsl x30, x11, #6
+	WORD $0x9b01596b // madd x11, x11, x1, x22
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9808120 // prfm pldl1keep, [x9, #0x100]
+	WORD $0x3cfb6b14 // ldr q20, [x24, x27]
+	WORD $0x3dc00352 // ldr q18, [x26]
+	WORD $0xad4044b3 // ldp q19, q17, [x5]
+	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0xd37ae549 // lsl x9, x10, #6
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0xd37ae5bd // lsl x29, x13, #6
+	WORD $0x9b01594a // madd x10, x10, x1, x22
+	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
+	WORD $0x4eb21eb2 // orr v18.16b, v21.16b, v18.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc01355 // ldr q21, [x26, #0x40]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e0c0675 // dup v21.4s, v19.s[1]
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3cfe6b15 // ldr q21, [x24, x30]
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x4f2456b6 // shl v22.4s, v21.4s, #0x4
+	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
+	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
+	WORD $0x3dc02354 // ldr q20, [x26, #0x80]
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41ed4 // orr v20.16b, v22.16b, v20.16b
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e36c297 // smull v23.8h, v20.8b, v22.8b
+	WORD $0x4e36c294 // smull2 v20.8h, v20.16b, v22.16b
+	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
+	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
+	WORD $0x3dc03354 // ldr q20, [x26, #0xc0]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
+	WORD $0x0e33c295 // smull v21.8h, v20.8b, v19.8b
+	WORD $0x4e33c293 // smull2 v19.8h, v20.16b, v19.16b
+	WORD $0x3ce96b14 // ldr q20, [x24, x9]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
+	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31eb3 // orr v19.16b, v21.16b, v19.16b
+	WORD $0x4e040635 // dup v21.4s, v17.s[0]
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc05353 // ldr q19, [x26, #0x140]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3cfd6b14 // ldr q20, [x24, x29]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
+	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31eb3 // orr v19.16b, v21.16b, v19.16b
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x3dc07353 // ldr q19, [x26, #0x1c0]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0xfc757a71 // ldr d17, [x19, x21, lsl #3]
+	WORD $0x0e217a33 // fcvtl v19.4s, v17.4h
+	WORD $0x3dc00051 // ldr q17, [x2]
+	WORD $0x4e261e34 // and v20.16b, v17.16b, v6.16b
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x4ea58652 // add v18.4s, v18.4s, v5.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
+	WORD $0x6e27de74 // fmul v20.4s, v19.4s, v7.4s
+	WORD $0x4e32ce74 // fmla v20.4s, v19.4s, v18.4s
+	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
+	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
+	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x6ea0fa53 // fneg v19.4s, v18.4s
+	WORD $0x3dc00852 // ldr q18, [x2, #0x20]
+	WORD $0x4e261e54 // and v20.16b, v18.16b, v6.16b
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
+	WORD $0xbd4030b4 // ldr s20, [x5, #0x30]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9808160 // prfm pldl1keep, [x11, #0x100]
+	WORD $0x3cfb6b16 // ldr q22, [x24, x27]
+	WORD $0x8b0f00a5 // add x5, x5, x15
+	WORD $0x9b0159ab // madd x11, x13, x1, x22
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
+	WORD $0x3dc00354 // ldr q20, [x26]
+	WORD $0xad404cb5 // ldp q21, q19, [x5]
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
+	WORD $0x4e0406b7 // dup v23.4s, v21.s[0]
+	WORD $0x0e37c298 // smull v24.8h, v20.8b, v23.8b
+	WORD $0x4e37c294 // smull2 v20.8h, v20.16b, v23.16b
+	WORD $0x3dc01357 // ldr q23, [x26, #0x40]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x4e0c06b7 // dup v23.4s, v21.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3cfe6b17 // ldr q23, [x24, x30]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4f2356f8 // shl v24.4s, v23.4s, #0x3
+	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
+	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
+	WORD $0x3dc02356 // ldr q22, [x26, #0x80]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e1406b8 // dup v24.4s, v21.s[2]
+	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
+	WORD $0x3dc03356 // ldr q22, [x26, #0xc0]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e35c2d7 // smull v23.8h, v22.8b, v21.8b
+	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
+	WORD $0x3ce96b16 // ldr q22, [x24, x9]
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc04355 // ldr q21, [x26, #0x100]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4e040677 // dup v23.4s, v19.s[0]
+	WORD $0x0e37c2b8 // smull v24.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc05355 // ldr q21, [x26, #0x140]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3cfd6b16 // ldr q22, [x24, x29]
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc06355 // ldr q21, [x26, #0x180]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4e140677 // dup v23.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e37c2b8 // smull v24.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc07355 // ldr q21, [x26, #0x1c0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x0e33c2b6 // smull v22.8h, v21.8b, v19.8b
+	WORD $0x4e33c2b3 // smull2 v19.8h, v21.16b, v19.16b
+	WORD $0x6f380635 // ushr v21.4s, v17.4s, #0x8
+	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4ea58693 // add v19.4s, v20.4s, v5.4s
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
+	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
+	WORD $0x4e33ce95 // fmla v21.4s, v20.4s, v19.4s
+	WORD $0xbd4020b3 // ldr s19, [x5, #0x20]
+	WORD $0x6f380654 // ushr v20.4s, v18.4s, #0x8
+	WORD $0x4e261e94 // and v20.16b, v20.16b, v6.16b
+	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
+	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
+	WORD $0xbd4030b4 // ldr s20, [x5, #0x30]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9808140 // prfm pldl1keep, [x10, #0x100]
+	WORD $0x3cfb6b16 // ldr q22, [x24, x27]
+	WORD $0x8b0f00aa // add x10, x5, x15
+	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
+	WORD $0x3dc08354 // ldr q20, [x26, #0x200]
+	WORD $0xad404d55 // ldp q21, q19, [x10]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
+	WORD $0x4e0406b7 // dup v23.4s, v21.s[0]
+	WORD $0x0e37c298 // smull v24.8h, v20.8b, v23.8b
+	WORD $0x4e37c294 // smull2 v20.8h, v20.16b, v23.16b
+	WORD $0x3dc09357 // ldr q23, [x26, #0x240]
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x4e0c06b7 // dup v23.4s, v21.s[1]
+	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3cfe6b17 // ldr q23, [x24, x30]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
+	WORD $0x3dc0a356 // ldr q22, [x26, #0x280]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e1406b8 // dup v24.4s, v21.s[2]
+	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
+	WORD $0x3dc0b356 // ldr q22, [x26, #0x2c0]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e35c2d7 // smull v23.8h, v22.8b, v21.8b
+	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
+	WORD $0x3ce96b16 // ldr q22, [x24, x9]
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0c355 // ldr q21, [x26, #0x300]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4e040677 // dup v23.4s, v19.s[0]
+	WORD $0x0e37c2b8 // smull v24.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0d355 // ldr q21, [x26, #0x340]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3cfd6b16 // ldr q22, [x24, x29]
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0e355 // ldr q21, [x26, #0x380]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4e140677 // dup v23.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e37c2b8 // smull v24.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0f355 // ldr q21, [x26, #0x3c0]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x0e33c2b6 // smull v22.8h, v21.8b, v19.8b
+	WORD $0x4e33c2b3 // smull2 v19.8h, v21.16b, v19.16b
+	WORD $0x6f300635 // ushr v21.4s, v17.4s, #0x10
+	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
+	WORD $0x6f0737f5 // bic v21.4s, #0xff, lsl #8
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4ea58693 // add v19.4s, v20.4s, v5.4s
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
+	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
+	WORD $0x4e33ce95 // fmla v21.4s, v20.4s, v19.4s
+	WORD $0xbd402153 // ldr s19, [x10, #0x20]
+	WORD $0x6f300654 // ushr v20.4s, v18.4s, #0x10
+	WORD $0x6f280652 // ushr v18.4s, v18.4s, #0x18
+	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
+	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
+	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
+	WORD $0xbd403154 // ldr s20, [x10, #0x30]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9808160 // prfm pldl1keep, [x11, #0x100]
+	WORD $0x3cfb6b16 // ldr q22, [x24, x27]
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
+	WORD $0x8b0f0145 // add x5, x10, x15
+	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
+	WORD $0x3dc08354 // ldr q20, [x26, #0x200]
+	WORD $0xad404d55 // ldp q21, q19, [x10]
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
+	WORD $0x4e0406b7 // dup v23.4s, v21.s[0]
+	WORD $0x0e37c298 // smull v24.8h, v20.8b, v23.8b
+	WORD $0x4e37c294 // smull2 v20.8h, v20.16b, v23.16b
+	WORD $0x3dc09357 // ldr q23, [x26, #0x240]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x4e0c06b7 // dup v23.4s, v21.s[1]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3cfe6b17 // ldr q23, [x24, x30]
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
+	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
+	WORD $0x3dc0a356 // ldr q22, [x26, #0x280]
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4e1406b8 // dup v24.4s, v21.s[2]
+	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
+	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
+	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
+	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
+	WORD $0x3dc0b356 // ldr q22, [x26, #0x2c0]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
+	WORD $0x0e35c2d7 // smull v23.8h, v22.8b, v21.8b
+	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
+	WORD $0x3ce96b16 // ldr q22, [x24, x9]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0c355 // ldr q21, [x26, #0x300]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4e040677 // dup v23.4s, v19.s[0]
+	WORD $0x0e37c2b8 // smull v24.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0d355 // ldr q21, [x26, #0x340]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3cfd6b16 // ldr q22, [x24, x29]
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0e355 // ldr q21, [x26, #0x380]
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
+	WORD $0x4e140677 // dup v23.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x0e37c2b8 // smull v24.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
+	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
+	WORD $0x3dc0f355 // ldr q21, [x26, #0x3c0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
+	WORD $0x0e33c2b6 // smull v22.8h, v21.8b, v19.8b
+	WORD $0x4e33c2b3 // smull2 v19.8h, v21.16b, v19.16b
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4ea58693 // add v19.4s, v20.4s, v5.4s
+	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x6e31de91 // fmul v17.4s, v20.4s, v17.4s
+	WORD $0x6e27de34 // fmul v20.4s, v17.4s, v7.4s
+	WORD $0x4e33ce34 // fmla v20.4s, v17.4s, v19.4s
+	WORD $0xbd402151 // ldr s17, [x10, #0x20]
+	WORD $0x4f911290 // fmla v16.4s, v20.4s, v17.s[0]
+	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x6ea0fa31 // fneg v17.4s, v17.4s
+	WORD $0x6e32de31 // fmul v17.4s, v17.4s, v18.4s
+	WORD $0xbd403152 // ldr s18, [x10, #0x30]
+	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
+	WORD $0x3707c699 // tbnz w25, #0x0, 0x24e0 <k_tile_q5_k+0x130>
+	WORD $0x3cb57870 // str q16, [x3, x21, lsl #4]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54ffc2e1 // b.ne 0x247c <k_tile_q5_k+0xcc>
+	WORD $0xf9403fe9 // ldr x9, [sp, #0x78]
+	WORD $0x91000484 // add x4, x4, #0x1
+	WORD $0x912c018c // add x12, x12, #0xb00
+	WORD $0x8b0e0108 // add x8, x8, x14
+	WORD $0xeb09009f // cmp x4, x9
+	WORD $0x54ffc181 // b.ne 0x2468 <k_tile_q5_k+0xb8>
+	WORD $0xa9422be8 // ldp x8, x10, [sp, #0x20]
+	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0x9100054a // add x10, x10, #0x1
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54ffbfe1 // b.ne 0x2448 <k_tile_q5_k+0x98>
+	WORD $0x1400000b // b 0x2c7c <k_tile_q5_k+0x8cc>
+	WORD $0xb5000149 // cbnz x9, 0x2c7c <k_tile_q5_k+0x8cc>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
+	WORD $0xac820100 // stp q0, q0, [x8], #0x40
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x54ffff61 // b.ne 0x2c64 <k_tile_q5_k+0x8b4>
+	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
+	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
+	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
+	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
+	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
+	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
+	WORD $0x910343ff // add sp, sp, #0xd0
+	WORD $0xd65f03c0 // ret
+
+	// tile_q6_k
+	WORD $0xd10303ff // sub sp, sp, #0xc0
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf90033fd // str x29, [sp, #0x60]
+	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
+	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
+	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
+	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x54004bab // b.lt 0x3638 <k_tile_q6_k+0x99c>
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9001be8 // str x8, [sp, #0x30]
+	WORD $0x5400498b // b.lt 0x3610 <k_tile_q6_k+0x974>
+	WORD $0xa940a808 // ldp x8, x10, [x0, #0x8]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f01e601 // movi v1.16b, #0x30
+	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
+	WORD $0x5280d202 // mov w2, #0x690 // =1680
+	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa90027e8 // stp x8, x9, [sp]
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf90017e0 // str x0, [sp, #0x28]
+	WORD $0xd378dd0f // lsl x15, x8, #8
+	WORD $0xd37ae510 // lsl x16, x8, #6
+	WORD $0xd379e111 // lsl x17, x8, #7
+	WORD $0x8b080508 // add x8, x8, x8, lsl #1
+	WORD $0xd37ae501 // lsl x1, x8, #6
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0x4e040d03 // dup v3.4s, w8
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf90013eb // str x11, [sp, #0x20]
+	WORD $0x8b0b190b // add x11, x8, x11, lsl #6
+	WORD $0xb5000069 // cbnz x9, 0x2d44 <k_tile_q6_k+0xa8>
+	WORD $0xad000160 // stp q0, q0, [x11]
+	WORD $0xad010160 // stp q0, q0, [x11, #0x20]
+	WORD $0xf94003ec // ldr x12, [sp]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xf90027eb // str x11, [sp, #0x48]
+	WORD $0xa903a7ec // stp x12, x9, [sp, #0x38]
+	WORD $0x91400549 // add x9, x10, #0x1, lsl #12 // =0x1000
+	WORD $0x91340154 // add x20, x10, #0xd00
+	WORD $0x9100b188 // add x8, x12, #0x2c
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xf90037ea // str x10, [sp, #0x68]
+	WORD $0xa90527e8 // stp x8, x9, [sp, #0x50]
+	WORD $0xa94527f5 // ldp x21, x9, [sp, #0x50]
+	WORD $0xd37ceec8 // lsl x8, x22, #4
+	WORD $0x52800020 // mov w0, #0x1 // =1
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x3ce86964 // ldr q4, [x11, x8]
+	WORD $0x8b080158 // add x24, x10, x8
+	WORD $0x8b161937 // add x23, x9, x22, lsl #6
+	WORD $0x91300319 // add x25, x24, #0xc00
+	WORD $0x9123031a // add x26, x24, #0x8c0
+	WORD $0x9122031b // add x27, x24, #0x880
+	WORD $0x9121031d // add x29, x24, #0x840
+	WORD $0x9127031e // add x30, x24, #0x9c0
+	WORD $0x91260309 // add x9, x24, #0x980
+	WORD $0x9125030d // add x13, x24, #0x940
+	WORD $0x9124030a // add x10, x24, #0x900
+	WORD $0x91310308 // add x8, x24, #0xc40
+	WORD $0x9b025d93 // madd x19, x12, x2, x23
+	WORD $0xd377d986 // lsl x6, x12, #9
+	WORD $0x2a0003eb // mov w11, w0
+	WORD $0x8b0c2b00 // add x0, x24, x12, lsl #10
+	WORD $0xd379e187 // lsl x7, x12, #7
+	WORD $0x8b060304 // add x4, x24, x6
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9808260 // prfm pldl1keep, [x19, #0x100]
+	WORD $0x3ce66b50 // ldr q16, [x26, x6]
+	WORD $0x3dc03011 // ldr q17, [x0, #0xc0]
+	WORD $0xb85fc2ac // ldur w12, [x21, #-0x4]
+	WORD $0x3ce76b26 // ldr q6, [x25, x7]
+	WORD $0x4f245610 // shl v16.4s, v16.4s, #0x4
+	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
+	WORD $0x3cde42a7 // ldur q7, [x21, #-0x1c]
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x1101fd85 // add w5, w12, #0x7f
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x1a8cb0ac // csel w12, w5, w12, lt
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
+	WORD $0x3cdd42b1 // ldur q17, [x21, #-0x2c]
+	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
+	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
+	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x3ce66b72 // ldr q18, [x27, x6]
+	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
+	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
+	WORD $0x3dc02013 // ldr q19, [x0, #0x80]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140633 // dup v19.4s, v17.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc01014 // ldr q20, [x0, #0x40]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
+	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc00015 // ldr q21, [x0]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
+	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
+	WORD $0x4e040d94 // dup v20.4s, w12
+	WORD $0xb94002ac // ldr w12, [x21]
+	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
+	WORD $0x1101fd85 // add w5, w12, #0x7f
+	WORD $0x1a8cb0ac // csel w12, w5, w12, lt
+	WORD $0x91069265 // add x5, x19, #0x1a4
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3dc07012 // ldr q18, [x0, #0x1c0]
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
+	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x3ce66bd1 // ldr q17, [x30, x6]
+	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3ce66932 // ldr q18, [x9, x6]
+	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc06013 // ldr q19, [x0, #0x180]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce669b3 // ldr q19, [x13, x6]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc05014 // ldr q20, [x0, #0x140]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3ce66954 // ldr q20, [x10, x6]
+	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc04015 // ldr q21, [x0, #0x100]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e040d94 // dup v20.4s, w12
+	WORD $0x8b1002ac // add x12, x21, x16
+	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
+	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e23d686 // fadd v6.4s, v20.4s, v3.4s
+	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
+	WORD $0xbc5f42a5 // ldur s5, [x21, #-0xc]
+	WORD $0xf98000a0 // prfm pldl1keep, [x5]
+	WORD $0x910a9265 // add x5, x19, #0x2a4
+	WORD $0xf98000a0 // prfm pldl1keep, [x5]
+	WORD $0x3dc0b011 // ldr q17, [x0, #0x2c0]
+	WORD $0xb85fc185 // ldur w5, [x12, #-0x4]
+	WORD $0x3ce76b26 // ldr q6, [x25, x7]
+	WORD $0x3cde4187 // ldur q7, [x12, #-0x1c]
+	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
+	WORD $0x3ce66b50 // ldr q16, [x26, x6]
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x2b0e00a5 // adds w5, w5, w14
+	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
+	WORD $0x4f225610 // shl v16.4s, v16.4s, #0x2
+	WORD $0x1101fca2 // add w2, w5, #0x7f
+	WORD $0x1a85b042 // csel w2, w2, w5, lt
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
+	WORD $0x3cdd4191 // ldur q17, [x12, #-0x2c]
+	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
+	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x3ce66b72 // ldr q18, [x27, x6]
+	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
+	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
+	WORD $0x3dc0a013 // ldr q19, [x0, #0x280]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140633 // dup v19.4s, v17.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc09014 // ldr q20, [x0, #0x240]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
+	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc08015 // ldr q21, [x0, #0x200]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
+	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
+	WORD $0x4e040c54 // dup v20.4s, w2
+	WORD $0xb9400182 // ldr w2, [x12]
+	WORD $0x2b0e0042 // adds w2, w2, w14
+	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
+	WORD $0x1101fc45 // add w5, w2, #0x7f
+	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3dc0f012 // ldr q18, [x0, #0x3c0]
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x3ce66bd1 // ldr q17, [x30, x6]
+	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3ce66932 // ldr q18, [x9, x6]
+	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc0e013 // ldr q19, [x0, #0x380]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce669b3 // ldr q19, [x13, x6]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc0d014 // ldr q20, [x0, #0x340]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3ce66954 // ldr q20, [x10, x6]
+	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc0c015 // ldr q21, [x0, #0x300]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e040c54 // dup v20.4s, w2
+	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
+	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e23d686 // fadd v6.4s, v20.4s, v3.4s
+	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
+	WORD $0xbc5f4185 // ldur s5, [x12, #-0xc]
+	WORD $0xf981a660 // prfm pldl1keep, [x19, #0x348]
+	WORD $0xf9822660 // prfm pldl1keep, [x19, #0x448]
+	WORD $0x3dc03011 // ldr q17, [x0, #0xc0]
+	WORD $0x8b1102ac // add x12, x21, x17
+	WORD $0x3ce76906 // ldr q6, [x8, x7]
+	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
+	WORD $0xb85fc182 // ldur w2, [x12, #-0x4]
+	WORD $0x3cde4187 // ldur q7, [x12, #-0x1c]
+	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
+	WORD $0x3ce66b50 // ldr q16, [x26, x6]
+	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
+	WORD $0x2b0e0042 // adds w2, w2, w14
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x1101fc45 // add w5, w2, #0x7f
+	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
+	WORD $0x3cdd4191 // ldur q17, [x12, #-0x2c]
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
+	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x3ce66b72 // ldr q18, [x27, x6]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
+	WORD $0x3dc02013 // ldr q19, [x0, #0x80]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140633 // dup v19.4s, v17.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc01014 // ldr q20, [x0, #0x40]
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc00015 // ldr q21, [x0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
+	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
+	WORD $0x4e040c54 // dup v20.4s, w2
+	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x3dc07013 // ldr q19, [x0, #0x1c0]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3ce66bd2 // ldr q18, [x30, x6]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1c04f3 // dup v19.4s, v7.s[3]
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
+	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce66933 // ldr q19, [x9, x6]
+	WORD $0xbc5f4191 // ldur s17, [x12, #-0xc]
+	WORD $0xb940018c // ldr w12, [x12]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc06014 // ldr q20, [x0, #0x180]
+	WORD $0x1101fd82 // add w2, w12, #0x7f
+	WORD $0x1a8cb04c // csel w12, w2, w12, lt
+	WORD $0x9113b262 // add x2, x19, #0x4ec
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e1404f4 // dup v20.4s, v7.s[2]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3ce669b4 // ldr q20, [x13, x6]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc05015 // ldr q21, [x0, #0x140]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e0c04f5 // dup v21.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce66955 // ldr q21, [x10, x6]
+	WORD $0x4e211eb5 // and v21.16b, v21.16b, v1.16b
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc04016 // ldr q22, [x0, #0x100]
+	WORD $0xf9800040 // prfm pldl1keep, [x2]
+	WORD $0x9117b262 // add x2, x19, #0x5ec
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0xf9800040 // prfm pldl1keep, [x2]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x0e27c2b6 // smull v22.8h, v21.8b, v7.8b
+	WORD $0x4e27c2a7 // smull2 v7.8h, v21.16b, v7.16b
+	WORD $0x4e040d95 // dup v21.4s, w12
+	WORD $0x8b0102ac // add x12, x21, x1
+	WORD $0x8b0f02b5 // add x21, x21, x15
+	WORD $0xb85fc182 // ldur w2, [x12, #-0x4]
+	WORD $0x4e67bec7 // addp v7.8h, v22.8h, v7.8h
+	WORD $0x2b0e0042 // adds w2, w2, w14
+	WORD $0x4e6068f5 // sadalp v21.4s, v7.8h
+	WORD $0x3cde4187 // ldur q7, [x12, #-0x1c]
+	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
+	WORD $0x4e23d6a6 // fadd v6.4s, v21.4s, v3.4s
+	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
+	WORD $0x3ce76906 // ldr q6, [x8, x7]
+	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0x3ce66b50 // ldr q16, [x26, x6]
+	WORD $0x3dc0b011 // ldr q17, [x0, #0x2c0]
+	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
+	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
+	WORD $0x3cdd4191 // ldur q17, [x12, #-0x2c]
+	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
+	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x3ce66b72 // ldr q18, [x27, x6]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
+	WORD $0x3dc0a013 // ldr q19, [x0, #0x280]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e140633 // dup v19.4s, v17.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc09014 // ldr q20, [x0, #0x240]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
+	WORD $0x1101fc44 // add w4, w2, #0x7f
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x1a82b082 // csel w2, w4, w2, lt
+	WORD $0x13077c42 // asr w2, w2, #7
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc08015 // ldr q21, [x0, #0x200]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x0b021462 // add w2, w3, w2, lsl #5
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
+	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
+	WORD $0x4e040c54 // dup v20.4s, w2
+	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x3dc0f012 // ldr q18, [x0, #0x3c0]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
+	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
+	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
+	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
+	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
+	WORD $0x3ce66bd1 // ldr q17, [x30, x6]
+	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
+	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
+	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
+	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
+	WORD $0x3ce66932 // ldr q18, [x9, x6]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
+	WORD $0x3dc0e013 // ldr q19, [x0, #0x380]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
+	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
+	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
+	WORD $0x3ce669b3 // ldr q19, [x13, x6]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x3dc0d014 // ldr q20, [x0, #0x340]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
+	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3ce66954 // ldr q20, [x10, x6]
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc0c015 // ldr q21, [x0, #0x300]
+	WORD $0xb9400180 // ldr w0, [x12]
+	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x2b0e0000 // adds w0, w0, w14
+	WORD $0x1101fc02 // add w2, w0, #0x7f
+	WORD $0x1a80b040 // csel w0, w2, w0, lt
+	WORD $0x5280d202 // mov w2, #0x690 // =1680
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x13077c00 // asr w0, w0, #7
+	WORD $0x0b001460 // add w0, w3, w0, lsl #5
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
+	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
+	WORD $0x4e040c14 // dup v20.4s, w0
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
+	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
+	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
+	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
+	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
+	WORD $0x4e23d686 // fadd v6.4s, v20.4s, v3.4s
+	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
+	WORD $0xbc5f4185 // ldur s5, [x12, #-0xc]
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
+	WORD $0x3707bfab // tbnz w11, #0x0, 0x2dac <k_tile_q6_k+0x110>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf94037ea // ldr x10, [sp, #0x68]
+	WORD $0x3cb67964 // str q4, [x11, x22, lsl #4]
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x54ffbce1 // b.ne 0x2d6c <k_tile_q6_k+0xd0>
+	WORD $0xf94017e0 // ldr x0, [sp, #0x28]
+	WORD $0xa943a7ec // ldp x12, x9, [sp, #0x38]
+	WORD $0x9134814a // add x10, x10, #0xd20
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x8b08258c // add x12, x12, x8, lsl #9
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffbae1 // b.ne 0x2d50 <k_tile_q6_k+0xb4>
+	WORD $0xa941afe8 // ldp x8, x11, [sp, #0x18]
+	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54ffb921 // b.ne 0x2d2c <k_tile_q6_k+0x90>
+	WORD $0x1400000b // b 0x3638 <k_tile_q6_k+0x99c>
+	WORD $0xb5000149 // cbnz x9, 0x3638 <k_tile_q6_k+0x99c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
+	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
+	WORD $0xac820100 // stp q0, q0, [x8], #0x40
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0x54ffff61 // b.ne 0x3620 <k_tile_q6_k+0x984>
+	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
+	WORD $0xf94033fd // ldr x29, [sp, #0x60]
+	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
+	WORD $0xa9495ff8 // ldp x24, x23, [sp, #0x90]
+	WORD $0xa94867fa // ldp x26, x25, [sp, #0x80]
+	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
+	WORD $0x910303ff // add sp, sp, #0xc0
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

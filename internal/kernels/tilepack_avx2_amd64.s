@@ -299,10 +299,10 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x000128052179e2c4; BYTE $0x00 // vpmovsxbd 0x128(%rip), %xmm0 # 0x5d4 <k_pack_bits+0x164>
-	QUAD $0x00011b0d587de2c4; BYTE $0x00 // vpbroadcastd 0x11b(%rip), %ymm1 # 0x5d0 <k_pack_bits+0x160>
-	QUAD $0x00000123156ffdc5 // vmovdqa 0x123(%rip), %ymm2 # 0x5e0 <k_pack_bits+0x170>
-	QUAD $0x0000013b1d6ffdc5 // vmovdqa 0x13b(%rip), %ymm3 # 0x600 <k_pack_bits+0x190>
+	QUAD $0x0002e8052179e2c4; BYTE $0x00 // vpmovsxbd 0x2e8(%rip), %xmm0 # 0x794 <k_pack_groups+0x204>
+	QUAD $0x0002db0d587de2c4; BYTE $0x00 // vpbroadcastd 0x2db(%rip), %ymm1 # 0x790 <k_pack_groups+0x200>
+	QUAD $0x000002e3156ffdc5 // vmovdqa 0x2e3(%rip), %ymm2 # 0x7a0 <k_pack_groups+0x210>
+	QUAD $0x000002fb1d6ffdc5 // vmovdqa 0x2fb(%rip), %ymm3 # 0x7c0 <k_pack_groups+0x230>
 	WORD $0x18eb // jmp 0x4df <k_pack_bits+0x6f>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
@@ -355,38 +355,115 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	LONG $0x00401f0f // nopl (%rax)
+
+	// pack_groups
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01ce8e0f; WORD $0x0000 // jle 0x76b <k_pack_groups+0x1db>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x40570348 // addq 0x40(%rdi), %rdx
+	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
+	LONG $0x38578b4c // movq 0x38(%rdi), %r10
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x1cc18349 // addq $0x1c, %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x12eb // jmp 0x5e2 <k_pack_groups+0x52>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0x0181840f; WORD $0x0000 // je 0x763 <k_pack_groups+0x1d3>
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x000124e9; BYTE $0x00 // jmp 0x710 <k_pack_groups+0x180>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xe46b8b41 // movl -0x1c(%r11), %ebp
+	LONG $0xe8738b45 // movl -0x18(%r11), %r14d
+	WORD $0x8941; BYTE $0xef // movl %ebp, %r15d
+	LONG $0x0fe78141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r15d # imm = 0xF0F0F0F
+	WORD $0x8945; BYTE $0xf4 // movl %r14d, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	LONG $0xf0e48141; WORD $0xf0f0; BYTE $0xf0 // andl $0xf0f0f0f0, %r12d # imm = 0xF0F0F0F0
+	WORD $0x0945; BYTE $0xfc // orl %r15d, %r12d
+	LONG $0x9a248944 // movl %r12d, (%rdx,%rbx,4)
+	WORD $0xedc1; BYTE $0x04 // shrl $0x4, %ebp
+	LONG $0x0f0fe581; WORD $0x0f0f // andl $0xf0f0f0f, %ebp # imm = 0xF0F0F0F
+	LONG $0xf0e68141; WORD $0xf0f0; BYTE $0xf0 // andl $0xf0f0f0f0, %r14d # imm = 0xF0F0F0F0
+	WORD $0x0941; BYTE $0xee // orl %ebp, %r14d
+	QUAD $0x000001009ab48944 // movl %r14d, 0x100(%rdx,%rbx,4)
+	LONG $0xec6b8b41 // movl -0x14(%r11), %ebp
+	LONG $0xf0738b45 // movl -0x10(%r11), %r14d
+	WORD $0x8941; BYTE $0xef // movl %ebp, %r15d
+	LONG $0x0fe78141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r15d # imm = 0xF0F0F0F
+	WORD $0x8945; BYTE $0xf4 // movl %r14d, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	LONG $0xf0e48141; WORD $0xf0f0; BYTE $0xf0 // andl $0xf0f0f0f0, %r12d # imm = 0xF0F0F0F0
+	WORD $0x0945; BYTE $0xfc // orl %r15d, %r12d
+	LONG $0x9a648944; BYTE $0x40 // movl %r12d, 0x40(%rdx,%rbx,4)
+	WORD $0xedc1; BYTE $0x04 // shrl $0x4, %ebp
+	LONG $0x0f0fe581; WORD $0x0f0f // andl $0xf0f0f0f, %ebp # imm = 0xF0F0F0F
+	LONG $0xf0e68141; WORD $0xf0f0; BYTE $0xf0 // andl $0xf0f0f0f0, %r14d # imm = 0xF0F0F0F0
+	WORD $0x0941; BYTE $0xee // orl %ebp, %r14d
+	QUAD $0x000001409ab48944 // movl %r14d, 0x140(%rdx,%rbx,4)
+	LONG $0xf46b8b41 // movl -0xc(%r11), %ebp
+	LONG $0xf8738b45 // movl -0x8(%r11), %r14d
+	WORD $0x8941; BYTE $0xef // movl %ebp, %r15d
+	LONG $0x0fe78141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r15d # imm = 0xF0F0F0F
+	WORD $0x8945; BYTE $0xf4 // movl %r14d, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	LONG $0xf0e48141; WORD $0xf0f0; BYTE $0xf0 // andl $0xf0f0f0f0, %r12d # imm = 0xF0F0F0F0
+	WORD $0x0945; BYTE $0xfc // orl %r15d, %r12d
+	QUAD $0x000000809aa48944 // movl %r12d, 0x80(%rdx,%rbx,4)
+	WORD $0xedc1; BYTE $0x04 // shrl $0x4, %ebp
+	LONG $0x0f0fe581; WORD $0x0f0f // andl $0xf0f0f0f, %ebp # imm = 0xF0F0F0F
+	LONG $0xf0e68141; WORD $0xf0f0; BYTE $0xf0 // andl $0xf0f0f0f0, %r14d # imm = 0xF0F0F0F0
+	WORD $0x0941; BYTE $0xee // orl %ebp, %r14d
+	QUAD $0x000001809ab48944 // movl %r14d, 0x180(%rdx,%rbx,4)
+	LONG $0xfc738b45 // movl -0x4(%r11), %r14d
+	WORD $0x8b41; BYTE $0x2b // movl (%r11), %ebp
+	WORD $0x8945; BYTE $0xf7 // movl %r14d, %r15d
+	LONG $0x0fe78141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r15d # imm = 0xF0F0F0F
+	WORD $0x8941; BYTE $0xec // movl %ebp, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	LONG $0xf0e48141; WORD $0xf0f0; BYTE $0xf0 // andl $0xf0f0f0f0, %r12d # imm = 0xF0F0F0F0
+	WORD $0x0945; BYTE $0xfc // orl %r15d, %r12d
+	QUAD $0x000000c09aa48944 // movl %r12d, 0xc0(%rdx,%rbx,4)
+	LONG $0x04eec141 // shrl $0x4, %r14d
+	LONG $0x0fe68141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r14d # imm = 0xF0F0F0F
+	LONG $0xf0f0e581; WORD $0xf0f0 // andl $0xf0f0f0f0, %ebp # imm = 0xF0F0F0F0
+	WORD $0x0944; BYTE $0xf5 // orl %r14d, %ebp
+	LONG $0xc09aac89; WORD $0x0001; BYTE $0x00 // movl %ebp, 0x1c0(%rdx,%rbx,4)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	LONG $0xfec0840f; WORD $0xffff // je 0x5d0 <k_pack_groups+0x40>
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	LONG $0xfed78c0f; WORD $0xffff // jl 0x5f0 <k_pack_groups+0x60>
+	LONG $0x009a04c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rdx,%rbx,4)
+	QUAD $0x00000001009a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x100(%rdx,%rbx,4)
+	QUAD $0x00000000409a44c7 // movl $0x0, 0x40(%rdx,%rbx,4)
+	QUAD $0x00000001409a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x140(%rdx,%rbx,4)
+	QUAD $0x00000000809a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x80(%rdx,%rbx,4)
+	QUAD $0x00000001809a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x180(%rdx,%rbx,4)
+	QUAD $0x00000000c09a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0xc0(%rdx,%rbx,4)
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x96eb // jmp 0x6f9 <k_pack_groups+0x169>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	BYTE $0xc3 // retq
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

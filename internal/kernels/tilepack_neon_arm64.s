@@ -1239,20 +1239,20 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400084b // b.lt 0x1418 <k_pack_bits+0x110>
-	WORD $0x1000096c // adr x12, 0x1440 <k_pack_bits+0x138>
+	WORD $0x1000136c // adr x12, 0x1580 <k_pack_groups+0x164>
 	WORD $0xa9403c0e // ldp x14, x15, [x0]
 	WORD $0xfd400180 // ldr d0, [x12]
-	WORD $0x10000a0c // adr x12, 0x1460 <k_pack_bits+0x158>
-	WORD $0x1000092d // adr x13, 0x1448 <k_pack_bits+0x140>
+	WORD $0x1000140c // adr x12, 0x15a0 <k_pack_groups+0x184>
+	WORD $0x1000132d // adr x13, 0x1588 <k_pack_groups+0x16c>
 	WORD $0x3dc00183 // ldr q3, [x12]
-	WORD $0x10000aac // adr x12, 0x1480 <k_pack_bits+0x178>
+	WORD $0x100014ac // adr x12, 0x15c0 <k_pack_groups+0x1a4>
 	WORD $0x4f0005e2 // movi v2.4s, #0xf
 	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0x100008cc // adr x12, 0x1450 <k_pack_bits+0x148>
+	WORD $0x100012cc // adr x12, 0x1590 <k_pack_groups+0x174>
 	WORD $0xfd4001a1 // ldr d1, [x13]
 	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
 	WORD $0x3dc00185 // ldr q5, [x12]
-	WORD $0x1000094c // adr x12, 0x1470 <k_pack_bits+0x168>
+	WORD $0x1000134c // adr x12, 0x15b0 <k_pack_groups+0x194>
 	WORD $0xa942a80b // ldp x11, x10, [x0, #0x28]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
@@ -1305,8 +1305,90 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54ffff41 // b.ne 0x13f8 <k_pack_bits+0xf0>
 	WORD $0x17ffffd5 // b 0x1368 <k_pack_bits+0x60>
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
+
+	// pack_groups
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540009eb // b.lt 0x1560 <k_pack_groups+0x144>
+	WORD $0xa940340f // ldp x15, x13, [x0]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa943c00e // ldp x14, x16, [x0, #0x38]
+	WORD $0x3204cfea // mov w10, #-0xf0f0f10 // =-252645136
+	WORD $0xa942ac0c // ldp x12, x11, [x0, #0x28]
+	WORD $0x8b0d01d1 // add x17, x14, x13
+	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
+	WORD $0x8b0f0200 // add x0, x16, x15
+	WORD $0x3200cfef // mov w15, #0xf0f0f0f // =252645135
+	WORD $0x91004230 // add x16, x17, #0x10
+	WORD $0x91040011 // add x17, x0, #0x100
+	WORD $0x14000006 // b 0x146c <k_pack_groups+0x50>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x8b0c0210 // add x16, x16, x12
+	WORD $0x8b0b0231 // add x17, x17, x11
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x540007c0 // b.eq 0x1560 <k_pack_groups+0x144>
+	WORD $0xaa1f03e0 // mov x0, xzr
+	WORD $0xaa1103e1 // mov x1, x17
+	WORD $0xaa1003e2 // mov x2, x16
+	WORD $0x1400002a // b 0x1520 <k_pack_groups+0x104>
+	WORD $0x297e0c44 // ldp w4, w3, [x2, #-0x10]
+	WORD $0x0a031145 // and w5, w10, w3, lsl #4
+	WORD $0x0a0f0086 // and w6, w4, w15
+	WORD $0x0a4411e4 // and w4, w15, w4, lsr #4
+	WORD $0x0a0a0063 // and w3, w3, w10
+	WORD $0x2a0600a5 // orr w5, w5, w6
+	WORD $0x2a030083 // orr w3, w4, w3
+	WORD $0xb8100025 // stur w5, [x1, #-0x100]
+	WORD $0xb9000023 // str w3, [x1]
+	WORD $0x297f0c44 // ldp w4, w3, [x2, #-0x8]
+	WORD $0x0a031145 // and w5, w10, w3, lsl #4
+	WORD $0x0a0f0086 // and w6, w4, w15
+	WORD $0x0a4411e4 // and w4, w15, w4, lsr #4
+	WORD $0x0a0a0063 // and w3, w3, w10
+	WORD $0x2a0600a5 // orr w5, w5, w6
+	WORD $0x2a030083 // orr w3, w4, w3
+	WORD $0xb8140025 // stur w5, [x1, #-0xc0]
+	WORD $0xb9004023 // str w3, [x1, #0x40]
+	WORD $0x29400c44 // ldp w4, w3, [x2]
+	WORD $0x0a031145 // and w5, w10, w3, lsl #4
+	WORD $0x0a0f0086 // and w6, w4, w15
+	WORD $0x0a4411e4 // and w4, w15, w4, lsr #4
+	WORD $0x0a0a0063 // and w3, w3, w10
+	WORD $0x2a0600a5 // orr w5, w5, w6
+	WORD $0x2a030083 // orr w3, w4, w3
+	WORD $0xb8180025 // stur w5, [x1, #-0x80]
+	WORD $0xb9008023 // str w3, [x1, #0x80]
+	WORD $0x29410c44 // ldp w4, w3, [x2, #0x8]
+	WORD $0x0a031145 // and w5, w10, w3, lsl #4
+	WORD $0x0a0f0086 // and w6, w4, w15
+	WORD $0x0a4411e4 // and w4, w15, w4, lsr #4
+	WORD $0x0a0a0063 // and w3, w3, w10
+	WORD $0x2a0600a5 // orr w5, w5, w6
+	WORD $0x2a030083 // orr w3, w4, w3
+	WORD $0xb81c0025 // stur w5, [x1, #-0x40]
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0xb900c023 // str w3, [x1, #0xc0]
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0xf100401f // cmp x0, #0x10
+	WORD $0x91001021 // add x1, x1, #0x4
+	WORD $0x54fff9e0 // b.eq 0x1458 <k_pack_groups+0x3c>
+	WORD $0xeb0d001f // cmp x0, x13
+	WORD $0x54fffacb // b.lt 0x147c <k_pack_groups+0x60>
+	WORD $0xb810003f // stur wzr, [x1, #-0x100]
+	WORD $0xb900003f // str wzr, [x1]
+	WORD $0xb814003f // stur wzr, [x1, #-0xc0]
+	WORD $0xb900403f // str wzr, [x1, #0x40]
+	WORD $0xb818003f // stur wzr, [x1, #-0x80]
+	WORD $0xb900803f // str wzr, [x1, #0x80]
+	WORD $0xb81c003f // stur wzr, [x1, #-0x40]
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0xb900c03f // str wzr, [x1, #0xc0]
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0xf100401f // cmp x0, #0x10
+	WORD $0x91001021 // add x1, x1, #0x4
+	WORD $0x54fffe41 // b.ne 0x1520 <k_pack_groups+0x104>
+	WORD $0x17ffffbf // b 0x1458 <k_pack_groups+0x3c>
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

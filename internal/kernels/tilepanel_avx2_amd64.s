@@ -65,8 +65,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00650105787de2c4; BYTE $0x00 // vpbroadcastb 0x6501(%rip), %ymm0 # 0x6640 <k_tile_panel_16_min+0xeb0>
-	QUAD $0x0064f90d787de2c4; BYTE $0x00 // vpbroadcastb 0x64f9(%rip), %ymm1 # 0x6641 <k_tile_panel_16_min+0xeb1>
+	QUAD $0x00634105787de2c4; BYTE $0x00 // vpbroadcastb 0x6341(%rip), %ymm0 # 0x6480 <k_tile_panel_16_min+0xe80>
+	QUAD $0x0063390d787de2c4; BYTE $0x00 // vpbroadcastb 0x6339(%rip), %ymm1 # 0x6481 <k_tile_panel_16_min+0xe81>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -128,7 +128,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00639305787de2c4; BYTE $0x00 // vpbroadcastb 0x6393(%rip), %ymm0 # 0x6642 <k_tile_panel_16_min+0xeb2>
+	QUAD $0x0061d305787de2c4; BYTE $0x00 // vpbroadcastb 0x61d3(%rip), %ymm0 # 0x6482 <k_tile_panel_16_min+0xe82>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -184,8 +184,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00624405787de2c4; BYTE $0x00 // vpbroadcastb 0x6244(%rip), %ymm0 # 0x6643 <k_tile_panel_16_min+0xeb3>
-	QUAD $0x00623c0d787de2c4; BYTE $0x00 // vpbroadcastb 0x623c(%rip), %ymm1 # 0x6644 <k_tile_panel_16_min+0xeb4>
+	QUAD $0x00608405787de2c4; BYTE $0x00 // vpbroadcastb 0x6084(%rip), %ymm0 # 0x6483 <k_tile_panel_16_min+0xe83>
+	QUAD $0x00607c0d787de2c4; BYTE $0x00 // vpbroadcastb 0x607c(%rip), %ymm1 # 0x6484 <k_tile_panel_16_min+0xe84>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -269,8 +269,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00605605787de2c4; BYTE $0x00 // vpbroadcastb 0x6056(%rip), %ymm0 # 0x6645 <k_tile_panel_16_min+0xeb5>
-	QUAD $0x00604e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x604e(%rip), %ymm1 # 0x6646 <k_tile_panel_16_min+0xeb6>
+	QUAD $0x005e9605787de2c4; BYTE $0x00 // vpbroadcastb 0x5e96(%rip), %ymm0 # 0x6485 <k_tile_panel_16_min+0xe85>
+	QUAD $0x005e8e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e8e(%rip), %ymm1 # 0x6486 <k_tile_panel_16_min+0xe86>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -359,9 +359,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005e4305787de2c4; BYTE $0x00 // vpbroadcastb 0x5e43(%rip), %ymm0 # 0x6647 <k_tile_panel_16_min+0xeb7>
-	QUAD $0x005e4f0d187de2c4; BYTE $0x00 // vbroadcastss 0x5e4f(%rip), %ymm1 # 0x665c <k_tile_panel_16_min+0xecc>
-	QUAD $0x005e5615187de2c4; BYTE $0x00 // vbroadcastss 0x5e56(%rip), %ymm2 # 0x666c <k_tile_panel_16_min+0xedc>
+	QUAD $0x005c8305787de2c4; BYTE $0x00 // vpbroadcastb 0x5c83(%rip), %ymm0 # 0x6487 <k_tile_panel_16_min+0xe87>
+	QUAD $0x005c8f0d187de2c4; BYTE $0x00 // vbroadcastss 0x5c8f(%rip), %ymm1 # 0x649c <k_tile_panel_16_min+0xe9c>
+	QUAD $0x005c9615187de2c4; BYTE $0x00 // vbroadcastss 0x5c96(%rip), %ymm2 # 0x64ac <k_tile_panel_16_min+0xeac>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -628,28 +628,27 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09a18e0f; WORD $0x0000 // jle 0x185e <k_untile_q3_k+0x9ae>
+	LONG $0x090f8e0f; WORD $0x0000 // jle 0x17cc <k_untile_q3_k+0x91c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00578105587de2c4; BYTE $0x00 // vpbroadcastd 0x5781(%rip), %ymm0 # 0x6668 <k_tile_panel_16_min+0xed8>
-	QUAD $0x0057840d587de2c4; BYTE $0x00 // vpbroadcastd 0x5784(%rip), %ymm1 # 0x6674 <k_tile_panel_16_min+0xee4>
-	QUAD $0x00574f15787de2c4; BYTE $0x00 // vpbroadcastb 0x574f(%rip), %ymm2 # 0x6648 <k_tile_panel_16_min+0xeb8>
-	QUAD $0x0057471d787de2c4; BYTE $0x00 // vpbroadcastb 0x5747(%rip), %ymm3 # 0x6649 <k_tile_panel_16_min+0xeb9>
-	QUAD $0x00574d25587de2c4; BYTE $0x00 // vpbroadcastd 0x574d(%rip), %ymm4 # 0x6658 <k_tile_panel_16_min+0xec8>
-	QUAD $0x00575c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x575c(%rip), %ymm5 # 0x6670 <k_tile_panel_16_min+0xee0>
-	QUAD $0x000056a4356ffdc5 // vmovdqa 0x56a4(%rip), %ymm6 # 0x65c0 <k_tile_panel_16_min+0xe30>
-	QUAD $0x0000563c3d6ffdc5 // vmovdqa 0x563c(%rip), %ymm7 # 0x6560 <k_tile_panel_16_min+0xdd0>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0055c305587de2c4; BYTE $0x00 // vpbroadcastd 0x55c3(%rip), %ymm0 # 0x64a8 <k_tile_panel_16_min+0xea8>
+	QUAD $0x0055c60d587de2c4; BYTE $0x00 // vpbroadcastd 0x55c6(%rip), %ymm1 # 0x64b4 <k_tile_panel_16_min+0xeb4>
+	QUAD $0x00559115787de2c4; BYTE $0x00 // vpbroadcastb 0x5591(%rip), %ymm2 # 0x6488 <k_tile_panel_16_min+0xe88>
+	QUAD $0x0055891d787de2c4; BYTE $0x00 // vpbroadcastb 0x5589(%rip), %ymm3 # 0x6489 <k_tile_panel_16_min+0xe89>
+	QUAD $0x00558f25587de2c4; BYTE $0x00 // vpbroadcastd 0x558f(%rip), %ymm4 # 0x6498 <k_tile_panel_16_min+0xe98>
+	QUAD $0x00559e2d587de2c4; BYTE $0x00 // vpbroadcastd 0x559e(%rip), %ymm5 # 0x64b0 <k_tile_panel_16_min+0xeb0>
+	QUAD $0x000054e6356ffdc5 // vmovdqa 0x54e6(%rip), %ymm6 # 0x6400 <k_tile_panel_16_min+0xe00>
+	QUAD $0x0000547e3d6ffdc5 // vmovdqa 0x547e(%rip), %ymm7 # 0x63a0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -683,362 +682,327 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e0c149 // shlq $0x4, %r8
 	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
 	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x00000000bd2c8d46 // leal (,%r15,4), %r13d
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x6f7e21c4; WORD $0x0a0c // vmovdqu (%rdx,%r9), %ymm9
-	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x09e4c149 // shlq $0x9, %r12
-	QUAD $0x02002294eb6501c4; WORD $0x0000 // vpor 0x200(%r10,%r12), %ymm3, %ymm10
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	LONG $0x0c7f7ec5; BYTE $0x19 // vmovdqu %ymm9, (%rcx,%rbx)
-	LONG $0x6f7e21c4; WORD $0x0a4c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	QUAD $0x02402294eb6501c4; WORD $0x0000 // vpor 0x240(%r10,%r12), %ymm3, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	LONG $0x4c7f7ec5; WORD $0x4019 // vmovdqu %ymm9, 0x40(%rcx,%rbx)
-	QUAD $0x00800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	QUAD $0x02802294eb6501c4; WORD $0x0000 // vpor 0x280(%r10,%r12), %ymm3, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000080198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x80(%rcx,%rbx)
-	QUAD $0x00c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	QUAD $0x02c02294eb6501c4; WORD $0x0000 // vpor 0x2c0(%r10,%r12), %ymm3, %ymm10
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x0000c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xc0(%rcx,%rbx)
-	QUAD $0x01000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	QUAD $0x03002294eb6501c4; WORD $0x0000 // vpor 0x300(%r10,%r12), %ymm3, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000100198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x100(%rcx,%rbx)
-	QUAD $0x01400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	QUAD $0x03402294eb6501c4; WORD $0x0000 // vpor 0x340(%r10,%r12), %ymm3, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000140198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x140(%rcx,%rbx)
-	QUAD $0x01800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	QUAD $0x03802294eb6501c4; WORD $0x0000 // vpor 0x380(%r10,%r12), %ymm3, %ymm10
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000180198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x180(%rcx,%rbx)
-	QUAD $0x01c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm9
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	QUAD $0x03c02294eb6501c4; WORD $0x0000 // vpor 0x3c0(%r10,%r12), %ymm3, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x0001c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x1c0(%rcx,%rbx)
-	LONG $0xdb5d21c4; WORD $0x3c0c // vpand (%rsp,%r15), %ymm4, %ymm9
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
-	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
-	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
-	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x000200198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x200(%rcx,%rbx)
-	LONG $0x6f7e21c4; WORD $0x3c0c // vmovdqu (%rsp,%r15), %ymm9
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x08e4c149 // shlq $0x8, %r12
+	LONG $0x6f7e01c4; WORD $0x2204 // vmovdqu (%r10,%r12), %ymm8
+	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
+	QUAD $0x02003a8ceb6501c4; WORD $0x0000 // vpor 0x200(%r10,%r15), %ymm3, %ymm9
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	LONG $0x7f7e21c4; WORD $0x0904 // vmovdqu %ymm8, (%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x2204 // vmovdqu (%r10,%r12), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	QUAD $0x02403a8ceb6501c4; WORD $0x0000 // vpor 0x240(%r10,%r15), %ymm3, %ymm9
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	LONG $0x7f7e21c4; WORD $0x0944; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x2244; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm8
+	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	QUAD $0x02803a8ceb6501c4; WORD $0x0000 // vpor 0x280(%r10,%r15), %ymm3, %ymm9
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	QUAD $0x008009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x2244; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm8
+	QUAD $0x02c03a8ceb6501c4; WORD $0x0000 // vpor 0x2c0(%r10,%r15), %ymm3, %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	QUAD $0x00c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r9)
+	QUAD $0x008022846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm8
+	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
+	QUAD $0x03003a8ceb6501c4; WORD $0x0000 // vpor 0x300(%r10,%r15), %ymm3, %ymm9
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	QUAD $0x010009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r9)
+	QUAD $0x008022846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	QUAD $0x03403a8ceb6501c4; WORD $0x0000 // vpor 0x340(%r10,%r15), %ymm3, %ymm9
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	QUAD $0x014009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r9)
+	QUAD $0x00c022846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm8
+	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	QUAD $0x03803a8ceb6501c4; WORD $0x0000 // vpor 0x380(%r10,%r15), %ymm3, %ymm9
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	QUAD $0x018009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r9)
+	QUAD $0x00c022846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
+	QUAD $0x03c03a8ceb6501c4; WORD $0x0000 // vpor 0x3c0(%r10,%r15), %ymm3, %ymm9
+	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
+	QUAD $0x01c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r9)
+	LONG $0xdb5d21c4; WORD $0x3404 // vpand (%rsp,%r14), %ymm4, %ymm8
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x02000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r9)
+	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
-	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x000240198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x240(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000280198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x280(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
-	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x0002c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x2c0(%rcx,%rbx)
-	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000300198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x300(%rcx,%rbx)
-	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
-	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000340198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x340(%rcx,%rbx)
-	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000380198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x380(%rcx,%rbx)
-	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
-	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x0003c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x3c0(%rcx,%rbx)
-	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000400198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x400(%rcx,%rbx)
-	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
-	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000440198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x440(%rcx,%rbx)
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x02400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
+	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x028009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
+	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x03d1 // vpsrld $0x3, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x02c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r9)
+	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
+	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x030009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r9)
+	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
+	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x03d1 // vpsrld $0x3, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x034009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r9)
+	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
+	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x038009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r9)
+	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
+	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x03d1 // vpsrld $0x3, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x03c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r9)
+	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
+	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x040009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r9)
+	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
+	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x03d1 // vpsrld $0x3, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x044009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
 	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
-	LONG $0x6f7e21c4; WORD $0x3c14 // vmovdqu (%rsp,%r15), %ymm10
-	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
-	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
-	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x000480198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x480(%rcx,%rbx)
+	LONG $0x003d62c4; BYTE $0xc7 // vpshufb %ymm7, %ymm8, %ymm8
+	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x04800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
 	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
-	LONG $0x6f7e21c4; WORD $0x3c14 // vmovdqu (%rsp,%r15), %ymm10
-	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
-	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
-	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0004c0198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x4c0(%rcx,%rbx)
-	LONG $0x6f7e21c4; WORD $0x0a0c // vmovdqu (%rdx,%r9), %ymm9
-	LONG $0x6f7e01c4; WORD $0x2314 // vmovdqu (%r11,%r12), %ymm10
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0x723dc1c4; WORD $0x18d0 // vpsrld $0x18, %ymm8, %ymm8
+	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x04c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xdb6d01c4; WORD $0x220c // vpand (%r10,%r12), %ymm2, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x050009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
+	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000500198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x500(%rcx,%rbx)
-	LONG $0x6f7e21c4; WORD $0x0a4c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x6f7e01c4; WORD $0x2354; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x054009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r9)
+	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
+	LONG $0xdb6d01c4; WORD $0x224c; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm2, %ymm9
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x058009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r9)
+	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000540198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x540(%rcx,%rbx)
-	QUAD $0x00800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	QUAD $0x008023946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x05c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r9)
+	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
+	QUAD $0x0080228cdb6d01c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm2, %ymm9
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x060009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r9)
+	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000580198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x580(%rcx,%rbx)
-	QUAD $0x00c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm9
-	QUAD $0x00c023946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm10
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x064009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r9)
+	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	QUAD $0x00c0228cdb6d01c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm2, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x068009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r9)
+	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x0005c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x5c0(%rcx,%rbx)
-	QUAD $0x01000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	QUAD $0x010023946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000600198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x600(%rcx,%rbx)
-	QUAD $0x01400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	QUAD $0x014023946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000640198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x640(%rcx,%rbx)
-	QUAD $0x01800a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm9
-	QUAD $0x018023946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm10
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x000680198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x680(%rcx,%rbx)
-	QUAD $0x01c00a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm9
-	LONG $0xd23541c4; BYTE $0xc8 // vpsrld %xmm8, %ymm9, %ymm9
-	QUAD $0x01c023946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3eb2dc5 // vpor %ymm3, %ymm10, %ymm10
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xfc2d41c4; BYTE $0xc9 // vpaddb %ymm9, %ymm10, %ymm9
-	QUAD $0x0006c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x6c0(%rcx,%rbx)
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
-	LONG $0xdb5d21c4; WORD $0x3c54; BYTE $0x20 // vpand 0x20(%rsp,%r15), %ymm4, %ymm10
-	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
-	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x000700198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x700(%rcx,%rbx)
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
-	LONG $0x6f7e21c4; WORD $0x3c54; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm10
-	LONG $0x002d62c4; BYTE $0xd6 // vpshufb %ymm6, %ymm10, %ymm10
-	LONG $0xd5fe2dc5 // vpaddd %ymm5, %ymm10, %ymm10
-	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x000740198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x740(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
-	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000780198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x780(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x0007c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x7c0(%rcx,%rbx)
-	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
-	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000800198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x800(%rcx,%rbx)
-	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000840198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x840(%rcx,%rbx)
-	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
-	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000880198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x880(%rcx,%rbx)
-	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x0008c0198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x8c0(%rcx,%rbx)
-	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
-	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd0 // vpsrld %xmm8, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xfc3541c4; BYTE $0xca // vpaddb %ymm10, %ymm9, %ymm9
-	QUAD $0x000900198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x900(%rcx,%rbx)
-	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
-	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
-	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xc0 // vpsrld %xmm8, %ymm10, %ymm8
-	LONG $0x723dc1c4; WORD $0x01d0 // vpsrld $0x1, %ymm8, %ymm8
-	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0xcbeb35c5 // vpor %ymm3, %ymm9, %ymm9
-	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	QUAD $0x00094019847f7ec5; BYTE $0x00 // vmovdqu %ymm8, 0x940(%rcx,%rbx)
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x06c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r9)
 	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
-	LONG $0x6f7e21c4; WORD $0x3c4c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm9
+	LONG $0xdb5d21c4; WORD $0x344c; BYTE $0x20 // vpand 0x20(%rsp,%r14), %ymm4, %ymm9
+	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x07000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r9)
+	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm9
+	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
+	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	QUAD $0x07400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x078009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x05d1 // vpsrld $0x5, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x07c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r9)
+	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x080009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r9)
+	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x05d1 // vpsrld $0x5, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x084009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r9)
+	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x088009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r9)
+	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x05d1 // vpsrld $0x5, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x08c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r9)
+	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x090009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r9)
+	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
+	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x05d1 // vpsrld $0x5, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
+	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
+	QUAD $0x094009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r9)
+	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xcf // vpshufb %ymm7, %ymm9, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x0009801984117cc5; BYTE $0x00 // vmovups %ymm8, 0x980(%rcx,%rbx)
+	QUAD $0x09800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r9)
 	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
-	LONG $0x6f7e21c4; WORD $0x3c4c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm9
+	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm9
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x0009c01984117cc5; BYTE $0x00 // vmovups %ymm8, 0x9c0(%rcx,%rbx)
-	LONG $0x00c38148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rbx # imm = 0xA00
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xf7cf850f; WORD $0xffff // jne 0xff0 <k_untile_q3_k+0x140>
+	QUAD $0x09c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf85f850f; WORD $0xffff // jne 0xff0 <k_untile_q3_k+0x140>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf70a850f; WORD $0xffff // jne 0xf40 <k_untile_q3_k+0x90>
+	LONG $0xf79a850f; WORD $0xffff // jne 0xf40 <k_untile_q3_k+0x90>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xe0c28148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdx # imm = 0x6E0
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf6e0850f; WORD $0xffff // jne 0xf30 <k_untile_q3_k+0x80>
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	LONG $0xf770850f; WORD $0xffff // jne 0xf30 <k_untile_q3_k+0x80>
+	LONG $0xe0658d48 // leaq -0x20(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// untile_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05b08e0f; WORD $0x0000 // jle 0x1e2d <k_untile_q4_k+0x5bd>
+	LONG $0x05b08e0f; WORD $0x0000 // jle 0x1d8d <k_untile_q4_k+0x5bd>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -1047,15 +1011,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004dc105587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc1(%rip), %ymm0 # 0x6660 <k_tile_panel_16_min+0xed0>
-	QUAD $0x004dc00d587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc0(%rip), %ymm1 # 0x6668 <k_tile_panel_16_min+0xed8>
-	QUAD $0x004dc315587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc3(%rip), %ymm2 # 0x6674 <k_tile_panel_16_min+0xee4>
+	QUAD $0x004ca105587de2c4; BYTE $0x00 // vpbroadcastd 0x4ca1(%rip), %ymm0 # 0x64a0 <k_tile_panel_16_min+0xea0>
+	QUAD $0x004ca00d587de2c4; BYTE $0x00 // vpbroadcastd 0x4ca0(%rip), %ymm1 # 0x64a8 <k_tile_panel_16_min+0xea8>
+	QUAD $0x004ca315587de2c4; BYTE $0x00 // vpbroadcastd 0x4ca3(%rip), %ymm2 # 0x64b4 <k_tile_panel_16_min+0xeb4>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004d8e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x4d8e(%rip), %ymm3 # 0x664a <k_tile_panel_16_min+0xeba>
-	QUAD $0x004d9325187de2c4; BYTE $0x00 // vbroadcastss 0x4d93(%rip), %ymm4 # 0x6658 <k_tile_panel_16_min+0xec8>
-	QUAD $0x004d9e2d187de2c4; BYTE $0x00 // vbroadcastss 0x4d9e(%rip), %ymm5 # 0x666c <k_tile_panel_16_min+0xedc>
-	QUAD $0x00004cea356ffdc5 // vmovdqa 0x4cea(%rip), %ymm6 # 0x65c0 <k_tile_panel_16_min+0xe30>
-	QUAD $0x00004c823d6ffdc5 // vmovdqa 0x4c82(%rip), %ymm7 # 0x6560 <k_tile_panel_16_min+0xdd0>
+	QUAD $0x004c6e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x4c6e(%rip), %ymm3 # 0x648a <k_tile_panel_16_min+0xe8a>
+	QUAD $0x004c7325187de2c4; BYTE $0x00 // vbroadcastss 0x4c73(%rip), %ymm4 # 0x6498 <k_tile_panel_16_min+0xe98>
+	QUAD $0x004c7e2d187de2c4; BYTE $0x00 // vbroadcastss 0x4c7e(%rip), %ymm5 # 0x64ac <k_tile_panel_16_min+0xeac>
+	QUAD $0x00004bca356ffdc5 // vmovdqa 0x4bca(%rip), %ymm6 # 0x6400 <k_tile_panel_16_min+0xe00>
+	QUAD $0x00004b623d6ffdc5 // vmovdqa 0x4b62(%rip), %ymm7 # 0x63a0 <k_tile_panel_16_min+0xda0>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1238,16 +1202,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xfb7a850f; WORD $0xffff // jne 0x1970 <k_untile_q4_k+0x100>
+	LONG $0xfb7a850f; WORD $0xffff // jne 0x18d0 <k_untile_q4_k+0x100>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfae5850f; WORD $0xffff // jne 0x18f0 <k_untile_q4_k+0x80>
+	LONG $0xfae5850f; WORD $0xffff // jne 0x1850 <k_untile_q4_k+0x80>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x00c28148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdx # imm = 0x900
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfabb850f; WORD $0xffff // jne 0x18e0 <k_untile_q4_k+0x70>
+	LONG $0xfabb850f; WORD $0xffff // jne 0x1840 <k_untile_q4_k+0x70>
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
@@ -1257,33 +1221,36 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// untile_q5_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09888e0f; WORD $0x0000 // jle 0x27d5 <k_untile_q5_k+0x995>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x08748e0f; WORD $0x0000 // jle 0x263d <k_untile_q5_k+0x89d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0047eb05587de2c4; BYTE $0x00 // vpbroadcastd 0x47eb(%rip), %ymm0 # 0x6660 <k_tile_panel_16_min+0xed0>
-	QUAD $0x0047ea0d587de2c4; BYTE $0x00 // vpbroadcastd 0x47ea(%rip), %ymm1 # 0x6668 <k_tile_panel_16_min+0xed8>
-	QUAD $0x0047ed15587de2c4; BYTE $0x00 // vpbroadcastd 0x47ed(%rip), %ymm2 # 0x6674 <k_tile_panel_16_min+0xee4>
-	QUAD $0x0047bb1d787de2c4; BYTE $0x00 // vpbroadcastb 0x47bb(%rip), %ymm3 # 0x664b <k_tile_panel_16_min+0xebb>
-	QUAD $0x0047b325787de2c4; BYTE $0x00 // vpbroadcastb 0x47b3(%rip), %ymm4 # 0x664c <k_tile_panel_16_min+0xebc>
-	QUAD $0x0047b62d187de2c4; BYTE $0x00 // vbroadcastss 0x47b6(%rip), %ymm5 # 0x6658 <k_tile_panel_16_min+0xec8>
-	QUAD $0x0047c135187de2c4; BYTE $0x00 // vbroadcastss 0x47c1(%rip), %ymm6 # 0x666c <k_tile_panel_16_min+0xedc>
-	QUAD $0x0000470d3d6ffdc5 // vmovdqa 0x470d(%rip), %ymm7 # 0x65c0 <k_tile_panel_16_min+0xe30>
-	QUAD $0x000046a5056f7dc5 // vmovdqa 0x46a5(%rip), %ymm8 # 0x6560 <k_tile_panel_16_min+0xdd0>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0046c505587de2c4; BYTE $0x00 // vpbroadcastd 0x46c5(%rip), %ymm0 # 0x64a0 <k_tile_panel_16_min+0xea0>
+	QUAD $0x0046c40d587de2c4; BYTE $0x00 // vpbroadcastd 0x46c4(%rip), %ymm1 # 0x64a8 <k_tile_panel_16_min+0xea8>
+	QUAD $0x0046c715587de2c4; BYTE $0x00 // vpbroadcastd 0x46c7(%rip), %ymm2 # 0x64b4 <k_tile_panel_16_min+0xeb4>
+	QUAD $0x0046951d787de2c4; BYTE $0x00 // vpbroadcastb 0x4695(%rip), %ymm3 # 0x648b <k_tile_panel_16_min+0xe8b>
+	QUAD $0x00468d25787de2c4; BYTE $0x00 // vpbroadcastb 0x468d(%rip), %ymm4 # 0x648c <k_tile_panel_16_min+0xe8c>
+	QUAD $0x0046902d187de2c4; BYTE $0x00 // vbroadcastss 0x4690(%rip), %ymm5 # 0x6498 <k_tile_panel_16_min+0xe98>
+	QUAD $0x00469b35187de2c4; BYTE $0x00 // vbroadcastss 0x469b(%rip), %ymm6 # 0x64ac <k_tile_panel_16_min+0xeac>
+	QUAD $0x000045e73d6ffdc5 // vmovdqa 0x45e7(%rip), %ymm7 # 0x6400 <k_tile_panel_16_min+0xe00>
+	QUAD $0x0000457f056f7dc5 // vmovdqa 0x457f(%rip), %ymm8 # 0x63a0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0x05e1c149 // shlq $0x5, %r9
 	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
@@ -1291,363 +1258,332 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0a400a946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r9), %ymm10
 	QUAD $0x0a800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r9), %ymm11
 	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
-	LONG $0x247f7ec5; BYTE $0x24 // vmovdqu %ymm12, (%rsp)
+	LONG $0x647f7ec5; WORD $0x1024 // vmovdqu %ymm12, 0x10(%rsp)
 	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb1d41c4; BYTE $0xc9 // vpor %ymm9, %ymm12, %ymm9
-	LONG $0x4c7f7ec5; WORD $0x2024 // vmovdqu %ymm9, 0x20(%rsp)
+	LONG $0x4c7f7ec5; WORD $0x3024 // vmovdqu %ymm9, 0x30(%rsp)
 	LONG $0xc8db2dc5 // vpand %ymm0, %ymm10, %ymm9
-	LONG $0x4c7f7ec5; WORD $0x4024 // vmovdqu %ymm9, 0x40(%rsp)
+	LONG $0x4c7f7ec5; WORD $0x5024 // vmovdqu %ymm9, 0x50(%rsp)
 	LONG $0x7235c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x4c7f7ec5; WORD $0x6024 // vmovdqu %ymm9, 0x60(%rsp)
+	LONG $0x4c7f7ec5; WORD $0x7024 // vmovdqu %ymm9, 0x70(%rsp)
 	LONG $0x04e0c149 // shlq $0x4, %r8
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	WORD $0x01b3 // movb $0x1, %bl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x00000000bd248d46 // leal (,%r15,4), %r12d
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	LONG $0xdb6501c4; WORD $0x3a14 // vpand (%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
-	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x7f7e21c4; WORD $0x1914 // vmovdqu %ymm10, (%rcx,%r11)
-	LONG $0xdb6501c4; WORD $0x3a54; BYTE $0x40 // vpand 0x40(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x7f7e21c4; WORD $0x1954; BYTE $0x40 // vmovdqu %ymm10, 0x40(%rcx,%r11)
-	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
-	QUAD $0x00803a9cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
+	QUAD $0x000008400a9c8d4a // leaq 0x840(%rdx,%r9), %rbx
+	LONG $0x0a348d4e // leaq (%rdx,%r9), %r14
+	LONG $0x80c68149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r14 # imm = 0x880
+	LONG $0x0a3c8d4e // leaq (%rdx,%r9), %r15
+	LONG $0xc0c78149; WORD $0x0008; BYTE $0x00 // addq $0x8c0, %r15 # imm = 0x8C0
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x08e6c148 // shlq $0x8, %rsi
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x0ae5c149 // shlq $0xa, %r13
+	QUAD $0x0800328c6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r10,%rsi), %ymm9
+	LONG $0xdb6501c4; WORD $0x2a14 // vpand (%r10,%r13), %ymm3, %ymm10
+	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x7f7e21c4; WORD $0x090c // vmovdqu %ymm9, (%rcx,%r9)
+	LONG $0xdb6501c4; WORD $0x2a4c; BYTE $0x40 // vpand 0x40(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08003294db5d41c4; WORD $0x0000 // vpand 0x800(%r10,%rsi), %ymm4, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0x7f7e21c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r9)
+	QUAD $0x00802a8cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x084032946f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x008019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x80(%rcx,%r11)
-	QUAD $0x00c03a94db6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x00c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0xc0(%rcx,%r11)
-	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
-	QUAD $0x01003a9cdb6501c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0080098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r9)
+	QUAD $0x00c02a8cdb6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08403294db5d41c4; WORD $0x0000 // vpand 0x840(%r10,%rsi), %ymm4, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x00c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r9)
+	QUAD $0x0880328c6f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r10,%rsi), %ymm9
+	QUAD $0x01002a94db6501c4; WORD $0x0000 // vpand 0x100(%r10,%r13), %ymm3, %ymm10
+	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	QUAD $0x0100098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r9)
+	QUAD $0x01402a8cdb6501c4; WORD $0x0000 // vpand 0x140(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08803294db5d41c4; WORD $0x0000 // vpand 0x880(%r10,%rsi), %ymm4, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0140098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r9)
+	QUAD $0x01802a8cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08c032946f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x010019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x100(%rcx,%r11)
-	QUAD $0x01403a94db6501c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x014019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x140(%rcx,%r11)
-	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
-	QUAD $0x01803a9cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x018019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x180(%rcx,%r11)
-	QUAD $0x01c03a94db6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x05e6c149 // shlq $0x5, %r14
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x01c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x1c0(%rcx,%r11)
-	LONG $0x545421c4; WORD $0x3414 // vandps (%rsp,%r14), %ymm5, %ymm10
-	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0180098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r9)
+	QUAD $0x01c02a8cdb6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08c03294db5d41c4; WORD $0x0000 // vpand 0x8c0(%r10,%rsi), %ymm4, %ymm10
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x01c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r9)
+	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	LONG $0x545454c5; WORD $0x1004 // vandps 0x10(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x02001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x200(%rcx,%r11)
-	LONG $0x545421c4; WORD $0x3454; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm5, %ymm10
-	QUAD $0x0ae0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm11
-	LONG $0xde5724c5 // vxorps %ymm6, %ymm11, %ymm11
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0200098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r9)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
+	LONG $0x545454c5; WORD $0x5004 // vandps 0x50(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x02401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x240(%rcx,%r11)
-	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
-	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x028019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x280(%rcx,%r11)
-	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x02c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x2c0(%rcx,%r11)
-	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
-	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x030019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x300(%rcx,%r11)
-	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x034019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x340(%rcx,%r11)
-	QUAD $0x01003a946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm10
-	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x038019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x380(%rcx,%r11)
-	QUAD $0x01403a946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x03c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x3c0(%rcx,%r11)
-	QUAD $0x01803a946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm10
-	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x040019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x400(%rcx,%r11)
-	QUAD $0x01c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x044019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x440(%rcx,%r11)
-	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
-	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0240098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x2a0c // vmovdqu (%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0280098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x2a4c; BYTE $0x40 // vmovdqu 0x40(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x02c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r9)
+	QUAD $0x00802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0300098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r9)
+	QUAD $0x00c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0340098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r9)
+	QUAD $0x01002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0380098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r9)
+	QUAD $0x01402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x03c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r9)
+	QUAD $0x01802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0400098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r9)
+	QUAD $0x01c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0440098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r9)
+	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	LONG $0x546f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x04801994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x480(%rcx,%r11)
-	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
-	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
-	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x04c01994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x4c0(%rcx,%r11)
-	QUAD $0x08000a946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm10
-	QUAD $0x02003a9cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0480098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r9)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
+	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
+	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x04c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r9)
+	QUAD $0x02002a8cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x050019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x500(%rcx,%r11)
-	QUAD $0x02403a94db6501c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x054019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x540(%rcx,%r11)
-	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
-	QUAD $0x02803a9cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0500098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r9)
+	QUAD $0x02402a8cdb6501c4; WORD $0x0000 // vpand 0x240(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0540098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r9)
+	QUAD $0x02802a8cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r13), %ymm3, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x058019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x580(%rcx,%r11)
-	QUAD $0x02c03a94db6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x05c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x5c0(%rcx,%r11)
-	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
-	QUAD $0x03003a9cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0580098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r9)
+	QUAD $0x02c02a8cdb6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r13), %ymm3, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x05c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r9)
+	QUAD $0x03002a8cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x060019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x600(%rcx,%r11)
-	QUAD $0x03403a94db6501c4; WORD $0x0000 // vpand 0x340(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x064019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x640(%rcx,%r11)
-	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
-	QUAD $0x03803a9cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0600098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r9)
+	QUAD $0x03402a8cdb6501c4; WORD $0x0000 // vpand 0x340(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0640098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r9)
+	QUAD $0x03802a8cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x068019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x680(%rcx,%r11)
-	QUAD $0x03c03a94db6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x06c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x6c0(%rcx,%r11)
-	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
-	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0680098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r9)
+	QUAD $0x03c02a8cdb6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x06c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r9)
+	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
+	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	LONG $0x003542c4; BYTE $0xc8 // vpshufb %ymm8, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x0700098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r9)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x07001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x700(%rcx,%r11)
-	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
-	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
-	LONG $0x002542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x07401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x740(%rcx,%r11)
-	QUAD $0x02003a946f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r15), %ymm10
-	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x078019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x780(%rcx,%r11)
-	QUAD $0x02403a946f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r15), %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x07c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x7c0(%rcx,%r11)
-	QUAD $0x02803a946f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r15), %ymm10
-	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x080019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x800(%rcx,%r11)
-	QUAD $0x02c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r15), %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x084019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x840(%rcx,%r11)
-	QUAD $0x03003a946f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r15), %ymm10
-	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x088019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x880(%rcx,%r11)
-	QUAD $0x03403a946f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r15), %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x08c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x8c0(%rcx,%r11)
-	QUAD $0x03803a946f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r15), %ymm10
-	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x090019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x900(%rcx,%r11)
-	QUAD $0x03c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r15), %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xc9 // vpsrld %xmm9, %ymm11, %ymm9
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
-	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0740098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r9)
+	QUAD $0x02002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0940198c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r11)
-	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	QUAD $0x0780098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r9)
+	QUAD $0x02402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x07c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r9)
+	QUAD $0x02802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0800098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r9)
+	QUAD $0x02c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0840098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r9)
+	QUAD $0x03002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0880098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r9)
+	QUAD $0x03402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x08c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r9)
+	QUAD $0x03802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0900098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r9)
+	QUAD $0x03c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0940098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r9)
+	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
 	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0980198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r11)
+	QUAD $0x0980098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r9)
 	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
-	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm10
+	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x09c0198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r11)
-	LONG $0x00c38149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r11 # imm = 0xA00
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xf7b6850f; WORD $0xffff // jne 0x1f50 <k_untile_q5_k+0x110>
+	QUAD $0x09c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xf8e8850f; WORD $0xffff // jne 0x1ef0 <k_untile_q5_k+0x150>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf721850f; WORD $0xffff // jne 0x1ed0 <k_untile_q5_k+0x90>
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xf823850f; WORD $0xffff // jne 0x1e40 <k_untile_q5_k+0xa0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c28148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdx # imm = 0xB00
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf6f7850f; WORD $0xffff // jne 0x1ec0 <k_untile_q5_k+0x80>
-	LONG $0xe0658d48 // leaq -0x20(%rbp), %rsp
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0xf7f3850f; WORD $0xffff // jne 0x1e30 <k_untile_q5_k+0x90>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	BYTE $0x90 // nop
 
 	// untile_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x083a8e0f; WORD $0x0000 // jle 0x3027 <k_untile_q6_k+0x847>
+	LONG $0x083a8e0f; WORD $0x0000 // jle 0x2e97 <k_untile_q6_k+0x847>
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5441 // pushq %r12
@@ -1655,9 +1591,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003e4705787de2c4; BYTE $0x00 // vpbroadcastb 0x3e47(%rip), %ymm0 # 0x664d <k_tile_panel_16_min+0xebd>
-	QUAD $0x003e3f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3e3f(%rip), %ymm1 # 0x664e <k_tile_panel_16_min+0xebe>
-	QUAD $0x003e3715787de2c4; BYTE $0x00 // vpbroadcastb 0x3e37(%rip), %ymm2 # 0x664f <k_tile_panel_16_min+0xebf>
+	QUAD $0x003e1705787de2c4; BYTE $0x00 // vpbroadcastb 0x3e17(%rip), %ymm0 # 0x648d <k_tile_panel_16_min+0xe8d>
+	QUAD $0x003e0f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3e0f(%rip), %ymm1 # 0x648e <k_tile_panel_16_min+0xe8e>
+	QUAD $0x003e0715787de2c4; BYTE $0x00 // vpbroadcastb 0x3e07(%rip), %ymm2 # 0x648f <k_tile_panel_16_min+0xe8f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1974,16 +1910,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xf85f850f; WORD $0xffff // jne 0x2850 <k_untile_q6_k+0x70>
+	LONG $0xf85f850f; WORD $0xffff // jne 0x26c0 <k_untile_q6_k+0x70>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf82a850f; WORD $0xffff // jne 0x2830 <k_untile_q6_k+0x50>
+	LONG $0xf82a850f; WORD $0xffff // jne 0x26a0 <k_untile_q6_k+0x50>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf800850f; WORD $0xffff // jne 0x2820 <k_untile_q6_k+0x40>
+	LONG $0xf800850f; WORD $0xffff // jne 0x2690 <k_untile_q6_k+0x40>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
@@ -2011,23 +1947,23 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x0035df05797de2c4; BYTE $0x00 // vpbroadcastw 0x35df(%rip), %ymm0 # 0x6650 <k_tile_panel_16_min+0xec0>
-	QUAD $0x0035fe2d587d62c4; BYTE $0x00 // vpbroadcastd 0x35fe(%rip), %ymm13 # 0x6678 <k_tile_panel_16_min+0xee8>
-	QUAD $0x0035e11d187d62c4; BYTE $0x00 // vbroadcastss 0x35e1(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0035af05797de2c4; BYTE $0x00 // vpbroadcastw 0x35af(%rip), %ymm0 # 0x6490 <k_tile_panel_16_min+0xe90>
+	QUAD $0x0035ce2d587d62c4; BYTE $0x00 // vpbroadcastd 0x35ce(%rip), %ymm13 # 0x64b8 <k_tile_panel_16_min+0xeb8>
+	QUAD $0x0035b11d187d62c4; BYTE $0x00 // vbroadcastss 0x35b1(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x6c7f7ec5; WORD $0x2824 // vmovdqu %ymm13, 0x28(%rsp)
-	WORD $0x24eb // jmp 0x30b4 <k_tile_panel+0x84>
+	WORD $0x24eb // jmp 0x2f24 <k_tile_panel+0x84>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0c91840f; WORD $0x0000 // je 0x3d45 <k_tile_panel+0xd15>
+	LONG $0x0c91840f; WORD $0x0000 // je 0x3bb5 <k_tile_panel+0xd15>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x0223840f; WORD $0x0000 // je 0x32e9 <k_tile_panel+0x2b9>
+	LONG $0x0223840f; WORD $0x0000 // je 0x3159 <k_tile_panel+0x2b9>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -2049,15 +1985,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x3130 <k_tile_panel+0x100>
+	WORD $0x1674 // je 0x2fa0 <k_tile_panel+0x100>
 	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x187f // jg 0x313d <k_tile_panel+0x10d>
-	LONG $0x0001a7e9; BYTE $0x00 // jmp 0x32d1 <k_tile_panel+0x2a1>
+	WORD $0x187f // jg 0x2fad <k_tile_panel+0x10d>
+	LONG $0x0001a7e9; BYTE $0x00 // jmp 0x3141 <k_tile_panel+0x2a1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01948e0f; WORD $0x0000 // jle 0x32d1 <k_tile_panel+0x2a1>
+	LONG $0x01948e0f; WORD $0x0000 // jle 0x3141 <k_tile_panel+0x2a1>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe9af0f49 // imulq %r9, %rbp
@@ -2136,24 +2072,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe9f870f; WORD $0xffff // ja 0x3170 <k_tile_panel+0x140>
+	LONG $0xfe9f870f; WORD $0xffff // ja 0x2fe0 <k_tile_panel+0x140>
 	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x32e9 <k_tile_panel+0x2b9>
+	WORD $0x0974 // je 0x3159 <k_tile_panel+0x2b9>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe178c0f; WORD $0xffff // jl 0x3100 <k_tile_panel+0xd0>
+	LONG $0xfe178c0f; WORD $0xffff // jl 0x2f70 <k_tile_panel+0xd0>
 	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x6e7e // jle 0x3360 <k_tile_panel+0x330>
+	WORD $0x6e7e // jle 0x31d0 <k_tile_panel+0x330>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x059e8e0f; WORD $0x0000 // jle 0x38a0 <k_tile_panel+0x870>
+	LONG $0x059e8e0f; WORD $0x0000 // jle 0x3710 <k_tile_panel+0x870>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfd878d0f; WORD $0xffff // jge 0x309a <k_tile_panel+0x6a>
+	LONG $0xfd878d0f; WORD $0xffff // jge 0x2f0a <k_tile_panel+0x6a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
@@ -2163,13 +2099,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xc2490f4d // cmovnsq %r10, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0862840f; WORD $0x0000 // je 0x3b9d <k_tile_panel+0xb6d>
+	LONG $0x0862840f; WORD $0x0000 // je 0x3a0d <k_tile_panel+0xb6d>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x085c8f0f; WORD $0x0000 // jg 0x3bae <k_tile_panel+0xb7e>
-	LONG $0xfffd39e9; BYTE $0xff // jmp 0x3090 <k_tile_panel+0x60>
+	LONG $0x085c8f0f; WORD $0x0000 // jg 0x3a1e <k_tile_panel+0xb7e>
+	LONG $0xfffd39e9; BYTE $0xff // jmp 0x2f00 <k_tile_panel+0x60>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
@@ -2186,7 +2122,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
 	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
 	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x35eb // jmp 0x33d7 <k_tile_panel+0x3a7>
+	WORD $0x35eb // jmp 0x3247 <k_tile_panel+0x3a7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
@@ -2195,7 +2131,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff1e8f0f; WORD $0xffff // jg 0x32f5 <k_tile_panel+0x2c5>
+	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3165 <k_tile_panel+0x2c5>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
@@ -2205,21 +2141,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f49 // cmovnsq %r10, %rsi
 	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2874 // je 0x3420 <k_tile_panel+0x3f0>
+	WORD $0x2874 // je 0x3290 <k_tile_panel+0x3f0>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
 	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
 	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x257f // jg 0x3439 <k_tile_panel+0x409>
-	WORD $0x9aeb // jmp 0x33b0 <k_tile_panel+0x380>
+	WORD $0x257f // jg 0x32a9 <k_tile_panel+0x409>
+	WORD $0x9aeb // jmp 0x3220 <k_tile_panel+0x380>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff778e0f; WORD $0xffff // jle 0x33b0 <k_tile_panel+0x380>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x3220 <k_tile_panel+0x380>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x02fbc149 // sarq $0x2, %r11
 	LONG $0xdcaf0f4d // imulq %r12, %r11
@@ -2401,7 +2337,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
 	LONG $0xc0f525c5 // vpmaddwd %ymm0, %ymm11, %ymm8
-	QUAD $0x002e5c1d187d62c4; BYTE $0x00 // vbroadcastss 0x2e5c(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x002e2c1d187d62c4; BYTE $0x00 // vbroadcastss 0x2e2c(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0xfe3d41c4; BYTE $0xc5 // vpaddd %ymm13, %ymm8, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0xc8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm9
@@ -2428,8 +2364,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfbd6870f; WORD $0xffff // ja 0x3470 <k_tile_panel+0x440>
-	LONG $0xfffb11e9; BYTE $0xff // jmp 0x33b0 <k_tile_panel+0x380>
+	LONG $0xfbd6870f; WORD $0xffff // ja 0x32e0 <k_tile_panel+0x440>
+	LONG $0xfffb11e9; BYTE $0xff // jmp 0x3220 <k_tile_panel+0x380>
 	BYTE $0x90 // nop
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
@@ -2443,14 +2379,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
 	LONG $0x38728b4d // movq 0x38(%r10), %r14
 	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
-	WORD $0x2beb // jmp 0x38fc <k_tile_panel+0x8cc>
+	WORD $0x2beb // jmp 0x376c <k_tile_panel+0x8cc>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa098f0f; WORD $0xffff // jg 0x3305 <k_tile_panel+0x2d5>
+	LONG $0xfa098f0f; WORD $0xffff // jg 0x3175 <k_tile_panel+0x2d5>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -2460,16 +2396,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1374 // je 0x3930 <k_tile_panel+0x900>
+	WORD $0x1374 // je 0x37a0 <k_tile_panel+0x900>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x0f7f // jg 0x393d <k_tile_panel+0x90d>
-	WORD $0xb0eb // jmp 0x38e0 <k_tile_panel+0x8b0>
+	WORD $0x0f7f // jg 0x37ad <k_tile_panel+0x90d>
+	WORD $0xb0eb // jmp 0x3750 <k_tile_panel+0x8b0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xa37e // jle 0x38e0 <k_tile_panel+0x8b0>
+	WORD $0xa37e // jle 0x3750 <k_tile_panel+0x8b0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xebaf0f49 // imulq %r11, %rbp
@@ -2590,12 +2526,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfdd8870f; WORD $0xffff // ja 0x3970 <k_tile_panel+0x940>
-	LONG $0xfffd43e9; BYTE $0xff // jmp 0x38e0 <k_tile_panel+0x8b0>
+	LONG $0xfdd8870f; WORD $0xffff // ja 0x37e0 <k_tile_panel+0x940>
+	LONG $0xfffd43e9; BYTE $0xff // jmp 0x3750 <k_tile_panel+0x8b0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf4e28e0f; WORD $0xffff // jle 0x3090 <k_tile_panel+0x60>
+	LONG $0xf4e28e0f; WORD $0xffff // jle 0x2f00 <k_tile_panel+0x60>
 	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
 	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -2674,8 +2610,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfea0870f; WORD $0xffff // ja 0x3be0 <k_tile_panel+0xbb0>
-	LONG $0xfff34be9; BYTE $0xff // jmp 0x3090 <k_tile_panel+0x60>
+	LONG $0xfea0870f; WORD $0xffff // ja 0x3a50 <k_tile_panel+0xbb0>
+	LONG $0xfff34be9; BYTE $0xff // jmp 0x2f00 <k_tile_panel+0x60>
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2706,11 +2642,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x0028b105797de2c4; BYTE $0x00 // vpbroadcastw 0x28b1(%rip), %ymm0 # 0x6652 <k_tile_panel_16_min+0xec2>
-	QUAD $0x0028ce35587d62c4; BYTE $0x00 // vpbroadcastd 0x28ce(%rip), %ymm14 # 0x6678 <k_tile_panel_16_min+0xee8>
-	QUAD $0x0028b10d187de2c4; BYTE $0x00 // vbroadcastss 0x28b1(%rip), %ymm1 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x00288105797de2c4; BYTE $0x00 // vpbroadcastw 0x2881(%rip), %ymm0 # 0x6492 <k_tile_panel_16_min+0xe92>
+	QUAD $0x00289e35587d62c4; BYTE $0x00 // vpbroadcastd 0x289e(%rip), %ymm14 # 0x64b8 <k_tile_panel_16_min+0xeb8>
+	QUAD $0x0028810d187de2c4; BYTE $0x00 // vbroadcastss 0x2881(%rip), %ymm1 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x2aeb // jmp 0x3de4 <k_tile_panel_min+0x84>
+	WORD $0x2aeb // jmp 0x3c54 <k_tile_panel_min+0x84>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
@@ -2718,11 +2654,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0b40840f; WORD $0x0000 // je 0x4924 <k_tile_panel_min+0xbc4>
+	LONG $0x0b40840f; WORD $0x0000 // je 0x4794 <k_tile_panel_min+0xbc4>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01e3840f; WORD $0x0000 // je 0x3fd9 <k_tile_panel_min+0x279>
+	LONG $0x01e3840f; WORD $0x0000 // je 0x3e49 <k_tile_panel_min+0x279>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -2744,15 +2680,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x3e60 <k_tile_panel_min+0x100>
+	WORD $0x1674 // je 0x3cd0 <k_tile_panel_min+0x100>
 	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x187f // jg 0x3e6d <k_tile_panel_min+0x10d>
-	LONG $0x000167e9; BYTE $0x00 // jmp 0x3fc1 <k_tile_panel_min+0x261>
+	WORD $0x187f // jg 0x3cdd <k_tile_panel_min+0x10d>
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x3e31 <k_tile_panel_min+0x261>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01548e0f; WORD $0x0000 // jle 0x3fc1 <k_tile_panel_min+0x261>
+	LONG $0x01548e0f; WORD $0x0000 // jle 0x3e31 <k_tile_panel_min+0x261>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe9af0f49 // imulq %r9, %rbp
@@ -2817,24 +2753,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfedf870f; WORD $0xffff // ja 0x3ea0 <k_tile_panel_min+0x140>
+	LONG $0xfedf870f; WORD $0xffff // ja 0x3d10 <k_tile_panel_min+0x140>
 	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x3fd9 <k_tile_panel_min+0x279>
+	WORD $0x0974 // je 0x3e49 <k_tile_panel_min+0x279>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe578c0f; WORD $0xffff // jl 0x3e30 <k_tile_panel_min+0xd0>
+	LONG $0xfe578c0f; WORD $0xffff // jl 0x3ca0 <k_tile_panel_min+0xd0>
 	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x6e7e // jle 0x4050 <k_tile_panel_min+0x2f0>
+	WORD $0x6e7e // jle 0x3ec0 <k_tile_panel_min+0x2f0>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x051e8e0f; WORD $0x0000 // jle 0x4510 <k_tile_panel_min+0x7b0>
+	LONG $0x051e8e0f; WORD $0x0000 // jle 0x4380 <k_tile_panel_min+0x7b0>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdc78d0f; WORD $0xffff // jge 0x3dca <k_tile_panel_min+0x6a>
+	LONG $0xfdc78d0f; WORD $0xffff // jge 0x3c3a <k_tile_panel_min+0x6a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
@@ -2844,13 +2780,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xc2490f4d // cmovnsq %r10, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0788840f; WORD $0x0000 // je 0x47b3 <k_tile_panel_min+0xa53>
+	LONG $0x0788840f; WORD $0x0000 // je 0x4623 <k_tile_panel_min+0xa53>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x07828f0f; WORD $0x0000 // jg 0x47c4 <k_tile_panel_min+0xa64>
-	LONG $0xfffd79e9; BYTE $0xff // jmp 0x3dc0 <k_tile_panel_min+0x60>
+	LONG $0x07828f0f; WORD $0x0000 // jg 0x4634 <k_tile_panel_min+0xa64>
+	LONG $0xfffd79e9; BYTE $0xff // jmp 0x3c30 <k_tile_panel_min+0x60>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
@@ -2867,7 +2803,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
 	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
 	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x35eb // jmp 0x40c7 <k_tile_panel_min+0x367>
+	WORD $0x35eb // jmp 0x3f37 <k_tile_panel_min+0x367>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
@@ -2876,7 +2812,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3fe5 <k_tile_panel_min+0x285>
+	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3e55 <k_tile_panel_min+0x285>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
@@ -2886,21 +2822,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f49 // cmovnsq %r10, %rsi
 	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2874 // je 0x4110 <k_tile_panel_min+0x3b0>
+	WORD $0x2874 // je 0x3f80 <k_tile_panel_min+0x3b0>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
 	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
 	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x257f // jg 0x4129 <k_tile_panel_min+0x3c9>
-	WORD $0x9aeb // jmp 0x40a0 <k_tile_panel_min+0x340>
+	WORD $0x257f // jg 0x3f99 <k_tile_panel_min+0x3c9>
+	WORD $0x9aeb // jmp 0x3f10 <k_tile_panel_min+0x340>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff778e0f; WORD $0xffff // jle 0x40a0 <k_tile_panel_min+0x340>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x3f10 <k_tile_panel_min+0x340>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x02fbc149 // sarq $0x2, %r11
 	LONG $0xdcaf0f4d // imulq %r12, %r11
@@ -3044,7 +2980,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
 	LONG $0xd8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm11
 	LONG $0xe0f515c5 // vpmaddwd %ymm0, %ymm13, %ymm12
-	QUAD $0x00222b0d187de2c4; BYTE $0x00 // vbroadcastss 0x222b(%rip), %ymm1 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0021fb0d187de2c4; BYTE $0x00 // vbroadcastss 0x21fb(%rip), %ymm1 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
@@ -3079,8 +3015,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfc5e870f; WORD $0xffff // ja 0x4160 <k_tile_panel_min+0x400>
-	LONG $0xfffb99e9; BYTE $0xff // jmp 0x40a0 <k_tile_panel_min+0x340>
+	LONG $0xfc5e870f; WORD $0xffff // ja 0x3fd0 <k_tile_panel_min+0x400>
+	LONG $0xfffb99e9; BYTE $0xff // jmp 0x3f10 <k_tile_panel_min+0x340>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
@@ -3094,14 +3030,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
 	LONG $0x38728b4d // movq 0x38(%r10), %r14
 	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
-	WORD $0x2beb // jmp 0x456c <k_tile_panel_min+0x80c>
+	WORD $0x2beb // jmp 0x43dc <k_tile_panel_min+0x80c>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa898f0f; WORD $0xffff // jg 0x3ff5 <k_tile_panel_min+0x295>
+	LONG $0xfa898f0f; WORD $0xffff // jg 0x3e65 <k_tile_panel_min+0x295>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3111,16 +3047,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1374 // je 0x45a0 <k_tile_panel_min+0x840>
+	WORD $0x1374 // je 0x4410 <k_tile_panel_min+0x840>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x0f7f // jg 0x45ad <k_tile_panel_min+0x84d>
-	WORD $0xb0eb // jmp 0x4550 <k_tile_panel_min+0x7f0>
+	WORD $0x0f7f // jg 0x441d <k_tile_panel_min+0x84d>
+	WORD $0xb0eb // jmp 0x43c0 <k_tile_panel_min+0x7f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xa37e // jle 0x4550 <k_tile_panel_min+0x7f0>
+	WORD $0xa37e // jle 0x43c0 <k_tile_panel_min+0x7f0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xebaf0f49 // imulq %r11, %rbp
@@ -3222,12 +3158,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe32870f; WORD $0xffff // ja 0x45e0 <k_tile_panel_min+0x880>
-	LONG $0xfffd9de9; BYTE $0xff // jmp 0x4550 <k_tile_panel_min+0x7f0>
+	LONG $0xfe32870f; WORD $0xffff // ja 0x4450 <k_tile_panel_min+0x880>
+	LONG $0xfffd9de9; BYTE $0xff // jmp 0x43c0 <k_tile_panel_min+0x7f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf5fc8e0f; WORD $0xffff // jle 0x3dc0 <k_tile_panel_min+0x60>
+	LONG $0xf5fc8e0f; WORD $0xffff // jle 0x3c30 <k_tile_panel_min+0x60>
 	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
 	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -3292,8 +3228,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfee1870f; WORD $0xffff // ja 0x4800 <k_tile_panel_min+0xaa0>
-	LONG $0xfff49ce9; BYTE $0xff // jmp 0x3dc0 <k_tile_panel_min+0x60>
+	LONG $0xfee1870f; WORD $0xffff // ja 0x4670 <k_tile_panel_min+0xaa0>
+	LONG $0xfff49ce9; BYTE $0xff // jmp 0x3c30 <k_tile_panel_min+0x60>
 	LONG $0x28c48348 // addq $0x28, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3324,12 +3260,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x001cf43d587d62c4; BYTE $0x00 // vpbroadcastd 0x1cf4(%rip), %ymm15 # 0x6678 <k_tile_panel_16_min+0xee8>
-	QUAD $0x001cc70d797de2c4; BYTE $0x00 // vpbroadcastw 0x1cc7(%rip), %ymm1 # 0x6654 <k_tile_panel_16_min+0xec4>
-	QUAD $0x001cce2d187d62c4; BYTE $0x00 // vbroadcastss 0x1cce(%rip), %ymm13 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x001cc43d587d62c4; BYTE $0x00 // vpbroadcastd 0x1cc4(%rip), %ymm15 # 0x64b8 <k_tile_panel_16_min+0xeb8>
+	QUAD $0x001c970d797de2c4; BYTE $0x00 // vpbroadcastw 0x1c97(%rip), %ymm1 # 0x6494 <k_tile_panel_16_min+0xe94>
+	QUAD $0x001c9e2d187d62c4; BYTE $0x00 // vbroadcastss 0x1c9e(%rip), %ymm13 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0x7c7f7ec5; WORD $0x2024 // vmovdqu %ymm15, 0x20(%rsp)
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x31eb // jmp 0x49d4 <k_tile_panel_16+0x94>
+	WORD $0x31eb // jmp 0x4844 <k_tile_panel_16+0x94>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x1c11fcc5; BYTE $0x16 // vmovups %ymm3, (%rsi,%rdx)
@@ -3337,11 +3273,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0d9b840f; WORD $0x0000 // je 0x576f <k_tile_panel_16+0xe2f>
+	LONG $0x0d9b840f; WORD $0x0000 // je 0x55df <k_tile_panel_16+0xe2f>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x023d840f; WORD $0x0000 // je 0x4c23 <k_tile_panel_16+0x2e3>
+	LONG $0x023d840f; WORD $0x0000 // je 0x4a93 <k_tile_panel_16+0x2e3>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x08528b49 // movq 0x8(%r10), %rdx
 	LONG $0x105a8b4d // movq 0x10(%r10), %r11
@@ -3366,15 +3302,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0xeb490f4d // cmovnsq %r11, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x4a60 <k_tile_panel_16+0x120>
+	WORD $0x1674 // je 0x48d0 <k_tile_panel_16+0x120>
 	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x187f // jg 0x4a6d <k_tile_panel_16+0x12d>
-	LONG $0x0001b1e9; BYTE $0x00 // jmp 0x4c0b <k_tile_panel_16+0x2cb>
+	WORD $0x187f // jg 0x48dd <k_tile_panel_16+0x12d>
+	LONG $0x0001b1e9; BYTE $0x00 // jmp 0x4a7b <k_tile_panel_16+0x2cb>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x019e8e0f; WORD $0x0000 // jle 0x4c0b <k_tile_panel_16+0x2cb>
+	LONG $0x019e8e0f; WORD $0x0000 // jle 0x4a7b <k_tile_panel_16+0x2cb>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
@@ -3454,24 +3390,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe95870f; WORD $0xffff // ja 0x4aa0 <k_tile_panel_16+0x160>
+	LONG $0xfe95870f; WORD $0xffff // ja 0x4910 <k_tile_panel_16+0x160>
 	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x03c3f641 // testb $0x3, %r11b
-	WORD $0x0974 // je 0x4c23 <k_tile_panel_16+0x2e3>
+	WORD $0x0974 // je 0x4a93 <k_tile_panel_16+0x2e3>
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe0d8c0f; WORD $0xffff // jl 0x4a30 <k_tile_panel_16+0xf0>
+	LONG $0xfe0d8c0f; WORD $0xffff // jl 0x48a0 <k_tile_panel_16+0xf0>
 	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x747e // jle 0x4ca0 <k_tile_panel_16+0x360>
+	WORD $0x747e // jle 0x4b10 <k_tile_panel_16+0x360>
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x06448e0f; WORD $0x0000 // jle 0x5280 <k_tile_panel_16+0x940>
+	LONG $0x06448e0f; WORD $0x0000 // jle 0x50f0 <k_tile_panel_16+0x940>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfd6d8d0f; WORD $0xffff // jge 0x49ba <k_tile_panel_16+0x7a>
+	LONG $0xfd6d8d0f; WORD $0xffff // jge 0x482a <k_tile_panel_16+0x7a>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -3481,13 +3417,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x092e840f; WORD $0x0000 // je 0x55a3 <k_tile_panel_16+0xc63>
+	LONG $0x092e840f; WORD $0x0000 // je 0x5413 <k_tile_panel_16+0xc63>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107ca1c4; WORD $0x0e1c // vmovups (%rsi,%r9), %ymm3
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x09278f0f; WORD $0x0000 // jg 0x55b4 <k_tile_panel_16+0xc74>
-	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x49b0 <k_tile_panel_16+0x70>
+	LONG $0x09278f0f; WORD $0x0000 // jg 0x5424 <k_tile_panel_16+0xc74>
+	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x4820 <k_tile_panel_16+0x70>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x10708b49 // movq 0x10(%r8), %rsi
@@ -3507,7 +3443,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000e0bf; BYTE $0x00 // movl $0xe0, %edi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x34eb // jmp 0x4d27 <k_tile_panel_16+0x3e7>
+	WORD $0x34eb // jmp 0x4b97 <k_tile_panel_16+0x3e7>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x20 // vmovups %ymm4, (%r8)
 	LONG $0x117cc1c4; WORD $0x981c // vmovups %ymm3, (%r8,%rbx,4)
@@ -3516,7 +3452,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff088f0f; WORD $0xffff // jg 0x4c2f <k_tile_panel_16+0x2ef>
+	LONG $0xff088f0f; WORD $0xffff // jg 0x4a9f <k_tile_panel_16+0x2ef>
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
@@ -3526,21 +3462,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3490f49 // cmovnsq %r11, %rdx
 	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2874 // je 0x4d70 <k_tile_panel_16+0x430>
+	WORD $0x2874 // je 0x4be0 <k_tile_panel_16+0x430>
 	LONG $0x6f7ec1c4; BYTE $0x20 // vmovdqu (%r8), %ymm4
 	LONG $0x107cc1c4; WORD $0x981c // vmovups (%r8,%rbx,4), %ymm3
 	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
 	LONG $0x107cc1c4; WORD $0x2804 // vmovups (%r8,%rbp), %ymm0
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x257f // jg 0x4d89 <k_tile_panel_16+0x449>
-	WORD $0x9aeb // jmp 0x4d00 <k_tile_panel_16+0x3c0>
+	WORD $0x257f // jg 0x4bf9 <k_tile_panel_16+0x449>
+	WORD $0x9aeb // jmp 0x4b70 <k_tile_panel_16+0x3c0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x4d00 <k_tile_panel_16+0x3c0>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x4b70 <k_tile_panel_16+0x3c0>
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	LONG $0xfce78348 // andq $-0x4, %rdi
 	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
@@ -3679,7 +3615,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf6fea5c5 // vpaddd %ymm6, %ymm11, %ymm6
 	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
 	LONG $0x6cfed5c5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm5, %ymm5
-	QUAD $0x0015fa35187de2c4; BYTE $0x00 // vbroadcastss 0x15fa(%rip), %ymm6 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0015ca35187de2c4; BYTE $0x00 // vbroadcastss 0x15ca(%rip), %ymm6 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0xde5854c5 // vaddps %ymm6, %ymm5, %ymm11
 	LONG $0x2f10fcc5 // vmovups (%rdi), %ymm5
 	LONG $0xa85542c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm10
@@ -3703,7 +3639,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
-	QUAD $0x0015823d187de2c4; BYTE $0x00 // vbroadcastss 0x1582(%rip), %ymm7 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0015523d187de2c4; BYTE $0x00 // vbroadcastss 0x1552(%rip), %ymm7 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0xd7584cc5 // vaddps %ymm7, %ymm6, %ymm10
 	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
 	QUAD $0xffff7cb3587dc2c4; BYTE $0xff // vpbroadcastd -0x84(%r11), %ymm6
@@ -3726,13 +3662,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
-	QUAD $0x0015023d187de2c4; BYTE $0x00 // vbroadcastss 0x1502(%rip), %ymm7 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0014d23d187de2c4; BYTE $0x00 // vbroadcastss 0x14d2(%rip), %ymm7 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0xcf584cc5 // vaddps %ymm7, %ymm6, %ymm9
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	QUAD $0xffff3cb3587dc2c4; BYTE $0xff // vpbroadcastd -0xc4(%r11), %ymm6
 	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
 	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	QUAD $0x0014dd2d187d62c4; BYTE $0x00 // vbroadcastss 0x14dd(%rip), %ymm13 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0014ad2d187d62c4; BYTE $0x00 // vbroadcastss 0x14ad(%rip), %ymm13 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	QUAD $0xffff38bb587dc2c4; BYTE $0xff // vpbroadcastd -0xc8(%r11), %ymm7
 	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
 	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
@@ -3773,8 +3709,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfb3d870f; WORD $0xffff // ja 0x4db0 <k_tile_panel_16+0x470>
-	LONG $0xfffa88e9; BYTE $0xff // jmp 0x4d00 <k_tile_panel_16+0x3c0>
+	LONG $0xfb3d870f; WORD $0xffff // ja 0x4c20 <k_tile_panel_16+0x470>
+	LONG $0xfffa88e9; BYTE $0xff // jmp 0x4b70 <k_tile_panel_16+0x3c0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
@@ -3791,13 +3727,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
 	LONG $0x60c68348 // addq $0x60, %rsi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x1ceb // jmp 0x52dc <k_tile_panel_16+0x99c>
+	WORD $0x1ceb // jmp 0x514c <k_tile_panel_16+0x99c>
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf9638f0f; WORD $0xffff // jg 0x4c3f <k_tile_panel_16+0x2ff>
+	LONG $0xf9638f0f; WORD $0xffff // jg 0x4aaf <k_tile_panel_16+0x2ff>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3807,16 +3743,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5310 <k_tile_panel_16+0x9d0>
+	WORD $0x1374 // je 0x5180 <k_tile_panel_16+0x9d0>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x531d <k_tile_panel_16+0x9dd>
-	WORD $0xb0eb // jmp 0x52c0 <k_tile_panel_16+0x980>
+	WORD $0x0f7f // jg 0x518d <k_tile_panel_16+0x9dd>
+	WORD $0xb0eb // jmp 0x5130 <k_tile_panel_16+0x980>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x52c0 <k_tile_panel_16+0x980>
+	WORD $0xa37e // jle 0x5130 <k_tile_panel_16+0x980>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
@@ -3909,7 +3845,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7c6f7ec5; WORD $0x2024 // vmovdqu 0x20(%rsp), %ymm15
 	LONG $0xedfe9dc5 // vpaddd %ymm5, %ymm12, %ymm5
 	LONG $0xedfe85c5 // vpaddd %ymm5, %ymm15, %ymm5
-	QUAD $0x00117625187d62c4; BYTE $0x00 // vbroadcastss 0x1176(%rip), %ymm12 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x00114625187d62c4; BYTE $0x00 // vbroadcastss 0x1146(%rip), %ymm12 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
 	LONG $0x65107cc5; BYTE $0x00 // vmovups (%rbp), %ymm12
 	LONG $0xa81de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm2
@@ -3927,7 +3863,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0xb042 // vpbroadcastd -0x50(%r10), %ymm8
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0x083dc2c4; BYTE $0xfd // vpsignb %ymm13, %ymm8, %ymm7
-	QUAD $0x0011182d187d62c4; BYTE $0x00 // vbroadcastss 0x1118(%rip), %ymm13 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0010e82d187d62c4; BYTE $0x00 // vbroadcastss 0x10e8(%rip), %ymm13 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0x040de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm14, %ymm7
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
@@ -3944,12 +3880,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfda2870f; WORD $0xffff // ja 0x5340 <k_tile_panel_16+0xa00>
-	LONG $0xfffd1de9; BYTE $0xff // jmp 0x52c0 <k_tile_panel_16+0x980>
+	LONG $0xfda2870f; WORD $0xffff // ja 0x51b0 <k_tile_panel_16+0xa00>
+	LONG $0xfffd1de9; BYTE $0xff // jmp 0x5130 <k_tile_panel_16+0x980>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf3fc8e0f; WORD $0xffff // jle 0x49b0 <k_tile_panel_16+0x70>
+	LONG $0xf3fc8e0f; WORD $0xffff // jle 0x4820 <k_tile_panel_16+0x70>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
@@ -4034,8 +3970,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfe96870f; WORD $0xffff // ja 0x5600 <k_tile_panel_16+0xcc0>
-	LONG $0xfff241e9; BYTE $0xff // jmp 0x49b0 <k_tile_panel_16+0x70>
+	LONG $0xfe96870f; WORD $0xffff // ja 0x5470 <k_tile_panel_16+0xcc0>
+	LONG $0xfff241e9; BYTE $0xff // jmp 0x4820 <k_tile_panel_16+0x70>
 	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4066,12 +4002,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x000e8235797d62c4; BYTE $0x00 // vpbroadcastw 0xe82(%rip), %ymm14 # 0x6656 <k_tile_panel_16_min+0xec6>
-	QUAD $0x000e9b3d587d62c4; BYTE $0x00 // vpbroadcastd 0xe9b(%rip), %ymm15 # 0x6678 <k_tile_panel_16_min+0xee8>
-	QUAD $0x000e7e1d187d62c4; BYTE $0x00 // vbroadcastss 0xe7e(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x000e5235797d62c4; BYTE $0x00 // vpbroadcastw 0xe52(%rip), %ymm14 # 0x6496 <k_tile_panel_16_min+0xe96>
+	QUAD $0x000e6b3d587d62c4; BYTE $0x00 // vpbroadcastd 0xe6b(%rip), %ymm15 # 0x64b8 <k_tile_panel_16_min+0xeb8>
+	QUAD $0x000e4e1d187d62c4; BYTE $0x00 // vbroadcastss 0xe4e(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x7c7f7ec5; WORD $0x2824 // vmovdqu %ymm15, 0x28(%rsp)
-	WORD $0x31eb // jmp 0x5824 <k_tile_panel_16_min+0x94>
+	WORD $0x31eb // jmp 0x5694 <k_tile_panel_16_min+0x94>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
@@ -4079,11 +4015,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0c49840f; WORD $0x0000 // je 0x646d <k_tile_panel_16_min+0xcdd>
+	LONG $0x0c49840f; WORD $0x0000 // je 0x62dd <k_tile_panel_16_min+0xcdd>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01fd840f; WORD $0x0000 // je 0x5a33 <k_tile_panel_16_min+0x2a3>
+	LONG $0x01fd840f; WORD $0x0000 // je 0x58a3 <k_tile_panel_16_min+0x2a3>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x08538b49 // movq 0x8(%r11), %rdx
 	LONG $0x10538b4d // movq 0x10(%r11), %r10
@@ -4106,15 +4042,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x58a0 <k_tile_panel_16_min+0x110>
+	WORD $0x1674 // je 0x5710 <k_tile_panel_16_min+0x110>
 	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x187f // jg 0x58ad <k_tile_panel_16_min+0x11d>
-	LONG $0x000181e9; BYTE $0x00 // jmp 0x5a1b <k_tile_panel_16_min+0x28b>
+	WORD $0x187f // jg 0x571d <k_tile_panel_16_min+0x11d>
+	LONG $0x000181e9; BYTE $0x00 // jmp 0x588b <k_tile_panel_16_min+0x28b>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x016e8e0f; WORD $0x0000 // jle 0x5a1b <k_tile_panel_16_min+0x28b>
+	LONG $0x016e8e0f; WORD $0x0000 // jle 0x588b <k_tile_panel_16_min+0x28b>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe8af0f49 // imulq %r8, %rbp
@@ -4183,24 +4119,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfec5870f; WORD $0xffff // ja 0x58e0 <k_tile_panel_16_min+0x150>
+	LONG $0xfec5870f; WORD $0xffff // ja 0x5750 <k_tile_panel_16_min+0x150>
 	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x5a33 <k_tile_panel_16_min+0x2a3>
+	WORD $0x0974 // je 0x58a3 <k_tile_panel_16_min+0x2a3>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe3d8c0f; WORD $0xffff // jl 0x5870 <k_tile_panel_16_min+0xe0>
+	LONG $0xfe3d8c0f; WORD $0xffff // jl 0x56e0 <k_tile_panel_16_min+0xe0>
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x747e // jle 0x5ab0 <k_tile_panel_16_min+0x320>
+	WORD $0x747e // jle 0x5920 <k_tile_panel_16_min+0x320>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x05a48e0f; WORD $0x0000 // jle 0x5ff0 <k_tile_panel_16_min+0x860>
+	LONG $0x05a48e0f; WORD $0x0000 // jle 0x5e60 <k_tile_panel_16_min+0x860>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdad8d0f; WORD $0xffff // jge 0x580a <k_tile_panel_16_min+0x7a>
+	LONG $0xfdad8d0f; WORD $0xffff // jge 0x567a <k_tile_panel_16_min+0x7a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
@@ -4210,13 +4146,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xda490f4d // cmovnsq %r10, %r11
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0853840f; WORD $0x0000 // je 0x62d8 <k_tile_panel_16_min+0xb48>
+	LONG $0x0853840f; WORD $0x0000 // je 0x6148 <k_tile_panel_16_min+0xb48>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x084d8f0f; WORD $0x0000 // jg 0x62e9 <k_tile_panel_16_min+0xb59>
-	LONG $0xfffd5fe9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0x70>
+	LONG $0x084d8f0f; WORD $0x0000 // jg 0x6159 <k_tile_panel_16_min+0xb59>
+	LONG $0xfffd5fe9; BYTE $0xff // jmp 0x5670 <k_tile_panel_16_min+0x70>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -4234,7 +4170,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
 	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
 	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
-	WORD $0x3ceb // jmp 0x5b36 <k_tile_panel_16_min+0x3a6>
+	WORD $0x3ceb // jmp 0x59a6 <k_tile_panel_16_min+0x3a6>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
 	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
@@ -4244,8 +4180,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x7c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm15
-	QUAD $0x000b341d187d62c4; BYTE $0x00 // vbroadcastss 0xb34(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
-	LONG $0xff098f0f; WORD $0xffff // jg 0x5a3f <k_tile_panel_16_min+0x2af>
+	QUAD $0x000b041d187d62c4; BYTE $0x00 // vbroadcastss 0xb04(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	LONG $0xff098f0f; WORD $0xffff // jg 0x58af <k_tile_panel_16_min+0x2af>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
@@ -4255,21 +4191,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2490f49 // cmovnsq %r10, %rdx
 	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2974 // je 0x5b80 <k_tile_panel_16_min+0x3f0>
+	WORD $0x2974 // je 0x59f0 <k_tile_panel_16_min+0x3f0>
 	LONG $0x107cc1c4; BYTE $0x28 // vmovups (%r8), %ymm5
 	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xd81c // vmovups (%r8,%rbx,8), %ymm3
 	LONG $0x107cc1c4; WORD $0x280c // vmovups (%r8,%rbp), %ymm1
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x267f // jg 0x5b99 <k_tile_panel_16_min+0x409>
-	WORD $0x8beb // jmp 0x5b00 <k_tile_panel_16_min+0x370>
+	WORD $0x267f // jg 0x5a09 <k_tile_panel_16_min+0x409>
+	WORD $0x8beb // jmp 0x5970 <k_tile_panel_16_min+0x370>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff678e0f; WORD $0xffff // jle 0x5b00 <k_tile_panel_16_min+0x370>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x5970 <k_tile_panel_16_min+0x370>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02fec148 // sarq $0x2, %rsi
 	LONG $0xf7af0f49 // imulq %r15, %rsi
@@ -4336,7 +4272,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
 	LONG $0x587d42c4; WORD $0x0c7a // vpbroadcastd 0xc(%r10), %ymm15
 	LONG $0x042542c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm11, %ymm11
-	QUAD $0x00094d35187de2c4; BYTE $0x00 // vbroadcastss 0x94d(%rip), %ymm6 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x00091d35187de2c4; BYTE $0x00 // vbroadcastss 0x91d(%rip), %ymm6 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	LONG $0xfe5944c5 // vmulps %ymm6, %ymm7, %ymm15
 	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
@@ -4471,8 +4407,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfbe5870f; WORD $0xffff // ja 0x5bd0 <k_tile_panel_16_min+0x440>
-	LONG $0xfffb10e9; BYTE $0xff // jmp 0x5b00 <k_tile_panel_16_min+0x370>
+	LONG $0xfbe5870f; WORD $0xffff // ja 0x5a40 <k_tile_panel_16_min+0x440>
+	LONG $0xfffb10e9; BYTE $0xff // jmp 0x5970 <k_tile_panel_16_min+0x370>
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08538b48 // movq 0x8(%rbx), %rdx
 	LONG $0x10538b4c // movq 0x10(%rbx), %r10
@@ -4486,14 +4422,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
 	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	WORD $0x24eb // jmp 0x604c <k_tile_panel_16_min+0x8bc>
+	WORD $0x24eb // jmp 0x5ebc <k_tile_panel_16_min+0x8bc>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xb41c // vmovups %ymm3, (%r12,%rsi,4)
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa038f0f; WORD $0xffff // jg 0x5a4f <k_tile_panel_16_min+0x2bf>
+	LONG $0xfa038f0f; WORD $0xffff // jg 0x58bf <k_tile_panel_16_min+0x2bf>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -4503,16 +4439,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x6080 <k_tile_panel_16_min+0x8f0>
+	WORD $0x1374 // je 0x5ef0 <k_tile_panel_16_min+0x8f0>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xb41c // vmovups (%r12,%rsi,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x608d <k_tile_panel_16_min+0x8fd>
-	WORD $0xb0eb // jmp 0x6030 <k_tile_panel_16_min+0x8a0>
+	WORD $0x0f7f // jg 0x5efd <k_tile_panel_16_min+0x8fd>
+	WORD $0xb0eb // jmp 0x5ea0 <k_tile_panel_16_min+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x6030 <k_tile_panel_16_min+0x8a0>
+	WORD $0xa37e // jle 0x5ea0 <k_tile_panel_16_min+0x8a0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe8af0f49 // imulq %r8, %rbp
@@ -4580,7 +4516,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043dc2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm8, %ymm7
 	LONG $0x587d42c4; WORD $0x1841 // vpbroadcastd 0x18(%r9), %ymm8
 	LONG $0xc0fea5c5 // vpaddd %ymm0, %ymm11, %ymm0
-	QUAD $0x0004721d187d62c4; BYTE $0x00 // vbroadcastss 0x472(%rip), %ymm11 # 0x6664 <k_tile_panel_16_min+0xed4>
+	QUAD $0x0004421d187d62c4; BYTE $0x00 // vbroadcastss 0x442(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
 	QUAD $0xffffff4095107cc5 // vmovups -0xc0(%rbp), %ymm10
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0x592c41c4; BYTE $0xcb // vmulps %ymm11, %ymm10, %ymm9
@@ -4625,12 +4561,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfded870f; WORD $0xffff // ja 0x60c0 <k_tile_panel_16_min+0x930>
-	LONG $0xfffd58e9; BYTE $0xff // jmp 0x6030 <k_tile_panel_16_min+0x8a0>
+	LONG $0xfded870f; WORD $0xffff // ja 0x5f30 <k_tile_panel_16_min+0x930>
+	LONG $0xfffd58e9; BYTE $0xff // jmp 0x5ea0 <k_tile_panel_16_min+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf5178e0f; WORD $0xffff // jle 0x5800 <k_tile_panel_16_min+0x70>
+	LONG $0xf5178e0f; WORD $0xffff // jle 0x5670 <k_tile_panel_16_min+0x70>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
@@ -4701,8 +4637,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfec8870f; WORD $0xffff // ja 0x6330 <k_tile_panel_16_min+0xba0>
-	LONG $0xfff393e9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0x70>
+	LONG $0xfec8870f; WORD $0xffff // ja 0x61a0 <k_tile_panel_16_min+0xba0>
+	LONG $0xfff393e9; BYTE $0xff // jmp 0x5670 <k_tile_panel_16_min+0x70>
 	LONG $0xc8c48148; WORD $0x0000; BYTE $0x00 // addq $0xc8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4726,54 +4662,6 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -4806,22 +4694,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
-	WORD $0xe0e0 // loopne 0x64c2 <k_tile_panel_16_min+0xd32>
-	WORD $0xe0e0 // loopne 0x64c4 <k_tile_panel_16_min+0xd34>
-	WORD $0xe0e0 // loopne 0x64c6 <k_tile_panel_16_min+0xd36>
-	WORD $0xe0e0 // loopne 0x64c8 <k_tile_panel_16_min+0xd38>
-	WORD $0xe0e0 // loopne 0x64ca <k_tile_panel_16_min+0xd3a>
-	WORD $0xe0e0 // loopne 0x64cc <k_tile_panel_16_min+0xd3c>
-	WORD $0xe0e0 // loopne 0x64ce <k_tile_panel_16_min+0xd3e>
-	WORD $0xe0e0 // loopne 0x64d0 <k_tile_panel_16_min+0xd40>
-	WORD $0xe0e0 // loopne 0x64d2 <k_tile_panel_16_min+0xd42>
-	WORD $0xe0e0 // loopne 0x64d4 <k_tile_panel_16_min+0xd44>
-	WORD $0xe0e0 // loopne 0x64d6 <k_tile_panel_16_min+0xd46>
-	WORD $0xe0e0 // loopne 0x64d8 <k_tile_panel_16_min+0xd48>
-	WORD $0xe0e0 // loopne 0x64da <k_tile_panel_16_min+0xd4a>
-	WORD $0xe0e0 // loopne 0x64dc <k_tile_panel_16_min+0xd4c>
-	WORD $0xe0e0 // loopne 0x64de <k_tile_panel_16_min+0xd4e>
-	WORD $0xe0e0 // loopne 0x64e0 <k_tile_panel_16_min+0xd50>
+	WORD $0xe0e0 // loopne 0x6302 <k_tile_panel_16_min+0xd02>
+	WORD $0xe0e0 // loopne 0x6304 <k_tile_panel_16_min+0xd04>
+	WORD $0xe0e0 // loopne 0x6306 <k_tile_panel_16_min+0xd06>
+	WORD $0xe0e0 // loopne 0x6308 <k_tile_panel_16_min+0xd08>
+	WORD $0xe0e0 // loopne 0x630a <k_tile_panel_16_min+0xd0a>
+	WORD $0xe0e0 // loopne 0x630c <k_tile_panel_16_min+0xd0c>
+	WORD $0xe0e0 // loopne 0x630e <k_tile_panel_16_min+0xd0e>
+	WORD $0xe0e0 // loopne 0x6310 <k_tile_panel_16_min+0xd10>
+	WORD $0xe0e0 // loopne 0x6312 <k_tile_panel_16_min+0xd12>
+	WORD $0xe0e0 // loopne 0x6314 <k_tile_panel_16_min+0xd14>
+	WORD $0xe0e0 // loopne 0x6316 <k_tile_panel_16_min+0xd16>
+	WORD $0xe0e0 // loopne 0x6318 <k_tile_panel_16_min+0xd18>
+	WORD $0xe0e0 // loopne 0x631a <k_tile_panel_16_min+0xd1a>
+	WORD $0xe0e0 // loopne 0x631c <k_tile_panel_16_min+0xd1c>
+	WORD $0xe0e0 // loopne 0x631e <k_tile_panel_16_min+0xd1e>
+	WORD $0xe0e0 // loopne 0x6320 <k_tile_panel_16_min+0xd20>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)

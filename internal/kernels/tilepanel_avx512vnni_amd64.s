@@ -19,7 +19,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00a68e0f; WORD $0x0000 // jle 0xb3 <k_untile_q8_0+0xb3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x75020518487df262; WORD $0x0000 // vbroadcastss 0x7502(%rip), %zmm0 # 0x7520 <k_tile_panel_16_min+0x1830>
+	QUAD $0x72420518487df262; WORD $0x0000 // vbroadcastss 0x7242(%rip), %zmm0 # 0x7260 <k_tile_panel_16_min+0x1830>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x0a57 // vxorps (%rdx), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
@@ -54,8 +54,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x6ca00578487df262; WORD $0x0000 // vpbroadcastb 0x6ca0(%rip), %zmm0 # 0x6d80 <k_tile_panel_16_min+0x1090>
-	QUAD $0x6c970d78487df262; WORD $0x0000 // vpbroadcastb 0x6c97(%rip), %zmm1 # 0x6d81 <k_tile_panel_16_min+0x1091>
+	QUAD $0x69e00578487df262; WORD $0x0000 // vpbroadcastb 0x69e0(%rip), %zmm0 # 0x6ac0 <k_tile_panel_16_min+0x1090>
+	QUAD $0x69d70d78487df262; WORD $0x0000 // vpbroadcastb 0x69d7(%rip), %zmm1 # 0x6ac1 <k_tile_panel_16_min+0x1091>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x48fdf162; WORD $0x14db; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
@@ -101,7 +101,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x6c000578487df262; WORD $0x0000 // vpbroadcastb 0x6c00(%rip), %zmm0 # 0x6e00 <k_tile_panel_16_min+0x1110>
+	QUAD $0x69400578487df262; WORD $0x0000 // vpbroadcastb 0x6940(%rip), %zmm0 # 0x6b40 <k_tile_panel_16_min+0x1110>
 	LONG $0x48fdf162; WORD $0x0cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm1
 	LONG $0x48fef162; WORD $0x0c7f; BYTE $0x71 // vmovdqu64 %zmm1, (%rcx,%rsi,2)
 	QUAD $0x01324cdb48fdf162 // vpandq 0x40(%rdx,%rsi), %zmm0, %zmm1
@@ -139,9 +139,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01878e0f; WORD $0x0000 // jle 0x464 <k_untile_q5_0+0x194>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x6c120578487df262; WORD $0x0000 // vpbroadcastb 0x6c12(%rip), %zmm0 # 0x6f00 <k_tile_panel_16_min+0x1210>
-	QUAD $0x6c090d78487df262; WORD $0x0000 // vpbroadcastb 0x6c09(%rip), %zmm1 # 0x6f01 <k_tile_panel_16_min+0x1211>
-	QUAD $0x6c001578487df262; WORD $0x0000 // vpbroadcastb 0x6c00(%rip), %zmm2 # 0x6f02 <k_tile_panel_16_min+0x1212>
+	QUAD $0x69520578487df262; WORD $0x0000 // vpbroadcastb 0x6952(%rip), %zmm0 # 0x6c40 <k_tile_panel_16_min+0x1210>
+	QUAD $0x69490d78487df262; WORD $0x0000 // vpbroadcastb 0x6949(%rip), %zmm1 # 0x6c41 <k_tile_panel_16_min+0x1211>
+	QUAD $0x69401578487df262; WORD $0x0000 // vpbroadcastb 0x6940(%rip), %zmm2 # 0x6c42 <k_tile_panel_16_min+0x1212>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x040472724865f162 // vpslld $0x4, 0x100(%rdx), %zmm3
 	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
@@ -203,8 +203,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01558e0f; WORD $0x0000 // jle 0x5d2 <k_untile_q5_1+0x162>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x6b320578487df262; WORD $0x0000 // vpbroadcastb 0x6b32(%rip), %zmm0 # 0x6fc0 <k_tile_panel_16_min+0x12d0>
-	QUAD $0x6b290d78487df262; WORD $0x0000 // vpbroadcastb 0x6b29(%rip), %zmm1 # 0x6fc1 <k_tile_panel_16_min+0x12d1>
+	QUAD $0x68720578487df262; WORD $0x0000 // vpbroadcastb 0x6872(%rip), %zmm0 # 0x6d00 <k_tile_panel_16_min+0x12d0>
+	QUAD $0x68690d78487df262; WORD $0x0000 // vpbroadcastb 0x6869(%rip), %zmm1 # 0x6d01 <k_tile_panel_16_min+0x12d1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x04047272486df162 // vpslld $0x4, 0x100(%rdx), %zmm2
 	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
@@ -261,9 +261,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x6a400578487df262; WORD $0x0000 // vpbroadcastb 0x6a40(%rip), %zmm0 # 0x7040 <k_tile_panel_16_min+0x1350>
-	QUAD $0x6efe0d58487df262; WORD $0x0000 // vpbroadcastd 0x6efe(%rip), %zmm1 # 0x7508 <k_tile_panel_16_min+0x1818>
-	QUAD $0x6f041518487df262; WORD $0x0000 // vbroadcastss 0x6f04(%rip), %zmm2 # 0x7518 <k_tile_panel_16_min+0x1828>
+	QUAD $0x67800578487df262; WORD $0x0000 // vpbroadcastb 0x6780(%rip), %zmm0 # 0x6d80 <k_tile_panel_16_min+0x1350>
+	QUAD $0x6c3e0d58487df262; WORD $0x0000 // vpbroadcastd 0x6c3e(%rip), %zmm1 # 0x7248 <k_tile_panel_16_min+0x1818>
+	QUAD $0x6c441518487df262; WORD $0x0000 // vbroadcastss 0x6c44(%rip), %zmm2 # 0x7258 <k_tile_panel_16_min+0x1828>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -477,23 +477,23 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09198e0f; WORD $0x0000 // jle 0x14c6 <k_untile_q3_k+0x926>
+	LONG $0x07d88e0f; WORD $0x0000 // jle 0x1385 <k_untile_q3_k+0x7e5>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xf0e48348 // andq $-0x10, %rsp
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x69470558487df262; WORD $0x0000 // vpbroadcastd 0x6947(%rip), %zmm0 # 0x7514 <k_tile_panel_16_min+0x1824>
+	QUAD $0x66870558487df262; WORD $0x0000 // vpbroadcastd 0x6687(%rip), %zmm0 # 0x7254 <k_tile_panel_16_min+0x1824>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x694b0d58487df262; WORD $0x0000 // vpbroadcastd 0x694b(%rip), %zmm1 # 0x7524 <k_tile_panel_16_min+0x1834>
-	QUAD $0x65dd1578487df262; WORD $0x0000 // vpbroadcastb 0x65dd(%rip), %zmm2 # 0x71c0 <k_tile_panel_16_min+0x14d0>
-	QUAD $0x65d41d78487df262; WORD $0x0000 // vpbroadcastb 0x65d4(%rip), %zmm3 # 0x71c1 <k_tile_panel_16_min+0x14d1>
-	QUAD $0x65cb2578487df262; WORD $0x0000 // vpbroadcastb 0x65cb(%rip), %zmm4 # 0x71c2 <k_tile_panel_16_min+0x14d2>
-	QUAD $0x69032d58487df262; WORD $0x0000 // vpbroadcastd 0x6903(%rip), %zmm5 # 0x7504 <k_tile_panel_16_min+0x1814>
-	QUAD $0x69113558487df262; WORD $0x0000 // vpbroadcastd 0x6911(%rip), %zmm6 # 0x751c <k_tile_panel_16_min+0x182c>
-	QUAD $0x652b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x652b(%rip), %zmm7 # 0x7140 <k_tile_panel_16_min+0x1450>
-	QUAD $0x6561056f48fd7162; WORD $0x0000 // vmovdqa64 0x6561(%rip), %zmm8 # 0x7180 <k_tile_panel_16_min+0x1490>
+	QUAD $0x668b0d58487df262; WORD $0x0000 // vpbroadcastd 0x668b(%rip), %zmm1 # 0x7264 <k_tile_panel_16_min+0x1834>
+	QUAD $0x631d1578487df262; WORD $0x0000 // vpbroadcastb 0x631d(%rip), %zmm2 # 0x6f00 <k_tile_panel_16_min+0x14d0>
+	QUAD $0x63141d78487df262; WORD $0x0000 // vpbroadcastb 0x6314(%rip), %zmm3 # 0x6f01 <k_tile_panel_16_min+0x14d1>
+	QUAD $0x630b2578487df262; WORD $0x0000 // vpbroadcastb 0x630b(%rip), %zmm4 # 0x6f02 <k_tile_panel_16_min+0x14d2>
+	QUAD $0x66432d58487df262; WORD $0x0000 // vpbroadcastd 0x6643(%rip), %zmm5 # 0x7244 <k_tile_panel_16_min+0x1814>
+	QUAD $0x66513558487df262; WORD $0x0000 // vpbroadcastd 0x6651(%rip), %zmm6 # 0x725c <k_tile_panel_16_min+0x182c>
+	QUAD $0x626b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x626b(%rip), %zmm7 # 0x6e80 <k_tile_panel_16_min+0x1450>
+	QUAD $0x62a1056f48fd7162; WORD $0x0000 // vmovdqa64 0x62a1(%rip), %zmm8 # 0x6ec0 <k_tile_panel_16_min+0x1490>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x18 // vmovdqu64 0x600(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x19 // vmovdqu64 0x640(%rdx), %zmm10
@@ -517,293 +517,235 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0324547f48fe7162 // vmovdqu64 %zmm10, 0xc0(%rsp)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000008d1c8d46 // leal (,%r9,4), %r11d
-	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x6e7941c4; BYTE $0xcb // vmovd %r11d, %xmm9
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x09e1c149 // shlq $0x9, %r9
-	QUAD $0x0811542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x177f // vmovdqu64 %zmm10, (%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	QUAD $0x0911542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm10, 0x40(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	QUAD $0x0a11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x02 // vmovdqu64 %zmm10, 0x80(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	QUAD $0x0b11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x03 // vmovdqu64 %zmm10, 0xc0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	QUAD $0x0c11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x04 // vmovdqu64 %zmm10, 0x100(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	QUAD $0x0d11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x05 // vmovdqu64 %zmm10, 0x140(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	QUAD $0x0e11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x06 // vmovdqu64 %zmm10, 0x180(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	QUAD $0x0f11542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r9,%rdx), %zmm2, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x07 // vmovdqu64 %zmm10, 0x1c0(%rdi)
-	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xe5db // vpandq %zmm5, %zmm10, %zmm12
-	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm11, 0x200(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
-	LONG $0x482d7262; WORD $0xd700 // vpshufb %zmm7, %zmm10, %zmm10
-	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
-	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x081154724825d162; BYTE $0x02 // vpsrld $0x2, 0x200(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0a // vmovdqu64 %zmm10, 0x280(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
-	QUAD $0x091154724825d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0b // vmovdqu64 %zmm10, 0x2c0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0a1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0c // vmovdqu64 %zmm10, 0x300(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
-	QUAD $0x0b1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0d // vmovdqu64 %zmm10, 0x340(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0c1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x300(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0e // vmovdqu64 %zmm10, 0x380(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
-	QUAD $0x0d1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x340(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0f // vmovdqu64 %zmm10, 0x3c0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0e1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x380(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x10 // vmovdqu64 %zmm10, 0x400(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
-	QUAD $0x0f1154724825d162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x11 // vmovdqu64 %zmm10, 0x440(%rdi)
-	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
-	LONG $0x482d5262; WORD $0xe000 // vpshufb %zmm8, %zmm10, %zmm12
-	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x12 // vmovups %zmm11, 0x480(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
-	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x13 // vmovups %zmm10, 0x4c0(%rdi)
-	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x081154724825d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r9,%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x14 // vmovdqu64 %zmm10, 0x500(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
-	QUAD $0x091154724825d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x15 // vmovdqu64 %zmm10, 0x540(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0a1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r9,%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x16 // vmovdqu64 %zmm10, 0x580(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
-	QUAD $0x0b1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x17 // vmovdqu64 %zmm10, 0x5c0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0c1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r9,%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x18 // vmovdqu64 %zmm10, 0x600(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
-	QUAD $0x0d1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x19 // vmovdqu64 %zmm10, 0x640(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0e1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r9,%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1a // vmovdqu64 %zmm10, 0x680(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
-	QUAD $0x0f1154724825d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1b // vmovdqu64 %zmm10, 0x6c0(%rdi)
-	QUAD $0x0114546f48fe3162 // vmovdqu64 0x40(%rsp,%r10), %zmm10
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xe5db // vpandq %zmm5, %zmm10, %zmm12
-	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x1c // vmovups %zmm11, 0x700(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm11
-	LONG $0x482d7262; WORD $0xd700 // vpshufb %zmm7, %zmm10, %zmm10
-	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
-	LONG $0x48fe7162; WORD $0x126f // vmovdqu64 (%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x081154724825d162; BYTE $0x06 // vpsrld $0x6, 0x200(%r9,%rdx), %zmm11
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1e // vmovdqu64 %zmm10, 0x780(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
-	QUAD $0x091154724825d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1f // vmovdqu64 %zmm10, 0x7c0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0a1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r9,%rdx), %zmm11
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x20 // vmovdqu64 %zmm10, 0x800(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm10
-	QUAD $0x0b1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x21 // vmovdqu64 %zmm10, 0x840(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0c1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x300(%r9,%rdx), %zmm11
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x22 // vmovdqu64 %zmm10, 0x880(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm10
-	QUAD $0x0d1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x340(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x23 // vmovdqu64 %zmm10, 0x8c0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm10
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	QUAD $0x0e1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x380(%r9,%rdx), %zmm11
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm10, %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x24 // vmovdqu64 %zmm10, 0x900(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm10
-	QUAD $0x0f1154724825d162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r9,%rdx), %zmm11
-	LONG $0x482d5162; WORD $0xc9d2 // vpsrld %xmm9, %zmm10, %zmm9
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x01 // vpsrld $0x1, %zmm9, %zmm9
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x08e1c149 // shlq $0x8, %r9
+	QUAD $0x020a34724835b162 // vpslld $0x2, (%rdx,%r9), %zmm9
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
 	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	LONG $0x48a57362; WORD $0xca25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm9
+	QUAD $0x08124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r10,%rdx), %zmm2, %zmm9
 	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x25 // vmovdqu64 %zmm9, 0x940(%rdi)
-	QUAD $0x01144c6f48fe3162 // vmovdqu64 0x40(%rsp,%r10), %zmm9
+	LONG $0x48fe7162; WORD $0x0f7f // vmovdqu64 %zmm9, (%rdi)
+	QUAD $0x020a14724835b162 // vpsrld $0x2, (%rdx,%r9), %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	QUAD $0x09124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%rdi)
+	QUAD $0x010a74724835b162; BYTE $0x02 // vpslld $0x2, 0x40(%rdx,%r9), %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	QUAD $0x0a124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm9, 0x80(%rdi)
+	QUAD $0x010a54724835b162; BYTE $0x02 // vpsrld $0x2, 0x40(%rdx,%r9), %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	QUAD $0x0b124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x03 // vmovdqu64 %zmm9, 0xc0(%rdi)
+	QUAD $0x020a74724835b162; BYTE $0x02 // vpslld $0x2, 0x80(%rdx,%r9), %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	QUAD $0x0c124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x04 // vmovdqu64 %zmm9, 0x100(%rdi)
+	QUAD $0x020a54724835b162; BYTE $0x02 // vpsrld $0x2, 0x80(%rdx,%r9), %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	QUAD $0x0d124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x05 // vmovdqu64 %zmm9, 0x140(%rdi)
+	QUAD $0x030a74724835b162; BYTE $0x02 // vpslld $0x2, 0xc0(%rdx,%r9), %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	QUAD $0x0e124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x06 // vmovdqu64 %zmm9, 0x180(%rdi)
+	QUAD $0x030a54724835b162; BYTE $0x02 // vpsrld $0x2, 0xc0(%rdx,%r9), %zmm9
+	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
+	QUAD $0x0f124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x07 // vmovdqu64 %zmm9, 0x1c0(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0x1c // vmovdqu64 (%rsp,%r11), %zmm9
+	LONG $0x48b57162; WORD $0xdddb // vpandq %zmm5, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x08 // vmovups %zmm10, 0x200(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	LONG $0x48357262; WORD $0xdf00 // vpshufb %zmm7, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
+	QUAD $0x08125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x200(%r10,%rdx), %zmm10
+	LONG $0x48fe3162; WORD $0x1c6f; BYTE $0x0a // vmovdqu64 (%rdx,%r9), %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0a // vmovdqu64 %zmm10, 0x280(%rdi)
+	QUAD $0x09125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x240(%r10,%rdx), %zmm10
+	QUAD $0x030a14724825b162 // vpsrld $0x3, (%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0b // vmovdqu64 %zmm10, 0x2c0(%rdi)
+	QUAD $0x0a125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x280(%r10,%rdx), %zmm10
+	QUAD $0x010a5c6f48fe3162 // vmovdqu64 0x40(%rdx,%r9), %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0c // vmovdqu64 %zmm10, 0x300(%rdi)
+	QUAD $0x0b125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r10,%rdx), %zmm10
+	QUAD $0x010a54724825b162; BYTE $0x03 // vpsrld $0x3, 0x40(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0d // vmovdqu64 %zmm10, 0x340(%rdi)
+	QUAD $0x0c125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x300(%r10,%rdx), %zmm10
+	QUAD $0x020a5c6f48fe3162 // vmovdqu64 0x80(%rdx,%r9), %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0e // vmovdqu64 %zmm10, 0x380(%rdi)
+	QUAD $0x0d125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x340(%r10,%rdx), %zmm10
+	QUAD $0x020a54724825b162; BYTE $0x03 // vpsrld $0x3, 0x80(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0f // vmovdqu64 %zmm10, 0x3c0(%rdi)
+	QUAD $0x0e125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x380(%r10,%rdx), %zmm10
+	QUAD $0x030a5c6f48fe3162 // vmovdqu64 0xc0(%rdx,%r9), %zmm11
+	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x10 // vmovdqu64 %zmm10, 0x400(%rdi)
+	QUAD $0x0f125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r10,%rdx), %zmm10
+	QUAD $0x030a54724825b162; BYTE $0x03 // vpsrld $0x3, 0xc0(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x11 // vmovdqu64 %zmm10, 0x440(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	LONG $0x48355262; WORD $0xd800 // vpshufb %zmm8, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x12 // vmovups %zmm10, 0x480(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
+	LONG $0x48357162; WORD $0xcefe // vpaddd %zmm6, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
+	LONG $0x487c7162; WORD $0x4f11; BYTE $0x13 // vmovups %zmm9, 0x4c0(%rdi)
+	QUAD $0x081254724835d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r10,%rdx), %zmm9
+	LONG $0x48e53162; WORD $0x14db; BYTE $0x0a // vpandq (%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x14 // vmovdqu64 %zmm9, 0x500(%rdi)
+	QUAD $0x091254724835d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r10,%rdx), %zmm9
+	QUAD $0x040a1472482db162 // vpsrld $0x4, (%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x15 // vmovdqu64 %zmm9, 0x540(%rdi)
+	QUAD $0x0a1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r10,%rdx), %zmm9
+	QUAD $0x010a54db48e53162 // vpandq 0x40(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x16 // vmovdqu64 %zmm9, 0x580(%rdi)
+	QUAD $0x0b1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r10,%rdx), %zmm9
+	QUAD $0x010a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x17 // vmovdqu64 %zmm9, 0x5c0(%rdi)
+	QUAD $0x0c1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r10,%rdx), %zmm9
+	QUAD $0x020a54db48e53162 // vpandq 0x80(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x18 // vmovdqu64 %zmm9, 0x600(%rdi)
+	QUAD $0x0d1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r10,%rdx), %zmm9
+	QUAD $0x020a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x19 // vmovdqu64 %zmm9, 0x640(%rdi)
+	QUAD $0x0e1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r10,%rdx), %zmm9
+	QUAD $0x030a54db48e53162 // vpandq 0xc0(%rdx,%r9), %zmm3, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x1a // vmovdqu64 %zmm9, 0x680(%rdi)
+	QUAD $0x0f1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r10,%rdx), %zmm9
+	QUAD $0x030a5472482db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
+	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x1b // vmovdqu64 %zmm9, 0x6c0(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	QUAD $0x011c4c6f48fe3162 // vmovdqu64 0x40(%rsp,%r11), %zmm9
+	LONG $0x48b57162; WORD $0xdddb // vpandq %zmm5, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x1c // vmovups %zmm10, 0x700(%rdi)
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
+	LONG $0x48357262; WORD $0xdf00 // vpshufb %zmm7, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
+	QUAD $0x08125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x200(%r10,%rdx), %zmm10
+	QUAD $0x010a14724825b162 // vpsrld $0x1, (%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1e // vmovdqu64 %zmm10, 0x780(%rdi)
+	QUAD $0x09125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x240(%r10,%rdx), %zmm10
+	QUAD $0x050a14724825b162 // vpsrld $0x5, (%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1f // vmovdqu64 %zmm10, 0x7c0(%rdi)
+	QUAD $0x0a125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x280(%r10,%rdx), %zmm10
+	QUAD $0x010a54724825b162; BYTE $0x01 // vpsrld $0x1, 0x40(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x20 // vmovdqu64 %zmm10, 0x800(%rdi)
+	QUAD $0x0b125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r10,%rdx), %zmm10
+	QUAD $0x010a54724825b162; BYTE $0x05 // vpsrld $0x5, 0x40(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x21 // vmovdqu64 %zmm10, 0x840(%rdi)
+	QUAD $0x0c125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x300(%r10,%rdx), %zmm10
+	QUAD $0x020a54724825b162; BYTE $0x01 // vpsrld $0x1, 0x80(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x22 // vmovdqu64 %zmm10, 0x880(%rdi)
+	QUAD $0x0d125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x340(%r10,%rdx), %zmm10
+	QUAD $0x020a54724825b162; BYTE $0x05 // vpsrld $0x5, 0x80(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x23 // vmovdqu64 %zmm10, 0x8c0(%rdi)
+	QUAD $0x0e125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x380(%r10,%rdx), %zmm10
+	QUAD $0x030a54724825b162; BYTE $0x01 // vpsrld $0x1, 0xc0(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x24 // vmovdqu64 %zmm10, 0x900(%rdi)
+	QUAD $0x0f125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r10,%rdx), %zmm10
+	QUAD $0x030a54724825b162; BYTE $0x05 // vpsrld $0x5, 0xc0(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x25 // vmovdqu64 %zmm10, 0x940(%rdi)
 	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
 	LONG $0x48355262; WORD $0xd800 // vpshufb %zmm8, %zmm9, %zmm11
 	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
@@ -817,40 +759,40 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
 	LONG $0x487c7162; WORD $0x4f11; BYTE $0x27 // vmovups %zmm9, 0x9c0(%rdi)
 	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
-	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xf818850f; WORD $0xffff // jne 0xcc0 <k_untile_q3_k+0x120>
+	LONG $0xf959850f; WORD $0xffff // jne 0xcc0 <k_untile_q3_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xe0c28148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdx # imm = 0x6E0
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf75e850f; WORD $0xffff // jne 0xc20 <k_untile_q3_k+0x80>
+	LONG $0xf89f850f; WORD $0xffff // jne 0xc20 <k_untile_q3_k+0x80>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// untile_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04af8e0f; WORD $0x0000 // jle 0x198c <k_untile_q4_k+0x4bc>
+	LONG $0x04af8e0f; WORD $0x0000 // jle 0x184c <k_untile_q4_k+0x4bc>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xf0e48348 // andq $-0x10, %rsp
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x600f0558487df262; WORD $0x0000 // vpbroadcastd 0x600f(%rip), %zmm0 # 0x750c <k_tile_panel_16_min+0x181c>
-	QUAD $0x600d0d58487df262; WORD $0x0000 // vpbroadcastd 0x600d(%rip), %zmm1 # 0x7514 <k_tile_panel_16_min+0x1824>
-	QUAD $0x60131558487df262; WORD $0x0000 // vpbroadcastd 0x6013(%rip), %zmm2 # 0x7524 <k_tile_panel_16_min+0x1834>
+	QUAD $0x5e8f0558487df262; WORD $0x0000 // vpbroadcastd 0x5e8f(%rip), %zmm0 # 0x724c <k_tile_panel_16_min+0x181c>
+	QUAD $0x5e8d0d58487df262; WORD $0x0000 // vpbroadcastd 0x5e8d(%rip), %zmm1 # 0x7254 <k_tile_panel_16_min+0x1824>
+	QUAD $0x5e931558487df262; WORD $0x0000 // vpbroadcastd 0x5e93(%rip), %zmm2 # 0x7264 <k_tile_panel_16_min+0x1834>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5da31d78487df262; WORD $0x0000 // vpbroadcastb 0x5da3(%rip), %zmm3 # 0x72c0 <k_tile_panel_16_min+0x15d0>
-	QUAD $0x5fdd2558487df262; WORD $0x0000 // vpbroadcastd 0x5fdd(%rip), %zmm4 # 0x7504 <k_tile_panel_16_min+0x1814>
-	QUAD $0x5fe72d18487df262; WORD $0x0000 // vbroadcastss 0x5fe7(%rip), %zmm5 # 0x7518 <k_tile_panel_16_min+0x1828>
-	QUAD $0x5d05356f48fdf162; WORD $0x0000 // vmovdqa64 0x5d05(%rip), %zmm6 # 0x7240 <k_tile_panel_16_min+0x1550>
-	QUAD $0x5d3b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x5d3b(%rip), %zmm7 # 0x7280 <k_tile_panel_16_min+0x1590>
+	QUAD $0x5c231d78487df262; WORD $0x0000 // vpbroadcastb 0x5c23(%rip), %zmm3 # 0x7000 <k_tile_panel_16_min+0x15d0>
+	QUAD $0x5e5d2558487df262; WORD $0x0000 // vpbroadcastd 0x5e5d(%rip), %zmm4 # 0x7244 <k_tile_panel_16_min+0x1814>
+	QUAD $0x5e672d18487df262; WORD $0x0000 // vbroadcastss 0x5e67(%rip), %zmm5 # 0x7258 <k_tile_panel_16_min+0x1828>
+	QUAD $0x5b85356f48fdf162; WORD $0x0000 // vmovdqa64 0x5b85(%rip), %zmm6 # 0x6f80 <k_tile_panel_16_min+0x1550>
+	QUAD $0x5bbb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x5bbb(%rip), %zmm7 # 0x6fc0 <k_tile_panel_16_min+0x1590>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm9
@@ -1005,12 +947,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfc62850f; WORD $0xffff // jne 0x15d0 <k_untile_q4_k+0x100>
+	LONG $0xfc62850f; WORD $0xffff // jne 0x1490 <k_untile_q4_k+0x100>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x00c28148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdx # imm = 0x900
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfbc8850f; WORD $0xffff // jne 0x1550 <k_untile_q4_k+0x80>
+	LONG $0xfbc8850f; WORD $0xffff // jne 0x1410 <k_untile_q4_k+0x80>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -1019,7 +961,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x08298e0f; WORD $0x0000 // jle 0x21c6 <k_untile_q5_k+0x836>
+	LONG $0x06ae8e0f; WORD $0x0000 // jle 0x1f0b <k_untile_q5_k+0x6bb>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xf0e48348 // andq $-0x10, %rsp
@@ -1027,15 +969,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5b4d0558487df262; WORD $0x0000 // vpbroadcastd 0x5b4d(%rip), %zmm0 # 0x750c <k_tile_panel_16_min+0x181c>
-	QUAD $0x5b4b0d58487df262; WORD $0x0000 // vpbroadcastd 0x5b4b(%rip), %zmm1 # 0x7514 <k_tile_panel_16_min+0x1824>
-	QUAD $0x5b511558487df262; WORD $0x0000 // vpbroadcastd 0x5b51(%rip), %zmm2 # 0x7524 <k_tile_panel_16_min+0x1834>
-	QUAD $0x5a231d78487df262; WORD $0x0000 // vpbroadcastb 0x5a23(%rip), %zmm3 # 0x7400 <k_tile_panel_16_min+0x1710>
-	QUAD $0x5a1a2578487df262; WORD $0x0000 // vpbroadcastb 0x5a1a(%rip), %zmm4 # 0x7401 <k_tile_panel_16_min+0x1711>
-	QUAD $0x5b132d18487df262; WORD $0x0000 // vbroadcastss 0x5b13(%rip), %zmm5 # 0x7504 <k_tile_panel_16_min+0x1814>
-	QUAD $0x5b1d3518487df262; WORD $0x0000 // vbroadcastss 0x5b1d(%rip), %zmm6 # 0x7518 <k_tile_panel_16_min+0x1828>
-	QUAD $0x597b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x597b(%rip), %zmm7 # 0x7380 <k_tile_panel_16_min+0x1690>
-	QUAD $0x59b1056f48fd7162; WORD $0x0000 // vmovdqa64 0x59b1(%rip), %zmm8 # 0x73c0 <k_tile_panel_16_min+0x16d0>
+	QUAD $0x59cd0558487df262; WORD $0x0000 // vpbroadcastd 0x59cd(%rip), %zmm0 # 0x724c <k_tile_panel_16_min+0x181c>
+	QUAD $0x59cb0d58487df262; WORD $0x0000 // vpbroadcastd 0x59cb(%rip), %zmm1 # 0x7254 <k_tile_panel_16_min+0x1824>
+	QUAD $0x59d11558487df262; WORD $0x0000 // vpbroadcastd 0x59d1(%rip), %zmm2 # 0x7264 <k_tile_panel_16_min+0x1834>
+	QUAD $0x58a31d78487df262; WORD $0x0000 // vpbroadcastb 0x58a3(%rip), %zmm3 # 0x7140 <k_tile_panel_16_min+0x1710>
+	QUAD $0x589a2578487df262; WORD $0x0000 // vpbroadcastb 0x589a(%rip), %zmm4 # 0x7141 <k_tile_panel_16_min+0x1711>
+	QUAD $0x59932d58487df262; WORD $0x0000 // vpbroadcastd 0x5993(%rip), %zmm5 # 0x7244 <k_tile_panel_16_min+0x1814>
+	QUAD $0x599d3518487df262; WORD $0x0000 // vbroadcastss 0x599d(%rip), %zmm6 # 0x7258 <k_tile_panel_16_min+0x1828>
+	QUAD $0x57fb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x57fb(%rip), %zmm7 # 0x70c0 <k_tile_panel_16_min+0x1690>
+	QUAD $0x5831056f48fd7162; WORD $0x0000 // vmovdqa64 0x5831(%rip), %zmm8 # 0x7100 <k_tile_panel_16_min+0x16d0>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x28 // vmovdqu64 0xa00(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x29 // vmovdqu64 0xa40(%rdx), %zmm10
@@ -1057,293 +999,227 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	QUAD $0x000000008d1c8d46 // leal (,%r9,4), %r11d
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x08e2c149 // shlq $0x8, %r10
+	QUAD $0x201274724835b162; BYTE $0x04 // vpslld $0x4, 0x800(%rdx,%r10), %zmm9
 	LONG $0x0ae1c149 // shlq $0xa, %r9
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm10
-	LONG $0x48e53162; WORD $0x1cdb; BYTE $0x0a // vpandq (%rdx,%r9), %zmm3, %zmm11
-	LONG $0x6e7941c4; BYTE $0xcb // vmovd %r11d, %xmm9
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x177f // vmovdqu64 %zmm10, (%rdi)
-	QUAD $0x010a54db48e53162 // vpandq 0x40(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm11, 0x40(%rdi)
-	QUAD $0x020a54db48e53162 // vpandq 0x80(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm11, 0x80(%rdi)
-	QUAD $0x030a54db48e53162 // vpandq 0xc0(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm11, 0xc0(%rdi)
-	QUAD $0x040a54db48e53162 // vpandq 0x100(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x04 // vmovdqu64 %zmm11, 0x100(%rdi)
-	QUAD $0x050a54db48e53162 // vpandq 0x140(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x05 // vmovdqu64 %zmm11, 0x140(%rdi)
-	QUAD $0x060a54db48e53162 // vpandq 0x180(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x06 // vmovdqu64 %zmm11, 0x180(%rdi)
-	QUAD $0x070a54db48e53162 // vpandq 0x1c0(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x07 // vmovdqu64 %zmm11, 0x1c0(%rdi)
-	LONG $0x48543162; WORD $0x1454; BYTE $0x14 // vandps (%rsp,%r10), %zmm5, %zmm10
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x0214645448543162 // vandps 0x80(%rsp,%r10), %zmm5, %zmm12
-	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x08 // vmovups %zmm10, 0x200(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm10
-	LONG $0x482c7162; WORD $0xd657 // vxorps %zmm6, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xdc5b // vcvtdq2ps %zmm12, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
-	QUAD $0x040a1472482db162 // vpsrld $0x4, (%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0a // vmovdqu64 %zmm11, 0x280(%rdi)
-	QUAD $0x010a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0b // vmovdqu64 %zmm11, 0x2c0(%rdi)
-	QUAD $0x020a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm11, 0x300(%rdi)
-	QUAD $0x030a5472482db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm11, 0x340(%rdi)
-	QUAD $0x040a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm11, 0x380(%rdi)
-	QUAD $0x050a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm11, 0x3c0(%rdi)
-	QUAD $0x060a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm11, 0x400(%rdi)
-	QUAD $0x070a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm11, 0x440(%rdi)
-	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
-	LONG $0x482d7262; WORD $0xd700 // vpshufb %zmm7, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
-	QUAD $0x02145c6f48fe3162 // vmovdqu64 0x80(%rsp,%r10), %zmm11
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x12 // vmovups %zmm10, 0x480(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm10
-	LONG $0x482c7162; WORD $0xd657 // vxorps %zmm6, %zmm10, %zmm10
-	LONG $0x48257262; WORD $0xdf00 // vpshufb %zmm7, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x13 // vmovups %zmm10, 0x4c0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm10
-	QUAD $0x080a5cdb48e53162 // vpandq 0x200(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x14 // vmovdqu64 %zmm10, 0x500(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm10
-	QUAD $0x090a5cdb48e53162 // vpandq 0x240(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x15 // vmovdqu64 %zmm10, 0x540(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm10
-	QUAD $0x0a0a5cdb48e53162 // vpandq 0x280(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x16 // vmovdqu64 %zmm10, 0x580(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm10
-	QUAD $0x0b0a5cdb48e53162 // vpandq 0x2c0(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x17 // vmovdqu64 %zmm10, 0x5c0(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm10
-	QUAD $0x0c0a5cdb48e53162 // vpandq 0x300(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x18 // vmovdqu64 %zmm10, 0x600(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm10
-	QUAD $0x0d0a5cdb48e53162 // vpandq 0x340(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x19 // vmovdqu64 %zmm10, 0x640(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm10
-	QUAD $0x0e0a5cdb48e53162 // vpandq 0x380(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1a // vmovdqu64 %zmm10, 0x680(%rdi)
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm10
-	QUAD $0x0f0a5cdb48e53162 // vpandq 0x3c0(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x482d5162; WORD $0xd1d2 // vpsrld %xmm9, %zmm10, %zmm10
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x02 // vpslld $0x2, %zmm10, %zmm10
-	LONG $0x48a57362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1b // vmovdqu64 %zmm10, 0x6c0(%rdi)
-	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
-	LONG $0x482d5262; WORD $0xd000 // vpshufb %zmm8, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
-	QUAD $0x02145c6f48fe3162 // vmovdqu64 0x80(%rsp,%r10), %zmm11
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x1c // vmovups %zmm10, 0x700(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm10
-	LONG $0x482c7162; WORD $0xd657 // vxorps %zmm6, %zmm10, %zmm10
-	LONG $0x48255262; WORD $0xd800 // vpshufb %zmm8, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
-	QUAD $0x080a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1e // vmovdqu64 %zmm11, 0x780(%rdi)
-	QUAD $0x090a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1f // vmovdqu64 %zmm11, 0x7c0(%rdi)
-	QUAD $0x0a0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x20 // vmovdqu64 %zmm11, 0x800(%rdi)
-	QUAD $0x0b0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x23 // vmovdqu64 0x8c0(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x21 // vmovdqu64 %zmm11, 0x840(%rdi)
-	QUAD $0x0c0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x24 // vmovdqu64 0x900(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x22 // vmovdqu64 %zmm11, 0x880(%rdi)
-	QUAD $0x0d0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x25 // vmovdqu64 0x940(%rdx), %zmm11
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x23 // vmovdqu64 %zmm11, 0x8c0(%rdi)
-	QUAD $0x0e0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x26 // vmovdqu64 0x980(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xd9d2 // vpsrld %xmm9, %zmm11, %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xdc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x24 // vmovdqu64 %zmm11, 0x900(%rdi)
-	QUAD $0x0f0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x27 // vmovdqu64 0x9c0(%rdx), %zmm11
-	LONG $0x48255162; WORD $0xc9d2 // vpsrld %xmm9, %zmm11, %zmm9
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48355162; WORD $0xc9fe // vpaddd %zmm9, %zmm9, %zmm9
-	LONG $0x48ad7362; WORD $0xcc25; BYTE $0xec // vpternlogq $0xec, %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x25 // vmovdqu64 %zmm9, 0x940(%rdi)
-	QUAD $0x181414724835b162 // vpsrld $0x18, (%rsp,%r10), %zmm9
+	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
+	QUAD $0xf80a0c2548e53362 // vpternlogq $0xf8, (%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x0f7f // vmovdqu64 %zmm9, (%rdi)
+	QUAD $0x20124cdb48dd3162 // vpandq 0x800(%rdx,%r10), %zmm4, %zmm9
+	QUAD $0x010a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%rdi)
+	QUAD $0x211274724835b162; BYTE $0x04 // vpslld $0x4, 0x840(%rdx,%r10), %zmm9
+	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
+	QUAD $0x020a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm9, 0x80(%rdi)
+	QUAD $0x21124cdb48dd3162 // vpandq 0x840(%rdx,%r10), %zmm4, %zmm9
+	QUAD $0x030a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x03 // vmovdqu64 %zmm9, 0xc0(%rdi)
+	QUAD $0x221274724835b162; BYTE $0x04 // vpslld $0x4, 0x880(%rdx,%r10), %zmm9
+	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
+	QUAD $0x040a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x04 // vmovdqu64 %zmm9, 0x100(%rdi)
+	QUAD $0x22124cdb48dd3162 // vpandq 0x880(%rdx,%r10), %zmm4, %zmm9
+	QUAD $0x050a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x05 // vmovdqu64 %zmm9, 0x140(%rdi)
+	QUAD $0x231274724835b162; BYTE $0x04 // vpslld $0x4, 0x8c0(%rdx,%r10), %zmm9
+	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
+	QUAD $0x060a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x06 // vmovdqu64 %zmm9, 0x180(%rdi)
+	QUAD $0x23124cdb48dd3162 // vpandq 0x8c0(%rdx,%r10), %zmm4, %zmm9
+	QUAD $0x070a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%rdx,%r9), %zmm3, %zmm9
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x07 // vmovdqu64 %zmm9, 0x1c0(%rdi)
 	LONG $0x487d7262; WORD $0x5213; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm10
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0x1c // vmovdqu64 (%rsp,%r11), %zmm9
+	LONG $0x48b57162; WORD $0xdddb // vpandq %zmm5, %zmm9, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x08 // vmovups %zmm10, 0x200(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm11
+	QUAD $0x021c546f48fe3162 // vmovdqu64 0x80(%rsp,%r11), %zmm10
+	LONG $0x48ad7162; WORD $0xe5db // vpandq %zmm5, %zmm10, %zmm12
+	LONG $0x48247162; WORD $0xde57 // vxorps %zmm6, %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x09 // vmovups %zmm11, 0x240(%rdi)
+	QUAD $0x201274724825b162; BYTE $0x03 // vpslld $0x3, 0x800(%rdx,%r10), %zmm11
+	QUAD $0x040a1472481db162 // vpsrld $0x4, (%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0a // vmovdqu64 %zmm11, 0x280(%rdi)
+	QUAD $0x201254724825b162; BYTE $0x01 // vpsrld $0x1, 0x800(%rdx,%r10), %zmm11
+	QUAD $0x010a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0b // vmovdqu64 %zmm11, 0x2c0(%rdi)
+	QUAD $0x211274724825b162; BYTE $0x03 // vpslld $0x3, 0x840(%rdx,%r10), %zmm11
+	QUAD $0x020a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm11, 0x300(%rdi)
+	QUAD $0x211254724825b162; BYTE $0x01 // vpsrld $0x1, 0x840(%rdx,%r10), %zmm11
+	QUAD $0x030a5472481db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm11, 0x340(%rdi)
+	QUAD $0x221274724825b162; BYTE $0x03 // vpslld $0x3, 0x880(%rdx,%r10), %zmm11
+	QUAD $0x040a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm11, 0x380(%rdi)
+	QUAD $0x221254724825b162; BYTE $0x01 // vpsrld $0x1, 0x880(%rdx,%r10), %zmm11
+	QUAD $0x050a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm11, 0x3c0(%rdi)
+	QUAD $0x231274724825b162; BYTE $0x03 // vpslld $0x3, 0x8c0(%rdx,%r10), %zmm11
+	QUAD $0x060a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm11, 0x400(%rdi)
+	QUAD $0x231254724825b162; BYTE $0x01 // vpsrld $0x1, 0x8c0(%rdx,%r10), %zmm11
+	QUAD $0x070a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm12
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm11, 0x440(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
+	LONG $0x48357262; WORD $0xe700 // vpshufb %zmm7, %zmm9, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x12 // vmovups %zmm11, 0x480(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm11
+	LONG $0x48247162; WORD $0xde57 // vxorps %zmm6, %zmm11, %zmm11
+	LONG $0x482d7262; WORD $0xe700 // vpshufb %zmm7, %zmm10, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x13 // vmovups %zmm11, 0x4c0(%rdi)
+	QUAD $0x201274724825b162; BYTE $0x02 // vpslld $0x2, 0x800(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x080a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x14 // vmovdqu64 %zmm11, 0x500(%rdi)
+	QUAD $0x201254724825b162; BYTE $0x02 // vpsrld $0x2, 0x800(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x090a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x15 // vmovdqu64 %zmm11, 0x540(%rdi)
+	QUAD $0x211274724825b162; BYTE $0x02 // vpslld $0x2, 0x840(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x0a0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x16 // vmovdqu64 %zmm11, 0x580(%rdi)
+	QUAD $0x211254724825b162; BYTE $0x02 // vpsrld $0x2, 0x840(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x0b0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x17 // vmovdqu64 %zmm11, 0x5c0(%rdi)
+	QUAD $0x221274724825b162; BYTE $0x02 // vpslld $0x2, 0x880(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x0c0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x18 // vmovdqu64 %zmm11, 0x600(%rdi)
+	QUAD $0x221254724825b162; BYTE $0x02 // vpsrld $0x2, 0x880(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x0d0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x19 // vmovdqu64 %zmm11, 0x640(%rdi)
+	QUAD $0x231274724825b162; BYTE $0x02 // vpslld $0x2, 0x8c0(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x0e0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1a // vmovdqu64 %zmm11, 0x680(%rdi)
+	QUAD $0x231254724825b162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
+	QUAD $0x0f0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1b // vmovdqu64 %zmm11, 0x6c0(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
+	LONG $0x48355262; WORD $0xe000 // vpshufb %zmm8, %zmm9, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x1c // vmovups %zmm11, 0x700(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm11
+	LONG $0x48247162; WORD $0xde57 // vxorps %zmm6, %zmm11, %zmm11
+	LONG $0x482d5262; WORD $0xe000 // vpshufb %zmm8, %zmm10, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x1d // vmovups %zmm11, 0x740(%rdi)
+	QUAD $0x080a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm11
+	QUAD $0x2012646f48fe3162 // vmovdqu64 0x800(%rdx,%r10), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1e // vmovdqu64 %zmm12, 0x780(%rdi)
+	QUAD $0x090a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm11
+	QUAD $0x20125472481db162; BYTE $0x03 // vpsrld $0x3, 0x800(%rdx,%r10), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1f // vmovdqu64 %zmm12, 0x7c0(%rdi)
+	QUAD $0x0a0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm11
+	QUAD $0x2112646f48fe3162 // vmovdqu64 0x840(%rdx,%r10), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x20 // vmovdqu64 %zmm12, 0x800(%rdi)
+	QUAD $0x0b0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm11
+	QUAD $0x21125472481db162; BYTE $0x03 // vpsrld $0x3, 0x840(%rdx,%r10), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x21 // vmovdqu64 %zmm12, 0x840(%rdi)
+	QUAD $0x0c0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm11
+	QUAD $0x2212646f48fe3162 // vmovdqu64 0x880(%rdx,%r10), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x22 // vmovdqu64 %zmm12, 0x880(%rdi)
+	QUAD $0x0d0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm11
+	QUAD $0x22125472481db162; BYTE $0x03 // vpsrld $0x3, 0x880(%rdx,%r10), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x23 // vmovdqu64 %zmm12, 0x8c0(%rdi)
+	QUAD $0x0e0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm11
+	QUAD $0x2312646f48fe3162 // vmovdqu64 0x8c0(%rdx,%r10), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x24 // vmovdqu64 %zmm12, 0x900(%rdi)
+	QUAD $0x0f0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm11
+	QUAD $0x23125472481db162; BYTE $0x03 // vpsrld $0x3, 0x8c0(%rdx,%r10), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x25 // vmovdqu64 %zmm12, 0x940(%rdi)
+	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x021454724825b162; BYTE $0x18 // vpsrld $0x18, 0x80(%rsp,%r10), %zmm11
-	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
+	LONG $0x48245162; WORD $0xc959 // vmulps %zmm9, %zmm11, %zmm9
 	LONG $0x487c7162; WORD $0x4f11; BYTE $0x26 // vmovups %zmm9, 0x980(%rdi)
 	LONG $0x487d7262; WORD $0x4a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm9
 	LONG $0x48347162; WORD $0xce57 // vxorps %zmm6, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xd35b // vcvtdq2ps %zmm11, %zmm10
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
 	LONG $0x48345162; WORD $0xca59 // vmulps %zmm10, %zmm9, %zmm9
 	LONG $0x487c7162; WORD $0x4f11; BYTE $0x27 // vmovups %zmm9, 0x9c0(%rdi)
 	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xf8e8850f; WORD $0xffff // jne 0x1a90 <k_untile_q5_k+0x100>
+	LONG $0xfa63850f; WORD $0xffff // jne 0x1950 <k_untile_q5_k+0x100>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x00c28148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdx # imm = 0xB00
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf84e850f; WORD $0xffff // jne 0x1a10 <k_untile_q5_k+0x80>
+	LONG $0xf9c9850f; WORD $0xffff // jne 0x18d0 <k_untile_q5_k+0x80>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	BYTE $0x90 // nop
 
 	// untile_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06a38e0f; WORD $0x0000 // jle 0x2880 <k_untile_q6_k+0x6b0>
+	LONG $0x06a38e0f; WORD $0x0000 // jle 0x25c0 <k_untile_q6_k+0x6b0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x53100578487df262; WORD $0x0000 // vpbroadcastb 0x5310(%rip), %zmm0 # 0x7500 <k_tile_panel_16_min+0x1810>
-	QUAD $0x53070d78487df262; WORD $0x0000 // vpbroadcastb 0x5307(%rip), %zmm1 # 0x7501 <k_tile_panel_16_min+0x1811>
-	QUAD $0x52fe1578487df262; WORD $0x0000 // vpbroadcastb 0x52fe(%rip), %zmm2 # 0x7502 <k_tile_panel_16_min+0x1812>
+	QUAD $0x53100578487df262; WORD $0x0000 // vpbroadcastb 0x5310(%rip), %zmm0 # 0x7240 <k_tile_panel_16_min+0x1810>
+	QUAD $0x53070d78487df262; WORD $0x0000 // vpbroadcastb 0x5307(%rip), %zmm1 # 0x7241 <k_tile_panel_16_min+0x1811>
+	QUAD $0x52fe1578487df262; WORD $0x0000 // vpbroadcastb 0x52fe(%rip), %zmm2 # 0x7242 <k_tile_panel_16_min+0x1812>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -1572,12 +1448,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xf9ba850f; WORD $0xffff // jne 0x2220 <k_untile_q6_k+0x50>
+	LONG $0xf9ba850f; WORD $0xffff // jne 0x1f60 <k_untile_q6_k+0x50>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf990850f; WORD $0xffff // jne 0x2210 <k_untile_q6_k+0x40>
+	LONG $0xf990850f; WORD $0xffff // jne 0x1f50 <k_untile_q6_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -1601,7 +1477,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc120 // andb %al, %cl
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
-	LONG $0x0ae4850f; WORD $0x0000 // jne 0x33af <k_tile_panel+0xb1f>
+	LONG $0x0ae4850f; WORD $0x0000 // jne 0x30ef <k_tile_panel+0xb1f>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
 	LONG $0x241c8b48 // movq (%rsp), %rbx
@@ -1610,15 +1486,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdc480f49 // cmovsq %r12, %rbx
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0874 // je 0x28f2 <k_tile_panel+0x62>
+	WORD $0x0874 // je 0x2632 <k_tile_panel+0x62>
 	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
-	WORD $0x04eb // jmp 0x28f6 <k_tile_panel+0x66>
+	WORD $0x04eb // jmp 0x2636 <k_tile_panel+0x66>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x29fa <k_tile_panel+0x16a>
+	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x273a <k_tile_panel+0x16a>
 	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
 	LONG $0xfce68348 // andq $-0x4, %rsi
 	LONG $0x24348b4c // movq (%rsp), %r14
@@ -1631,7 +1507,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
 	LONG $0x301c8d4b // leaq (%r8,%r14), %rbx
 	LONG $0x24c38348 // addq $0x24, %rbx
-	QUAD $0x4bce0d18487df262; WORD $0x0000 // vbroadcastss 0x4bce(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x4bce0d18487df262; WORD $0x0000 // vbroadcastss 0x4bce(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x1358 // vpbroadcastd (%rbx), %zmm2
@@ -1659,7 +1535,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff56870f; WORD $0xffff // ja 0x2950 <k_tile_panel+0xc0>
+	LONG $0xff56870f; WORD $0xffff // ja 0x2690 <k_tile_panel+0xc0>
 	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
@@ -1671,19 +1547,19 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0x0163850f; WORD $0x0000 // jne 0x2b8e <k_tile_panel+0x2fe>
+	LONG $0x0163850f; WORD $0x0000 // jne 0x28ce <k_tile_panel+0x2fe>
 	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xfe490f4c // cmovnsq %rsi, %r15
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1174 // je 0x2a4c <k_tile_panel+0x1bc>
+	WORD $0x1174 // je 0x278c <k_tile_panel+0x1bc>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x127f // jg 0x2a59 <k_tile_panel+0x1c9>
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x2b3a <k_tile_panel+0x2aa>
+	WORD $0x127f // jg 0x2799 <k_tile_panel+0x1c9>
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x287a <k_tile_panel+0x2aa>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e18e0f; WORD $0x0000 // jle 0x2b3a <k_tile_panel+0x2aa>
+	LONG $0x00e18e0f; WORD $0x0000 // jle 0x287a <k_tile_panel+0x2aa>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0xfce68349 // andq $-0x4, %r14
 	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
@@ -1695,7 +1571,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	LONG $0x24c68348 // addq $0x24, %rsi
-	QUAD $0x4a850d18487df262; WORD $0x0000 // vbroadcastss 0x4a85(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x4a850d18487df262; WORD $0x0000 // vbroadcastss 0x4a85(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x9066 // nop
 	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
@@ -1723,7 +1599,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff56870f; WORD $0xffff // ja 0x2a90 <k_tile_panel+0x200>
+	LONG $0xff56870f; WORD $0xffff // ja 0x27d0 <k_tile_panel+0x200>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x02c68348 // addq $0x2, %rsi
@@ -1733,22 +1609,22 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0x2c75 // jne 0x2b8e <k_tile_panel+0x2fe>
+	WORD $0x2c75 // jne 0x28ce <k_tile_panel+0x2fe>
 	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xfe490f4c // cmovnsq %rsi, %r15
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x06f1840f; WORD $0x0000 // je 0x326a <k_tile_panel+0x9da>
+	LONG $0x06f1840f; WORD $0x0000 // je 0x2faa <k_tile_panel+0x9da>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06ee8f0f; WORD $0x0000 // jg 0x3277 <k_tile_panel+0x9e7>
-	LONG $0x0007cce9; BYTE $0x00 // jmp 0x335a <k_tile_panel+0xaca>
+	LONG $0x06ee8f0f; WORD $0x0000 // jg 0x2fb7 <k_tile_panel+0x9e7>
+	LONG $0x0007cce9; BYTE $0x00 // jmp 0x309a <k_tile_panel+0xaca>
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
 	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x081e8f0f; WORD $0x0000 // jg 0x33c3 <k_tile_panel+0xb33>
+	LONG $0x081e8f0f; WORD $0x0000 // jg 0x3103 <k_tile_panel+0xb33>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
@@ -1779,7 +1655,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000e4b9; BYTE $0x00 // movl $0xe4, %ecx
 	LONG $0x084b0349 // addq 0x8(%r11), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	QUAD $0x48dd0518487df262; WORD $0x0000 // vbroadcastss 0x48dd(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x48dd0518487df262; WORD $0x0000 // vbroadcastss 0x48dd(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
 	LONG $0x384b8b49 // movq 0x38(%r11), %rcx
@@ -1787,7 +1663,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x2cd4 <k_tile_panel+0x444>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x2a14 <k_tile_panel+0x444>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
 	LONG $0x487cb162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%r10,4)
@@ -1807,7 +1683,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x06f28f0f; WORD $0x0000 // jg 0x33c6 <k_tile_panel+0xb36>
+	LONG $0x06f28f0f; WORD $0x0000 // jg 0x3106 <k_tile_panel+0xb36>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x240c2b48 // subq (%rsp), %rcx
@@ -1818,7 +1694,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
 	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
 	LONG $0x247c8348; WORD $0x0060 // cmpq $0x0, 0x60(%rsp)
-	WORD $0x7274 // je 0x2d70 <k_tile_panel+0x4e0>
+	WORD $0x7274 // je 0x2ab0 <k_tile_panel+0x4e0>
 	LONG $0x487cf162; WORD $0x0910 // vmovups (%rcx), %zmm1
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x91 // vmovups (%rcx,%r10,4), %zmm2
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0xd1 // vmovups (%rcx,%r10,8), %zmm3
@@ -1835,8 +1711,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c3162; WORD $0x1c10; BYTE $0x01 // vmovups (%rcx,%r8), %zmm11
 	LONG $0x487c7162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm12
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	WORD $0x497f // jg 0x2db1 <k_tile_panel+0x521>
-	LONG $0xfffef3e9; BYTE $0xff // jmp 0x2c60 <k_tile_panel+0x3d0>
+	WORD $0x497f // jg 0x2af1 <k_tile_panel+0x521>
+	LONG $0xfffef3e9; BYTE $0xff // jmp 0x29a0 <k_tile_panel+0x3d0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -1851,7 +1727,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0xfeaf8e0f; WORD $0xffff // jle 0x2c60 <k_tile_panel+0x3d0>
+	LONG $0xfeaf8e0f; WORD $0xffff // jle 0x29a0 <k_tile_panel+0x3d0>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	WORD $0x294c; BYTE $0xde // subq %r11, %rsi
@@ -2015,11 +1891,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfb9b870f; WORD $0xffff // ja 0x2e00 <k_tile_panel+0x570>
-	LONG $0xfff9f6e9; BYTE $0xff // jmp 0x2c60 <k_tile_panel+0x3d0>
+	LONG $0xfb9b870f; WORD $0xffff // ja 0x2b40 <k_tile_panel+0x570>
+	LONG $0xfff9f6e9; BYTE $0xff // jmp 0x29a0 <k_tile_panel+0x3d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x335a <k_tile_panel+0xaca>
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x309a <k_tile_panel+0xaca>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0xfce68349 // andq $-0x4, %r14
 	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
@@ -2031,7 +1907,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	LONG $0x24c68348 // addq $0x24, %rsi
-	QUAD $0x42670d18487df262; WORD $0x0000 // vbroadcastss 0x4267(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x42670d18487df262; WORD $0x0000 // vbroadcastss 0x4267(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
@@ -2059,7 +1935,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff56870f; WORD $0xffff // ja 0x32b0 <k_tile_panel+0xa20>
+	LONG $0xff56870f; WORD $0xffff // ja 0x2ff0 <k_tile_panel+0xa20>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
 	LONG $0x03c4f641 // testb $0x3, %r12b
 	LONG $0xc6950f40 // setne %sil
@@ -2067,35 +1943,35 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29d0f41 // setge %r10b
 	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x3275 // jne 0x33ac <k_tile_panel+0xb1c>
+	WORD $0x3275 // jne 0x30ec <k_tile_panel+0xb1c>
 	LONG $0x02e3c148 // shlq $0x2, %rbx
 	LONG $0x24548d4d; BYTE $0x03 // leaq 0x3(%r12), %r10
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	LONG $0xd4490f4d // cmovnsq %r12, %r10
 	LONG $0x5b348d48 // leaq (%rbx,%rbx,2), %rsi
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x061c840f; WORD $0x0000 // je 0x39b3 <k_tile_panel+0x1123>
+	LONG $0x061c840f; WORD $0x0000 // je 0x36f3 <k_tile_panel+0x1123>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x31 // vmovups (%rcx,%rsi), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06198f0f; WORD $0x0000 // jg 0x39c0 <k_tile_panel+0x1130>
-	LONG $0x0006fee9; BYTE $0x00 // jmp 0x3aaa <k_tile_panel+0x121a>
+	LONG $0x06198f0f; WORD $0x0000 // jg 0x3700 <k_tile_panel+0x1130>
+	LONG $0x0006fee9; BYTE $0x00 // jmp 0x37ea <k_tile_panel+0x121a>
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0xf7e28e0f; WORD $0xffff // jle 0x2ba5 <k_tile_panel+0x315>
+	LONG $0xf7e28e0f; WORD $0xffff // jle 0x28e5 <k_tile_panel+0x315>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
 	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
-	WORD $0x647e // jle 0x3435 <k_tile_panel+0xba5>
+	WORD $0x647e // jle 0x3175 <k_tile_panel+0xba5>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x02708d4c // leaq 0x2(%rax), %r14
 	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0x02ec8e0f; WORD $0x0000 // jle 0x36d4 <k_tile_panel+0xe44>
+	LONG $0x02ec8e0f; WORD $0x0000 // jle 0x3414 <k_tile_panel+0xe44>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0x05ab8d0f; WORD $0x0000 // jge 0x39a1 <k_tile_panel+0x1111>
+	LONG $0x05ab8d0f; WORD $0x0000 // jge 0x36e1 <k_tile_panel+0x1111>
 	LONG $0x00458b48 // movq (%rbp), %rax
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x24142b48 // subq (%rsp), %rdx
@@ -2104,12 +1980,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc1490f4c // cmovnsq %rcx, %r8
 	LONG $0x407d8348; BYTE $0x00 // cmpq $0x0, 0x40(%rbp)
-	LONG $0x0487840f; WORD $0x0000 // je 0x38a3 <k_tile_panel+0x1013>
+	LONG $0x0487840f; WORD $0x0000 // je 0x35e3 <k_tile_panel+0x1013>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm0
 	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x04848f0f; WORD $0x0000 // jg 0x38b4 <k_tile_panel+0x1024>
-	LONG $0x000565e9; BYTE $0x00 // jmp 0x399a <k_tile_panel+0x110a>
+	LONG $0x04848f0f; WORD $0x0000 // jg 0x35f4 <k_tile_panel+0x1024>
+	LONG $0x000565e9; BYTE $0x00 // jmp 0x36da <k_tile_panel+0x110a>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x004d8b48 // movq (%rbp), %rcx
 	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
@@ -2123,8 +1999,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x085d0348 // addq 0x8(%rbp), %rbx
 	LONG $0x01728d4d // leaq 0x1(%r10), %r14
 	LONG $0x06e0c149 // shlq $0x6, %r8
-	QUAD $0x40970518487df262; WORD $0x0000 // vbroadcastss 0x4097(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	WORD $0x32eb // jmp 0x34ad <k_tile_panel+0xc1d>
+	QUAD $0x40970518487df262; WORD $0x0000 // vbroadcastss 0x4097(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	WORD $0x32eb // jmp 0x31ed <k_tile_panel+0xc1d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x2711 // vmovups %zmm4, (%r15)
 	LONG $0x487cd162; WORD $0x1c11; BYTE $0xbf // vmovups %zmm3, (%r15,%rdi,4)
@@ -2133,7 +2009,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04788d4c // leaq 0x4(%rax), %r15
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
-	LONG $0xff2c8f0f; WORD $0xffff // jg 0x33d9 <k_tile_panel+0xb49>
+	LONG $0xff2c8f0f; WORD $0xffff // jg 0x3119 <k_tile_panel+0xb49>
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x243c2b4c // subq (%rsp), %r15
@@ -2143,21 +2019,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe2490f4c // cmovnsq %rdx, %r12
 	LONG $0xb93c8d4e // leaq (%rcx,%r15,4), %r15
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x3174 // je 0x3500 <k_tile_panel+0xc70>
+	WORD $0x3174 // je 0x3240 <k_tile_panel+0xc70>
 	LONG $0x487cd162; WORD $0x2710 // vmovups (%r15), %zmm4
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0xbf // vmovups (%r15,%rdi,4), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0xff // vmovups (%r15,%rdi,8), %zmm2
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x1f // vmovups (%r15,%r11), %zmm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2a7f // jg 0x3519 <k_tile_panel+0xc89>
-	WORD $0x8feb // jmp 0x3480 <k_tile_panel+0xbf0>
+	WORD $0x2a7f // jg 0x3259 <k_tile_panel+0xc89>
+	WORD $0x8feb // jmp 0x31c0 <k_tile_panel+0xbf0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff678e0f; WORD $0xffff // jle 0x3480 <k_tile_panel+0xbf0>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x31c0 <k_tile_panel+0xbf0>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0xfce58349 // andq $-0x4, %r13
 	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
@@ -2227,8 +2103,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe71870f; WORD $0xffff // ja 0x3540 <k_tile_panel+0xcb0>
-	LONG $0xfffdace9; BYTE $0xff // jmp 0x3480 <k_tile_panel+0xbf0>
+	LONG $0xfe71870f; WORD $0xffff // ja 0x3280 <k_tile_panel+0xcb0>
+	LONG $0xfffdace9; BYTE $0xff // jmp 0x31c0 <k_tile_panel+0xbf0>
 	LONG $0x10558b48 // movq 0x10(%rbp), %rdx
 	LONG $0x00758b48 // movq (%rbp), %rsi
 	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
@@ -2239,15 +2115,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	LONG $0x64c78348 // addq $0x64, %rdi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x3e0a0518487df262; WORD $0x0000 // vbroadcastss 0x3e0a(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	WORD $0x27eb // jmp 0x372f <k_tile_panel+0xe9f>
+	QUAD $0x3e0a0518487df262; WORD $0x0000 // vbroadcastss 0x3e0a(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	WORD $0x27eb // jmp 0x346f <k_tile_panel+0xe9f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x1611 // vmovups %zmm2, (%r14)
 	LONG $0x487c9162; WORD $0x0c11; BYTE $0x86 // vmovups %zmm1, (%r14,%r8,4)
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0xfcbc8f0f; WORD $0xffff // jg 0x33eb <k_tile_panel+0xb5b>
+	LONG $0xfcbc8f0f; WORD $0xffff // jg 0x312b <k_tile_panel+0xb5b>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	LONG $0x24342b4c // subq (%rsp), %r14
@@ -2257,17 +2133,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8490f4c // cmovnsq %rax, %r15
 	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1f74 // je 0x3770 <k_tile_panel+0xee0>
+	WORD $0x1f74 // je 0x34b0 <k_tile_panel+0xee0>
 	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1a7f // jg 0x377d <k_tile_panel+0xeed>
-	WORD $0xabeb // jmp 0x3710 <k_tile_panel+0xe80>
+	WORD $0x1a7f // jg 0x34bd <k_tile_panel+0xeed>
+	WORD $0xabeb // jmp 0x3450 <k_tile_panel+0xe80>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x937e // jle 0x3710 <k_tile_panel+0xe80>
+	WORD $0x937e // jle 0x3450 <k_tile_panel+0xe80>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
@@ -2315,12 +2191,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff02870f; WORD $0xffff // ja 0x37a0 <k_tile_panel+0xf10>
-	LONG $0xfffe6de9; BYTE $0xff // jmp 0x3710 <k_tile_panel+0xe80>
+	LONG $0xff02870f; WORD $0xffff // ja 0x34e0 <k_tile_panel+0xf10>
+	LONG $0xfffe6de9; BYTE $0xff // jmp 0x3450 <k_tile_panel+0xe80>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00e68e0f; WORD $0x0000 // jle 0x399a <k_tile_panel+0x110a>
+	LONG $0x00e68e0f; WORD $0x0000 // jle 0x36da <k_tile_panel+0x110a>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfce18349 // andq $-0x4, %r9
 	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
@@ -2334,7 +2210,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
 	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
 	LONG $0x24c18348 // addq $0x24, %rcx
-	QUAD $0x3c220d18487df262; WORD $0x0000 // vbroadcastss 0x3c22(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x3c220d18487df262; WORD $0x0000 // vbroadcastss 0x3c22(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x9066 // nop
 	LONG $0x487df262; WORD $0x1158 // vpbroadcastd (%rcx), %zmm2
 	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
@@ -2361,7 +2237,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff56870f; WORD $0xffff // ja 0x38f0 <k_tile_panel+0x1060>
+	LONG $0xff56870f; WORD $0xffff // ja 0x3630 <k_tile_panel+0x1060>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
 	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
@@ -2374,7 +2250,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ea8e0f; WORD $0x0000 // jle 0x3aaa <k_tile_panel+0x121a>
+	LONG $0x00ea8e0f; WORD $0x0000 // jle 0x37ea <k_tile_panel+0x121a>
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	WORD $0x294d; BYTE $0xdc // subq %r11, %r12
@@ -2386,7 +2262,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	LONG $0x24c08349 // addq $0x24, %r8
-	QUAD $0x3b1f0d18487df262; WORD $0x0000 // vbroadcastss 0x3b1f(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x3b1f0d18487df262; WORD $0x0000 // vbroadcastss 0x3b1f(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487dd262; WORD $0x1058 // vpbroadcastd (%r8), %zmm2
 	LONG $0x48fef162; WORD $0x1a6f // vmovdqu64 (%rdx), %zmm3
@@ -2413,15 +2289,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff56870f; WORD $0xffff // ja 0x3a00 <k_tile_panel+0x1170>
+	LONG $0xff56870f; WORD $0xffff // ja 0x3740 <k_tile_panel+0x1170>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x31 // vmovups %zmm0, (%rcx,%rsi)
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x04708d48 // leaq 0x4(%rax), %rsi
 	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0xf8f68f0f; WORD $0xffff // jg 0x33c3 <k_tile_panel+0xb33>
-	LONG $0xfff0d3e9; BYTE $0xff // jmp 0x2ba5 <k_tile_panel+0x315>
+	LONG $0xf8f68f0f; WORD $0xffff // jg 0x3103 <k_tile_panel+0xb33>
+	LONG $0xfff0d3e9; BYTE $0xff // jmp 0x28e5 <k_tile_panel+0x315>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_min
@@ -2445,7 +2321,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
 	LONG $0x243c8948 // movq %rdi, (%rsp)
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	LONG $0x02ee850f; WORD $0x0000 // jne 0x3e11 <k_tile_panel_min+0x331>
+	LONG $0x02ee850f; WORD $0x0000 // jne 0x3b51 <k_tile_panel_min+0x331>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
 	LONG $0x03458d4c // leaq 0x3(%rbp), %r8
@@ -2454,15 +2330,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd8480f49 // cmovsq %r8, %rbx
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0874 // je 0x3b49 <k_tile_panel_min+0x69>
+	WORD $0x0874 // je 0x3889 <k_tile_panel_min+0x69>
 	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
-	WORD $0x04eb // jmp 0x3b4d <k_tile_panel_min+0x6d>
+	WORD $0x04eb // jmp 0x388d <k_tile_panel_min+0x6d>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f58e0f; WORD $0x0000 // jle 0x3c57 <k_tile_panel_min+0x177>
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x3997 <k_tile_panel_min+0x177>
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0xfce68349 // andq $-0x4, %r14
 	LONG $0x02fbc148 // sarq $0x2, %rbx
@@ -2473,9 +2349,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	QUAD $0x39990d58487df262; WORD $0x0000 // vpbroadcastd 0x3999(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x39990d58487df262; WORD $0x0000 // vpbroadcastd 0x3999(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
 	LONG $0x01588d48 // leaq 0x1(%rax), %rbx
-	QUAD $0x39731518487df262; WORD $0x0000 // vbroadcastss 0x3973(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x39731518487df262; WORD $0x0000 // vbroadcastss 0x3973(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
 	LONG $0x48fed162; WORD $0x1e6f // vmovdqu64 (%r14), %zmm3
 	LONG $0x48fed162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm4
@@ -2504,7 +2380,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xff49870f; WORD $0xffff // ja 0x3ba0 <k_tile_panel_min+0xc0>
+	LONG $0xff49870f; WORD $0xffff // ja 0x38e0 <k_tile_panel_min+0xc0>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x185a8b48 // movq 0x18(%rdx), %rbx
 	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
@@ -2515,21 +2391,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0x0183850f; WORD $0x0000 // jne 0x3e08 <k_tile_panel_min+0x328>
+	LONG $0x0183850f; WORD $0x0000 // jne 0x3b48 <k_tile_panel_min+0x328>
 	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xf2490f4c // cmovnsq %rdx, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x3cab <k_tile_panel_min+0x1cb>
+	WORD $0x1674 // je 0x39eb <k_tile_panel_min+0x1cb>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x177f // jg 0x3cbd <k_tile_panel_min+0x1dd>
-	LONG $0x00010ce9; BYTE $0x00 // jmp 0x3db7 <k_tile_panel_min+0x2d7>
+	WORD $0x177f // jg 0x39fd <k_tile_panel_min+0x1dd>
+	LONG $0x00010ce9; BYTE $0x00 // jmp 0x3af7 <k_tile_panel_min+0x2d7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x3db7 <k_tile_panel_min+0x2d7>
+	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x3af7 <k_tile_panel_min+0x2d7>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fec149 // sarq $0x2, %r14
@@ -2539,9 +2415,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	QUAD $0x38410d58487df262; WORD $0x0000 // vpbroadcastd 0x3841(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x38410d58487df262; WORD $0x0000 // vpbroadcastd 0x3841(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
 	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	QUAD $0x381b1518487df262; WORD $0x0000 // vbroadcastss 0x381b(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x381b1518487df262; WORD $0x0000 // vbroadcastss 0x381b(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
@@ -2571,7 +2447,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff49870f; WORD $0xffff // ja 0x3d00 <k_tile_panel_min+0x220>
+	LONG $0xff49870f; WORD $0xffff // ja 0x3a40 <k_tile_panel_min+0x220>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
 	LONG $0x02578d48 // leaq 0x2(%rdi), %rdx
 	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
@@ -2580,33 +2456,33 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0x2e75 // jne 0x3e08 <k_tile_panel_min+0x328>
+	WORD $0x2e75 // jne 0x3b48 <k_tile_panel_min+0x328>
 	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xf2490f4c // cmovnsq %rdx, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0e72840f; WORD $0x0000 // je 0x4c60 <k_tile_panel_min+0x1180>
+	LONG $0x0e72840f; WORD $0x0000 // je 0x49a0 <k_tile_panel_min+0x1180>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0e6f8f0f; WORD $0x0000 // jg 0x4c72 <k_tile_panel_min+0x1192>
-	LONG $0x000f5fe9; BYTE $0x00 // jmp 0x4d67 <k_tile_panel_min+0x1287>
+	LONG $0x0e6f8f0f; WORD $0x0000 // jg 0x49b2 <k_tile_panel_min+0x1192>
+	LONG $0x000f5fe9; BYTE $0x00 // jmp 0x4aa7 <k_tile_panel_min+0x1287>
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
 	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	WORD $0x737e // jle 0x3e8f <k_tile_panel_min+0x3af>
+	WORD $0x737e // jle 0x3bcf <k_tile_panel_min+0x3af>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
 	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0x08138e0f; WORD $0x0000 // jle 0x4641 <k_tile_panel_min+0xb61>
+	LONG $0x08138e0f; WORD $0x0000 // jle 0x4381 <k_tile_panel_min+0xb61>
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0x02708d4c // leaq 0x2(%rax), %r14
 	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x492b <k_tile_panel_min+0xe4b>
+	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x466b <k_tile_panel_min+0xe4b>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0x0e008d0f; WORD $0x0000 // jge 0x4c4e <k_tile_panel_min+0x116e>
+	LONG $0x0e008d0f; WORD $0x0000 // jge 0x498e <k_tile_panel_min+0x116e>
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
@@ -2616,12 +2492,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xf9490f48 // cmovnsq %rcx, %rdi
 	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
-	LONG $0x0cbd840f; WORD $0x0000 // je 0x4b33 <k_tile_panel_min+0x1053>
+	LONG $0x0cbd840f; WORD $0x0000 // je 0x4873 <k_tile_panel_min+0x1053>
 	LONG $0x48fef162; WORD $0x046f; BYTE $0x90 // vmovdqu64 (%rax,%rdx,4), %zmm0
 	LONG $0x38718b49 // movq 0x38(%r9), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0cba8f0f; WORD $0x0000 // jg 0x4b44 <k_tile_panel_min+0x1064>
-	LONG $0x000db8e9; BYTE $0x00 // jmp 0x4c47 <k_tile_panel_min+0x1167>
+	LONG $0x0cba8f0f; WORD $0x0000 // jg 0x4884 <k_tile_panel_min+0x1064>
+	LONG $0x000db8e9; BYTE $0x00 // jmp 0x4987 <k_tile_panel_min+0x1167>
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -2651,8 +2527,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0xb60c8d4c // leaq (%rsi,%rsi,4), %r9
 	LONG $0x2474894c; BYTE $0x48 // movq %r14, 0x48(%rsp)
-	QUAD $0x360e0558487df262; WORD $0x0000 // vpbroadcastd 0x360e(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
-	QUAD $0x35ec0d18487df262; WORD $0x0000 // vbroadcastss 0x35ec(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x360e0558487df262; WORD $0x0000 // vpbroadcastd 0x360e(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x35ec0d18487df262; WORD $0x0000 // vbroadcastss 0x35ec(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
@@ -2660,7 +2536,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x0000d1e9; BYTE $0x00 // jmp 0x4016 <k_tile_panel_min+0x536>
+	LONG $0x0000d1e9; BYTE $0x00 // jmp 0x3d56 <k_tile_panel_min+0x536>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
 	LONG $0x487c7162; WORD $0xfc28 // vmovaps %zmm4, %zmm15
@@ -2694,7 +2570,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0xfe098f0f; WORD $0xffff // jg 0x3e1f <k_tile_panel_min+0x33f>
+	LONG $0xfe098f0f; WORD $0xffff // jg 0x3b5f <k_tile_panel_min+0x33f>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
@@ -2705,7 +2581,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
 	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
 	LONG $0x247c8348; WORD $0x0068 // cmpq $0x0, 0x68(%rsp)
-	WORD $0x7174 // je 0x40b0 <k_tile_panel_min+0x5d0>
+	WORD $0x7174 // je 0x3df0 <k_tile_panel_min+0x5d0>
 	LONG $0x487cf162; WORD $0x1110 // vmovups (%rcx), %zmm2
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x99 // vmovups (%rcx,%r11,4), %zmm4
 	LONG $0x48feb162; WORD $0x2c6f; BYTE $0xd9 // vmovdqu64 (%rcx,%r11,8), %zmm5
@@ -2723,8 +2599,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c3162; WORD $0x2c10; BYTE $0x09 // vmovups (%rcx,%r9), %zmm13
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0x31 // vmovups (%rcx,%r14), %zmm3
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x447f // jg 0x40ef <k_tile_panel_min+0x60f>
-	LONG $0xfffea0e9; BYTE $0xff // jmp 0x3f50 <k_tile_panel_min+0x470>
+	WORD $0x447f // jg 0x3e2f <k_tile_panel_min+0x60f>
+	LONG $0xfffea0e9; BYTE $0xff // jmp 0x3c90 <k_tile_panel_min+0x470>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
@@ -2738,7 +2614,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfe618e0f; WORD $0xffff // jle 0x3f50 <k_tile_panel_min+0x470>
+	LONG $0xfe618e0f; WORD $0xffff // jle 0x3c90 <k_tile_panel_min+0x470>
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0xfce38348 // andq $-0x4, %rbx
 	WORD $0x2948; BYTE $0xda // subq %rbx, %rdx
@@ -2927,8 +2803,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c1162; WORD $0xe828 // vmovaps %zmm24, %zmm13
 	LONG $0x487c9162; WORD $0xd928 // vmovaps %zmm25, %zmm3
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfb04870f; WORD $0xffff // ja 0x4140 <k_tile_panel_min+0x660>
-	LONG $0xfff957e9; BYTE $0xff // jmp 0x3f98 <k_tile_panel_min+0x4b8>
+	LONG $0xfb04870f; WORD $0xffff // ja 0x3e80 <k_tile_panel_min+0x660>
+	LONG $0xfff957e9; BYTE $0xff // jmp 0x3cd8 <k_tile_panel_min+0x4b8>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10488b48 // movq 0x10(%rax), %rcx
 	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
@@ -2940,9 +2816,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
 	LONG $0x401c8d48 // leaq (%rax,%rax,2), %rbx
 	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	QUAD $0x2eae0558487df262; WORD $0x0000 // vpbroadcastd 0x2eae(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
-	QUAD $0x2e8c0d18487df262; WORD $0x0000 // vbroadcastss 0x2e8c(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
-	WORD $0x4feb // jmp 0x46d5 <k_tile_panel_min+0xbf5>
+	QUAD $0x2eae0558487df262; WORD $0x0000 // vpbroadcastd 0x2eae(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x2e8c0d18487df262; WORD $0x0000 // vbroadcastss 0x2e8c(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	WORD $0x4feb // jmp 0x4415 <k_tile_panel_min+0xbf5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
 	LONG $0x487c7162; WORD $0xc328 // vmovaps %zmm3, %zmm8
@@ -2955,7 +2831,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04788d4c // leaq 0x4(%rax), %r15
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0xf75c8f0f; WORD $0xffff // jg 0x3e31 <k_tile_panel_min+0x351>
+	LONG $0xf75c8f0f; WORD $0xffff // jg 0x3b71 <k_tile_panel_min+0x351>
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
@@ -2965,21 +2841,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6490f4c // cmovnsq %rsi, %r12
 	LONG $0xba3c8d4e // leaq (%rdx,%r15,4), %r15
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2a74 // je 0x4720 <k_tile_panel_min+0xc40>
+	WORD $0x2a74 // je 0x4460 <k_tile_panel_min+0xc40>
 	LONG $0x48fed162; WORD $0x2f6f // vmovdqu64 (%r15), %zmm5
 	LONG $0x487c9162; WORD $0x2410; BYTE $0x87 // vmovups (%r15,%r8,4), %zmm4
 	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc7 // vmovups (%r15,%r8,8), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0x1f // vmovups (%r15,%rbx), %zmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x237f // jg 0x4739 <k_tile_panel_min+0xc59>
-	LONG $0xffff75e9; BYTE $0xff // jmp 0x4690 <k_tile_panel_min+0xbb0>
+	WORD $0x237f // jg 0x4479 <k_tile_panel_min+0xc59>
+	LONG $0xffff75e9; BYTE $0xff // jmp 0x43d0 <k_tile_panel_min+0xbb0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff578e0f; WORD $0xffff // jle 0x4690 <k_tile_panel_min+0xbb0>
+	LONG $0xff578e0f; WORD $0xffff // jle 0x43d0 <k_tile_panel_min+0xbb0>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x02fdc149 // sarq $0x2, %r13
 	LONG $0xe9af0f4d // imulq %r9, %r13
@@ -3059,8 +2935,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
 	LONG $0x487cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe3a870f; WORD $0xffff // ja 0x4760 <k_tile_panel_min+0xc80>
-	LONG $0xfffd7de9; BYTE $0xff // jmp 0x46a8 <k_tile_panel_min+0xbc8>
+	LONG $0xfe3a870f; WORD $0xffff // ja 0x44a0 <k_tile_panel_min+0xc80>
+	LONG $0xfffd7de9; BYTE $0xff // jmp 0x43e8 <k_tile_panel_min+0xbc8>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
 	WORD $0x8b48; BYTE $0x31 // movq (%rcx), %rsi
@@ -3070,9 +2946,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40518b4c // movq 0x40(%rcx), %r10
 	LONG $0x38598b4c // movq 0x38(%rcx), %r11
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
-	QUAD $0x2bd00558487df262; WORD $0x0000 // vpbroadcastd 0x2bd0(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
-	QUAD $0x2bae0d18487df262; WORD $0x0000 // vbroadcastss 0x2bae(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
-	WORD $0x37eb // jmp 0x499b <k_tile_panel_min+0xebb>
+	QUAD $0x2bd00558487df262; WORD $0x0000 // vpbroadcastd 0x2bd0(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x2bae0d18487df262; WORD $0x0000 // vbroadcastss 0x2bae(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	WORD $0x37eb // jmp 0x46db <k_tile_panel_min+0xebb>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
 	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
@@ -3081,7 +2957,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0xf4a88f0f; WORD $0xffff // jg 0x3e43 <k_tile_panel_min+0x363>
+	LONG $0xf4a88f0f; WORD $0xffff // jg 0x3b83 <k_tile_panel_min+0x363>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	WORD $0x2949; BYTE $0xee // subq %rbp, %r14
@@ -3091,16 +2967,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8490f4c // cmovnsq %rax, %r15
 	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x49d0 <k_tile_panel_min+0xef0>
+	WORD $0x1474 // je 0x4710 <k_tile_panel_min+0xef0>
 	LONG $0x487cd162; WORD $0x1e10 // vmovups (%r14), %zmm3
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x49dd <k_tile_panel_min+0xefd>
-	WORD $0xa0eb // jmp 0x4970 <k_tile_panel_min+0xe90>
+	WORD $0x0f7f // jg 0x471d <k_tile_panel_min+0xefd>
+	WORD $0xa0eb // jmp 0x46b0 <k_tile_panel_min+0xe90>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x937e // jle 0x4970 <k_tile_panel_min+0xe90>
+	WORD $0x937e // jle 0x46b0 <k_tile_panel_min+0xe90>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0x02fcc149 // sarq $0x2, %r12
 	LONG $0xe1af0f4d // imulq %r9, %r12
@@ -3154,12 +3030,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
 	LONG $0x487cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfee2870f; WORD $0xffff // ja 0x4a10 <k_tile_panel_min+0xf30>
-	LONG $0xfffe49e9; BYTE $0xff // jmp 0x497c <k_tile_panel_min+0xe9c>
+	LONG $0xfee2870f; WORD $0xffff // ja 0x4750 <k_tile_panel_min+0xf30>
+	LONG $0xfffe49e9; BYTE $0xff // jmp 0x46bc <k_tile_panel_min+0xe9c>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	LONG $0x38718b49 // movq 0x38(%r9), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x4c47 <k_tile_panel_min+0x1167>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x4987 <k_tile_panel_min+0x1167>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x02f8c149 // sarq $0x2, %r8
 	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
@@ -3171,8 +3047,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
 	LONG $0x10798b49 // movq 0x10(%r9), %rdi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x29b10d58487df262; WORD $0x0000 // vpbroadcastd 0x29b1(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
-	QUAD $0x298f1518487df262; WORD $0x0000 // vbroadcastss 0x298f(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x29b10d58487df262; WORD $0x0000 // vpbroadcastd 0x29b1(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x298f1518487df262; WORD $0x0000 // vbroadcastss 0x298f(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
 	LONG $0x48fef162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm4
@@ -3201,7 +3077,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff49870f; WORD $0xffff // ja 0x4b90 <k_tile_panel_min+0x10b0>
+	LONG $0xff49870f; WORD $0xffff // ja 0x48d0 <k_tile_panel_min+0x10b0>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
 	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
@@ -3215,7 +3091,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f58e0f; WORD $0x0000 // jle 0x4d67 <k_tile_panel_min+0x1287>
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x4aa7 <k_tile_panel_min+0x1287>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fec149 // sarq $0x2, %r14
@@ -3225,9 +3101,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	QUAD $0x288c0d58487df262; WORD $0x0000 // vpbroadcastd 0x288c(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x288c0d58487df262; WORD $0x0000 // vpbroadcastd 0x288c(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
 	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	QUAD $0x28661518487df262; WORD $0x0000 // vbroadcastss 0x2866(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x28661518487df262; WORD $0x0000 // vbroadcastss 0x2866(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
@@ -3257,7 +3133,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff49870f; WORD $0xffff // ja 0x4cb0 <k_tile_panel_min+0x11d0>
+	LONG $0xff49870f; WORD $0xffff // ja 0x49f0 <k_tile_panel_min+0x11d0>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
 	LONG $0x03c0f641 // testb $0x3, %r8b
 	WORD $0x950f; BYTE $0xc2 // setne %dl
@@ -3265,7 +3141,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29d0f41 // setge %r10b
 	WORD $0x2041; BYTE $0xd2 // andb %dl, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x2d75 // jne 0x4db3 <k_tile_panel_min+0x12d3>
+	WORD $0x2d75 // jne 0x4af3 <k_tile_panel_min+0x12d3>
 	LONG $0x02e3c148 // shlq $0x2, %rbx
 	LONG $0x03508d4d // leaq 0x3(%r8), %r10
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
@@ -3273,17 +3149,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b148d48 // leaq (%rbx,%rbx,2), %rdx
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x1d74 // je 0x4dbf <k_tile_panel_min+0x12df>
+	WORD $0x1d74 // je 0x4aff <k_tile_panel_min+0x12df>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x11 // vmovups (%rcx,%rdx), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1e7f // jg 0x4dcc <k_tile_panel_min+0x12ec>
-	LONG $0x00011ee9; BYTE $0x00 // jmp 0x4ed1 <k_tile_panel_min+0x13f1>
+	WORD $0x1e7f // jg 0x4b0c <k_tile_panel_min+0x12ec>
+	LONG $0x00011ee9; BYTE $0x00 // jmp 0x4c11 <k_tile_panel_min+0x13f1>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xfff052e9; BYTE $0xff // jmp 0x3e11 <k_tile_panel_min+0x331>
+	LONG $0xfff052e9; BYTE $0xff // jmp 0x3b51 <k_tile_panel_min+0x331>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01058e0f; WORD $0x0000 // jle 0x4ed1 <k_tile_panel_min+0x13f1>
+	LONG $0x01058e0f; WORD $0x0000 // jle 0x4c11 <k_tile_panel_min+0x13f1>
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	LONG $0x02fac149 // sarq $0x2, %r10
@@ -3294,8 +3170,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x272f0d58487df262; WORD $0x0000 // vpbroadcastd 0x272f(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
-	QUAD $0x270d1518487df262; WORD $0x0000 // vbroadcastss 0x270d(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x272f0d58487df262; WORD $0x0000 // vpbroadcastd 0x272f(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x270d1518487df262; WORD $0x0000 // vbroadcastss 0x270d(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fed162; WORD $0x1c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm3
 	QUAD $0x0124646f48fed162 // vmovdqu64 0x40(%r12), %zmm4
@@ -3324,10 +3200,10 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff3f870f; WORD $0xffff // ja 0x4e10 <k_tile_panel_min+0x1330>
+	LONG $0xff3f870f; WORD $0xffff // ja 0x4b50 <k_tile_panel_min+0x1330>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x11 // vmovups %zmm0, (%rcx,%rdx)
 	LONG $0x04558d48 // leaq 0x4(%rbp), %rdx
-	LONG $0xffef30e9; BYTE $0xff // jmp 0x3e11 <k_tile_panel_min+0x331>
+	LONG $0xffef30e9; BYTE $0xff // jmp 0x3b51 <k_tile_panel_min+0x331>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16
@@ -3349,7 +3225,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
-	LONG $0x019a850f; WORD $0x0000 // jne 0x50c3 <k_tile_panel_16+0x1d3>
+	LONG $0x019a850f; WORD $0x0000 // jne 0x4e03 <k_tile_panel_16+0x1d3>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
 	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
@@ -3362,7 +3238,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01738d4d // leaq 0x1(%r11), %r14
 	LONG $0x2cc78348 // addq $0x2c, %rdi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x25ad0518487df262; WORD $0x0000 // vbroadcastss 0x25ad(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x25ad0518487df262; WORD $0x0000 // vbroadcastss 0x25ad(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
@@ -3372,15 +3248,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1674 // je 0x4fa0 <k_tile_panel_16+0xb0>
+	WORD $0x1674 // je 0x4ce0 <k_tile_panel_16+0xb0>
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x177f // jg 0x4fad <k_tile_panel_16+0xbd>
-	LONG $0x00010fe9; BYTE $0x00 // jmp 0x50aa <k_tile_panel_16+0x1ba>
+	WORD $0x177f // jg 0x4ced <k_tile_panel_16+0xbd>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4dea <k_tile_panel_16+0x1ba>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x50aa <k_tile_panel_16+0x1ba>
+	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x4dea <k_tile_panel_16+0x1ba>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
@@ -3421,27 +3297,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff36870f; WORD $0xffff // ja 0x4fe0 <k_tile_panel_16+0xf0>
+	LONG $0xff36870f; WORD $0xffff // ja 0x4d20 <k_tile_panel_16+0xf0>
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%rdx,%r15,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x0974 // je 0x50c3 <k_tile_panel_16+0x1d3>
+	WORD $0x0974 // je 0x4e03 <k_tile_panel_16+0x1d3>
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfead8c0f; WORD $0xffff // jl 0x4f70 <k_tile_panel_16+0x80>
+	LONG $0xfead8c0f; WORD $0xffff // jl 0x4cb0 <k_tile_panel_16+0x80>
 	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x6d7e // jle 0x5139 <k_tile_panel_16+0x249>
+	WORD $0x6d7e // jle 0x4e79 <k_tile_panel_16+0x249>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x045a8d48 // leaq 0x4(%rdx), %rbx
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x56b9 <k_tile_panel_16+0x7c9>
+	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x53f9 <k_tile_panel_16+0x7c9>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x08ca8e0f; WORD $0x0000 // jle 0x59b6 <k_tile_panel_16+0xac6>
+	LONG $0x08ca8e0f; WORD $0x0000 // jle 0x56f6 <k_tile_panel_16+0xac6>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0bdd8d0f; WORD $0x0000 // jge 0x5cd5 <k_tile_panel_16+0xde5>
+	LONG $0x0bdd8d0f; WORD $0x0000 // jge 0x5a15 <k_tile_panel_16+0xde5>
 	LONG $0x241c8b4c // movq (%rsp), %r11
 	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
@@ -3451,12 +3327,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407b8349; BYTE $0x00 // cmpq $0x0, 0x40(%r11)
-	LONG $0x0a99840f; WORD $0x0000 // je 0x5bb9 <k_tile_panel_16+0xcc9>
+	LONG $0x0a99840f; WORD $0x0000 // je 0x58f9 <k_tile_panel_16+0xcc9>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
 	LONG $0x38438b49 // movq 0x38(%r11), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a968f0f; WORD $0x0000 // jg 0x5bca <k_tile_panel_16+0xcda>
-	LONG $0x000b95e9; BYTE $0x00 // jmp 0x5cce <k_tile_panel_16+0xdde>
+	LONG $0x0a968f0f; WORD $0x0000 // jg 0x590a <k_tile_panel_16+0xcda>
+	LONG $0x000b95e9; BYTE $0x00 // jmp 0x5a0e <k_tile_panel_16+0xdde>
 	LONG $0x24048b4c // movq (%rsp), %r8
 	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
@@ -3487,8 +3363,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
 	LONG $0x01538d49 // leaq 0x1(%r11), %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	QUAD $0x23460518487df262; WORD $0x0000 // vbroadcastss 0x2346(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	WORD $0x4beb // jmp 0x5217 <k_tile_panel_16+0x327>
+	QUAD $0x23460518487df262; WORD $0x0000 // vbroadcastss 0x2346(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	WORD $0x4beb // jmp 0x4f57 <k_tile_panel_16+0x327>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8f // vmovups %zmm1, (%rdi,%r9,4)
@@ -3501,7 +3377,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0xfeb88f0f; WORD $0xffff // jg 0x50cf <k_tile_panel_16+0x1df>
+	LONG $0xfeb88f0f; WORD $0xffff // jg 0x4e0f <k_tile_panel_16+0x1df>
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
@@ -3512,7 +3388,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5074 // je 0x5290 <k_tile_panel_16+0x3a0>
+	WORD $0x5074 // je 0x4fd0 <k_tile_panel_16+0x3a0>
 	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x8f // vmovups (%rdi,%r9,4), %zmm1
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0xcf // vmovups (%rdi,%r9,8), %zmm3
@@ -3522,8 +3398,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x3c10; BYTE $0x2f // vmovups (%rdi,%r13), %zmm7
 	LONG $0x487c7162; WORD $0x0410; BYTE $0x2f // vmovups (%rdi,%rbp), %zmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x3e7f // jg 0x52bd <k_tile_panel_16+0x3cd>
-	LONG $0xffff4ce9; BYTE $0xff // jmp 0x51d0 <k_tile_panel_16+0x2e0>
+	WORD $0x3e7f // jg 0x4ffd <k_tile_panel_16+0x3cd>
+	LONG $0xffff4ce9; BYTE $0xff // jmp 0x4f10 <k_tile_panel_16+0x2e0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -3534,7 +3410,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xff138e0f; WORD $0xffff // jle 0x51d0 <k_tile_panel_16+0x2e0>
+	LONG $0xff138e0f; WORD $0xffff // jle 0x4f10 <k_tile_panel_16+0x2e0>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
@@ -3676,8 +3552,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
 	WORD $0xff49; BYTE $0xcb // decq %r11
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xfc4c870f; WORD $0xffff // ja 0x5300 <k_tile_panel_16+0x410>
-	LONG $0xfffb17e9; BYTE $0xff // jmp 0x51d0 <k_tile_panel_16+0x2e0>
+	LONG $0xfc4c870f; WORD $0xffff // ja 0x5040 <k_tile_panel_16+0x410>
+	LONG $0xfffb17e9; BYTE $0xff // jmp 0x4f10 <k_tile_panel_16+0x2e0>
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x007d8b49 // movq (%r13), %rdi
 	LONG $0x18458b4d // movq 0x18(%r13), %r8
@@ -3693,8 +3569,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01738d49 // leaq 0x1(%r11), %rsi
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x1e080518487df262; WORD $0x0000 // vbroadcastss 0x1e08(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	WORD $0x35eb // jmp 0x573f <k_tile_panel_16+0x84f>
+	QUAD $0x1e080518487df262; WORD $0x0000 // vbroadcastss 0x1e08(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	WORD $0x35eb // jmp 0x547f <k_tile_panel_16+0x84f>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0x6511; BYTE $0x00 // vmovups %zmm4, (%r13)
 	QUAD $0x00855c11487c9162 // vmovups %zmm3, (%r13,%r8,4)
@@ -3703,7 +3579,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x045e8d48 // leaq 0x4(%rsi), %rbx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xf9a08f0f; WORD $0xffff // jg 0x50df <k_tile_panel_16+0x1ef>
+	LONG $0xf9a08f0f; WORD $0xffff // jg 0x4e1f <k_tile_panel_16+0x1ef>
 	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
@@ -3713,21 +3589,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xda490f48 // cmovnsq %rdx, %rbx
 	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3074 // je 0x5790 <k_tile_panel_16+0x8a0>
+	WORD $0x3074 // je 0x54d0 <k_tile_panel_16+0x8a0>
 	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
 	QUAD $0x00855c10487c9162 // vmovups (%r13,%r8,4), %zmm3
 	QUAD $0x00c55410487c9162 // vmovups (%r13,%r8,8), %zmm2
 	QUAD $0x00354c10487c9162 // vmovups (%r13,%r14), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x257f // jg 0x57a9 <k_tile_panel_16+0x8b9>
-	WORD $0x8aeb // jmp 0x5710 <k_tile_panel_16+0x820>
+	WORD $0x257f // jg 0x54e9 <k_tile_panel_16+0x8b9>
+	WORD $0x8aeb // jmp 0x5450 <k_tile_panel_16+0x820>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff678e0f; WORD $0xffff // jle 0x5710 <k_tile_panel_16+0x820>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x5450 <k_tile_panel_16+0x820>
 	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
@@ -3810,8 +3686,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcd // decq %rbp
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfe1f870f; WORD $0xffff // ja 0x57d0 <k_tile_panel_16+0x8e0>
-	LONG $0xfffd5ae9; BYTE $0xff // jmp 0x5710 <k_tile_panel_16+0x820>
+	LONG $0xfe1f870f; WORD $0xffff // ja 0x5510 <k_tile_panel_16+0x8e0>
+	LONG $0xfffd5ae9; BYTE $0xff // jmp 0x5450 <k_tile_panel_16+0x820>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
 	LONG $0x08428b4c // movq 0x8(%rdx), %r8
@@ -3824,15 +3700,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
 	LONG $0x6cc08349 // addq $0x6c, %r8
 	LONG $0x06e2c149 // shlq $0x6, %r10
-	QUAD $0x1b1f0518487df262; WORD $0x0000 // vbroadcastss 0x1b1f(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	WORD $0x2beb // jmp 0x5a1e <k_tile_panel_16+0xb2e>
+	QUAD $0x1b1f0518487df262; WORD $0x0000 // vbroadcastss 0x1b1f(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	WORD $0x2beb // jmp 0x575e <k_tile_panel_16+0xb2e>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12)
 	LONG $0x487c9162; WORD $0x0c11; BYTE $0x8c // vmovups %zmm1, (%r12,%r9,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf6d18f0f; WORD $0xffff // jg 0x50ef <k_tile_panel_16+0x1ff>
+	LONG $0xf6d18f0f; WORD $0xffff // jg 0x4e2f <k_tile_panel_16+0x1ff>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3842,17 +3718,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x2174 // je 0x5a60 <k_tile_panel_16+0xb70>
+	WORD $0x2174 // je 0x57a0 <k_tile_panel_16+0xb70>
 	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1b7f // jg 0x5a6d <k_tile_panel_16+0xb7d>
-	WORD $0xaceb // jmp 0x5a00 <k_tile_panel_16+0xb10>
+	WORD $0x1b7f // jg 0x57ad <k_tile_panel_16+0xb7d>
+	WORD $0xaceb // jmp 0x5740 <k_tile_panel_16+0xb10>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x937e // jle 0x5a00 <k_tile_panel_16+0xb10>
+	WORD $0x937e // jle 0x5740 <k_tile_panel_16+0xb10>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
@@ -3907,12 +3783,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfedc870f; WORD $0xffff // ja 0x5a90 <k_tile_panel_16+0xba0>
-	LONG $0xfffe47e9; BYTE $0xff // jmp 0x5a00 <k_tile_panel_16+0xb10>
+	LONG $0xfedc870f; WORD $0xffff // ja 0x57d0 <k_tile_panel_16+0xba0>
+	LONG $0xfffe47e9; BYTE $0xff // jmp 0x5740 <k_tile_panel_16+0xb10>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x38438b49 // movq 0x38(%r11), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01048e0f; WORD $0x0000 // jle 0x5cce <k_tile_panel_16+0xdde>
+	LONG $0x01048e0f; WORD $0x0000 // jle 0x5a0e <k_tile_panel_16+0xdde>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfce18349 // andq $-0x4, %r9
 	LONG $0x107b8b49 // movq 0x10(%r11), %rdi
@@ -3927,7 +3803,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
 	LONG $0x2cc28348 // addq $0x2c, %rdx
-	QUAD $0x19050d18487df262; WORD $0x0000 // vbroadcastss 0x1905(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x19050d18487df262; WORD $0x0000 // vbroadcastss 0x1905(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487df262; WORD $0x5258; BYTE $0xff // vpbroadcastd -0x4(%rdx), %zmm2
 	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm3
@@ -3957,7 +3833,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff42870f; WORD $0xffff // ja 0x5c10 <k_tile_panel_16+0xd20>
+	LONG $0xff42870f; WORD $0xffff // ja 0x5950 <k_tile_panel_16+0xd20>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
@@ -3989,7 +3865,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
-	LONG $0x01b4850f; WORD $0x0000 // jne 0x5edd <k_tile_panel_16_min+0x1ed>
+	LONG $0x01b4850f; WORD $0x0000 // jne 0x5c1d <k_tile_panel_16_min+0x1ed>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
 	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
@@ -3999,9 +3875,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
 	LONG $0x0002c0bb; BYTE $0x00 // movl $0x2c0, %ebx # imm = 0x2C0
 	LONG $0x105e0348 // addq 0x10(%rsi), %rbx
-	QUAD $0x17d10558487df262; WORD $0x0000 // vpbroadcastd 0x17d1(%rip), %zmm0 # 0x7528 <k_tile_panel_16_min+0x1838>
+	QUAD $0x17d10558487df262; WORD $0x0000 // vpbroadcastd 0x17d1(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
 	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	QUAD $0x17ab0d18487df262; WORD $0x0000 // vbroadcastss 0x17ab(%rip), %zmm1 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x17ab0d18487df262; WORD $0x0000 // vbroadcastss 0x17ab(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
@@ -4011,15 +3887,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1674 // je 0x5da0 <k_tile_panel_16_min+0xb0>
+	WORD $0x1674 // je 0x5ae0 <k_tile_panel_16_min+0xb0>
 	LONG $0x487cb162; WORD $0x1410; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x177f // jg 0x5dad <k_tile_panel_16_min+0xbd>
-	LONG $0x000129e9; BYTE $0x00 // jmp 0x5ec4 <k_tile_panel_16_min+0x1d4>
+	WORD $0x177f // jg 0x5aed <k_tile_panel_16_min+0xbd>
+	LONG $0x000129e9; BYTE $0x00 // jmp 0x5c04 <k_tile_panel_16_min+0x1d4>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x5ec4 <k_tile_panel_16_min+0x1d4>
+	LONG $0x01178e0f; WORD $0x0000 // jle 0x5c04 <k_tile_panel_16_min+0x1d4>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe9af0f49 // imulq %r9, %rbp
@@ -4065,27 +3941,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff1c870f; WORD $0xffff // ja 0x5de0 <k_tile_panel_16_min+0xf0>
+	LONG $0xff1c870f; WORD $0xffff // ja 0x5b20 <k_tile_panel_16_min+0xf0>
 	LONG $0x487cb162; WORD $0x1411; BYTE $0xba // vmovups %zmm2, (%rdx,%r15,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x0974 // je 0x5edd <k_tile_panel_16_min+0x1ed>
+	WORD $0x0974 // je 0x5c1d <k_tile_panel_16_min+0x1ed>
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe938c0f; WORD $0xffff // jl 0x5d70 <k_tile_panel_16_min+0x80>
+	LONG $0xfe938c0f; WORD $0xffff // jl 0x5ab0 <k_tile_panel_16_min+0x80>
 	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x6d7e // jle 0x5f53 <k_tile_panel_16_min+0x263>
+	WORD $0x6d7e // jle 0x5c93 <k_tile_panel_16_min+0x263>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
 	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0x06b18e0f; WORD $0x0000 // jle 0x65a7 <k_tile_panel_16_min+0x8b7>
+	LONG $0x06b18e0f; WORD $0x0000 // jle 0x62e7 <k_tile_panel_16_min+0x8b7>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x0a268e0f; WORD $0x0000 // jle 0x692c <k_tile_panel_16_min+0xc3c>
+	LONG $0x0a268e0f; WORD $0x0000 // jle 0x666c <k_tile_panel_16_min+0xc3c>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0d8d8d0f; WORD $0x0000 // jge 0x6c9f <k_tile_panel_16_min+0xfaf>
+	LONG $0x0d8d8d0f; WORD $0x0000 // jge 0x69df <k_tile_panel_16_min+0xfaf>
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
@@ -4095,12 +3971,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xfa490f48 // cmovnsq %rdx, %rdi
 	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
-	LONG $0x0c31840f; WORD $0x0000 // je 0x6b6b <k_tile_panel_16_min+0xe7b>
+	LONG $0x0c31840f; WORD $0x0000 // je 0x68ab <k_tile_panel_16_min+0xe7b>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
 	LONG $0x38418b49 // movq 0x38(%r9), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0c2e8f0f; WORD $0x0000 // jg 0x6b7c <k_tile_panel_16_min+0xe8c>
-	LONG $0x000d45e9; BYTE $0x00 // jmp 0x6c98 <k_tile_panel_16_min+0xfa8>
+	LONG $0x0c2e8f0f; WORD $0x0000 // jg 0x68bc <k_tile_panel_16_min+0xe8c>
+	LONG $0x000d45e9; BYTE $0x00 // jmp 0x69d8 <k_tile_panel_16_min+0xfa8>
 	LONG $0x24048b4c // movq (%rsp), %r8
 	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
@@ -4130,9 +4006,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
 	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	QUAD $0x15310518487df262; WORD $0x0000 // vbroadcastss 0x1531(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	QUAD $0x153f0d58487df262; WORD $0x0000 // vpbroadcastd 0x153f(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
-	WORD $0x7ceb // jmp 0x6067 <k_tile_panel_16_min+0x377>
+	QUAD $0x15310518487df262; WORD $0x0000 // vbroadcastss 0x1531(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x153f0d58487df262; WORD $0x0000 // vpbroadcastd 0x153f(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	WORD $0x7ceb // jmp 0x5da7 <k_tile_panel_16_min+0x377>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487c7162; WORD $0xfa28 // vmovaps %zmm2, %zmm15
 	LONG $0x487cc162; WORD $0xc128 // vmovaps %zmm9, %zmm16
@@ -4153,7 +4029,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0xfe828f0f; WORD $0xffff // jg 0x5ee9 <k_tile_panel_16_min+0x1f9>
+	LONG $0xfe828f0f; WORD $0xffff // jg 0x5c29 <k_tile_panel_16_min+0x1f9>
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
@@ -4164,7 +4040,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	LONG $0x831c8d4f // leaq (%r11,%r8,4), %r11
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5074 // je 0x60e0 <k_tile_panel_16_min+0x3f0>
+	WORD $0x5074 // je 0x5e20 <k_tile_panel_16_min+0x3f0>
 	LONG $0x487c5162; WORD $0x0b10 // vmovups (%r11), %zmm9
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x93 // vmovups (%r11,%r10,4), %zmm2
 	LONG $0x487c9162; WORD $0x1c10; BYTE $0xd3 // vmovups (%r11,%r10,8), %zmm3
@@ -4174,8 +4050,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fed162; WORD $0x3c6f; BYTE $0x2b // vmovdqu64 (%r11,%rbp), %zmm7
 	LONG $0x487c1162; WORD $0x0410; BYTE $0x0b // vmovups (%r11,%r9), %zmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x3f7f // jg 0x610e <k_tile_panel_16_min+0x41e>
-	LONG $0xffff1ce9; BYTE $0xff // jmp 0x5ff0 <k_tile_panel_16_min+0x300>
+	WORD $0x3f7f // jg 0x5e4e <k_tile_panel_16_min+0x41e>
+	LONG $0xffff1ce9; BYTE $0xff // jmp 0x5d30 <k_tile_panel_16_min+0x300>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
@@ -4186,7 +4062,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xfee28e0f; WORD $0xffff // jle 0x5ff0 <k_tile_panel_16_min+0x300>
+	LONG $0xfee28e0f; WORD $0xffff // jle 0x5d30 <k_tile_panel_16_min+0x300>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
@@ -4354,8 +4230,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0xfa28 // vmovaps %zmm10, %zmm7
 	LONG $0x487c3162; WORD $0xc228 // vmovaps %zmm18, %zmm8
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfbae870f; WORD $0xffff // ja 0x6150 <k_tile_panel_16_min+0x460>
-	LONG $0xfffa79e9; BYTE $0xff // jmp 0x6020 <k_tile_panel_16_min+0x330>
+	LONG $0xfbae870f; WORD $0xffff // ja 0x5e90 <k_tile_panel_16_min+0x460>
+	LONG $0xfffa79e9; BYTE $0xff // jmp 0x5d60 <k_tile_panel_16_min+0x330>
 	LONG $0x24248b4c // movq (%rsp), %r12
 	LONG $0x243c8b49 // movq (%r12), %rdi
 	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
@@ -4369,9 +4245,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c0b841; WORD $0x0000 // movl $0x2c0, %r8d # imm = 0x2C0
 	LONG $0x2444034d; BYTE $0x10 // addq 0x10(%r12), %r8
 	LONG $0x01638d4c // leaq 0x1(%rbx), %r12
-	QUAD $0x0f1e0518487df262; WORD $0x0000 // vbroadcastss 0xf1e(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	QUAD $0x0f2c0d58487df262; WORD $0x0000 // vpbroadcastd 0xf2c(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
-	WORD $0x49eb // jmp 0x6647 <k_tile_panel_16_min+0x957>
+	QUAD $0x0f1e0518487df262; WORD $0x0000 // vbroadcastss 0xf1e(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x0f2c0d58487df262; WORD $0x0000 // vpbroadcastd 0xf2c(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	WORD $0x49eb // jmp 0x6387 <k_tile_panel_16_min+0x957>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
 	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
@@ -4384,7 +4260,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0xf8b28f0f; WORD $0xffff // jg 0x5ef9 <k_tile_panel_16_min+0x209>
+	LONG $0xf8b28f0f; WORD $0xffff // jg 0x5c39 <k_tile_panel_16_min+0x209>
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
@@ -4394,21 +4270,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfa490f4c // cmovnsq %rdx, %r15
 	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x3874 // je 0x66a0 <k_tile_panel_16_min+0x9b0>
+	WORD $0x3874 // je 0x63e0 <k_tile_panel_16_min+0x9b0>
 	LONG $0x487cd162; WORD $0x6d10; BYTE $0x00 // vmovups (%r13), %zmm5
 	QUAD $0x008d6410487c9162 // vmovups (%r13,%r9,4), %zmm4
 	QUAD $0x00cd5c10487c9162 // vmovups (%r13,%r9,8), %zmm3
 	QUAD $0x00355410487c9162 // vmovups (%r13,%r14), %zmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2d7f // jg 0x66b9 <k_tile_panel_16_min+0x9c9>
-	LONG $0xffff6fe9; BYTE $0xff // jmp 0x6600 <k_tile_panel_16_min+0x910>
+	WORD $0x2d7f // jg 0x63f9 <k_tile_panel_16_min+0x9c9>
+	LONG $0xffff6fe9; BYTE $0xff // jmp 0x6340 <k_tile_panel_16_min+0x910>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff478e0f; WORD $0xffff // jle 0x6600 <k_tile_panel_16_min+0x910>
+	LONG $0xff478e0f; WORD $0xffff // jle 0x6340 <k_tile_panel_16_min+0x910>
 	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xeaaf0f49 // imulq %r10, %rbp
@@ -4506,8 +4382,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
 	LONG $0x487cd162; WORD $0xea28 // vmovaps %zmm10, %zmm5
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfdc9870f; WORD $0xffff // ja 0x66f0 <k_tile_panel_16_min+0xa00>
-	LONG $0xfffcece9; BYTE $0xff // jmp 0x6618 <k_tile_panel_16_min+0x928>
+	LONG $0xfdc9870f; WORD $0xffff // ja 0x6430 <k_tile_panel_16_min+0xa00>
+	LONG $0xfffcece9; BYTE $0xff // jmp 0x6358 <k_tile_panel_16_min+0x928>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
 	LONG $0x08428b4c // movq 0x8(%rdx), %r8
@@ -4518,9 +4394,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c0be41; WORD $0x0000 // movl $0x2c0, %r14d # imm = 0x2C0
 	LONG $0x1072034c // addq 0x10(%rdx), %r14
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	QUAD $0x0bb10518487df262; WORD $0x0000 // vbroadcastss 0xbb1(%rip), %zmm0 # 0x7510 <k_tile_panel_16_min+0x1820>
-	QUAD $0x0bbf0d58487df262; WORD $0x0000 // vpbroadcastd 0xbbf(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
-	WORD $0x2feb // jmp 0x699a <k_tile_panel_16_min+0xcaa>
+	QUAD $0x0bb10518487df262; WORD $0x0000 // vbroadcastss 0xbb1(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x0bbf0d58487df262; WORD $0x0000 // vpbroadcastd 0xbbf(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	WORD $0x2feb // jmp 0x66da <k_tile_panel_16_min+0xcaa>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
 	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
@@ -4529,7 +4405,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf56f8f0f; WORD $0xffff // jg 0x5f09 <k_tile_panel_16_min+0x219>
+	LONG $0xf56f8f0f; WORD $0xffff // jg 0x5c49 <k_tile_panel_16_min+0x219>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -4539,16 +4415,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1574 // je 0x69d0 <k_tile_panel_16_min+0xce0>
+	WORD $0x1574 // je 0x6710 <k_tile_panel_16_min+0xce0>
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x69dd <k_tile_panel_16_min+0xced>
-	WORD $0xa0eb // jmp 0x6970 <k_tile_panel_16_min+0xc80>
+	WORD $0x0f7f // jg 0x671d <k_tile_panel_16_min+0xced>
+	WORD $0xa0eb // jmp 0x66b0 <k_tile_panel_16_min+0xc80>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x937e // jle 0x6970 <k_tile_panel_16_min+0xc80>
+	WORD $0x937e // jle 0x66b0 <k_tile_panel_16_min+0xc80>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xeaaf0f49 // imulq %r10, %rbp
@@ -4612,12 +4488,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
 	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfeaa870f; WORD $0xffff // ja 0x6a10 <k_tile_panel_16_min+0xd20>
-	LONG $0xfffe11e9; BYTE $0xff // jmp 0x697c <k_tile_panel_16_min+0xc8c>
+	LONG $0xfeaa870f; WORD $0xffff // ja 0x6750 <k_tile_panel_16_min+0xd20>
+	LONG $0xfffe11e9; BYTE $0xff // jmp 0x66bc <k_tile_panel_16_min+0xc8c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x38418b49 // movq 0x38(%r9), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x011c8e0f; WORD $0x0000 // jle 0x6c98 <k_tile_panel_16_min+0xfa8>
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x69d8 <k_tile_panel_16_min+0xfa8>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x02f8c149 // sarq $0x2, %r8
 	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
@@ -4630,8 +4506,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10798b49 // movq 0x10(%r9), %rdi
 	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x09720d58487df262; WORD $0x0000 // vpbroadcastd 0x972(%rip), %zmm1 # 0x7528 <k_tile_panel_16_min+0x1838>
-	QUAD $0x09501518487df262; WORD $0x0000 // vbroadcastss 0x950(%rip), %zmm2 # 0x7510 <k_tile_panel_16_min+0x1820>
+	QUAD $0x09720d58487df262; WORD $0x0000 // vpbroadcastd 0x972(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x09501518487df262; WORD $0x0000 // vbroadcastss 0x950(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
 	LONG $0x487cf162; WORD $0x5f10; BYTE $0xfd // vmovups -0xc0(%rdi), %zmm3
 	LONG $0x48fef162; WORD $0x676f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rdi), %zmm4
 	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf6 // vmovdqu64 -0x280(%rdi), %zmm5
@@ -4664,7 +4540,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdi # imm = 0x300
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff28870f; WORD $0xffff // ja 0x6bc0 <k_tile_panel_16_min+0xed0>
+	LONG $0xff28870f; WORD $0xffff // ja 0x6900 <k_tile_panel_16_min+0xed0>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
@@ -4716,38 +4592,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x78780f0f; BYTE $0x78 // <unknown>
-	WORD $0x7878 // js 0x6dbd <k_tile_panel_16_min+0x10cd>
-	WORD $0x7878 // js 0x6dbf <k_tile_panel_16_min+0x10cf>
-	WORD $0x7878 // js 0x6dc1 <k_tile_panel_16_min+0x10d1>
-	WORD $0x7878 // js 0x6dc3 <k_tile_panel_16_min+0x10d3>
-	WORD $0x7878 // js 0x6dc5 <k_tile_panel_16_min+0x10d5>
-	WORD $0x7878 // js 0x6dc7 <k_tile_panel_16_min+0x10d7>
-	WORD $0x7878 // js 0x6dc9 <k_tile_panel_16_min+0x10d9>
-	WORD $0x7878 // js 0x6dcb <k_tile_panel_16_min+0x10db>
-	WORD $0x7878 // js 0x6dcd <k_tile_panel_16_min+0x10dd>
-	WORD $0x7878 // js 0x6dcf <k_tile_panel_16_min+0x10df>
-	WORD $0x7878 // js 0x6dd1 <k_tile_panel_16_min+0x10e1>
-	WORD $0x7878 // js 0x6dd3 <k_tile_panel_16_min+0x10e3>
-	WORD $0x7878 // js 0x6dd5 <k_tile_panel_16_min+0x10e5>
-	WORD $0x7878 // js 0x6dd7 <k_tile_panel_16_min+0x10e7>
-	WORD $0x7878 // js 0x6dd9 <k_tile_panel_16_min+0x10e9>
-	WORD $0x7878 // js 0x6ddb <k_tile_panel_16_min+0x10eb>
-	WORD $0x7878 // js 0x6ddd <k_tile_panel_16_min+0x10ed>
-	WORD $0x7878 // js 0x6ddf <k_tile_panel_16_min+0x10ef>
-	WORD $0x7878 // js 0x6de1 <k_tile_panel_16_min+0x10f1>
-	WORD $0x7878 // js 0x6de3 <k_tile_panel_16_min+0x10f3>
-	WORD $0x7878 // js 0x6de5 <k_tile_panel_16_min+0x10f5>
-	WORD $0x7878 // js 0x6de7 <k_tile_panel_16_min+0x10f7>
-	WORD $0x7878 // js 0x6de9 <k_tile_panel_16_min+0x10f9>
-	WORD $0x7878 // js 0x6deb <k_tile_panel_16_min+0x10fb>
-	WORD $0x7878 // js 0x6ded <k_tile_panel_16_min+0x10fd>
-	WORD $0x7878 // js 0x6def <k_tile_panel_16_min+0x10ff>
-	WORD $0x7878 // js 0x6df1 <k_tile_panel_16_min+0x1101>
-	WORD $0x7878 // js 0x6df3 <k_tile_panel_16_min+0x1103>
-	WORD $0x7878 // js 0x6df5 <k_tile_panel_16_min+0x1105>
-	WORD $0x7878 // js 0x6df7 <k_tile_panel_16_min+0x1107>
-	WORD $0x0f78 // js 0x6d90 <k_tile_panel_16_min+0x10a0>
-	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x6d83 <k_tile_panel_16_min+0x1093>
+	WORD $0x7878 // js 0x6afd <k_tile_panel_16_min+0x10cd>
+	WORD $0x7878 // js 0x6aff <k_tile_panel_16_min+0x10cf>
+	WORD $0x7878 // js 0x6b01 <k_tile_panel_16_min+0x10d1>
+	WORD $0x7878 // js 0x6b03 <k_tile_panel_16_min+0x10d3>
+	WORD $0x7878 // js 0x6b05 <k_tile_panel_16_min+0x10d5>
+	WORD $0x7878 // js 0x6b07 <k_tile_panel_16_min+0x10d7>
+	WORD $0x7878 // js 0x6b09 <k_tile_panel_16_min+0x10d9>
+	WORD $0x7878 // js 0x6b0b <k_tile_panel_16_min+0x10db>
+	WORD $0x7878 // js 0x6b0d <k_tile_panel_16_min+0x10dd>
+	WORD $0x7878 // js 0x6b0f <k_tile_panel_16_min+0x10df>
+	WORD $0x7878 // js 0x6b11 <k_tile_panel_16_min+0x10e1>
+	WORD $0x7878 // js 0x6b13 <k_tile_panel_16_min+0x10e3>
+	WORD $0x7878 // js 0x6b15 <k_tile_panel_16_min+0x10e5>
+	WORD $0x7878 // js 0x6b17 <k_tile_panel_16_min+0x10e7>
+	WORD $0x7878 // js 0x6b19 <k_tile_panel_16_min+0x10e9>
+	WORD $0x7878 // js 0x6b1b <k_tile_panel_16_min+0x10eb>
+	WORD $0x7878 // js 0x6b1d <k_tile_panel_16_min+0x10ed>
+	WORD $0x7878 // js 0x6b1f <k_tile_panel_16_min+0x10ef>
+	WORD $0x7878 // js 0x6b21 <k_tile_panel_16_min+0x10f1>
+	WORD $0x7878 // js 0x6b23 <k_tile_panel_16_min+0x10f3>
+	WORD $0x7878 // js 0x6b25 <k_tile_panel_16_min+0x10f5>
+	WORD $0x7878 // js 0x6b27 <k_tile_panel_16_min+0x10f7>
+	WORD $0x7878 // js 0x6b29 <k_tile_panel_16_min+0x10f9>
+	WORD $0x7878 // js 0x6b2b <k_tile_panel_16_min+0x10fb>
+	WORD $0x7878 // js 0x6b2d <k_tile_panel_16_min+0x10fd>
+	WORD $0x7878 // js 0x6b2f <k_tile_panel_16_min+0x10ff>
+	WORD $0x7878 // js 0x6b31 <k_tile_panel_16_min+0x1101>
+	WORD $0x7878 // js 0x6b33 <k_tile_panel_16_min+0x1103>
+	WORD $0x7878 // js 0x6b35 <k_tile_panel_16_min+0x1105>
+	WORD $0x7878 // js 0x6b37 <k_tile_panel_16_min+0x1107>
+	WORD $0x0f78 // js 0x6ad0 <k_tile_panel_16_min+0x10a0>
+	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x6ac3 <k_tile_panel_16_min+0x1093>
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -4828,37 +4704,37 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x7010; BYTE $0x70 // adcb %dh, 0x70(%rax)
-	WORD $0x7070 // jo 0x6f34 <k_tile_panel_16_min+0x1244>
-	WORD $0x7070 // jo 0x6f36 <k_tile_panel_16_min+0x1246>
-	WORD $0x7070 // jo 0x6f38 <k_tile_panel_16_min+0x1248>
-	WORD $0x7070 // jo 0x6f3a <k_tile_panel_16_min+0x124a>
-	WORD $0x7070 // jo 0x6f3c <k_tile_panel_16_min+0x124c>
-	WORD $0x7070 // jo 0x6f3e <k_tile_panel_16_min+0x124e>
-	WORD $0x7070 // jo 0x6f40 <k_tile_panel_16_min+0x1250>
-	WORD $0x7070 // jo 0x6f42 <k_tile_panel_16_min+0x1252>
-	WORD $0x7070 // jo 0x6f44 <k_tile_panel_16_min+0x1254>
-	WORD $0x7070 // jo 0x6f46 <k_tile_panel_16_min+0x1256>
-	WORD $0x7070 // jo 0x6f48 <k_tile_panel_16_min+0x1258>
-	WORD $0x7070 // jo 0x6f4a <k_tile_panel_16_min+0x125a>
-	WORD $0x7070 // jo 0x6f4c <k_tile_panel_16_min+0x125c>
-	WORD $0x7070 // jo 0x6f4e <k_tile_panel_16_min+0x125e>
-	WORD $0x7070 // jo 0x6f50 <k_tile_panel_16_min+0x1260>
-	WORD $0x7070 // jo 0x6f52 <k_tile_panel_16_min+0x1262>
-	WORD $0x7070 // jo 0x6f54 <k_tile_panel_16_min+0x1264>
-	WORD $0x7070 // jo 0x6f56 <k_tile_panel_16_min+0x1266>
-	WORD $0x7070 // jo 0x6f58 <k_tile_panel_16_min+0x1268>
-	WORD $0x7070 // jo 0x6f5a <k_tile_panel_16_min+0x126a>
-	WORD $0x7070 // jo 0x6f5c <k_tile_panel_16_min+0x126c>
-	WORD $0x7070 // jo 0x6f5e <k_tile_panel_16_min+0x126e>
-	WORD $0x7070 // jo 0x6f60 <k_tile_panel_16_min+0x1270>
-	WORD $0x7070 // jo 0x6f62 <k_tile_panel_16_min+0x1272>
-	WORD $0x7070 // jo 0x6f64 <k_tile_panel_16_min+0x1274>
-	WORD $0x7070 // jo 0x6f66 <k_tile_panel_16_min+0x1276>
-	WORD $0x7070 // jo 0x6f68 <k_tile_panel_16_min+0x1278>
-	WORD $0x7070 // jo 0x6f6a <k_tile_panel_16_min+0x127a>
-	WORD $0x7070 // jo 0x6f6c <k_tile_panel_16_min+0x127c>
-	WORD $0x7070 // jo 0x6f6e <k_tile_panel_16_min+0x127e>
-	WORD $0x7070 // jo 0x6f70 <k_tile_panel_16_min+0x1280>
+	WORD $0x7070 // jo 0x6c74 <k_tile_panel_16_min+0x1244>
+	WORD $0x7070 // jo 0x6c76 <k_tile_panel_16_min+0x1246>
+	WORD $0x7070 // jo 0x6c78 <k_tile_panel_16_min+0x1248>
+	WORD $0x7070 // jo 0x6c7a <k_tile_panel_16_min+0x124a>
+	WORD $0x7070 // jo 0x6c7c <k_tile_panel_16_min+0x124c>
+	WORD $0x7070 // jo 0x6c7e <k_tile_panel_16_min+0x124e>
+	WORD $0x7070 // jo 0x6c80 <k_tile_panel_16_min+0x1250>
+	WORD $0x7070 // jo 0x6c82 <k_tile_panel_16_min+0x1252>
+	WORD $0x7070 // jo 0x6c84 <k_tile_panel_16_min+0x1254>
+	WORD $0x7070 // jo 0x6c86 <k_tile_panel_16_min+0x1256>
+	WORD $0x7070 // jo 0x6c88 <k_tile_panel_16_min+0x1258>
+	WORD $0x7070 // jo 0x6c8a <k_tile_panel_16_min+0x125a>
+	WORD $0x7070 // jo 0x6c8c <k_tile_panel_16_min+0x125c>
+	WORD $0x7070 // jo 0x6c8e <k_tile_panel_16_min+0x125e>
+	WORD $0x7070 // jo 0x6c90 <k_tile_panel_16_min+0x1260>
+	WORD $0x7070 // jo 0x6c92 <k_tile_panel_16_min+0x1262>
+	WORD $0x7070 // jo 0x6c94 <k_tile_panel_16_min+0x1264>
+	WORD $0x7070 // jo 0x6c96 <k_tile_panel_16_min+0x1266>
+	WORD $0x7070 // jo 0x6c98 <k_tile_panel_16_min+0x1268>
+	WORD $0x7070 // jo 0x6c9a <k_tile_panel_16_min+0x126a>
+	WORD $0x7070 // jo 0x6c9c <k_tile_panel_16_min+0x126c>
+	WORD $0x7070 // jo 0x6c9e <k_tile_panel_16_min+0x126e>
+	WORD $0x7070 // jo 0x6ca0 <k_tile_panel_16_min+0x1270>
+	WORD $0x7070 // jo 0x6ca2 <k_tile_panel_16_min+0x1272>
+	WORD $0x7070 // jo 0x6ca4 <k_tile_panel_16_min+0x1274>
+	WORD $0x7070 // jo 0x6ca6 <k_tile_panel_16_min+0x1276>
+	WORD $0x7070 // jo 0x6ca8 <k_tile_panel_16_min+0x1278>
+	WORD $0x7070 // jo 0x6caa <k_tile_panel_16_min+0x127a>
+	WORD $0x7070 // jo 0x6cac <k_tile_panel_16_min+0x127c>
+	WORD $0x7070 // jo 0x6cae <k_tile_panel_16_min+0x127e>
+	WORD $0x7070 // jo 0x6cb0 <k_tile_panel_16_min+0x1280>
 	QUAD $0x000000000070100f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // movups (%rax), %xmm6
 	BYTE $0x00
 	QUAD $0x0000000000000000
@@ -5028,38 +4904,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x7c7c // jl 0x717e <k_tile_panel_16_min+0x148e>
-	WORD $0x7c7c // jl 0x7180 <k_tile_panel_16_min+0x1490>
-	WORD $0x7c7c // jl 0x7182 <k_tile_panel_16_min+0x1492>
-	WORD $0x7c7c // jl 0x7184 <k_tile_panel_16_min+0x1494>
-	WORD $0x7c7c // jl 0x7186 <k_tile_panel_16_min+0x1496>
-	WORD $0x7c7c // jl 0x7188 <k_tile_panel_16_min+0x1498>
-	WORD $0x7c7c // jl 0x718a <k_tile_panel_16_min+0x149a>
-	WORD $0x7c7c // jl 0x718c <k_tile_panel_16_min+0x149c>
-	WORD $0x7c7c // jl 0x718e <k_tile_panel_16_min+0x149e>
-	WORD $0x7c7c // jl 0x7190 <k_tile_panel_16_min+0x14a0>
-	WORD $0x7c7c // jl 0x7192 <k_tile_panel_16_min+0x14a2>
-	WORD $0x7c7c // jl 0x7194 <k_tile_panel_16_min+0x14a4>
-	WORD $0x7c7c // jl 0x7196 <k_tile_panel_16_min+0x14a6>
-	WORD $0x7c7c // jl 0x7198 <k_tile_panel_16_min+0x14a8>
-	WORD $0x7c7c // jl 0x719a <k_tile_panel_16_min+0x14aa>
-	WORD $0x7c7c // jl 0x719c <k_tile_panel_16_min+0x14ac>
-	WORD $0x7c7c // jl 0x719e <k_tile_panel_16_min+0x14ae>
-	WORD $0x7c7c // jl 0x71a0 <k_tile_panel_16_min+0x14b0>
-	WORD $0x7c7c // jl 0x71a2 <k_tile_panel_16_min+0x14b2>
-	WORD $0x7c7c // jl 0x71a4 <k_tile_panel_16_min+0x14b4>
-	WORD $0x7c7c // jl 0x71a6 <k_tile_panel_16_min+0x14b6>
-	WORD $0x7c7c // jl 0x71a8 <k_tile_panel_16_min+0x14b8>
-	WORD $0x7c7c // jl 0x71aa <k_tile_panel_16_min+0x14ba>
-	WORD $0x7c7c // jl 0x71ac <k_tile_panel_16_min+0x14bc>
-	WORD $0x7c7c // jl 0x71ae <k_tile_panel_16_min+0x14be>
-	WORD $0x7c7c // jl 0x71b0 <k_tile_panel_16_min+0x14c0>
-	WORD $0x7c7c // jl 0x71b2 <k_tile_panel_16_min+0x14c2>
-	WORD $0x7c7c // jl 0x71b4 <k_tile_panel_16_min+0x14c4>
-	WORD $0x7c7c // jl 0x71b6 <k_tile_panel_16_min+0x14c6>
-	WORD $0x7c7c // jl 0x71b8 <k_tile_panel_16_min+0x14c8>
-	WORD $0x7c7c // jl 0x71ba <k_tile_panel_16_min+0x14ca>
-	WORD $0x7c7c // jl 0x71bc <k_tile_panel_16_min+0x14cc>
+	WORD $0x7c7c // jl 0x6ebe <k_tile_panel_16_min+0x148e>
+	WORD $0x7c7c // jl 0x6ec0 <k_tile_panel_16_min+0x1490>
+	WORD $0x7c7c // jl 0x6ec2 <k_tile_panel_16_min+0x1492>
+	WORD $0x7c7c // jl 0x6ec4 <k_tile_panel_16_min+0x1494>
+	WORD $0x7c7c // jl 0x6ec6 <k_tile_panel_16_min+0x1496>
+	WORD $0x7c7c // jl 0x6ec8 <k_tile_panel_16_min+0x1498>
+	WORD $0x7c7c // jl 0x6eca <k_tile_panel_16_min+0x149a>
+	WORD $0x7c7c // jl 0x6ecc <k_tile_panel_16_min+0x149c>
+	WORD $0x7c7c // jl 0x6ece <k_tile_panel_16_min+0x149e>
+	WORD $0x7c7c // jl 0x6ed0 <k_tile_panel_16_min+0x14a0>
+	WORD $0x7c7c // jl 0x6ed2 <k_tile_panel_16_min+0x14a2>
+	WORD $0x7c7c // jl 0x6ed4 <k_tile_panel_16_min+0x14a4>
+	WORD $0x7c7c // jl 0x6ed6 <k_tile_panel_16_min+0x14a6>
+	WORD $0x7c7c // jl 0x6ed8 <k_tile_panel_16_min+0x14a8>
+	WORD $0x7c7c // jl 0x6eda <k_tile_panel_16_min+0x14aa>
+	WORD $0x7c7c // jl 0x6edc <k_tile_panel_16_min+0x14ac>
+	WORD $0x7c7c // jl 0x6ede <k_tile_panel_16_min+0x14ae>
+	WORD $0x7c7c // jl 0x6ee0 <k_tile_panel_16_min+0x14b0>
+	WORD $0x7c7c // jl 0x6ee2 <k_tile_panel_16_min+0x14b2>
+	WORD $0x7c7c // jl 0x6ee4 <k_tile_panel_16_min+0x14b4>
+	WORD $0x7c7c // jl 0x6ee6 <k_tile_panel_16_min+0x14b6>
+	WORD $0x7c7c // jl 0x6ee8 <k_tile_panel_16_min+0x14b8>
+	WORD $0x7c7c // jl 0x6eea <k_tile_panel_16_min+0x14ba>
+	WORD $0x7c7c // jl 0x6eec <k_tile_panel_16_min+0x14bc>
+	WORD $0x7c7c // jl 0x6eee <k_tile_panel_16_min+0x14be>
+	WORD $0x7c7c // jl 0x6ef0 <k_tile_panel_16_min+0x14c0>
+	WORD $0x7c7c // jl 0x6ef2 <k_tile_panel_16_min+0x14c2>
+	WORD $0x7c7c // jl 0x6ef4 <k_tile_panel_16_min+0x14c4>
+	WORD $0x7c7c // jl 0x6ef6 <k_tile_panel_16_min+0x14c6>
+	WORD $0x7c7c // jl 0x6ef8 <k_tile_panel_16_min+0x14c8>
+	WORD $0x7c7c // jl 0x6efa <k_tile_panel_16_min+0x14ca>
+	WORD $0x7c7c // jl 0x6efc <k_tile_panel_16_min+0x14cc>
 	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
 	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)

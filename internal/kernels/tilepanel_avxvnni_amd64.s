@@ -20,7 +20,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0063bd05187de2c4; BYTE $0x00 // vbroadcastss 0x63bd(%rip), %ymm0 # 0x63dc <k_tile_panel_16_min+0xc7c>
+	QUAD $0x00623d05187de2c4; BYTE $0x00 // vbroadcastss 0x623d(%rip), %ymm0 # 0x625c <k_tile_panel_16_min+0xc8c>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -66,8 +66,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0062a905787de2c4; BYTE $0x00 // vpbroadcastb 0x62a9(%rip), %ymm0 # 0x63e8 <k_tile_panel_16_min+0xc88>
-	QUAD $0x0062a10d787de2c4; BYTE $0x00 // vpbroadcastb 0x62a1(%rip), %ymm1 # 0x63e9 <k_tile_panel_16_min+0xc89>
+	QUAD $0x00612905787de2c4; BYTE $0x00 // vpbroadcastb 0x6129(%rip), %ymm0 # 0x6268 <k_tile_panel_16_min+0xc98>
+	QUAD $0x0061210d787de2c4; BYTE $0x00 // vpbroadcastb 0x6121(%rip), %ymm1 # 0x6269 <k_tile_panel_16_min+0xc99>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -129,7 +129,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00613b05787de2c4; BYTE $0x00 // vpbroadcastb 0x613b(%rip), %ymm0 # 0x63ea <k_tile_panel_16_min+0xc8a>
+	QUAD $0x005fbb05787de2c4; BYTE $0x00 // vpbroadcastb 0x5fbb(%rip), %ymm0 # 0x626a <k_tile_panel_16_min+0xc9a>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -185,9 +185,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005fec05787de2c4; BYTE $0x00 // vpbroadcastb 0x5fec(%rip), %ymm0 # 0x63eb <k_tile_panel_16_min+0xc8b>
-	QUAD $0x005fe40d787de2c4; BYTE $0x00 // vpbroadcastb 0x5fe4(%rip), %ymm1 # 0x63ec <k_tile_panel_16_min+0xc8c>
-	QUAD $0x005fdc15787de2c4; BYTE $0x00 // vpbroadcastb 0x5fdc(%rip), %ymm2 # 0x63ed <k_tile_panel_16_min+0xc8d>
+	QUAD $0x005e6c05787de2c4; BYTE $0x00 // vpbroadcastb 0x5e6c(%rip), %ymm0 # 0x626b <k_tile_panel_16_min+0xc9b>
+	QUAD $0x005e640d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e64(%rip), %ymm1 # 0x626c <k_tile_panel_16_min+0xc9c>
+	QUAD $0x005e5c15787de2c4; BYTE $0x00 // vpbroadcastb 0x5e5c(%rip), %ymm2 # 0x626d <k_tile_panel_16_min+0xc9d>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -279,8 +279,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005dcf05787de2c4; BYTE $0x00 // vpbroadcastb 0x5dcf(%rip), %ymm0 # 0x63ee <k_tile_panel_16_min+0xc8e>
-	QUAD $0x005dc70d787de2c4; BYTE $0x00 // vpbroadcastb 0x5dc7(%rip), %ymm1 # 0x63ef <k_tile_panel_16_min+0xc8f>
+	QUAD $0x005c4f05787de2c4; BYTE $0x00 // vpbroadcastb 0x5c4f(%rip), %ymm0 # 0x626e <k_tile_panel_16_min+0xc9e>
+	QUAD $0x005c470d787de2c4; BYTE $0x00 // vpbroadcastb 0x5c47(%rip), %ymm1 # 0x626f <k_tile_panel_16_min+0xc9f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -369,9 +369,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005bbc05787de2c4; BYTE $0x00 // vpbroadcastb 0x5bbc(%rip), %ymm0 # 0x63f0 <k_tile_panel_16_min+0xc90>
-	QUAD $0x005b870d187de2c4; BYTE $0x00 // vbroadcastss 0x5b87(%rip), %ymm1 # 0x63c4 <k_tile_panel_16_min+0xc64>
-	QUAD $0x005b8e15187de2c4; BYTE $0x00 // vbroadcastss 0x5b8e(%rip), %ymm2 # 0x63d4 <k_tile_panel_16_min+0xc74>
+	QUAD $0x005a3c05787de2c4; BYTE $0x00 // vpbroadcastb 0x5a3c(%rip), %ymm0 # 0x6270 <k_tile_panel_16_min+0xca0>
+	QUAD $0x005a070d187de2c4; BYTE $0x00 // vbroadcastss 0x5a07(%rip), %ymm1 # 0x6244 <k_tile_panel_16_min+0xc74>
+	QUAD $0x005a0e15187de2c4; BYTE $0x00 // vbroadcastss 0x5a0e(%rip), %ymm2 # 0x6254 <k_tile_panel_16_min+0xc84>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -638,29 +638,28 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a218e0f; WORD $0x0000 // jle 0x190e <k_untile_q3_k+0xa2e>
+	LONG $0x098f8e0f; WORD $0x0000 // jle 0x187c <k_untile_q3_k+0x99c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0054bb05587de2c4; BYTE $0x00 // vpbroadcastd 0x54bb(%rip), %ymm0 # 0x63d0 <k_tile_panel_16_min+0xc70>
+	QUAD $0x00533d05587de2c4; BYTE $0x00 // vpbroadcastd 0x533d(%rip), %ymm0 # 0x6250 <k_tile_panel_16_min+0xc80>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0054c00d587de2c4; BYTE $0x00 // vpbroadcastd 0x54c0(%rip), %ymm1 # 0x63e0 <k_tile_panel_16_min+0xc80>
-	QUAD $0x0054c815787de2c4; BYTE $0x00 // vpbroadcastb 0x54c8(%rip), %ymm2 # 0x63f1 <k_tile_panel_16_min+0xc91>
-	QUAD $0x0054c01d787de2c4; BYTE $0x00 // vpbroadcastb 0x54c0(%rip), %ymm3 # 0x63f2 <k_tile_panel_16_min+0xc92>
-	QUAD $0x0054b825787de2c4; BYTE $0x00 // vpbroadcastb 0x54b8(%rip), %ymm4 # 0x63f3 <k_tile_panel_16_min+0xc93>
-	QUAD $0x00547c2d587de2c4; BYTE $0x00 // vpbroadcastd 0x547c(%rip), %ymm5 # 0x63c0 <k_tile_panel_16_min+0xc60>
-	QUAD $0x00548b35587de2c4; BYTE $0x00 // vpbroadcastd 0x548b(%rip), %ymm6 # 0x63d8 <k_tile_panel_16_min+0xc78>
-	QUAD $0x000053ab3d6ffdc5 // vmovdqa 0x53ab(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xba0>
-	QUAD $0x00005343056f7dc5 // vmovdqa 0x5343(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb40>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0053420d587de2c4; BYTE $0x00 // vpbroadcastd 0x5342(%rip), %ymm1 # 0x6260 <k_tile_panel_16_min+0xc90>
+	QUAD $0x00534a15787de2c4; BYTE $0x00 // vpbroadcastb 0x534a(%rip), %ymm2 # 0x6271 <k_tile_panel_16_min+0xca1>
+	QUAD $0x0053421d787de2c4; BYTE $0x00 // vpbroadcastb 0x5342(%rip), %ymm3 # 0x6272 <k_tile_panel_16_min+0xca2>
+	QUAD $0x00533a25787de2c4; BYTE $0x00 // vpbroadcastb 0x533a(%rip), %ymm4 # 0x6273 <k_tile_panel_16_min+0xca3>
+	QUAD $0x0052fe2d587de2c4; BYTE $0x00 // vpbroadcastd 0x52fe(%rip), %ymm5 # 0x6240 <k_tile_panel_16_min+0xc70>
+	QUAD $0x00530d35587de2c4; BYTE $0x00 // vpbroadcastd 0x530d(%rip), %ymm6 # 0x6258 <k_tile_panel_16_min+0xc88>
+	QUAD $0x0000522d3d6ffdc5 // vmovdqa 0x522d(%rip), %ymm7 # 0x6180 <k_tile_panel_16_min+0xbb0>
+	QUAD $0x000051c5056f7dc5 // vmovdqa 0x51c5(%rip), %ymm8 # 0x6120 <k_tile_panel_16_min+0xb50>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -694,394 +693,359 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e0c149 // shlq $0x4, %r8
 	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
 	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x00000000bd2c8d46 // leal (,%r15,4), %r13d
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0x09e4c149 // shlq $0x9, %r12
-	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
-	LONG $0x6e7941c4; BYTE $0xcd // vmovd %r13d, %xmm9
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	QUAD $0x0200229cdb6d01c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	LONG $0x147f7ec5; BYTE $0x19 // vmovdqu %ymm10, (%rcx,%rbx)
-	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
-	QUAD $0x0240229cdb6d01c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x08e7c149 // shlq $0x8, %r15
+	QUAD $0x0200228cdb6d01c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm2, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	LONG $0x547f7ec5; WORD $0x4019 // vmovdqu %ymm10, 0x40(%rcx,%rbx)
-	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	QUAD $0x0280229cdb6d01c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00008019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x80(%rcx,%rbx)
-	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
-	QUAD $0x02c0229cdb6d01c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0000c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0xc0(%rcx,%rbx)
-	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	QUAD $0x0300229cdb6d01c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00010019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x100(%rcx,%rbx)
-	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
-	QUAD $0x0340229cdb6d01c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00014019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x140(%rcx,%rbx)
-	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	QUAD $0x0380229cdb6d01c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00018019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x180(%rcx,%rbx)
-	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
-	QUAD $0x03c0229cdb6d01c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm2, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0001c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x1c0(%rcx,%rbx)
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
-	LONG $0xdb5521c4; WORD $0x3c1c // vpand (%rsp,%r15), %ymm5, %ymm11
-	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x0002001994117cc5; BYTE $0x00 // vmovups %ymm10, 0x200(%rcx,%rbx)
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x3c1c // vmovdqu (%rsp,%r15), %ymm11
-	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
-	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x0002401994117cc5; BYTE $0x00 // vmovups %ymm10, 0x240(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x2314 // vmovdqu (%r11,%r12), %ymm10
-	LONG $0x6f7e21c4; WORD $0x0a1c // vmovdqu (%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00028019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x280(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x2354; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm10
-	LONG $0x6f7e21c4; WORD $0x0a5c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0002c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x2c0(%rcx,%rbx)
-	QUAD $0x008023946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	QUAD $0x00800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00030019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x300(%rcx,%rbx)
-	QUAD $0x00c023946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm10
-	QUAD $0x00c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00034019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x340(%rcx,%rbx)
-	QUAD $0x010023946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm10
-	QUAD $0x01000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00038019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x380(%rcx,%rbx)
-	QUAD $0x014023946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm10
-	QUAD $0x01400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0003c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x3c0(%rcx,%rbx)
-	QUAD $0x018023946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	QUAD $0x01800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00040019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x400(%rcx,%rbx)
-	QUAD $0x01c023946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm10
-	QUAD $0x01c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00044019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x440(%rcx,%rbx)
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x3c1c // vmovdqu (%rsp,%r15), %ymm11
-	LONG $0x002542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm11, %ymm11
-	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x0004801994117cc5; BYTE $0x00 // vmovups %ymm10, 0x480(%rcx,%rbx)
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x3c1c // vmovdqu (%rsp,%r15), %ymm11
-	LONG $0x7225c1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm11
-	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x0004c01994117cc5; BYTE $0x00 // vmovups %ymm10, 0x4c0(%rcx,%rbx)
-	LONG $0x6f7e21c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x6f7e01c4; WORD $0x231c // vmovdqu (%r11,%r12), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00050019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x500(%rcx,%rbx)
-	LONG $0x6f7e21c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x6f7e01c4; WORD $0x235c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00054019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x540(%rcx,%rbx)
-	QUAD $0x00800a946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	QUAD $0x0080239c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00058019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x580(%rcx,%rbx)
-	QUAD $0x00c00a946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	QUAD $0x00c0239c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0005c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x5c0(%rcx,%rbx)
-	QUAD $0x01000a946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	QUAD $0x0100239c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00060019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x600(%rcx,%rbx)
-	QUAD $0x01400a946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	QUAD $0x0140239c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00064019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x640(%rcx,%rbx)
-	QUAD $0x01800a946f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm10
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	QUAD $0x0180239c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00068019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x680(%rcx,%rbx)
-	QUAD $0x01c00a946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm10
-	QUAD $0x01c0239c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0006c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x6c0(%rcx,%rbx)
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
-	LONG $0xdb5521c4; WORD $0x3c5c; BYTE $0x20 // vpand 0x20(%rsp,%r15), %ymm5, %ymm11
-	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x0007001994117cc5; BYTE $0x00 // vmovups %ymm10, 0x700(%rcx,%rbx)
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x3c5c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm11
-	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
-	LONG $0xdefe25c5 // vpaddd %ymm6, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x0007401994117cc5; BYTE $0x00 // vmovups %ymm10, 0x740(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x2314 // vmovdqu (%r11,%r12), %ymm10
-	LONG $0x6f7e21c4; WORD $0x0a1c // vmovdqu (%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00078019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x780(%rcx,%rbx)
-	LONG $0x6f7e01c4; WORD $0x2354; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm10
-	LONG $0x6f7e21c4; WORD $0x0a5c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0007c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x7c0(%rcx,%rbx)
-	QUAD $0x008023946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	QUAD $0x00800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00080019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x800(%rcx,%rbx)
-	QUAD $0x00c023946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm10
-	QUAD $0x00c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00084019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x840(%rcx,%rbx)
-	QUAD $0x010023946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm10
-	QUAD $0x01000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00088019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x880(%rcx,%rbx)
-	QUAD $0x014023946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm10
-	QUAD $0x01400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x0008c019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x8c0(%rcx,%rbx)
-	QUAD $0x018023946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm10
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	QUAD $0x01800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x01d3 // vpsrld $0x1, %ymm11, %ymm11
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0xd4fc2dc5 // vpaddb %ymm4, %ymm10, %ymm10
-	QUAD $0x00090019947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x900(%rcx,%rbx)
-	QUAD $0x01c023946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm10
-	QUAD $0x01c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xc9 // vpsrld %xmm9, %ymm11, %ymm9
-	LONG $0x7235c1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm9
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x000940198c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x940(%rcx,%rbx)
+	LONG $0x7f7e21c4; WORD $0x090c // vmovdqu %ymm9, (%rcx,%r9)
+	QUAD $0x0240228cdb6d01c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm2, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	LONG $0x7f7e21c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r9)
+	QUAD $0x0280228cdb6d01c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm2, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0080098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r9)
+	QUAD $0x02c0228cdb6d01c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm2, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x00c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r9)
+	QUAD $0x0300228cdb6d01c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm2, %ymm9
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0100098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r9)
+	QUAD $0x0340228cdb6d01c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm2, %ymm9
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0140098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r9)
+	QUAD $0x0380228cdb6d01c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm2, %ymm9
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0180098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r9)
+	QUAD $0x03c0228cdb6d01c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm2, %ymm9
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x01c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r9)
+	LONG $0xdb5521c4; WORD $0x340c // vpand (%rsp,%r14), %ymm5, %ymm9
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0xcefe35c5 // vpaddd %ymm6, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x0200098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r9)
 	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
-	LONG $0x6f7e21c4; WORD $0x3c54; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm10
+	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
+	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0240098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0280098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x02c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r9)
+	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0300098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r9)
+	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0340098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r9)
+	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0380098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r9)
+	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x03c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r9)
+	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0400098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r9)
+	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0440098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0x003542c4; BYTE $0xc8 // vpshufb %ymm8, %ymm9, %ymm9
+	LONG $0xcefe35c5 // vpaddd %ymm6, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x0480098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r9)
+	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
+	LONG $0xcefe35c5 // vpaddd %ymm6, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x04c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xdb6501c4; WORD $0x3a14 // vpand (%r10,%r15), %ymm3, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0500098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0540098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r9)
+	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xdb6501c4; WORD $0x3a54; BYTE $0x40 // vpand 0x40(%r10,%r15), %ymm3, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0580098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r9)
+	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x05c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r9)
+	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
+	QUAD $0x00803a94db6501c4; WORD $0x0000 // vpand 0x80(%r10,%r15), %ymm3, %ymm10
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0600098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r9)
+	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0640098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r9)
+	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x00c03a94db6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r15), %ymm3, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0680098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r9)
+	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x06c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r9)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0xdb5521c4; WORD $0x3454; BYTE $0x20 // vpand 0x20(%rsp,%r14), %ymm5, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0700098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r9)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm10
+	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0740098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0780098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x05d2 // vpsrld $0x5, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x07c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r9)
+	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0800098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r9)
+	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x05d2 // vpsrld $0x5, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0840098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r9)
+	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0880098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r9)
+	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x05d2 // vpsrld $0x5, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x08c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r9)
+	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0900098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r9)
+	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
+	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
+	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
+	LONG $0x722dc1c4; WORD $0x05d2 // vpsrld $0x5, %ymm10, %ymm10
+	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
+	QUAD $0x0940098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r9)
+	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm10
 	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x000980198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x980(%rcx,%rbx)
+	QUAD $0x0980098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r9)
 	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
-	LONG $0x6f7e21c4; WORD $0x3c54; BYTE $0x20 // vmovdqu 0x20(%rsp,%r15), %ymm10
+	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm10
 	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0009c0198c117cc5; BYTE $0x00 // vmovups %ymm9, 0x9c0(%rcx,%rbx)
-	LONG $0x00c38148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rbx # imm = 0xA00
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xf74f850f; WORD $0xffff // jne 0x1020 <k_untile_q3_k+0x140>
+	QUAD $0x09c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xf7df850f; WORD $0xffff // jne 0x1020 <k_untile_q3_k+0x140>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf68a850f; WORD $0xffff // jne 0xf70 <k_untile_q3_k+0x90>
+	LONG $0xf71a850f; WORD $0xffff // jne 0xf70 <k_untile_q3_k+0x90>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xe0c28148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdx # imm = 0x6E0
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf660850f; WORD $0xffff // jne 0xf60 <k_untile_q3_k+0x80>
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	LONG $0xf6f0850f; WORD $0xffff // jne 0xf60 <k_untile_q3_k+0x80>
+	LONG $0xe0658d48 // leaq -0x20(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// untile_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05b08e0f; WORD $0x0000 // jle 0x1edd <k_untile_q4_k+0x5bd>
+	LONG $0x05b08e0f; WORD $0x0000 // jle 0x1e3d <k_untile_q4_k+0x5bd>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -1090,15 +1054,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004a7905587de2c4; BYTE $0x00 // vpbroadcastd 0x4a79(%rip), %ymm0 # 0x63c8 <k_tile_panel_16_min+0xc68>
-	QUAD $0x004a780d587de2c4; BYTE $0x00 // vpbroadcastd 0x4a78(%rip), %ymm1 # 0x63d0 <k_tile_panel_16_min+0xc70>
-	QUAD $0x004a7f15587de2c4; BYTE $0x00 // vpbroadcastd 0x4a7f(%rip), %ymm2 # 0x63e0 <k_tile_panel_16_min+0xc80>
+	QUAD $0x00499905587de2c4; BYTE $0x00 // vpbroadcastd 0x4999(%rip), %ymm0 # 0x6248 <k_tile_panel_16_min+0xc78>
+	QUAD $0x0049980d587de2c4; BYTE $0x00 // vpbroadcastd 0x4998(%rip), %ymm1 # 0x6250 <k_tile_panel_16_min+0xc80>
+	QUAD $0x00499f15587de2c4; BYTE $0x00 // vpbroadcastd 0x499f(%rip), %ymm2 # 0x6260 <k_tile_panel_16_min+0xc90>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004a881d787de2c4; BYTE $0x00 // vpbroadcastb 0x4a88(%rip), %ymm3 # 0x63f4 <k_tile_panel_16_min+0xc94>
-	QUAD $0x004a4b25187de2c4; BYTE $0x00 // vbroadcastss 0x4a4b(%rip), %ymm4 # 0x63c0 <k_tile_panel_16_min+0xc60>
-	QUAD $0x004a562d187de2c4; BYTE $0x00 // vbroadcastss 0x4a56(%rip), %ymm5 # 0x63d4 <k_tile_panel_16_min+0xc74>
-	QUAD $0x0000497a356ffdc5 // vmovdqa 0x497a(%rip), %ymm6 # 0x6300 <k_tile_panel_16_min+0xba0>
-	QUAD $0x000049123d6ffdc5 // vmovdqa 0x4912(%rip), %ymm7 # 0x62a0 <k_tile_panel_16_min+0xb40>
+	QUAD $0x0049a81d787de2c4; BYTE $0x00 // vpbroadcastb 0x49a8(%rip), %ymm3 # 0x6274 <k_tile_panel_16_min+0xca4>
+	QUAD $0x00496b25187de2c4; BYTE $0x00 // vbroadcastss 0x496b(%rip), %ymm4 # 0x6240 <k_tile_panel_16_min+0xc70>
+	QUAD $0x0049762d187de2c4; BYTE $0x00 // vbroadcastss 0x4976(%rip), %ymm5 # 0x6254 <k_tile_panel_16_min+0xc84>
+	QUAD $0x0000489a356ffdc5 // vmovdqa 0x489a(%rip), %ymm6 # 0x6180 <k_tile_panel_16_min+0xbb0>
+	QUAD $0x000048323d6ffdc5 // vmovdqa 0x4832(%rip), %ymm7 # 0x6120 <k_tile_panel_16_min+0xb50>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1281,16 +1245,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xfb7a850f; WORD $0xffff // jne 0x1a20 <k_untile_q4_k+0x100>
+	LONG $0xfb7a850f; WORD $0xffff // jne 0x1980 <k_untile_q4_k+0x100>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfae5850f; WORD $0xffff // jne 0x19a0 <k_untile_q4_k+0x80>
+	LONG $0xfae5850f; WORD $0xffff // jne 0x1900 <k_untile_q4_k+0x80>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x00c28148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdx # imm = 0x900
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfabb850f; WORD $0xffff // jne 0x1990 <k_untile_q4_k+0x70>
+	LONG $0xfabb850f; WORD $0xffff // jne 0x18f0 <k_untile_q4_k+0x70>
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
@@ -1300,33 +1264,36 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// untile_q5_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09888e0f; WORD $0x0000 // jle 0x2885 <k_untile_q5_k+0x995>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x08748e0f; WORD $0x0000 // jle 0x26ed <k_untile_q5_k+0x89d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0044a305587de2c4; BYTE $0x00 // vpbroadcastd 0x44a3(%rip), %ymm0 # 0x63c8 <k_tile_panel_16_min+0xc68>
-	QUAD $0x0044a20d587de2c4; BYTE $0x00 // vpbroadcastd 0x44a2(%rip), %ymm1 # 0x63d0 <k_tile_panel_16_min+0xc70>
-	QUAD $0x0044a915587de2c4; BYTE $0x00 // vpbroadcastd 0x44a9(%rip), %ymm2 # 0x63e0 <k_tile_panel_16_min+0xc80>
-	QUAD $0x0044b51d787de2c4; BYTE $0x00 // vpbroadcastb 0x44b5(%rip), %ymm3 # 0x63f5 <k_tile_panel_16_min+0xc95>
-	QUAD $0x0044ad25787de2c4; BYTE $0x00 // vpbroadcastb 0x44ad(%rip), %ymm4 # 0x63f6 <k_tile_panel_16_min+0xc96>
-	QUAD $0x00446e2d187de2c4; BYTE $0x00 // vbroadcastss 0x446e(%rip), %ymm5 # 0x63c0 <k_tile_panel_16_min+0xc60>
-	QUAD $0x00447935187de2c4; BYTE $0x00 // vbroadcastss 0x4479(%rip), %ymm6 # 0x63d4 <k_tile_panel_16_min+0xc74>
-	QUAD $0x0000439d3d6ffdc5 // vmovdqa 0x439d(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xba0>
-	QUAD $0x00004335056f7dc5 // vmovdqa 0x4335(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb40>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0043bd05587de2c4; BYTE $0x00 // vpbroadcastd 0x43bd(%rip), %ymm0 # 0x6248 <k_tile_panel_16_min+0xc78>
+	QUAD $0x0043bc0d587de2c4; BYTE $0x00 // vpbroadcastd 0x43bc(%rip), %ymm1 # 0x6250 <k_tile_panel_16_min+0xc80>
+	QUAD $0x0043c315587de2c4; BYTE $0x00 // vpbroadcastd 0x43c3(%rip), %ymm2 # 0x6260 <k_tile_panel_16_min+0xc90>
+	QUAD $0x0043cf1d787de2c4; BYTE $0x00 // vpbroadcastb 0x43cf(%rip), %ymm3 # 0x6275 <k_tile_panel_16_min+0xca5>
+	QUAD $0x0043c725787de2c4; BYTE $0x00 // vpbroadcastb 0x43c7(%rip), %ymm4 # 0x6276 <k_tile_panel_16_min+0xca6>
+	QUAD $0x0043882d187de2c4; BYTE $0x00 // vbroadcastss 0x4388(%rip), %ymm5 # 0x6240 <k_tile_panel_16_min+0xc70>
+	QUAD $0x00439335187de2c4; BYTE $0x00 // vbroadcastss 0x4393(%rip), %ymm6 # 0x6254 <k_tile_panel_16_min+0xc84>
+	QUAD $0x000042b73d6ffdc5 // vmovdqa 0x42b7(%rip), %ymm7 # 0x6180 <k_tile_panel_16_min+0xbb0>
+	QUAD $0x0000424f056f7dc5 // vmovdqa 0x424f(%rip), %ymm8 # 0x6120 <k_tile_panel_16_min+0xb50>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0x05e1c149 // shlq $0x5, %r9
 	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
@@ -1334,363 +1301,332 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0a400a946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r9), %ymm10
 	QUAD $0x0a800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r9), %ymm11
 	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
-	LONG $0x247f7ec5; BYTE $0x24 // vmovdqu %ymm12, (%rsp)
+	LONG $0x647f7ec5; WORD $0x1024 // vmovdqu %ymm12, 0x10(%rsp)
 	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb1d41c4; BYTE $0xc9 // vpor %ymm9, %ymm12, %ymm9
-	LONG $0x4c7f7ec5; WORD $0x2024 // vmovdqu %ymm9, 0x20(%rsp)
+	LONG $0x4c7f7ec5; WORD $0x3024 // vmovdqu %ymm9, 0x30(%rsp)
 	LONG $0xc8db2dc5 // vpand %ymm0, %ymm10, %ymm9
-	LONG $0x4c7f7ec5; WORD $0x4024 // vmovdqu %ymm9, 0x40(%rsp)
+	LONG $0x4c7f7ec5; WORD $0x5024 // vmovdqu %ymm9, 0x50(%rsp)
 	LONG $0x7235c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x4c7f7ec5; WORD $0x6024 // vmovdqu %ymm9, 0x60(%rsp)
+	LONG $0x4c7f7ec5; WORD $0x7024 // vmovdqu %ymm9, 0x70(%rsp)
 	LONG $0x04e0c149 // shlq $0x4, %r8
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	WORD $0x01b3 // movb $0x1, %bl
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x00000000bd248d46 // leal (,%r15,4), %r12d
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	LONG $0xdb6501c4; WORD $0x3a14 // vpand (%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
-	LONG $0x6e7941c4; BYTE $0xcc // vmovd %r12d, %xmm9
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x7f7e21c4; WORD $0x1914 // vmovdqu %ymm10, (%rcx,%r11)
-	LONG $0xdb6501c4; WORD $0x3a54; BYTE $0x40 // vpand 0x40(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x7f7e21c4; WORD $0x1954; BYTE $0x40 // vmovdqu %ymm10, 0x40(%rcx,%r11)
-	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
-	QUAD $0x00803a9cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
+	QUAD $0x000008400a9c8d4a // leaq 0x840(%rdx,%r9), %rbx
+	LONG $0x0a348d4e // leaq (%rdx,%r9), %r14
+	LONG $0x80c68149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r14 # imm = 0x880
+	LONG $0x0a3c8d4e // leaq (%rdx,%r9), %r15
+	LONG $0xc0c78149; WORD $0x0008; BYTE $0x00 // addq $0x8c0, %r15 # imm = 0x8C0
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x08e6c148 // shlq $0x8, %rsi
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x0ae5c149 // shlq $0xa, %r13
+	QUAD $0x0800328c6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r10,%rsi), %ymm9
+	LONG $0xdb6501c4; WORD $0x2a14 // vpand (%r10,%r13), %ymm3, %ymm10
+	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	LONG $0x7f7e21c4; WORD $0x090c // vmovdqu %ymm9, (%rcx,%r9)
+	LONG $0xdb6501c4; WORD $0x2a4c; BYTE $0x40 // vpand 0x40(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08003294db5d41c4; WORD $0x0000 // vpand 0x800(%r10,%rsi), %ymm4, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	LONG $0x7f7e21c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r9)
+	QUAD $0x00802a8cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x084032946f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x008019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x80(%rcx,%r11)
-	QUAD $0x00c03a94db6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x00c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0xc0(%rcx,%r11)
-	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
-	QUAD $0x01003a9cdb6501c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0080098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r9)
+	QUAD $0x00c02a8cdb6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08403294db5d41c4; WORD $0x0000 // vpand 0x840(%r10,%rsi), %ymm4, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x00c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r9)
+	QUAD $0x0880328c6f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r10,%rsi), %ymm9
+	QUAD $0x01002a94db6501c4; WORD $0x0000 // vpand 0x100(%r10,%r13), %ymm3, %ymm10
+	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
+	QUAD $0x0100098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r9)
+	QUAD $0x01402a8cdb6501c4; WORD $0x0000 // vpand 0x140(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08803294db5d41c4; WORD $0x0000 // vpand 0x880(%r10,%rsi), %ymm4, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0140098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r9)
+	QUAD $0x01802a8cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08c032946f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x010019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x100(%rcx,%r11)
-	QUAD $0x01403a94db6501c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x014019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x140(%rcx,%r11)
-	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
-	QUAD $0x01803a9cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x018019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x180(%rcx,%r11)
-	QUAD $0x01c03a94db6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x05e6c149 // shlq $0x5, %r14
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x01c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x1c0(%rcx,%r11)
-	LONG $0x545421c4; WORD $0x3414 // vandps (%rsp,%r14), %ymm5, %ymm10
-	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0180098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r9)
+	QUAD $0x01c02a8cdb6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r13), %ymm3, %ymm9
+	QUAD $0x08c03294db5d41c4; WORD $0x0000 // vpand 0x8c0(%r10,%rsi), %ymm4, %ymm10
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x01c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r9)
+	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	LONG $0x545454c5; WORD $0x1004 // vandps 0x10(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x02001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x200(%rcx,%r11)
-	LONG $0x545421c4; WORD $0x3454; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm5, %ymm10
-	QUAD $0x0ae0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm11
-	LONG $0xde5724c5 // vxorps %ymm6, %ymm11, %ymm11
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0200098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r9)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
+	LONG $0x545454c5; WORD $0x5004 // vandps 0x50(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x02401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x240(%rcx,%r11)
-	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
-	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x028019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x280(%rcx,%r11)
-	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x02c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x2c0(%rcx,%r11)
-	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
-	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x030019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x300(%rcx,%r11)
-	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x034019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x340(%rcx,%r11)
-	QUAD $0x01003a946f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm10
-	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x038019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x380(%rcx,%r11)
-	QUAD $0x01403a946f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x03c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x3c0(%rcx,%r11)
-	QUAD $0x01803a946f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm10
-	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x040019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x400(%rcx,%r11)
-	QUAD $0x01c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x03f3 // vpslld $0x3, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x044019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x440(%rcx,%r11)
-	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
-	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0240098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x2a0c // vmovdqu (%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0280098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r9)
+	LONG $0x6f7e01c4; WORD $0x2a4c; BYTE $0x40 // vmovdqu 0x40(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x02c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r9)
+	QUAD $0x00802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0300098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r9)
+	QUAD $0x00c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0340098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r9)
+	QUAD $0x01002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0380098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r9)
+	QUAD $0x01402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x03c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r9)
+	QUAD $0x01802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0400098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r9)
+	QUAD $0x01c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0440098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r9)
+	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	LONG $0x546f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x04801994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x480(%rcx,%r11)
-	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
-	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
-	LONG $0x002562c4; BYTE $0xdf // vpshufb %ymm7, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x04c01994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x4c0(%rcx,%r11)
-	QUAD $0x08000a946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm10
-	QUAD $0x02003a9cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0480098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r9)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
+	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
+	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x04c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r9)
+	QUAD $0x02002a8cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x050019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x500(%rcx,%r11)
-	QUAD $0x02403a94db6501c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x054019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x540(%rcx,%r11)
-	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
-	QUAD $0x02803a9cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0500098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r9)
+	QUAD $0x02402a8cdb6501c4; WORD $0x0000 // vpand 0x240(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0540098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r9)
+	QUAD $0x02802a8cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r13), %ymm3, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x058019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x580(%rcx,%r11)
-	QUAD $0x02c03a94db6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x05c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x5c0(%rcx,%r11)
-	QUAD $0x09000a946f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm10
-	QUAD $0x03003a9cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0580098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r9)
+	QUAD $0x02c02a8cdb6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r13), %ymm3, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x05c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r9)
+	QUAD $0x03002a8cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x060019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x600(%rcx,%r11)
-	QUAD $0x03403a94db6501c4; WORD $0x0000 // vpand 0x340(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x064019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x640(%rcx,%r11)
-	QUAD $0x09800a946f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm10
-	QUAD $0x03803a9cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r15), %ymm3, %ymm11
-	LONG $0xd22d41c4; BYTE $0xd1 // vpsrld %xmm9, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0600098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r9)
+	QUAD $0x03402a8cdb6501c4; WORD $0x0000 // vpand 0x340(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0640098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r9)
+	QUAD $0x03802a8cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	QUAD $0x068019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x680(%rcx,%r11)
-	QUAD $0x03c03a94db6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r15), %ymm3, %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x06c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x6c0(%rcx,%r11)
-	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
-	QUAD $0x0ac0029c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm11
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0680098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r9)
+	QUAD $0x03c02a8cdb6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r13), %ymm3, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x06c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r9)
+	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
+	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	LONG $0x003542c4; BYTE $0xc8 // vpshufb %ymm8, %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	QUAD $0x0700098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r9)
+	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
+	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
-	QUAD $0x07001994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x700(%rcx,%r11)
-	QUAD $0x0ae00294137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm10
-	LONG $0x6f7e21c4; WORD $0x345c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm11
-	LONG $0xd6572cc5 // vxorps %ymm6, %ymm10, %ymm10
-	LONG $0x002542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm11, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
-	QUAD $0x07401994117c21c4; WORD $0x0000 // vmovups %ymm10, 0x740(%rcx,%r11)
-	QUAD $0x02003a946f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r15), %ymm10
-	QUAD $0x08000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x078019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x780(%rcx,%r11)
-	QUAD $0x02403a946f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r15), %ymm10
-	QUAD $0x08400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x07c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x7c0(%rcx,%r11)
-	QUAD $0x02803a946f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r15), %ymm10
-	QUAD $0x08800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x080019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x800(%rcx,%r11)
-	QUAD $0x02c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r15), %ymm10
-	QUAD $0x08c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x8c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x084019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x840(%rcx,%r11)
-	QUAD $0x03003a946f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r15), %ymm10
-	QUAD $0x09000a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x900(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x088019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x880(%rcx,%r11)
-	QUAD $0x03403a946f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r15), %ymm10
-	QUAD $0x09400a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x940(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x08c019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x8c0(%rcx,%r11)
-	QUAD $0x03803a946f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r15), %ymm10
-	QUAD $0x09800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x980(%rdx,%r9), %ymm11
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd22541c4; BYTE $0xd9 // vpsrld %xmm9, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdb // vpaddd %ymm11, %ymm11, %ymm11
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xdcdb25c5 // vpand %ymm4, %ymm11, %ymm11
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	QUAD $0x090019947f7e21c4; WORD $0x0000 // vmovdqu %ymm10, 0x900(%rcx,%r11)
-	QUAD $0x03c03a946f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r15), %ymm10
-	QUAD $0x09c00a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x9c0(%rdx,%r9), %ymm11
-	LONG $0xd22541c4; BYTE $0xc9 // vpsrld %xmm9, %ymm11, %ymm9
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xfe3541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm9, %ymm9
-	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	QUAD $0x0740098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r9)
+	QUAD $0x02002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0940198c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r11)
-	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
+	QUAD $0x0780098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r9)
+	QUAD $0x02402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x07c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r9)
+	QUAD $0x02802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0800098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r9)
+	QUAD $0x02c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0840098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r9)
+	QUAD $0x03002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0880098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r9)
+	QUAD $0x03402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x08c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r9)
+	QUAD $0x03802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0900098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r9)
+	QUAD $0x03c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r13), %ymm9
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
+	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
+	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
+	QUAD $0x0940098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r9)
+	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
 	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0980198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r11)
+	QUAD $0x0980098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r9)
 	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
-	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm10
+	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x09c0198c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r11)
-	LONG $0x00c38149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r11 # imm = 0xA00
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xf7b6850f; WORD $0xffff // jne 0x2000 <k_untile_q5_k+0x110>
+	QUAD $0x09c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r9)
+	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xf8e8850f; WORD $0xffff // jne 0x1fa0 <k_untile_q5_k+0x150>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf721850f; WORD $0xffff // jne 0x1f80 <k_untile_q5_k+0x90>
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xf823850f; WORD $0xffff // jne 0x1ef0 <k_untile_q5_k+0xa0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c28148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdx # imm = 0xB00
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf6f7850f; WORD $0xffff // jne 0x1f70 <k_untile_q5_k+0x80>
-	LONG $0xe0658d48 // leaq -0x20(%rbp), %rsp
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0xf7f3850f; WORD $0xffff // jne 0x1ee0 <k_untile_q5_k+0x90>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	BYTE $0x90 // nop
 
 	// untile_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x083a8e0f; WORD $0x0000 // jle 0x30d7 <k_untile_q6_k+0x847>
+	LONG $0x083a8e0f; WORD $0x0000 // jle 0x2f47 <k_untile_q6_k+0x847>
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5441 // pushq %r12
@@ -1698,9 +1634,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003b4105787de2c4; BYTE $0x00 // vpbroadcastb 0x3b41(%rip), %ymm0 # 0x63f7 <k_tile_panel_16_min+0xc97>
-	QUAD $0x003b390d787de2c4; BYTE $0x00 // vpbroadcastb 0x3b39(%rip), %ymm1 # 0x63f8 <k_tile_panel_16_min+0xc98>
-	QUAD $0x003b3115787de2c4; BYTE $0x00 // vpbroadcastb 0x3b31(%rip), %ymm2 # 0x63f9 <k_tile_panel_16_min+0xc99>
+	QUAD $0x003b5105787de2c4; BYTE $0x00 // vpbroadcastb 0x3b51(%rip), %ymm0 # 0x6277 <k_tile_panel_16_min+0xca7>
+	QUAD $0x003b490d787de2c4; BYTE $0x00 // vpbroadcastb 0x3b49(%rip), %ymm1 # 0x6278 <k_tile_panel_16_min+0xca8>
+	QUAD $0x003b4115787de2c4; BYTE $0x00 // vpbroadcastb 0x3b41(%rip), %ymm2 # 0x6279 <k_tile_panel_16_min+0xca9>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2017,16 +1953,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xf85f850f; WORD $0xffff // jne 0x2900 <k_untile_q6_k+0x70>
+	LONG $0xf85f850f; WORD $0xffff // jne 0x2770 <k_untile_q6_k+0x70>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf82a850f; WORD $0xffff // jne 0x28e0 <k_untile_q6_k+0x50>
+	LONG $0xf82a850f; WORD $0xffff // jne 0x2750 <k_untile_q6_k+0x50>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf800850f; WORD $0xffff // jne 0x28d0 <k_untile_q6_k+0x40>
+	LONG $0xf800850f; WORD $0xffff // jne 0x2740 <k_untile_q6_k+0x40>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
@@ -2132,29 +2068,29 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e0c148 // shlq $0x6, %rax
 	LONG $0x24c88348 // orq $0x24, %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x00317e1d187d62c4; BYTE $0x00 // vbroadcastss 0x317e(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0x00318e1d187d62c4; BYTE $0x00 // vbroadcastss 0x318e(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x28eb // jmp 0x328c <k_tile_panel+0x1ac>
+	WORD $0x28eb // jmp 0x30fc <k_tile_panel+0x1ac>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x117ca1c4; WORD $0x180c // vmovups %ymm1, (%rax,%r11)
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0x0c36840f; WORD $0x0000 // je 0x3ec2 <k_tile_panel+0xde2>
+	LONG $0x0c36840f; WORD $0x0000 // je 0x3d32 <k_tile_panel+0xde2>
 	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
 	LONG $0x03247c80; BYTE $0x00 // cmpb $0x0, 0x3(%rsp)
-	LONG $0x04c4840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	LONG $0x04c4840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
 	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0774 // je 0x32b2 <k_tile_panel+0x1d2>
+	WORD $0x0774 // je 0x3122 <k_tile_panel+0x1d2>
 	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
-	WORD $0x04eb // jmp 0x32b6 <k_tile_panel+0x1d6>
+	WORD $0x04eb // jmp 0x3126 <k_tile_panel+0x1d6>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x105f8b48 // movq 0x10(%rdi), %rbx
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -2162,7 +2098,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
 	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00eb8e0f; WORD $0x0000 // jle 0x33bd <k_tile_panel+0x2dd>
+	LONG $0x00eb8e0f; WORD $0x0000 // jle 0x322d <k_tile_panel+0x2dd>
 	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x0e148d49 // leaq (%r14,%rcx), %rdx
@@ -2205,21 +2141,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff33870f; WORD $0xffff // ja 0x32f0 <k_tile_panel+0x210>
+	LONG $0xff33870f; WORD $0xffff // ja 0x3160 <k_tile_panel+0x210>
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
 	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
 	LONG $0x02247c80; BYTE $0x00 // cmpb $0x0, 0x2(%rsp)
-	LONG $0x038a840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	LONG $0x038a840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x33eb <k_tile_panel+0x30b>
+	WORD $0x1074 // je 0x325b <k_tile_panel+0x30b>
 	LONG $0x107cc1c4; WORD $0x880c // vmovups (%r8,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x33f8 <k_tile_panel+0x318>
-	LONG $0x00010be9; BYTE $0x00 // jmp 0x34f6 <k_tile_panel+0x416>
+	WORD $0x127f // jg 0x3268 <k_tile_panel+0x318>
+	LONG $0x00010be9; BYTE $0x00 // jmp 0x3366 <k_tile_panel+0x416>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x34f6 <k_tile_panel+0x416>
+	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x3366 <k_tile_panel+0x416>
 	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
@@ -2262,20 +2198,20 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff2a870f; WORD $0xffff // ja 0x3420 <k_tile_panel+0x340>
+	LONG $0xff2a870f; WORD $0xffff // ja 0x3290 <k_tile_panel+0x340>
 	LONG $0x117cc1c4; WORD $0x880c // vmovups %ymm1, (%r8,%rcx,4)
 	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
 	LONG $0x01247c80; BYTE $0x00 // cmpb $0x0, 0x1(%rsp)
-	LONG $0x0254840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	LONG $0x0254840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x3521 <k_tile_panel+0x441>
+	WORD $0x1074 // je 0x3391 <k_tile_panel+0x441>
 	LONG $0x107cc1c4; WORD $0xc80c // vmovups (%r8,%rcx,8), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x352e <k_tile_panel+0x44e>
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x3626 <k_tile_panel+0x546>
+	WORD $0x127f // jg 0x339e <k_tile_panel+0x44e>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x3496 <k_tile_panel+0x546>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00f88e0f; WORD $0x0000 // jle 0x3626 <k_tile_panel+0x546>
+	LONG $0x00f88e0f; WORD $0x0000 // jle 0x3496 <k_tile_panel+0x546>
 	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
@@ -2318,22 +2254,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff2a870f; WORD $0xffff // ja 0x3550 <k_tile_panel+0x470>
+	LONG $0xff2a870f; WORD $0xffff // ja 0x33c0 <k_tile_panel+0x470>
 	LONG $0x117cc1c4; WORD $0xc80c // vmovups %ymm1, (%r8,%rcx,8)
 	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
 	LONG $0x00243c80 // cmpb $0x0, (%rsp)
-	LONG $0x0125840f; WORD $0x0000 // je 0x3760 <k_tile_panel+0x680>
+	LONG $0x0125840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
 	LONG $0x02e1c148 // shlq $0x2, %rcx
 	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x3658 <k_tile_panel+0x578>
+	WORD $0x1074 // je 0x34c8 <k_tile_panel+0x578>
 	LONG $0x107cc1c4; WORD $0x000c // vmovups (%r8,%rax), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x3665 <k_tile_panel+0x585>
-	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x374d <k_tile_panel+0x66d>
+	WORD $0x127f // jg 0x34d5 <k_tile_panel+0x585>
+	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x35bd <k_tile_panel+0x66d>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00e88e0f; WORD $0x0000 // jle 0x374d <k_tile_panel+0x66d>
+	LONG $0x00e88e0f; WORD $0x0000 // jle 0x35bd <k_tile_panel+0x66d>
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	LONG $0x2474034c; BYTE $0x20 // addq 0x20(%rsp), %r14
 	LONG $0x5caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r11
@@ -2373,7 +2309,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcd // decq %rbp
 	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xff33870f; WORD $0xffff // ja 0x3680 <k_tile_panel+0x5a0>
+	LONG $0xff33870f; WORD $0xffff // ja 0x34f0 <k_tile_panel+0x5a0>
 	LONG $0x117cc1c4; WORD $0x000c // vmovups %ymm1, (%r8,%rax)
 	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -2381,16 +2317,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
 	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
-	WORD $0x6c7e // jle 0x37e0 <k_tile_panel+0x700>
+	WORD $0x6c7e // jle 0x3650 <k_tile_panel+0x700>
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	LONG $0x02768d4c // leaq 0x2(%rsi), %r14
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0x040c8e0f; WORD $0x0000 // jle 0x3b90 <k_tile_panel+0xab0>
+	LONG $0x040c8e0f; WORD $0x0000 // jle 0x3a00 <k_tile_panel+0xab0>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xfadd8d0f; WORD $0xffff // jge 0x3276 <k_tile_panel+0x196>
+	LONG $0xfadd8d0f; WORD $0xffff // jge 0x30e6 <k_tile_panel+0x196>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
 	LONG $0x47af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rax
@@ -2400,13 +2336,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xd1490f4c // cmovnsq %rcx, %r10
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x05df840f; WORD $0x0000 // je 0x3da2 <k_tile_panel+0xcc2>
+	LONG $0x05df840f; WORD $0x0000 // je 0x3c12 <k_tile_panel+0xcc2>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x107ca1c4; WORD $0x180c // vmovups (%rax,%r11), %ymm1
 	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x05dd8f0f; WORD $0x0000 // jg 0x3db8 <k_tile_panel+0xcd8>
-	LONG $0xfffa90e9; BYTE $0xff // jmp 0x3270 <k_tile_panel+0x190>
+	LONG $0x05dd8f0f; WORD $0x0000 // jg 0x3c28 <k_tile_panel+0xcd8>
+	LONG $0xfffa90e9; BYTE $0xff // jmp 0x30e0 <k_tile_panel+0x190>
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
 	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
@@ -2423,7 +2359,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000e4ba; BYTE $0x00 // movl $0xe4, %edx
 	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x2feb // jmp 0x3856 <k_tile_panel+0x776>
+	WORD $0x2feb // jmp 0x36c6 <k_tile_panel+0x776>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
 	LONG $0x117ca1c4; WORD $0x9a0c // vmovups %ymm1, (%rdx,%r11,4)
@@ -2432,7 +2368,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x044e8d48 // leaq 0x4(%rsi), %rcx
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xff218f0f; WORD $0xffff // jg 0x3777 <k_tile_panel+0x697>
+	LONG $0xff218f0f; WORD $0xffff // jg 0x35e7 <k_tile_panel+0x697>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
@@ -2442,21 +2378,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcc490f49 // cmovnsq %r12, %rcx
 	LONG $0x96148d49 // leaq (%r14,%rdx,4), %rdx
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2674 // je 0x38a0 <k_tile_panel+0x7c0>
+	WORD $0x2674 // je 0x3710 <k_tile_panel+0x7c0>
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0x107ca1c4; WORD $0x9a0c // vmovups (%rdx,%r11,4), %ymm1
 	LONG $0x6f7ea1c4; WORD $0xda1c // vmovdqu (%rdx,%r11,8), %ymm3
 	LONG $0x107ca1c4; WORD $0x0a24 // vmovups (%rdx,%r9), %ymm4
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x247f // jg 0x38b9 <k_tile_panel+0x7d9>
-	WORD $0x99eb // jmp 0x3830 <k_tile_panel+0x750>
+	WORD $0x247f // jg 0x3729 <k_tile_panel+0x7d9>
+	WORD $0x99eb // jmp 0x36a0 <k_tile_panel+0x750>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff778e0f; WORD $0xffff // jle 0x3830 <k_tile_panel+0x750>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x36a0 <k_tile_panel+0x750>
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
@@ -2543,7 +2479,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0x244c; BYTE $0xf8 // vpbroadcastd -0x8(%r12), %ymm9
 	LONG $0x5075e2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm7
 	LONG $0x5075c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm1, %ymm6
-	QUAD $0x0028d01d187d62c4; BYTE $0x00 // vbroadcastss 0x28d0(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0x0028e01d187d62c4; BYTE $0x00 // vbroadcastss 0x28e0(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
 	QUAD $0x00020080107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm0
 	LONG $0xd05924c5 // vmulps %ymm0, %ymm11, %ymm10
 	LONG $0x5075c2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm1, %ymm5
@@ -2564,8 +2500,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfd64870f; WORD $0xffff // ja 0x38e0 <k_tile_panel+0x800>
-	LONG $0xfffcafe9; BYTE $0xff // jmp 0x3830 <k_tile_panel+0x750>
+	LONG $0xfd64870f; WORD $0xffff // ja 0x3750 <k_tile_panel+0x800>
+	LONG $0xfffcafe9; BYTE $0xff // jmp 0x36a0 <k_tile_panel+0x750>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x10418b48 // movq 0x10(%rcx), %rax
@@ -2582,14 +2518,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x64c28348 // addq $0x64, %rdx
 	LONG $0x06e1c149 // shlq $0x6, %r9
 	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
-	WORD $0x1eeb // jmp 0x3beb <k_tile_panel+0xb0b>
+	WORD $0x1eeb // jmp 0x3a5b <k_tile_panel+0xb0b>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
 	LONG $0x117cc1c4; WORD $0xbe0c // vmovups %ymm1, (%r14,%rdi,4)
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0xfba08f0f; WORD $0xffff // jg 0x378b <k_tile_panel+0x6ab>
+	LONG $0xfba08f0f; WORD $0xffff // jg 0x35fb <k_tile_panel+0x6ab>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0x24742b4c; BYTE $0x08 // subq 0x8(%rsp), %r14
@@ -2599,16 +2535,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe490f4c // cmovnsq %rsi, %r15
 	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x3c20 <k_tile_panel+0xb40>
+	WORD $0x1274 // je 0x3a90 <k_tile_panel+0xb40>
 	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
 	LONG $0x107cc1c4; WORD $0xbe0c // vmovups (%r14,%rdi,4), %ymm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x3c2d <k_tile_panel+0xb4d>
-	WORD $0xb0eb // jmp 0x3bd0 <k_tile_panel+0xaf0>
+	WORD $0x0f7f // jg 0x3a9d <k_tile_panel+0xb4d>
+	WORD $0xb0eb // jmp 0x3a40 <k_tile_panel+0xaf0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x3bd0 <k_tile_panel+0xaf0>
+	WORD $0xa37e // jle 0x3a40 <k_tile_panel+0xaf0>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	WORD $0x294c; BYTE $0xe6 // subq %r12, %rsi
@@ -2674,13 +2610,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfeb3870f; WORD $0xffff // ja 0x3c50 <k_tile_panel+0xb70>
-	LONG $0xfffe2ee9; BYTE $0xff // jmp 0x3bd0 <k_tile_panel+0xaf0>
+	LONG $0xfeb3870f; WORD $0xffff // ja 0x3ac0 <k_tile_panel+0xb70>
+	LONG $0xfffe2ee9; BYTE $0xff // jmp 0x3a40 <k_tile_panel+0xaf0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf4b88e0f; WORD $0xffff // jle 0x3270 <k_tile_panel+0x190>
+	LONG $0xf4b88e0f; WORD $0xffff // jle 0x30e0 <k_tile_panel+0x190>
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
@@ -2730,8 +2666,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff33870f; WORD $0xffff // ja 0x3df0 <k_tile_panel+0xd10>
-	LONG $0xfff3aee9; BYTE $0xff // jmp 0x3270 <k_tile_panel+0x190>
+	LONG $0xff33870f; WORD $0xffff // ja 0x3c60 <k_tile_panel+0xd10>
+	LONG $0xfff3aee9; BYTE $0xff // jmp 0x30e0 <k_tile_panel+0x190>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2827,10 +2763,10 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
 	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
 	LONG $0x03c08348 // addq $0x3, %rax
-	QUAD $0x0023ca0d587d62c4; BYTE $0x00 // vpbroadcastd 0x23ca(%rip), %ymm9 # 0x63e4 <k_tile_panel_16_min+0xc84>
+	QUAD $0x0023da0d587d62c4; BYTE $0x00 // vpbroadcastd 0x23da(%rip), %ymm9 # 0x6264 <k_tile_panel_16_min+0xc94>
 	LONG $0x06e2c149 // shlq $0x6, %r10
 	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	QUAD $0x0023a01d187d62c4; BYTE $0x00 // vbroadcastss 0x23a0(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0x0023b01d187d62c4; BYTE $0x00 // vbroadcastss 0x23b0(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	LONG $0x06e2c148 // shlq $0x6, %rdx
@@ -2841,24 +2777,24 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
 	QUAD $0x000088248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x88(%rsp)
-	WORD $0x1deb // jmp 0x407a <k_tile_panel_min+0x19a>
+	WORD $0x1deb // jmp 0x3eea <k_tile_panel_min+0x19a>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x1411fcc5; BYTE $0x38 // vmovups %ymm2, (%rax,%rdi)
 	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
 	LONG $0x01c5f641 // testb $0x1, %r13b
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0x0cc5840f; WORD $0x0000 // je 0x4d3f <k_tile_panel_min+0xe5f>
+	LONG $0x0cc5840f; WORD $0x0000 // je 0x4baf <k_tile_panel_min+0xe5f>
 	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	LONG $0x0511840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	LONG $0x0511840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
 	LONG $0x24048b4d // movq (%r12), %r8
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
 	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0774 // je 0x40a7 <k_tile_panel_min+0x1c7>
+	WORD $0x0774 // je 0x3f17 <k_tile_panel_min+0x1c7>
 	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
-	WORD $0x04eb // jmp 0x40ab <k_tile_panel_min+0x1cb>
+	WORD $0x04eb // jmp 0x3f1b <k_tile_panel_min+0x1cb>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
 	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
@@ -2866,7 +2802,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b4d; BYTE $0x20 // movq 0x20(%r12), %r14
 	LONG $0x247c8b4d; BYTE $0x38 // movq 0x38(%r12), %r15
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01078e0f; WORD $0x0000 // jle 0x41d2 <k_tile_panel_min+0x2f2>
+	LONG $0x01078e0f; WORD $0x0000 // jle 0x4042 <k_tile_panel_min+0x2f2>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x44af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rax
 	LONG $0x06e0c148 // shlq $0x6, %rax
@@ -2912,21 +2848,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xff1e870f; WORD $0xffff // ja 0x40f0 <k_tile_panel_min+0x210>
+	LONG $0xff1e870f; WORD $0xffff // ja 0x3f60 <k_tile_panel_min+0x210>
 	LONG $0x24448b49; BYTE $0x18 // movq 0x18(%r12), %rax
 	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
 	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
 	LONG $0x06247c80; BYTE $0x00 // cmpb $0x0, 0x6(%rsp)
-	LONG $0x03b1840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	LONG $0x03b1840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x4204 <k_tile_panel_min+0x324>
+	WORD $0x1074 // je 0x4074 <k_tile_panel_min+0x324>
 	LONG $0x107cc1c4; WORD $0x8014 // vmovups (%r8,%rax,4), %ymm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4211 <k_tile_panel_min+0x331>
-	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4313 <k_tile_panel_min+0x433>
+	WORD $0x127f // jg 0x4081 <k_tile_panel_min+0x331>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4183 <k_tile_panel_min+0x433>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01028e0f; WORD $0x0000 // jle 0x4313 <k_tile_panel_min+0x433>
+	LONG $0x01028e0f; WORD $0x0000 // jle 0x4183 <k_tile_panel_min+0x433>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x4caf0f48; WORD $0x6024 // imulq 0x60(%rsp), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
@@ -2971,21 +2907,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff1d870f; WORD $0xffff // ja 0x4230 <k_tile_panel_min+0x350>
+	LONG $0xff1d870f; WORD $0xffff // ja 0x40a0 <k_tile_panel_min+0x350>
 	LONG $0x117cc1c4; WORD $0x8014 // vmovups %ymm2, (%r8,%rax,4)
 	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
 	LONG $0x05247c80; BYTE $0x00 // cmpb $0x0, 0x5(%rsp)
 	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0272840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	LONG $0x0272840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x4343 <k_tile_panel_min+0x463>
+	WORD $0x1074 // je 0x41b3 <k_tile_panel_min+0x463>
 	LONG $0x107cc1c4; WORD $0xc014 // vmovups (%r8,%rax,8), %ymm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4350 <k_tile_panel_min+0x470>
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x4453 <k_tile_panel_min+0x573>
+	WORD $0x127f // jg 0x41c0 <k_tile_panel_min+0x470>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x42c3 <k_tile_panel_min+0x573>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x4453 <k_tile_panel_min+0x573>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x42c3 <k_tile_panel_min+0x573>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x4caf0f48; WORD $0x4824 // imulq 0x48(%rsp), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
@@ -3030,23 +2966,23 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff1d870f; WORD $0xffff // ja 0x4370 <k_tile_panel_min+0x490>
+	LONG $0xff1d870f; WORD $0xffff // ja 0x41e0 <k_tile_panel_min+0x490>
 	LONG $0x117cc1c4; WORD $0xc014 // vmovups %ymm2, (%r8,%rax,8)
 	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
 	LONG $0x04247c80; BYTE $0x00 // cmpb $0x0, 0x4(%rsp)
 	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0132840f; WORD $0x0000 // je 0x45a0 <k_tile_panel_min+0x6c0>
+	LONG $0x0132840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
 	LONG $0x02e0c148 // shlq $0x2, %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x448b <k_tile_panel_min+0x5ab>
+	WORD $0x1074 // je 0x42fb <k_tile_panel_min+0x5ab>
 	LONG $0x107cc1c4; WORD $0x0014 // vmovups (%r8,%rax), %ymm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4498 <k_tile_panel_min+0x5b8>
-	LONG $0x000108e9; BYTE $0x00 // jmp 0x4593 <k_tile_panel_min+0x6b3>
+	WORD $0x127f // jg 0x4308 <k_tile_panel_min+0x5b8>
+	LONG $0x000108e9; BYTE $0x00 // jmp 0x4403 <k_tile_panel_min+0x6b3>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00fb8e0f; WORD $0x0000 // jle 0x4593 <k_tile_panel_min+0x6b3>
+	LONG $0x00fb8e0f; WORD $0x0000 // jle 0x4403 <k_tile_panel_min+0x6b3>
 	LONG $0x74af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r14
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
@@ -3089,7 +3025,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff1d870f; WORD $0xffff // ja 0x44b0 <k_tile_panel_min+0x5d0>
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4320 <k_tile_panel_min+0x5d0>
 	LONG $0x117cc1c4; WORD $0x0014 // vmovups %ymm2, (%r8,%rax)
 	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
 	WORD $0x9066 // nop
@@ -3097,17 +3033,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04738d48 // leaq 0x4(%rbx), %rsi
 	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
 	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0x007c8e0f; WORD $0x0000 // jle 0x4630 <k_tile_panel_min+0x750>
+	LONG $0x007c8e0f; WORD $0x0000 // jle 0x44a0 <k_tile_panel_min+0x750>
 	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	LONG $0x02728d4c // leaq 0x2(%rdx), %r14
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0x04098e0f; WORD $0x0000 // jle 0x49d0 <k_tile_panel_min+0xaf0>
+	LONG $0x04098e0f; WORD $0x0000 // jle 0x4840 <k_tile_panel_min+0xaf0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
 	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0xfa888d0f; WORD $0xffff // jge 0x4065 <k_tile_panel_min+0x185>
+	LONG $0xfa888d0f; WORD $0xffff // jge 0x3ed5 <k_tile_panel_min+0x185>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24442b48; BYTE $0x18 // subq 0x18(%rsp), %rax
 	LONG $0x44af0f49; WORD $0x1824 // imulq 0x18(%r12), %rax
@@ -3117,13 +3053,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc9490f4c // cmovnsq %rcx, %r9
 	LONG $0x247c8349; WORD $0x0040 // cmpq $0x0, 0x40(%r12)
-	LONG $0x0604840f; WORD $0x0000 // je 0x4c0e <k_tile_panel_min+0xd2e>
+	LONG $0x0604840f; WORD $0x0000 // je 0x4a7e <k_tile_panel_min+0xd2e>
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x1410fcc5; BYTE $0x38 // vmovups (%rax,%rdi), %ymm2
 	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x06038f0f; WORD $0x0000 // jg 0x4c25 <k_tile_panel_min+0xd45>
-	LONG $0xfffa39e9; BYTE $0xff // jmp 0x4060 <k_tile_panel_min+0x180>
+	LONG $0x06038f0f; WORD $0x0000 // jg 0x4a95 <k_tile_panel_min+0xd45>
+	LONG $0xfffa39e9; BYTE $0xff // jmp 0x3ed0 <k_tile_panel_min+0x180>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24448b4d; BYTE $0x10 // movq 0x10(%r12), %r8
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
@@ -3137,7 +3073,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
 	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
 	LONG $0x01418d49 // leaq 0x1(%r9), %rax
-	WORD $0x37eb // jmp 0x46a1 <k_tile_panel_min+0x7c1>
+	WORD $0x37eb // jmp 0x4511 <k_tile_panel_min+0x7c1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
 	LONG $0x117c81c4; WORD $0x9c1c // vmovups %ymm3, (%r12,%r11,4)
@@ -3147,7 +3083,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
 	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
 	QUAD $0x000088248c6f7ec5; BYTE $0x00 // vmovdqu 0x88(%rsp), %ymm9
-	LONG $0xff168f0f; WORD $0xffff // jg 0x45b7 <k_tile_panel_min+0x6d7>
+	LONG $0xff168f0f; WORD $0xffff // jg 0x4427 <k_tile_panel_min+0x6d7>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x247c2b4c; BYTE $0x18 // subq 0x18(%rsp), %r15
@@ -3157,21 +3093,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf3490f48 // cmovnsq %rbx, %rsi
 	LONG $0xbe248d4f // leaq (%r14,%r15,4), %r12
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2c74 // je 0x46f0 <k_tile_panel_min+0x810>
+	WORD $0x2c74 // je 0x4560 <k_tile_panel_min+0x810>
 	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
 	LONG $0x107c81c4; WORD $0x9c1c // vmovups (%r12,%r11,4), %ymm3
 	LONG $0x107c81c4; WORD $0xdc24 // vmovups (%r12,%r11,8), %ymm4
 	LONG $0x107cc1c4; WORD $0x0c2c // vmovups (%r12,%rcx), %ymm5
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x287f // jg 0x4709 <k_tile_panel_min+0x829>
-	WORD $0x8deb // jmp 0x4670 <k_tile_panel_min+0x790>
+	WORD $0x287f // jg 0x4579 <k_tile_panel_min+0x829>
+	WORD $0x8deb // jmp 0x44e0 <k_tile_panel_min+0x790>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xff678e0f; WORD $0xffff // jle 0x4670 <k_tile_panel_min+0x790>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x44e0 <k_tile_panel_min+0x790>
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0x02ffc149 // sarq $0x2, %r15
 	LONG $0xfdaf0f4c // imulq %rbp, %r15
@@ -3260,7 +3196,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
 	QUAD $0x0000dc83587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm0
 	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
-	QUAD $0x001ab71d187d62c4; BYTE $0x00 // vbroadcastss 0x1ab7(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0x001ac71d187d62c4; BYTE $0x00 // vbroadcastss 0x1ac7(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
 	LONG $0x502d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm9
 	QUAD $0x000002008610fcc5 // vmovups 0x200(%rsi), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
@@ -3289,8 +3225,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfd6f870f; WORD $0xffff // ja 0x4730 <k_tile_panel_min+0x850>
-	LONG $0xfffcaae9; BYTE $0xff // jmp 0x4670 <k_tile_panel_min+0x790>
+	LONG $0xfd6f870f; WORD $0xffff // ja 0x45a0 <k_tile_panel_min+0x850>
+	LONG $0xfffcaae9; BYTE $0xff // jmp 0x44e0 <k_tile_panel_min+0x790>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x10418b48 // movq 0x10(%rcx), %rax
@@ -3305,14 +3241,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x38598b4c // movq 0x38(%rcx), %r11
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
-	WORD $0x25eb // jmp 0x4a2b <k_tile_panel_min+0xb4b>
+	WORD $0x25eb // jmp 0x489b <k_tile_panel_min+0xb4b>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x1e // vmovups %ymm3, (%r14)
 	LONG $0x117cc1c4; WORD $0xbe14 // vmovups %ymm2, (%r14,%rdi,4)
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
-	LONG $0xfba48f0f; WORD $0xffff // jg 0x45cf <k_tile_panel_min+0x6ef>
+	LONG $0xfba48f0f; WORD $0xffff // jg 0x443f <k_tile_panel_min+0x6ef>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	LONG $0x24742b4c; BYTE $0x18 // subq 0x18(%rsp), %r14
@@ -3322,16 +3258,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfa490f4c // cmovnsq %rdx, %r15
 	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x4a60 <k_tile_panel_min+0xb80>
+	WORD $0x1274 // je 0x48d0 <k_tile_panel_min+0xb80>
 	LONG $0x107cc1c4; BYTE $0x1e // vmovups (%r14), %ymm3
 	LONG $0x107cc1c4; WORD $0xbe14 // vmovups (%r14,%rdi,4), %ymm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x4a6d <k_tile_panel_min+0xb8d>
-	WORD $0xb0eb // jmp 0x4a10 <k_tile_panel_min+0xb30>
+	WORD $0x0f7f // jg 0x48dd <k_tile_panel_min+0xb8d>
+	WORD $0xb0eb // jmp 0x4880 <k_tile_panel_min+0xb30>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x4a10 <k_tile_panel_min+0xb30>
+	WORD $0xa37e // jle 0x4880 <k_tile_panel_min+0xb30>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0x02fcc149 // sarq $0x2, %r12
 	LONG $0xe1af0f4d // imulq %r9, %r12
@@ -3403,13 +3339,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfe97870f; WORD $0xffff // ja 0x4aa0 <k_tile_panel_min+0xbc0>
-	LONG $0xfffe02e9; BYTE $0xff // jmp 0x4a10 <k_tile_panel_min+0xb30>
+	LONG $0xfe97870f; WORD $0xffff // ja 0x4910 <k_tile_panel_min+0xbc0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x4880 <k_tile_panel_min+0xb30>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf43b8e0f; WORD $0xffff // jle 0x4060 <k_tile_panel_min+0x180>
+	LONG $0xf43b8e0f; WORD $0xffff // jle 0x3ed0 <k_tile_panel_min+0x180>
 	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3459,8 +3395,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff26870f; WORD $0xffff // ja 0x4c60 <k_tile_panel_min+0xd80>
-	LONG $0xfff321e9; BYTE $0xff // jmp 0x4060 <k_tile_panel_min+0x180>
+	LONG $0xff26870f; WORD $0xffff // ja 0x4ad0 <k_tile_panel_min+0xd80>
+	LONG $0xfff321e9; BYTE $0xff // jmp 0x3ed0 <k_tile_panel_min+0x180>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3491,9 +3427,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x00162b1d187d62c4; BYTE $0x00 // vbroadcastss 0x162b(%rip), %ymm11 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0x00163b1d187d62c4; BYTE $0x00 // vbroadcastss 0x163b(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x2ceb // jmp 0x4dd4 <k_tile_panel_16+0x74>
+	WORD $0x2ceb // jmp 0x4c44 <k_tile_panel_16+0x74>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x0c11fcc5; BYTE $0x16 // vmovups %ymm1, (%rsi,%rdx)
@@ -3501,11 +3437,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0977840f; WORD $0x0000 // je 0x574b <k_tile_panel_16+0x9eb>
+	LONG $0x0977840f; WORD $0x0000 // je 0x55bb <k_tile_panel_16+0x9eb>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01bb840f; WORD $0x0000 // je 0x4fa1 <k_tile_panel_16+0x241>
+	LONG $0x01bb840f; WORD $0x0000 // je 0x4e11 <k_tile_panel_16+0x241>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x08528b49 // movq 0x8(%r10), %rdx
 	LONG $0x105a8b4d // movq 0x10(%r10), %r11
@@ -3530,15 +3466,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0xeb490f4d // cmovnsq %r11, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x4e60 <k_tile_panel_16+0x100>
+	WORD $0x1674 // je 0x4cd0 <k_tile_panel_16+0x100>
 	LONG $0x107ca1c4; WORD $0xbf0c // vmovups (%rdi,%r15,4), %ymm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x187f // jg 0x4e6d <k_tile_panel_16+0x10d>
-	LONG $0x00012fe9; BYTE $0x00 // jmp 0x4f89 <k_tile_panel_16+0x229>
+	WORD $0x187f // jg 0x4cdd <k_tile_panel_16+0x10d>
+	LONG $0x00012fe9; BYTE $0x00 // jmp 0x4df9 <k_tile_panel_16+0x229>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x011c8e0f; WORD $0x0000 // jle 0x4f89 <k_tile_panel_16+0x229>
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x4df9 <k_tile_panel_16+0x229>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
@@ -3588,24 +3524,24 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff17870f; WORD $0xffff // ja 0x4ea0 <k_tile_panel_16+0x140>
+	LONG $0xff17870f; WORD $0xffff // ja 0x4d10 <k_tile_panel_16+0x140>
 	LONG $0x117ca1c4; WORD $0xbf0c // vmovups %ymm1, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x03c3f641 // testb $0x3, %r11b
-	WORD $0x0974 // je 0x4fa1 <k_tile_panel_16+0x241>
+	WORD $0x0974 // je 0x4e11 <k_tile_panel_16+0x241>
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe8f8c0f; WORD $0xffff // jl 0x4e30 <k_tile_panel_16+0xd0>
+	LONG $0xfe8f8c0f; WORD $0xffff // jl 0x4ca0 <k_tile_panel_16+0xd0>
 	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x667e // jle 0x5010 <k_tile_panel_16+0x2b0>
+	WORD $0x667e // jle 0x4e80 <k_tile_panel_16+0x2b0>
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x04268e0f; WORD $0x0000 // jle 0x53e0 <k_tile_panel_16+0x680>
+	LONG $0x04268e0f; WORD $0x0000 // jle 0x5250 <k_tile_panel_16+0x680>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdef8d0f; WORD $0xffff // jge 0x4dba <k_tile_panel_16+0x5a>
+	LONG $0xfdef8d0f; WORD $0xffff // jge 0x4c2a <k_tile_panel_16+0x5a>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -3615,13 +3551,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0612840f; WORD $0x0000 // je 0x5605 <k_tile_panel_16+0x8a5>
+	LONG $0x0612840f; WORD $0x0000 // je 0x5475 <k_tile_panel_16+0x8a5>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107ca1c4; WORD $0x0e0c // vmovups (%rsi,%r9), %ymm1
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x060b8f0f; WORD $0x0000 // jg 0x5616 <k_tile_panel_16+0x8b6>
-	LONG $0xfffda0e9; BYTE $0xff // jmp 0x4db0 <k_tile_panel_16+0x50>
+	LONG $0x060b8f0f; WORD $0x0000 // jg 0x5486 <k_tile_panel_16+0x8b6>
+	LONG $0xfffda0e9; BYTE $0xff // jmp 0x4c20 <k_tile_panel_16+0x50>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x10708b49 // movq 0x10(%r8), %rsi
 	LONG $0x18588b49 // movq 0x18(%r8), %rbx
@@ -3640,7 +3576,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000ecbf; BYTE $0x00 // movl $0xec, %edi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x34eb // jmp 0x5097 <k_tile_panel_16+0x337>
+	WORD $0x34eb // jmp 0x4f07 <k_tile_panel_16+0x337>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x117cc1c4; WORD $0x9814 // vmovups %ymm2, (%r8,%rbx,4)
@@ -3649,7 +3585,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x4fad <k_tile_panel_16+0x24d>
+	LONG $0xff168f0f; WORD $0xffff // jg 0x4e1d <k_tile_panel_16+0x24d>
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
@@ -3659,21 +3595,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3490f49 // cmovnsq %r11, %rdx
 	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2874 // je 0x50e0 <k_tile_panel_16+0x380>
+	WORD $0x2874 // je 0x4f50 <k_tile_panel_16+0x380>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	LONG $0x107cc1c4; WORD $0x9814 // vmovups (%r8,%rbx,4), %ymm2
 	LONG $0x107cc1c4; WORD $0xd80c // vmovups (%r8,%rbx,8), %ymm1
 	LONG $0x107cc1c4; WORD $0x2824 // vmovups (%r8,%rbp), %ymm4
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x257f // jg 0x50f9 <k_tile_panel_16+0x399>
-	WORD $0x9aeb // jmp 0x5070 <k_tile_panel_16+0x310>
+	WORD $0x257f // jg 0x4f69 <k_tile_panel_16+0x399>
+	WORD $0x9aeb // jmp 0x4ee0 <k_tile_panel_16+0x310>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x5070 <k_tile_panel_16+0x310>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x4ee0 <k_tile_panel_16+0x310>
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	LONG $0xfce78348 // andq $-0x4, %rdi
 	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
@@ -3796,8 +3732,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd54870f; WORD $0xffff // ja 0x5120 <k_tile_panel_16+0x3c0>
-	LONG $0xfffc9fe9; BYTE $0xff // jmp 0x5070 <k_tile_panel_16+0x310>
+	LONG $0xfd54870f; WORD $0xffff // ja 0x4f90 <k_tile_panel_16+0x3c0>
+	LONG $0xfffc9fe9; BYTE $0xff // jmp 0x4ee0 <k_tile_panel_16+0x310>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
@@ -3814,13 +3750,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
 	LONG $0x6cc68348 // addq $0x6c, %rsi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x1ceb // jmp 0x543c <k_tile_panel_16+0x6dc>
+	WORD $0x1ceb // jmp 0x52ac <k_tile_panel_16+0x6dc>
 	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc0c // vmovups %ymm1, (%r12,%rdi,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfb818f0f; WORD $0xffff // jg 0x4fbd <k_tile_panel_16+0x25d>
+	LONG $0xfb818f0f; WORD $0xffff // jg 0x4e2d <k_tile_panel_16+0x25d>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3830,16 +3766,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5470 <k_tile_panel_16+0x710>
+	WORD $0x1374 // je 0x52e0 <k_tile_panel_16+0x710>
 	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
 	LONG $0x107cc1c4; WORD $0xbc0c // vmovups (%r12,%rdi,4), %ymm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x547d <k_tile_panel_16+0x71d>
-	WORD $0xb0eb // jmp 0x5420 <k_tile_panel_16+0x6c0>
+	WORD $0x0f7f // jg 0x52ed <k_tile_panel_16+0x71d>
+	WORD $0xb0eb // jmp 0x5290 <k_tile_panel_16+0x6c0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5420 <k_tile_panel_16+0x6c0>
+	WORD $0xa37e // jle 0x5290 <k_tile_panel_16+0x6c0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
@@ -3912,12 +3848,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfea0870f; WORD $0xffff // ja 0x54a0 <k_tile_panel_16+0x740>
-	LONG $0xfffe1be9; BYTE $0xff // jmp 0x5420 <k_tile_panel_16+0x6c0>
+	LONG $0xfea0870f; WORD $0xffff // ja 0x5310 <k_tile_panel_16+0x740>
+	LONG $0xfffe1be9; BYTE $0xff // jmp 0x5290 <k_tile_panel_16+0x6c0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf79a8e0f; WORD $0xffff // jle 0x4db0 <k_tile_panel_16+0x50>
+	LONG $0xf79a8e0f; WORD $0xffff // jle 0x4c20 <k_tile_panel_16+0x50>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
@@ -3972,8 +3908,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xff1a870f; WORD $0xffff // ja 0x5660 <k_tile_panel_16+0x900>
-	LONG $0xfff665e9; BYTE $0xff // jmp 0x4db0 <k_tile_panel_16+0x50>
+	LONG $0xff1a870f; WORD $0xffff // ja 0x54d0 <k_tile_panel_16+0x900>
+	LONG $0xfff665e9; BYTE $0xff // jmp 0x4c20 <k_tile_panel_16+0x50>
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4004,11 +3940,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x000c401d587d62c4; BYTE $0x00 // vpbroadcastd 0xc40(%rip), %ymm11 # 0x63e4 <k_tile_panel_16_min+0xc84>
-	QUAD $0x000c1f3d187d62c4; BYTE $0x00 // vbroadcastss 0xc1f(%rip), %ymm15 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0x000c501d587d62c4; BYTE $0x00 // vpbroadcastd 0xc50(%rip), %ymm11 # 0x6264 <k_tile_panel_16_min+0xc94>
+	QUAD $0x000c2f3d187d62c4; BYTE $0x00 // vbroadcastss 0xc2f(%rip), %ymm15 # 0x624c <k_tile_panel_16_min+0xc7c>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x5c7f7ec5; WORD $0x2824 // vmovdqu %ymm11, 0x28(%rsp)
-	WORD $0x2aeb // jmp 0x57e4 <k_tile_panel_16_min+0x84>
+	WORD $0x2aeb // jmp 0x5654 <k_tile_panel_16_min+0x84>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x1411fcc5; BYTE $0x16 // vmovups %ymm2, (%rsi,%rdx)
@@ -4016,11 +3952,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0a41840f; WORD $0x0000 // je 0x6225 <k_tile_panel_16_min+0xac5>
+	LONG $0x0a41840f; WORD $0x0000 // je 0x6095 <k_tile_panel_16_min+0xac5>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01c6840f; WORD $0x0000 // je 0x59bc <k_tile_panel_16_min+0x25c>
+	LONG $0x01c6840f; WORD $0x0000 // je 0x582c <k_tile_panel_16_min+0x25c>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x08538b49 // movq 0x8(%r11), %rdx
 	LONG $0x10538b4d // movq 0x10(%r11), %r10
@@ -4043,15 +3979,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x5860 <k_tile_panel_16_min+0x100>
+	WORD $0x1674 // je 0x56d0 <k_tile_panel_16_min+0x100>
 	LONG $0x107ca1c4; WORD $0xbf14 // vmovups (%rdi,%r15,4), %ymm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x187f // jg 0x586d <k_tile_panel_16_min+0x10d>
-	LONG $0x00014ae9; BYTE $0x00 // jmp 0x59a4 <k_tile_panel_16_min+0x244>
+	WORD $0x187f // jg 0x56dd <k_tile_panel_16_min+0x10d>
+	LONG $0x00014ae9; BYTE $0x00 // jmp 0x5814 <k_tile_panel_16_min+0x244>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x59a4 <k_tile_panel_16_min+0x244>
+	LONG $0x01378e0f; WORD $0x0000 // jle 0x5814 <k_tile_panel_16_min+0x244>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe8af0f49 // imulq %r8, %rbp
@@ -4106,24 +4042,24 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfefc870f; WORD $0xffff // ja 0x58a0 <k_tile_panel_16_min+0x140>
+	LONG $0xfefc870f; WORD $0xffff // ja 0x5710 <k_tile_panel_16_min+0x140>
 	LONG $0x117ca1c4; WORD $0xbf14 // vmovups %ymm2, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x59bc <k_tile_panel_16_min+0x25c>
+	WORD $0x0974 // je 0x582c <k_tile_panel_16_min+0x25c>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe748c0f; WORD $0xffff // jl 0x5830 <k_tile_panel_16_min+0xd0>
+	LONG $0xfe748c0f; WORD $0xffff // jl 0x56a0 <k_tile_panel_16_min+0xd0>
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x6b7e // jle 0x5a30 <k_tile_panel_16_min+0x2d0>
+	WORD $0x6b7e // jle 0x58a0 <k_tile_panel_16_min+0x2d0>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x048b8e0f; WORD $0x0000 // jle 0x5e60 <k_tile_panel_16_min+0x700>
+	LONG $0x048b8e0f; WORD $0x0000 // jle 0x5cd0 <k_tile_panel_16_min+0x700>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfde48d0f; WORD $0xffff // jge 0x57ca <k_tile_panel_16_min+0x6a>
+	LONG $0xfde48d0f; WORD $0xffff // jge 0x563a <k_tile_panel_16_min+0x6a>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -4133,13 +4069,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x06bc840f; WORD $0x0000 // je 0x60ca <k_tile_panel_16_min+0x96a>
+	LONG $0x06bc840f; WORD $0x0000 // je 0x5f3a <k_tile_panel_16_min+0x96a>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107ca1c4; WORD $0x0e14 // vmovups (%rsi,%r9), %ymm2
 	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x06b58f0f; WORD $0x0000 // jg 0x60db <k_tile_panel_16_min+0x97b>
-	LONG $0xfffd95e9; BYTE $0xff // jmp 0x57c0 <k_tile_panel_16_min+0x60>
+	LONG $0x06b58f0f; WORD $0x0000 // jg 0x5f4b <k_tile_panel_16_min+0x97b>
+	LONG $0xfffd95e9; BYTE $0xff // jmp 0x5630 <k_tile_panel_16_min+0x60>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -4157,7 +4093,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
 	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
 	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
-	WORD $0x33eb // jmp 0x5aad <k_tile_panel_16_min+0x34d>
+	WORD $0x33eb // jmp 0x591d <k_tile_panel_16_min+0x34d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
 	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
@@ -4167,7 +4103,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x5c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm11
-	LONG $0xff1b8f0f; WORD $0xffff // jg 0x59c8 <k_tile_panel_16_min+0x268>
+	LONG $0xff1b8f0f; WORD $0xffff // jg 0x5838 <k_tile_panel_16_min+0x268>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
@@ -4177,21 +4113,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2490f49 // cmovnsq %r10, %rdx
 	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2274 // je 0x5af0 <k_tile_panel_16_min+0x390>
+	WORD $0x2274 // je 0x5960 <k_tile_panel_16_min+0x390>
 	LONG $0x6f7ec1c4; BYTE $0x28 // vmovdqu (%r8), %ymm5
 	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
 	LONG $0x107cc1c4; WORD $0x281c // vmovups (%r8,%rbp), %ymm3
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1f7f // jg 0x5b09 <k_tile_panel_16_min+0x3a9>
-	WORD $0x94eb // jmp 0x5a80 <k_tile_panel_16_min+0x320>
+	WORD $0x1f7f // jg 0x5979 <k_tile_panel_16_min+0x3a9>
+	WORD $0x94eb // jmp 0x58f0 <k_tile_panel_16_min+0x320>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x5a80 <k_tile_panel_16_min+0x320>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x58f0 <k_tile_panel_16_min+0x320>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02fec148 // sarq $0x2, %rsi
 	LONG $0xf7af0f49 // imulq %r15, %rsi
@@ -4257,7 +4193,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x500562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm13
 	LONG $0x587dc2c4; WORD $0x1042 // vpbroadcastd 0x10(%r10), %ymm0
 	LONG $0x500562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm14
-	QUAD $0x0007363d187d62c4; BYTE $0x00 // vbroadcastss 0x736(%rip), %ymm15 # 0x63cc <k_tile_panel_16_min+0xc6c>
+	QUAD $0x0007463d187d62c4; BYTE $0x00 // vbroadcastss 0x746(%rip), %ymm15 # 0x624c <k_tile_panel_16_min+0xc7c>
 	QUAD $0xfffffe80826ffec5 // vmovdqu -0x180(%rdx), %ymm0
 	QUAD $0x0000d48a587dc2c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
@@ -4332,8 +4268,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfce9870f; WORD $0xffff // ja 0x5b40 <k_tile_panel_16_min+0x3e0>
-	LONG $0xfffc24e9; BYTE $0xff // jmp 0x5a80 <k_tile_panel_16_min+0x320>
+	LONG $0xfce9870f; WORD $0xffff // ja 0x59b0 <k_tile_panel_16_min+0x3e0>
+	LONG $0xfffc24e9; BYTE $0xff // jmp 0x58f0 <k_tile_panel_16_min+0x320>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
@@ -4348,14 +4284,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
 	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	WORD $0x24eb // jmp 0x5ebc <k_tile_panel_16_min+0x75c>
+	WORD $0x24eb // jmp 0x5d2c <k_tile_panel_16_min+0x75c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x241c // vmovups %ymm3, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc14 // vmovups %ymm2, (%r12,%rdi,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfb1c8f0f; WORD $0xffff // jg 0x59d8 <k_tile_panel_16_min+0x278>
+	LONG $0xfb1c8f0f; WORD $0xffff // jg 0x5848 <k_tile_panel_16_min+0x278>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -4365,16 +4301,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5ef0 <k_tile_panel_16_min+0x790>
+	WORD $0x1374 // je 0x5d60 <k_tile_panel_16_min+0x790>
 	LONG $0x107cc1c4; WORD $0x241c // vmovups (%r12), %ymm3
 	LONG $0x107cc1c4; WORD $0xbc14 // vmovups (%r12,%rdi,4), %ymm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x5efd <k_tile_panel_16_min+0x79d>
-	WORD $0xb0eb // jmp 0x5ea0 <k_tile_panel_16_min+0x740>
+	WORD $0x0f7f // jg 0x5d6d <k_tile_panel_16_min+0x79d>
+	WORD $0xb0eb // jmp 0x5d10 <k_tile_panel_16_min+0x740>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5ea0 <k_tile_panel_16_min+0x740>
+	WORD $0xa37e // jle 0x5d10 <k_tile_panel_16_min+0x740>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xeaaf0f49 // imulq %r10, %rbp
@@ -4458,12 +4394,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe6b870f; WORD $0xffff // ja 0x5f30 <k_tile_panel_16_min+0x7d0>
-	LONG $0xfffdd6e9; BYTE $0xff // jmp 0x5ea0 <k_tile_panel_16_min+0x740>
+	LONG $0xfe6b870f; WORD $0xffff // ja 0x5da0 <k_tile_panel_16_min+0x7d0>
+	LONG $0xfffdd6e9; BYTE $0xff // jmp 0x5d10 <k_tile_panel_16_min+0x740>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xf6e58e0f; WORD $0xffff // jle 0x57c0 <k_tile_panel_16_min+0x60>
+	LONG $0xf6e58e0f; WORD $0xffff // jle 0x5630 <k_tile_panel_16_min+0x60>
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0x02fac149 // sarq $0x2, %r10
@@ -4520,8 +4456,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
 	WORD $0xff49; BYTE $0xcb // decq %r11
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xff00870f; WORD $0xffff // ja 0x6120 <k_tile_panel_16_min+0x9c0>
-	LONG $0xfff59be9; BYTE $0xff // jmp 0x57c0 <k_tile_panel_16_min+0x60>
+	LONG $0xff00870f; WORD $0xffff // ja 0x5f90 <k_tile_panel_16_min+0x9c0>
+	LONG $0xfff59be9; BYTE $0xff // jmp 0x5630 <k_tile_panel_16_min+0x60>
 	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4537,6 +4473,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -4561,22 +4513,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x7070 // jo 0x62f2 <k_tile_panel_16_min+0xb92>
-	WORD $0x7070 // jo 0x62f4 <k_tile_panel_16_min+0xb94>
-	WORD $0x7070 // jo 0x62f6 <k_tile_panel_16_min+0xb96>
-	WORD $0x7070 // jo 0x62f8 <k_tile_panel_16_min+0xb98>
-	WORD $0x7070 // jo 0x62fa <k_tile_panel_16_min+0xb9a>
-	WORD $0x7070 // jo 0x62fc <k_tile_panel_16_min+0xb9c>
-	WORD $0x7070 // jo 0x62fe <k_tile_panel_16_min+0xb9e>
-	WORD $0x7070 // jo 0x6300 <k_tile_panel_16_min+0xba0>
-	WORD $0x7070 // jo 0x6302 <k_tile_panel_16_min+0xba2>
-	WORD $0x7070 // jo 0x6304 <k_tile_panel_16_min+0xba4>
-	WORD $0x7070 // jo 0x6306 <k_tile_panel_16_min+0xba6>
-	WORD $0x7070 // jo 0x6308 <k_tile_panel_16_min+0xba8>
-	WORD $0x7070 // jo 0x630a <k_tile_panel_16_min+0xbaa>
-	WORD $0x7070 // jo 0x630c <k_tile_panel_16_min+0xbac>
-	WORD $0x7070 // jo 0x630e <k_tile_panel_16_min+0xbae>
-	WORD $0x7070 // jo 0x6310 <k_tile_panel_16_min+0xbb0>
+	WORD $0x7070 // jo 0x6172 <k_tile_panel_16_min+0xba2>
+	WORD $0x7070 // jo 0x6174 <k_tile_panel_16_min+0xba4>
+	WORD $0x7070 // jo 0x6176 <k_tile_panel_16_min+0xba6>
+	WORD $0x7070 // jo 0x6178 <k_tile_panel_16_min+0xba8>
+	WORD $0x7070 // jo 0x617a <k_tile_panel_16_min+0xbaa>
+	WORD $0x7070 // jo 0x617c <k_tile_panel_16_min+0xbac>
+	WORD $0x7070 // jo 0x617e <k_tile_panel_16_min+0xbae>
+	WORD $0x7070 // jo 0x6180 <k_tile_panel_16_min+0xbb0>
+	WORD $0x7070 // jo 0x6182 <k_tile_panel_16_min+0xbb2>
+	WORD $0x7070 // jo 0x6184 <k_tile_panel_16_min+0xbb4>
+	WORD $0x7070 // jo 0x6186 <k_tile_panel_16_min+0xbb6>
+	WORD $0x7070 // jo 0x6188 <k_tile_panel_16_min+0xbb8>
+	WORD $0x7070 // jo 0x618a <k_tile_panel_16_min+0xbba>
+	WORD $0x7070 // jo 0x618c <k_tile_panel_16_min+0xbbc>
+	WORD $0x7070 // jo 0x618e <k_tile_panel_16_min+0xbbe>
+	WORD $0x7070 // jo 0x6190 <k_tile_panel_16_min+0xbc0>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -4656,37 +4608,37 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x7878; BYTE $0x78 // addb $0x78, 0x78788080(%rax)
-	WORD $0x7878 // js 0x63dd <k_tile_panel_16_min+0xc7d>
-	WORD $0x7878 // js 0x63df <k_tile_panel_16_min+0xc7f>
-	WORD $0x7878 // js 0x63e1 <k_tile_panel_16_min+0xc81>
-	WORD $0x7878 // js 0x63e3 <k_tile_panel_16_min+0xc83>
-	WORD $0x7878 // js 0x63e5 <k_tile_panel_16_min+0xc85>
-	WORD $0x7878 // js 0x63e7 <k_tile_panel_16_min+0xc87>
-	WORD $0x7878 // js 0x63e9 <k_tile_panel_16_min+0xc89>
-	WORD $0x7878 // js 0x63eb <k_tile_panel_16_min+0xc8b>
-	WORD $0x7878 // js 0x63ed <k_tile_panel_16_min+0xc8d>
-	WORD $0x7878 // js 0x63ef <k_tile_panel_16_min+0xc8f>
-	WORD $0x7878 // js 0x63f1 <k_tile_panel_16_min+0xc91>
-	WORD $0x7878 // js 0x63f3 <k_tile_panel_16_min+0xc93>
-	WORD $0x7878 // js 0x63f5 <k_tile_panel_16_min+0xc95>
-	WORD $0x7878 // js 0x63f7 <k_tile_panel_16_min+0xc97>
-	WORD $0x7c78 // js 0x63fd <k_tile_panel_16_min+0xc9d>
-	WORD $0x7c7c // jl 0x63ff <k_tile_panel_16_min+0xc9f>
-	WORD $0x7c7c // jl 0x6401 <k_tile_panel_16_min+0xca1>
-	WORD $0x7c7c // jl 0x6403 <k_tile_panel_16_min+0xca3>
-	WORD $0x7c7c // jl 0x6405 <k_tile_panel_16_min+0xca5>
-	WORD $0x7c7c // jl 0x6407 <k_tile_panel_16_min+0xca7>
-	WORD $0x7c7c // jl 0x6409 <k_tile_panel_16_min+0xca9>
-	WORD $0x7c7c // jl 0x640b <k_tile_panel_16_min+0xcab>
-	WORD $0x7c7c // jl 0x640d <k_tile_panel_16_min+0xcad>
-	WORD $0x7c7c // jl 0x640f <k_tile_panel_16_min+0xcaf>
-	WORD $0x7c7c // jl 0x6411 <k_tile_panel_16_min+0xcb1>
-	WORD $0x7c7c // jl 0x6413 <k_tile_panel_16_min+0xcb3>
-	WORD $0x7c7c // jl 0x6415 <k_tile_panel_16_min+0xcb5>
-	WORD $0x7c7c // jl 0x6417 <k_tile_panel_16_min+0xcb7>
-	WORD $0x7c7c // jl 0x6419 <k_tile_panel_16_min+0xcb9>
-	WORD $0x7c7c // jl 0x641b <k_tile_panel_16_min+0xcbb>
-	WORD $0x047c // jl 0x63a5 <k_tile_panel_16_min+0xc45>
+	WORD $0x7878 // js 0x625d <k_tile_panel_16_min+0xc8d>
+	WORD $0x7878 // js 0x625f <k_tile_panel_16_min+0xc8f>
+	WORD $0x7878 // js 0x6261 <k_tile_panel_16_min+0xc91>
+	WORD $0x7878 // js 0x6263 <k_tile_panel_16_min+0xc93>
+	WORD $0x7878 // js 0x6265 <k_tile_panel_16_min+0xc95>
+	WORD $0x7878 // js 0x6267 <k_tile_panel_16_min+0xc97>
+	WORD $0x7878 // js 0x6269 <k_tile_panel_16_min+0xc99>
+	WORD $0x7878 // js 0x626b <k_tile_panel_16_min+0xc9b>
+	WORD $0x7878 // js 0x626d <k_tile_panel_16_min+0xc9d>
+	WORD $0x7878 // js 0x626f <k_tile_panel_16_min+0xc9f>
+	WORD $0x7878 // js 0x6271 <k_tile_panel_16_min+0xca1>
+	WORD $0x7878 // js 0x6273 <k_tile_panel_16_min+0xca3>
+	WORD $0x7878 // js 0x6275 <k_tile_panel_16_min+0xca5>
+	WORD $0x7878 // js 0x6277 <k_tile_panel_16_min+0xca7>
+	WORD $0x7c78 // js 0x627d <k_tile_panel_16_min+0xcad>
+	WORD $0x7c7c // jl 0x627f <k_tile_panel_16_min+0xcaf>
+	WORD $0x7c7c // jl 0x6281 <k_tile_panel_16_min+0xcb1>
+	WORD $0x7c7c // jl 0x6283 <k_tile_panel_16_min+0xcb3>
+	WORD $0x7c7c // jl 0x6285 <k_tile_panel_16_min+0xcb5>
+	WORD $0x7c7c // jl 0x6287 <k_tile_panel_16_min+0xcb7>
+	WORD $0x7c7c // jl 0x6289 <k_tile_panel_16_min+0xcb9>
+	WORD $0x7c7c // jl 0x628b <k_tile_panel_16_min+0xcbb>
+	WORD $0x7c7c // jl 0x628d <k_tile_panel_16_min+0xcbd>
+	WORD $0x7c7c // jl 0x628f <k_tile_panel_16_min+0xcbf>
+	WORD $0x7c7c // jl 0x6291 <k_tile_panel_16_min+0xcc1>
+	WORD $0x7c7c // jl 0x6293 <k_tile_panel_16_min+0xcc3>
+	WORD $0x7c7c // jl 0x6295 <k_tile_panel_16_min+0xcc5>
+	WORD $0x7c7c // jl 0x6297 <k_tile_panel_16_min+0xcc7>
+	WORD $0x7c7c // jl 0x6299 <k_tile_panel_16_min+0xcc9>
+	WORD $0x7c7c // jl 0x629b <k_tile_panel_16_min+0xccb>
+	WORD $0x047c // jl 0x6225 <k_tile_panel_16_min+0xc55>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al

@@ -640,7 +640,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400338b // b.lt 0x1008 <k_untile_q3_k+0x678>
+	WORD $0x54002fcb // b.lt 0xf90 <k_untile_q3_k+0x600>
 	WORD $0xd10183ff // sub sp, sp, #0x60
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f01e601 // movi v1.16b, #0x30
@@ -652,21 +652,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f0007e5 // mvni v5.4s, #0x1f
 	WORD $0x5282800d // mov w13, #0x1400 // =5120
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
-	WORD $0xf90023f5 // str x21, [sp, #0x40]
+	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
 	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
 	WORD $0xaa1f03ee // mov x14, xzr
 	WORD $0x911b016f // add x15, x11, #0x6c0
 	WORD $0xd37cedd1 // lsl x17, x14, #4
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0x52800027 // mov w7, #0x1 // =1
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x52800033 // mov w19, #0x1 // =1
 	WORD $0x8b110170 // add x16, x11, x17
 	WORD $0x8b110151 // add x17, x10, x17
 	WORD $0x3dc1a206 // ldr q6, [x16, #0x680]
 	WORD $0x3dc18207 // ldr q7, [x16, #0x600]
 	WORD $0x3dc19211 // ldr q17, [x16, #0x640]
-	WORD $0x91090200 // add x0, x16, #0x240
-	WORD $0x910a0201 // add x1, x16, #0x280
-	WORD $0x910b0202 // add x2, x16, #0x2c0
+	WORD $0x91080200 // add x0, x16, #0x200
+	WORD $0x91090201 // add x1, x16, #0x240
+	WORD $0x910a0202 // add x2, x16, #0x280
 	WORD $0x4f2454d0 // shl v16.4s, v6.4s, #0x4
 	WORD $0x4f2254d2 // shl v18.4s, v6.4s, #0x2
 	WORD $0x4e201cf3 // and v19.16b, v7.16b, v0.16b
@@ -675,13 +675,14 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f3e04d5 // ushr v21.4s, v6.4s, #0x2
 	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
-	WORD $0x910c0203 // add x3, x16, #0x300
+	WORD $0x910b0203 // add x3, x16, #0x2c0
 	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x910d0204 // add x4, x16, #0x340
+	WORD $0x910c0204 // add x4, x16, #0x300
 	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x910e0205 // add x5, x16, #0x380
-	WORD $0x910f0206 // add x6, x16, #0x3c0
+	WORD $0x910d0205 // add x5, x16, #0x340
+	WORD $0x910e0206 // add x6, x16, #0x380
+	WORD $0x910f0207 // add x7, x16, #0x3c0
 	WORD $0x4eb31e10 // orr v16.16b, v16.16b, v19.16b
 	WORD $0x4e201e93 // and v19.16b, v20.16b, v0.16b
 	WORD $0x4e211eb4 // and v20.16b, v21.16b, v1.16b
@@ -690,338 +691,307 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb31e87 // orr v7.16b, v20.16b, v19.16b
 	WORD $0xad0047f0 // stp q16, q17, [sp]
 	WORD $0xad011fe6 // stp q6, q7, [sp, #0x20]
-	WORD $0x531e7693 // lsl w19, w20, #2
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x4e040e66 // dup v6.4s, w19
-	WORD $0xd377da93 // lsl x19, x20, #9
-	WORD $0x8b141594 // add x20, x12, x20, lsl #5
-	WORD $0x8b100275 // add x21, x19, x16
-	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d801227 // str q7, [x17, #0x40]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d802227 // str q7, [x17, #0x80]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d803227 // str q7, [x17, #0xc0]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d804227 // str q7, [x17, #0x100]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d805227 // str q7, [x17, #0x140]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d806227 // str q7, [x17, #0x180]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x3cf368d0 // ldr q16, [x6, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d807227 // str q7, [x17, #0x1c0]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d808227 // str q7, [x17, #0x200]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d809227 // str q7, [x17, #0x240]
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80a227 // str q7, [x17, #0x280]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80b227 // str q7, [x17, #0x2c0]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80c227 // str q7, [x17, #0x300]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80d227 // str q7, [x17, #0x340]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80e227 // str q7, [x17, #0x380]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80f227 // str q7, [x17, #0x3c0]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d810227 // str q7, [x17, #0x400]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x3cf368d0 // ldr q16, [x6, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d811227 // str q7, [x17, #0x440]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x6f3004e7 // ushr v7.4s, v7.4s, #0x10
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x6f0737e7 // bic v7.4s, #0xff, lsl #8
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x6f0007f0 // mvni v16.4s, #0x1f
-	WORD $0x3d812227 // str q7, [x17, #0x480]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0x6f2814f0 // usra v16.4s, v7.4s, #0x18
-	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
-	WORD $0x3d813227 // str q7, [x17, #0x4c0]
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d814227 // str q7, [x17, #0x500]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d815227 // str q7, [x17, #0x540]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d816227 // str q7, [x17, #0x580]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d817227 // str q7, [x17, #0x5c0]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d818227 // str q7, [x17, #0x600]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d819227 // str q7, [x17, #0x640]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81a227 // str q7, [x17, #0x680]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x3cf368d0 // ldr q16, [x6, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81b227 // str q7, [x17, #0x6c0]
-	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d81c227 // str q7, [x17, #0x700]
-	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d81d227 // str q7, [x17, #0x740]
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81e227 // str q7, [x17, #0x780]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81f227 // str q7, [x17, #0x7c0]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d820227 // str q7, [x17, #0x800]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d821227 // str q7, [x17, #0x840]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d822227 // str q7, [x17, #0x880]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d823227 // str q7, [x17, #0x8c0]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d824227 // str q7, [x17, #0x900]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x6ea644e6 // ushl v6.4s, v7.4s, v6.4s
-	WORD $0x3cf368c7 // ldr q7, [x6, x19]
-	WORD $0x2a0703f3 // mov w19, w7
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0x6f3a04e7 // ushr v7.4s, v7.4s, #0x6
-	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x8b162214 // add x20, x16, x22, lsl #8
+	WORD $0xd377dad5 // lsl x21, x22, #9
+	WORD $0x8b161596 // add x22, x12, x22, lsl #5
+	WORD $0x3dc00286 // ldr q6, [x20]
+	WORD $0x3cf56807 // ldr q7, [x0, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
 	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
 	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
 	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d800226 // str q6, [x17]
+	WORD $0x3dc00286 // ldr q6, [x20]
+	WORD $0x3cf56827 // ldr q7, [x1, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d801226 // str q6, [x17, #0x40]
+	WORD $0x3dc01286 // ldr q6, [x20, #0x40]
+	WORD $0x3cf56847 // ldr q7, [x2, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d802226 // str q6, [x17, #0x80]
+	WORD $0x3dc01286 // ldr q6, [x20, #0x40]
+	WORD $0x3cf56867 // ldr q7, [x3, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d803226 // str q6, [x17, #0xc0]
+	WORD $0x3dc02286 // ldr q6, [x20, #0x80]
+	WORD $0x3cf56887 // ldr q7, [x4, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d804226 // str q6, [x17, #0x100]
+	WORD $0x3dc02286 // ldr q6, [x20, #0x80]
+	WORD $0x3cf568a7 // ldr q7, [x5, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d805226 // str q6, [x17, #0x140]
+	WORD $0x3dc03286 // ldr q6, [x20, #0xc0]
+	WORD $0x3cf568c7 // ldr q7, [x6, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d806226 // str q6, [x17, #0x180]
+	WORD $0x3dc03286 // ldr q6, [x20, #0xc0]
+	WORD $0x3cf568e7 // ldr q7, [x7, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d807226 // str q6, [x17, #0x1c0]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d808226 // str q6, [x17, #0x200]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d809226 // str q6, [x17, #0x240]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80a226 // str q6, [x17, #0x280]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80b226 // str q6, [x17, #0x2c0]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80c226 // str q6, [x17, #0x300]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80d226 // str q6, [x17, #0x340]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80e226 // str q6, [x17, #0x380]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80f226 // str q6, [x17, #0x3c0]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d810226 // str q6, [x17, #0x400]
+	WORD $0x3cf568e6 // ldr q6, [x7, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d811226 // str q6, [x17, #0x440]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
+	WORD $0x3d812226 // str q6, [x17, #0x480]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0x6f2814c7 // usra v7.4s, v6.4s, #0x18
+	WORD $0xfc6e79e6 // ldr d6, [x15, x14, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
+	WORD $0x3d813226 // str q6, [x17, #0x4c0]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d814226 // str q6, [x17, #0x500]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d815226 // str q6, [x17, #0x540]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d816226 // str q6, [x17, #0x580]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d817226 // str q6, [x17, #0x5c0]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d818226 // str q6, [x17, #0x600]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d819226 // str q6, [x17, #0x640]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81a226 // str q6, [x17, #0x680]
+	WORD $0x3cf568e6 // ldr q6, [x7, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81b226 // str q6, [x17, #0x6c0]
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81c226 // str q6, [x17, #0x700]
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81d226 // str q6, [x17, #0x740]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81e226 // str q6, [x17, #0x780]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81f226 // str q6, [x17, #0x7c0]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d820226 // str q6, [x17, #0x800]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d821226 // str q6, [x17, #0x840]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d822226 // str q6, [x17, #0x880]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d823226 // str q6, [x17, #0x8c0]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d824226 // str q6, [x17, #0x900]
+	WORD $0x3cf568e6 // ldr q6, [x7, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x2a1303f4 // mov w20, w19
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
 	WORD $0x3d825226 // str q6, [x17, #0x940]
-	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
 	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
 	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
@@ -1031,8 +1001,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
 	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
 	WORD $0x3d826226 // str q6, [x17, #0x980]
-	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
-	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
+	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0x6f2814c7 // usra v7.4s, v6.4s, #0x18
 	WORD $0xfc6e79e6 // ldr d6, [x15, x14, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
@@ -1040,24 +1010,24 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
 	WORD $0x3d827226 // str q6, [x17, #0x9c0]
 	WORD $0x91280231 // add x17, x17, #0xa00
-	WORD $0x3707d453 // tbnz w19, #0x0, 0xa60 <k_untile_q3_k+0xd0>
+	WORD $0x3707d834 // tbnz w20, #0x0, 0xa64 <k_untile_q3_k+0xd4>
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54ffcfa1 // b.ne 0x9d8 <k_untile_q3_k+0x48>
+	WORD $0x54ffd361 // b.ne 0x9d8 <k_untile_q3_k+0x48>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x911b816b // add x11, x11, #0x6e0
 	WORD $0x8b0d014a // add x10, x10, x13
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffcec1 // b.ne 0x9d0 <k_untile_q3_k+0x40>
+	WORD $0x54ffd281 // b.ne 0x9d0 <k_untile_q3_k+0x40>
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xf94023f5 // ldr x21, [sp, #0x40]
+	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0x910183ff // add sp, sp, #0x60
 	WORD $0xd65f03c0 // ret
 
 	// untile_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001c8b // b.lt 0x13a4 <k_untile_q4_k+0x398>
+	WORD $0x54001c8b // b.lt 0x132c <k_untile_q4_k+0x398>
 	WORD $0xd10103ff // sub sp, sp, #0x40
 	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -1275,23 +1245,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
 	WORD $0x3d827004 // str q4, [x0, #0x9c0]
 	WORD $0x91280000 // add x0, x0, #0xa00
-	WORD $0x3707e943 // tbnz w3, #0x0, 0x10a4 <k_untile_q4_k+0x98>
+	WORD $0x3707e943 // tbnz w3, #0x0, 0x102c <k_untile_q4_k+0x98>
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54ffe621 // b.ne 0x104c <k_untile_q4_k+0x40>
+	WORD $0x54ffe621 // b.ne 0xfd4 <k_untile_q4_k+0x40>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9124016b // add x11, x11, #0x900
 	WORD $0x8b0d014a // add x10, x10, x13
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe501 // b.ne 0x103c <k_untile_q4_k+0x30>
+	WORD $0x54ffe501 // b.ne 0xfc4 <k_untile_q4_k+0x30>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// untile_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400310b // b.lt 0x19d0 <k_untile_q5_k+0x628>
-	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x54002d0b // b.lt 0x18d8 <k_untile_q5_k+0x5a8>
+	WORD $0xd10143ff // sub sp, sp, #0x50
 	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1301,13 +1271,14 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e624 // movi v4.2d, #0x0000ff000000ff
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
 	WORD $0xaa1f03ee // mov x14, xzr
 	WORD $0x9128016f // add x15, x11, #0xa00
 	WORD $0x912b0170 // add x16, x11, #0xac0
 	WORD $0x912b8171 // add x17, x11, #0xae0
 	WORD $0xd37cedc1 // lsl x1, x14, #4
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x52800026 // mov w6, #0x1 // =1
 	WORD $0x8b0101e0 // add x0, x15, x1
 	WORD $0x3dc00005 // ldr q5, [x0]
 	WORD $0x3dc01006 // ldr q6, [x0, #0x40]
@@ -1320,342 +1291,308 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x91200022 // add x2, x1, #0x800
+	WORD $0x91210023 // add x3, x1, #0x840
+	WORD $0x91220024 // add x4, x1, #0x880
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x91230025 // add x5, x1, #0x8c0
 	WORD $0x4eb01ce7 // orr v7.16b, v7.16b, v16.16b
 	WORD $0x4eb21e30 // orr v16.16b, v17.16b, v18.16b
 	WORD $0xad001fe5 // stp q5, q7, [sp]
 	WORD $0xad0143e6 // stp q6, q16, [sp, #0x20]
-	WORD $0x531e7483 // lsl w3, w4, #2
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x4e040c65 // dup v5.4s, w3
-	WORD $0x8b042823 // add x3, x1, x4, lsl #10
-	WORD $0x8b041184 // add x4, x12, x4, lsl #4
-	WORD $0x3dc00067 // ldr q7, [x3]
-	WORD $0x6ea0b8a5 // neg v5.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d800006 // str q6, [x0]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d801006 // str q6, [x0, #0x40]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d802006 // str q6, [x0, #0x80]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d803006 // str q6, [x0, #0xc0]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d804006 // str q6, [x0, #0x100]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d805006 // str q6, [x0, #0x140]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d806006 // str q6, [x0, #0x180]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d807006 // str q6, [x0, #0x1c0]
-	WORD $0x3dc00086 // ldr q6, [x4]
-	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
-	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d808006 // str q6, [x0, #0x200]
-	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
-	WORD $0x3dc00887 // ldr q7, [x4, #0x20]
-	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
-	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0x3d809006 // str q6, [x0, #0x240]
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x3dc00067 // ldr q7, [x3]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80a006 // str q6, [x0, #0x280]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80b006 // str q6, [x0, #0x2c0]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80c006 // str q6, [x0, #0x300]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80d006 // str q6, [x0, #0x340]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80e006 // str q6, [x0, #0x380]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80f006 // str q6, [x0, #0x3c0]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d810006 // str q6, [x0, #0x400]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d811006 // str q6, [x0, #0x440]
-	WORD $0x3dc00086 // ldr q6, [x4]
-	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
-	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d812006 // str q6, [x0, #0x480]
-	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
-	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
-	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d813006 // str q6, [x0, #0x4c0]
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d814006 // str q6, [x0, #0x500]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d815006 // str q6, [x0, #0x540]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d816006 // str q6, [x0, #0x580]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d817006 // str q6, [x0, #0x5c0]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d818006 // str q6, [x0, #0x600]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d819006 // str q6, [x0, #0x640]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81a006 // str q6, [x0, #0x680]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x3dc0f067 // ldr q7, [x3, #0x3c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81b006 // str q6, [x0, #0x6c0]
-	WORD $0x3dc00086 // ldr q6, [x4]
-	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
-	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d81c006 // str q6, [x0, #0x700]
-	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
-	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
-	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d81d006 // str q6, [x0, #0x740]
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81e006 // str q6, [x0, #0x780]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81f006 // str q6, [x0, #0x7c0]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d820006 // str q6, [x0, #0x800]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d821006 // str q6, [x0, #0x840]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d822006 // str q6, [x0, #0x880]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d823006 // str q6, [x0, #0x8c0]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d824006 // str q6, [x0, #0x900]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x6ea544c5 // ushl v5.4s, v6.4s, v5.4s
-	WORD $0x3dc0f066 // ldr q6, [x3, #0x3c0]
-	WORD $0x2a0203e3 // mov w3, w2
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
-	WORD $0x4ea584a5 // add v5.4s, v5.4s, v5.4s
+	WORD $0xd378de87 // lsl x7, x20, #8
+	WORD $0x8b142833 // add x19, x1, x20, lsl #10
+	WORD $0x8b141194 // add x20, x12, x20, lsl #4
+	WORD $0x3ce76845 // ldr q5, [x2, x7]
+	WORD $0x3dc00266 // ldr q6, [x19]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d800005 // str q5, [x0]
+	WORD $0x3dc01265 // ldr q5, [x19, #0x40]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d801005 // str q5, [x0, #0x40]
+	WORD $0x3ce76865 // ldr q5, [x3, x7]
+	WORD $0x3dc02266 // ldr q6, [x19, #0x80]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d802005 // str q5, [x0, #0x80]
+	WORD $0x3dc03265 // ldr q5, [x19, #0xc0]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d803005 // str q5, [x0, #0xc0]
+	WORD $0x3ce76885 // ldr q5, [x4, x7]
+	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d804005 // str q5, [x0, #0x100]
+	WORD $0x3dc05265 // ldr q5, [x19, #0x140]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d805005 // str q5, [x0, #0x140]
+	WORD $0x3ce768a5 // ldr q5, [x5, x7]
+	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d806005 // str q5, [x0, #0x180]
+	WORD $0x3dc07265 // ldr q5, [x19, #0x1c0]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d807005 // str q5, [x0, #0x1c0]
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d808005 // str q5, [x0, #0x200]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x3dc00a86 // ldr q6, [x20, #0x20]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d809005 // str q5, [x0, #0x240]
+	WORD $0x3dc00265 // ldr q5, [x19]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80a005 // str q5, [x0, #0x280]
+	WORD $0x3dc01265 // ldr q5, [x19, #0x40]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80b005 // str q5, [x0, #0x2c0]
+	WORD $0x3dc02265 // ldr q5, [x19, #0x80]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80c005 // str q5, [x0, #0x300]
+	WORD $0x3dc03265 // ldr q5, [x19, #0xc0]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80d005 // str q5, [x0, #0x340]
+	WORD $0x3dc04265 // ldr q5, [x19, #0x100]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80e005 // str q5, [x0, #0x380]
+	WORD $0x3dc05265 // ldr q5, [x19, #0x140]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80f005 // str q5, [x0, #0x3c0]
+	WORD $0x3dc06265 // ldr q5, [x19, #0x180]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d810005 // str q5, [x0, #0x400]
+	WORD $0x3dc07265 // ldr q5, [x19, #0x1c0]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d811005 // str q5, [x0, #0x440]
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x6f3804a5 // ushr v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d812005 // str q5, [x0, #0x480]
+	WORD $0x3dc00a85 // ldr q5, [x20, #0x20]
+	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
+	WORD $0x6f3804a5 // ushr v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d813005 // str q5, [x0, #0x4c0]
+	WORD $0x3ce76845 // ldr q5, [x2, x7]
+	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d814005 // str q5, [x0, #0x500]
+	WORD $0x3ce76845 // ldr q5, [x2, x7]
+	WORD $0x3dc09266 // ldr q6, [x19, #0x240]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d815005 // str q5, [x0, #0x540]
+	WORD $0x3ce76865 // ldr q5, [x3, x7]
+	WORD $0x3dc0a266 // ldr q6, [x19, #0x280]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d816005 // str q5, [x0, #0x580]
+	WORD $0x3ce76865 // ldr q5, [x3, x7]
+	WORD $0x3dc0b266 // ldr q6, [x19, #0x2c0]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d817005 // str q5, [x0, #0x5c0]
+	WORD $0x3ce76885 // ldr q5, [x4, x7]
+	WORD $0x3dc0c266 // ldr q6, [x19, #0x300]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d818005 // str q5, [x0, #0x600]
+	WORD $0x3ce76885 // ldr q5, [x4, x7]
+	WORD $0x3dc0d266 // ldr q6, [x19, #0x340]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d819005 // str q5, [x0, #0x640]
+	WORD $0x3ce768a5 // ldr q5, [x5, x7]
+	WORD $0x3dc0e266 // ldr q6, [x19, #0x380]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d81a005 // str q5, [x0, #0x680]
+	WORD $0x3ce768a5 // ldr q5, [x5, x7]
+	WORD $0x3dc0f266 // ldr q6, [x19, #0x3c0]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d81b005 // str q5, [x0, #0x6c0]
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x6f3004a5 // ushr v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0737e5 // bic v5.4s, #0xff, lsl #8
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81c005 // str q5, [x0, #0x700]
+	WORD $0x3dc00a85 // ldr q5, [x20, #0x20]
+	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
+	WORD $0x6f3004a5 // ushr v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0737e5 // bic v5.4s, #0xff, lsl #8
+	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81d005 // str q5, [x0, #0x740]
+	WORD $0x3dc08265 // ldr q5, [x19, #0x200]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d81e005 // str q5, [x0, #0x780]
+	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d81f005 // str q5, [x0, #0x7c0]
+	WORD $0x3dc0a265 // ldr q5, [x19, #0x280]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d820005 // str q5, [x0, #0x800]
+	WORD $0x3dc0b265 // ldr q5, [x19, #0x2c0]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d821005 // str q5, [x0, #0x840]
+	WORD $0x3dc0c265 // ldr q5, [x19, #0x300]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d822005 // str q5, [x0, #0x880]
+	WORD $0x3dc0d265 // ldr q5, [x19, #0x340]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d823005 // str q5, [x0, #0x8c0]
+	WORD $0x3dc0e265 // ldr q5, [x19, #0x380]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d824005 // str q5, [x0, #0x900]
+	WORD $0x3dc0f265 // ldr q5, [x19, #0x3c0]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x2a0603e7 // mov w7, w6
+	WORD $0x2a1f03e6 // mov w6, wzr
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
 	WORD $0x3d825005 // str q5, [x0, #0x940]
-	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
 	WORD $0x6f2804a5 // ushr v5.4s, v5.4s, #0x18
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
@@ -1663,8 +1600,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
 	WORD $0x3d826005 // str q5, [x0, #0x980]
 	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
-	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
-	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x3dc00a86 // ldr q6, [x20, #0x20]
+	WORD $0x52800034 // mov w20, #0x1 // =1
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x6f2804c6 // ushr v6.4s, v6.4s, #0x18
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
@@ -1672,22 +1609,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
 	WORD $0x3d827005 // str q5, [x0, #0x9c0]
 	WORD $0x91280000 // add x0, x0, #0xa00
-	WORD $0x3707d4e3 // tbnz w3, #0x0, 0x1444 <k_untile_q5_k+0x9c>
+	WORD $0x3707d9a7 // tbnz w7, #0x0, 0x13e0 <k_untile_q5_k+0xb0>
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54ffd1c1 // b.ne 0x13ec <k_untile_q5_k+0x44>
+	WORD $0x54ffd601 // b.ne 0x1378 <k_untile_q5_k+0x48>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x912c016b // add x11, x11, #0xb00
 	WORD $0x8b0d014a // add x10, x10, x13
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffd0a1 // b.ne 0x13dc <k_untile_q5_k+0x34>
-	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0x54ffd4e1 // b.ne 0x1368 <k_untile_q5_k+0x38>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0x910143ff // add sp, sp, #0x50
 	WORD $0xd65f03c0 // ret
 
 	// untile_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002e8b // b.lt 0x1fac <k_untile_q6_k+0x5d8>
+	WORD $0x54002e8b // b.lt 0x1eb4 <k_untile_q6_k+0x5d8>
 	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f01e601 // movi v1.16b, #0x30
@@ -2047,15 +1985,15 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
 	WORD $0x3d827203 // str q3, [x16, #0x9c0]
 	WORD $0x91280210 // add x16, x16, #0xa00
-	WORD $0x3707d675 // tbnz w21, #0x0, 0x1a48 <k_untile_q6_k+0x74>
+	WORD $0x3707d675 // tbnz w21, #0x0, 0x1950 <k_untile_q6_k+0x74>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffd421 // b.ne 0x1a0c <k_untile_q6_k+0x38>
+	WORD $0x54ffd421 // b.ne 0x1914 <k_untile_q6_k+0x38>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9134816b // add x11, x11, #0xd20
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffd341 // b.ne 0x1a04 <k_untile_q6_k+0x30>
+	WORD $0x54ffd341 // b.ne 0x190c <k_untile_q6_k+0x30>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
@@ -2129,33 +2067,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0xad0327eb // stp q11, q9, [sp, #0x60]
-	WORD $0x14000005 // b 0x20d0 <k_tile_panel+0x120>
+	WORD $0x14000005 // b 0x1fd8 <k_tile_panel+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x540054e0 // b.eq 0x2b68 <k_tile_panel+0xbb8>
+	WORD $0x540054e0 // b.eq 0x2a70 <k_tile_panel+0xbb8>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x3400190c // cbz w12, 0x23f4 <k_tile_panel+0x444>
+	WORD $0x3400190c // cbz w12, 0x22fc <k_tile_panel+0x444>
 	WORD $0xd37ced01 // lsl x1, x8, #4
 	WORD $0xf9400010 // ldr x16, [x0]
 	WORD $0xf940200a // ldr x10, [x0, #0x40]
 	WORD $0x8b010202 // add x2, x16, x1
-	WORD $0xb400012a // cbz x10, 0x210c <k_tile_panel+0x15c>
+	WORD $0xb400012a // cbz x10, 0x2014 <k_tile_panel+0x15c>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b010063 // add x3, x3, x1
-	WORD $0x5400012a // b.ge 0x2128 <k_tile_panel+0x178>
-	WORD $0x1400002b // b 0x21b4 <k_tile_panel+0x204>
+	WORD $0x5400012a // b.ge 0x2030 <k_tile_panel+0x178>
+	WORD $0x1400002b // b 0x20bc <k_tile_panel+0x204>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b010063 // add x3, x3, x1
-	WORD $0x5400048b // b.lt 0x21b4 <k_tile_panel+0x204>
+	WORD $0x5400048b // b.lt 0x20bc <k_tile_panel+0x204>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa0303e6 // mov x6, x3
@@ -2190,20 +2128,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402024 // ldr s4, [x1, #0x20]
 	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2144 <k_tile_panel+0x194>
+	WORD $0x54fffca8 // b.hi 0x204c <k_tile_panel+0x194>
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340011ae // cbz w14, 0x23f4 <k_tile_panel+0x444>
+	WORD $0x340011ae // cbz w14, 0x22fc <k_tile_panel+0x444>
 	WORD $0x8b010845 // add x5, x2, x1, lsl #2
-	WORD $0xb40000aa // cbz x10, 0x21dc <k_tile_panel+0x22c>
+	WORD $0xb40000aa // cbz x10, 0x20e4 <k_tile_panel+0x22c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x21e8 <k_tile_panel+0x238>
-	WORD $0x14000026 // b 0x2270 <k_tile_panel+0x2c0>
+	WORD $0x540000aa // b.ge 0x20f0 <k_tile_panel+0x238>
+	WORD $0x14000026 // b 0x2178 <k_tile_panel+0x2c0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x2270 <k_tile_panel+0x2c0>
+	WORD $0x5400046b // b.lt 0x2178 <k_tile_panel+0x2c0>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -2237,20 +2175,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2200 <k_tile_panel+0x250>
+	WORD $0x54fffca8 // b.hi 0x2108 <k_tile_panel+0x250>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000bc5 // cbz w5, 0x23f4 <k_tile_panel+0x444>
+	WORD $0x34000bc5 // cbz w5, 0x22fc <k_tile_panel+0x444>
 	WORD $0xd37df025 // lsl x5, x1, #3
-	WORD $0xb40000aa // cbz x10, 0x2298 <k_tile_panel+0x2e8>
+	WORD $0xb40000aa // cbz x10, 0x21a0 <k_tile_panel+0x2e8>
 	WORD $0x3ce56842 // ldr q2, [x2, x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x22a4 <k_tile_panel+0x2f4>
-	WORD $0x14000026 // b 0x232c <k_tile_panel+0x37c>
+	WORD $0x540000aa // b.ge 0x21ac <k_tile_panel+0x2f4>
+	WORD $0x14000026 // b 0x2234 <k_tile_panel+0x37c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x232c <k_tile_panel+0x37c>
+	WORD $0x5400046b // b.lt 0x2234 <k_tile_panel+0x37c>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -2284,21 +2222,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x22bc <k_tile_panel+0x30c>
+	WORD $0x54fffca8 // b.hi 0x21c4 <k_tile_panel+0x30c>
 	WORD $0x3ca56842 // str q2, [x2, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x340005e5 // cbz w5, 0x23f4 <k_tile_panel+0x444>
+	WORD $0x340005e5 // cbz w5, 0x22fc <k_tile_panel+0x444>
 	WORD $0x8b010421 // add x1, x1, x1, lsl #1
 	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xb40000aa // cbz x10, 0x2358 <k_tile_panel+0x3a8>
+	WORD $0xb40000aa // cbz x10, 0x2260 <k_tile_panel+0x3a8>
 	WORD $0x3ce16842 // ldr q2, [x2, x1]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x2364 <k_tile_panel+0x3b4>
-	WORD $0x14000026 // b 0x23ec <k_tile_panel+0x43c>
+	WORD $0x540000aa // b.ge 0x226c <k_tile_panel+0x3b4>
+	WORD $0x14000026 // b 0x22f4 <k_tile_panel+0x43c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x23ec <k_tile_panel+0x43c>
+	WORD $0x5400046b // b.lt 0x22f4 <k_tile_panel+0x43c>
 	WORD $0xf9400bea // ldr x10, [sp, #0x10]
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x9b0a7c8a // mul x10, x4, x10
@@ -2332,23 +2270,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402144 // ldr s4, [x10, #0x20]
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x237c <k_tile_panel+0x3cc>
+	WORD $0x54fffca8 // b.hi 0x2284 <k_tile_panel+0x3cc>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca16842 // str q2, [x2, x1]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x2468 <k_tile_panel+0x4b8>
+	WORD $0x5400036d // b.le 0x2370 <k_tile_panel+0x4b8>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001bed // b.le 0x2788 <k_tile_panel+0x7d8>
+	WORD $0x54001bed // b.le 0x2690 <k_tile_panel+0x7d8>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002a8d // b.le 0x296c <k_tile_panel+0x9bc>
+	WORD $0x54002a8d // b.le 0x2874 <k_tile_panel+0x9bc>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe4ea // b.ge 0x20c4 <k_tile_panel+0x114>
+	WORD $0x54ffe4ea // b.ge 0x1fcc <k_tile_panel+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -2358,12 +2296,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003361 // cbz x1, 0x2abc <k_tile_panel+0xb0c>
+	WORD $0xb4003361 // cbz x1, 0x29c4 <k_tile_panel+0xb0c>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400336a // b.ge 0x2acc <k_tile_panel+0xb1c>
-	WORD $0x17ffff17 // b 0x20c0 <k_tile_panel+0x110>
+	WORD $0x5400336a // b.ge 0x29d4 <k_tile_panel+0xb1c>
+	WORD $0x17ffff17 // b 0x1fc8 <k_tile_panel+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -2384,7 +2322,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x24ec <k_tile_panel+0x53c>
+	WORD $0x1400000d // b 0x23f4 <k_tile_panel+0x53c>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800073 // str q19, [x3]
@@ -2396,7 +2334,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36871 // str q17, [x3, x19]
 	WORD $0x3cb46867 // str q7, [x3, x20]
 	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x2404 <k_tile_panel+0x454>
+	WORD $0x54fff8ec // b.gt 0x230c <k_tile_panel+0x454>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -2404,7 +2342,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x2538 <k_tile_panel+0x588>
+	WORD $0xb400019a // cbz x26, 0x2440 <k_tile_panel+0x588>
 	WORD $0x3dc00073 // ldr q19, [x3]
 	WORD $0x3cf96864 // ldr q4, [x3, x25]
 	WORD $0x3cfd6865 // ldr q5, [x3, x29]
@@ -2414,8 +2352,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46867 // ldr q7, [x3, x20]
 	WORD $0x3ce46860 // ldr q0, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x2560 <k_tile_panel+0x5b0>
-	WORD $0x17ffffe2 // b 0x24bc <k_tile_panel+0x50c>
+	WORD $0x5400018a // b.ge 0x2468 <k_tile_panel+0x5b0>
+	WORD $0x17ffffe2 // b 0x23c4 <k_tile_panel+0x50c>
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -2425,7 +2363,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x24bc <k_tile_panel+0x50c>
+	WORD $0x54fffb0b // b.lt 0x23c4 <k_tile_panel+0x50c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -2562,8 +2500,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831291 // fmla v17.4s, v20.4s, v3.s[0]
 	WORD $0x4f8112a7 // fmla v7.4s, v21.4s, v1.s[0]
 	WORD $0x4f821140 // fmla v0.4s, v10.4s, v2.s[0]
-	WORD $0x54ffefc8 // b.hi 0x2578 <k_tile_panel+0x5c8>
-	WORD $0x17ffff4e // b 0x24bc <k_tile_panel+0x50c>
+	WORD $0x54ffefc8 // b.hi 0x2480 <k_tile_panel+0x5c8>
+	WORD $0x17ffff4e // b 0x23c4 <k_tile_panel+0x50c>
 	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
 	WORD $0xd37ced07 // lsl x7, x8, #4
 	WORD $0xa9404413 // ldp x19, x17, [x0]
@@ -2575,7 +2513,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b070267 // add x7, x19, x7
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x27d8 <k_tile_panel+0x828>
+	WORD $0x14000009 // b 0x26e0 <k_tile_panel+0x828>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -2583,7 +2521,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffe20c // b.gt 0x2414 <k_tile_panel+0x464>
+	WORD $0x54ffe20c // b.gt 0x231c <k_tile_panel+0x464>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -2592,20 +2530,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x2818 <k_tile_panel+0x868>
+	WORD $0xb4000101 // cbz x1, 0x2720 <k_tile_panel+0x868>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x2830 <k_tile_panel+0x880>
-	WORD $0x17ffffe9 // b 0x27b8 <k_tile_panel+0x808>
+	WORD $0x5400010a // b.ge 0x2738 <k_tile_panel+0x880>
+	WORD $0x17ffffe9 // b 0x26c0 <k_tile_panel+0x808>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x27b8 <k_tile_panel+0x808>
+	WORD $0x54fffc6b // b.lt 0x26c0 <k_tile_panel+0x808>
 	WORD $0xd342fef8 // lsr x24, x23, #2
 	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
 	WORD $0xcb1702b5 // sub x21, x21, x23
@@ -2683,8 +2621,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
 	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
 	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
-	WORD $0x54fff768 // b.hi 0x2850 <k_tile_panel+0x8a0>
-	WORD $0x17ffff94 // b 0x27b8 <k_tile_panel+0x808>
+	WORD $0x54fff768 // b.hi 0x2758 <k_tile_panel+0x8a0>
+	WORD $0x17ffff94 // b 0x26c0 <k_tile_panel+0x808>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -2693,13 +2631,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x29a8 <k_tile_panel+0x9f8>
+	WORD $0x14000007 // b 0x28b0 <k_tile_panel+0x9f8>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd40c // b.gt 0x2424 <k_tile_panel+0x474>
+	WORD $0x54ffd40c // b.gt 0x232c <k_tile_panel+0x474>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -2708,16 +2646,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x29e0 <k_tile_panel+0xa30>
+	WORD $0xb40000d1 // cbz x17, 0x28e8 <k_tile_panel+0xa30>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x29f0 <k_tile_panel+0xa40>
-	WORD $0x17ffffed // b 0x2990 <k_tile_panel+0x9e0>
+	WORD $0x540000ca // b.ge 0x28f8 <k_tile_panel+0xa40>
+	WORD $0x17ffffed // b 0x2898 <k_tile_panel+0x9e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x2990 <k_tile_panel+0x9e0>
+	WORD $0x54fffd2b // b.lt 0x2898 <k_tile_panel+0x9e0>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -2767,12 +2705,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x54fffae8 // b.hi 0x2a10 <k_tile_panel+0xa60>
-	WORD $0x17ffffb6 // b 0x2990 <k_tile_panel+0x9e0>
+	WORD $0x54fffae8 // b.hi 0x2918 <k_tile_panel+0xa60>
+	WORD $0x17ffffb6 // b 0x2898 <k_tile_panel+0x9e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffafcb // b.lt 0x20c0 <k_tile_panel+0x110>
+	WORD $0x54ffafcb // b.lt 0x1fc8 <k_tile_panel+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -2810,8 +2748,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402221 // ldr s1, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x2af4 <k_tile_panel+0xb44>
-	WORD $0x17fffd57 // b 0x20c0 <k_tile_panel+0x110>
+	WORD $0x54fffca8 // b.hi 0x29fc <k_tile_panel+0xb44>
+	WORD $0x17fffd57 // b 0x1fc8 <k_tile_panel+0x110>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -2894,33 +2832,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d8027f9 // str q25, [sp, #0x90]
 	WORD $0x3d801beb // str q11, [sp, #0x60]
-	WORD $0x14000005 // b 0x2cbc <k_tile_panel_min+0x124>
+	WORD $0x14000005 // b 0x2bc4 <k_tile_panel_min+0x124>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005aa0 // b.eq 0x380c <k_tile_panel_min+0xc74>
+	WORD $0x54005aa0 // b.eq 0x3714 <k_tile_panel_min+0xc74>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001a8c // cbz w12, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0x34001a8c // cbz w12, 0x2f18 <k_tile_panel_min+0x478>
 	WORD $0xd37ced03 // lsl x3, x8, #4
 	WORD $0xf9400010 // ldr x16, [x0]
 	WORD $0xf940200a // ldr x10, [x0, #0x40]
 	WORD $0x8b030202 // add x2, x16, x3
-	WORD $0xb400012a // cbz x10, 0x2cf8 <k_tile_panel_min+0x160>
+	WORD $0xb400012a // cbz x10, 0x2c00 <k_tile_panel_min+0x160>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b030083 // add x3, x4, x3
-	WORD $0x5400012a // b.ge 0x2d14 <k_tile_panel_min+0x17c>
-	WORD $0x1400002e // b 0x2dac <k_tile_panel_min+0x214>
+	WORD $0x5400012a // b.ge 0x2c1c <k_tile_panel_min+0x17c>
+	WORD $0x1400002e // b 0x2cb4 <k_tile_panel_min+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b030083 // add x3, x4, x3
-	WORD $0x540004eb // b.lt 0x2dac <k_tile_panel_min+0x214>
+	WORD $0x540004eb // b.lt 0x2cb4 <k_tile_panel_min+0x214>
 	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa0303e6 // mov x6, x3
@@ -2958,20 +2896,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a00c6 // add x6, x6, #0x280
 	WORD $0x91040084 // add x4, x4, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2d30 <k_tile_panel_min+0x198>
+	WORD $0x54fffc48 // b.hi 0x2c38 <k_tile_panel_min+0x198>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340012ce // cbz w14, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0x340012ce // cbz w14, 0x2f18 <k_tile_panel_min+0x478>
 	WORD $0x8b040845 // add x5, x2, x4, lsl #2
-	WORD $0xb40000aa // cbz x10, 0x2dd4 <k_tile_panel_min+0x23c>
+	WORD $0xb40000aa // cbz x10, 0x2cdc <k_tile_panel_min+0x23c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x2de0 <k_tile_panel_min+0x248>
-	WORD $0x14000029 // b 0x2e74 <k_tile_panel_min+0x2dc>
+	WORD $0x540000aa // b.ge 0x2ce8 <k_tile_panel_min+0x248>
+	WORD $0x14000029 // b 0x2d7c <k_tile_panel_min+0x2dc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x2e74 <k_tile_panel_min+0x2dc>
+	WORD $0x540004cb // b.lt 0x2d7c <k_tile_panel_min+0x2dc>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c26 // mul x6, x1, x6
@@ -3008,20 +2946,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2df8 <k_tile_panel_min+0x260>
+	WORD $0x54fffc48 // b.hi 0x2d00 <k_tile_panel_min+0x260>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000c85 // cbz w5, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0x34000c85 // cbz w5, 0x2f18 <k_tile_panel_min+0x478>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000aa // cbz x10, 0x2e9c <k_tile_panel_min+0x304>
+	WORD $0xb40000aa // cbz x10, 0x2da4 <k_tile_panel_min+0x304>
 	WORD $0x3ce56842 // ldr q2, [x2, x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x2ea8 <k_tile_panel_min+0x310>
-	WORD $0x14000029 // b 0x2f3c <k_tile_panel_min+0x3a4>
+	WORD $0x540000aa // b.ge 0x2db0 <k_tile_panel_min+0x310>
+	WORD $0x14000029 // b 0x2e44 <k_tile_panel_min+0x3a4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x2f3c <k_tile_panel_min+0x3a4>
+	WORD $0x540004cb // b.lt 0x2e44 <k_tile_panel_min+0x3a4>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c26 // mul x6, x1, x6
@@ -3058,21 +2996,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2ec0 <k_tile_panel_min+0x328>
+	WORD $0x54fffc48 // b.hi 0x2dc8 <k_tile_panel_min+0x328>
 	WORD $0x3ca56842 // str q2, [x2, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000645 // cbz w5, 0x3010 <k_tile_panel_min+0x478>
+	WORD $0x34000645 // cbz w5, 0x2f18 <k_tile_panel_min+0x478>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000aa // cbz x10, 0x2f68 <k_tile_panel_min+0x3d0>
+	WORD $0xb40000aa // cbz x10, 0x2e70 <k_tile_panel_min+0x3d0>
 	WORD $0x3ce46842 // ldr q2, [x2, x4]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x2f74 <k_tile_panel_min+0x3dc>
-	WORD $0x14000029 // b 0x3008 <k_tile_panel_min+0x470>
+	WORD $0x540000aa // b.ge 0x2e7c <k_tile_panel_min+0x3dc>
+	WORD $0x14000029 // b 0x2f10 <k_tile_panel_min+0x470>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x3008 <k_tile_panel_min+0x470>
+	WORD $0x540004cb // b.lt 0x2f10 <k_tile_panel_min+0x470>
 	WORD $0xf9400bea // ldr x10, [sp, #0x10]
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x9b0a7c2a // mul x10, x1, x10
@@ -3109,23 +3047,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0063 // add x3, x3, #0x280
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2f8c <k_tile_panel_min+0x3f4>
+	WORD $0x54fffc48 // b.hi 0x2e94 <k_tile_panel_min+0x3f4>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca46842 // str q2, [x2, x4]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x3084 <k_tile_panel_min+0x4ec>
+	WORD $0x5400036d // b.le 0x2f8c <k_tile_panel_min+0x4ec>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001e0d // b.le 0x33e8 <k_tile_panel_min+0x850>
+	WORD $0x54001e0d // b.le 0x32f0 <k_tile_panel_min+0x850>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002dcd // b.le 0x35f0 <k_tile_panel_min+0xa58>
+	WORD $0x54002dcd // b.le 0x34f8 <k_tile_panel_min+0xa58>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe36a // b.ge 0x2cb0 <k_tile_panel_min+0x118>
+	WORD $0x54ffe36a // b.ge 0x2bb8 <k_tile_panel_min+0x118>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -3135,12 +3073,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003741 // cbz x1, 0x3754 <k_tile_panel_min+0xbbc>
+	WORD $0xb4003741 // cbz x1, 0x365c <k_tile_panel_min+0xbbc>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400374a // b.ge 0x3764 <k_tile_panel_min+0xbcc>
-	WORD $0x17ffff0b // b 0x2cac <k_tile_panel_min+0x114>
+	WORD $0x5400374a // b.ge 0x366c <k_tile_panel_min+0xbcc>
+	WORD $0x17ffff0b // b 0x2bb4 <k_tile_panel_min+0x114>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -3161,7 +3099,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x3108 <k_tile_panel_min+0x570>
+	WORD $0x1400000d // b 0x3010 <k_tile_panel_min+0x570>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800076 // str q22, [x3]
@@ -3173,7 +3111,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36871 // str q17, [x3, x19]
 	WORD $0x3cb46867 // str q7, [x3, x20]
 	WORD $0x3ca46873 // str q19, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x3020 <k_tile_panel_min+0x488>
+	WORD $0x54fff8ec // b.gt 0x2f28 <k_tile_panel_min+0x488>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -3181,7 +3119,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x3154 <k_tile_panel_min+0x5bc>
+	WORD $0xb400019a // cbz x26, 0x305c <k_tile_panel_min+0x5bc>
 	WORD $0x3dc00076 // ldr q22, [x3]
 	WORD $0x3cf96864 // ldr q4, [x3, x25]
 	WORD $0x3cfd6865 // ldr q5, [x3, x29]
@@ -3191,8 +3129,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46867 // ldr q7, [x3, x20]
 	WORD $0x3ce46873 // ldr q19, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x317c <k_tile_panel_min+0x5e4>
-	WORD $0x17ffffe2 // b 0x30d8 <k_tile_panel_min+0x540>
+	WORD $0x5400018a // b.ge 0x3084 <k_tile_panel_min+0x5e4>
+	WORD $0x17ffffe2 // b 0x2fe0 <k_tile_panel_min+0x540>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -3202,7 +3140,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x30d8 <k_tile_panel_min+0x540>
+	WORD $0x54fffb0b // b.lt 0x2fe0 <k_tile_panel_min+0x540>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -3356,8 +3294,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831051 // fmla v17.4s, v2.4s, v3.s[0]
 	WORD $0x4f811047 // fmla v7.4s, v2.4s, v1.s[0]
 	WORD $0x4f921053 // fmla v19.4s, v2.4s, v18.s[0]
-	WORD $0x54ffeda8 // b.hi 0x3194 <k_tile_panel_min+0x5fc>
-	WORD $0x17ffff3d // b 0x30d8 <k_tile_panel_min+0x540>
+	WORD $0x54ffeda8 // b.hi 0x309c <k_tile_panel_min+0x5fc>
+	WORD $0x17ffff3d // b 0x2fe0 <k_tile_panel_min+0x540>
 	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
 	WORD $0xd37ced07 // lsl x7, x8, #4
 	WORD $0xa9404413 // ldp x19, x17, [x0]
@@ -3369,7 +3307,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b070267 // add x7, x19, x7
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x3438 <k_tile_panel_min+0x8a0>
+	WORD $0x14000009 // b 0x3340 <k_tile_panel_min+0x8a0>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -3377,7 +3315,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdfec // b.gt 0x3030 <k_tile_panel_min+0x498>
+	WORD $0x54ffdfec // b.gt 0x2f38 <k_tile_panel_min+0x498>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -3386,20 +3324,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x3478 <k_tile_panel_min+0x8e0>
+	WORD $0xb4000101 // cbz x1, 0x3380 <k_tile_panel_min+0x8e0>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x3490 <k_tile_panel_min+0x8f8>
-	WORD $0x17ffffe9 // b 0x3418 <k_tile_panel_min+0x880>
+	WORD $0x5400010a // b.ge 0x3398 <k_tile_panel_min+0x8f8>
+	WORD $0x17ffffe9 // b 0x3320 <k_tile_panel_min+0x880>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x3418 <k_tile_panel_min+0x880>
+	WORD $0x54fffc6b // b.lt 0x3320 <k_tile_panel_min+0x880>
 	WORD $0xd342fef8 // lsr x24, x23, #2
 	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
 	WORD $0xcb1702b5 // sub x21, x21, x23
@@ -3486,8 +3424,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
 	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
-	WORD $0x54fff648 // b.hi 0x34b0 <k_tile_panel_min+0x918>
-	WORD $0x17ffff8b // b 0x3418 <k_tile_panel_min+0x880>
+	WORD $0x54fff648 // b.hi 0x33b8 <k_tile_panel_min+0x918>
+	WORD $0x17ffff8b // b 0x3320 <k_tile_panel_min+0x880>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -3496,13 +3434,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x362c <k_tile_panel_min+0xa94>
+	WORD $0x14000007 // b 0x3534 <k_tile_panel_min+0xa94>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd0cc // b.gt 0x3040 <k_tile_panel_min+0x4a8>
+	WORD $0x54ffd0cc // b.gt 0x2f48 <k_tile_panel_min+0x4a8>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -3511,16 +3449,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x3664 <k_tile_panel_min+0xacc>
+	WORD $0xb40000d1 // cbz x17, 0x356c <k_tile_panel_min+0xacc>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x3674 <k_tile_panel_min+0xadc>
-	WORD $0x17ffffed // b 0x3614 <k_tile_panel_min+0xa7c>
+	WORD $0x540000ca // b.ge 0x357c <k_tile_panel_min+0xadc>
+	WORD $0x17ffffed // b 0x351c <k_tile_panel_min+0xa7c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x3614 <k_tile_panel_min+0xa7c>
+	WORD $0x54fffd2b // b.lt 0x351c <k_tile_panel_min+0xa7c>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -3575,12 +3513,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x54fffa48 // b.hi 0x3694 <k_tile_panel_min+0xafc>
-	WORD $0x17ffffb1 // b 0x3614 <k_tile_panel_min+0xa7c>
+	WORD $0x54fffa48 // b.hi 0x359c <k_tile_panel_min+0xafc>
+	WORD $0x17ffffb1 // b 0x351c <k_tile_panel_min+0xa7c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffaa6b // b.lt 0x2cac <k_tile_panel_min+0x114>
+	WORD $0x54ffaa6b // b.lt 0x2bb4 <k_tile_panel_min+0x114>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -3621,8 +3559,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0210 // add x16, x16, #0x280
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x378c <k_tile_panel_min+0xbf4>
-	WORD $0x17fffd29 // b 0x2cac <k_tile_panel_min+0x114>
+	WORD $0x54fffc48 // b.hi 0x3694 <k_tile_panel_min+0xbf4>
+	WORD $0x17fffd29 // b 0x2bb4 <k_tile_panel_min+0x114>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -3704,33 +3642,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d8033e9 // str q9, [sp, #0xc0]
-	WORD $0x14000005 // b 0x395c <k_tile_panel_16+0x120>
+	WORD $0x14000005 // b 0x3864 <k_tile_panel_16+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005fa0 // b.eq 0x454c <k_tile_panel_16+0xd10>
+	WORD $0x54005fa0 // b.eq 0x4454 <k_tile_panel_16+0xd10>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001b0c // cbz w12, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0x34001b0c // cbz w12, 0x3bc8 <k_tile_panel_16+0x484>
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9400011 // ldr x17, [x0]
 	WORD $0xf9402010 // ldr x16, [x0, #0x40]
 	WORD $0x8b0a0222 // add x2, x17, x10
-	WORD $0xb4000130 // cbz x16, 0x3998 <k_tile_panel_16+0x15c>
+	WORD $0xb4000130 // cbz x16, 0x38a0 <k_tile_panel_16+0x15c>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
 	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x8b0a008a // add x10, x4, x10
-	WORD $0x5400012a // b.ge 0x39b4 <k_tile_panel_16+0x178>
-	WORD $0x1400002f // b 0x3a50 <k_tile_panel_16+0x214>
+	WORD $0x5400012a // b.ge 0x38bc <k_tile_panel_16+0x178>
+	WORD $0x1400002f // b 0x3958 <k_tile_panel_16+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
 	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x8b0a008a // add x10, x4, x10
-	WORD $0x5400050b // b.lt 0x3a50 <k_tile_panel_16+0x214>
+	WORD $0x5400050b // b.lt 0x3958 <k_tile_panel_16+0x214>
 	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa0a03e6 // mov x6, x10
@@ -3769,20 +3707,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402080 // ldr s0, [x4, #0x20]
 	WORD $0x91040084 // add x4, x4, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x39d0 <k_tile_panel_16+0x194>
+	WORD $0x54fffc28 // b.hi 0x38d8 <k_tile_panel_16+0x194>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x3400132e // cbz w14, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0x3400132e // cbz w14, 0x3bc8 <k_tile_panel_16+0x484>
 	WORD $0x8b040845 // add x5, x2, x4, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x3a78 <k_tile_panel_16+0x23c>
+	WORD $0xb40000b0 // cbz x16, 0x3980 <k_tile_panel_16+0x23c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x3a84 <k_tile_panel_16+0x248>
-	WORD $0x1400002a // b 0x3b1c <k_tile_panel_16+0x2e0>
+	WORD $0x540000aa // b.ge 0x398c <k_tile_panel_16+0x248>
+	WORD $0x1400002a // b 0x3a24 <k_tile_panel_16+0x2e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x3b1c <k_tile_panel_16+0x2e0>
+	WORD $0x540004eb // b.lt 0x3a24 <k_tile_panel_16+0x2e0>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa0a03f3 // mov x19, x10
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -3820,20 +3758,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3a9c <k_tile_panel_16+0x260>
+	WORD $0x54fffc28 // b.hi 0x39a4 <k_tile_panel_16+0x260>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000cc5 // cbz w5, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0x34000cc5 // cbz w5, 0x3bc8 <k_tile_panel_16+0x484>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b0 // cbz x16, 0x3b44 <k_tile_panel_16+0x308>
+	WORD $0xb40000b0 // cbz x16, 0x3a4c <k_tile_panel_16+0x308>
 	WORD $0x3ce56842 // ldr q2, [x2, x5]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x3b50 <k_tile_panel_16+0x314>
-	WORD $0x1400002a // b 0x3be8 <k_tile_panel_16+0x3ac>
+	WORD $0x540000aa // b.ge 0x3a58 <k_tile_panel_16+0x314>
+	WORD $0x1400002a // b 0x3af0 <k_tile_panel_16+0x3ac>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x3be8 <k_tile_panel_16+0x3ac>
+	WORD $0x540004eb // b.lt 0x3af0 <k_tile_panel_16+0x3ac>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa0a03f3 // mov x19, x10
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -3871,21 +3809,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3b68 <k_tile_panel_16+0x32c>
+	WORD $0x54fffc28 // b.hi 0x3a70 <k_tile_panel_16+0x32c>
 	WORD $0x3ca56842 // str q2, [x2, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000665 // cbz w5, 0x3cc0 <k_tile_panel_16+0x484>
+	WORD $0x34000665 // cbz w5, 0x3bc8 <k_tile_panel_16+0x484>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b0 // cbz x16, 0x3c14 <k_tile_panel_16+0x3d8>
+	WORD $0xb40000b0 // cbz x16, 0x3b1c <k_tile_panel_16+0x3d8>
 	WORD $0x3ce46842 // ldr q2, [x2, x4]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x3c20 <k_tile_panel_16+0x3e4>
-	WORD $0x1400002a // b 0x3cb8 <k_tile_panel_16+0x47c>
+	WORD $0x540000aa // b.ge 0x3b28 <k_tile_panel_16+0x3e4>
+	WORD $0x1400002a // b 0x3bc0 <k_tile_panel_16+0x47c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x3cb8 <k_tile_panel_16+0x47c>
+	WORD $0x540004eb // b.lt 0x3bc0 <k_tile_panel_16+0x47c>
 	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x9b107c70 // mul x16, x3, x16
@@ -3923,23 +3861,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402200 // ldr s0, [x16, #0x20]
 	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3c38 <k_tile_panel_16+0x3fc>
+	WORD $0x54fffc28 // b.hi 0x3b40 <k_tile_panel_16+0x3fc>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca46842 // str q2, [x2, x4]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x3d34 <k_tile_panel_16+0x4f8>
+	WORD $0x5400036d // b.le 0x3c3c <k_tile_panel_16+0x4f8>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400216d // b.le 0x4104 <k_tile_panel_16+0x8c8>
+	WORD $0x5400216d // b.le 0x400c <k_tile_panel_16+0x8c8>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x540031cd // b.le 0x4320 <k_tile_panel_16+0xae4>
+	WORD $0x540031cd // b.le 0x4228 <k_tile_panel_16+0xae4>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe2ea // b.ge 0x3950 <k_tile_panel_16+0x114>
+	WORD $0x54ffe2ea // b.ge 0x3858 <k_tile_panel_16+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -3949,12 +3887,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003ba1 // cbz x1, 0x4490 <k_tile_panel_16+0xc54>
+	WORD $0xb4003ba1 // cbz x1, 0x4398 <k_tile_panel_16+0xc54>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54003baa // b.ge 0x44a0 <k_tile_panel_16+0xc64>
-	WORD $0x17ffff07 // b 0x394c <k_tile_panel_16+0x110>
+	WORD $0x54003baa // b.ge 0x43a8 <k_tile_panel_16+0xc64>
+	WORD $0x17ffff07 // b 0x3854 <k_tile_panel_16+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -3975,7 +3913,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x3db8 <k_tile_panel_16+0x57c>
+	WORD $0x1400000d // b 0x3cc0 <k_tile_panel_16+0x57c>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800071 // str q17, [x3]
@@ -3987,7 +3925,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36864 // str q4, [x3, x19]
 	WORD $0x3cb46861 // str q1, [x3, x20]
 	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x3cd0 <k_tile_panel_16+0x494>
+	WORD $0x54fff8ec // b.gt 0x3bd8 <k_tile_panel_16+0x494>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -3995,7 +3933,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x3e04 <k_tile_panel_16+0x5c8>
+	WORD $0xb400019a // cbz x26, 0x3d0c <k_tile_panel_16+0x5c8>
 	WORD $0x3dc00071 // ldr q17, [x3]
 	WORD $0x3cf9687b // ldr q27, [x3, x25]
 	WORD $0x3cfd6866 // ldr q6, [x3, x29]
@@ -4005,8 +3943,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46861 // ldr q1, [x3, x20]
 	WORD $0x3ce46860 // ldr q0, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x3e2c <k_tile_panel_16+0x5f0>
-	WORD $0x17ffffe2 // b 0x3d88 <k_tile_panel_16+0x54c>
+	WORD $0x5400018a // b.ge 0x3d34 <k_tile_panel_16+0x5f0>
+	WORD $0x17ffffe2 // b 0x3c90 <k_tile_panel_16+0x54c>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
@@ -4016,7 +3954,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x3d88 <k_tile_panel_16+0x54c>
+	WORD $0x54fffb0b // b.lt 0x3c90 <k_tile_panel_16+0x54c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -4197,8 +4135,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851093 // fmla v19.4s, v4.4s, v5.s[0]
 	WORD $0x3d8037f3 // str q19, [sp, #0xd0]
 	WORD $0x3dc037e4 // ldr q4, [sp, #0xd0]
-	WORD $0x54ffea48 // b.hi 0x3e44 <k_tile_panel_16+0x608>
-	WORD $0x17ffff22 // b 0x3d88 <k_tile_panel_16+0x54c>
+	WORD $0x54ffea48 // b.hi 0x3d4c <k_tile_panel_16+0x608>
+	WORD $0x17ffff22 // b 0x3c90 <k_tile_panel_16+0x54c>
 	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
@@ -4213,7 +4151,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0xd10400e7 // sub x7, x7, #0x100
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x4160 <k_tile_panel_16+0x924>
+	WORD $0x14000009 // b 0x4068 <k_tile_panel_16+0x924>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -4221,7 +4159,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdc2c // b.gt 0x3ce0 <k_tile_panel_16+0x4a4>
+	WORD $0x54ffdc2c // b.gt 0x3be8 <k_tile_panel_16+0x4a4>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -4230,20 +4168,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x41a0 <k_tile_panel_16+0x964>
+	WORD $0xb4000101 // cbz x1, 0x40a8 <k_tile_panel_16+0x964>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x41b8 <k_tile_panel_16+0x97c>
-	WORD $0x17ffffe9 // b 0x4140 <k_tile_panel_16+0x904>
+	WORD $0x5400010a // b.ge 0x40c0 <k_tile_panel_16+0x97c>
+	WORD $0x17ffffe9 // b 0x4048 <k_tile_panel_16+0x904>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x4140 <k_tile_panel_16+0x904>
+	WORD $0x54fffc6b // b.lt 0x4048 <k_tile_panel_16+0x904>
 	WORD $0x9342fef7 // asr x23, x23, #2
 	WORD $0xaa1103f8 // mov x24, x17
 	WORD $0x9b177cf7 // mul x23, x7, x23
@@ -4332,8 +4270,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
 	WORD $0x4f9010e4 // fmla v4.4s, v7.4s, v16.s[0]
 	WORD $0x4f911003 // fmla v3.4s, v0.4s, v17.s[0]
-	WORD $0x54fff5c8 // b.hi 0x41d0 <k_tile_panel_16+0x994>
-	WORD $0x17ffff89 // b 0x4140 <k_tile_panel_16+0x904>
+	WORD $0x54fff5c8 // b.hi 0x40d8 <k_tile_panel_16+0x994>
+	WORD $0x17ffff89 // b 0x4048 <k_tile_panel_16+0x904>
 	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
 	WORD $0xd37ced04 // lsl x4, x8, #4
 	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
@@ -4345,13 +4283,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910100c5 // add x5, x6, #0x40
 	WORD $0xd10400e6 // sub x6, x7, #0x100
 	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x14000007 // b 0x4368 <k_tile_panel_16+0xb2c>
+	WORD $0x14000007 // b 0x4270 <k_tile_panel_16+0xb2c>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffcc6c // b.gt 0x3cf0 <k_tile_panel_16+0x4b4>
+	WORD $0x54ffcc6c // b.gt 0x3bf8 <k_tile_panel_16+0x4b4>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -4360,16 +4298,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100893 // add x19, x4, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x43a0 <k_tile_panel_16+0xb64>
+	WORD $0xb40000d1 // cbz x17, 0x42a8 <k_tile_panel_16+0xb64>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x43b0 <k_tile_panel_16+0xb74>
-	WORD $0x17ffffed // b 0x4350 <k_tile_panel_16+0xb14>
+	WORD $0x540000ca // b.ge 0x42b8 <k_tile_panel_16+0xb74>
+	WORD $0x17ffffed // b 0x4258 <k_tile_panel_16+0xb14>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x4350 <k_tile_panel_16+0xb14>
+	WORD $0x54fffd2b // b.lt 0x4258 <k_tile_panel_16+0xb14>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0303f6 // mov x22, x3
 	WORD $0x9b157cd5 // mul x21, x6, x21
@@ -4424,12 +4362,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
 	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
-	WORD $0x54fffa08 // b.hi 0x43c8 <k_tile_panel_16+0xb8c>
-	WORD $0x17ffffb1 // b 0x4350 <k_tile_panel_16+0xb14>
+	WORD $0x54fffa08 // b.hi 0x42d0 <k_tile_panel_16+0xb8c>
+	WORD $0x17ffffb1 // b 0x4258 <k_tile_panel_16+0xb14>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffa58b // b.lt 0x394c <k_tile_panel_16+0x110>
+	WORD $0x54ffa58b // b.lt 0x3854 <k_tile_panel_16+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -4471,8 +4409,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402220 // ldr s0, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x44c8 <k_tile_panel_16+0xc8c>
-	WORD $0x17fffd01 // b 0x394c <k_tile_panel_16+0x110>
+	WORD $0x54fffc28 // b.hi 0x43d0 <k_tile_panel_16+0xc8c>
+	WORD $0x17fffd01 // b 0x3854 <k_tile_panel_16+0x110>
 	WORD $0xa9594ff4 // ldp x20, x19, [sp, #0x190]
 	WORD $0xf940a3fd // ldr x29, [sp, #0x140]
 	WORD $0xa95857f6 // ldp x22, x21, [sp, #0x180]
@@ -4554,33 +4492,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d801bea // str q10, [sp, #0x60]
-	WORD $0x14000005 // b 0x469c <k_tile_panel_16_min+0x120>
+	WORD $0x14000005 // b 0x45a4 <k_tile_panel_16_min+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54006820 // b.eq 0x539c <k_tile_panel_16_min+0xe20>
+	WORD $0x54006820 // b.eq 0x52a4 <k_tile_panel_16_min+0xe20>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001d8c // cbz w12, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34001d8c // cbz w12, 0x4958 <k_tile_panel_16_min+0x4d4>
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf9402011 // ldr x17, [x0, #0x40]
 	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x46d8 <k_tile_panel_16_min+0x15c>
+	WORD $0xb4000131 // cbz x17, 0x45e0 <k_tile_panel_16_min+0x15c>
 	WORD $0x3dc00142 // ldr q2, [x10]
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400012a // b.ge 0x46f4 <k_tile_panel_16_min+0x178>
-	WORD $0x14000034 // b 0x47a4 <k_tile_panel_16_min+0x228>
+	WORD $0x5400012a // b.ge 0x45fc <k_tile_panel_16_min+0x178>
+	WORD $0x14000034 // b 0x46ac <k_tile_panel_16_min+0x228>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x540005ab // b.lt 0x47a4 <k_tile_panel_16_min+0x228>
+	WORD $0x540005ab // b.lt 0x46ac <k_tile_panel_16_min+0x228>
 	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa1003e6 // mov x6, x16
@@ -4624,20 +4562,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b0c0 // ldr q0, [x6, #0x2c0]
 	WORD $0x910c00c6 // add x6, x6, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x4710 <k_tile_panel_16_min+0x194>
+	WORD $0x54fffb88 // b.hi 0x4618 <k_tile_panel_16_min+0x194>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x3400150e // cbz w14, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0x3400150e // cbz w14, 0x4958 <k_tile_panel_16_min+0x4d4>
 	WORD $0x8b040945 // add x5, x10, x4, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x47cc <k_tile_panel_16_min+0x250>
+	WORD $0xb40000b1 // cbz x17, 0x46d4 <k_tile_panel_16_min+0x250>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x47d8 <k_tile_panel_16_min+0x25c>
-	WORD $0x1400002f // b 0x4884 <k_tile_panel_16_min+0x308>
+	WORD $0x540000aa // b.ge 0x46e0 <k_tile_panel_16_min+0x25c>
+	WORD $0x1400002f // b 0x478c <k_tile_panel_16_min+0x308>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4884 <k_tile_panel_16_min+0x308>
+	WORD $0x5400058b // b.lt 0x478c <k_tile_panel_16_min+0x308>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -4680,20 +4618,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x47f0 <k_tile_panel_16_min+0x274>
+	WORD $0x54fffb88 // b.hi 0x46f8 <k_tile_panel_16_min+0x274>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000e05 // cbz w5, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34000e05 // cbz w5, 0x4958 <k_tile_panel_16_min+0x4d4>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b1 // cbz x17, 0x48ac <k_tile_panel_16_min+0x330>
+	WORD $0xb40000b1 // cbz x17, 0x47b4 <k_tile_panel_16_min+0x330>
 	WORD $0x3ce56942 // ldr q2, [x10, x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x48b8 <k_tile_panel_16_min+0x33c>
-	WORD $0x1400002f // b 0x4964 <k_tile_panel_16_min+0x3e8>
+	WORD $0x540000aa // b.ge 0x47c0 <k_tile_panel_16_min+0x33c>
+	WORD $0x1400002f // b 0x486c <k_tile_panel_16_min+0x3e8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4964 <k_tile_panel_16_min+0x3e8>
+	WORD $0x5400058b // b.lt 0x486c <k_tile_panel_16_min+0x3e8>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -4736,21 +4674,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x48d0 <k_tile_panel_16_min+0x354>
+	WORD $0x54fffb88 // b.hi 0x47d8 <k_tile_panel_16_min+0x354>
 	WORD $0x3ca56942 // str q2, [x10, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000705 // cbz w5, 0x4a50 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34000705 // cbz w5, 0x4958 <k_tile_panel_16_min+0x4d4>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b1 // cbz x17, 0x4990 <k_tile_panel_16_min+0x414>
+	WORD $0xb40000b1 // cbz x17, 0x4898 <k_tile_panel_16_min+0x414>
 	WORD $0x3ce46942 // ldr q2, [x10, x4]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x499c <k_tile_panel_16_min+0x420>
-	WORD $0x1400002f // b 0x4a48 <k_tile_panel_16_min+0x4cc>
+	WORD $0x540000aa // b.ge 0x48a4 <k_tile_panel_16_min+0x420>
+	WORD $0x1400002f // b 0x4950 <k_tile_panel_16_min+0x4cc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4a48 <k_tile_panel_16_min+0x4cc>
+	WORD $0x5400058b // b.lt 0x4950 <k_tile_panel_16_min+0x4cc>
 	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9b117c71 // mul x17, x3, x17
@@ -4793,23 +4731,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x49b4 <k_tile_panel_16_min+0x438>
+	WORD $0x54fffb88 // b.hi 0x48bc <k_tile_panel_16_min+0x438>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca46942 // str q2, [x10, x4]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x4ac4 <k_tile_panel_16_min+0x548>
+	WORD $0x5400036d // b.le 0x49cc <k_tile_panel_16_min+0x548>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400240d // b.le 0x4ee8 <k_tile_panel_16_min+0x96c>
+	WORD $0x5400240d // b.le 0x4df0 <k_tile_panel_16_min+0x96c>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x5400362d // b.le 0x513c <k_tile_panel_16_min+0xbc0>
+	WORD $0x5400362d // b.le 0x5044 <k_tile_panel_16_min+0xbc0>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe06a // b.ge 0x4690 <k_tile_panel_16_min+0x114>
+	WORD $0x54ffe06a // b.ge 0x4598 <k_tile_panel_16_min+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -4819,12 +4757,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4004101 // cbz x1, 0x52cc <k_tile_panel_16_min+0xd50>
+	WORD $0xb4004101 // cbz x1, 0x51d4 <k_tile_panel_16_min+0xd50>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400410a // b.ge 0x52dc <k_tile_panel_16_min+0xd60>
-	WORD $0x17fffef3 // b 0x468c <k_tile_panel_16_min+0x110>
+	WORD $0x5400410a // b.ge 0x51e4 <k_tile_panel_16_min+0xd60>
+	WORD $0x17fffef3 // b 0x4594 <k_tile_panel_16_min+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -4845,7 +4783,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000f // b 0x4b50 <k_tile_panel_16_min+0x5d4>
+	WORD $0x1400000f // b 0x4a58 <k_tile_panel_16_min+0x5d4>
 	WORD $0xad4787e0 // ldp q0, q1, [sp, #0xf0]
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0x3dc01bea // ldr q10, [sp, #0x60]
@@ -4859,7 +4797,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36860 // str q0, [x3, x19]
 	WORD $0x3cb46867 // str q7, [x3, x20]
 	WORD $0x3ca46877 // str q23, [x3, x4]
-	WORD $0x54fff8ac // b.gt 0x4a60 <k_tile_panel_16_min+0x4e4>
+	WORD $0x54fff8ac // b.gt 0x4968 <k_tile_panel_16_min+0x4e4>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -4867,7 +4805,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb40001ba // cbz x26, 0x4ba0 <k_tile_panel_16_min+0x624>
+	WORD $0xb40001ba // cbz x26, 0x4aa8 <k_tile_panel_16_min+0x624>
 	WORD $0x3dc0007a // ldr q26, [x3]
 	WORD $0x3cf96878 // ldr q24, [x3, x25]
 	WORD $0x3cfd6869 // ldr q9, [x3, x29]
@@ -4878,8 +4816,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ce46877 // ldr q23, [x3, x4]
 	WORD $0xad0787e0 // stp q0, q1, [sp, #0xf0]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x4bc8 <k_tile_panel_16_min+0x64c>
-	WORD $0x17ffffdf // b 0x4b18 <k_tile_panel_16_min+0x59c>
+	WORD $0x5400018a // b.ge 0x4ad0 <k_tile_panel_16_min+0x64c>
+	WORD $0x17ffffdf // b 0x4a20 <k_tile_panel_16_min+0x59c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
@@ -4889,7 +4827,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0xad0783e0 // stp q0, q0, [sp, #0xf0]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffaab // b.lt 0x4b18 <k_tile_panel_16_min+0x59c>
+	WORD $0x54fffaab // b.lt 0x4a20 <k_tile_panel_16_min+0x59c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -5088,8 +5026,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f961027 // fmla v7.4s, v1.4s, v22.s[0]
 	WORD $0x4f951037 // fmla v23.4s, v1.4s, v21.s[0]
 	WORD $0xad07c3e6 // stp q6, q16, [sp, #0xf0]
-	WORD $0x54ffe808 // b.hi 0x4be0 <k_tile_panel_16_min+0x664>
-	WORD $0x17ffff0d // b 0x4b18 <k_tile_panel_16_min+0x59c>
+	WORD $0x54ffe808 // b.hi 0x4ae8 <k_tile_panel_16_min+0x664>
+	WORD $0x17ffff0d // b 0x4a20 <k_tile_panel_16_min+0x59c>
 	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
@@ -5104,7 +5042,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0xd10400e7 // sub x7, x7, #0x100
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x4f44 <k_tile_panel_16_min+0x9c8>
+	WORD $0x14000009 // b 0x4e4c <k_tile_panel_16_min+0x9c8>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -5112,7 +5050,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffd98c // b.gt 0x4a70 <k_tile_panel_16_min+0x4f4>
+	WORD $0x54ffd98c // b.gt 0x4978 <k_tile_panel_16_min+0x4f4>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -5121,20 +5059,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x4f84 <k_tile_panel_16_min+0xa08>
+	WORD $0xb4000101 // cbz x1, 0x4e8c <k_tile_panel_16_min+0xa08>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x4f9c <k_tile_panel_16_min+0xa20>
-	WORD $0x17ffffe9 // b 0x4f24 <k_tile_panel_16_min+0x9a8>
+	WORD $0x5400010a // b.ge 0x4ea4 <k_tile_panel_16_min+0xa20>
+	WORD $0x17ffffe9 // b 0x4e2c <k_tile_panel_16_min+0x9a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x4f24 <k_tile_panel_16_min+0x9a8>
+	WORD $0x54fffc6b // b.lt 0x4e2c <k_tile_panel_16_min+0x9a8>
 	WORD $0x9342fef7 // asr x23, x23, #2
 	WORD $0xaa1103f8 // mov x24, x17
 	WORD $0x9b177cf7 // mul x23, x7, x23
@@ -5237,8 +5175,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
 	WORD $0x4f931003 // fmla v3.4s, v0.4s, v19.s[0]
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fff408 // b.hi 0x4fb4 <k_tile_panel_16_min+0xa38>
-	WORD $0x17ffff7b // b 0x4f24 <k_tile_panel_16_min+0x9a8>
+	WORD $0x54fff408 // b.hi 0x4ebc <k_tile_panel_16_min+0xa38>
+	WORD $0x17ffff7b // b 0x4e2c <k_tile_panel_16_min+0x9a8>
 	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
 	WORD $0xd37ced04 // lsl x4, x8, #4
 	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
@@ -5250,13 +5188,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910100c5 // add x5, x6, #0x40
 	WORD $0xd10400e6 // sub x6, x7, #0x100
 	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x14000007 // b 0x5184 <k_tile_panel_16_min+0xc08>
+	WORD $0x14000007 // b 0x508c <k_tile_panel_16_min+0xc08>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffc80c // b.gt 0x4a80 <k_tile_panel_16_min+0x504>
+	WORD $0x54ffc80c // b.gt 0x4988 <k_tile_panel_16_min+0x504>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -5265,16 +5203,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100893 // add x19, x4, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x51bc <k_tile_panel_16_min+0xc40>
+	WORD $0xb40000d1 // cbz x17, 0x50c4 <k_tile_panel_16_min+0xc40>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x51cc <k_tile_panel_16_min+0xc50>
-	WORD $0x17ffffed // b 0x516c <k_tile_panel_16_min+0xbf0>
+	WORD $0x540000ca // b.ge 0x50d4 <k_tile_panel_16_min+0xc50>
+	WORD $0x17ffffed // b 0x5074 <k_tile_panel_16_min+0xbf0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x516c <k_tile_panel_16_min+0xbf0>
+	WORD $0x54fffd2b // b.lt 0x5074 <k_tile_panel_16_min+0xbf0>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0303f6 // mov x22, x3
 	WORD $0x9b157cd5 // mul x21, x6, x21
@@ -5337,12 +5275,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c02d6 // add x22, x22, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff908 // b.hi 0x51e4 <k_tile_panel_16_min+0xc68>
-	WORD $0x17ffffa9 // b 0x516c <k_tile_panel_16_min+0xbf0>
+	WORD $0x54fff908 // b.hi 0x50ec <k_tile_panel_16_min+0xc68>
+	WORD $0x17ffffa9 // b 0x5074 <k_tile_panel_16_min+0xbf0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ff9dab // b.lt 0x468c <k_tile_panel_16_min+0x110>
+	WORD $0x54ff9dab // b.lt 0x4594 <k_tile_panel_16_min+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -5389,8 +5327,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x5304 <k_tile_panel_16_min+0xd88>
-	WORD $0x17fffcbd // b 0x468c <k_tile_panel_16_min+0x110>
+	WORD $0x54fffb88 // b.hi 0x520c <k_tile_panel_16_min+0xd88>
+	WORD $0x17fffcbd // b 0x4594 <k_tile_panel_16_min+0x110>
 	WORD $0xa95a4ff4 // ldp x20, x19, [sp, #0x1a0]
 	WORD $0xf940abfd // ldr x29, [sp, #0x150]
 	WORD $0xa95957f6 // ldp x22, x21, [sp, #0x190]
@@ -5403,8 +5341,6 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d513bef // ldp d15, d14, [sp, #0x110]
 	WORD $0x9106c3ff // add sp, sp, #0x1b0
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

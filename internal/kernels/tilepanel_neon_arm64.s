@@ -640,7 +640,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400338b // b.lt 0x1008 <k_untile_q3_k+0x678>
+	WORD $0x54002fcb // b.lt 0xf90 <k_untile_q3_k+0x600>
 	WORD $0xd10183ff // sub sp, sp, #0x60
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f01e601 // movi v1.16b, #0x30
@@ -652,21 +652,21 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f0007e5 // mvni v5.4s, #0x1f
 	WORD $0x5282800d // mov w13, #0x1400 // =5120
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
-	WORD $0xf90023f5 // str x21, [sp, #0x40]
+	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
 	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
 	WORD $0xaa1f03ee // mov x14, xzr
 	WORD $0x911b016f // add x15, x11, #0x6c0
 	WORD $0xd37cedd1 // lsl x17, x14, #4
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0x52800027 // mov w7, #0x1 // =1
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x52800033 // mov w19, #0x1 // =1
 	WORD $0x8b110170 // add x16, x11, x17
 	WORD $0x8b110151 // add x17, x10, x17
 	WORD $0x3dc1a206 // ldr q6, [x16, #0x680]
 	WORD $0x3dc18207 // ldr q7, [x16, #0x600]
 	WORD $0x3dc19211 // ldr q17, [x16, #0x640]
-	WORD $0x91090200 // add x0, x16, #0x240
-	WORD $0x910a0201 // add x1, x16, #0x280
-	WORD $0x910b0202 // add x2, x16, #0x2c0
+	WORD $0x91080200 // add x0, x16, #0x200
+	WORD $0x91090201 // add x1, x16, #0x240
+	WORD $0x910a0202 // add x2, x16, #0x280
 	WORD $0x4f2454d0 // shl v16.4s, v6.4s, #0x4
 	WORD $0x4f2254d2 // shl v18.4s, v6.4s, #0x2
 	WORD $0x4e201cf3 // and v19.16b, v7.16b, v0.16b
@@ -675,13 +675,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f3e04d5 // ushr v21.4s, v6.4s, #0x2
 	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
-	WORD $0x910c0203 // add x3, x16, #0x300
+	WORD $0x910b0203 // add x3, x16, #0x2c0
 	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x910d0204 // add x4, x16, #0x340
+	WORD $0x910c0204 // add x4, x16, #0x300
 	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x910e0205 // add x5, x16, #0x380
-	WORD $0x910f0206 // add x6, x16, #0x3c0
+	WORD $0x910d0205 // add x5, x16, #0x340
+	WORD $0x910e0206 // add x6, x16, #0x380
+	WORD $0x910f0207 // add x7, x16, #0x3c0
 	WORD $0x4eb31e10 // orr v16.16b, v16.16b, v19.16b
 	WORD $0x4e201e93 // and v19.16b, v20.16b, v0.16b
 	WORD $0x4e211eb4 // and v20.16b, v21.16b, v1.16b
@@ -690,338 +691,307 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb31e87 // orr v7.16b, v20.16b, v19.16b
 	WORD $0xad0047f0 // stp q16, q17, [sp]
 	WORD $0xad011fe6 // stp q6, q7, [sp, #0x20]
-	WORD $0x531e7693 // lsl w19, w20, #2
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x4e040e66 // dup v6.4s, w19
-	WORD $0xd377da93 // lsl x19, x20, #9
-	WORD $0x8b141594 // add x20, x12, x20, lsl #5
-	WORD $0x8b100275 // add x21, x19, x16
-	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d801227 // str q7, [x17, #0x40]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d802227 // str q7, [x17, #0x80]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d803227 // str q7, [x17, #0xc0]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d804227 // str q7, [x17, #0x100]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d805227 // str q7, [x17, #0x140]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d806227 // str q7, [x17, #0x180]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x3cf368d0 // ldr q16, [x6, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4f2254e7 // shl v7.4s, v7.4s, #0x2
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d807227 // str q7, [x17, #0x1c0]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d808227 // str q7, [x17, #0x200]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d809227 // str q7, [x17, #0x240]
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80a227 // str q7, [x17, #0x280]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80b227 // str q7, [x17, #0x2c0]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80c227 // str q7, [x17, #0x300]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80d227 // str q7, [x17, #0x340]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80e227 // str q7, [x17, #0x380]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d80f227 // str q7, [x17, #0x3c0]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d810227 // str q7, [x17, #0x400]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x3cf368d0 // ldr q16, [x6, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d811227 // str q7, [x17, #0x440]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x6f3004e7 // ushr v7.4s, v7.4s, #0x10
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x6f0737e7 // bic v7.4s, #0xff, lsl #8
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x6f0007f0 // mvni v16.4s, #0x1f
-	WORD $0x3d812227 // str q7, [x17, #0x480]
-	WORD $0x3dc00287 // ldr q7, [x20]
-	WORD $0x6f2814f0 // usra v16.4s, v7.4s, #0x18
-	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
-	WORD $0x3d813227 // str q7, [x17, #0x4c0]
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d814227 // str q7, [x17, #0x500]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d815227 // str q7, [x17, #0x540]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d816227 // str q7, [x17, #0x580]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d817227 // str q7, [x17, #0x5c0]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d818227 // str q7, [x17, #0x600]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d819227 // str q7, [x17, #0x640]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81a227 // str q7, [x17, #0x680]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x3cf368d0 // ldr q16, [x6, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3c0610 // ushr v16.4s, v16.4s, #0x4
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81b227 // str q7, [x17, #0x6c0]
-	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d81c227 // str q7, [x17, #0x700]
-	WORD $0x3dc00687 // ldr q7, [x20, #0x10]
-	WORD $0xfc6e79f0 // ldr d16, [x15, x14, lsl #3]
-	WORD $0x6f3804e7 // ushr v7.4s, v7.4s, #0x8
-	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x4ea584e7 // add v7.4s, v7.4s, v5.4s
-	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
-	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
-	WORD $0x3d81d227 // str q7, [x17, #0x740]
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x3dc082b0 // ldr q16, [x21, #0x200]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81e227 // str q7, [x17, #0x780]
-	WORD $0x3dc01207 // ldr q7, [x16, #0x40]
-	WORD $0x3cf36810 // ldr q16, [x0, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d81f227 // str q7, [x17, #0x7c0]
-	WORD $0x3dc02207 // ldr q7, [x16, #0x80]
-	WORD $0x3cf36830 // ldr q16, [x1, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d820227 // str q7, [x17, #0x800]
-	WORD $0x3dc03207 // ldr q7, [x16, #0xc0]
-	WORD $0x3cf36850 // ldr q16, [x2, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d821227 // str q7, [x17, #0x840]
-	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
-	WORD $0x3cf36870 // ldr q16, [x3, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d822227 // str q7, [x17, #0x880]
-	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
-	WORD $0x3cf36890 // ldr q16, [x4, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d823227 // str q7, [x17, #0x8c0]
-	WORD $0x3dc06207 // ldr q7, [x16, #0x180]
-	WORD $0x3cf368b0 // ldr q16, [x5, x19]
-	WORD $0x6ea644e7 // ushl v7.4s, v7.4s, v6.4s
-	WORD $0x6f3a0610 // ushr v16.4s, v16.4s, #0x6
-	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
-	WORD $0x4ea31e10 // orr v16.16b, v16.16b, v3.16b
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x3d824227 // str q7, [x17, #0x900]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0x6ea644e6 // ushl v6.4s, v7.4s, v6.4s
-	WORD $0x3cf368c7 // ldr q7, [x6, x19]
-	WORD $0x2a0703f3 // mov w19, w7
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0x6f3a04e7 // ushr v7.4s, v7.4s, #0x6
-	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x8b162214 // add x20, x16, x22, lsl #8
+	WORD $0xd377dad5 // lsl x21, x22, #9
+	WORD $0x8b161596 // add x22, x12, x22, lsl #5
+	WORD $0x3dc00286 // ldr q6, [x20]
+	WORD $0x3cf56807 // ldr q7, [x0, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
 	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
 	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
 	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d800226 // str q6, [x17]
+	WORD $0x3dc00286 // ldr q6, [x20]
+	WORD $0x3cf56827 // ldr q7, [x1, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d801226 // str q6, [x17, #0x40]
+	WORD $0x3dc01286 // ldr q6, [x20, #0x40]
+	WORD $0x3cf56847 // ldr q7, [x2, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d802226 // str q6, [x17, #0x80]
+	WORD $0x3dc01286 // ldr q6, [x20, #0x40]
+	WORD $0x3cf56867 // ldr q7, [x3, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d803226 // str q6, [x17, #0xc0]
+	WORD $0x3dc02286 // ldr q6, [x20, #0x80]
+	WORD $0x3cf56887 // ldr q7, [x4, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d804226 // str q6, [x17, #0x100]
+	WORD $0x3dc02286 // ldr q6, [x20, #0x80]
+	WORD $0x3cf568a7 // ldr q7, [x5, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d805226 // str q6, [x17, #0x140]
+	WORD $0x3dc03286 // ldr q6, [x20, #0xc0]
+	WORD $0x3cf568c7 // ldr q7, [x6, x21]
+	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d806226 // str q6, [x17, #0x180]
+	WORD $0x3dc03286 // ldr q6, [x20, #0xc0]
+	WORD $0x3cf568e7 // ldr q7, [x7, x21]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea31ce7 // orr v7.16b, v7.16b, v3.16b
+	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
+	WORD $0x4e2684e6 // add v6.16b, v7.16b, v6.16b
+	WORD $0x3d807226 // str q6, [x17, #0x1c0]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d808226 // str q6, [x17, #0x200]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d809226 // str q6, [x17, #0x240]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80a226 // str q6, [x17, #0x280]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80b226 // str q6, [x17, #0x2c0]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80c226 // str q6, [x17, #0x300]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80d226 // str q6, [x17, #0x340]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80e226 // str q6, [x17, #0x380]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d80f226 // str q6, [x17, #0x3c0]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x4ea784e7 // add v7.4s, v7.4s, v7.4s
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d810226 // str q6, [x17, #0x400]
+	WORD $0x3cf568e6 // ldr q6, [x7, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
+	WORD $0x6f3d04e7 // ushr v7.4s, v7.4s, #0x3
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d811226 // str q6, [x17, #0x440]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
+	WORD $0x3d812226 // str q6, [x17, #0x480]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0x6f2814c7 // usra v7.4s, v6.4s, #0x18
+	WORD $0xfc6e79e6 // ldr d6, [x15, x14, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
+	WORD $0x3d813226 // str q6, [x17, #0x4c0]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d814226 // str q6, [x17, #0x500]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d815226 // str q6, [x17, #0x540]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d816226 // str q6, [x17, #0x580]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d817226 // str q6, [x17, #0x5c0]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d818226 // str q6, [x17, #0x600]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d819226 // str q6, [x17, #0x640]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81a226 // str q6, [x17, #0x680]
+	WORD $0x3cf568e6 // ldr q6, [x7, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81b226 // str q6, [x17, #0x6c0]
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81c226 // str q6, [x17, #0x700]
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
+	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
+	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
+	WORD $0x3d81d226 // str q6, [x17, #0x740]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81e226 // str q6, [x17, #0x780]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x3dc00287 // ldr q7, [x20]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d81f226 // str q6, [x17, #0x7c0]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d820226 // str q6, [x17, #0x800]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x3dc01287 // ldr q7, [x20, #0x40]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d821226 // str q6, [x17, #0x840]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d822226 // str q6, [x17, #0x880]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x3dc02287 // ldr q7, [x20, #0x80]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d823226 // str q6, [x17, #0x8c0]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3f04e7 // ushr v7.4s, v7.4s, #0x1
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x3d824226 // str q6, [x17, #0x900]
+	WORD $0x3cf568e6 // ldr q6, [x7, x21]
+	WORD $0x3dc03287 // ldr q7, [x20, #0xc0]
+	WORD $0x2a1303f4 // mov w20, w19
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
+	WORD $0x6f3b04e7 // ushr v7.4s, v7.4s, #0x5
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4ea31cc6 // orr v6.16b, v6.16b, v3.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
 	WORD $0x3d825226 // str q6, [x17, #0x940]
-	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
 	WORD $0xfc6e79e7 // ldr d7, [x15, x14, lsl #3]
 	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
@@ -1031,8 +1001,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
 	WORD $0x6f0007e7 // mvni v7.4s, #0x1f
 	WORD $0x3d826226 // str q6, [x17, #0x980]
-	WORD $0x3dc00686 // ldr q6, [x20, #0x10]
-	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x3dc006c6 // ldr q6, [x22, #0x10]
+	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0x6f2814c7 // usra v7.4s, v6.4s, #0x18
 	WORD $0xfc6e79e6 // ldr d6, [x15, x14, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
@@ -1040,24 +1010,24 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
 	WORD $0x3d827226 // str q6, [x17, #0x9c0]
 	WORD $0x91280231 // add x17, x17, #0xa00
-	WORD $0x3707d453 // tbnz w19, #0x0, 0xa60 <k_untile_q3_k+0xd0>
+	WORD $0x3707d834 // tbnz w20, #0x0, 0xa64 <k_untile_q3_k+0xd4>
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54ffcfa1 // b.ne 0x9d8 <k_untile_q3_k+0x48>
+	WORD $0x54ffd361 // b.ne 0x9d8 <k_untile_q3_k+0x48>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x911b816b // add x11, x11, #0x6e0
 	WORD $0x8b0d014a // add x10, x10, x13
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffcec1 // b.ne 0x9d0 <k_untile_q3_k+0x40>
+	WORD $0x54ffd281 // b.ne 0x9d0 <k_untile_q3_k+0x40>
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xf94023f5 // ldr x21, [sp, #0x40]
+	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0x910183ff // add sp, sp, #0x60
 	WORD $0xd65f03c0 // ret
 
 	// untile_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001c8b // b.lt 0x13a4 <k_untile_q4_k+0x398>
+	WORD $0x54001c8b // b.lt 0x132c <k_untile_q4_k+0x398>
 	WORD $0xd10103ff // sub sp, sp, #0x40
 	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -1275,23 +1245,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
 	WORD $0x3d827004 // str q4, [x0, #0x9c0]
 	WORD $0x91280000 // add x0, x0, #0xa00
-	WORD $0x3707e943 // tbnz w3, #0x0, 0x10a4 <k_untile_q4_k+0x98>
+	WORD $0x3707e943 // tbnz w3, #0x0, 0x102c <k_untile_q4_k+0x98>
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54ffe621 // b.ne 0x104c <k_untile_q4_k+0x40>
+	WORD $0x54ffe621 // b.ne 0xfd4 <k_untile_q4_k+0x40>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9124016b // add x11, x11, #0x900
 	WORD $0x8b0d014a // add x10, x10, x13
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe501 // b.ne 0x103c <k_untile_q4_k+0x30>
+	WORD $0x54ffe501 // b.ne 0xfc4 <k_untile_q4_k+0x30>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// untile_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400310b // b.lt 0x19d0 <k_untile_q5_k+0x628>
-	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x54002d0b // b.lt 0x18d8 <k_untile_q5_k+0x5a8>
+	WORD $0xd10143ff // sub sp, sp, #0x50
 	WORD $0x4f01e7e0 // movi v0.16b, #0x3f
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1301,13 +1271,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e624 // movi v4.2d, #0x0000ff000000ff
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x5282800d // mov w13, #0x1400 // =5120
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
 	WORD $0xaa1f03ee // mov x14, xzr
 	WORD $0x9128016f // add x15, x11, #0xa00
 	WORD $0x912b0170 // add x16, x11, #0xac0
 	WORD $0x912b8171 // add x17, x11, #0xae0
 	WORD $0xd37cedc1 // lsl x1, x14, #4
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x52800026 // mov w6, #0x1 // =1
 	WORD $0x8b0101e0 // add x0, x15, x1
 	WORD $0x3dc00005 // ldr q5, [x0]
 	WORD $0x3dc01006 // ldr q6, [x0, #0x40]
@@ -1320,342 +1291,308 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x91200022 // add x2, x1, #0x800
+	WORD $0x91210023 // add x3, x1, #0x840
+	WORD $0x91220024 // add x4, x1, #0x880
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x91230025 // add x5, x1, #0x8c0
 	WORD $0x4eb01ce7 // orr v7.16b, v7.16b, v16.16b
 	WORD $0x4eb21e30 // orr v16.16b, v17.16b, v18.16b
 	WORD $0xad001fe5 // stp q5, q7, [sp]
 	WORD $0xad0143e6 // stp q6, q16, [sp, #0x20]
-	WORD $0x531e7483 // lsl w3, w4, #2
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x4e040c65 // dup v5.4s, w3
-	WORD $0x8b042823 // add x3, x1, x4, lsl #10
-	WORD $0x8b041184 // add x4, x12, x4, lsl #4
-	WORD $0x3dc00067 // ldr q7, [x3]
-	WORD $0x6ea0b8a5 // neg v5.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d800006 // str q6, [x0]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d801006 // str q6, [x0, #0x40]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d802006 // str q6, [x0, #0x80]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d803006 // str q6, [x0, #0xc0]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d804006 // str q6, [x0, #0x100]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d805006 // str q6, [x0, #0x140]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d806006 // str q6, [x0, #0x180]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d807006 // str q6, [x0, #0x1c0]
-	WORD $0x3dc00086 // ldr q6, [x4]
-	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
-	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d808006 // str q6, [x0, #0x200]
-	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
-	WORD $0x3dc00887 // ldr q7, [x4, #0x20]
-	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
-	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0x3d809006 // str q6, [x0, #0x240]
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x3dc00067 // ldr q7, [x3]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80a006 // str q6, [x0, #0x280]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc01067 // ldr q7, [x3, #0x40]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80b006 // str q6, [x0, #0x2c0]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc02067 // ldr q7, [x3, #0x80]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80c006 // str q6, [x0, #0x300]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc03067 // ldr q7, [x3, #0xc0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80d006 // str q6, [x0, #0x340]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc04067 // ldr q7, [x3, #0x100]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80e006 // str q6, [x0, #0x380]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc05067 // ldr q7, [x3, #0x140]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d80f006 // str q6, [x0, #0x3c0]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc06067 // ldr q7, [x3, #0x180]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d810006 // str q6, [x0, #0x400]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x3dc07067 // ldr q7, [x3, #0x1c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d811006 // str q6, [x0, #0x440]
-	WORD $0x3dc00086 // ldr q6, [x4]
-	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
-	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d812006 // str q6, [x0, #0x480]
-	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
-	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
-	WORD $0x6f3804c6 // ushr v6.4s, v6.4s, #0x8
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d813006 // str q6, [x0, #0x4c0]
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d814006 // str q6, [x0, #0x500]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d815006 // str q6, [x0, #0x540]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d816006 // str q6, [x0, #0x580]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d817006 // str q6, [x0, #0x5c0]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d818006 // str q6, [x0, #0x600]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d819006 // str q6, [x0, #0x640]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81a006 // str q6, [x0, #0x680]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x3dc0f067 // ldr q7, [x3, #0x3c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4f2254c6 // shl v6.4s, v6.4s, #0x2
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81b006 // str q6, [x0, #0x6c0]
-	WORD $0x3dc00086 // ldr q6, [x4]
-	WORD $0xfc6e7a07 // ldr d7, [x16, x14, lsl #3]
-	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d81c006 // str q6, [x0, #0x700]
-	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
-	WORD $0xfc6e7a27 // ldr d7, [x17, x14, lsl #3]
-	WORD $0x6f3004c6 // ushr v6.4s, v6.4s, #0x10
-	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
-	WORD $0x6f0737e6 // bic v6.4s, #0xff, lsl #8
-	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x3d81d006 // str q6, [x0, #0x740]
-	WORD $0x3dc20026 // ldr q6, [x1, #0x800]
-	WORD $0x3dc08067 // ldr q7, [x3, #0x200]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81e006 // str q6, [x0, #0x780]
-	WORD $0x3dc21026 // ldr q6, [x1, #0x840]
-	WORD $0x3dc09067 // ldr q7, [x3, #0x240]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d81f006 // str q6, [x0, #0x7c0]
-	WORD $0x3dc22026 // ldr q6, [x1, #0x880]
-	WORD $0x3dc0a067 // ldr q7, [x3, #0x280]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d820006 // str q6, [x0, #0x800]
-	WORD $0x3dc23026 // ldr q6, [x1, #0x8c0]
-	WORD $0x3dc0b067 // ldr q7, [x3, #0x2c0]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d821006 // str q6, [x0, #0x840]
-	WORD $0x3dc24026 // ldr q6, [x1, #0x900]
-	WORD $0x3dc0c067 // ldr q7, [x3, #0x300]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d822006 // str q6, [x0, #0x880]
-	WORD $0x3dc25026 // ldr q6, [x1, #0x940]
-	WORD $0x3dc0d067 // ldr q7, [x3, #0x340]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d823006 // str q6, [x0, #0x8c0]
-	WORD $0x3dc26026 // ldr q6, [x1, #0x980]
-	WORD $0x3dc0e067 // ldr q7, [x3, #0x380]
-	WORD $0x6ea544c6 // ushl v6.4s, v6.4s, v5.4s
-	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
-	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
-	WORD $0x4ea61ce6 // orr v6.16b, v7.16b, v6.16b
-	WORD $0x3d824006 // str q6, [x0, #0x900]
-	WORD $0x3dc27026 // ldr q6, [x1, #0x9c0]
-	WORD $0x6ea544c5 // ushl v5.4s, v6.4s, v5.4s
-	WORD $0x3dc0f066 // ldr q6, [x3, #0x3c0]
-	WORD $0x2a0203e3 // mov w3, w2
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
-	WORD $0x4ea584a5 // add v5.4s, v5.4s, v5.4s
+	WORD $0xd378de87 // lsl x7, x20, #8
+	WORD $0x8b142833 // add x19, x1, x20, lsl #10
+	WORD $0x8b141194 // add x20, x12, x20, lsl #4
+	WORD $0x3ce76845 // ldr q5, [x2, x7]
+	WORD $0x3dc00266 // ldr q6, [x19]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d800005 // str q5, [x0]
+	WORD $0x3dc01265 // ldr q5, [x19, #0x40]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d801005 // str q5, [x0, #0x40]
+	WORD $0x3ce76865 // ldr q5, [x3, x7]
+	WORD $0x3dc02266 // ldr q6, [x19, #0x80]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d802005 // str q5, [x0, #0x80]
+	WORD $0x3dc03265 // ldr q5, [x19, #0xc0]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d803005 // str q5, [x0, #0xc0]
+	WORD $0x3ce76885 // ldr q5, [x4, x7]
+	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d804005 // str q5, [x0, #0x100]
+	WORD $0x3dc05265 // ldr q5, [x19, #0x140]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d805005 // str q5, [x0, #0x140]
+	WORD $0x3ce768a5 // ldr q5, [x5, x7]
+	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d806005 // str q5, [x0, #0x180]
+	WORD $0x3dc07265 // ldr q5, [x19, #0x1c0]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d807005 // str q5, [x0, #0x1c0]
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d808005 // str q5, [x0, #0x200]
+	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
+	WORD $0x3dc00a86 // ldr q6, [x20, #0x20]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e241cc6 // and v6.16b, v6.16b, v4.16b
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6ea0f8a5 // fneg v5.4s, v5.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d809005 // str q5, [x0, #0x240]
+	WORD $0x3dc00265 // ldr q5, [x19]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80a005 // str q5, [x0, #0x280]
+	WORD $0x3dc01265 // ldr q5, [x19, #0x40]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80b005 // str q5, [x0, #0x2c0]
+	WORD $0x3dc02265 // ldr q5, [x19, #0x80]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80c005 // str q5, [x0, #0x300]
+	WORD $0x3dc03265 // ldr q5, [x19, #0xc0]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80d005 // str q5, [x0, #0x340]
+	WORD $0x3dc04265 // ldr q5, [x19, #0x100]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80e005 // str q5, [x0, #0x380]
+	WORD $0x3dc05265 // ldr q5, [x19, #0x140]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d80f005 // str q5, [x0, #0x3c0]
+	WORD $0x3dc06265 // ldr q5, [x19, #0x180]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4f2354c6 // shl v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d810005 // str q5, [x0, #0x400]
+	WORD $0x3dc07265 // ldr q5, [x19, #0x1c0]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3f04c6 // ushr v6.4s, v6.4s, #0x1
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d811005 // str q5, [x0, #0x440]
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x6f3804a5 // ushr v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d812005 // str q5, [x0, #0x480]
+	WORD $0x3dc00a85 // ldr q5, [x20, #0x20]
+	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
+	WORD $0x6f3804a5 // ushr v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d813005 // str q5, [x0, #0x4c0]
+	WORD $0x3ce76845 // ldr q5, [x2, x7]
+	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d814005 // str q5, [x0, #0x500]
+	WORD $0x3ce76845 // ldr q5, [x2, x7]
+	WORD $0x3dc09266 // ldr q6, [x19, #0x240]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d815005 // str q5, [x0, #0x540]
+	WORD $0x3ce76865 // ldr q5, [x3, x7]
+	WORD $0x3dc0a266 // ldr q6, [x19, #0x280]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d816005 // str q5, [x0, #0x580]
+	WORD $0x3ce76865 // ldr q5, [x3, x7]
+	WORD $0x3dc0b266 // ldr q6, [x19, #0x2c0]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d817005 // str q5, [x0, #0x5c0]
+	WORD $0x3ce76885 // ldr q5, [x4, x7]
+	WORD $0x3dc0c266 // ldr q6, [x19, #0x300]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d818005 // str q5, [x0, #0x600]
+	WORD $0x3ce76885 // ldr q5, [x4, x7]
+	WORD $0x3dc0d266 // ldr q6, [x19, #0x340]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d819005 // str q5, [x0, #0x640]
+	WORD $0x3ce768a5 // ldr q5, [x5, x7]
+	WORD $0x3dc0e266 // ldr q6, [x19, #0x380]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d81a005 // str q5, [x0, #0x680]
+	WORD $0x3ce768a5 // ldr q5, [x5, x7]
+	WORD $0x3dc0f266 // ldr q6, [x19, #0x3c0]
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x3d81b005 // str q5, [x0, #0x6c0]
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
+	WORD $0x6f3004a5 // ushr v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0737e5 // bic v5.4s, #0xff, lsl #8
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81c005 // str q5, [x0, #0x700]
+	WORD $0x3dc00a85 // ldr q5, [x20, #0x20]
+	WORD $0xfc6e7a26 // ldr d6, [x17, x14, lsl #3]
+	WORD $0x6f3004a5 // ushr v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0737e5 // bic v5.4s, #0xff, lsl #8
+	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81d005 // str q5, [x0, #0x740]
+	WORD $0x3dc08265 // ldr q5, [x19, #0x200]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d81e005 // str q5, [x0, #0x780]
+	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
+	WORD $0x3ce76846 // ldr q6, [x2, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d81f005 // str q5, [x0, #0x7c0]
+	WORD $0x3dc0a265 // ldr q5, [x19, #0x280]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d820005 // str q5, [x0, #0x800]
+	WORD $0x3dc0b265 // ldr q5, [x19, #0x2c0]
+	WORD $0x3ce76866 // ldr q6, [x3, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d821005 // str q5, [x0, #0x840]
+	WORD $0x3dc0c265 // ldr q5, [x19, #0x300]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d822005 // str q5, [x0, #0x880]
+	WORD $0x3dc0d265 // ldr q5, [x19, #0x340]
+	WORD $0x3ce76886 // ldr q6, [x4, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d823005 // str q5, [x0, #0x8c0]
+	WORD $0x3dc0e265 // ldr q5, [x19, #0x380]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4ea684c6 // add v6.4s, v6.4s, v6.4s
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x3d824005 // str q5, [x0, #0x900]
+	WORD $0x3dc0f265 // ldr q5, [x19, #0x3c0]
+	WORD $0x3ce768a6 // ldr q6, [x5, x7]
+	WORD $0x2a0603e7 // mov w7, w6
+	WORD $0x2a1f03e6 // mov w6, wzr
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x6f3d04c6 // ushr v6.4s, v6.4s, #0x3
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
 	WORD $0x3d825005 // str q5, [x0, #0x940]
-	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0xfc6e7a06 // ldr d6, [x16, x14, lsl #3]
 	WORD $0x6f2804a5 // ushr v5.4s, v5.4s, #0x18
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
@@ -1663,8 +1600,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
 	WORD $0x3d826005 // str q5, [x0, #0x980]
 	WORD $0xfc6e7a25 // ldr d5, [x17, x14, lsl #3]
-	WORD $0x3dc00886 // ldr q6, [x4, #0x20]
-	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x3dc00a86 // ldr q6, [x20, #0x20]
+	WORD $0x52800034 // mov w20, #0x1 // =1
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x6f2804c6 // ushr v6.4s, v6.4s, #0x18
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
@@ -1672,22 +1609,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
 	WORD $0x3d827005 // str q5, [x0, #0x9c0]
 	WORD $0x91280000 // add x0, x0, #0xa00
-	WORD $0x3707d4e3 // tbnz w3, #0x0, 0x1444 <k_untile_q5_k+0x9c>
+	WORD $0x3707d9a7 // tbnz w7, #0x0, 0x13e0 <k_untile_q5_k+0xb0>
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54ffd1c1 // b.ne 0x13ec <k_untile_q5_k+0x44>
+	WORD $0x54ffd601 // b.ne 0x1378 <k_untile_q5_k+0x48>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x912c016b // add x11, x11, #0xb00
 	WORD $0x8b0d014a // add x10, x10, x13
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffd0a1 // b.ne 0x13dc <k_untile_q5_k+0x34>
-	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0x54ffd4e1 // b.ne 0x1368 <k_untile_q5_k+0x38>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0x910143ff // add sp, sp, #0x50
 	WORD $0xd65f03c0 // ret
 
 	// untile_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002e8b // b.lt 0x1fac <k_untile_q6_k+0x5d8>
+	WORD $0x54002e8b // b.lt 0x1eb4 <k_untile_q6_k+0x5d8>
 	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f01e601 // movi v1.16b, #0x30
@@ -2047,15 +1985,15 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
 	WORD $0x3d827203 // str q3, [x16, #0x9c0]
 	WORD $0x91280210 // add x16, x16, #0xa00
-	WORD $0x3707d675 // tbnz w21, #0x0, 0x1a48 <k_untile_q6_k+0x74>
+	WORD $0x3707d675 // tbnz w21, #0x0, 0x1950 <k_untile_q6_k+0x74>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffd421 // b.ne 0x1a0c <k_untile_q6_k+0x38>
+	WORD $0x54ffd421 // b.ne 0x1914 <k_untile_q6_k+0x38>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9134816b // add x11, x11, #0xd20
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffd341 // b.ne 0x1a04 <k_untile_q6_k+0x30>
+	WORD $0x54ffd341 // b.ne 0x190c <k_untile_q6_k+0x30>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
@@ -2077,14 +2015,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
 	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x14000005 // b 0x2000 <k_tile_panel+0x50>
+	WORD $0x14000005 // b 0x1f08 <k_tile_panel+0x50>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004a60 // b.eq 0x2948 <k_tile_panel+0x998>
+	WORD $0x54004a60 // b.eq 0x2850 <k_tile_panel+0x998>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000c2b // cbz w11, 0x218c <k_tile_panel+0x1dc>
+	WORD $0x34000c2b // cbz w11, 0x2094 <k_tile_panel+0x1dc>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -2099,14 +2037,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x2058 <k_tile_panel+0xa8>
+	WORD $0xb40000ae // cbz x14, 0x1f60 <k_tile_panel+0xa8>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x2064 <k_tile_panel+0xb4>
-	WORD $0x14000048 // b 0x2174 <k_tile_panel+0x1c4>
+	WORD $0x540000aa // b.ge 0x1f6c <k_tile_panel+0xb4>
+	WORD $0x14000048 // b 0x207c <k_tile_panel+0x1c4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540008ab // b.lt 0x2174 <k_tile_panel+0x1c4>
+	WORD $0x540008ab // b.lt 0x207c <k_tile_panel+0x1c4>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -2174,23 +2112,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
 	WORD $0x910400a5 // add x5, x5, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x2084 <k_tile_panel+0xd4>
+	WORD $0x54fff8a8 // b.hi 0x1f8c <k_tile_panel+0xd4>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x218c <k_tile_panel+0x1dc>
+	WORD $0x54000060 // b.eq 0x2094 <k_tile_panel+0x1dc>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff52b // b.lt 0x202c <k_tile_panel+0x7c>
+	WORD $0x54fff52b // b.lt 0x1f34 <k_tile_panel+0x7c>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x21f0 <k_tile_panel+0x240>
+	WORD $0x540002ed // b.le 0x20f8 <k_tile_panel+0x240>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x5400216d // b.le 0x25d0 <k_tile_panel+0x620>
+	WORD $0x5400216d // b.le 0x24d8 <k_tile_panel+0x620>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff22a // b.ge 0x1ff4 <k_tile_panel+0x44>
+	WORD $0x54fff22a // b.ge 0x1efc <k_tile_panel+0x44>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -2200,12 +2138,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb400322f // cbz x15, 0x281c <k_tile_panel+0x86c>
+	WORD $0xb400322f // cbz x15, 0x2724 <k_tile_panel+0x86c>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400322a // b.ge 0x282c <k_tile_panel+0x87c>
-	WORD $0x17ffff81 // b 0x1ff0 <k_tile_panel+0x40>
+	WORD $0x5400322a // b.ge 0x2734 <k_tile_panel+0x87c>
+	WORD $0x17ffff81 // b 0x1ef8 <k_tile_panel+0x40>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa9403c05 // ldp x5, x15, [x0]
@@ -2216,7 +2154,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c00a5 // add x5, x5, x12
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0x14000009 // b 0x223c <k_tile_panel+0x28c>
+	WORD $0x14000009 // b 0x2144 <k_tile_panel+0x28c>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000e3 // str q3, [x7]
@@ -2224,7 +2162,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368e5 // str q5, [x7, x19]
 	WORD $0x3ca268e4 // str q4, [x7, x2]
 	WORD $0x3ca368e2 // str q2, [x7, x3]
-	WORD $0x54fffb2c // b.gt 0x219c <k_tile_panel+0x1ec>
+	WORD $0x54fffb2c // b.gt 0x20a4 <k_tile_panel+0x1ec>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -2233,20 +2171,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x227c <k_tile_panel+0x2cc>
+	WORD $0xb4000110 // cbz x16, 0x2184 <k_tile_panel+0x2cc>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
 	WORD $0x3ce268e4 // ldr q4, [x7, x2]
 	WORD $0x3ce368e2 // ldr q2, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x2294 <k_tile_panel+0x2e4>
-	WORD $0x17ffffe9 // b 0x221c <k_tile_panel+0x26c>
+	WORD $0x5400010a // b.ge 0x219c <k_tile_panel+0x2e4>
+	WORD $0x17ffffe9 // b 0x2124 <k_tile_panel+0x26c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x221c <k_tile_panel+0x26c>
+	WORD $0x54fffc6b // b.lt 0x2124 <k_tile_panel+0x26c>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb150294 // sub x20, x20, x21
@@ -2452,8 +2390,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
 	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
 	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0x54ffe768 // b.hi 0x22b4 <k_tile_panel+0x304>
-	WORD $0x17ffff14 // b 0x221c <k_tile_panel+0x26c>
+	WORD $0x54ffe768 // b.hi 0x21bc <k_tile_panel+0x304>
+	WORD $0x17ffff14 // b 0x2124 <k_tile_panel+0x26c>
 	WORD $0xa9404403 // ldp x3, x17, [x0]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -2461,13 +2399,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0063 // add x3, x3, x12
 	WORD $0x910005e4 // add x4, x15, #0x1
 	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x14000007 // b 0x2608 <k_tile_panel+0x658>
+	WORD $0x14000007 // b 0x2510 <k_tile_panel+0x658>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffdd4c // b.gt 0x21ac <k_tile_panel+0x1fc>
+	WORD $0x54ffdd4c // b.gt 0x20b4 <k_tile_panel+0x1fc>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -2476,16 +2414,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x2640 <k_tile_panel+0x690>
+	WORD $0xb40000ce // cbz x14, 0x2548 <k_tile_panel+0x690>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x2650 <k_tile_panel+0x6a0>
-	WORD $0x17ffffed // b 0x25f0 <k_tile_panel+0x640>
+	WORD $0x540000ca // b.ge 0x2558 <k_tile_panel+0x6a0>
+	WORD $0x17ffffed // b 0x24f8 <k_tile_panel+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x25f0 <k_tile_panel+0x640>
+	WORD $0x54fffd2b // b.lt 0x24f8 <k_tile_panel+0x640>
 	WORD $0xd342fcf3 // lsr x19, x7, #2
 	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
 	WORD $0xcb0701ad // sub x13, x13, x7
@@ -2599,12 +2537,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x54fff2e8 // b.hi 0x2670 <k_tile_panel+0x6c0>
-	WORD $0x17ffff76 // b 0x25f0 <k_tile_panel+0x640>
+	WORD $0x54fff2e8 // b.hi 0x2578 <k_tile_panel+0x6c0>
+	WORD $0x17ffff76 // b 0x24f8 <k_tile_panel+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffbe4b // b.lt 0x1ff0 <k_tile_panel+0x40>
+	WORD $0x54ffbe4b // b.lt 0x1ef8 <k_tile_panel+0x40>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -2674,8 +2612,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c3 // ldr s3, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x2854 <k_tile_panel+0x8a4>
-	WORD $0x17fffdab // b 0x1ff0 <k_tile_panel+0x40>
+	WORD $0x54fff8a8 // b.hi 0x275c <k_tile_panel+0x8a4>
+	WORD $0x17fffdab // b 0x1ef8 <k_tile_panel+0x40>
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
 	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
@@ -2699,14 +2637,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
 	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x14000005 // b 0x29b0 <k_tile_panel_min+0x50>
+	WORD $0x14000005 // b 0x28b8 <k_tile_panel_min+0x50>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004ce0 // b.eq 0x3348 <k_tile_panel_min+0x9e8>
+	WORD $0x54004ce0 // b.eq 0x3250 <k_tile_panel_min+0x9e8>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000c8b // cbz w11, 0x2b48 <k_tile_panel_min+0x1e8>
+	WORD $0x34000c8b // cbz w11, 0x2a50 <k_tile_panel_min+0x1e8>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -2721,14 +2659,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x2a08 <k_tile_panel_min+0xa8>
+	WORD $0xb40000ae // cbz x14, 0x2910 <k_tile_panel_min+0xa8>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x2a14 <k_tile_panel_min+0xb4>
-	WORD $0x1400004b // b 0x2b30 <k_tile_panel_min+0x1d0>
+	WORD $0x540000aa // b.ge 0x291c <k_tile_panel_min+0xb4>
+	WORD $0x1400004b // b 0x2a38 <k_tile_panel_min+0x1d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400090b // b.lt 0x2b30 <k_tile_panel_min+0x1d0>
+	WORD $0x5400090b // b.lt 0x2a38 <k_tile_panel_min+0x1d0>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -2799,23 +2737,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a00e7 // add x7, x7, #0x280
 	WORD $0x910400a5 // add x5, x5, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x2a34 <k_tile_panel_min+0xd4>
+	WORD $0x54fff848 // b.hi 0x293c <k_tile_panel_min+0xd4>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x2b48 <k_tile_panel_min+0x1e8>
+	WORD $0x54000060 // b.eq 0x2a50 <k_tile_panel_min+0x1e8>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff4cb // b.lt 0x29dc <k_tile_panel_min+0x7c>
+	WORD $0x54fff4cb // b.lt 0x28e4 <k_tile_panel_min+0x7c>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x2bac <k_tile_panel_min+0x24c>
+	WORD $0x540002ed // b.le 0x2ab4 <k_tile_panel_min+0x24c>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x5400228d // b.le 0x2fb0 <k_tile_panel_min+0x650>
+	WORD $0x5400228d // b.le 0x2eb8 <k_tile_panel_min+0x650>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff1ca // b.ge 0x29a4 <k_tile_panel_min+0x44>
+	WORD $0x54fff1ca // b.ge 0x28ac <k_tile_panel_min+0x44>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -2825,12 +2763,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40033ef // cbz x15, 0x3210 <k_tile_panel_min+0x8b0>
+	WORD $0xb40033ef // cbz x15, 0x3118 <k_tile_panel_min+0x8b0>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540033ea // b.ge 0x3220 <k_tile_panel_min+0x8c0>
-	WORD $0x17ffff7e // b 0x29a0 <k_tile_panel_min+0x40>
+	WORD $0x540033ea // b.ge 0x3128 <k_tile_panel_min+0x8c0>
+	WORD $0x17ffff7e // b 0x28a8 <k_tile_panel_min+0x40>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa9403c05 // ldp x5, x15, [x0]
@@ -2841,7 +2779,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c00a5 // add x5, x5, x12
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0x14000009 // b 0x2bf8 <k_tile_panel_min+0x298>
+	WORD $0x14000009 // b 0x2b00 <k_tile_panel_min+0x298>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000e3 // str q3, [x7]
@@ -2849,7 +2787,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368e5 // str q5, [x7, x19]
 	WORD $0x3ca268e4 // str q4, [x7, x2]
 	WORD $0x3ca368e2 // str q2, [x7, x3]
-	WORD $0x54fffb2c // b.gt 0x2b58 <k_tile_panel_min+0x1f8>
+	WORD $0x54fffb2c // b.gt 0x2a60 <k_tile_panel_min+0x1f8>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -2858,20 +2796,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x2c38 <k_tile_panel_min+0x2d8>
+	WORD $0xb4000110 // cbz x16, 0x2b40 <k_tile_panel_min+0x2d8>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
 	WORD $0x3ce268e4 // ldr q4, [x7, x2]
 	WORD $0x3ce368e2 // ldr q2, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x2c50 <k_tile_panel_min+0x2f0>
-	WORD $0x17ffffe9 // b 0x2bd8 <k_tile_panel_min+0x278>
+	WORD $0x5400010a // b.ge 0x2b58 <k_tile_panel_min+0x2f0>
+	WORD $0x17ffffe9 // b 0x2ae0 <k_tile_panel_min+0x278>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x2bd8 <k_tile_panel_min+0x278>
+	WORD $0x54fffc6b // b.lt 0x2ae0 <k_tile_panel_min+0x278>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb150294 // sub x20, x20, x21
@@ -3086,8 +3024,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
 	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
 	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
-	WORD $0x54ffe648 // b.hi 0x2c70 <k_tile_panel_min+0x310>
-	WORD $0x17ffff0b // b 0x2bd8 <k_tile_panel_min+0x278>
+	WORD $0x54ffe648 // b.hi 0x2b78 <k_tile_panel_min+0x310>
+	WORD $0x17ffff0b // b 0x2ae0 <k_tile_panel_min+0x278>
 	WORD $0xa9404403 // ldp x3, x17, [x0]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -3095,13 +3033,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0063 // add x3, x3, x12
 	WORD $0x910005e4 // add x4, x15, #0x1
 	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x14000007 // b 0x2fe8 <k_tile_panel_min+0x688>
+	WORD $0x14000007 // b 0x2ef0 <k_tile_panel_min+0x688>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffdc2c // b.gt 0x2b68 <k_tile_panel_min+0x208>
+	WORD $0x54ffdc2c // b.gt 0x2a70 <k_tile_panel_min+0x208>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -3110,16 +3048,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x3020 <k_tile_panel_min+0x6c0>
+	WORD $0xb40000ce // cbz x14, 0x2f28 <k_tile_panel_min+0x6c0>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x3030 <k_tile_panel_min+0x6d0>
-	WORD $0x17ffffed // b 0x2fd0 <k_tile_panel_min+0x670>
+	WORD $0x540000ca // b.ge 0x2f38 <k_tile_panel_min+0x6d0>
+	WORD $0x17ffffed // b 0x2ed8 <k_tile_panel_min+0x670>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x2fd0 <k_tile_panel_min+0x670>
+	WORD $0x54fffd2b // b.lt 0x2ed8 <k_tile_panel_min+0x670>
 	WORD $0xd342fcf3 // lsr x19, x7, #2
 	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
 	WORD $0xcb0701ad // sub x13, x13, x7
@@ -3238,12 +3176,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff248 // b.hi 0x3050 <k_tile_panel_min+0x6f0>
-	WORD $0x17ffff71 // b 0x2fd0 <k_tile_panel_min+0x670>
+	WORD $0x54fff248 // b.hi 0x2f58 <k_tile_panel_min+0x6f0>
+	WORD $0x17ffff71 // b 0x2ed8 <k_tile_panel_min+0x670>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffbc2b // b.lt 0x29a0 <k_tile_panel_min+0x40>
+	WORD $0x54ffbc2b // b.lt 0x28a8 <k_tile_panel_min+0x40>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -3316,8 +3254,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a018c // add x12, x12, #0x280
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x3248 <k_tile_panel_min+0x8e8>
-	WORD $0x17fffd97 // b 0x29a0 <k_tile_panel_min+0x40>
+	WORD $0x54fff848 // b.hi 0x3150 <k_tile_panel_min+0x8e8>
+	WORD $0x17fffd97 // b 0x28a8 <k_tile_panel_min+0x40>
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
 	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
@@ -3344,14 +3282,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
 	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
 	WORD $0xad007bff // stp q31, q30, [sp]
-	WORD $0x14000005 // b 0x33bc <k_tile_panel_16+0x5c>
+	WORD $0x14000005 // b 0x32c4 <k_tile_panel_16+0x5c>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004ee0 // b.eq 0x3d94 <k_tile_panel_16+0xa34>
+	WORD $0x54004ee0 // b.eq 0x3c9c <k_tile_panel_16+0xa34>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000cab // cbz w11, 0x3558 <k_tile_panel_16+0x1f8>
+	WORD $0x34000cab // cbz w11, 0x3460 <k_tile_panel_16+0x1f8>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -3366,14 +3304,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x3414 <k_tile_panel_16+0xb4>
+	WORD $0xb40000ae // cbz x14, 0x331c <k_tile_panel_16+0xb4>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x3420 <k_tile_panel_16+0xc0>
-	WORD $0x1400004c // b 0x3540 <k_tile_panel_16+0x1e0>
+	WORD $0x540000aa // b.ge 0x3328 <k_tile_panel_16+0xc0>
+	WORD $0x1400004c // b 0x3448 <k_tile_panel_16+0x1e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400092b // b.lt 0x3540 <k_tile_panel_16+0x1e0>
+	WORD $0x5400092b // b.lt 0x3448 <k_tile_panel_16+0x1e0>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -3445,23 +3383,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
 	WORD $0x910400a5 // add x5, x5, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff828 // b.hi 0x3440 <k_tile_panel_16+0xe0>
+	WORD $0x54fff828 // b.hi 0x3348 <k_tile_panel_16+0xe0>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x3558 <k_tile_panel_16+0x1f8>
+	WORD $0x54000060 // b.eq 0x3460 <k_tile_panel_16+0x1f8>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff4ab // b.lt 0x33e8 <k_tile_panel_16+0x88>
+	WORD $0x54fff4ab // b.lt 0x32f0 <k_tile_panel_16+0x88>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x35bc <k_tile_panel_16+0x25c>
+	WORD $0x540002ed // b.le 0x34c4 <k_tile_panel_16+0x25c>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x540023cd // b.le 0x39e8 <k_tile_panel_16+0x688>
+	WORD $0x540023cd // b.le 0x38f0 <k_tile_panel_16+0x688>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff1aa // b.ge 0x33b0 <k_tile_panel_16+0x50>
+	WORD $0x54fff1aa // b.ge 0x32b8 <k_tile_panel_16+0x50>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -3471,12 +3409,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40035af // cbz x15, 0x3c58 <k_tile_panel_16+0x8f8>
+	WORD $0xb40035af // cbz x15, 0x3b60 <k_tile_panel_16+0x8f8>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540035aa // b.ge 0x3c68 <k_tile_panel_16+0x908>
-	WORD $0x17ffff7d // b 0x33ac <k_tile_panel_16+0x4c>
+	WORD $0x540035aa // b.ge 0x3b70 <k_tile_panel_16+0x908>
+	WORD $0x17ffff7d // b 0x32b4 <k_tile_panel_16+0x4c>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
@@ -3490,7 +3428,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b0c01a1 // add x1, x13, x12
 	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0x14000009 // b 0x3614 <k_tile_panel_16+0x2b4>
+	WORD $0x14000009 // b 0x351c <k_tile_panel_16+0x2b4>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000f0 // str q16, [x7]
@@ -3498,7 +3436,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368e5 // str q5, [x7, x19]
 	WORD $0x3ca268e1 // str q1, [x7, x2]
 	WORD $0x3ca368e0 // str q0, [x7, x3]
-	WORD $0x54fffacc // b.gt 0x3568 <k_tile_panel_16+0x208>
+	WORD $0x54fffacc // b.gt 0x3470 <k_tile_panel_16+0x208>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -3507,20 +3445,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x3654 <k_tile_panel_16+0x2f4>
+	WORD $0xb4000110 // cbz x16, 0x355c <k_tile_panel_16+0x2f4>
 	WORD $0x3dc000f0 // ldr q16, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
 	WORD $0x3ce268e1 // ldr q1, [x7, x2]
 	WORD $0x3ce368e0 // ldr q0, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x366c <k_tile_panel_16+0x30c>
-	WORD $0x17ffffe9 // b 0x35f4 <k_tile_panel_16+0x294>
+	WORD $0x5400010a // b.ge 0x3574 <k_tile_panel_16+0x30c>
+	WORD $0x17ffffe9 // b 0x34fc <k_tile_panel_16+0x294>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x35f4 <k_tile_panel_16+0x294>
+	WORD $0x54fffc6b // b.lt 0x34fc <k_tile_panel_16+0x294>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0f03f6 // mov x22, x15
 	WORD $0x9b157cb5 // mul x21, x5, x21
@@ -3742,8 +3680,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4183e1 // ldp q1, q0, [sp, #0x30]
 	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
 	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0x54ffe528 // b.hi 0x3684 <k_tile_panel_16+0x324>
-	WORD $0x17ffff04 // b 0x35f4 <k_tile_panel_16+0x294>
+	WORD $0x54ffe528 // b.hi 0x358c <k_tile_panel_16+0x324>
+	WORD $0x17ffff04 // b 0x34fc <k_tile_panel_16+0x294>
 	WORD $0xf9401010 // ldr x16, [x0, #0x20]
 	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -3755,13 +3693,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91010042 // add x2, x2, #0x40
 	WORD $0xd1040063 // sub x3, x3, #0x100
 	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x14000007 // b 0x3a30 <k_tile_panel_16+0x6d0>
+	WORD $0x14000007 // b 0x3938 <k_tile_panel_16+0x6d0>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffda6c // b.gt 0x3578 <k_tile_panel_16+0x218>
+	WORD $0x54ffda6c // b.gt 0x3480 <k_tile_panel_16+0x218>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -3770,16 +3708,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x3a68 <k_tile_panel_16+0x708>
+	WORD $0xb40000ce // cbz x14, 0x3970 <k_tile_panel_16+0x708>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x3a78 <k_tile_panel_16+0x718>
-	WORD $0x17ffffed // b 0x3a18 <k_tile_panel_16+0x6b8>
+	WORD $0x540000ca // b.ge 0x3980 <k_tile_panel_16+0x718>
+	WORD $0x17ffffed // b 0x3920 <k_tile_panel_16+0x6b8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x3a18 <k_tile_panel_16+0x6b8>
+	WORD $0x54fffd2b // b.lt 0x3920 <k_tile_panel_16+0x6b8>
 	WORD $0x9342fce7 // asr x7, x7, #2
 	WORD $0xaa1103f3 // mov x19, x17
 	WORD $0x9b077c67 // mul x7, x3, x7
@@ -3898,12 +3836,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
 	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
-	WORD $0x54fff208 // b.hi 0x3a90 <k_tile_panel_16+0x730>
-	WORD $0x17ffff71 // b 0x3a18 <k_tile_panel_16+0x6b8>
+	WORD $0x54fff208 // b.hi 0x3998 <k_tile_panel_16+0x730>
+	WORD $0x17ffff71 // b 0x3920 <k_tile_panel_16+0x6b8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffba4b // b.lt 0x33ac <k_tile_panel_16+0x4c>
+	WORD $0x54ffba4b // b.lt 0x32b4 <k_tile_panel_16+0x4c>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -3977,8 +3915,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c0 // ldr s0, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fff828 // b.hi 0x3c90 <k_tile_panel_16+0x930>
-	WORD $0x17fffd87 // b 0x33ac <k_tile_panel_16+0x4c>
+	WORD $0x54fff828 // b.hi 0x3b98 <k_tile_panel_16+0x930>
+	WORD $0x17fffd87 // b 0x32b4 <k_tile_panel_16+0x4c>
 	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
 	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
 	WORD $0x6d4823e9 // ldp d9, d8, [sp, #0x80]
@@ -4008,14 +3946,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
 	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
 	WORD $0xad007bff // stp q31, q30, [sp]
-	WORD $0x14000005 // b 0x3e14 <k_tile_panel_16_min+0x60>
+	WORD $0x14000005 // b 0x3d1c <k_tile_panel_16_min+0x60>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005420 // b.eq 0x4894 <k_tile_panel_16_min+0xae0>
+	WORD $0x54005420 // b.eq 0x479c <k_tile_panel_16_min+0xae0>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000d4b // cbz w11, 0x3fc4 <k_tile_panel_16_min+0x210>
+	WORD $0x34000d4b // cbz w11, 0x3ecc <k_tile_panel_16_min+0x210>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -4030,14 +3968,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x3e6c <k_tile_panel_16_min+0xb8>
+	WORD $0xb40000ae // cbz x14, 0x3d74 <k_tile_panel_16_min+0xb8>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x3e78 <k_tile_panel_16_min+0xc4>
-	WORD $0x14000051 // b 0x3fac <k_tile_panel_16_min+0x1f8>
+	WORD $0x540000aa // b.ge 0x3d80 <k_tile_panel_16_min+0xc4>
+	WORD $0x14000051 // b 0x3eb4 <k_tile_panel_16_min+0x1f8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540009cb // b.lt 0x3fac <k_tile_panel_16_min+0x1f8>
+	WORD $0x540009cb // b.lt 0x3eb4 <k_tile_panel_16_min+0x1f8>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -4114,23 +4052,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b0e3 // ldr q3, [x7, #0x2c0]
 	WORD $0x910c00e7 // add x7, x7, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fff788 // b.hi 0x3e98 <k_tile_panel_16_min+0xe4>
+	WORD $0x54fff788 // b.hi 0x3da0 <k_tile_panel_16_min+0xe4>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x3fc4 <k_tile_panel_16_min+0x210>
+	WORD $0x54000060 // b.eq 0x3ecc <k_tile_panel_16_min+0x210>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff40b // b.lt 0x3e40 <k_tile_panel_16_min+0x8c>
+	WORD $0x54fff40b // b.lt 0x3d48 <k_tile_panel_16_min+0x8c>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x4028 <k_tile_panel_16_min+0x274>
+	WORD $0x540002ed // b.le 0x3f30 <k_tile_panel_16_min+0x274>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x540026cd // b.le 0x44b4 <k_tile_panel_16_min+0x700>
+	WORD $0x540026cd // b.le 0x43bc <k_tile_panel_16_min+0x700>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff10a // b.ge 0x3e08 <k_tile_panel_16_min+0x54>
+	WORD $0x54fff10a // b.ge 0x3d10 <k_tile_panel_16_min+0x54>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -4140,12 +4078,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40039af // cbz x15, 0x4744 <k_tile_panel_16_min+0x990>
+	WORD $0xb40039af // cbz x15, 0x464c <k_tile_panel_16_min+0x990>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540039aa // b.ge 0x4754 <k_tile_panel_16_min+0x9a0>
-	WORD $0x17ffff78 // b 0x3e04 <k_tile_panel_16_min+0x50>
+	WORD $0x540039aa // b.ge 0x465c <k_tile_panel_16_min+0x9a0>
+	WORD $0x17ffff78 // b 0x3d0c <k_tile_panel_16_min+0x50>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
@@ -4159,7 +4097,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b0c01a1 // add x1, x13, x12
 	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0x14000009 // b 0x4080 <k_tile_panel_16_min+0x2cc>
+	WORD $0x14000009 // b 0x3f88 <k_tile_panel_16_min+0x2cc>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000f2 // str q18, [x7]
@@ -4167,7 +4105,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368f0 // str q16, [x7, x19]
 	WORD $0x3ca268e7 // str q7, [x7, x2]
 	WORD $0x3ca368e6 // str q6, [x7, x3]
-	WORD $0x54fffacc // b.gt 0x3fd4 <k_tile_panel_16_min+0x220>
+	WORD $0x54fffacc // b.gt 0x3edc <k_tile_panel_16_min+0x220>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -4176,20 +4114,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x40c0 <k_tile_panel_16_min+0x30c>
+	WORD $0xb4000110 // cbz x16, 0x3fc8 <k_tile_panel_16_min+0x30c>
 	WORD $0x3dc000f2 // ldr q18, [x7]
 	WORD $0x3cf368f0 // ldr q16, [x7, x19]
 	WORD $0x3ce268e7 // ldr q7, [x7, x2]
 	WORD $0x3ce368e6 // ldr q6, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x40d8 <k_tile_panel_16_min+0x324>
-	WORD $0x17ffffe9 // b 0x4060 <k_tile_panel_16_min+0x2ac>
+	WORD $0x5400010a // b.ge 0x3fe0 <k_tile_panel_16_min+0x324>
+	WORD $0x17ffffe9 // b 0x3f68 <k_tile_panel_16_min+0x2ac>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x4060 <k_tile_panel_16_min+0x2ac>
+	WORD $0x54fffc6b // b.lt 0x3f68 <k_tile_panel_16_min+0x2ac>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0f03f6 // mov x22, x15
 	WORD $0x9b157cb5 // mul x21, x5, x21
@@ -4435,8 +4373,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851010 // fmla v16.4s, v0.4s, v5.s[0]
 	WORD $0x4f831007 // fmla v7.4s, v0.4s, v3.s[0]
 	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
-	WORD $0x54ffe228 // b.hi 0x40f0 <k_tile_panel_16_min+0x33c>
-	WORD $0x17fffeec // b 0x4060 <k_tile_panel_16_min+0x2ac>
+	WORD $0x54ffe228 // b.hi 0x3ff8 <k_tile_panel_16_min+0x33c>
+	WORD $0x17fffeec // b 0x3f68 <k_tile_panel_16_min+0x2ac>
 	WORD $0xf9401010 // ldr x16, [x0, #0x20]
 	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -4448,13 +4386,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91010042 // add x2, x2, #0x40
 	WORD $0xd1040063 // sub x3, x3, #0x100
 	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x14000007 // b 0x44fc <k_tile_panel_16_min+0x748>
+	WORD $0x14000007 // b 0x4404 <k_tile_panel_16_min+0x748>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffd76c // b.gt 0x3fe4 <k_tile_panel_16_min+0x230>
+	WORD $0x54ffd76c // b.gt 0x3eec <k_tile_panel_16_min+0x230>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -4463,16 +4401,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x4534 <k_tile_panel_16_min+0x780>
+	WORD $0xb40000ce // cbz x14, 0x443c <k_tile_panel_16_min+0x780>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x4544 <k_tile_panel_16_min+0x790>
-	WORD $0x17ffffed // b 0x44e4 <k_tile_panel_16_min+0x730>
+	WORD $0x540000ca // b.ge 0x444c <k_tile_panel_16_min+0x790>
+	WORD $0x17ffffed // b 0x43ec <k_tile_panel_16_min+0x730>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x44e4 <k_tile_panel_16_min+0x730>
+	WORD $0x54fffd2b // b.lt 0x43ec <k_tile_panel_16_min+0x730>
 	WORD $0x9342fce7 // asr x7, x7, #2
 	WORD $0xaa1103f3 // mov x19, x17
 	WORD $0x9b077c67 // mul x7, x3, x7
@@ -4599,12 +4537,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff108 // b.hi 0x455c <k_tile_panel_16_min+0x7a8>
-	WORD $0x17ffff69 // b 0x44e4 <k_tile_panel_16_min+0x730>
+	WORD $0x54fff108 // b.hi 0x4464 <k_tile_panel_16_min+0x7a8>
+	WORD $0x17ffff69 // b 0x43ec <k_tile_panel_16_min+0x730>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffb5ab // b.lt 0x3e04 <k_tile_panel_16_min+0x50>
+	WORD $0x54ffb5ab // b.lt 0x3d0c <k_tile_panel_16_min+0x50>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -4683,8 +4621,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b180 // ldr q0, [x12, #0x2c0]
 	WORD $0x910c018c // add x12, x12, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fff788 // b.hi 0x477c <k_tile_panel_16_min+0x9c8>
-	WORD $0x17fffd5d // b 0x3e04 <k_tile_panel_16_min+0x50>
+	WORD $0x54fff788 // b.hi 0x4684 <k_tile_panel_16_min+0x9c8>
+	WORD $0x17fffd5d // b 0x3d0c <k_tile_panel_16_min+0x50>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -4694,5 +4632,3 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
 	WORD $0x910483ff // add sp, sp, #0x120
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000

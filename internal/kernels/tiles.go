@@ -26,12 +26,13 @@ type tiled struct {
 
 // packing moves count fours or pairs of bytes from a block to a unit.
 type packing struct {
-	fn              int // fnPackLines, fnPackBits or fnPackHalves
+	fn              int // a kernel
 	from, to, count int
 }
 
 func lines(from, to, count int) packing  { return packing{fnPackLines, from, to * tileLine, count} }
 func fifths(from, to int) packing        { return packing{fnPackBits, from, to * tileLine, 1} }
+func groups(from, to int) packing        { return packing{fnPackGroups, from, to * tileLine, 8} }
 func scales(from, to, count int) packing { return packing{fnPackHalves, from, to, count} }
 
 var tiledTypes = map[string]*tiled{
@@ -41,9 +42,9 @@ var tiledTypes = map[string]*tiled{
 	"q5_0": {352, 1, 1, false, []packing{lines(6, 0, 4), fifths(2, 4), scales(0, 320, 1)}, untileQ50, fnTileQ50, fnUntileQ50, fnTilePanel},
 	"q5_1": {384, 1, 1, true, []packing{lines(8, 0, 4), fifths(4, 4), scales(0, 320, 2)}, untileQ51, fnTileQ51, fnUntileQ51, fnTilePanelMin},
 	"q2_k": {1344, 8, 2, true, []packing{lines(0, 0, 20), scales(80, 1280, 2)}, untileQ2K, fnTileQ2K, fnUntileQ2K, fnTilePanel16Min},
-	"q3_k": {1760, 8, 2, false, []packing{lines(0, 0, 27), scales(108, 1728, 1)}, untileQ3K, fnTileQ3K, fnUntileQ3K, fnTilePanel16},
+	"q3_k": {1760, 8, 2, false, []packing{groups(0, 0), lines(32, 8, 19), scales(108, 1728, 1)}, untileQ3K, fnTileQ3K, fnUntileQ3K, fnTilePanel16},
 	"q4_k": {2304, 8, 1, true, []packing{lines(16, 0, 32), lines(4, 32, 3), scales(0, 2240, 2)}, untileQ4K, fnTileQ4K, fnUntileQ4K, fnTilePanelMin},
-	"q5_k": {2816, 8, 1, true, []packing{lines(48, 0, 32), lines(16, 32, 8), lines(4, 40, 3), scales(0, 2752, 2)}, untileQ5K, fnTileQ5K, fnUntileQ5K, fnTilePanelMin},
+	"q5_k": {2816, 8, 1, true, []packing{lines(48, 0, 32), groups(16, 32), lines(4, 40, 3), scales(0, 2752, 2)}, untileQ5K, fnTileQ5K, fnUntileQ5K, fnTilePanelMin},
 	"q6_k": {3360, 8, 2, false, []packing{lines(0, 0, 52), scales(208, 3328, 1)}, untileQ6K, fnTileQ6K, fnUntileQ6K, fnTilePanel16},
 }
 

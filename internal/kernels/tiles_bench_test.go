@@ -68,3 +68,24 @@ func BenchmarkQuantizeActivations(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkPack turns rows of a weight into tiles, in and out of memory.
+func BenchmarkPack(b *testing.B) {
+	eachLevel(b, func(b *testing.B, s *Set) {
+		for _, name := range tiledNames() {
+			b.Run(name, func(b *testing.B) {
+				const cols, tiles = 2048, 512
+				tl, t := s.Tiler(name), blocks[name]
+				ld := cols / t.elems * t.bytes * TileRows
+				rows, dst := randomBlocks(newRand(), name, tiles*TileRows*cols/t.elems, true), make([]byte, tiles*tl.Bytes(cols))
+				b.SetBytes(int64(len(rows)))
+				for b.Loop() {
+					for i := range tiles {
+						size := tl.Bytes(cols)
+						tl.Pack(dst[i*size:][:size], rows[i*ld:][:ld], TileRows, cols)
+					}
+				}
+			})
+		}
+	})
+}

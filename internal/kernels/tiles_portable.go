@@ -8,25 +8,47 @@ func (p packing) portable(dst, rows []byte, a *tilePackArgs) {
 	if p.fn == fnPackHalves {
 		width = 2
 	}
+	var from, to [32]byte // the bytes of one row
 	for b := range a.blocks {
 		unit := dst[b*a.unit+p.to:]
 		for r := range TileRows {
-			for i := range p.count {
-				to := unit[(i*TileRows+r)*width:][:width]
-				clear(to)
-				if r >= a.n {
-					continue
+			for i := 0; i < p.count; i += len(from) / width { // as many as fit
+				n := min(p.count-i, len(from)/width) * width
+				if r < a.n {
+					copy(from[:n], rows[r*a.ld+b*a.size+p.from+i*width:][:n])
+				} else {
+					clear(from[:n])
 				}
-				from := rows[r*a.ld+b*a.size+p.from+i*width:][:width]
-				if p.fn != fnPackBits {
-					copy(to, from)
-					continue
+				switch p.fn {
+				case fnPackBits:
+					packBits(&to, &from)
+				case fnPackGroups:
+					packGroups(&to, &from)
+				default:
+					to = from
 				}
-				for k := range 32 { // bit k goes to byte k%4
-					to[k%4] |= from[k/8] >> (k % 8) & 1 << (k / 4)
+				for k := 0; k < n; k += width {
+					copy(unit[((i+k/width)*TileRows+r)*width:][:width], to[k:])
 				}
 			}
 		}
+	}
+}
+
+// packBits moves bit k of 32 to byte k%4: the fifth bits of codes 4j..4j+3 become bit j of four bytes.
+func packBits(to, from *[32]byte) {
+	clear(to[:4])
+	for k := range 32 {
+		to[k%4] |= from[k/8] >> (k % 8) & 1 << (k / 4)
+	}
+}
+
+// packGroups halves eight fours of bytes, whose bits belong to eight groups: two fours become one with
+// the bits of the first four groups and one with those of the others.
+func packGroups(to, from *[32]byte) {
+	for i := range 16 {
+		v, w := from[i/4*8+i%4], from[i/4*8+4+i%4]
+		to[i], to[16+i] = v&15|w&15<<4, v>>4|w&0xf0
 	}
 }
 

@@ -119,7 +119,7 @@ func untileQ5K(g []group, u tileUnit) {
 	for i := range g {
 		for j := range g[i].codes {
 			u.bits(&g[i].codes[j], 8*(i/2)+j, i%2*4, 15)
-			u.or(&g[i].codes[j], 32+j, i, 1, 4)
+			u.or(&g[i].codes[j], 32+4*(i/4)+j/2, j%2*4+i%4, 1, 4)
 		}
 	}
 	pairs(g, u, 40)
@@ -164,7 +164,7 @@ func untileQ3K(g []group, u tileUnit) {
 	for i := range g {
 		for j := range g[i].codes {
 			u.bits(&g[i].codes[j], 8+8*(i/4)+j, 2*(i%4), 3)
-			u.or(&g[i].codes[j], j, i, 1, 2)
+			u.or(&g[i].codes[j], 4*(i/4)+j/2, j%2*4+i%4, 1, 2)
 			g[i].codes[j].sub(4)
 		}
 		for h := range 2 {

@@ -41,3 +41,22 @@ KERNEL(pack_bits, pack)
     for (long r = 0; r < ROWS; r++, src += p->ld) dst[r] = r < p->n ? spread(*(const u4*)src) : 0;
   }
 }
+
+// The highest bits of q5_k and q3_k, a bit of each byte for every group of 32: fours 2i and 2i+1 become
+// one with their bits of the first four groups and one, four lines on, with those of the others.
+KERNEL(pack_groups, pack)
+{
+  for (long b = 0; b < p->blocks; b++) {
+    u4* dst = (u4*)(p->dst + b * p->unit + p->to);
+    const uint8_t* row = p->src + b * p->size + p->from;
+    for (long r = 0; r < ROWS; r++, row += p->ld, dst++) {
+      const u4* src = (const u4*)row;
+#pragma clang loop vectorize(disable)
+      for (long i = 0; i < 4; i++) {
+        const uint32_t v = r < p->n ? src[2 * i] : 0, w = r < p->n ? src[2 * i + 1] : 0;
+        dst[ROWS * i] = (v & 0x0f0f0f0f) | (w & 0x0f0f0f0f) << 4;
+        dst[ROWS * (4 + i)] = (v >> 4 & 0x0f0f0f0f) | (w & 0xf0f0f0f0);
+      }
+    }
+  }
+}

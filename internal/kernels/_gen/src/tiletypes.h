@@ -63,10 +63,10 @@ CODE(q4_1) { return nibble(AT(j % 4), j / 4); }
 FACTOR(q4_1) { return HALVES_AT(256); }
 LEAST(q4_1) { return HALVES_AT(288); }
 
-// fifth is the fifth bit of codes 4j..4j+3, bit j of its line.
-INLINE vb fifth(vb v, const int j) { return (j < 4 ? shl(v, 4 - j) : shr(v, j - 4)) & 16; }
+// bit moves a bit of every byte to another place.
+INLINE vb bit(vb v, const int from, const int to) { return (from < to ? shl(v, to - from) : shr(v, from - to)) & (uint8_t)(1 << to); }
 
-// q5_0: 4 lines of nibbles, a line of fifth bits, d
+// q5_0: 4 lines of nibbles, a line of fifth bits, bit j for codes 4j..4j+3, d
 #define BYTES_q5_0 352
 #define OUTER_q5_0 1
 #define INNER_q5_0 1
@@ -74,11 +74,11 @@ INLINE vb fifth(vb v, const int j) { return (j < 4 ? shl(v, 4 - j) : shr(v, j - 
 #define MIN_q5_0 0
 #define ZERO_q5_0 16
 NO_PREPARE(q5_0)
-CODE(q5_0) { return nibble(AT(j % 4), j / 4) | fifth(AT(4), j); }
+CODE(q5_0) { return nibble(AT(j % 4), j / 4) | bit(AT(4), j, 4); }
 FACTOR(q5_0) { return HALVES_AT(320); }
 NO_LEAST(q5_0)
 
-// q5_1: 4 lines of nibbles, a line of fifth bits, d, m
+// q5_1: as q5_0, then m
 #define BYTES_q5_1 384
 #define OUTER_q5_1 1
 #define INNER_q5_1 1
@@ -86,7 +86,7 @@ NO_LEAST(q5_0)
 #define MIN_q5_1 1
 #define ZERO_q5_1 0
 NO_PREPARE(q5_1)
-CODE(q5_1) { return nibble(AT(j % 4), j / 4) | fifth(AT(4), j); }
+CODE(q5_1) { return nibble(AT(j % 4), j / 4) | bit(AT(4), j, 4); }
 FACTOR(q5_1) { return HALVES_AT(320); }
 LEAST(q5_1) { return HALVES_AT(352); }
 
@@ -103,6 +103,10 @@ INLINE void prepare_k(const uint8_t* w, const int r, uint32_t* s)
   keep(s, 3, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030));
 }
 
+// TOP is the place of the highest bits of q5_k and q3_k, in lines from first on: half a block has four,
+// with a nibble for its four groups for either of two j.
+#define TOP(first) AT((first) + 4 * outer + j / 2), j % 2 * 4 + inner
+
 // q4_k: 32 lines of nibbles, 3 of factors, d, m; the eight lines of 64 weights have the first 32 low
 #define BYTES_q4_k 2304
 #define OUTER_q4_k 2
@@ -115,7 +119,7 @@ CODE(q4_k) { return nibble(AT(16 * outer + inner / 2 * 8 + j), inner % 2); }
 FACTOR(q4_k) { return HALVES_AT(2240) * byte_of(kept(s, outer), inner); }
 LEAST(q4_k) { return -HALVES_AT(2272) * byte_of(kept(s, 2 + outer), inner); }
 
-// q5_k: as q4_k, with 8 lines of fifth bits, bit i for group i, after the nibbles
+// q5_k: as q4_k, with 8 lines of fifth bits after the nibbles: see TOP
 #define BYTES_q5_k 2816
 #define OUTER_q5_k 2
 #define INNER_q5_k 4
@@ -125,7 +129,7 @@ LEAST(q4_k) { return -HALVES_AT(2272) * byte_of(kept(s, 2 + outer), inner); }
 PREPARE(q5_k) { prepare_k(w + LINE * 40, r, s); }
 CODE(q5_k)
 {
-  return nibble(AT(16 * outer + inner / 2 * 8 + j), inner % 2) | (shl(shr(AT(32 + j), 4 * outer), 4 - inner) & 16);
+  return nibble(AT(16 * outer + inner / 2 * 8 + j), inner % 2) | bit(TOP(32), 4);
 }
 FACTOR(q5_k) { return HALVES_AT(2752) * byte_of(kept(s, outer), inner); }
 LEAST(q5_k) { return -HALVES_AT(2784) * byte_of(kept(s, 2 + outer), inner); }
@@ -158,7 +162,7 @@ CODE(q2_k) { return shr(AT(4 + 8 * outer + j), 2 * inner) & 3; }
 FACTOR(q2_k) { return HALVES_AT(1280) * byte_of((vu)AT(2 * outer + inner / 2) & 0x0f0f0f0f, inner % 2 * 2 + h); }
 LEAST(q2_k) { return -HALVES_AT(1312) * byte_of((vu)AT(2 * outer + inner / 2) >> 4 & 0x0f0f0f0f, inner % 2 * 2 + h); }
 
-// q3_k: 8 lines of third bits, bit i for group i, 16 lines of the lower two, 3 of factors for every 16, d
+// q3_k: 8 lines of third bits, 16 lines of the lower two, 3 of factors for every 16, d
 #define BYTES_q3_k 1760
 #define OUTER_q3_k 2
 #define INNER_q3_k 4
@@ -175,8 +179,7 @@ PREPARE(q3_k)
 }
 CODE(q3_k)
 {
-  const vb high = shr(AT(j), 4 * outer);
-  return (shr(AT(8 + 8 * outer + j), 2 * inner) & 3) | ((inner < 3 ? shl(high, 2 - inner) : shr(high, 1)) & 4);
+  return (shr(AT(8 + 8 * outer + j), 2 * inner) & 3) | bit(TOP(0), 2);
 }
 FACTOR(q3_k) { return HALVES_AT(1728) * (byte_of(kept(s, 2 * outer + inner / 2), inner % 2 * 2 + h) - 32); }
 NO_LEAST(q3_k)
@@ -184,6 +187,18 @@ NO_LEAST(q3_k)
 // APART keeps the compiler from loading the codes of several groups at once: it would have nowhere to
 // keep them.
 #define APART __asm__ volatile("" ::: "memory")
+
+// fetch asks for the lines that lie AHEAD of those in use. A core that waits for each line as it comes to
+// it reads at half the speed of memory. Every part asks for its share. To ask beyond the end of what
+// there is does no harm.
+#ifndef AHEAD
+#define AHEAD 4096
+#endif
+INLINE void fetch(const uint8_t* w, const int bytes)
+{
+#pragma clang loop unroll(full)
+  for (int i = 0; i < bytes; i += LINE * PARTS) __builtin_prefetch(w + AHEAD + i);
+}
 
 // one is a unit with one token: what it adds to the sums of part r.
 #define ONE(type) \
@@ -196,6 +211,7 @@ INLINE vf one_##type(const uint8_t* w, const int r, const struct act* x, long st
     _Pragma("clang loop unroll(full)") \
     for (int inner = 0; inner < INNER_##type; inner++, x += step) { \
       APART; \
+      fetch(w + r * LINE + (outer * INNER_##type + inner) * (BYTES_##type / (OUTER_##type * INNER_##type)), BYTES_##type / (OUTER_##type * INNER_##type)); \
       const quads q[2] = {quads_of(x->q), quads_of(x->q + 16)}; \
       vf t = all(0); \
       _Pragma("clang loop unroll(full)") \
