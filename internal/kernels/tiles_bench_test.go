@@ -69,8 +69,8 @@ func BenchmarkQuantizeActivations(b *testing.B) {
 	})
 }
 
-// BenchmarkPack turns rows of a weight into tiles, in and out of memory.
-func BenchmarkPack(b *testing.B) {
+// BenchmarkPackTiles turns rows of a weight into tiles, in and out of memory.
+func BenchmarkPackTiles(b *testing.B) {
 	eachLevel(b, func(b *testing.B, s *Set) {
 		for _, name := range tiledNames() {
 			b.Run(name, func(b *testing.B) {
