@@ -20,125 +20,173 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x30ec8348 // subq $0x30, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02068e0f; WORD $0x0000 // jle 0x226 <k_pack_lines+0x226>
-	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x01f98e0f; WORD $0x0000 // jle 0x226 <k_pack_lines+0x226>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x02e88e0f; WORD $0x0000 // jle 0x308 <k_pack_lines+0x308>
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x102c8d48 // leaq (%rax,%rdx), %rbp
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x2404894c // movq %r8, (%rsp)
-	LONG $0x38770348 // addq 0x38(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x384f0348 // addq 0x38(%rdi), %rcx
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x02c38f0f; WORD $0x0000 // jg 0x317 <k_pack_lines+0x317>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02ab8e0f; WORD $0x0000 // jle 0x308 <k_pack_lines+0x308>
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x3cc28348 // addq $0x3c, %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01d78e0f; WORD $0x0000 // jle 0x260 <k_pack_lines+0x260>
+	LONG $0x89148b46 // movl (%rcx,%r9,4), %r10d
+	LONG $0xc4508945 // movl %r10d, -0x3c(%r8)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x01cd860f; WORD $0x0000 // jbe 0x268 <k_pack_lines+0x268>
 	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	WORD $0x8941; BYTE $0xcb // movl %ecx, %r11d
-	LONG $0x03e38341 // andl $0x3, %r11d
-	QUAD $0xfffffffffffcbb48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rbx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xcb // andq %rcx, %rbx
-	LONG $0x020c8d4c // leaq (%rdx,%rax), %r9
-	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
-	WORD $0x8945; BYTE $0xdf // movl %r11d, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x2aeb // jmp 0xb3 <k_pack_lines+0xb3>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
-	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
-	LONG $0x24643b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r12
-	LONG $0x0173840f; WORD $0x0000 // je 0x226 <k_pack_lines+0x226>
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0xecaf0f4d // imulq %r12, %r13
-	LONG $0x246c034c; BYTE $0x10 // addq 0x10(%rsp), %r13
-	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x16eb // jmp 0xe4 <k_pack_lines+0xe4>
-	WORD $0x9066 // nop
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	WORD $0xac74 // je 0x90 <k_pack_lines+0x90>
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x177d // jge 0x100 <k_pack_lines+0x100>
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x3173 // jae 0x120 <k_pack_lines+0x120>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x73eb // jmp 0x166 <k_pack_lines+0x166>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x00a6830f; WORD $0x0000 // jae 0x1b0 <k_pack_lines+0x1b0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e1e9; BYTE $0x00 // jmp 0x1f2 <k_pack_lines+0x1f2>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x85748b41; BYTE $0x00 // movl (%r13,%rax,4), %esi
-	LONG $0x40b68941; WORD $0xffff; BYTE $0xff // movl %esi, -0xc0(%r14)
-	LONG $0x85748b41; BYTE $0x04 // movl 0x4(%r13,%rax,4), %esi
-	LONG $0x80768941 // movl %esi, -0x80(%r14)
-	LONG $0x85748b41; BYTE $0x08 // movl 0x8(%r13,%rax,4), %esi
-	LONG $0xc0768941 // movl %esi, -0x40(%r14)
-	LONG $0x85748b41; BYTE $0x0c // movl 0xc(%r13,%rax,4), %esi
-	WORD $0x8941; BYTE $0x36 // movl %esi, (%r14)
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xca75 // jne 0x130 <k_pack_lines+0x130>
-	WORD $0xc1f6; BYTE $0x03 // testb $0x3, %cl
-	LONG $0xff61840f; WORD $0xffff // je 0xd0 <k_pack_lines+0xd0>
-	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x86348b43 // movl (%r14,%r8,4), %esi
-	WORD $0x3089 // movl %esi, (%rax)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x40c08348 // addq $0x40, %rax
-	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xee75 // jne 0x190 <k_pack_lines+0x190>
-	LONG $0xffff29e9; BYTE $0xff // jmp 0xd0 <k_pack_lines+0xd0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00ffffff4086c741; WORD $0x0000; BYTE $0x00 // movl $0x0, -0xc0(%r14)
-	QUAD $0x000000008046c741 // movl $0x0, -0x80(%r14)
-	QUAD $0x00000000c046c741 // movl $0x0, -0x40(%r14)
-	LONG $0x0006c741; WORD $0x0000; BYTE $0x00 // movl $0x0, (%r14)
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xce75 // jne 0x1c0 <k_pack_lines+0x1c0>
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xfed5840f; WORD $0xffff // je 0xd0 <k_pack_lines+0xd0>
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000000004c742 // movl $0x0, (%rax,%r8)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xc8508945 // movl %r10d, -0x38(%r8)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x01bc860f; WORD $0x0000 // jbe 0x270 <k_pack_lines+0x270>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x51148d4e // leaq (%rcx,%r10,2), %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xcc508945 // movl %r10d, -0x34(%r8)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x01aa860f; WORD $0x0000 // jbe 0x278 <k_pack_lines+0x278>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xd0508945 // movl %r10d, -0x30(%r8)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x0195860f; WORD $0x0000 // jbe 0x280 <k_pack_lines+0x280>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x91148d4e // leaq (%rcx,%r10,4), %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xd4508945 // movl %r10d, -0x2c(%r8)
+	LONG $0x05f88348 // cmpq $0x5, %rax
+	LONG $0x0183860f; WORD $0x0000 // jbe 0x288 <k_pack_lines+0x288>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x92148d4f // leaq (%r10,%r10,4), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xd8508945 // movl %r10d, -0x28(%r8)
+	LONG $0x06f88348 // cmpq $0x6, %rax
+	LONG $0x016e860f; WORD $0x0000 // jbe 0x290 <k_pack_lines+0x290>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	LONG $0x51148d4e // leaq (%rcx,%r10,2), %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xdc508945 // movl %r10d, -0x24(%r8)
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x0158860f; WORD $0x0000 // jbe 0x298 <k_pack_lines+0x298>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	QUAD $0x00000000d51c8d4e // leaq (,%r10,8), %r11
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	LONG $0x8b148b47 // movl (%r11,%r9,4), %r10d
+	LONG $0xe0508945 // movl %r10d, -0x20(%r8)
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x013c860f; WORD $0x0000 // jbe 0x2a0 <k_pack_lines+0x2a0>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0xd1148d4e // leaq (%rcx,%r10,8), %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xe4508945 // movl %r10d, -0x1c(%r8)
+	LONG $0x09f88348 // cmpq $0x9, %rax
+	LONG $0x012a860f; WORD $0x0000 // jbe 0x2a8 <k_pack_lines+0x2a8>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0xd2148d4f // leaq (%r10,%r10,8), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xe8508945 // movl %r10d, -0x18(%r8)
+	LONG $0x0af88348 // cmpq $0xa, %rax
+	LONG $0x0115860f; WORD $0x0000 // jbe 0x2b0 <k_pack_lines+0x2b0>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x92148d4f // leaq (%r10,%r10,4), %r10
+	LONG $0x51148d4e // leaq (%rcx,%r10,2), %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xec508945 // movl %r10d, -0x14(%r8)
+	LONG $0x0bf88348 // cmpq $0xb, %rax
+	LONG $0x00ff860f; WORD $0x0000 // jbe 0x2b8 <k_pack_lines+0x2b8>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x921c8d4f // leaq (%r10,%r10,4), %r11
+	LONG $0x5a148d4f // leaq (%r10,%r11,2), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xf0508945 // movl %r10d, -0x10(%r8)
+	LONG $0x0cf88348 // cmpq $0xc, %rax
+	LONG $0x00e6860f; WORD $0x0000 // jbe 0x2c0 <k_pack_lines+0x2c0>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	LONG $0x91148d4e // leaq (%rcx,%r10,4), %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xf4508945 // movl %r10d, -0xc(%r8)
+	LONG $0x0df88348 // cmpq $0xd, %rax
+	LONG $0x00d0860f; WORD $0x0000 // jbe 0x2c8 <k_pack_lines+0x2c8>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x521c8d4f // leaq (%r10,%r10,2), %r11
+	LONG $0x9a148d4f // leaq (%r10,%r11,4), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xf8508945 // movl %r10d, -0x8(%r8)
+	LONG $0x0ef88348 // cmpq $0xe, %rax
+	LONG $0x00b7860f; WORD $0x0000 // jbe 0x2d0 <k_pack_lines+0x2d0>
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	LONG $0x1b148d4f // leaq (%r11,%r11), %r10
+	LONG $0x04e3c149 // shlq $0x4, %r11
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x8b1c8b47 // movl (%r11,%r9,4), %r11d
+	LONG $0xfc588945 // movl %r11d, -0x4(%r8)
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x009b820f; WORD $0x0000 // jb 0x2db <k_pack_lines+0x2db>
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x92148d4f // leaq (%r10,%r10,4), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x2db <k_pack_lines+0x2db>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x00000000c440c741 // movl $0x0, -0x3c(%r8)
+	QUAD $0x00000000c840c741 // movl $0x0, -0x38(%r8)
+	QUAD $0x00000000cc40c741 // movl $0x0, -0x34(%r8)
+	QUAD $0x00000000d040c741 // movl $0x0, -0x30(%r8)
+	QUAD $0x00000000d440c741 // movl $0x0, -0x2c(%r8)
+	QUAD $0x00000000d840c741 // movl $0x0, -0x28(%r8)
+	QUAD $0x00000000dc40c741 // movl $0x0, -0x24(%r8)
+	QUAD $0x00000000e040c741 // movl $0x0, -0x20(%r8)
+	QUAD $0x00000000e440c741 // movl $0x0, -0x1c(%r8)
+	QUAD $0x00000000e840c741 // movl $0x0, -0x18(%r8)
+	QUAD $0x00000000ec40c741 // movl $0x0, -0x14(%r8)
+	QUAD $0x00000000f040c741 // movl $0x0, -0x10(%r8)
+	QUAD $0x00000000f440c741 // movl $0x0, -0xc(%r8)
+	QUAD $0x00000000f840c741 // movl $0x0, -0x8(%r8)
+	QUAD $0x00000000fc40c741 // movl $0x0, -0x4(%r8)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8945; BYTE $0x10 // movl %r10d, (%r8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x40c08349 // addq $0x40, %r8
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0xef75 // jne 0x210 <k_pack_lines+0x210>
-	LONG $0xfffeaae9; BYTE $0xff // jmp 0xd0 <k_pack_lines+0xd0>
-	LONG $0x30c48348 // addq $0x30, %rsp
+	LONG $0x244c394c; BYTE $0x18 // cmpq %r9, 0x18(%rsp)
+	LONG $0xfd90850f; WORD $0xffff // jne 0x80 <k_pack_lines+0x80>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x24540348; BYTE $0x28 // addq 0x28(%rsp), %rdx
+	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
+	LONG $0x24743b48; BYTE $0x30 // cmpq 0x30(%rsp), %rsi
+	LONG $0xfd68850f; WORD $0xffff // jne 0x70 <k_pack_lines+0x70>
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -146,6 +194,400 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	BYTE $0xc3 // retq
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x10578b4c // movq 0x10(%rdi), %r10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	WORD $0x22eb // jmp 0x349 <k_pack_lines+0x349>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0xbf74 // je 0x308 <k_pack_lines+0x308>
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0xd8af0f48 // imulq %rax, %rbx
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x74eb // jmp 0x3da <k_pack_lines+0x3da>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0xe214f0c5 // vunpcklps %xmm2, %xmm1, %xmm4 # xmm4 = xmm1[0],xmm2[0],xmm1[1],xmm2[1]
+	LONG $0xe814e0c5 // vunpcklps %xmm0, %xmm3, %xmm5 # xmm5 = xmm3[0],xmm0[0],xmm3[1],xmm0[1]
+	LONG $0xca15f0c5 // vunpckhps %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[2],xmm2[2],xmm1[3],xmm2[3]
+	LONG $0xc015e0c5 // vunpckhps %xmm0, %xmm3, %xmm0 # xmm0 = xmm3[2],xmm0[2],xmm3[3],xmm0[3]
+	LONG $0xd516d8c5 // vmovlhps %xmm5, %xmm4, %xmm2 # xmm2 = xmm4[0],xmm5[0]
+	LONG $0x5311f8c5; BYTE $0x30 // vmovups %xmm2, 0x30(%rbx)
+	LONG $0xd515d9c5 // vunpckhpd %xmm5, %xmm4, %xmm2 # xmm2 = xmm4[1],xmm5[1]
+	LONG $0x5311f8c5; BYTE $0x70 // vmovups %xmm2, 0x70(%rbx)
+	LONG $0xd016f0c5 // vmovlhps %xmm0, %xmm1, %xmm2 # xmm2 = xmm1[0],xmm0[0]
+	QUAD $0x000000b09311f8c5 // vmovups %xmm2, 0xb0(%rbx)
+	LONG $0xc015f1c5 // vunpckhpd %xmm0, %xmm1, %xmm0 # xmm0 = xmm1[1],xmm0[1]
+	QUAD $0x000000f08311f8c5 // vmovups %xmm0, 0xf0(%rbx)
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	LONG $0x04558d49 // leaq 0x4(%r13), %rdx
+	LONG $0x08c58349 // addq $0x8, %r13
+	LONG $0x10c68349 // addq $0x10, %r14
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	LONG $0x03e68f0f; WORD $0x0000 // jg 0x7c0 <k_pack_lines+0x7c0>
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x6a7e // jle 0x450 <k_pack_lines+0x450>
+	LONG $0x1078a1c4; WORD $0xa90c // vmovups (%rcx,%r13,4), %xmm1
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0x7e72 // jb 0x470 <k_pack_lines+0x470>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x1078a1c4; WORD $0xa814 // vmovups (%rax,%r13,4), %xmm2
+	LONG $0x03fa8349 // cmpq $0x3, %r10
+	LONG $0x0315820f; WORD $0x0000 // jb 0x71e <k_pack_lines+0x71e>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x41048d48 // leaq (%rcx,%rax,2), %rax
+	LONG $0x1078a1c4; WORD $0xa81c // vmovups (%rax,%r13,4), %xmm3
+	LONG $0x034b860f; WORD $0x0000 // jbe 0x768 <k_pack_lines+0x768>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x1078a1c4; WORD $0xa824 // vmovups (%rax,%r13,4), %xmm4
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x10244489 // movl %eax, 0x10(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
+	WORD $0x52eb // jmp 0x494 <k_pack_lines+0x494>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000142444c7 // movl $0x0, 0x14(%rsp)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x00000000102444c7 // movl $0x0, 0x10(%rsp)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x1aeb // jmp 0x484 <k_pack_lines+0x484>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000000142444c7 // movl $0x0, 0x14(%rsp)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x00000000102444c7 // movl $0x0, 0x10(%rsp)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	QUAD $0x000000000c2444c7 // movl $0x0, 0xc(%rsp)
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xea14f0c5 // vunpcklps %xmm2, %xmm1, %xmm5 # xmm5 = xmm1[0],xmm2[0],xmm1[1],xmm2[1]
+	LONG $0xf414e0c5 // vunpcklps %xmm4, %xmm3, %xmm6 # xmm6 = xmm3[0],xmm4[0],xmm3[1],xmm4[1]
+	LONG $0xca15f0c5 // vunpckhps %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[2],xmm2[2],xmm1[3],xmm2[3]
+	LONG $0xd415e0c5 // vunpckhps %xmm4, %xmm3, %xmm2 # xmm2 = xmm3[2],xmm4[2],xmm3[3],xmm4[3]
+	LONG $0xde16d0c5 // vmovlhps %xmm6, %xmm5, %xmm3 # xmm3 = xmm5[0],xmm6[0]
+	LONG $0x1b11f8c5 // vmovups %xmm3, (%rbx)
+	LONG $0xde15d1c5 // vunpckhpd %xmm6, %xmm5, %xmm3 # xmm3 = xmm5[1],xmm6[1]
+	LONG $0x5b11f8c5; BYTE $0x40 // vmovups %xmm3, 0x40(%rbx)
+	LONG $0xda16f0c5 // vmovlhps %xmm2, %xmm1, %xmm3 # xmm3 = xmm1[0],xmm2[0]
+	QUAD $0x000000809b11f8c5 // vmovups %xmm3, 0x80(%rbx)
+	LONG $0xca15f1c5 // vunpckhpd %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[1],xmm2[1]
+	QUAD $0x000000c08b11f8c5 // vmovups %xmm1, 0xc0(%rbx)
+	LONG $0x05fa8349 // cmpq $0x5, %r10
+	WORD $0x6d7c // jl 0x540 <k_pack_lines+0x540>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x1078a1c4; WORD $0xa80c // vmovups (%rax,%r13,4), %xmm1
+	WORD $0x7d76 // jbe 0x560 <k_pack_lines+0x560>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x1078a1c4; WORD $0xa814 // vmovups (%rax,%r13,4), %xmm2
+	LONG $0x07fa8349 // cmpq $0x7, %r10
+	LONG $0x0237820f; WORD $0x0000 // jb 0x735 <k_pack_lines+0x735>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x41048d48 // leaq (%rcx,%rax,2), %rax
+	LONG $0x1078a1c4; WORD $0xa81c // vmovups (%rax,%r13,4), %xmm3
+	LONG $0x026b860f; WORD $0x0000 // jbe 0x781 <k_pack_lines+0x781>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x1078a1c4; WORD $0xaa04 // vmovups (%rdx,%r13,4), %xmm0
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x08244489 // movl %eax, 0x8(%rsp)
+	LONG $0x000250e9; BYTE $0x00 // jmp 0x789 <k_pack_lines+0x789>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000000082444c7 // movl $0x0, 0x8(%rsp)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x00000000042444c7 // movl $0x0, 0x4(%rsp)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x1aeb // jmp 0x574 <k_pack_lines+0x574>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000000082444c7 // movl $0x0, 0x8(%rsp)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x00000000042444c7 // movl $0x0, 0x4(%rsp)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x002404c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rsp)
+	LONG $0xe214f0c5 // vunpcklps %xmm2, %xmm1, %xmm4 # xmm4 = xmm1[0],xmm2[0],xmm1[1],xmm2[1]
+	LONG $0xe814e0c5 // vunpcklps %xmm0, %xmm3, %xmm5 # xmm5 = xmm3[0],xmm0[0],xmm3[1],xmm0[1]
+	LONG $0xca15f0c5 // vunpckhps %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[2],xmm2[2],xmm1[3],xmm2[3]
+	LONG $0xc015e0c5 // vunpckhps %xmm0, %xmm3, %xmm0 # xmm0 = xmm3[2],xmm0[2],xmm3[3],xmm0[3]
+	LONG $0xd516d8c5 // vmovlhps %xmm5, %xmm4, %xmm2 # xmm2 = xmm4[0],xmm5[0]
+	LONG $0x5311f8c5; BYTE $0x10 // vmovups %xmm2, 0x10(%rbx)
+	LONG $0xd515d9c5 // vunpckhpd %xmm5, %xmm4, %xmm2 # xmm2 = xmm4[1],xmm5[1]
+	LONG $0x5311f8c5; BYTE $0x50 // vmovups %xmm2, 0x50(%rbx)
+	LONG $0xd016f0c5 // vmovlhps %xmm0, %xmm1, %xmm2 # xmm2 = xmm1[0],xmm0[0]
+	QUAD $0x000000909311f8c5 // vmovups %xmm2, 0x90(%rbx)
+	LONG $0xc015f1c5 // vunpckhpd %xmm0, %xmm1, %xmm0 # xmm0 = xmm1[1],xmm0[1]
+	QUAD $0x000000d08311f8c5 // vmovups %xmm0, 0xd0(%rbx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x09fa8349 // cmpq $0x9, %r10
+	WORD $0x6d7c // jl 0x630 <k_pack_lines+0x630>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0xc1048d48 // leaq (%rcx,%rax,8), %rax
+	LONG $0x1078a1c4; WORD $0xa80c // vmovups (%rax,%r13,4), %xmm1
+	WORD $0x6d76 // jbe 0x640 <k_pack_lines+0x640>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x1078a1c4; WORD $0xa814 // vmovups (%rax,%r13,4), %xmm2
+	LONG $0x0bfa8349 // cmpq $0xb, %r10
+	LONG $0x015e820f; WORD $0x0000 // jb 0x74c <k_pack_lines+0x74c>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x41048d48 // leaq (%rcx,%rax,2), %rax
+	LONG $0x1078a1c4; WORD $0xa81c // vmovups (%rax,%r13,4), %xmm3
+	LONG $0x0193860f; WORD $0x0000 // jbe 0x799 <k_pack_lines+0x799>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
+	LONG $0x50048d48 // leaq (%rax,%rdx,2), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x1078a1c4; WORD $0xa824 // vmovups (%rax,%r13,4), %xmm4
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x2feb // jmp 0x654 <k_pack_lines+0x654>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x0aeb // jmp 0x649 <k_pack_lines+0x649>
+	BYTE $0x90 // nop
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xea14f0c5 // vunpcklps %xmm2, %xmm1, %xmm5 # xmm5 = xmm1[0],xmm2[0],xmm1[1],xmm2[1]
+	LONG $0xf414e0c5 // vunpcklps %xmm4, %xmm3, %xmm6 # xmm6 = xmm3[0],xmm4[0],xmm3[1],xmm4[1]
+	LONG $0xca15f0c5 // vunpckhps %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[2],xmm2[2],xmm1[3],xmm2[3]
+	LONG $0xd415e0c5 // vunpckhps %xmm4, %xmm3, %xmm2 # xmm2 = xmm3[2],xmm4[2],xmm3[3],xmm4[3]
+	LONG $0xde16d0c5 // vmovlhps %xmm6, %xmm5, %xmm3 # xmm3 = xmm5[0],xmm6[0]
+	LONG $0x5b11f8c5; BYTE $0x20 // vmovups %xmm3, 0x20(%rbx)
+	LONG $0xde15d1c5 // vunpckhpd %xmm6, %xmm5, %xmm3 # xmm3 = xmm5[1],xmm6[1]
+	LONG $0x5b11f8c5; BYTE $0x60 // vmovups %xmm3, 0x60(%rbx)
+	LONG $0xda16f0c5 // vmovlhps %xmm2, %xmm1, %xmm3 # xmm3 = xmm1[0],xmm2[0]
+	QUAD $0x000000a09b11f8c5 // vmovups %xmm3, 0xa0(%rbx)
+	LONG $0xca15f1c5 // vunpckhpd %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[1],xmm2[1]
+	QUAD $0x000000e08b11f8c5 // vmovups %xmm1, 0xe0(%rbx)
+	LONG $0x0dfa8349 // cmpq $0xd, %r10
+	LONG $0xfcd88c0f; WORD $0xffff // jl 0x370 <k_pack_lines+0x370>
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	LONG $0x1078a1c4; WORD $0xaa0c // vmovups (%rdx,%r13,4), %xmm1
+	WORD $0x6476 // jbe 0x710 <k_pack_lines+0x710>
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x520c8d4c // leaq (%rdx,%rdx,2), %r9
+	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x1078a1c4; WORD $0xaa14 // vmovups (%rdx,%r13,4), %xmm2
+	LONG $0x0ffa8349 // cmpq $0xf, %r10
+	LONG $0x008f820f; WORD $0x0000 // jb 0x75a <k_pack_lines+0x75a>
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x120c8d4c // leaq (%rdx,%rdx), %r9
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x1078a1c4; WORD $0xaa1c // vmovups (%rdx,%r13,4), %xmm3
+	LONG $0x10fa8349 // cmpq $0x10, %r10
+	LONG $0x00b9820f; WORD $0x0000 // jb 0x7a6 <k_pack_lines+0x7a6>
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x92148d48 // leaq (%rdx,%rdx,4), %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x1078a1c4; WORD $0xaa04 // vmovups (%rdx,%r13,4), %xmm0
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x7a8 <k_pack_lines+0x7a8>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xfffc5fe9; BYTE $0xff // jmp 0x37d <k_pack_lines+0x37d>
+	QUAD $0x00000000142444c7 // movl $0x0, 0x14(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x10244489 // movl %eax, 0x10(%rsp)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xfffd53e9; BYTE $0xff // jmp 0x488 <k_pack_lines+0x488>
+	QUAD $0x00000000082444c7 // movl $0x0, 0x8(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x04244489 // movl %eax, 0x4(%rsp)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xfffe2ce9; BYTE $0xff // jmp 0x578 <k_pack_lines+0x578>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xfffef3e9; BYTE $0xff // jmp 0x64d <k_pack_lines+0x64d>
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xfffc19e9; BYTE $0xff // jmp 0x381 <k_pack_lines+0x381>
+	QUAD $0x00000000142444c7 // movl $0x0, 0x14(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x10244489 // movl %eax, 0x10(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
+	LONG $0xfffd0fe9; BYTE $0xff // jmp 0x490 <k_pack_lines+0x490>
+	QUAD $0x00000000082444c7 // movl $0x0, 0x8(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x04244489 // movl %eax, 0x4(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x0489; BYTE $0x24 // movl %eax, (%rsp)
+	LONG $0xfffde6e9; BYTE $0xff // jmp 0x57f <k_pack_lines+0x57f>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	LONG $0xfffeaae9; BYTE $0xff // jmp 0x650 <k_pack_lines+0x650>
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	LONG $0xfffbd1e9; BYTE $0xff // jmp 0x384 <k_pack_lines+0x384>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xfb678d0f; WORD $0xffff // jge 0x330 <k_pack_lines+0x330>
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x1ceb // jmp 0x7ea <k_pack_lines+0x7ea>
+	WORD $0x9066 // nop
+	LONG $0x3c6b8944 // movl %r13d, 0x3c(%rbx)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0x24543b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdx
+	LONG $0xfb468d0f; WORD $0xffff // jge 0x330 <k_pack_lines+0x330>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x037e // jle 0x7fb <k_pack_lines+0x7fb>
+	WORD $0x8b45; BYTE $0x2e // movl (%r14), %r13d
+	WORD $0x8944; BYTE $0x2b // movl %r13d, (%rbx)
+	LONG $0x10247c80; BYTE $0x00 // cmpb $0x0, 0x10(%rsp)
+	WORD $0x0874 // je 0x80d <k_pack_lines+0x80d>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x0e0c8b47 // movl (%r14,%r9), %r9d
+	LONG $0x044b8944 // movl %r9d, 0x4(%rbx)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0x0c247c80; BYTE $0x00 // cmpb $0x0, 0xc(%rsp)
+	WORD $0x0874 // je 0x829 <k_pack_lines+0x829>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x4e0c8b47 // movl (%r14,%r9,2), %r9d
+	LONG $0x084b8944 // movl %r9d, 0x8(%rbx)
+	LONG $0x14247c80; BYTE $0x00 // cmpb $0x0, 0x14(%rsp)
+	WORD $0x0c74 // je 0x840 <k_pack_lines+0x840>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
+	LONG $0x0e2c8b47 // movl (%r14,%r9), %r13d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x0c6b8944 // movl %r13d, 0xc(%rbx)
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0x05fa8349 // cmpq $0x5, %r10
+	WORD $0x087c // jl 0x85b <k_pack_lines+0x85b>
+	LONG $0x186f8b4c // movq 0x18(%rdi), %r13
+	LONG $0xae2c8b47 // movl (%r14,%r13,4), %r13d
+	LONG $0x106b8944 // movl %r13d, 0x10(%rbx)
+	LONG $0x04247c80; BYTE $0x00 // cmpb $0x0, 0x4(%rsp)
+	WORD $0x0c74 // je 0x872 <k_pack_lines+0x872>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x890c8d4f // leaq (%r9,%r9,4), %r9
+	LONG $0x0e0c8b47 // movl (%r14,%r9), %r9d
+	LONG $0x144b8944 // movl %r9d, 0x14(%rbx)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0x00243c80 // cmpb $0x0, (%rsp)
+	WORD $0x0c74 // je 0x891 <k_pack_lines+0x891>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
+	LONG $0x4e0c8b47 // movl (%r14,%r9,2), %r9d
+	LONG $0x184b8944 // movl %r9d, 0x18(%rbx)
+	LONG $0x08247c80; BYTE $0x00 // cmpb $0x0, 0x8(%rsp)
+	WORD $0x1374 // je 0x8af <k_pack_lines+0x8af>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	QUAD $0x00000000cd2c8d4e // leaq (,%r9,8), %r13
+	WORD $0x294d; BYTE $0xcd // subq %r9, %r13
+	LONG $0x2e2c8b47 // movl (%r14,%r13), %r13d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x1c6b8944 // movl %r13d, 0x1c(%rbx)
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0x09fa8349 // cmpq $0x9, %r10
+	WORD $0x087c // jl 0x8ca <k_pack_lines+0x8ca>
+	LONG $0x186f8b4c // movq 0x18(%rdi), %r13
+	LONG $0xee2c8b47 // movl (%r14,%r13,8), %r13d
+	LONG $0x206b8944 // movl %r13d, 0x20(%rbx)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x0c74 // je 0x8df <k_pack_lines+0x8df>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0xc90c8d4f // leaq (%r9,%r9,8), %r9
+	LONG $0x0e0c8b47 // movl (%r14,%r9), %r9d
+	LONG $0x244b8944 // movl %r9d, 0x24(%rbx)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0c74 // je 0x8fd <k_pack_lines+0x8fd>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x890c8d4f // leaq (%r9,%r9,4), %r9
+	LONG $0x4e0c8b47 // movl (%r14,%r9,2), %r9d
+	LONG $0x284b8944 // movl %r9d, 0x28(%rbx)
+	WORD $0xc084 // testb %al, %al
+	WORD $0x1074 // je 0x915 <k_pack_lines+0x915>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x892c8d4f // leaq (%r9,%r9,4), %r13
+	LONG $0x690c8d4f // leaq (%r9,%r13,2), %r9
+	LONG $0x0e2c8b47 // movl (%r14,%r9), %r13d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x2c6b8944 // movl %r13d, 0x2c(%rbx)
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0x0dfa8349 // cmpq $0xd, %r10
+	WORD $0x0d7c // jl 0x935 <k_pack_lines+0x935>
+	LONG $0x186f8b4c // movq 0x18(%rdi), %r13
+	LONG $0x6d6c8d4f; BYTE $0x00 // leaq (%r13,%r13,2), %r13
+	LONG $0xae2c8b47 // movl (%r14,%r13,4), %r13d
+	LONG $0x306b8944 // movl %r13d, 0x30(%rbx)
+	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
+	WORD $0x1074 // je 0x94e <k_pack_lines+0x94e>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x492c8d4f // leaq (%r9,%r9,2), %r13
+	LONG $0xa90c8d4f // leaq (%r9,%r13,4), %r9
+	LONG $0x0e0c8b47 // movl (%r14,%r9), %r9d
+	LONG $0x344b8944 // movl %r9d, 0x34(%rbx)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x1374 // je 0x973 <k_pack_lines+0x973>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x09348d4b // leaq (%r9,%r9), %rsi
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x0e0c8b47 // movl (%r14,%r9), %r9d
+	LONG $0x384b8944 // movl %r9d, 0x38(%rbx)
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	LONG $0xfe50840f; WORD $0xffff // je 0x7d0 <k_pack_lines+0x7d0>
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0xb6348d48 // leaq (%rsi,%rsi,4), %rsi
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	LONG $0x362c8b45 // movl (%r14,%rsi), %r13d
+	LONG $0xfffe3be9; BYTE $0xff // jmp 0x7d0 <k_pack_lines+0x7d0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// pack_halves
@@ -159,10 +601,10 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01f58e0f; WORD $0x0000 // jle 0x455 <k_pack_halves+0x215>
+	LONG $0x01f58e0f; WORD $0x0000 // jle 0xbb5 <k_pack_halves+0x215>
 	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x01e88e0f; WORD $0x0000 // jle 0x455 <k_pack_halves+0x215>
+	LONG $0x01e88e0f; WORD $0x0000 // jle 0xbb5 <k_pack_halves+0x215>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
@@ -184,7 +626,7 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xdf // movl %r11d, %r15d
 	LONG $0x05e7c141 // shll $0x5, %r15d
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x2deb // jmp 0x2f3 <k_pack_halves+0xb3>
+	WORD $0x2deb // jmp 0xa53 <k_pack_halves+0xb3>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
@@ -193,32 +635,32 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
 	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
 	LONG $0x24643b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r12
-	LONG $0x0162840f; WORD $0x0000 // je 0x455 <k_pack_halves+0x215>
+	LONG $0x0162840f; WORD $0x0000 // je 0xbb5 <k_pack_halves+0x215>
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0xecaf0f4d // imulq %r12, %r13
 	LONG $0x246c034c; BYTE $0x10 // addq 0x10(%rsp), %r13
 	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
 	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x16eb // jmp 0x324 <k_pack_halves+0xe4>
+	WORD $0x16eb // jmp 0xa84 <k_pack_halves+0xe4>
 	WORD $0x9066 // nop
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x02c58348 // addq $0x2, %rbp
 	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	WORD $0xac74 // je 0x2d0 <k_pack_halves+0x90>
+	WORD $0xac74 // je 0xa30 <k_pack_halves+0x90>
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x177d // jge 0x340 <k_pack_halves+0x100>
+	WORD $0x177d // jge 0xaa0 <k_pack_halves+0x100>
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x3173 // jae 0x360 <k_pack_halves+0x120>
+	WORD $0x3173 // jae 0xac0 <k_pack_halves+0x120>
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x75eb // jmp 0x3a8 <k_pack_halves+0x168>
+	WORD $0x75eb // jmp 0xb08 <k_pack_halves+0x168>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x00a6830f; WORD $0x0000 // jae 0x3f0 <k_pack_halves+0x1b0>
+	LONG $0x00a6830f; WORD $0x0000 // jae 0xb50 <k_pack_halves+0x1b0>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x428 <k_pack_halves+0x1e8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0xb88 <k_pack_halves+0x1e8>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	WORD $0xc031 // xorl %eax, %eax
@@ -234,9 +676,9 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x80ee8349 // subq $-0x80, %r14
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xc875 // jne 0x370 <k_pack_halves+0x130>
+	WORD $0xc875 // jne 0xad0 <k_pack_halves+0x130>
 	WORD $0xc1f6; BYTE $0x03 // testb $0x3, %cl
-	LONG $0xff5f840f; WORD $0xffff // je 0x310 <k_pack_halves+0xd0>
+	LONG $0xff5f840f; WORD $0xffff // je 0xa70 <k_pack_halves+0xd0>
 	QUAD $0x0000000045348d4c // leaq (,%rax,2), %r14
 	WORD $0x014d; BYTE $0xee // addq %r13, %r14
 	LONG $0x05e0c148 // shlq $0x5, %rax
@@ -248,8 +690,8 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xec75 // jne 0x3d0 <k_pack_halves+0x190>
-	LONG $0xffff27e9; BYTE $0xff // jmp 0x310 <k_pack_halves+0xd0>
+	WORD $0xec75 // jne 0xb30 <k_pack_halves+0x190>
+	LONG $0xffff27e9; BYTE $0xff // jmp 0xa70 <k_pack_halves+0xd0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	WORD $0xc031 // xorl %eax, %eax
@@ -261,9 +703,9 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x80ee8349 // subq $-0x80, %r14
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xd875 // jne 0x400 <k_pack_halves+0x1c0>
+	WORD $0xd875 // jne 0xb60 <k_pack_halves+0x1c0>
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xfedf840f; WORD $0xffff // je 0x310 <k_pack_halves+0xd0>
+	LONG $0xfedf840f; WORD $0xffff // je 0xa70 <k_pack_halves+0xd0>
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -271,8 +713,8 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c74266; WORD $0x0000; BYTE $0x00 // movw $0x0, (%rax,%r8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0xf075 // jne 0x440 <k_pack_halves+0x200>
-	LONG $0xfffebbe9; BYTE $0xff // jmp 0x310 <k_pack_halves+0xd0>
+	WORD $0xf075 // jne 0xba0 <k_pack_halves+0x200>
+	LONG $0xfffebbe9; BYTE $0xff // jmp 0xa70 <k_pack_halves+0xd0>
 	LONG $0x30c48348 // addq $0x30, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -286,7 +728,7 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_bits
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x010b8e0f; WORD $0x0000 // jle 0x588 <k_pack_bits+0x118>
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0xce8 <k_pack_bits+0x118>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
@@ -299,30 +741,30 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0002e8052179e2c4; BYTE $0x00 // vpmovsxbd 0x2e8(%rip), %xmm0 # 0x794 <k_pack_groups+0x204>
-	QUAD $0x0002db0d587de2c4; BYTE $0x00 // vpbroadcastd 0x2db(%rip), %ymm1 # 0x790 <k_pack_groups+0x200>
-	QUAD $0x000002e3156ffdc5 // vmovdqa 0x2e3(%rip), %ymm2 # 0x7a0 <k_pack_groups+0x210>
-	QUAD $0x000002fb1d6ffdc5 // vmovdqa 0x2fb(%rip), %ymm3 # 0x7c0 <k_pack_groups+0x230>
-	WORD $0x18eb // jmp 0x4df <k_pack_bits+0x6f>
+	QUAD $0x000308052179e2c4; BYTE $0x00 // vpmovsxbd 0x308(%rip), %xmm0 # 0xf14 <k_pack_groups+0x224>
+	QUAD $0x0002fb0d587de2c4; BYTE $0x00 // vpbroadcastd 0x2fb(%rip), %ymm1 # 0xf10 <k_pack_groups+0x220>
+	QUAD $0x00000303156ffdc5 // vmovdqa 0x303(%rip), %ymm2 # 0xf20 <k_pack_groups+0x230>
+	QUAD $0x0000031b1d6ffdc5 // vmovdqa 0x31b(%rip), %ymm3 # 0xf40 <k_pack_groups+0x250>
+	WORD $0x18eb // jmp 0xc3f <k_pack_bits+0x6f>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x00a5840f; WORD $0x0000 // je 0x584 <k_pack_bits+0x114>
+	LONG $0x00a5840f; WORD $0x0000 // je 0xce4 <k_pack_bits+0x114>
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0xdaaf0f4d // imulq %r10, %r11
 	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x12eb // jmp 0x4ff <k_pack_bits+0x8f>
+	WORD $0x12eb // jmp 0xc5f <k_pack_bits+0x8f>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x2c89; BYTE $0x9a // movl %ebp, (%rdx,%rbx,4)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0xd174 // je 0x4d0 <k_pack_bits+0x60>
+	WORD $0xd174 // je 0xc30 <k_pack_bits+0x60>
 	WORD $0xed31 // xorl %ebp, %ebp
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0xea7d // jge 0x4f0 <k_pack_bits+0x80>
+	WORD $0xea7d // jge 0xc50 <k_pack_bits+0x80>
 	WORD $0x8b41; BYTE $0x2b // movl (%r11), %ebp
 	WORD $0x8941; BYTE $0xee // movl %ebp, %r14d
 	LONG $0x04eec141 // shrl $0x4, %r14d
@@ -349,7 +791,7 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xec70f9c5; BYTE $0x55 // vpshufd $0x55, %xmm4, %xmm5 # xmm5 = xmm4[1,1,1,1]
 	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
 	LONG $0xe57ef9c5 // vmovd %xmm4, %ebp
-	LONG $0xffff6ce9; BYTE $0xff // jmp 0x4f0 <k_pack_bits+0x80>
+	LONG $0xffff6ce9; BYTE $0xff // jmp 0xc50 <k_pack_bits+0x80>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
@@ -360,7 +802,7 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_groups
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01ce8e0f; WORD $0x0000 // jle 0x76b <k_pack_groups+0x1db>
+	LONG $0x01ce8e0f; WORD $0x0000 // jle 0xecb <k_pack_groups+0x1db>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -377,15 +819,15 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	LONG $0x1cc18349 // addq $0x1c, %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x12eb // jmp 0x5e2 <k_pack_groups+0x52>
+	WORD $0x12eb // jmp 0xd42 <k_pack_groups+0x52>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x0181840f; WORD $0x0000 // je 0x763 <k_pack_groups+0x1d3>
+	LONG $0x0181840f; WORD $0x0000 // je 0xec3 <k_pack_groups+0x1d3>
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x000124e9; BYTE $0x00 // jmp 0x710 <k_pack_groups+0x180>
+	LONG $0x000124e9; BYTE $0x00 // jmp 0xe70 <k_pack_groups+0x180>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xe46b8b41 // movl -0x1c(%r11), %ebp
 	LONG $0xe8738b45 // movl -0x18(%r11), %r14d
@@ -446,9 +888,9 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	LONG $0xfec0840f; WORD $0xffff // je 0x5d0 <k_pack_groups+0x40>
+	LONG $0xfec0840f; WORD $0xffff // je 0xd30 <k_pack_groups+0x40>
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xfed78c0f; WORD $0xffff // jl 0x5f0 <k_pack_groups+0x60>
+	LONG $0xfed78c0f; WORD $0xffff // jl 0xd50 <k_pack_groups+0x60>
 	LONG $0x009a04c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rdx,%rbx,4)
 	QUAD $0x00000001009a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x100(%rdx,%rbx,4)
 	QUAD $0x00000000409a44c7 // movl $0x0, 0x40(%rdx,%rbx,4)
@@ -457,13 +899,45 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000001809a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x180(%rdx,%rbx,4)
 	QUAD $0x00000000c09a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0xc0(%rdx,%rbx,4)
 	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x96eb // jmp 0x6f9 <k_pack_groups+0x169>
+	WORD $0x96eb // jmp 0xe59 <k_pack_groups+0x169>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -14,623 +14,621 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// pack_lines
+	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54004bcb // b.lt 0x980 <k_pack_lines+0x980>
-	WORD $0xf940240f // ldr x15, [x0, #0x48]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54004b6b // b.lt 0x980 <k_pack_lines+0x980>
-	WORD $0xd10383ff // sub sp, sp, #0xe0
-	WORD $0xa9403809 // ldp x9, x14, [x0]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xa9438410 // ldp x16, x1, [x0, #0x38]
-	WORD $0x927ff5f1 // and x17, x15, #0x7ffffffffffffffe
-	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
-	WORD $0xa942ac0c // ldp x12, x11, [x0, #0x28]
-	WORD $0xf90003e8 // str x8, [sp]
-	WORD $0x8b1001d5 // add x21, x14, x16
-	WORD $0xa9410c10 // ldp x16, x3, [x0, #0x10]
-	WORD $0x8b01012d // add x13, x9, x1
-	WORD $0x8b090026 // add x6, x1, x9
-	WORD $0x52800169 // mov w9, #0xb // =11
-	WORD $0x528001ae // mov w14, #0xd // =13
-	WORD $0xa90833fd // stp x29, x12, [sp, #0x80]
-	WORD $0x910100c0 // add x0, x6, #0x40
-	WORD $0x9b097c69 // mul x9, x3, x9
-	WORD $0xd37ff86c // lsl x12, x3, #1
-	WORD $0xd37ef468 // lsl x8, x3, #2
-	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
-	WORD $0x910110c1 // add x1, x6, #0x44
-	WORD $0x910120c2 // add x2, x6, #0x48
-	WORD $0x9b0e7c6e // mul x14, x3, x14
-	WORD $0xf9003fe8 // str x8, [sp, #0x78]
-	WORD $0x910130c4 // add x4, x6, #0x4c
-	WORD $0xa9068fec // stp x12, x3, [sp, #0x68]
-	WORD $0x910140c5 // add x5, x6, #0x50
-	WORD $0x910150c7 // add x7, x6, #0x54
-	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
-	WORD $0xd37df068 // lsl x8, x3, #3
-	WORD $0x910180d6 // add x22, x6, #0x60
-	WORD $0xa90527ee // stp x14, x9, [sp, #0x50]
-	WORD $0xd37cec69 // lsl x9, x3, #4
-	WORD $0x9101b0d9 // add x25, x6, #0x6c
-	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
-	WORD $0x910190d7 // add x23, x6, #0x64
-	WORD $0x9101a0d8 // add x24, x6, #0x68
-	WORD $0xcb0c012e // sub x14, x9, x12
-	WORD $0xcb030129 // sub x9, x9, x3
-	WORD $0xa9043be9 // stp x9, x14, [sp, #0x40]
-	WORD $0x8b030189 // add x9, x12, x3
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
-	WORD $0x910160d3 // add x19, x6, #0x58
-	WORD $0x910170d4 // add x20, x6, #0x5c
-	WORD $0x9101c0db // add x27, x6, #0x70
-	WORD $0x9101d0dd // add x29, x6, #0x74
-	WORD $0x9101e0da // add x26, x6, #0x78
-	WORD $0x9101f0de // add x30, x6, #0x7c
-	WORD $0xd37ff926 // lsl x6, x9, #1
-	WORD $0x8b03018e // add x14, x12, x3
-	WORD $0xf90033e8 // str x8, [sp, #0x60]
-	WORD $0xf94003ec // ldr x12, [sp]
-	WORD $0xa902bbe6 // stp x6, x14, [sp, #0x28]
-	WORD $0xcb030106 // sub x6, x8, x3
-	WORD $0x8b030108 // add x8, x8, x3
-	WORD $0xa9019be8 // stp x8, x6, [sp, #0x18]
-	WORD $0xd37ff9c8 // lsl x8, x14, #1
-	WORD $0xf9001fe9 // str x9, [sp, #0x38]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0xa90223fd // stp x29, x8, [sp, #0x20]
+	WORD $0x540049cb // b.lt 0x95c <k_pack_lines+0x95c>
+	WORD $0xa9432c08 // ldp x8, x11, [x0, #0x30]
+	WORD $0xa944240f // ldp x15, x9, [x0, #0x40]
+	WORD $0xa940280e // ldp x14, x10, [x0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x8b0b014c // add x12, x10, x11
 	WORD $0xf9000be8 // str x8, [sp, #0x10]
-	WORD $0xd37ef528 // lsl x8, x9, #2
-	WORD $0xf90007e8 // str x8, [sp, #0x8]
-	WORD $0x14000017 // b 0x16c <k_pack_lines+0x16c>
-	WORD $0xf94047e8 // ldr x8, [sp, #0x88]
+	WORD $0x5400178c // b.gt 0x338 <k_pack_lines+0x338>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400486b // b.lt 0x95c <k_pack_lines+0x95c>
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0x8b0e01ef // add x15, x15, x14
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0x528000cd // mov w13, #0x6 // =6
+	WORD $0x5280014e // mov w14, #0xa // =10
+	WORD $0x910081ef // add x15, x15, #0x20
+	WORD $0x52800170 // mov w16, #0xb // =11
+	WORD $0x52800191 // mov w17, #0xc // =12
+	WORD $0x528001a1 // mov w1, #0xd // =13
+	WORD $0x528001c2 // mov w2, #0xe // =14
+	WORD $0x14000009 // b 0xa0 <k_pack_lines+0xa0>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
 	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x8b0b0000 // add x0, x0, x11
-	WORD $0x8b0b01ad // add x13, x13, x11
-	WORD $0x8b0b0021 // add x1, x1, x11
-	WORD $0x8b0b0042 // add x2, x2, x11
-	WORD $0x8b0802b5 // add x21, x21, x8
-	WORD $0x8b0b0084 // add x4, x4, x11
-	WORD $0x8b0b00a5 // add x5, x5, x11
-	WORD $0x8b0b00e7 // add x7, x7, x11
-	WORD $0x8b0b0273 // add x19, x19, x11
-	WORD $0x8b0b0294 // add x20, x20, x11
-	WORD $0x8b0b02d6 // add x22, x22, x11
-	WORD $0x8b0b02f7 // add x23, x23, x11
-	WORD $0x8b0b0318 // add x24, x24, x11
-	WORD $0x8b0b0339 // add x25, x25, x11
-	WORD $0x8b0b037b // add x27, x27, x11
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x8b0b03bd // add x29, x29, x11
-	WORD $0x8b0b035a // add x26, x26, x11
-	WORD $0x8b0b03de // add x30, x30, x11
-	WORD $0x54003fe0 // b.eq 0x964 <k_pack_lines+0x964>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400014b // b.lt 0x198 <k_pack_lines+0x198>
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0x8b08018c // add x12, x12, x8
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x8b0801ef // add x15, x15, x8
+	WORD $0x54004600 // b.eq 0x95c <k_pack_lines+0x95c>
 	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0f03e9 // mov x9, x15
-	WORD $0xb84045c6 // ldr w6, [x14], #0x4
-	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xb82369a6 // str w6, [x13, x3]
-	WORD $0x91010063 // add x3, x3, #0x40
-	WORD $0x54ffff81 // b.ne 0x180 <k_pack_lines+0x180>
-	WORD $0x14000013 // b 0x1e0 <k_pack_lines+0x1e0>
+	WORD $0xaa0f03e4 // mov x4, x15
+	WORD $0x1400000a // b 0xd0 <k_pack_lines+0xd0>
+	WORD $0xa93e7c9f // stp xzr, xzr, [x4, #-0x20]
+	WORD $0xa93f7c9f // stp xzr, xzr, [x4, #-0x10]
+	WORD $0xa9007c9f // stp xzr, xzr, [x4]
+	WORD $0xf900089f // str xzr, [x4, #0x10]
+	WORD $0x29037c9f // stp wzr, wzr, [x4, #0x18]
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xeb03013f // cmp x9, x3
+	WORD $0x54fffda0 // b.eq 0x80 <k_pack_lines+0x80>
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x54fffecd // b.le 0xac <k_pack_lines+0xac>
+	WORD $0xb8637985 // ldr w5, [x12, x3, lsl #2]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0xb81e0085 // stur w5, [x4, #-0x20]
+	WORD $0x54000c69 // b.ls 0x270 <k_pack_lines+0x270>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb81e4085 // stur w5, [x4, #-0x1c]
+	WORD $0x54000c89 // b.ls 0x28c <k_pack_lines+0x28c>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf1000d7f // cmp x11, #0x3
+	WORD $0x8b050585 // add x5, x12, x5, lsl #1
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb81e8085 // stur w5, [x4, #-0x18]
+	WORD $0x54000c49 // b.ls 0x29c <k_pack_lines+0x29c>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100117f // cmp x11, #0x4
+	WORD $0x8b0504a5 // add x5, x5, x5, lsl #1
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb81ec085 // stur w5, [x4, #-0x14]
+	WORD $0x54000c29 // b.ls 0x2b4 <k_pack_lines+0x2b4>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100157f // cmp x11, #0x5
+	WORD $0x8b050985 // add x5, x12, x5, lsl #2
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb81f0085 // stur w5, [x4, #-0x10]
+	WORD $0x54000be9 // b.ls 0x2c4 <k_pack_lines+0x2c4>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100197f // cmp x11, #0x6
+	WORD $0x8b0508a5 // add x5, x5, x5, lsl #2
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb81f4085 // stur w5, [x4, #-0xc]
+	WORD $0x54000ba9 // b.ls 0x2d8 <k_pack_lines+0x2d8>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf1001d7f // cmp x11, #0x7
+	WORD $0x9b0d30a5 // madd x5, x5, x13, x12
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb81f8085 // stur w5, [x4, #-0x8]
+	WORD $0x54000b49 // b.ls 0x2e4 <k_pack_lines+0x2e4>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100217f // cmp x11, #0x8
+	WORD $0xcb050186 // sub x6, x12, x5
+	WORD $0x8b050cc5 // add x5, x6, x5, lsl #3
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb81fc085 // stur w5, [x4, #-0x4]
+	WORD $0x54000ae9 // b.ls 0x2f4 <k_pack_lines+0x2f4>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100257f // cmp x11, #0x9
+	WORD $0x8b050d85 // add x5, x12, x5, lsl #3
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb9000085 // str w5, [x4]
+	WORD $0x54000a89 // b.ls 0x300 <k_pack_lines+0x300>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100297f // cmp x11, #0xa
+	WORD $0x8b050ca5 // add x5, x5, x5, lsl #3
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb9000485 // str w5, [x4, #0x4]
+	WORD $0x540009c9 // b.ls 0x304 <k_pack_lines+0x304>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf1002d7f // cmp x11, #0xb
+	WORD $0x9b0e30a5 // madd x5, x5, x14, x12
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb9000885 // str w5, [x4, #0x8]
+	WORD $0x54000949 // b.ls 0x30c <k_pack_lines+0x30c>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100317f // cmp x11, #0xc
+	WORD $0x9b1030a5 // madd x5, x5, x16, x12
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb9000c85 // str w5, [x4, #0xc]
+	WORD $0x540008a9 // b.ls 0x310 <k_pack_lines+0x310>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100357f // cmp x11, #0xd
+	WORD $0x9b1130a5 // madd x5, x5, x17, x12
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb9001085 // str w5, [x4, #0x10]
+	WORD $0x54000829 // b.ls 0x318 <k_pack_lines+0x318>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100397f // cmp x11, #0xe
+	WORD $0x9b0130a5 // madd x5, x5, x1, x12
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb9001485 // str w5, [x4, #0x14]
+	WORD $0x54fff489 // b.ls 0xbc <k_pack_lines+0xbc>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xf100417f // cmp x11, #0x10
+	WORD $0x9b0230a5 // madd x5, x5, x2, x12
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0xb9001885 // str w5, [x4, #0x18]
+	WORD $0x540006e3 // b.lo 0x320 <k_pack_lines+0x320>
+	WORD $0xf9400c05 // ldr x5, [x0, #0x18]
+	WORD $0xcb050186 // sub x6, x12, x5
+	WORD $0x8b0510c5 // add x5, x6, x5, lsl #4
+	WORD $0xb86378a5 // ldr w5, [x5, x3, lsl #2]
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0xb9001c85 // str w5, [x4, #0x1c]
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xeb03013f // cmp x9, x3
+	WORD $0x54fff341 // b.ne 0xd0 <k_pack_lines+0xd0>
+	WORD $0x17ffff85 // b 0x80 <k_pack_lines+0x80>
+	WORD $0xf81e409f // stur xzr, [x4, #-0x1c]
+	WORD $0xf81ec09f // stur xzr, [x4, #-0x14]
+	WORD $0xf81f409f // stur xzr, [x4, #-0xc]
+	WORD $0xf81fc09f // stur xzr, [x4, #-0x4]
+	WORD $0xb900049f // str wzr, [x4, #0x4]
+	WORD $0xa900fc9f // stp xzr, xzr, [x4, #0x8]
+	WORD $0x17ffff8d // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xa93efc9f // stp xzr, xzr, [x4, #-0x18]
+	WORD $0xa93ffc9f // stp xzr, xzr, [x4, #-0x8]
+	WORD $0xa900fc9f // stp xzr, xzr, [x4, #0x8]
+	WORD $0x17ffff89 // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xf81ec09f // stur xzr, [x4, #-0x14]
+	WORD $0xf81f409f // stur xzr, [x4, #-0xc]
+	WORD $0xf81fc09f // stur xzr, [x4, #-0x4]
+	WORD $0xb900049f // str wzr, [x4, #0x4]
+	WORD $0xa900fc9f // stp xzr, xzr, [x4, #0x8]
+	WORD $0x17ffff83 // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xa93f7c9f // stp xzr, xzr, [x4, #-0x10]
+	WORD $0xa9007c9f // stp xzr, xzr, [x4]
+	WORD $0xf900089f // str xzr, [x4, #0x10]
+	WORD $0x17ffff7f // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xf81f409f // stur xzr, [x4, #-0xc]
+	WORD $0xf81fc09f // stur xzr, [x4, #-0x4]
+	WORD $0xb900049f // str wzr, [x4, #0x4]
+	WORD $0xa900fc9f // stp xzr, xzr, [x4, #0x8]
+	WORD $0x17ffff7a // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xa93ffc9f // stp xzr, xzr, [x4, #-0x8]
+	WORD $0xa900fc9f // stp xzr, xzr, [x4, #0x8]
+	WORD $0x17ffff77 // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xf81fc09f // stur xzr, [x4, #-0x4]
+	WORD $0xb900049f // str wzr, [x4, #0x4]
+	WORD $0xa900fc9f // stp xzr, xzr, [x4, #0x8]
+	WORD $0x17ffff73 // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xa9007c9f // stp xzr, xzr, [x4]
+	WORD $0xf900089f // str xzr, [x4, #0x10]
+	WORD $0x17ffff70 // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xb900049f // str wzr, [x4, #0x4]
+	WORD $0xa900fc9f // stp xzr, xzr, [x4, #0x8]
+	WORD $0x17ffff6d // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xb9000c9f // str wzr, [x4, #0xc]
+	WORD $0xf900089f // str xzr, [x4, #0x10]
+	WORD $0x17ffff6a // b 0xbc <k_pack_lines+0xbc>
+	WORD $0xb900149f // str wzr, [x4, #0x14]
+	WORD $0x17ffff68 // b 0xbc <k_pack_lines+0xbc>
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0xb9001c9f // str wzr, [x4, #0x1c]
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xeb03013f // cmp x9, x3
+	WORD $0x54ffed01 // b.ne 0xd0 <k_pack_lines+0xd0>
+	WORD $0x17ffff53 // b 0x80 <k_pack_lines+0x80>
+	WORD $0x8b0f01ce // add x14, x14, x15
+	WORD $0xf940080f // ldr x15, [x0, #0x10]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x927ef12a // and x10, x9, #0x7ffffffffffffffc
+	WORD $0x92410928 // and x8, x9, #0x8000000000000003
+	WORD $0x528000c1 // mov w1, #0x6 // =6
+	WORD $0x52800142 // mov w2, #0xa // =10
+	WORD $0x52800163 // mov w3, #0xb // =11
+	WORD $0x52800184 // mov w4, #0xc // =12
+	WORD $0x528001a5 // mov w5, #0xd // =13
+	WORD $0x528001c6 // mov w6, #0xe // =14
+	WORD $0xa9002be8 // stp x8, x10, [sp]
+	WORD $0x14000008 // b 0x388 <k_pack_lines+0x388>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0xa9412be8 // ldp x8, x10, [sp, #0x10]
+	WORD $0x8b0a01ce // add x14, x14, x10
+	WORD $0x8b08018c // add x12, x12, x8
+	WORD $0x54002ec0 // b.eq 0x95c <k_pack_lines+0x95c>
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0x5280009a // mov w26, #0x4 // =4
+	WORD $0x14000019 // b 0x3f8 <k_pack_lines+0x3f8>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e823824 // zip1 v4.4s, v1.4s, v2.4s
+	WORD $0x4e827821 // zip2 v1.4s, v1.4s, v2.4s
+	WORD $0x9100135a // add x26, x26, #0x4
+	WORD $0x4e803865 // zip1 v5.4s, v3.4s, v0.4s
+	WORD $0x4e807860 // zip2 v0.4s, v3.4s, v0.4s
+	WORD $0xeb09035f // cmp x26, x9
+	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x91040339 // add x25, x25, #0x100
+	WORD $0x4ea11c23 // mov v3.16b, v1.16b
+	WORD $0x4ec57882 // zip2 v2.2d, v4.2d, v5.2d
+	WORD $0x6e1804a4 // mov v4.d[1], v5.d[0]
+	WORD $0x6e180403 // mov v3.d[1], v0.d[0]
+	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
+	WORD $0x3d801e22 // str q2, [x17, #0x70]
+	WORD $0x3d800e24 // str q4, [x17, #0x30]
+	WORD $0x3d802e23 // str q3, [x17, #0xb0]
+	WORD $0x3d803e20 // str q0, [x17, #0xf0]
+	WORD $0x54001a4c // b.gt 0x73c <k_pack_lines+0x73c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x1a8 <k_pack_lines+0x1a8>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x1cc <k_pack_lines+0x1cc>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa0003ee // mov x14, x0
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x1b0 <k_pack_lines+0x1b0>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x540000c0 // b.eq 0x1e0 <k_pack_lines+0x1e0>
-	WORD $0x8b0e19a9 // add x9, x13, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb804053f // str wzr, [x9], #0x40
-	WORD $0x54ffffc1 // b.ne 0x1d4 <k_pack_lines+0x1d4>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400016b // b.lt 0x210 <k_pack_lines+0x210>
-	WORD $0xf9403bee // ldr x14, [sp, #0x70]
-	WORD $0x52800089 // mov w9, #0x4 // =4
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x1f4 <k_pack_lines+0x1f4>
-	WORD $0x14000015 // b 0x260 <k_pack_lines+0x260>
+	WORD $0x5400028b // b.lt 0x450 <k_pack_lines+0x450>
+	WORD $0x3cf86981 // ldr q1, [x12, x24]
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x540002c3 // b.lo 0x464 <k_pack_lines+0x464>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf1000dff // cmp x15, #0x3
+	WORD $0x8b0a018a // add x10, x12, x10
+	WORD $0x3cf86942 // ldr q2, [x10, x24]
+	WORD $0x540013e3 // b.lo 0x69c <k_pack_lines+0x69c>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf10011ff // cmp x15, #0x4
+	WORD $0x8b0a058a // add x10, x12, x10, lsl #1
+	WORD $0x3cf86943 // ldr q3, [x10, x24]
+	WORD $0x54001603 // b.lo 0x6f4 <k_pack_lines+0x6f4>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x52800027 // mov w7, #0x1 // =1
+	WORD $0x8b0a054a // add x10, x10, x10, lsl #1
+	WORD $0x8b0a018a // add x10, x12, x10
+	WORD $0x3cf86944 // ldr q4, [x10, x24]
+	WORD $0x140000ac // b 0x6fc <k_pack_lines+0x6fc>
+	WORD $0x2a1f03e7 // mov w7, wzr
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x14000004 // b 0x470 <k_pack_lines+0x470>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x2a1f03e7 // mov w7, wzr
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0x4e823825 // zip1 v5.4s, v1.4s, v2.4s
+	WORD $0x4e827821 // zip2 v1.4s, v1.4s, v2.4s
+	WORD $0x8b1811d1 // add x17, x14, x24, lsl #4
+	WORD $0x4e843866 // zip1 v6.4s, v3.4s, v4.4s
+	WORD $0x4e847862 // zip2 v2.4s, v3.4s, v4.4s
+	WORD $0xf10015ff // cmp x15, #0x5
+	WORD $0x4ea11c24 // mov v4.16b, v1.16b
+	WORD $0x4ec678a3 // zip2 v3.2d, v5.2d, v6.2d
+	WORD $0x6e1804c5 // mov v5.d[1], v6.d[0]
+	WORD $0x4ec27821 // zip2 v1.2d, v1.2d, v2.2d
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x3d801223 // str q3, [x17, #0x40]
+	WORD $0x3d800225 // str q5, [x17]
+	WORD $0x3d802224 // str q4, [x17, #0x80]
+	WORD $0x3d803221 // str q1, [x17, #0xc0]
+	WORD $0x540002eb // b.lt 0x514 <k_pack_lines+0x514>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0x8b0a098a // add x10, x12, x10, lsl #2
+	WORD $0x3cf86941 // ldr q1, [x10, x24]
+	WORD $0x540002e3 // b.lo 0x528 <k_pack_lines+0x528>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf1001dff // cmp x15, #0x7
+	WORD $0x8b0a094a // add x10, x10, x10, lsl #2
+	WORD $0x8b0a018a // add x10, x12, x10
+	WORD $0x3cf86942 // ldr q2, [x10, x24]
+	WORD $0x54000e83 // b.lo 0x6b4 <k_pack_lines+0x6b4>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf10021ff // cmp x15, #0x8
+	WORD $0x9b01314a // madd x10, x10, x1, x12
+	WORD $0x3cf86943 // ldr q3, [x10, x24]
+	WORD $0x54001083 // b.lo 0x708 <k_pack_lines+0x708>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x52800035 // mov w21, #0x1 // =1
+	WORD $0xcb0a018b // sub x11, x12, x10
+	WORD $0x8b0a0d6a // add x10, x11, x10, lsl #3
+	WORD $0x3cf86940 // ldr q0, [x10, x24]
+	WORD $0x1400007f // b 0x70c <k_pack_lines+0x70c>
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x2a1f03f6 // mov w22, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x14000004 // b 0x534 <k_pack_lines+0x534>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x2a1f03f6 // mov w22, wzr
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x2a1f03f7 // mov w23, wzr
+	WORD $0x4e823824 // zip1 v4.4s, v1.4s, v2.4s
+	WORD $0x4e827821 // zip2 v1.4s, v1.4s, v2.4s
+	WORD $0xf10025ff // cmp x15, #0x9
+	WORD $0x4e803865 // zip1 v5.4s, v3.4s, v0.4s
+	WORD $0x4e807860 // zip2 v0.4s, v3.4s, v0.4s
+	WORD $0x4ea11c23 // mov v3.16b, v1.16b
+	WORD $0x4ec57882 // zip2 v2.2d, v4.2d, v5.2d
+	WORD $0x6e1804a4 // mov v4.d[1], v5.d[0]
+	WORD $0x4ec07821 // zip2 v1.2d, v1.2d, v0.2d
+	WORD $0x6e180403 // mov v3.d[1], v0.d[0]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x3d801622 // str q2, [x17, #0x50]
+	WORD $0x3d800624 // str q4, [x17, #0x10]
+	WORD $0x3d802623 // str q3, [x17, #0x90]
+	WORD $0x3d803621 // str q1, [x17, #0xd0]
+	WORD $0x540002cb // b.lt 0x5d0 <k_pack_lines+0x5d0>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf10029ff // cmp x15, #0xa
+	WORD $0x8b0a0d8a // add x10, x12, x10, lsl #3
+	WORD $0x3cf86941 // ldr q1, [x10, x24]
+	WORD $0x540002c3 // b.lo 0x5e4 <k_pack_lines+0x5e4>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf1002dff // cmp x15, #0xb
+	WORD $0x8b0a0d4a // add x10, x10, x10, lsl #3
+	WORD $0x8b0a018a // add x10, x12, x10
+	WORD $0x3cf86942 // ldr q2, [x10, x24]
+	WORD $0x54000923 // b.lo 0x6c8 <k_pack_lines+0x6c8>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf10031ff // cmp x15, #0xc
+	WORD $0x9b02314a // madd x10, x10, x2, x12
+	WORD $0x3cf86943 // ldr q3, [x10, x24]
+	WORD $0x54000b03 // b.lo 0x718 <k_pack_lines+0x718>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x5280003b // mov w27, #0x1 // =1
+	WORD $0x9b03314a // madd x10, x10, x3, x12
+	WORD $0x3cf86944 // ldr q4, [x10, x24]
+	WORD $0x14000055 // b 0x720 <k_pack_lines+0x720>
+	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x2a1f03fd // mov w29, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x14000004 // b 0x5f0 <k_pack_lines+0x5f0>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x2a1f03fd // mov w29, wzr
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x2a1f03fe // mov w30, wzr
+	WORD $0x4e823825 // zip1 v5.4s, v1.4s, v2.4s
+	WORD $0x4e827821 // zip2 v1.4s, v1.4s, v2.4s
+	WORD $0xf10035ff // cmp x15, #0xd
+	WORD $0x4e843866 // zip1 v6.4s, v3.4s, v4.4s
+	WORD $0x4e847862 // zip2 v2.4s, v3.4s, v4.4s
+	WORD $0x4ea11c24 // mov v4.16b, v1.16b
+	WORD $0x4ec678a3 // zip2 v3.2d, v5.2d, v6.2d
+	WORD $0x6e1804c5 // mov v5.d[1], v6.d[0]
+	WORD $0x4ec27821 // zip2 v1.2d, v1.2d, v2.2d
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x3d801a23 // str q3, [x17, #0x60]
+	WORD $0x3d800a25 // str q5, [x17, #0x20]
+	WORD $0x3d802a24 // str q4, [x17, #0xa0]
+	WORD $0x3d803a21 // str q1, [x17, #0xe0]
+	WORD $0x54ffeb2b // b.lt 0x398 <k_pack_lines+0x398>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf10039ff // cmp x15, #0xe
+	WORD $0x9b04314a // madd x10, x10, x4, x12
+	WORD $0x3cf86941 // ldr q1, [x10, x24]
+	WORD $0x54000223 // b.lo 0x68c <k_pack_lines+0x68c>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf1003dff // cmp x15, #0xf
+	WORD $0x9b05314a // madd x10, x10, x5, x12
+	WORD $0x3cf86942 // ldr q2, [x10, x24]
+	WORD $0x54000423 // b.lo 0x6e0 <k_pack_lines+0x6e0>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf10041ff // cmp x15, #0x10
+	WORD $0x9b06314a // madd x10, x10, x6, x12
+	WORD $0x3cf86943 // ldr q3, [x10, x24]
+	WORD $0x540005e3 // b.lo 0x72c <k_pack_lines+0x72c>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xcb0a018b // sub x11, x12, x10
+	WORD $0x8b0a116a // add x10, x11, x10, lsl #4
+	WORD $0x3cf86940 // ldr q0, [x10, x24]
+	WORD $0x1400002a // b 0x730 <k_pack_lines+0x730>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0x17ffff44 // b 0x3a8 <k_pack_lines+0x3a8>
+	WORD $0x2a1f03e7 // mov w7, wzr
+	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x17ffff73 // b 0x47c <k_pack_lines+0x47c>
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x2a1f03f7 // mov w23, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x52800036 // mov w22, #0x1 // =1
+	WORD $0x17ffff9e // b 0x53c <k_pack_lines+0x53c>
+	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x2a1f03fe // mov w30, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x5280003d // mov w29, #0x1 // =1
+	WORD $0x17ffffc8 // b 0x5fc <k_pack_lines+0x5fc>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x17ffff30 // b 0x3b0 <k_pack_lines+0x3b0>
+	WORD $0x2a1f03e7 // mov w7, wzr
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x17ffff5e // b 0x47c <k_pack_lines+0x47c>
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x52800036 // mov w22, #0x1 // =1
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x17ffff8a // b 0x53c <k_pack_lines+0x53c>
+	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x5280003d // mov w29, #0x1 // =1
+	WORD $0x5280003e // mov w30, #0x1 // =1
+	WORD $0x17ffffb5 // b 0x5fc <k_pack_lines+0x5fc>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x17ffff1e // b 0x3b0 <k_pack_lines+0x3b0>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe14d // b.le 0x36c <k_pack_lines+0x36c>
+	WORD $0x8b1901d1 // add x17, x14, x25
+	WORD $0xf94003f9 // ldr x25, [sp]
+	WORD $0x8b180198 // add x24, x12, x24
+	WORD $0x1400000a // b 0x77c <k_pack_lines+0x77c>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xd37ced1a // lsl x26, x8, #4
+	WORD $0xcb080308 // sub x8, x24, x8
+	WORD $0xb87a691a // ldr w26, [x8, x26]
+	WORD $0xf1000739 // subs x25, x25, #0x1
+	WORD $0xb9003e3a // str w26, [x17, #0x3c]
+	WORD $0x91001318 // add x24, x24, #0x4
+	WORD $0x91010231 // add x17, x17, #0x40
+	WORD $0x54ffdfa0 // b.eq 0x36c <k_pack_lines+0x36c>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x220 <k_pack_lines+0x220>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x244 <k_pack_lines+0x244>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa0103ee // mov x14, x1
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x228 <k_pack_lines+0x228>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x260 <k_pack_lines+0x260>
-	WORD $0x52800088 // mov w8, #0x4 // =4
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x250 <k_pack_lines+0x250>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400016b // b.lt 0x290 <k_pack_lines+0x290>
-	WORD $0xf94037ee // ldr x14, [sp, #0x68]
-	WORD $0x52800109 // mov w9, #0x8 // =8
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x274 <k_pack_lines+0x274>
-	WORD $0x14000015 // b 0x2e0 <k_pack_lines+0x2e0>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x2a0 <k_pack_lines+0x2a0>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x2c4 <k_pack_lines+0x2c4>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa0203ee // mov x14, x2
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x2a8 <k_pack_lines+0x2a8>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x2e0 <k_pack_lines+0x2e0>
-	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x2d0 <k_pack_lines+0x2d0>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400016b // b.lt 0x310 <k_pack_lines+0x310>
-	WORD $0xf9401fee // ldr x14, [sp, #0x38]
-	WORD $0x52800189 // mov w9, #0xc // =12
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x2f4 <k_pack_lines+0x2f4>
-	WORD $0x14000015 // b 0x360 <k_pack_lines+0x360>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x320 <k_pack_lines+0x320>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x344 <k_pack_lines+0x344>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa0403ee // mov x14, x4
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x328 <k_pack_lines+0x328>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x360 <k_pack_lines+0x360>
-	WORD $0x52800188 // mov w8, #0xc // =12
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x350 <k_pack_lines+0x350>
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x5400016b // b.lt 0x390 <k_pack_lines+0x390>
-	WORD $0xf9403fee // ldr x14, [sp, #0x78]
-	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x374 <k_pack_lines+0x374>
-	WORD $0x14000015 // b 0x3e0 <k_pack_lines+0x3e0>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x3a0 <k_pack_lines+0x3a0>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x3c4 <k_pack_lines+0x3c4>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x3a8 <k_pack_lines+0x3a8>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x3e0 <k_pack_lines+0x3e0>
-	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x3d0 <k_pack_lines+0x3d0>
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x5400016b // b.lt 0x410 <k_pack_lines+0x410>
-	WORD $0xf9401bee // ldr x14, [sp, #0x30]
-	WORD $0x52800289 // mov w9, #0x14 // =20
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x3f4 <k_pack_lines+0x3f4>
-	WORD $0x14000015 // b 0x460 <k_pack_lines+0x460>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x420 <k_pack_lines+0x420>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x444 <k_pack_lines+0x444>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa0703ee // mov x14, x7
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x428 <k_pack_lines+0x428>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x460 <k_pack_lines+0x460>
-	WORD $0x52800288 // mov w8, #0x14 // =20
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x450 <k_pack_lines+0x450>
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x5400016b // b.lt 0x490 <k_pack_lines+0x490>
-	WORD $0xf94017ee // ldr x14, [sp, #0x28]
-	WORD $0x52800309 // mov w9, #0x18 // =24
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x474 <k_pack_lines+0x474>
-	WORD $0x14000015 // b 0x4e0 <k_pack_lines+0x4e0>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x4a0 <k_pack_lines+0x4a0>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x4c4 <k_pack_lines+0x4c4>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1303ee // mov x14, x19
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x4a8 <k_pack_lines+0x4a8>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x4e0 <k_pack_lines+0x4e0>
-	WORD $0x52800308 // mov w8, #0x18 // =24
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x4d0 <k_pack_lines+0x4d0>
-	WORD $0xf100221f // cmp x16, #0x8
-	WORD $0x5400016b // b.lt 0x510 <k_pack_lines+0x510>
-	WORD $0xf94013ee // ldr x14, [sp, #0x20]
-	WORD $0x52800389 // mov w9, #0x1c // =28
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x4f4 <k_pack_lines+0x4f4>
-	WORD $0x14000015 // b 0x560 <k_pack_lines+0x560>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x520 <k_pack_lines+0x520>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x544 <k_pack_lines+0x544>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1403ee // mov x14, x20
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x528 <k_pack_lines+0x528>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x560 <k_pack_lines+0x560>
-	WORD $0x52800388 // mov w8, #0x1c // =28
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x550 <k_pack_lines+0x550>
-	WORD $0xf100261f // cmp x16, #0x9
-	WORD $0x5400016b // b.lt 0x590 <k_pack_lines+0x590>
-	WORD $0xf94033ee // ldr x14, [sp, #0x60]
-	WORD $0x52800409 // mov w9, #0x20 // =32
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x574 <k_pack_lines+0x574>
-	WORD $0x14000015 // b 0x5e0 <k_pack_lines+0x5e0>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x5a0 <k_pack_lines+0x5a0>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x5c4 <k_pack_lines+0x5c4>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1603ee // mov x14, x22
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x5a8 <k_pack_lines+0x5a8>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x5e0 <k_pack_lines+0x5e0>
-	WORD $0x52800408 // mov w8, #0x20 // =32
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x5d0 <k_pack_lines+0x5d0>
-	WORD $0xf1002a1f // cmp x16, #0xa
-	WORD $0x5400016b // b.lt 0x610 <k_pack_lines+0x610>
-	WORD $0xf9400fee // ldr x14, [sp, #0x18]
-	WORD $0x52800489 // mov w9, #0x24 // =36
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x5f4 <k_pack_lines+0x5f4>
-	WORD $0x14000015 // b 0x660 <k_pack_lines+0x660>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x620 <k_pack_lines+0x620>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x644 <k_pack_lines+0x644>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1703ee // mov x14, x23
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x628 <k_pack_lines+0x628>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x660 <k_pack_lines+0x660>
-	WORD $0x52800488 // mov w8, #0x24 // =36
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x650 <k_pack_lines+0x650>
-	WORD $0xf1002e1f // cmp x16, #0xb
-	WORD $0x5400016b // b.lt 0x690 <k_pack_lines+0x690>
-	WORD $0xf9400bee // ldr x14, [sp, #0x10]
-	WORD $0x52800509 // mov w9, #0x28 // =40
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x674 <k_pack_lines+0x674>
-	WORD $0x14000015 // b 0x6e0 <k_pack_lines+0x6e0>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x6a0 <k_pack_lines+0x6a0>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x6c4 <k_pack_lines+0x6c4>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1803ee // mov x14, x24
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x6a8 <k_pack_lines+0x6a8>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x6e0 <k_pack_lines+0x6e0>
-	WORD $0x52800508 // mov w8, #0x28 // =40
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x6d0 <k_pack_lines+0x6d0>
-	WORD $0xf100321f // cmp x16, #0xc
-	WORD $0x5400016b // b.lt 0x710 <k_pack_lines+0x710>
-	WORD $0xf9402fee // ldr x14, [sp, #0x58]
-	WORD $0x52800589 // mov w9, #0x2c // =44
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x6f4 <k_pack_lines+0x6f4>
-	WORD $0x14000015 // b 0x760 <k_pack_lines+0x760>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x720 <k_pack_lines+0x720>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x744 <k_pack_lines+0x744>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1903ee // mov x14, x25
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x728 <k_pack_lines+0x728>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x760 <k_pack_lines+0x760>
-	WORD $0x52800588 // mov w8, #0x2c // =44
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x750 <k_pack_lines+0x750>
-	WORD $0xf100361f // cmp x16, #0xd
-	WORD $0x5400016b // b.lt 0x790 <k_pack_lines+0x790>
-	WORD $0xf94007ee // ldr x14, [sp, #0x8]
-	WORD $0x52800609 // mov w9, #0x30 // =48
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x774 <k_pack_lines+0x774>
-	WORD $0x14000015 // b 0x7e0 <k_pack_lines+0x7e0>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x7a0 <k_pack_lines+0x7a0>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x7c4 <k_pack_lines+0x7c4>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1b03ee // mov x14, x27
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x7a8 <k_pack_lines+0x7a8>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x7e0 <k_pack_lines+0x7e0>
-	WORD $0x52800608 // mov w8, #0x30 // =48
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x7d0 <k_pack_lines+0x7d0>
-	WORD $0xf1003a1f // cmp x16, #0xe
-	WORD $0x5400016b // b.lt 0x810 <k_pack_lines+0x810>
-	WORD $0xf9402bee // ldr x14, [sp, #0x50]
-	WORD $0x52800689 // mov w9, #0x34 // =52
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x7f4 <k_pack_lines+0x7f4>
-	WORD $0x14000015 // b 0x860 <k_pack_lines+0x860>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x820 <k_pack_lines+0x820>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x844 <k_pack_lines+0x844>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1d03ee // mov x14, x29
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x828 <k_pack_lines+0x828>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x860 <k_pack_lines+0x860>
-	WORD $0x52800688 // mov w8, #0x34 // =52
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x850 <k_pack_lines+0x850>
-	WORD $0xf1003e1f // cmp x16, #0xf
-	WORD $0x5400016b // b.lt 0x890 <k_pack_lines+0x890>
-	WORD $0xf94027ee // ldr x14, [sp, #0x48]
-	WORD $0x52800709 // mov w9, #0x38 // =56
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x874 <k_pack_lines+0x874>
-	WORD $0x14000015 // b 0x8e0 <k_pack_lines+0x8e0>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x8a0 <k_pack_lines+0x8a0>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x8c4 <k_pack_lines+0x8c4>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1a03ee // mov x14, x26
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x8a8 <k_pack_lines+0x8a8>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x8e0 <k_pack_lines+0x8e0>
-	WORD $0x52800708 // mov w8, #0x38 // =56
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x8d0 <k_pack_lines+0x8d0>
-	WORD $0xf100421f // cmp x16, #0x10
-	WORD $0x5400016b // b.lt 0x910 <k_pack_lines+0x910>
-	WORD $0xf94023ee // ldr x14, [sp, #0x40]
-	WORD $0x52800789 // mov w9, #0x3c // =60
-	WORD $0xaa0f03e3 // mov x3, x15
-	WORD $0xb86e6aa6 // ldr w6, [x21, x14]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xb82969a6 // str w6, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffff61 // b.ne 0x8f4 <k_pack_lines+0x8f4>
-	WORD $0x17fffe02 // b 0x114 <k_pack_lines+0x114>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x920 <k_pack_lines+0x920>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x944 <k_pack_lines+0x944>
-	WORD $0xaa1103e9 // mov x9, x17
-	WORD $0xaa1e03ee // mov x14, x30
-	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xb81c01df // stur wzr, [x14, #-0x40]
-	WORD $0xb80805df // str wzr, [x14], #0x80
-	WORD $0x54ffffa1 // b.ne 0x928 <k_pack_lines+0x928>
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54ffbea0 // b.eq 0x114 <k_pack_lines+0x114>
-	WORD $0x52800788 // mov w8, #0x3c // =60
-	WORD $0xaa0e1909 // orr x9, x8, x14, lsl #6
-	WORD $0xcb0e01ee // sub x14, x15, x14
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xb82969bf // str wzr, [x13, x9]
-	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x54ffffa1 // b.ne 0x950 <k_pack_lines+0x950>
-	WORD $0x17fffded // b 0x114 <k_pack_lines+0x114>
-	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
-	WORD $0xf94043fd // ldr x29, [sp, #0x80]
-	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
-	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
-	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
-	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
-	WORD $0x910383ff // add sp, sp, #0xe0
+	WORD $0x5400052b // b.lt 0x824 <k_pack_lines+0x824>
+	WORD $0xb940031a // ldr w26, [x24]
+	WORD $0xb900023a // str w26, [x17]
+	WORD $0x34000513 // cbz w19, 0x82c <k_pack_lines+0x82c>
+	WORD $0xf9400c1a // ldr x26, [x0, #0x18]
+	WORD $0xb87a6b1a // ldr w26, [x24, x26]
+	WORD $0xb900063a // str w26, [x17, #0x4]
+	WORD $0x350004d4 // cbnz w20, 0x834 <k_pack_lines+0x834>
+	WORD $0xb9000a3f // str wzr, [x17, #0x8]
+	WORD $0x35000527 // cbnz w7, 0x848 <k_pack_lines+0x848>
+	WORD $0x2a1f03fa // mov w26, wzr
+	WORD $0xf10015ff // cmp x15, #0x5
+	WORD $0xb9000e3a // str w26, [x17, #0xc]
+	WORD $0x5400056a // b.ge 0x860 <k_pack_lines+0x860>
+	WORD $0xb900123f // str wzr, [x17, #0x10]
+	WORD $0x350005b6 // cbnz w22, 0x870 <k_pack_lines+0x870>
+	WORD $0xb900163f // str wzr, [x17, #0x14]
+	WORD $0x35000617 // cbnz w23, 0x884 <k_pack_lines+0x884>
+	WORD $0xb9001a3f // str wzr, [x17, #0x18]
+	WORD $0x35000675 // cbnz w21, 0x898 <k_pack_lines+0x898>
+	WORD $0x2a1f03fa // mov w26, wzr
+	WORD $0xf10025ff // cmp x15, #0x9
+	WORD $0xb9001e3a // str w26, [x17, #0x1c]
+	WORD $0x540006ca // b.ge 0x8b4 <k_pack_lines+0x8b4>
+	WORD $0xb900223f // str wzr, [x17, #0x20]
+	WORD $0x3500073d // cbnz w29, 0x8c8 <k_pack_lines+0x8c8>
+	WORD $0xb900263f // str wzr, [x17, #0x24]
+	WORD $0x3500079e // cbnz w30, 0x8dc <k_pack_lines+0x8dc>
+	WORD $0xb9002a3f // str wzr, [x17, #0x28]
+	WORD $0x350007fb // cbnz w27, 0x8f0 <k_pack_lines+0x8f0>
+	WORD $0x2a1f03fa // mov w26, wzr
+	WORD $0xf10035ff // cmp x15, #0xd
+	WORD $0xb9002e3a // str w26, [x17, #0x2c]
+	WORD $0x5400082a // b.ge 0x908 <k_pack_lines+0x908>
+	WORD $0xb900323f // str wzr, [x17, #0x30]
+	WORD $0x3500088a // cbnz w10, 0x91c <k_pack_lines+0x91c>
+	WORD $0xb900363f // str wzr, [x17, #0x34]
+	WORD $0x350008eb // cbnz w11, 0x930 <k_pack_lines+0x930>
+	WORD $0xb9003a3f // str wzr, [x17, #0x38]
+	WORD $0x35fff9f0 // cbnz w16, 0x758 <k_pack_lines+0x758>
+	WORD $0x14000049 // b 0x944 <k_pack_lines+0x944>
+	WORD $0xb900023f // str wzr, [x17]
+	WORD $0x35fffb53 // cbnz w19, 0x790 <k_pack_lines+0x790>
+	WORD $0xb900063f // str wzr, [x17, #0x4]
+	WORD $0x34fffb94 // cbz w20, 0x7a0 <k_pack_lines+0x7a0>
+	WORD $0xf9400c1a // ldr x26, [x0, #0x18]
+	WORD $0xd37ffb5a // lsl x26, x26, #1
+	WORD $0xb87a6b1a // ldr w26, [x24, x26]
+	WORD $0xb9000a3a // str w26, [x17, #0x8]
+	WORD $0x34fffb27 // cbz w7, 0x7a8 <k_pack_lines+0x7a8>
+	WORD $0xf9400c1a // ldr x26, [x0, #0x18]
+	WORD $0x8b1a075a // add x26, x26, x26, lsl #1
+	WORD $0xb87a6b1a // ldr w26, [x24, x26]
+	WORD $0xf10015ff // cmp x15, #0x5
+	WORD $0xb9000e3a // str w26, [x17, #0xc]
+	WORD $0x54fffaeb // b.lt 0x7b8 <k_pack_lines+0x7b8>
+	WORD $0xf9400c1a // ldr x26, [x0, #0x18]
+	WORD $0xb87a7b1a // ldr w26, [x24, x26, lsl #2]
+	WORD $0xb900123a // str w26, [x17, #0x10]
+	WORD $0x34fffab6 // cbz w22, 0x7c0 <k_pack_lines+0x7c0>
+	WORD $0xf9400c1a // ldr x26, [x0, #0x18]
+	WORD $0x8b1a0b5a // add x26, x26, x26, lsl #2
+	WORD $0xb87a6b1a // ldr w26, [x24, x26]
+	WORD $0xb900163a // str w26, [x17, #0x14]
+	WORD $0x34fffa57 // cbz w23, 0x7c8 <k_pack_lines+0x7c8>
+	WORD $0xf9400c1a // ldr x26, [x0, #0x18]
+	WORD $0x9b017f5a // mul x26, x26, x1
+	WORD $0xb87a6b1a // ldr w26, [x24, x26]
+	WORD $0xb9001a3a // str w26, [x17, #0x18]
+	WORD $0x34fff9f5 // cbz w21, 0x7d0 <k_pack_lines+0x7d0>
+	WORD $0xf9400c1a // ldr x26, [x0, #0x18]
+	WORD $0xd37df348 // lsl x8, x26, #3
+	WORD $0xcb1a031a // sub x26, x24, x26
+	WORD $0xb8686b5a // ldr w26, [x26, x8]
+	WORD $0xf10025ff // cmp x15, #0x9
+	WORD $0xb9001e3a // str w26, [x17, #0x1c]
+	WORD $0x54fff98b // b.lt 0x7e0 <k_pack_lines+0x7e0>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xd37df108 // lsl x8, x8, #3
+	WORD $0xb8686b1a // ldr w26, [x24, x8]
+	WORD $0xb900223a // str w26, [x17, #0x20]
+	WORD $0x34fff93d // cbz w29, 0x7e8 <k_pack_lines+0x7e8>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0x8b080d08 // add x8, x8, x8, lsl #3
+	WORD $0xb8686b1a // ldr w26, [x24, x8]
+	WORD $0xb900263a // str w26, [x17, #0x24]
+	WORD $0x34fff8de // cbz w30, 0x7f0 <k_pack_lines+0x7f0>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0x9b027d08 // mul x8, x8, x2
+	WORD $0xb8686b1a // ldr w26, [x24, x8]
+	WORD $0xb9002a3a // str w26, [x17, #0x28]
+	WORD $0x34fff87b // cbz w27, 0x7f8 <k_pack_lines+0x7f8>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0x9b037d08 // mul x8, x8, x3
+	WORD $0xb8686b1a // ldr w26, [x24, x8]
+	WORD $0xf10035ff // cmp x15, #0xd
+	WORD $0xb9002e3a // str w26, [x17, #0x2c]
+	WORD $0x54fff82b // b.lt 0x808 <k_pack_lines+0x808>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0x9b047d08 // mul x8, x8, x4
+	WORD $0xb8686b1a // ldr w26, [x24, x8]
+	WORD $0xb900323a // str w26, [x17, #0x30]
+	WORD $0x34fff7ca // cbz w10, 0x810 <k_pack_lines+0x810>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0x9b057d08 // mul x8, x8, x5
+	WORD $0xb8686b1a // ldr w26, [x24, x8]
+	WORD $0xb900363a // str w26, [x17, #0x34]
+	WORD $0x34fff76b // cbz w11, 0x818 <k_pack_lines+0x818>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0x9b067d08 // mul x8, x8, x6
+	WORD $0xb8686b1a // ldr w26, [x24, x8]
+	WORD $0xb9003a3a // str w26, [x17, #0x38]
+	WORD $0x35fff0d0 // cbnz w16, 0x758 <k_pack_lines+0x758>
+	WORD $0xf1000739 // subs x25, x25, #0x1
+	WORD $0xb9003e3f // str wzr, [x17, #0x3c]
+	WORD $0x91001318 // add x24, x24, #0x4
+	WORD $0x91010231 // add x17, x17, #0x40
+	WORD $0x54fff141 // b.ne 0x77c <k_pack_lines+0x77c>
+	WORD $0x17fffe85 // b 0x36c <k_pack_lines+0x36c>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// pack_halves
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54004bcb // b.lt 0x1304 <k_pack_halves+0x980>
+	WORD $0x54004bcb // b.lt 0x12fc <k_pack_halves+0x980>
 	WORD $0xf940240f // ldr x15, [x0, #0x48]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54004b6b // b.lt 0x1304 <k_pack_halves+0x980>
+	WORD $0x54004b6b // b.lt 0x12fc <k_pack_halves+0x980>
 	WORD $0xd10383ff // sub sp, sp, #0xe0
 	WORD $0xa9403809 // ldp x9, x14, [x0]
 	WORD $0xaa1f03ea // mov x10, xzr
@@ -693,7 +691,7 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9000be8 // str x8, [sp, #0x10]
 	WORD $0xd37ef528 // lsl x8, x9, #2
 	WORD $0xf90007e8 // str x8, [sp, #0x8]
-	WORD $0x14000017 // b 0xaf0 <k_pack_halves+0x16c>
+	WORD $0x14000017 // b 0xae8 <k_pack_halves+0x16c>
 	WORD $0xf94047e8 // ldr x8, [sp, #0x88]
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0x8b0b0000 // add x0, x0, x11
@@ -715,9 +713,9 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0b03bd // add x29, x29, x11
 	WORD $0x8b0b035a // add x26, x26, x11
 	WORD $0x8b0b03de // add x30, x30, x11
-	WORD $0x54003fe0 // b.eq 0x12e8 <k_pack_halves+0x964>
+	WORD $0x54003fe0 // b.eq 0x12e0 <k_pack_halves+0x964>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400014b // b.lt 0xb1c <k_pack_halves+0x198>
+	WORD $0x5400014b // b.lt 0xb14 <k_pack_halves+0x198>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xaa1503ee // mov x14, x21
 	WORD $0xaa0f03e9 // mov x9, x15
@@ -725,28 +723,28 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x782369a6 // strh w6, [x13, x3]
 	WORD $0x91008063 // add x3, x3, #0x20
-	WORD $0x54ffff81 // b.ne 0xb04 <k_pack_halves+0x180>
-	WORD $0x14000013 // b 0xb64 <k_pack_halves+0x1e0>
+	WORD $0x54ffff81 // b.ne 0xafc <k_pack_halves+0x180>
+	WORD $0x14000013 // b 0xb5c <k_pack_halves+0x1e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xb2c <k_pack_halves+0x1a8>
+	WORD $0x54000061 // b.ne 0xb24 <k_pack_halves+0x1a8>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xb50 <k_pack_halves+0x1cc>
+	WORD $0x1400000a // b 0xb48 <k_pack_halves+0x1cc>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa0003ee // mov x14, x0
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xb34 <k_pack_halves+0x1b0>
+	WORD $0x54ffffa1 // b.ne 0xb2c <k_pack_halves+0x1b0>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x540000c0 // b.eq 0xb64 <k_pack_halves+0x1e0>
+	WORD $0x540000c0 // b.eq 0xb5c <k_pack_halves+0x1e0>
 	WORD $0x8b0e15a9 // add x9, x13, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x7802053f // strh wzr, [x9], #0x20
-	WORD $0x54ffffc1 // b.ne 0xb58 <k_pack_halves+0x1d4>
+	WORD $0x54ffffc1 // b.ne 0xb50 <k_pack_halves+0x1d4>
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400016b // b.lt 0xb94 <k_pack_halves+0x210>
+	WORD $0x5400016b // b.lt 0xb8c <k_pack_halves+0x210>
 	WORD $0xf9403bee // ldr x14, [sp, #0x70]
 	WORD $0x52800049 // mov w9, #0x2 // =2
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -755,30 +753,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xb78 <k_pack_halves+0x1f4>
-	WORD $0x14000015 // b 0xbe4 <k_pack_halves+0x260>
+	WORD $0x54ffff61 // b.ne 0xb70 <k_pack_halves+0x1f4>
+	WORD $0x14000015 // b 0xbdc <k_pack_halves+0x260>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xba4 <k_pack_halves+0x220>
+	WORD $0x54000061 // b.ne 0xb9c <k_pack_halves+0x220>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xbc8 <k_pack_halves+0x244>
+	WORD $0x1400000a // b 0xbc0 <k_pack_halves+0x244>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa0103ee // mov x14, x1
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xbac <k_pack_halves+0x228>
+	WORD $0x54ffffa1 // b.ne 0xba4 <k_pack_halves+0x228>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xbe4 <k_pack_halves+0x260>
+	WORD $0x54000100 // b.eq 0xbdc <k_pack_halves+0x260>
 	WORD $0x52800048 // mov w8, #0x2 // =2
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xbd4 <k_pack_halves+0x250>
+	WORD $0x54ffffa1 // b.ne 0xbcc <k_pack_halves+0x250>
 	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400016b // b.lt 0xc14 <k_pack_halves+0x290>
+	WORD $0x5400016b // b.lt 0xc0c <k_pack_halves+0x290>
 	WORD $0xf94037ee // ldr x14, [sp, #0x68]
 	WORD $0x52800089 // mov w9, #0x4 // =4
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -787,30 +785,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xbf8 <k_pack_halves+0x274>
-	WORD $0x14000015 // b 0xc64 <k_pack_halves+0x2e0>
+	WORD $0x54ffff61 // b.ne 0xbf0 <k_pack_halves+0x274>
+	WORD $0x14000015 // b 0xc5c <k_pack_halves+0x2e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xc24 <k_pack_halves+0x2a0>
+	WORD $0x54000061 // b.ne 0xc1c <k_pack_halves+0x2a0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xc48 <k_pack_halves+0x2c4>
+	WORD $0x1400000a // b 0xc40 <k_pack_halves+0x2c4>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa0203ee // mov x14, x2
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xc2c <k_pack_halves+0x2a8>
+	WORD $0x54ffffa1 // b.ne 0xc24 <k_pack_halves+0x2a8>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xc64 <k_pack_halves+0x2e0>
+	WORD $0x54000100 // b.eq 0xc5c <k_pack_halves+0x2e0>
 	WORD $0x52800088 // mov w8, #0x4 // =4
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xc54 <k_pack_halves+0x2d0>
+	WORD $0x54ffffa1 // b.ne 0xc4c <k_pack_halves+0x2d0>
 	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400016b // b.lt 0xc94 <k_pack_halves+0x310>
+	WORD $0x5400016b // b.lt 0xc8c <k_pack_halves+0x310>
 	WORD $0xf9401fee // ldr x14, [sp, #0x38]
 	WORD $0x528000c9 // mov w9, #0x6 // =6
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -819,30 +817,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xc78 <k_pack_halves+0x2f4>
-	WORD $0x14000015 // b 0xce4 <k_pack_halves+0x360>
+	WORD $0x54ffff61 // b.ne 0xc70 <k_pack_halves+0x2f4>
+	WORD $0x14000015 // b 0xcdc <k_pack_halves+0x360>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xca4 <k_pack_halves+0x320>
+	WORD $0x54000061 // b.ne 0xc9c <k_pack_halves+0x320>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xcc8 <k_pack_halves+0x344>
+	WORD $0x1400000a // b 0xcc0 <k_pack_halves+0x344>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa0403ee // mov x14, x4
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xcac <k_pack_halves+0x328>
+	WORD $0x54ffffa1 // b.ne 0xca4 <k_pack_halves+0x328>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xce4 <k_pack_halves+0x360>
+	WORD $0x54000100 // b.eq 0xcdc <k_pack_halves+0x360>
 	WORD $0x528000c8 // mov w8, #0x6 // =6
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xcd4 <k_pack_halves+0x350>
+	WORD $0x54ffffa1 // b.ne 0xccc <k_pack_halves+0x350>
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x5400016b // b.lt 0xd14 <k_pack_halves+0x390>
+	WORD $0x5400016b // b.lt 0xd0c <k_pack_halves+0x390>
 	WORD $0xf9403fee // ldr x14, [sp, #0x78]
 	WORD $0x52800109 // mov w9, #0x8 // =8
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -851,30 +849,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xcf8 <k_pack_halves+0x374>
-	WORD $0x14000015 // b 0xd64 <k_pack_halves+0x3e0>
+	WORD $0x54ffff61 // b.ne 0xcf0 <k_pack_halves+0x374>
+	WORD $0x14000015 // b 0xd5c <k_pack_halves+0x3e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xd24 <k_pack_halves+0x3a0>
+	WORD $0x54000061 // b.ne 0xd1c <k_pack_halves+0x3a0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xd48 <k_pack_halves+0x3c4>
+	WORD $0x1400000a // b 0xd40 <k_pack_halves+0x3c4>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa0503ee // mov x14, x5
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xd2c <k_pack_halves+0x3a8>
+	WORD $0x54ffffa1 // b.ne 0xd24 <k_pack_halves+0x3a8>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xd64 <k_pack_halves+0x3e0>
+	WORD $0x54000100 // b.eq 0xd5c <k_pack_halves+0x3e0>
 	WORD $0x52800108 // mov w8, #0x8 // =8
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xd54 <k_pack_halves+0x3d0>
+	WORD $0x54ffffa1 // b.ne 0xd4c <k_pack_halves+0x3d0>
 	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x5400016b // b.lt 0xd94 <k_pack_halves+0x410>
+	WORD $0x5400016b // b.lt 0xd8c <k_pack_halves+0x410>
 	WORD $0xf9401bee // ldr x14, [sp, #0x30]
 	WORD $0x52800149 // mov w9, #0xa // =10
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -883,30 +881,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xd78 <k_pack_halves+0x3f4>
-	WORD $0x14000015 // b 0xde4 <k_pack_halves+0x460>
+	WORD $0x54ffff61 // b.ne 0xd70 <k_pack_halves+0x3f4>
+	WORD $0x14000015 // b 0xddc <k_pack_halves+0x460>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xda4 <k_pack_halves+0x420>
+	WORD $0x54000061 // b.ne 0xd9c <k_pack_halves+0x420>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xdc8 <k_pack_halves+0x444>
+	WORD $0x1400000a // b 0xdc0 <k_pack_halves+0x444>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa0703ee // mov x14, x7
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xdac <k_pack_halves+0x428>
+	WORD $0x54ffffa1 // b.ne 0xda4 <k_pack_halves+0x428>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xde4 <k_pack_halves+0x460>
+	WORD $0x54000100 // b.eq 0xddc <k_pack_halves+0x460>
 	WORD $0x52800148 // mov w8, #0xa // =10
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xdd4 <k_pack_halves+0x450>
+	WORD $0x54ffffa1 // b.ne 0xdcc <k_pack_halves+0x450>
 	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x5400016b // b.lt 0xe14 <k_pack_halves+0x490>
+	WORD $0x5400016b // b.lt 0xe0c <k_pack_halves+0x490>
 	WORD $0xf94017ee // ldr x14, [sp, #0x28]
 	WORD $0x52800189 // mov w9, #0xc // =12
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -915,30 +913,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xdf8 <k_pack_halves+0x474>
-	WORD $0x14000015 // b 0xe64 <k_pack_halves+0x4e0>
+	WORD $0x54ffff61 // b.ne 0xdf0 <k_pack_halves+0x474>
+	WORD $0x14000015 // b 0xe5c <k_pack_halves+0x4e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xe24 <k_pack_halves+0x4a0>
+	WORD $0x54000061 // b.ne 0xe1c <k_pack_halves+0x4a0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xe48 <k_pack_halves+0x4c4>
+	WORD $0x1400000a // b 0xe40 <k_pack_halves+0x4c4>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1303ee // mov x14, x19
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xe2c <k_pack_halves+0x4a8>
+	WORD $0x54ffffa1 // b.ne 0xe24 <k_pack_halves+0x4a8>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xe64 <k_pack_halves+0x4e0>
+	WORD $0x54000100 // b.eq 0xe5c <k_pack_halves+0x4e0>
 	WORD $0x52800188 // mov w8, #0xc // =12
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xe54 <k_pack_halves+0x4d0>
+	WORD $0x54ffffa1 // b.ne 0xe4c <k_pack_halves+0x4d0>
 	WORD $0xf100221f // cmp x16, #0x8
-	WORD $0x5400016b // b.lt 0xe94 <k_pack_halves+0x510>
+	WORD $0x5400016b // b.lt 0xe8c <k_pack_halves+0x510>
 	WORD $0xf94013ee // ldr x14, [sp, #0x20]
 	WORD $0x528001c9 // mov w9, #0xe // =14
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -947,30 +945,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xe78 <k_pack_halves+0x4f4>
-	WORD $0x14000015 // b 0xee4 <k_pack_halves+0x560>
+	WORD $0x54ffff61 // b.ne 0xe70 <k_pack_halves+0x4f4>
+	WORD $0x14000015 // b 0xedc <k_pack_halves+0x560>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xea4 <k_pack_halves+0x520>
+	WORD $0x54000061 // b.ne 0xe9c <k_pack_halves+0x520>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xec8 <k_pack_halves+0x544>
+	WORD $0x1400000a // b 0xec0 <k_pack_halves+0x544>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1403ee // mov x14, x20
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xeac <k_pack_halves+0x528>
+	WORD $0x54ffffa1 // b.ne 0xea4 <k_pack_halves+0x528>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xee4 <k_pack_halves+0x560>
+	WORD $0x54000100 // b.eq 0xedc <k_pack_halves+0x560>
 	WORD $0x528001c8 // mov w8, #0xe // =14
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xed4 <k_pack_halves+0x550>
+	WORD $0x54ffffa1 // b.ne 0xecc <k_pack_halves+0x550>
 	WORD $0xf100261f // cmp x16, #0x9
-	WORD $0x5400016b // b.lt 0xf14 <k_pack_halves+0x590>
+	WORD $0x5400016b // b.lt 0xf0c <k_pack_halves+0x590>
 	WORD $0xf94033ee // ldr x14, [sp, #0x60]
 	WORD $0x52800209 // mov w9, #0x10 // =16
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -979,30 +977,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xef8 <k_pack_halves+0x574>
-	WORD $0x14000015 // b 0xf64 <k_pack_halves+0x5e0>
+	WORD $0x54ffff61 // b.ne 0xef0 <k_pack_halves+0x574>
+	WORD $0x14000015 // b 0xf5c <k_pack_halves+0x5e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xf24 <k_pack_halves+0x5a0>
+	WORD $0x54000061 // b.ne 0xf1c <k_pack_halves+0x5a0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xf48 <k_pack_halves+0x5c4>
+	WORD $0x1400000a // b 0xf40 <k_pack_halves+0x5c4>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1603ee // mov x14, x22
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xf2c <k_pack_halves+0x5a8>
+	WORD $0x54ffffa1 // b.ne 0xf24 <k_pack_halves+0x5a8>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xf64 <k_pack_halves+0x5e0>
+	WORD $0x54000100 // b.eq 0xf5c <k_pack_halves+0x5e0>
 	WORD $0x52800208 // mov w8, #0x10 // =16
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xf54 <k_pack_halves+0x5d0>
+	WORD $0x54ffffa1 // b.ne 0xf4c <k_pack_halves+0x5d0>
 	WORD $0xf1002a1f // cmp x16, #0xa
-	WORD $0x5400016b // b.lt 0xf94 <k_pack_halves+0x610>
+	WORD $0x5400016b // b.lt 0xf8c <k_pack_halves+0x610>
 	WORD $0xf9400fee // ldr x14, [sp, #0x18]
 	WORD $0x52800249 // mov w9, #0x12 // =18
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -1011,30 +1009,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xf78 <k_pack_halves+0x5f4>
-	WORD $0x14000015 // b 0xfe4 <k_pack_halves+0x660>
+	WORD $0x54ffff61 // b.ne 0xf70 <k_pack_halves+0x5f4>
+	WORD $0x14000015 // b 0xfdc <k_pack_halves+0x660>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0xfa4 <k_pack_halves+0x620>
+	WORD $0x54000061 // b.ne 0xf9c <k_pack_halves+0x620>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0xfc8 <k_pack_halves+0x644>
+	WORD $0x1400000a // b 0xfc0 <k_pack_halves+0x644>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1703ee // mov x14, x23
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0xfac <k_pack_halves+0x628>
+	WORD $0x54ffffa1 // b.ne 0xfa4 <k_pack_halves+0x628>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0xfe4 <k_pack_halves+0x660>
+	WORD $0x54000100 // b.eq 0xfdc <k_pack_halves+0x660>
 	WORD $0x52800248 // mov w8, #0x12 // =18
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xfd4 <k_pack_halves+0x650>
+	WORD $0x54ffffa1 // b.ne 0xfcc <k_pack_halves+0x650>
 	WORD $0xf1002e1f // cmp x16, #0xb
-	WORD $0x5400016b // b.lt 0x1014 <k_pack_halves+0x690>
+	WORD $0x5400016b // b.lt 0x100c <k_pack_halves+0x690>
 	WORD $0xf9400bee // ldr x14, [sp, #0x10]
 	WORD $0x52800289 // mov w9, #0x14 // =20
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -1043,30 +1041,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0xff8 <k_pack_halves+0x674>
-	WORD $0x14000015 // b 0x1064 <k_pack_halves+0x6e0>
+	WORD $0x54ffff61 // b.ne 0xff0 <k_pack_halves+0x674>
+	WORD $0x14000015 // b 0x105c <k_pack_halves+0x6e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x1024 <k_pack_halves+0x6a0>
+	WORD $0x54000061 // b.ne 0x101c <k_pack_halves+0x6a0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x1048 <k_pack_halves+0x6c4>
+	WORD $0x1400000a // b 0x1040 <k_pack_halves+0x6c4>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1803ee // mov x14, x24
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0x102c <k_pack_halves+0x6a8>
+	WORD $0x54ffffa1 // b.ne 0x1024 <k_pack_halves+0x6a8>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x1064 <k_pack_halves+0x6e0>
+	WORD $0x54000100 // b.eq 0x105c <k_pack_halves+0x6e0>
 	WORD $0x52800288 // mov w8, #0x14 // =20
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0x1054 <k_pack_halves+0x6d0>
+	WORD $0x54ffffa1 // b.ne 0x104c <k_pack_halves+0x6d0>
 	WORD $0xf100321f // cmp x16, #0xc
-	WORD $0x5400016b // b.lt 0x1094 <k_pack_halves+0x710>
+	WORD $0x5400016b // b.lt 0x108c <k_pack_halves+0x710>
 	WORD $0xf9402fee // ldr x14, [sp, #0x58]
 	WORD $0x528002c9 // mov w9, #0x16 // =22
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -1075,30 +1073,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0x1078 <k_pack_halves+0x6f4>
-	WORD $0x14000015 // b 0x10e4 <k_pack_halves+0x760>
+	WORD $0x54ffff61 // b.ne 0x1070 <k_pack_halves+0x6f4>
+	WORD $0x14000015 // b 0x10dc <k_pack_halves+0x760>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x10a4 <k_pack_halves+0x720>
+	WORD $0x54000061 // b.ne 0x109c <k_pack_halves+0x720>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x10c8 <k_pack_halves+0x744>
+	WORD $0x1400000a // b 0x10c0 <k_pack_halves+0x744>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1903ee // mov x14, x25
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0x10ac <k_pack_halves+0x728>
+	WORD $0x54ffffa1 // b.ne 0x10a4 <k_pack_halves+0x728>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x10e4 <k_pack_halves+0x760>
+	WORD $0x54000100 // b.eq 0x10dc <k_pack_halves+0x760>
 	WORD $0x528002c8 // mov w8, #0x16 // =22
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0x10d4 <k_pack_halves+0x750>
+	WORD $0x54ffffa1 // b.ne 0x10cc <k_pack_halves+0x750>
 	WORD $0xf100361f // cmp x16, #0xd
-	WORD $0x5400016b // b.lt 0x1114 <k_pack_halves+0x790>
+	WORD $0x5400016b // b.lt 0x110c <k_pack_halves+0x790>
 	WORD $0xf94007ee // ldr x14, [sp, #0x8]
 	WORD $0x52800309 // mov w9, #0x18 // =24
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -1107,30 +1105,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0x10f8 <k_pack_halves+0x774>
-	WORD $0x14000015 // b 0x1164 <k_pack_halves+0x7e0>
+	WORD $0x54ffff61 // b.ne 0x10f0 <k_pack_halves+0x774>
+	WORD $0x14000015 // b 0x115c <k_pack_halves+0x7e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x1124 <k_pack_halves+0x7a0>
+	WORD $0x54000061 // b.ne 0x111c <k_pack_halves+0x7a0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x1148 <k_pack_halves+0x7c4>
+	WORD $0x1400000a // b 0x1140 <k_pack_halves+0x7c4>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1b03ee // mov x14, x27
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0x112c <k_pack_halves+0x7a8>
+	WORD $0x54ffffa1 // b.ne 0x1124 <k_pack_halves+0x7a8>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x1164 <k_pack_halves+0x7e0>
+	WORD $0x54000100 // b.eq 0x115c <k_pack_halves+0x7e0>
 	WORD $0x52800308 // mov w8, #0x18 // =24
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0x1154 <k_pack_halves+0x7d0>
+	WORD $0x54ffffa1 // b.ne 0x114c <k_pack_halves+0x7d0>
 	WORD $0xf1003a1f // cmp x16, #0xe
-	WORD $0x5400016b // b.lt 0x1194 <k_pack_halves+0x810>
+	WORD $0x5400016b // b.lt 0x118c <k_pack_halves+0x810>
 	WORD $0xf9402bee // ldr x14, [sp, #0x50]
 	WORD $0x52800349 // mov w9, #0x1a // =26
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -1139,30 +1137,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0x1178 <k_pack_halves+0x7f4>
-	WORD $0x14000015 // b 0x11e4 <k_pack_halves+0x860>
+	WORD $0x54ffff61 // b.ne 0x1170 <k_pack_halves+0x7f4>
+	WORD $0x14000015 // b 0x11dc <k_pack_halves+0x860>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x11a4 <k_pack_halves+0x820>
+	WORD $0x54000061 // b.ne 0x119c <k_pack_halves+0x820>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x11c8 <k_pack_halves+0x844>
+	WORD $0x1400000a // b 0x11c0 <k_pack_halves+0x844>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1d03ee // mov x14, x29
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0x11ac <k_pack_halves+0x828>
+	WORD $0x54ffffa1 // b.ne 0x11a4 <k_pack_halves+0x828>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x11e4 <k_pack_halves+0x860>
+	WORD $0x54000100 // b.eq 0x11dc <k_pack_halves+0x860>
 	WORD $0x52800348 // mov w8, #0x1a // =26
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0x11d4 <k_pack_halves+0x850>
+	WORD $0x54ffffa1 // b.ne 0x11cc <k_pack_halves+0x850>
 	WORD $0xf1003e1f // cmp x16, #0xf
-	WORD $0x5400016b // b.lt 0x1214 <k_pack_halves+0x890>
+	WORD $0x5400016b // b.lt 0x120c <k_pack_halves+0x890>
 	WORD $0xf94027ee // ldr x14, [sp, #0x48]
 	WORD $0x52800389 // mov w9, #0x1c // =28
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -1171,30 +1169,30 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0x11f8 <k_pack_halves+0x874>
-	WORD $0x14000015 // b 0x1264 <k_pack_halves+0x8e0>
+	WORD $0x54ffff61 // b.ne 0x11f0 <k_pack_halves+0x874>
+	WORD $0x14000015 // b 0x125c <k_pack_halves+0x8e0>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x1224 <k_pack_halves+0x8a0>
+	WORD $0x54000061 // b.ne 0x121c <k_pack_halves+0x8a0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x1248 <k_pack_halves+0x8c4>
+	WORD $0x1400000a // b 0x1240 <k_pack_halves+0x8c4>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1a03ee // mov x14, x26
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0x122c <k_pack_halves+0x8a8>
+	WORD $0x54ffffa1 // b.ne 0x1224 <k_pack_halves+0x8a8>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54000100 // b.eq 0x1264 <k_pack_halves+0x8e0>
+	WORD $0x54000100 // b.eq 0x125c <k_pack_halves+0x8e0>
 	WORD $0x52800388 // mov w8, #0x1c // =28
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0x1254 <k_pack_halves+0x8d0>
+	WORD $0x54ffffa1 // b.ne 0x124c <k_pack_halves+0x8d0>
 	WORD $0xf100421f // cmp x16, #0x10
-	WORD $0x5400016b // b.lt 0x1294 <k_pack_halves+0x910>
+	WORD $0x5400016b // b.lt 0x128c <k_pack_halves+0x910>
 	WORD $0xf94023ee // ldr x14, [sp, #0x40]
 	WORD $0x528003c9 // mov w9, #0x1e // =30
 	WORD $0xaa0f03e3 // mov x3, x15
@@ -1203,29 +1201,29 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x782969a6 // strh w6, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffff61 // b.ne 0x1278 <k_pack_halves+0x8f4>
-	WORD $0x17fffe02 // b 0xa98 <k_pack_halves+0x114>
+	WORD $0x54ffff61 // b.ne 0x1270 <k_pack_halves+0x8f4>
+	WORD $0x17fffe02 // b 0xa90 <k_pack_halves+0x114>
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54000061 // b.ne 0x12a4 <k_pack_halves+0x920>
+	WORD $0x54000061 // b.ne 0x129c <k_pack_halves+0x920>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x12c8 <k_pack_halves+0x944>
+	WORD $0x1400000a // b 0x12c0 <k_pack_halves+0x944>
 	WORD $0xaa1103e9 // mov x9, x17
 	WORD $0xaa1e03ee // mov x14, x30
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0x781e01df // sturh wzr, [x14, #-0x20]
 	WORD $0x780405df // strh wzr, [x14], #0x40
-	WORD $0x54ffffa1 // b.ne 0x12ac <k_pack_halves+0x928>
+	WORD $0x54ffffa1 // b.ne 0x12a4 <k_pack_halves+0x928>
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0xaa1103ee // mov x14, x17
-	WORD $0x54ffbea0 // b.eq 0xa98 <k_pack_halves+0x114>
+	WORD $0x54ffbea0 // b.eq 0xa90 <k_pack_halves+0x114>
 	WORD $0x528003c8 // mov w8, #0x1e // =30
 	WORD $0xaa0e1509 // orr x9, x8, x14, lsl #5
 	WORD $0xcb0e01ee // sub x14, x15, x14
 	WORD $0xf10005ce // subs x14, x14, #0x1
 	WORD $0x782969bf // strh wzr, [x13, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0x12d4 <k_pack_halves+0x950>
-	WORD $0x17fffded // b 0xa98 <k_pack_halves+0x114>
+	WORD $0x54ffffa1 // b.ne 0x12cc <k_pack_halves+0x950>
+	WORD $0x17fffded // b 0xa90 <k_pack_halves+0x114>
 	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
 	WORD $0xf94043fd // ldr x29, [sp, #0x80]
 	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
@@ -1238,35 +1236,35 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_bits
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400084b // b.lt 0x1418 <k_pack_bits+0x110>
-	WORD $0x1000136c // adr x12, 0x1580 <k_pack_groups+0x164>
+	WORD $0x5400084b // b.lt 0x1410 <k_pack_bits+0x110>
+	WORD $0x100013ac // adr x12, 0x1580 <k_pack_groups+0x16c>
 	WORD $0xa9403c0e // ldp x14, x15, [x0]
 	WORD $0xfd400180 // ldr d0, [x12]
-	WORD $0x1000140c // adr x12, 0x15a0 <k_pack_groups+0x184>
-	WORD $0x1000132d // adr x13, 0x1588 <k_pack_groups+0x16c>
+	WORD $0x1000144c // adr x12, 0x15a0 <k_pack_groups+0x18c>
+	WORD $0x1000136d // adr x13, 0x1588 <k_pack_groups+0x174>
 	WORD $0x3dc00183 // ldr q3, [x12]
-	WORD $0x100014ac // adr x12, 0x15c0 <k_pack_groups+0x1a4>
+	WORD $0x100014ec // adr x12, 0x15c0 <k_pack_groups+0x1ac>
 	WORD $0x4f0005e2 // movi v2.4s, #0xf
 	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0x100012cc // adr x12, 0x1590 <k_pack_groups+0x174>
+	WORD $0x1000130c // adr x12, 0x1590 <k_pack_groups+0x17c>
 	WORD $0xfd4001a1 // ldr d1, [x13]
 	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
 	WORD $0x3dc00185 // ldr q5, [x12]
-	WORD $0x1000134c // adr x12, 0x15b0 <k_pack_groups+0x194>
+	WORD $0x1000138c // adr x12, 0x15b0 <k_pack_groups+0x19c>
 	WORD $0xa942a80b // ldp x11, x10, [x0, #0x28]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b1001ce // add x14, x14, x16
 	WORD $0x8b1101ef // add x15, x15, x17
-	WORD $0x14000005 // b 0x1378 <k_pack_bits+0x70>
+	WORD $0x14000005 // b 0x1370 <k_pack_bits+0x70>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x8b0a01ce // add x14, x14, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54000520 // b.eq 0x1418 <k_pack_bits+0x110>
+	WORD $0x54000520 // b.eq 0x1410 <k_pack_bits+0x110>
 	WORD $0x9b093d70 // madd x16, x11, x9, x15
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400001e // b 0x13f8 <k_pack_bits+0xf0>
+	WORD $0x1400001e // b 0x13f0 <k_pack_bits+0xf0>
 	WORD $0xb9400200 // ldr w0, [x16]
 	WORD $0x4e040c07 // dup v7.4s, w0
 	WORD $0x53047c01 // lsr w1, w0, #4
@@ -1295,21 +1293,21 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x8b0d0210 // add x16, x16, x13
 	WORD $0xf100423f // cmp x17, #0x10
-	WORD $0x54fffba0 // b.eq 0x1368 <k_pack_bits+0x60>
+	WORD $0x54fffba0 // b.eq 0x1360 <k_pack_bits+0x60>
 	WORD $0xeb0c023f // cmp x17, x12
-	WORD $0x54fffc4b // b.lt 0x1384 <k_pack_bits+0x7c>
+	WORD $0x54fffc4b // b.lt 0x137c <k_pack_bits+0x7c>
 	WORD $0xb83179df // str wzr, [x14, x17, lsl #2]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x8b0d0210 // add x16, x16, x13
 	WORD $0xf100423f // cmp x17, #0x10
-	WORD $0x54ffff41 // b.ne 0x13f8 <k_pack_bits+0xf0>
-	WORD $0x17ffffd5 // b 0x1368 <k_pack_bits+0x60>
+	WORD $0x54ffff41 // b.ne 0x13f0 <k_pack_bits+0xf0>
+	WORD $0x17ffffd5 // b 0x1360 <k_pack_bits+0x60>
 	WORD $0xd65f03c0 // ret
 
 	// pack_groups
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540009eb // b.lt 0x1560 <k_pack_groups+0x144>
+	WORD $0x540009eb // b.lt 0x1558 <k_pack_groups+0x144>
 	WORD $0xa940340f // ldp x15, x13, [x0]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa943c00e // ldp x14, x16, [x0, #0x38]
@@ -1321,16 +1319,16 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3200cfef // mov w15, #0xf0f0f0f // =252645135
 	WORD $0x91004230 // add x16, x17, #0x10
 	WORD $0x91040011 // add x17, x0, #0x100
-	WORD $0x14000006 // b 0x146c <k_pack_groups+0x50>
+	WORD $0x14000006 // b 0x1464 <k_pack_groups+0x50>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x8b0c0210 // add x16, x16, x12
 	WORD $0x8b0b0231 // add x17, x17, x11
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x540007c0 // b.eq 0x1560 <k_pack_groups+0x144>
+	WORD $0x540007c0 // b.eq 0x1558 <k_pack_groups+0x144>
 	WORD $0xaa1f03e0 // mov x0, xzr
 	WORD $0xaa1103e1 // mov x1, x17
 	WORD $0xaa1003e2 // mov x2, x16
-	WORD $0x1400002a // b 0x1520 <k_pack_groups+0x104>
+	WORD $0x1400002a // b 0x1518 <k_pack_groups+0x104>
 	WORD $0x297e0c44 // ldp w4, w3, [x2, #-0x10]
 	WORD $0x0a031145 // and w5, w10, w3, lsl #4
 	WORD $0x0a0f0086 // and w6, w4, w15
@@ -1371,9 +1369,9 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0042 // add x2, x2, x14
 	WORD $0xf100401f // cmp x0, #0x10
 	WORD $0x91001021 // add x1, x1, #0x4
-	WORD $0x54fff9e0 // b.eq 0x1458 <k_pack_groups+0x3c>
+	WORD $0x54fff9e0 // b.eq 0x1450 <k_pack_groups+0x3c>
 	WORD $0xeb0d001f // cmp x0, x13
-	WORD $0x54fffacb // b.lt 0x147c <k_pack_groups+0x60>
+	WORD $0x54fffacb // b.lt 0x1474 <k_pack_groups+0x60>
 	WORD $0xb810003f // stur wzr, [x1, #-0x100]
 	WORD $0xb900003f // str wzr, [x1]
 	WORD $0xb814003f // stur wzr, [x1, #-0xc0]
@@ -1386,9 +1384,11 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0042 // add x2, x2, x14
 	WORD $0xf100401f // cmp x0, #0x10
 	WORD $0x91001021 // add x1, x1, #0x4
-	WORD $0x54fffe41 // b.ne 0x1520 <k_pack_groups+0x104>
-	WORD $0x17ffffbf // b 0x1458 <k_pack_groups+0x3c>
+	WORD $0x54fffe41 // b.ne 0x1518 <k_pack_groups+0x104>
+	WORD $0x17ffffbf // b 0x1450 <k_pack_groups+0x3c>
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

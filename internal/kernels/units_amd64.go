@@ -298,9 +298,9 @@ var units = []unit{
 	}},
 	{cpu.AVX2, tilepackAVX2Addr(), []entry{
 		{fnPackLines, 0x0},
-		{fnPackHalves, 0x240},
-		{fnPackBits, 0x470},
-		{fnPackGroups, 0x590},
+		{fnPackHalves, 0x9a0},
+		{fnPackBits, 0xbd0},
+		{fnPackGroups, 0xcf0},
 	}},
 	{cpu.AVX2, tilepanelAVX2Addr(), []entry{
 		{fnUntileQ80, 0x0},

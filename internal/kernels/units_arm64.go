@@ -162,9 +162,9 @@ var units = []unit{
 	}},
 	{cpu.NEON, tilepackNEONAddr(), []entry{
 		{fnPackLines, 0x0},
-		{fnPackHalves, 0x984},
-		{fnPackBits, 0x1308},
-		{fnPackGroups, 0x141c},
+		{fnPackHalves, 0x97c},
+		{fnPackBits, 0x1300},
+		{fnPackGroups, 0x1414},
 	}},
 	{cpu.NEON, tilepanelNEONAddr(), []entry{
 		{fnUntileQ80, 0x0},

@@ -9,20 +9,48 @@ struct pack { uint8_t* dst; const uint8_t* src; long n, ld, blocks, size, unit, 
 typedef uint32_t u4 __attribute__((aligned(1)));
 typedef uint16_t u2 __attribute__((aligned(1)));
 
-#define PACK(name, type) \
-KERNEL(name, pack) \
-{ \
-  for (long b = 0; b < p->blocks; b++) { \
-    type* dst = (type*)(p->dst + b * p->unit + p->to); \
-    const uint8_t* src = p->src + b * p->size + p->from; \
-    for (long r = 0; r < ROWS; r++, src += p->ld) { \
-      _Pragma("clang loop vectorize(disable)") \
-      for (long i = 0; i < p->count; i++) dst[ROWS * i + r] = r < p->n ? ((const type*)src)[i] : 0; \
-    } \
-  } \
+typedef uint32_t four __attribute__((vector_size(16)));
+typedef uint32_t fouru __attribute__((vector_size(16), aligned(1)));
+#define MIX __builtin_shufflevector
+
+INLINE four load4(const struct pack* p, const uint8_t* src, long r)
+{
+  return r < p->n ? *(const fouru*)(src + r * p->ld) : (four){0};
 }
-PACK(pack_lines, u4)
-PACK(pack_halves, u2)
+
+// Four rows by four fours at a time, turned in registers.
+KERNEL(pack_lines, pack)
+{
+  for (long b = 0; b < p->blocks; b++) {
+    uint32_t* dst = (uint32_t*)(p->dst + b * p->unit + p->to);
+    const uint8_t* src = p->src + b * p->size + p->from;
+    long i = 0;
+    for (; i + 4 <= p->count; i += 4, src += 16, dst += 4 * ROWS)
+      for (long r = 0; r < ROWS; r += 4) {
+        const four x = load4(p, src, r), y = load4(p, src, r + 1), z = load4(p, src, r + 2), w = load4(p, src, r + 3);
+        const four xy = MIX(x, y, 0, 4, 1, 5), zw = MIX(z, w, 0, 4, 1, 5);
+        const four xy2 = MIX(x, y, 2, 6, 3, 7), zw2 = MIX(z, w, 2, 6, 3, 7);
+        *(fouru*)(dst + r) = MIX(xy, zw, 0, 1, 4, 5);
+        *(fouru*)(dst + r + ROWS) = MIX(xy, zw, 2, 3, 6, 7);
+        *(fouru*)(dst + r + 2 * ROWS) = MIX(xy2, zw2, 0, 1, 4, 5);
+        *(fouru*)(dst + r + 3 * ROWS) = MIX(xy2, zw2, 2, 3, 6, 7);
+      }
+    for (; i < p->count; i++, src += 4, dst += ROWS)
+#pragma clang loop vectorize(disable)
+      for (long r = 0; r < ROWS; r++) ((u4*)dst)[r] = r < p->n ? *(const u4*)(src + r * p->ld) : 0;
+  }
+}
+
+KERNEL(pack_halves, pack)
+{
+  for (long b = 0; b < p->blocks; b++) {
+    u2* dst = (u2*)(p->dst + b * p->unit + p->to);
+    const uint8_t* src = p->src + b * p->size + p->from;
+    for (long r = 0; r < ROWS; r++, src += p->ld)
+#pragma clang loop vectorize(disable)
+      for (long i = 0; i < p->count; i++) dst[ROWS * i + r] = r < p->n ? ((const u2*)src)[i] : 0;
+  }
+}
 
 // spread moves bit 4j+i of a four to bit j of its byte i: the fifth bits of codes 4j..4j+3 in legacy types.
 INLINE uint32_t spread(uint32_t h)
