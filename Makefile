@@ -16,7 +16,7 @@ STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-.PHONY: all build install test race arm64 check fmt vet lint cross docs words demo bench microbench interop interop-torch fuzz large clean
+.PHONY: all build install test race arm64 emulated check fmt vet lint cross docs words demo bench microbench interop interop-torch fuzz large clean
 
 all: build
 
@@ -37,6 +37,14 @@ race:
 arm64:
 	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec qemu-aarch64-static ./internal/kernels ./internal/storage ./targets/report
 	GOOS=linux GOARCH=arm64 $(GO) test -timeout 20m -exec qemu-aarch64-static -run TestSameBytesEverywhere ./targets/build
+
+# Every level of instructions on an emulated processor that has no higher one, so that a kernel which
+# borrows from above fails as it would on such a machine. This machine's own levels need no emulator.
+KERNELS = 'TestEntries|TestTiles|TestQuantize|TestDot|TestDecode|TestGemm'
+emulated: arm64
+	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu cortex-a53' -run $(KERNELS) ./internal/kernels
+	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu cortex-a76' -run $(KERNELS) ./internal/kernels
+	GOOS=linux GOARCH=amd64 $(GO) test -short -timeout 20m -exec 'qemu-x86_64-static -cpu Haswell' -run $(KERNELS) ./internal/kernels
 
 check: fmt vet lint cross words
 	$(GO) test -count=1 ./internal/floors

@@ -25,6 +25,7 @@ func tileDOTPRODAddr() uintptr
 func tilepackNEONAddr() uintptr
 func tilepanelNEONAddr() uintptr
 func tilepanelDOTPRODAddr() uintptr
+func tilepanelI8MMAddr() uintptr
 
 // units are the blobs of compiled kernels: the address of each, and where kernels begin in it.
 var units = []unit{
@@ -197,5 +198,21 @@ var units = []unit{
 		{fnTilePanelMin, 0x2aa0},
 		{fnTilePanel16, 0x3744},
 		{fnTilePanel16Min, 0x4484},
+	}},
+	{cpu.I8MM, tilepanelI8MMAddr(), []entry{
+		{fnUntileQ80, 0x0},
+		{fnUntileQ40, 0x98},
+		{fnUntileQ41, 0x188},
+		{fnUntileQ50, 0x264},
+		{fnUntileQ51, 0x3b0},
+		{fnUntileQ2K, 0x50c},
+		{fnUntileQ3K, 0x990},
+		{fnUntileQ4K, 0xf94},
+		{fnUntileQ5K, 0x1330},
+		{fnUntileQ6K, 0x18dc},
+		{fnTilePanel, 0x1eb8},
+		{fnTilePanelMin, 0x2b2c},
+		{fnTilePanel16, 0x386c},
+		{fnTilePanel16Min, 0x461c},
 	}},
 }

@@ -1,4 +1,4 @@
-// levels: avx2 avxvnni avx512vnni neon dotprod
+// levels: avx2 avxvnni avx512vnni neon dotprod i8mm
 // Tiles times many tokens: a piece of a tile is laid out as a panel in the nearest cache, once, and all
 // tokens pass by it.
 #include "tiletypes.h"
@@ -70,6 +70,39 @@ struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, 
 #define MOST(halves) ((halves) == 1 ? 12 : 8)
 #endif
 
+#define EACH(t) _Pragma("clang loop unroll(full)") for (int t = 0; t < m; t++)
+#define X(t) (x[(t) / 4] + (t) % 4)
+
+#ifdef __ARM_FEATURE_MATMUL_INT8
+// pairs adds the products of lines from..to with m tokens, two by two: one instruction multiplies eight
+// codes of two rows with those of two tokens.
+INLINE void pairs(vi* s, const uint8_t* w, const int m, const int from, const int to, const struct act** x)
+{
+  int32x4_t low[6], high[6]; // of rows 0 and 1, and of rows 2 and 3: row, token
+#pragma clang loop unroll(full)
+  for (int t = 0; t < m / 2; t++) {
+    low[t] = vzip1q_s32((int32x4_t)s[2 * t], (int32x4_t)s[2 * t + 1]);
+    high[t] = vzip2q_s32((int32x4_t)s[2 * t], (int32x4_t)s[2 * t + 1]);
+  }
+#pragma clang loop unroll(full)
+  for (int j = from; j < to; j += 2) {
+    const int32x4_t c = (int32x4_t)line(w, j), d = (int32x4_t)line(w, j + 1);
+    const int8x16_t c01 = (int8x16_t)vzip1q_s32(c, d), c23 = (int8x16_t)vzip2q_s32(c, d);
+#pragma clang loop unroll(full)
+    for (int t = 0; t < m; t += 2) {
+      const int8x16_t a = vcombine_s8(vld1_s8(X(t)->q + 4 * j), vld1_s8(X(t + 1)->q + 4 * j));
+      low[t / 2] = vmmlaq_s32(low[t / 2], c01, a);
+      high[t / 2] = vmmlaq_s32(high[t / 2], c23, a);
+    }
+  }
+#pragma clang loop unroll(full)
+  for (int t = 0; t < m / 2; t++) {
+    s[2 * t] = (vi)vuzp1q_s32(low[t], high[t]);
+    s[2 * t + 1] = (vi)vuzp2q_s32(low[t], high[t]);
+  }
+}
+#endif
+
 // pass multiplies m tokens from token at on, which must not leave its group unless it begins it.
 INLINE void pass(const struct panel* p, const int m, const int halves, const int min, long at, int r)
 {
@@ -77,8 +110,6 @@ INLINE void pass(const struct panel* p, const int m, const int halves, const int
   const struct act* x[3];
   float* dst = p->dst + (at - p->first) * p->ldd + r * VL;
   vf acc[12];
-#define EACH(t) _Pragma("clang loop unroll(full)") for (int t = 0; t < m; t++)
-#define X(t) (x[t / 4] + t % 4)
   x[0] = p->x + at / 4 * p->ldx + at % 4;
   x[1] = x[0] + p->ldx;
   x[2] = x[1] + p->ldx;
@@ -89,6 +120,11 @@ INLINE void pass(const struct panel* p, const int m, const int halves, const int
     for (int h = 0; h < halves; h++) {
       vi s[12];
       EACH(t) s[t] = alli(min || !VNNI ? MAGIC : halves == 1 ? X(t)->start : X(t)->start16[h]);
+#ifdef __ARM_FEATURE_MATMUL_INT8
+      if (m % 2 == 0) {
+        pairs(s, w, m, h * 4, (h + 1) * 8 / halves, x);
+      } else
+#endif
 #pragma clang loop unroll(full)
       for (int i = h * 4; i < (h + 1) * 8 / halves; i += 4) {
         quads q[12];
