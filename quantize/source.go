@@ -13,8 +13,9 @@ import (
 	"github.com/pare-dev/pare/ir"
 )
 
-// chunkBytes bounds the real values that one worker holds while it encodes.
-const chunkBytes = 1 << 20
+// chunkBytes bounds the real values that one worker holds while it encodes: they are read, checked and
+// encoded one after the other, and should stay in the cache of a core.
+const chunkBytes = 512 << 10
 
 // grain is the number of rows a worker takes at a time: as many as fit in chunkBytes, one at least.
 // Where memory is limited all workers together take an eighth of it; writers read on every core at
@@ -36,7 +37,6 @@ type encoded struct {
 	importance []float32 // one per column (of each matrix, when the tensor stacks several), or nil
 	threads    int
 	grain      int
-	pool       sync.Pool // *[]float32
 }
 
 func newEncoded(from *ir.Tensor, to storage.Type, importance []float32, env ir.Env) (*encoded, error) {
@@ -75,8 +75,11 @@ func importanceRow(t *ir.Tensor, importance []float32, r int) []float32 {
 	return importance[i*cols : (i+1)*cols]
 }
 
-func (e *encoded) scratch(n int) *[]float32 {
-	if b, ok := e.pool.Get().(*[]float32); ok && cap(*b) >= n {
+// reals are buffers of real values for any tensor.
+var reals sync.Pool // *[]float32
+
+func takeReals(n int) *[]float32 {
+	if b, ok := reals.Get().(*[]float32); ok && cap(*b) >= n {
 		*b = (*b)[:n]
 		return b
 	}
@@ -98,8 +101,8 @@ func (e *encoded) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi 
 		return fmt.Errorf("%d bytes for rows [%d,%d), want %d", len(dst), lo, hi, (hi-lo)*row)
 	}
 	return par.Range(ctx, e.threads, hi-lo, e.grain, func(_, a, b int) error {
-		buf := e.scratch((b - a) * cols)
-		defer e.pool.Put(buf)
+		buf := takeReals((b - a) * cols)
+		defer reals.Put(buf)
 		x := *buf
 		if err := e.from.Data.ReadRows(ctx, x, lo+a, lo+b); err != nil {
 			return err

@@ -91,7 +91,7 @@ func existing(path string) string {
 // idle machine.
 const (
 	bytesPerSecond   = 600e6 // decode and copy
-	weightsPerSecond = 12e6  // scale search of a block type
+	weightsPerSecond = 80e6  // scale search of a block type
 	flopsPerSecond   = 25e9
 )
 
@@ -99,8 +99,11 @@ const (
 func (e *engine) estimateTime(m *ir.Model, jobs []*job) float64 {
 	cores := float64(e.o.Threads)
 	weights := float64(m.Parameters())
-	s := float64(e.rep.Source.Bytes) / bytesPerSecond // digests
-	var learned float64                               // tokens of calibration
+	var s float64
+	if !e.single || e.keepsStages(jobs[0]) {
+		s = float64(e.rep.Source.Bytes) / bytesPerSecond // digests
+	}
+	var learned float64 // tokens of calibration
 	if e.calib != nil {
 		learned = float64(e.calib.Tokens)
 	}

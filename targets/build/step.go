@@ -191,10 +191,19 @@ func (e *engine) planStep(ctx context.Context, j *job, m *ir.Model) (*ir.Model, 
 	return imagine(m, p), nil
 }
 
+// keepsStages says that what stages of a step make is kept for another try, under digests of the inputs.
+// To convert and to round is to read and to write once: reading everything for a digest before would take
+// longer than that.
+func (e *engine) keepsStages(j *job) bool {
+	return len(e.adapters) > 0 || len(e.r.Passes) > 0 || j.isa
+}
+
 // step does the work.
 func (e *engine) step(ctx context.Context, s *Step, j *job) error {
-	if err := e.timed("digest", "", func() (bool, error) { return false, e.digests(ctx) }); err != nil {
-		return err
+	if e.keepsStages(j) {
+		if err := e.timed("digest", "", func() (bool, error) { return false, e.digests(ctx) }); err != nil {
+			return err
+		}
 	}
 	if err := e.prepare(ctx); err != nil {
 		return err
