@@ -16,7 +16,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q3_k
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0b268e0f; WORD $0x0000 // jle 0xb33 <k_encode_q3_k+0xb33>
+	LONG $0x0b3f8e0f; WORD $0x0000 // jle 0xb4c <k_encode_q3_k+0xb4c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -25,364 +25,366 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
+	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
 	LONG $0x086f8b4c // movq 0x8(%rdi), %r13
-	LONG $0x00b98d48; WORD $0x0008; BYTE $0x00 // leaq 0x800(%rcx), %rdi
+	LONG $0x00a18d4c; WORD $0x0008; BYTE $0x00 // leaq 0x800(%rcx), %r12
 	LONG $0xe0918d48; WORD $0x0014; BYTE $0x00 // leaq 0x14e0(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x80a18d4c; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %r12
-	QUAD $0x001eb005187de2c4; BYTE $0x00 // vbroadcastss 0x1eb0(%rip), %ymm0 # 0x1f08 <k_encode_q3_k_weighted+0x13c8>
-	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
-	QUAD $0x001e562d187de2c4; BYTE $0x00 // vbroadcastss 0x1e56(%rip), %ymm5 # 0x1ec0 <k_encode_q3_k_weighted+0x1380>
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x80998d4c; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %r11
 	LONG $0xe0918d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%rcx), %r10
-	QUAD $0x001e4e3d187de2c4; BYTE $0x00 // vbroadcastss 0x1e4e(%rip), %ymm7 # 0x1ec8 <k_encode_q3_k_weighted+0x1388>
-	QUAD $0x001e6d05587d62c4; BYTE $0x00 // vpbroadcastd 0x1e6d(%rip), %ymm8 # 0x1ef0 <k_encode_q3_k_weighted+0x13b0>
-	QUAD $0x001e480d587d62c4; BYTE $0x00 // vpbroadcastd 0x1e48(%rip), %ymm9 # 0x1ed4 <k_encode_q3_k_weighted+0x1394>
-	QUAD $0x001e6b05587de2c4; BYTE $0x00 // vpbroadcastd 0x1e6b(%rip), %ymm0 # 0x1f00 <k_encode_q3_k_weighted+0x13c0>
-	QUAD $0x001e6625587de2c4; BYTE $0x00 // vpbroadcastd 0x1e66(%rip), %ymm4 # 0x1f04 <k_encode_q3_k_weighted+0x13c4>
-	QUAD $0x001e690d187de2c4; BYTE $0x00 // vbroadcastss 0x1e69(%rip), %ymm1 # 0x1f10 <k_encode_q3_k_weighted+0x13d0>
+	QUAD $0x001ee905187de2c4; BYTE $0x00 // vbroadcastss 0x1ee9(%rip), %ymm0 # 0x1f48 <k_encode_q3_k_weighted+0x13f8>
+	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
+	QUAD $0x001e973d187de2c4; BYTE $0x00 // vbroadcastss 0x1e97(%rip), %ymm7 # 0x1f08 <k_encode_q3_k_weighted+0x13b8>
+	QUAD $0x001eb605587d62c4; BYTE $0x00 // vpbroadcastd 0x1eb6(%rip), %ymm8 # 0x1f30 <k_encode_q3_k_weighted+0x13e0>
+	QUAD $0x001e910d587d62c4; BYTE $0x00 // vpbroadcastd 0x1e91(%rip), %ymm9 # 0x1f14 <k_encode_q3_k_weighted+0x13c4>
+	QUAD $0x001eb405587de2c4; BYTE $0x00 // vpbroadcastd 0x1eb4(%rip), %ymm0 # 0x1f40 <k_encode_q3_k_weighted+0x13f0>
+	QUAD $0x001ecb15587de2c4; BYTE $0x00 // vpbroadcastd 0x1ecb(%rip), %ymm2 # 0x1f60 <k_encode_q3_k_weighted+0x1410>
+	QUAD $0x001ea60d187de2c4; BYTE $0x00 // vbroadcastss 0x1ea6(%rip), %ymm1 # 0x1f44 <k_encode_q3_k_weighted+0x13f4>
 	QUAD $0x000140248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rsp)
-	QUAD $0x001e270d587de2c4; BYTE $0x00 // vpbroadcastd 0x1e27(%rip), %ymm1 # 0x1ee0 <k_encode_q3_k_weighted+0x13a0>
-	QUAD $0x000120248c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x120(%rsp)
-	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
-	QUAD $0x0000c024bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0xc0(%rsp)
-	QUAD $0x0000a024847f7dc5; BYTE $0x00 // vmovdqa %ymm8, 0xa0(%rsp)
-	QUAD $0x0000e0248c7f7dc5; BYTE $0x00 // vmovdqa %ymm9, 0xe0(%rsp)
-	QUAD $0x00016024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0x160(%rsp)
-	QUAD $0x00010024a47ffdc5; BYTE $0x00 // vmovdqa %ymm4, 0x100(%rsp)
-	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x001ea00d187de2c4; BYTE $0x00 // vbroadcastss 0x1ea0(%rip), %ymm1 # 0x1f50 <k_encode_q3_k_weighted+0x1400>
+	QUAD $0x000120248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x120(%rsp)
+	QUAD $0x001e5e0d587de2c4; BYTE $0x00 // vpbroadcastd 0x1e5e(%rip), %ymm1 # 0x1f20 <k_encode_q3_k_weighted+0x13d0>
+	QUAD $0x000100248c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x100(%rsp)
+	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	QUAD $0x00018024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0x180(%rsp)
+	QUAD $0x00016024947ffdc5; BYTE $0x00 // vmovdqa %ymm2, 0x160(%rsp)
+	QUAD $0x00008024bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0x80(%rsp)
+	QUAD $0x0000e024847f7dc5; BYTE $0x00 // vmovdqa %ymm8, 0xe0(%rsp)
+	QUAD $0x0000c0248c7f7dc5; BYTE $0x00 // vmovdqa %ymm9, 0xc0(%rsp)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0xd0420f48 // cmovbq %rax, %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	WORD $0x8941; BYTE $0xd7 // movl %edx, %r15d
-	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
+	LONG $0x04e1c141 // shll $0x4, %r9d
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x001dcb35187de2c4; BYTE $0x00 // vbroadcastss 0x1dcb(%rip), %ymm6 # 0x1efc <k_encode_q3_k_weighted+0x13bc>
-	QUAD $0x001d9e15187d62c4; BYTE $0x00 // vbroadcastss 0x1d9e(%rip), %ymm10 # 0x1ed8 <k_encode_q3_k_weighted+0x1398>
-	QUAD $0x00008024a428fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm4
-	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
-	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0000a024ac28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm5
+	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	WORD $0xb60f; BYTE $0xc0 // movzbl %al, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x08 // shll $0x8, %eax
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x04eac148 // shrq $0x4, %rdx
 	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0x01c88348 // orq $0x1, %rax
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	WORD $0xe2c1; BYTE $0x04 // shll $0x4, %edx
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x02ce8348 // orq $0x2, %rsi
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
 	WORD $0x920f; BYTE $0xc0 // setb %al
 	WORD $0xe0c1; BYTE $0x04 // shll $0x4, %eax
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x03ce8348 // orq $0x3, %rsi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
 	LONG $0xc3920f41 // setb %r11b
 	LONG $0x04e3c141 // shll $0x4, %r11d
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x04c88349 // orq $0x4, %r8
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x04cf8348 // orq $0x4, %rdi
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
 	LONG $0xc6920f40 // setb %sil
 	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x05c88349 // orq $0x5, %r8
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x05cf8348 // orq $0x5, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
 	LONG $0xc6920f41 // setb %r14b
 	LONG $0x04e6c141 // shll $0x4, %r14d
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x06c88349 // orq $0x6, %r8
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x06cf8348 // orq $0x6, %rdi
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
 	WORD $0x920f; BYTE $0xc3 // setb %bl
 	WORD $0xe3c1; BYTE $0x04 // shll $0x4, %ebx
-	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
-	LONG $0x07c98349 // orq $0x7, %r9
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x07cf8348 // orq $0x7, %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
 	LONG $0xc0920f41 // setb %r8b
 	LONG $0x04e0c141 // shll $0x4, %r8d
-	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
-	LONG $0xaa3c8d4f // leaq (%r10,%r13,4), %r15
-	LONG $0x97048d4d // leaq (%r15,%rdx,4), %r8
-	LONG $0x107cc1c4; WORD $0x9704 // vmovups (%r15,%rdx,4), %ymm0
-	LONG $0x803c8d4d // leaq (%r8,%rax,4), %r15
-	LONG $0x107cc1c4; WORD $0x800c // vmovups (%r8,%rax,4), %ymm1
-	LONG $0x9f048d4f // leaq (%r15,%r11,4), %r8
-	LONG $0x107c81c4; WORD $0x9f14 // vmovups (%r15,%r11,4), %ymm2
-	LONG $0xb03c8d4d // leaq (%r8,%rsi,4), %r15
-	LONG $0x107c01c4; WORD $0xb71c // vmovups (%r15,%r14,4), %ymm11
-	LONG $0xb73c8d4f // leaq (%r15,%r14,4), %r15
-	LONG $0x107c41c4; WORD $0x9f2c // vmovups (%r15,%rbx,4), %ymm13
-	LONG $0x9f3c8d4d // leaq (%r15,%rbx,4), %r15
-	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
-	LONG $0x107c01c4; WORD $0xa724 // vmovups (%r15,%r12,4), %ymm12
-	LONG $0x107c41c4; WORD $0xb034 // vmovups (%r8,%rsi,4), %ymm14
-	LONG $0x107c01c4; WORD $0xaa3c // vmovups (%r10,%r13,4), %ymm15
-	LONG $0x0605c3c4; WORD $0x20de // vperm2f128 $0x20, %ymm14, %ymm15, %ymm3 # ymm3 = ymm15[0,1],ymm14[0,1]
-	LONG $0x060543c4; WORD $0x31f6 // vperm2f128 $0x31, %ymm14, %ymm15, %ymm14 # ymm14 = ymm15[2,3],ymm14[2,3]
-	LONG $0x067d43c4; WORD $0x20fb // vperm2f128 $0x20, %ymm11, %ymm0, %ymm15 # ymm15 = ymm0[0,1],ymm11[0,1]
-	LONG $0x067dc3c4; WORD $0x31c3 // vperm2f128 $0x31, %ymm11, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm11[2,3]
-	LONG $0x067543c4; WORD $0x20dd // vperm2f128 $0x20, %ymm13, %ymm1, %ymm11 # ymm11 = ymm1[0,1],ymm13[0,1]
-	LONG $0x0675c3c4; WORD $0x31cd // vperm2f128 $0x31, %ymm13, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm13[2,3]
-	LONG $0x066d43c4; WORD $0x20ec // vperm2f128 $0x20, %ymm12, %ymm2, %ymm13 # ymm13 = ymm2[0,1],ymm12[0,1]
-	LONG $0x066dc3c4; WORD $0x31d4 // vperm2f128 $0x31, %ymm12, %ymm2, %ymm2 # ymm2 = ymm2[2,3],ymm12[2,3]
-	LONG $0x146541c4; BYTE $0xe3 // vunpcklpd %ymm11, %ymm3, %ymm12 # ymm12 = ymm3[0],ymm11[0],ymm3[2],ymm11[2]
-	LONG $0x1565c1c4; BYTE $0xdb // vunpckhpd %ymm11, %ymm3, %ymm3 # ymm3 = ymm3[1],ymm11[1],ymm3[3],ymm11[3]
-	LONG $0x140541c4; BYTE $0xdd // vunpcklpd %ymm13, %ymm15, %ymm11 # ymm11 = ymm15[0],ymm13[0],ymm15[2],ymm13[2]
-	LONG $0x150541c4; BYTE $0xed // vunpckhpd %ymm13, %ymm15, %ymm13 # ymm13 = ymm15[1],ymm13[1],ymm15[3],ymm13[3]
-	LONG $0xf9140dc5 // vunpcklpd %ymm1, %ymm14, %ymm15 # ymm15 = ymm14[0],ymm1[0],ymm14[2],ymm1[2]
-	LONG $0xc9158dc5 // vunpckhpd %ymm1, %ymm14, %ymm1 # ymm1 = ymm14[1],ymm1[1],ymm14[3],ymm1[3]
-	LONG $0xf2147dc5 // vunpcklpd %ymm2, %ymm0, %ymm14 # ymm14 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
-	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
-	LONG $0xc61cc1c4; WORD $0x88d3 // vshufps $0x88, %ymm11, %ymm12, %ymm2 # ymm2 = ymm12[0,2],ymm11[0,2],ymm12[4,6],ymm11[4,6]
-	LONG $0xd2c6ecc5; BYTE $0xd8 // vshufps $0xd8, %ymm2, %ymm2, %ymm2 # ymm2 = ymm2[0,2,1,3,4,6,5,7]
-	LONG $0xc61c41c4; WORD $0xdddb // vshufps $0xdd, %ymm11, %ymm12, %ymm11 # ymm11 = ymm12[1,3],ymm11[1,3],ymm12[5,7],ymm11[5,7]
-	LONG $0xc62441c4; WORD $0xd8db // vshufps $0xd8, %ymm11, %ymm11, %ymm11 # ymm11 = ymm11[0,2,1,3,4,6,5,7]
-	LONG $0xc66441c4; WORD $0x88e5 // vshufps $0x88, %ymm13, %ymm3, %ymm12 # ymm12 = ymm3[0,2],ymm13[0,2],ymm3[4,6],ymm13[4,6]
-	LONG $0xc61c41c4; WORD $0xd8e4 // vshufps $0xd8, %ymm12, %ymm12, %ymm12 # ymm12 = ymm12[0,2,1,3,4,6,5,7]
-	LONG $0xc664c1c4; WORD $0xdddd // vshufps $0xdd, %ymm13, %ymm3, %ymm3 # ymm3 = ymm3[1,3],ymm13[1,3],ymm3[5,7],ymm13[5,7]
+	WORD $0xff31 // xorl %edi, %edi
+	BYTE $0x90 // nop
+	LONG $0xbc2c8d4d // leaq (%r12,%rdi,4), %r13
+	QUAD $0x00000000953c8d4c // leaq (,%rdx,4), %r15
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0x107cc1c4; WORD $0x9544; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm0
+	LONG $0x872c8d4d // leaq (%r15,%rax,4), %r13
+	LONG $0x107cc1c4; WORD $0x8714 // vmovups (%r15,%rax,4), %ymm2
+	LONG $0x9d7c8d4f; BYTE $0x00 // leaq (%r13,%r11,4), %r15
+	LONG $0x107c81c4; WORD $0x9d5c; BYTE $0x00 // vmovups (%r13,%r11,4), %ymm3
+	LONG $0xb72c8d4d // leaq (%r15,%rsi,4), %r13
+	LONG $0x107c81c4; WORD $0xb564; BYTE $0x00 // vmovups (%r13,%r14,4), %ymm4
+	LONG $0xb56c8d4f; BYTE $0x00 // leaq (%r13,%r14,4), %r13
+	LONG $0x107c41c4; WORD $0x9d74; BYTE $0x00 // vmovups (%r13,%rbx,4), %ymm14
+	LONG $0x9d6c8d4d; BYTE $0x00 // leaq (%r13,%rbx,4), %r13
+	LONG $0x107c01c4; WORD $0x857c; BYTE $0x00 // vmovups (%r13,%r8,4), %ymm15
+	LONG $0x107c41c4; WORD $0xb72c // vmovups (%r15,%rsi,4), %ymm13
+	LONG $0x107cc1c4; WORD $0xbc34 // vmovups (%r12,%rdi,4), %ymm6
+	LONG $0x064d43c4; WORD $0x20e5 // vperm2f128 $0x20, %ymm13, %ymm6, %ymm12 # ymm12 = ymm6[0,1],ymm13[0,1]
+	LONG $0x064dc3c4; WORD $0x31f5 // vperm2f128 $0x31, %ymm13, %ymm6, %ymm6 # ymm6 = ymm6[2,3],ymm13[2,3]
+	LONG $0x067d63c4; WORD $0x20ec // vperm2f128 $0x20, %ymm4, %ymm0, %ymm13 # ymm13 = ymm0[0,1],ymm4[0,1]
+	LONG $0x067de3c4; WORD $0x31c4 // vperm2f128 $0x31, %ymm4, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm4[2,3]
+	LONG $0x066dc3c4; WORD $0x20e6 // vperm2f128 $0x20, %ymm14, %ymm2, %ymm4 # ymm4 = ymm2[0,1],ymm14[0,1]
+	LONG $0x066dc3c4; WORD $0x31d6 // vperm2f128 $0x31, %ymm14, %ymm2, %ymm2 # ymm2 = ymm2[2,3],ymm14[2,3]
+	LONG $0x066543c4; WORD $0x20f7 // vperm2f128 $0x20, %ymm15, %ymm3, %ymm14 # ymm14 = ymm3[0,1],ymm15[0,1]
+	LONG $0x0665c3c4; WORD $0x31df // vperm2f128 $0x31, %ymm15, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm15[2,3]
+	LONG $0xfc141dc5 // vunpcklpd %ymm4, %ymm12, %ymm15 # ymm15 = ymm12[0],ymm4[0],ymm12[2],ymm4[2]
+	LONG $0xe4159dc5 // vunpckhpd %ymm4, %ymm12, %ymm4 # ymm4 = ymm12[1],ymm4[1],ymm12[3],ymm4[3]
+	LONG $0x141541c4; BYTE $0xe6 // vunpcklpd %ymm14, %ymm13, %ymm12 # ymm12 = ymm13[0],ymm14[0],ymm13[2],ymm14[2]
+	LONG $0x151541c4; BYTE $0xee // vunpckhpd %ymm14, %ymm13, %ymm13 # ymm13 = ymm13[1],ymm14[1],ymm13[3],ymm14[3]
+	LONG $0xf2144dc5 // vunpcklpd %ymm2, %ymm6, %ymm14 # ymm14 = ymm6[0],ymm2[0],ymm6[2],ymm2[2]
+	LONG $0xd215cdc5 // vunpckhpd %ymm2, %ymm6, %ymm2 # ymm2 = ymm6[1],ymm2[1],ymm6[3],ymm2[3]
+	LONG $0xf314fdc5 // vunpcklpd %ymm3, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm3[0],ymm0[2],ymm3[2]
+	LONG $0xc315fdc5 // vunpckhpd %ymm3, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm3[1],ymm0[3],ymm3[3]
+	LONG $0xc604c1c4; WORD $0x88dc // vshufps $0x88, %ymm12, %ymm15, %ymm3 # ymm3 = ymm15[0,2],ymm12[0,2],ymm15[4,6],ymm12[4,6]
 	LONG $0xdbc6e4c5; BYTE $0xd8 // vshufps $0xd8, %ymm3, %ymm3, %ymm3 # ymm3 = ymm3[0,2,1,3,4,6,5,7]
-	LONG $0xc60441c4; WORD $0x88ee // vshufps $0x88, %ymm14, %ymm15, %ymm13 # ymm13 = ymm15[0,2],ymm14[0,2],ymm15[4,6],ymm14[4,6]
-	LONG $0xc61441c4; WORD $0xd8ed // vshufps $0xd8, %ymm13, %ymm13, %ymm13 # ymm13 = ymm13[0,2,1,3,4,6,5,7]
-	LONG $0xc60441c4; WORD $0xddf6 // vshufps $0xdd, %ymm14, %ymm15, %ymm14 # ymm14 = ymm15[1,3],ymm14[1,3],ymm15[5,7],ymm14[5,7]
-	LONG $0xc60c41c4; WORD $0xd8f6 // vshufps $0xd8, %ymm14, %ymm14, %ymm14 # ymm14 = ymm14[0,2,1,3,4,6,5,7]
-	LONG $0xf8c674c5; BYTE $0x88 // vshufps $0x88, %ymm0, %ymm1, %ymm15 # ymm15 = ymm1[0,2],ymm0[0,2],ymm1[4,6],ymm0[4,6]
+	LONG $0xc60441c4; WORD $0xdde4 // vshufps $0xdd, %ymm12, %ymm15, %ymm12 # ymm12 = ymm15[1,3],ymm12[1,3],ymm15[5,7],ymm12[5,7]
+	LONG $0xc61c41c4; WORD $0xd8e4 // vshufps $0xd8, %ymm12, %ymm12, %ymm12 # ymm12 = ymm12[0,2,1,3,4,6,5,7]
+	LONG $0xc65c41c4; WORD $0x88fd // vshufps $0x88, %ymm13, %ymm4, %ymm15 # ymm15 = ymm4[0,2],ymm13[0,2],ymm4[4,6],ymm13[4,6]
 	LONG $0xc60441c4; WORD $0xd8ff // vshufps $0xd8, %ymm15, %ymm15, %ymm15 # ymm15 = ymm15[0,2,1,3,4,6,5,7]
-	LONG $0xc0c6f4c5; BYTE $0xdd // vshufps $0xdd, %ymm0, %ymm1, %ymm0 # ymm0 = ymm1[1,3],ymm0[1,3],ymm1[5,7],ymm0[5,7]
+	LONG $0xc65cc1c4; WORD $0xdde5 // vshufps $0xdd, %ymm13, %ymm4, %ymm4 # ymm4 = ymm4[1,3],ymm13[1,3],ymm4[5,7],ymm13[5,7]
+	LONG $0xe4c6dcc5; BYTE $0xd8 // vshufps $0xd8, %ymm4, %ymm4, %ymm4 # ymm4 = ymm4[0,2,1,3,4,6,5,7]
+	LONG $0xeec60cc5; BYTE $0x88 // vshufps $0x88, %ymm6, %ymm14, %ymm13 # ymm13 = ymm14[0,2],ymm6[0,2],ymm14[4,6],ymm6[4,6]
+	LONG $0xc61441c4; WORD $0xd8ed // vshufps $0xd8, %ymm13, %ymm13, %ymm13 # ymm13 = ymm13[0,2,1,3,4,6,5,7]
+	LONG $0xf6c68cc5; BYTE $0xdd // vshufps $0xdd, %ymm6, %ymm14, %ymm6 # ymm6 = ymm14[1,3],ymm6[1,3],ymm14[5,7],ymm6[5,7]
+	LONG $0xf6c6ccc5; BYTE $0xd8 // vshufps $0xd8, %ymm6, %ymm6, %ymm6 # ymm6 = ymm6[0,2,1,3,4,6,5,7]
+	LONG $0xf0c66cc5; BYTE $0x88 // vshufps $0x88, %ymm0, %ymm2, %ymm14 # ymm14 = ymm2[0,2],ymm0[0,2],ymm2[4,6],ymm0[4,6]
+	LONG $0xc60c41c4; WORD $0xd8f6 // vshufps $0xd8, %ymm14, %ymm14, %ymm14 # ymm14 = ymm14[0,2,1,3,4,6,5,7]
+	LONG $0xc0c6ecc5; BYTE $0xdd // vshufps $0xdd, %ymm0, %ymm2, %ymm0 # ymm0 = ymm2[1,3],ymm0[1,3],ymm2[5,7],ymm0[5,7]
 	LONG $0xc0c6fcc5; BYTE $0xd8 // vshufps $0xd8, %ymm0, %ymm0, %ymm0 # ymm0 = ymm0[0,2,1,3,4,6,5,7]
-	LONG $0x05e5c149 // shlq $0x5, %r13
-	LONG $0x117ca1c4; WORD $0x2914 // vmovups %ymm2, (%rcx,%r13)
-	LONG $0x117c21c4; WORD $0x295c; BYTE $0x20 // vmovups %ymm11, 0x20(%rcx,%r13)
-	LONG $0x117c21c4; WORD $0x2964; BYTE $0x40 // vmovups %ymm12, 0x40(%rcx,%r13)
-	LONG $0x117ca1c4; WORD $0x295c; BYTE $0x60 // vmovups %ymm3, 0x60(%rcx,%r13)
-	QUAD $0x008029ac117c21c4; WORD $0x0000 // vmovups %ymm13, 0x80(%rcx,%r13)
-	QUAD $0x00a029b4117c21c4; WORD $0x0000 // vmovups %ymm14, 0xa0(%rcx,%r13)
-	QUAD $0x00c029bc117c21c4; WORD $0x0000 // vmovups %ymm15, 0xc0(%rcx,%r13)
-	QUAD $0x00e02984117ca1c4; WORD $0x0000 // vmovups %ymm0, 0xe0(%rcx,%r13)
-	LONG $0x0008bd41; WORD $0x0000 // movl $0x8, %r13d
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x1c11fcc5; BYTE $0x39 // vmovups %ymm3, (%rcx,%rdi)
+	LONG $0x64117cc5; WORD $0x2039 // vmovups %ymm12, 0x20(%rcx,%rdi)
+	LONG $0x7c117cc5; WORD $0x4039 // vmovups %ymm15, 0x40(%rcx,%rdi)
+	LONG $0x6411fcc5; WORD $0x6039 // vmovups %ymm4, 0x60(%rcx,%rdi)
+	QUAD $0x00008039ac117cc5; BYTE $0x00 // vmovups %ymm13, 0x80(%rcx,%rdi)
+	QUAD $0x0000a039b411fcc5; BYTE $0x00 // vmovups %ymm6, 0xa0(%rcx,%rdi)
+	QUAD $0x0000c039b4117cc5; BYTE $0x00 // vmovups %ymm14, 0xc0(%rcx,%rdi)
+	QUAD $0x0000e0398411fcc5; BYTE $0x00 // vmovups %ymm0, 0xe0(%rcx,%rdi)
+	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
 	LONG $0x01c1f641 // testb $0x1, %r9b
 	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xfe9e850f; WORD $0xffff // jne 0x220 <k_encode_q3_k+0x220>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xfea7850f; WORD $0xffff // jne 0x210 <k_encode_q3_k+0x210>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0428fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm0
+	LONG $0xe554fcc5 // vandps %ymm5, %ymm0, %ymm4
+	LONG $0xf4c2e4c5; BYTE $0x01 // vcmpltps %ymm4, %ymm3, %ymm6
+	LONG $0x4a6de3c4; WORD $0x60d0 // vblendvps %ymm6, %ymm0, %ymm2, %ymm2
+	LONG $0xdb5fdcc5 // vmaxps %ymm3, %ymm4, %ymm3
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
+	WORD $0xdc75 // jne 0x380 <k_encode_q3_k+0x380>
+	QUAD $0x001b572d187de2c4; BYTE $0x00 // vbroadcastss 0x1b57(%rip), %ymm5 # 0x1f04 <k_encode_q3_k_weighted+0x13b4>
+	LONG $0xc25ed4c5 // vdivps %ymm2, %ymm5, %ymm0
+	QUAD $0x001b4615187de2c4; BYTE $0x00 // vbroadcastss 0x1b46(%rip), %ymm2 # 0x1f00 <k_encode_q3_k_weighted+0x13b0>
+	LONG $0xd2c2e4c5; BYTE $0x01 // vcmpltps %ymm2, %ymm3, %ymm2
+	QUAD $0x001b941d187de2c4; BYTE $0x00 // vbroadcastss 0x1b94(%rip), %ymm3 # 0x1f5c <k_encode_q3_k_weighted+0x140c>
+	LONG $0x4a7de3c4; WORD $0x20c3 // vblendvps %ymm2, %ymm3, %ymm0, %ymm0
+	QUAD $0x00000e808129fcc5 // vmovaps %ymm0, 0xe80(%rcx)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x0c28fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm1
-	LONG $0xdc54f4c5 // vandps %ymm4, %ymm1, %ymm3
-	LONG $0xdbc26cc5; BYTE $0x01 // vcmpltps %ymm3, %ymm2, %ymm11
-	LONG $0x4a7de3c4; WORD $0xb0c1 // vblendvps %ymm11, %ymm1, %ymm0, %ymm0
-	LONG $0xd25fe4c5 // vmaxps %ymm2, %ymm3, %ymm2
+	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	QUAD $0x001b492d187d62c4; BYTE $0x00 // vbroadcastss 0x1b49(%rip), %ymm13 # 0x1f3c <k_encode_q3_k_weighted+0x13ec>
+	QUAD $0x001b5015187d62c4; BYTE $0x00 // vbroadcastss 0x1b50(%rip), %ymm10 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
+	QUAD $0x001b1335187d62c4; BYTE $0x00 // vbroadcastss 0x1b13(%rip), %ymm14 # 0x1f18 <k_encode_q3_k_weighted+0x13c8>
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000e808128fcc5 // vmovaps 0xe80(%rcx), %ymm0
+	LONG $0x2428fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm4
+	LONG $0xf459fcc5 // vmulps %ymm4, %ymm0, %ymm6
+	LONG $0xf55fccc5 // vmaxps %ymm5, %ymm6, %ymm6
+	LONG $0xc24c41c4; WORD $0x01e5 // vcmpltps %ymm13, %ymm6, %ymm12
+	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
+	LONG $0xf6588cc5 // vaddps %ymm6, %ymm14, %ymm6
+	LONG $0x4a15e3c4; WORD $0xc0f6 // vblendvps %ymm12, %ymm6, %ymm13, %ymm6
+	LONG $0xc0c284c5; BYTE $0x07 // vcmpordps %ymm0, %ymm15, %ymm0
+	LONG $0xe4595cc5 // vmulps %ymm4, %ymm4, %ymm12
+	LONG $0xc0549cc5 // vandps %ymm0, %ymm12, %ymm0
+	QUAD $0x000400018429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x400(%rcx,%rax)
+	QUAD $0x00080001b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0x800(%rcx,%rax)
+	LONG $0xe059dcc5 // vmulps %ymm0, %ymm4, %ymm4
+	LONG $0xe659dcc5 // vmulps %ymm6, %ymm4, %ymm4
+	LONG $0xdc58e4c5 // vaddps %ymm4, %ymm3, %ymm3
+	LONG $0xc659fcc5 // vmulps %ymm6, %ymm0, %ymm0
+	LONG $0xc059ccc5 // vmulps %ymm0, %ymm6, %ymm0
+	LONG $0xd058ecc5 // vaddps %ymm0, %ymm2, %ymm2
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xdc75 // jne 0x390 <k_encode_q3_k+0x390>
-	LONG $0xc85ed4c5 // vdivps %ymm0, %ymm5, %ymm1
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	QUAD $0x001afe05187de2c4; BYTE $0x00 // vbroadcastss 0x1afe(%rip), %ymm0 # 0x1ec4 <k_encode_q3_k_weighted+0x1384>
-	LONG $0xf8c26cc5; BYTE $0x01 // vcmpltps %ymm0, %ymm2, %ymm15
+	WORD $0x9475 // jne 0x420 <k_encode_q3_k+0x420>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	QUAD $0x001b2725187de2c4; BYTE $0x00 // vbroadcastss 0x1b27(%rip), %ymm4 # 0x1f0c <k_encode_q3_k_weighted+0x13cc>
-	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	BYTE $0x90 // nop
-	QUAD $0xfff800078428fcc5; BYTE $0xff // vmovaps -0x800(%rdi,%rax), %ymm0
-	LONG $0xd859fcc5 // vmulps %ymm0, %ymm0, %ymm3
-	LONG $0xe05974c5 // vmulps %ymm0, %ymm1, %ymm12
-	LONG $0xe55f1cc5 // vmaxps %ymm5, %ymm12, %ymm12
-	LONG $0x5d4c41c4; BYTE $0xe4 // vminps %ymm12, %ymm6, %ymm12
-	LONG $0xe4581cc5 // vaddps %ymm4, %ymm12, %ymm12
-	LONG $0x581c41c4; BYTE $0xe2 // vaddps %ymm10, %ymm12, %ymm12
-	QUAD $0xfffc00079c29fcc5; BYTE $0xff // vmovaps %ymm3, -0x400(%rdi,%rax)
-	LONG $0x4a1d63c4; WORD $0xf0f5 // vblendvps %ymm15, %ymm5, %ymm12, %ymm14
-	LONG $0x34297cc5; BYTE $0x07 // vmovaps %ymm14, (%rdi,%rax)
-	LONG $0xc359fcc5 // vmulps %ymm3, %ymm0, %ymm0
-	LONG $0xc0599cc5 // vmulps %ymm0, %ymm12, %ymm0
-	LONG $0xe85814c5 // vaddps %ymm0, %ymm13, %ymm13
-	LONG $0xc3599cc5 // vmulps %ymm3, %ymm12, %ymm0
-	LONG $0xc0599cc5 // vmulps %ymm0, %ymm12, %ymm0
-	LONG $0xd85824c5 // vaddps %ymm0, %ymm11, %ymm11
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xa575 // jne 0x3f0 <k_encode_q3_k+0x3f0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000e80b9297cc5 // vmovaps %ymm15, 0xe80(%rcx)
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0000c02484287cc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm8
-	QUAD $0x0000a0248c6f7dc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm9
-	QUAD $0x00016024bc6ffdc5; BYTE $0x00 // vmovdqa 0x160(%rsp), %ymm7
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xfff800179c28fcc5; BYTE $0xff // vmovaps -0x800(%rdi,%rdx), %ymm3
-	QUAD $0xfffc0017a4287cc5; BYTE $0xff // vmovaps -0x400(%rdi,%rdx), %ymm12
-	LONG $0xf3591cc5 // vmulps %ymm3, %ymm12, %ymm14
-	LONG $0x0428fcc5; BYTE $0x17 // vmovaps (%rdi,%rdx), %ymm0
-	LONG $0x287c41c4; BYTE $0xd7 // vmovaps %ymm15, %ymm10
-	LONG $0xf8590cc5 // vmulps %ymm0, %ymm14, %ymm15
-	LONG $0x5c1441c4; BYTE $0xff // vsubps %ymm15, %ymm13, %ymm15
-	LONG $0xe8599cc5 // vmulps %ymm0, %ymm12, %ymm5
-	LONG $0xed59fcc5 // vmulps %ymm5, %ymm0, %ymm5
-	LONG $0xed5ca4c5 // vsubps %ymm5, %ymm11, %ymm5
-	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
-	LONG $0x5e64c1c4; BYTE $0xdf // vdivps %ymm15, %ymm3, %ymm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc26cc1c4; WORD $0x05e7 // vcmpnltps %ymm15, %ymm2, %ymm4
-	QUAD $0x001a2b35187de2c4; BYTE $0x00 // vbroadcastss 0x1a2b(%rip), %ymm6 # 0x1f0c <k_encode_q3_k_weighted+0x13cc>
-	LONG $0xde58e4c5 // vaddps %ymm6, %ymm3, %ymm3
-	LONG $0xdb54bcc5 // vandps %ymm3, %ymm8, %ymm3
-	LONG $0x3f65c2c4; BYTE $0xd9 // vpmaxud %ymm9, %ymm3, %ymm3
-	QUAD $0x00e0249c3b65e2c4; WORD $0x0000 // vpminud 0xe0(%rsp), %ymm3, %ymm3
-	LONG $0xdffee5c5 // vpaddd %ymm7, %ymm3, %ymm3
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xf3c2fcc5; BYTE $0x00 // vcmpeqps %ymm3, %ymm0, %ymm6
-	LONG $0xe456ccc5 // vorps %ymm4, %ymm6, %ymm4
-	LONG $0xf3598cc5 // vmulps %ymm3, %ymm14, %ymm6
-	LONG $0xf65884c5 // vaddps %ymm6, %ymm15, %ymm6
-	LONG $0x287c41c4; BYTE $0xfa // vmovaps %ymm10, %ymm15
-	LONG $0xe3591cc5 // vmulps %ymm3, %ymm12, %ymm12
-	LONG $0xe3591cc5 // vmulps %ymm3, %ymm12, %ymm12
-	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
-	LONG $0xe5c26cc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm2, %ymm12
-	LONG $0xe4569cc5 // vorps %ymm4, %ymm12, %ymm4
+	QUAD $0x001a9915187d62c4; BYTE $0x00 // vbroadcastss 0x1a99(%rip), %ymm10 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
+	QUAD $0x000180249c6f7dc5; BYTE $0x00 // vmovdqa 0x180(%rsp), %ymm11
+	QUAD $0x00016024bc28fcc5; BYTE $0x00 // vmovaps 0x160(%rsp), %ymm7
+	QUAD $0x0000802484287cc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm8
+	QUAD $0x0000e0248c6f7dc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm9
+	QUAD $0x0000c0248c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm1
+	QUAD $0x00080011b4287cc5; BYTE $0x00 // vmovaps 0x800(%rcx,%rdx), %ymm14
+	QUAD $0x000400118428fcc5; BYTE $0x00 // vmovaps 0x400(%rcx,%rdx), %ymm0
+	LONG $0x2428fcc5; BYTE $0x11 // vmovaps (%rcx,%rdx), %ymm4
+	LONG $0xf459fcc5 // vmulps %ymm4, %ymm0, %ymm6
+	LONG $0xe6590cc5 // vmulps %ymm6, %ymm14, %ymm12
+	LONG $0x5c6441c4; BYTE $0xe4 // vsubps %ymm12, %ymm3, %ymm12
+	LONG $0xe8590cc5 // vmulps %ymm0, %ymm14, %ymm13
+	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
+	LONG $0x5c6c41c4; BYTE $0xed // vsubps %ymm13, %ymm2, %ymm13
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xc25441c4; WORD $0x01fc // vcmpltps %ymm12, %ymm5, %ymm15
+	LONG $0xe45994c5 // vmulps %ymm4, %ymm13, %ymm4
+	LONG $0x5e5cc1c4; BYTE $0xe4 // vdivps %ymm12, %ymm4, %ymm4
+	LONG $0xe458acc5 // vaddps %ymm4, %ymm10, %ymm4
+	LONG $0xe454bcc5 // vandps %ymm4, %ymm8, %ymm4
+	LONG $0x665dc1c4; BYTE $0xe9 // vpcmpgtd %ymm9, %ymm4, %ymm5
+	LONG $0x3b5de2c4; BYTE $0xe1 // vpminud %ymm1, %ymm4, %ymm4
+	LONG $0xe4fea5c5 // vpaddd %ymm4, %ymm11, %ymm4
+	LONG $0x4a45e3c4; WORD $0x50e4 // vblendvps %ymm5, %ymm4, %ymm7, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xecc28cc5; BYTE $0x04 // vcmpneqps %ymm4, %ymm14, %ymm5
+	LONG $0xed5484c5 // vandps %ymm5, %ymm15, %ymm5
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0xf459ccc5 // vmulps %ymm4, %ymm6, %ymm6
+	LONG $0xf6589cc5 // vaddps %ymm6, %ymm12, %ymm6
+	LONG $0xc459fcc5 // vmulps %ymm4, %ymm0, %ymm0
+	LONG $0xc459fcc5 // vmulps %ymm4, %ymm0, %ymm0
+	LONG $0xc05894c5 // vaddps %ymm0, %ymm13, %ymm0
+	LONG $0xe0c204c5; BYTE $0x01 // vcmpltps %ymm0, %ymm15, %ymm12
+	LONG $0xed549cc5 // vandps %ymm5, %ymm12, %ymm5
 	LONG $0xe6594cc5 // vmulps %ymm6, %ymm6, %ymm12
-	LONG $0x592441c4; BYTE $0xe4 // vmulps %ymm12, %ymm11, %ymm12
-	LONG $0x591441c4; BYTE $0xf5 // vmulps %ymm13, %ymm13, %ymm14
-	LONG $0xf5590cc5 // vmulps %ymm5, %ymm14, %ymm14
-	LONG $0xc20c41c4; WORD $0x05e4 // vcmpnltps %ymm12, %ymm14, %ymm12
-	LONG $0xe456acc5 // vorps %ymm4, %ymm10, %ymm4
-	LONG $0xe4569cc5 // vorps %ymm4, %ymm12, %ymm4
-	LONG $0xf472ddc5; BYTE $0x1f // vpslld $0x1f, %ymm4, %ymm4
-	LONG $0x4a65e3c4; WORD $0x40c0 // vblendvps %ymm4, %ymm0, %ymm3, %ymm0
-	LONG $0x0429fcc5; BYTE $0x17 // vmovaps %ymm0, (%rdi,%rdx)
-	LONG $0x4a4d43c4; WORD $0x40ed // vblendvps %ymm4, %ymm13, %ymm6, %ymm13
-	LONG $0x4a5543c4; WORD $0x40db // vblendvps %ymm4, %ymm11, %ymm5, %ymm11
-	LONG $0xc076fdc5 // vpcmpeqd %ymm0, %ymm0, %ymm0
-	LONG $0x4a7de3c4; WORD $0x40c9 // vblendvps %ymm4, %ymm1, %ymm0, %ymm1
+	LONG $0xe2591cc5 // vmulps %ymm2, %ymm12, %ymm12
+	LONG $0xeb5964c5 // vmulps %ymm3, %ymm3, %ymm13
+	LONG $0xe85914c5 // vmulps %ymm0, %ymm13, %ymm13
+	LONG $0xc21441c4; WORD $0x01e4 // vcmpltps %ymm12, %ymm13, %ymm12
+	LONG $0xed549cc5 // vandps %ymm5, %ymm12, %ymm5
+	LONG $0x4a0de3c4; WORD $0x50e4 // vblendvps %ymm5, %ymm4, %ymm14, %ymm4
+	QUAD $0x00080011a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x800(%rcx,%rdx)
+	LONG $0x4a65e3c4; WORD $0x50de // vblendvps %ymm5, %ymm6, %ymm3, %ymm3
+	LONG $0x4a6de3c4; WORD $0x50d0 // vblendvps %ymm5, %ymm0, %ymm2, %ymm2
+	QUAD $0x00000e80b15654c5 // vorps 0xe80(%rcx), %ymm5, %ymm14
+	QUAD $0x00000e80b1297cc5 // vmovaps %ymm14, 0xe80(%rcx)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	LONG $0xff0e850f; WORD $0xffff // jne 0x490 <k_encode_q3_k+0x490>
-	LONG $0x177de2c4; BYTE $0xc9 // vptest %ymm1, %ymm1
-	WORD $0x0e74 // je 0x597 <k_encode_q3_k+0x597>
+	LONG $0xff1a850f; WORD $0xffff // jne 0x4e0 <k_encode_q3_k+0x4e0>
+	LONG $0x177d42c4; BYTE $0xf6 // vptest %ymm14, %ymm14
+	WORD $0x0e74 // je 0x5db <k_encode_q3_k+0x5db>
 	WORD $0x508d; BYTE $0x01 // leal 0x1(%rax), %edx
 	WORD $0xf883; BYTE $0x04 // cmpl $0x4, %eax
 	WORD $0xd089 // movl %edx, %eax
-	LONG $0xfec9820f; WORD $0xffff // jb 0x460 <k_encode_q3_k+0x460>
-	LONG $0x5e14c1c4; BYTE $0xc3 // vdivps %ymm11, %ymm13, %ymm0
+	LONG $0xfec5820f; WORD $0xffff // jb 0x4a0 <k_encode_q3_k+0x4a0>
+	LONG $0xda5ee4c5 // vdivps %ymm2, %ymm3, %ymm3
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00194515187de2c4; BYTE $0x00 // vbroadcastss 0x1945(%rip), %ymm2 # 0x1eec <k_encode_q3_k_weighted+0x13ac>
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x0c58ecc5; BYTE $0x87 // vaddps (%rdi,%rax,4), %ymm2, %ymm1
-	LONG $0xc95bfec5 // vcvttps2dq %ymm1, %ymm1
-	LONG $0x397de3c4; WORD $0x01cb // vextracti128 $0x1, %ymm1, %xmm3
-	LONG $0xcb6bf1c5 // vpackssdw %xmm3, %xmm1, %xmm1
-	LONG $0xc967f1c5 // vpackuswb %xmm1, %xmm1, %xmm1
-	LONG $0x0cd6f9c5; BYTE $0x02 // vmovq %xmm1, (%rdx,%rax)
+	QUAD $0x0019420d187de2c4; BYTE $0x00 // vbroadcastss 0x1942(%rip), %ymm1 # 0x1f2c <k_encode_q3_k_weighted+0x13dc>
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	BYTE $0x90 // nop
+	LONG $0x5874c1c4; WORD $0x8404 // vaddps (%r12,%rax,4), %ymm1, %ymm0
+	LONG $0xc05bfec5 // vcvttps2dq %ymm0, %ymm0
+	LONG $0x397de3c4; WORD $0x01c4 // vextracti128 $0x1, %ymm0, %xmm4
+	LONG $0xc46bf9c5 // vpackssdw %xmm4, %xmm0, %xmm0
+	LONG $0xc067f9c5 // vpackuswb %xmm0, %xmm0, %xmm0
+	LONG $0x04d6f9c5; BYTE $0x02 // vmovq %xmm0, (%rdx,%rax)
 	LONG $0x08c08348 // addq $0x8, %rax
 	LONG $0x00803d48; WORD $0x0000 // cmpq $0x80, %rax
-	WORD $0xd875 // jne 0x5b0 <k_encode_q3_k+0x5b0>
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0xc21cc1c4; WORD $0x05cb // vcmpnltps %ymm11, %ymm12, %ymm1
-	LONG $0xc95684c5 // vorps %ymm1, %ymm15, %ymm1
-	LONG $0xc055f4c5 // vandnps %ymm0, %ymm1, %ymm0
-	LONG $0x0729fcc5 // vmovaps %ymm0, (%rdi)
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	WORD $0xd775 // jne 0x5f0 <k_encode_q3_k+0x5f0>
+	LONG $0xc2c284c5; BYTE $0x01 // vcmpltps %ymm2, %ymm15, %ymm0
+	LONG $0xc354fcc5 // vandps %ymm3, %ymm0, %ymm0
+	LONG $0x297cc1c4; WORD $0x2404 // vmovaps %ymm0, (%r12)
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00008024a428fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm4
-	QUAD $0x0018ba2d187de2c4; BYTE $0x00 // vbroadcastss 0x18ba(%rip), %ymm5 # 0x1ec0 <k_encode_q3_k_weighted+0x1380>
-	QUAD $0x0018ed35187de2c4; BYTE $0x00 // vbroadcastss 0x18ed(%rip), %ymm6 # 0x1efc <k_encode_q3_k_weighted+0x13bc>
-	QUAD $0x00014024846f7dc5; BYTE $0x00 // vmovdqa 0x140(%rsp), %ymm8
+	QUAD $0x0000a024ac28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm5
+	QUAD $0x00008024bc28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm7
 	QUAD $0x000120248c6f7dc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm9
+	QUAD $0x00010024846f7dc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm8
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0410fac5; BYTE $0x07 // vmovss (%rdi,%rax), %xmm0
-	QUAD $0x000480c68411fac5; BYTE $0x00 // vmovss %xmm0, 0x480(%rsi,%rax,8)
+	LONG $0x6e79c1c4; WORD $0x0404 // vmovd (%r12,%rax), %xmm0
+	QUAD $0x000480c6847ef9c5; BYTE $0x00 // vmovd %xmm0, 0x480(%rsi,%rax,8)
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe875 // jne 0x630 <k_encode_q3_k+0x630>
-	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0xe775 // jne 0x660 <k_encode_q3_k+0x660>
+	LONG $0x08c08349 // addq $0x8, %r8
 	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
 	WORD $0xc0fe // incb %al
-	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
-	QUAD $0x00187515587d62c4; BYTE $0x00 // vpbroadcastd 0x1875(%rip), %ymm10 # 0x1ed8 <k_encode_q3_k_weighted+0x1398>
-	LONG $0xfae7820f; WORD $0xffff // jb 0x150 <k_encode_q3_k+0x150>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	QUAD $0x000140248c6ffdc5; BYTE $0x00 // vmovdqa 0x140(%rsp), %ymm1
+	LONG $0xfab6820f; WORD $0xffff // jb 0x150 <k_encode_q3_k+0x150>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x000c80019428fcc5; BYTE $0x00 // vmovaps 0xc80(%rcx,%rax), %ymm2
-	LONG $0xdc546cc5 // vandps %ymm4, %ymm2, %ymm11
-	LONG $0xc27c41c4; WORD $0x01eb // vcmpltps %ymm11, %ymm0, %ymm13
-	LONG $0x4a75e3c4; WORD $0xd0ca // vblendvps %ymm13, %ymm2, %ymm1, %ymm1
-	LONG $0xc05fa4c5 // vmaxps %ymm0, %ymm11, %ymm0
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000c8001b4287cc5; BYTE $0x00 // vmovaps 0xc80(%rcx,%rax), %ymm14
+	LONG $0xe5548cc5 // vandps %ymm5, %ymm14, %ymm4
+	LONG $0xc4c2e4c5; BYTE $0x01 // vcmpltps %ymm4, %ymm3, %ymm0
+	LONG $0x4a6dc3c4; WORD $0x00d6 // vblendvps %ymm0, %ymm14, %ymm2, %ymm2
+	LONG $0xdb5fdcc5 // vmaxps %ymm3, %ymm4, %ymm3
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xd775 // jne 0x680 <k_encode_q3_k+0x680>
-	QUAD $0x00182a05187de2c4; BYTE $0x00 // vbroadcastss 0x182a(%rip), %ymm0 # 0x1edc <k_encode_q3_k_weighted+0x139c>
-	LONG $0xc15efcc5 // vdivps %ymm1, %ymm0, %ymm0
+	WORD $0xd875 // jne 0x6b0 <k_encode_q3_k+0x6b0>
+	QUAD $0x00183b05187de2c4; BYTE $0x00 // vbroadcastss 0x183b(%rip), %ymm0 # 0x1f1c <k_encode_q3_k_weighted+0x13cc>
+	LONG $0xda5efcc5 // vdivps %ymm2, %ymm0, %ymm3
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00184b1d187de2c4; BYTE $0x00 // vbroadcastss 0x184b(%rip), %ymm3 # 0x1f0c <k_encode_q3_k_weighted+0x13cc>
-	QUAD $0x0000c024bc28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm7
-	QUAD $0x00010024a46ffdc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm4
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xd1c29cc5; BYTE $0x04 // vcmpneqps %ymm1, %ymm12, %ymm2
-	QUAD $0xfc00049c597c41c4; WORD $0xffff // vmulps -0x400(%r12,%rax), %ymm0, %ymm11
-	LONG $0xdb5824c5 // vaddps %ymm3, %ymm11, %ymm11
-	LONG $0xdf5424c5 // vandps %ymm7, %ymm11, %ymm11
-	LONG $0x3f2562c4; BYTE $0xdc // vpmaxud %ymm4, %ymm11, %ymm11
-	LONG $0x3b2542c4; BYTE $0xd8 // vpminud %ymm8, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xd9 // vpaddd %ymm9, %ymm11, %ymm11
-	LONG $0xda5424c5 // vandps %ymm2, %ymm11, %ymm11
-	LONG $0x297c41c4; WORD $0x041c // vmovaps %ymm11, (%r12,%rax)
+	QUAD $0x00185c35187de2c4; BYTE $0x00 // vbroadcastss 0x185c(%rip), %ymm6 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
+	LONG $0xf2c204c5; BYTE $0x04 // vcmpneqps %ymm2, %ymm15, %ymm14
+	QUAD $0xfc0003845964c1c4; WORD $0xffff // vmulps -0x400(%r11,%rax), %ymm3, %ymm0
+	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
+	LONG $0xc754fcc5 // vandps %ymm7, %ymm0, %ymm0
+	LONG $0x3f7de2c4; BYTE $0xc1 // vpmaxud %ymm1, %ymm0, %ymm0
+	LONG $0x3b7dc2c4; BYTE $0xc1 // vpminud %ymm9, %ymm0, %ymm0
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc0548cc5 // vandps %ymm0, %ymm14, %ymm0
+	LONG $0x297cc1c4; WORD $0x0304 // vmovaps %ymm0, (%r11,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc475 // jne 0x6e0 <k_encode_q3_k+0x6e0>
-	QUAD $0x0017ab0d187de2c4; BYTE $0x00 // vbroadcastss 0x17ab(%rip), %ymm1 # 0x1ed0 <k_encode_q3_k_weighted+0x1390>
-	LONG $0xc05ef4c5 // vdivps %ymm0, %ymm1, %ymm0
+	WORD $0xc575 // jne 0x6f0 <k_encode_q3_k+0x6f0>
+	QUAD $0x0017dc05187de2c4; BYTE $0x00 // vbroadcastss 0x17dc(%rip), %ymm0 # 0x1f10 <k_encode_q3_k_weighted+0x13c0>
+	LONG $0xc35efcc5 // vdivps %ymm3, %ymm0, %ymm0
 	LONG $0x1d7de3c4; WORD $0x04c0 // vcvtps2ph $0x4, %ymm0, %xmm0
 	LONG $0x137de2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %ymm0
-	LONG $0xc054ecc5 // vandps %ymm0, %ymm2, %ymm0
+	LONG $0xc0548cc5 // vandps %ymm0, %ymm14, %ymm0
 	QUAD $0x000012808129fcc5 // vmovaps %ymm0, 0x1280(%rcx)
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0000a024846f7dc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm8
-	QUAD $0x0000e0248c6f7dc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm9
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x0018b41d787962c4; BYTE $0x00 // vpbroadcastb 0x18b4(%rip), %xmm11 # 0x2020 <k_encode_q3_k_weighted+0x14e0>
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0000e024846f7dc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm8
+	QUAD $0x0000c0248c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm9
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	QUAD $0x0018b52d787962c4; BYTE $0x00 // vpbroadcastb 0x18b5(%rip), %xmm13 # 0x2030 <k_encode_q3_k_weighted+0x14e0>
+	QUAD $0x0018ad35787962c4; BYTE $0x00 // vpbroadcastb 0x18ad(%rip), %xmm14 # 0x2031 <k_encode_q3_k_weighted+0x14e1>
+	QUAD $0x0018a53d787962c4; BYTE $0x00 // vpbroadcastb 0x18a5(%rip), %xmm15 # 0x2032 <k_encode_q3_k_weighted+0x14e2>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x1280b984107aa1c4; WORD $0x0000 // vmovss 0x1280(%rcx,%r15,4), %xmm0
 	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
 	LONG $0xc07ef9c5 // vmovd %xmm0, %eax
@@ -393,188 +395,187 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x82a <k_encode_q3_k+0x82a>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x107ca1c4; WORD $0x880c // vmovups (%rax,%r9,4), %ymm1
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xc85ef4c5 // vdivps %ymm0, %ymm1, %ymm1
-	LONG $0x107ca1c4; WORD $0x8854; BYTE $0x20 // vmovups 0x20(%rax,%r9,4), %ymm2
-	LONG $0xc05eecc5 // vdivps %ymm0, %ymm2, %ymm0
-	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
-	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
-	LONG $0xcf54f4c5 // vandps %ymm7, %ymm1, %ymm1
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x848 <k_encode_q3_k+0x848>
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	LONG $0x0410fcc5; BYTE $0xb8 // vmovups (%rax,%rdi,4), %ymm0
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0xc25efcc5 // vdivps %ymm2, %ymm0, %ymm0
+	LONG $0x5c10fcc5; WORD $0x20b8 // vmovups 0x20(%rax,%rdi,4), %ymm3
+	LONG $0xd25ee4c5 // vdivps %ymm2, %ymm3, %ymm2
+	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
+	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
 	LONG $0xc754fcc5 // vandps %ymm7, %ymm0, %ymm0
+	LONG $0xd754ecc5 // vandps %ymm7, %ymm2, %ymm2
+	LONG $0x3f6dc2c4; BYTE $0xd0 // vpmaxud %ymm8, %ymm2, %ymm2
 	LONG $0x3f7dc2c4; BYTE $0xc0 // vpmaxud %ymm8, %ymm0, %ymm0
-	LONG $0x3f75c2c4; BYTE $0xc8 // vpmaxud %ymm8, %ymm1, %ymm1
-	LONG $0x3b75c2c4; BYTE $0xc9 // vpminud %ymm9, %ymm1, %ymm1
 	LONG $0x3b7dc2c4; BYTE $0xc1 // vpminud %ymm9, %ymm0, %ymm0
-	QUAD $0x0016de15587de2c4; BYTE $0x00 // vpbroadcastd 0x16de(%rip), %ymm2 # 0x1ecc <k_encode_q3_k_weighted+0x138c>
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0xcadbf5c5 // vpand %ymm2, %ymm1, %ymm1
-	LONG $0x2b75e2c4; BYTE $0xc0 // vpackusdw %ymm0, %ymm1, %ymm0
-	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
-	LONG $0xc167f9c5 // vpackuswb %xmm1, %xmm0, %xmm0
+	LONG $0x3b6dc2c4; BYTE $0xd1 // vpminud %ymm9, %ymm2, %ymm2
+	QUAD $0x0017001d587de2c4; BYTE $0x00 // vpbroadcastd 0x1700(%rip), %ymm3 # 0x1f0c <k_encode_q3_k_weighted+0x13bc>
+	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0x2b7de2c4; BYTE $0xc2 // vpackusdw %ymm2, %ymm0, %ymm0
+	LONG $0x397de3c4; WORD $0x01c2 // vextracti128 $0x1, %ymm0, %xmm2
+	LONG $0xc267f9c5 // vpackuswb %xmm2, %xmm0, %xmm0
 	LONG $0xc070f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm0, %xmm0 # xmm0 = xmm0[0,2,1,3]
-	LONG $0xc0fca1c5 // vpaddb %xmm0, %xmm11, %xmm0
-	LONG $0x7f7a81c4; WORD $0x0a04 // vmovdqu %xmm0, (%r10,%r9)
+	LONG $0xc0fc91c5 // vpaddb %xmm0, %xmm13, %xmm0
+	LONG $0x7f7ac1c4; WORD $0x3a04 // vmovdqu %xmm0, (%r10,%rdi)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x10c68348 // addq $0x10, %rsi
 	LONG $0x10c28348 // addq $0x10, %rdx
 	LONG $0x10f88349 // cmpq $0x10, %r8
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x7674 // je 0x8a0 <k_encode_q3_k+0x8a0>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0xb90c8b47 // movl (%r9,%r15,4), %r9d
-	LONG $0xe0598d45 // leal -0x20(%r9), %r11d
-	LONG $0x2a52c1c4; BYTE $0xc3 // vcvtsi2ss %r11d, %xmm5, %xmm0
-	QUAD $0x1280b984597aa1c4; WORD $0x0000 // vmulss 0x1280(%rcx,%r15,4), %xmm0, %xmm0
-	LONG $0x040c8846 // movb %r9b, (%rsp,%r8)
-	LONG $0xc62ef8c5 // vucomiss %xmm6, %xmm0
-	LONG $0xff47850f; WORD $0xffff // jne 0x7a0 <k_encode_q3_k+0x7a0>
-	LONG $0xff418a0f; WORD $0xffff // jp 0x7a0 <k_encode_q3_k+0x7a0>
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x80e38349 // andq $-0x80, %r11
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x07e18341 // andl $0x7, %r9d
-	WORD $0x094d; BYTE $0xd9 // orq %r11, %r9
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24b60f47; BYTE $0xd9 // movzbl (%r9,%r11,8), %r12d
-	LONG $0x1a248846 // movb %r12b, (%rdx,%r11)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x10fb8349 // cmpq $0x10, %r11
-	WORD $0xee75 // jne 0x880 <k_encode_q3_k+0x880>
-	WORD $0x80eb // jmp 0x814 <k_encode_q3_k+0x814>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	WORD $0x7874 // je 0x8c0 <k_encode_q3_k+0x8c0>
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	LONG $0xbf3c8b42 // movl (%rdi,%r15,4), %edi
+	LONG $0xe04f8d44 // leal -0x20(%rdi), %r9d
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x2a22c1c4; BYTE $0xc1 // vcvtsi2ss %r9d, %xmm11, %xmm0
+	QUAD $0x1280b994597aa1c4; WORD $0x0000 // vmulss 0x1280(%rcx,%r15,4), %xmm0, %xmm2
+	LONG $0x047c8842; BYTE $0x10 // movb %dil, 0x10(%rsp,%r8)
+	LONG $0xd12ef8c5 // vucomiss %xmm1, %xmm2
+	LONG $0xff43850f; WORD $0xffff // jne 0x7c0 <k_encode_q3_k+0x7c0>
+	LONG $0xff3d8a0f; WORD $0xffff // jp 0x7c0 <k_encode_q3_k+0x7c0>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x80e18349 // andq $-0x80, %r9
+	WORD $0x8944; BYTE $0xc7 // movl %r8d, %edi
+	WORD $0xe783; BYTE $0x07 // andl $0x7, %edi
+	WORD $0x094c; BYTE $0xcf // orq %r9, %rdi
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x1cb60f46; BYTE $0xcf // movzbl (%rdi,%r9,8), %r11d
+	LONG $0x0a1c8846 // movb %r11b, (%rdx,%r9)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x10f98349 // cmpq $0x10, %r9
+	WORD $0xee75 // jne 0x8a0 <k_encode_q3_k+0x8a0>
+	LONG $0xffff7be9; BYTE $0xff // jmp 0x832 <k_encode_q3_k+0x832>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x0414b60f // movzbl (%rsp,%rax), %edx
-	LONG $0x0474b60f; BYTE $0x08 // movzbl 0x8(%rsp,%rax), %esi
+	LONG $0x0454b60f; BYTE $0x10 // movzbl 0x10(%rsp,%rax), %edx
+	LONG $0x0474b60f; BYTE $0x18 // movzbl 0x18(%rsp,%rax), %esi
 	WORD $0xe280; BYTE $0x0f // andb $0xf, %dl
 	LONG $0x04e6c040 // shlb $0x4, %sil
 	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
 	LONG $0x06748841; BYTE $0x60 // movb %sil, 0x60(%r14,%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xdf75 // jne 0x8b0 <k_encode_q3_k+0x8b0>
+	WORD $0xde75 // jne 0x8d0 <k_encode_q3_k+0x8d0>
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0414b60f // movzbl (%rsp,%rax), %edx
-	LONG $0x0474b60f; BYTE $0x04 // movzbl 0x4(%rsp,%rax), %esi
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x0454b60f; BYTE $0x10 // movzbl 0x10(%rsp,%rax), %edx
+	LONG $0x0474b60f; BYTE $0x14 // movzbl 0x14(%rsp,%rax), %esi
 	WORD $0xeac0; BYTE $0x04 // shrb $0x4, %dl
 	LONG $0x02eec040 // shrb $0x2, %sil
 	LONG $0x3ce68040 // andb $0x3c, %sil
-	LONG $0x44b60f44; WORD $0x0804 // movzbl 0x8(%rsp,%rax), %r8d
-	LONG $0xf0e08041 // andb $-0x10, %r8b
-	WORD $0x0841; BYTE $0xd0 // orb %dl, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x0454b60f; BYTE $0x0c // movzbl 0xc(%rsp,%rax), %edx
+	LONG $0x047cb60f; BYTE $0x18 // movzbl 0x18(%rsp,%rax), %edi
+	LONG $0xf0e78040 // andb $-0x10, %dil
+	WORD $0x0840; BYTE $0xd7 // orb %dl, %dil
+	WORD $0x0840; BYTE $0xf7 // orb %sil, %dil
+	LONG $0x0454b60f; BYTE $0x1c // movzbl 0x1c(%rsp,%rax), %edx
 	WORD $0xe2c0; BYTE $0x02 // shlb $0x2, %dl
 	WORD $0xe280; BYTE $0xc0 // andb $-0x40, %dl
-	WORD $0x0844; BYTE $0xc2 // orb %r8b, %dl
+	WORD $0x0840; BYTE $0xfa // orb %dil, %dl
 	LONG $0x06548841; BYTE $0x68 // movb %dl, 0x68(%r14,%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0xc075 // jne 0x8e0 <k_encode_q3_k+0x8e0>
+	WORD $0xc075 // jne 0x900 <k_encode_q3_k+0x900>
 	LONG $0x20468d49 // leaq 0x20(%r14), %rax
 	WORD $0x01b2 // movb $0x1, %dl
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0x07e0c149 // shlq $0x7, %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
 	LONG $0x05e6c148 // shlq $0x5, %rsi
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x0016d12d787962c4; BYTE $0x00 // vpbroadcastb 0x16d1(%rip), %xmm13 # 0x2021 <k_encode_q3_k_weighted+0x14e1>
-	QUAD $0x0016c935787962c4; BYTE $0x00 // vpbroadcastb 0x16c9(%rip), %xmm14 # 0x2022 <k_encode_q3_k_weighted+0x14e2>
-	QUAD $0x0016c13d787962c4; BYTE $0x00 // vpbroadcastb 0x16c1(%rip), %xmm15 # 0x2023 <k_encode_q3_k_weighted+0x14e3>
-	QUAD $0x0016b9357879e2c4; BYTE $0x00 // vpbroadcastb 0x16b9(%rip), %xmm6 # 0x2024 <k_encode_q3_k_weighted+0x14e4>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x6f7a81c4; WORD $0x1844; BYTE $0x20 // vmovdqu 0x20(%r8,%r11), %xmm0
-	LONG $0x6f7a81c4; WORD $0x184c; BYTE $0x40 // vmovdqu 0x40(%r8,%r11), %xmm1
-	LONG $0x6f7a81c4; WORD $0x1854; BYTE $0x60 // vmovdqu 0x60(%r8,%r11), %xmm2
-	LONG $0xdb1101c4; WORD $0x181c // vpand (%r8,%r11), %xmm13, %xmm11
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0x0f44; BYTE $0x20 // vmovdqu 0x20(%rdi,%r9), %xmm0
+	LONG $0x6f7aa1c4; WORD $0x0f54; BYTE $0x40 // vmovdqu 0x40(%rdi,%r9), %xmm2
+	LONG $0x6f7aa1c4; WORD $0x0f5c; BYTE $0x60 // vmovdqu 0x60(%rdi,%r9), %xmm3
+	LONG $0xdb09a1c4; WORD $0x0f24 // vpand (%rdi,%r9), %xmm14, %xmm4
 	LONG $0xf071f9c5; BYTE $0x02 // vpsllw $0x2, %xmm0, %xmm0
-	LONG $0xc0db89c5 // vpand %xmm0, %xmm14, %xmm0
-	LONG $0xc0eba1c5 // vpor %xmm0, %xmm11, %xmm0
-	LONG $0xf171f1c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm1
-	LONG $0xc9db81c5 // vpand %xmm1, %xmm15, %xmm1
-	LONG $0xf271e9c5; BYTE $0x06 // vpsllw $0x6, %xmm2, %xmm2
-	LONG $0xd6dbe9c5 // vpand %xmm6, %xmm2, %xmm2
-	LONG $0xcaebf1c5 // vpor %xmm2, %xmm1, %xmm1
-	LONG $0xc1ebf9c5 // vpor %xmm1, %xmm0, %xmm0
-	LONG $0x7f7aa1c4; WORD $0x1e04 // vmovdqu %xmm0, (%rsi,%r11)
-	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	WORD $0xa675 // jne 0x970 <k_encode_q3_k+0x970>
+	LONG $0xc0db81c5 // vpand %xmm0, %xmm15, %xmm0
+	LONG $0xc4ebf9c5 // vpor %xmm4, %xmm0, %xmm0
+	QUAD $0x001692257879e2c4; BYTE $0x00 // vpbroadcastb 0x1692(%rip), %xmm4 # 0x2033 <k_encode_q3_k_weighted+0x14e3>
+	LONG $0xf271e9c5; BYTE $0x04 // vpsllw $0x4, %xmm2, %xmm2
+	LONG $0xd4dbe9c5 // vpand %xmm4, %xmm2, %xmm2
+	QUAD $0x001681257879e2c4; BYTE $0x00 // vpbroadcastb 0x1681(%rip), %xmm4 # 0x2034 <k_encode_q3_k_weighted+0x14e4>
+	LONG $0xf371e1c5; BYTE $0x06 // vpsllw $0x6, %xmm3, %xmm3
+	LONG $0xdcdbe1c5 // vpand %xmm4, %xmm3, %xmm3
+	LONG $0xd3ebe9c5 // vpor %xmm3, %xmm2, %xmm2
+	LONG $0xc2ebf9c5 // vpor %xmm2, %xmm0, %xmm0
+	LONG $0x7f7aa1c4; WORD $0x0e04 // vmovdqu %xmm0, (%rsi,%r9)
+	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	WORD $0x9475 // jne 0x970 <k_encode_q3_k+0x970>
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xff53850f; WORD $0xffff // jne 0x930 <k_encode_q3_k+0x930>
+	LONG $0xff61850f; WORD $0xffff // jne 0x950 <k_encode_q3_k+0x950>
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0016361d787962c4; BYTE $0x00 // vpbroadcastb 0x1636(%rip), %xmm11 # 0x2020 <k_encode_q3_k_weighted+0x14e0>
-	QUAD $0x001632357879e2c4; BYTE $0x00 // vpbroadcastb 0x1632(%rip), %xmm6 # 0x2025 <k_encode_q3_k_weighted+0x14e5>
-	QUAD $0x00162a2d787962c4; BYTE $0x00 // vpbroadcastb 0x162a(%rip), %xmm13 # 0x2026 <k_encode_q3_k_weighted+0x14e6>
-	QUAD $0x00162235787962c4; BYTE $0x00 // vpbroadcastb 0x1622(%rip), %xmm14 # 0x2027 <k_encode_q3_k_weighted+0x14e7>
-	QUAD $0x00161a3d787962c4; BYTE $0x00 // vpbroadcastb 0x161a(%rip), %xmm15 # 0x2028 <k_encode_q3_k_weighted+0x14e8>
-	QUAD $0x00161225787962c4; BYTE $0x00 // vpbroadcastb 0x1612(%rip), %xmm12 # 0x2029 <k_encode_q3_k_weighted+0x14e9>
-	QUAD $0x00160a257879e2c4; BYTE $0x00 // vpbroadcastb 0x160a(%rip), %xmm4 # 0x202a <k_encode_q3_k_weighted+0x14ea>
-	QUAD $0x00160215787962c4; BYTE $0x00 // vpbroadcastb 0x1602(%rip), %xmm10 # 0x202b <k_encode_q3_k_weighted+0x14eb>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x001639257879e2c4; BYTE $0x00 // vpbroadcastb 0x1639(%rip), %xmm4 # 0x2035 <k_encode_q3_k_weighted+0x14e5>
+	QUAD $0x0016311d787962c4; BYTE $0x00 // vpbroadcastb 0x1631(%rip), %xmm11 # 0x2036 <k_encode_q3_k_weighted+0x14e6>
+	QUAD $0x00162915787962c4; BYTE $0x00 // vpbroadcastb 0x1629(%rip), %xmm10 # 0x2037 <k_encode_q3_k_weighted+0x14e7>
+	QUAD $0x0016210d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1621(%rip), %xmm1 # 0x2038 <k_encode_q3_k_weighted+0x14e8>
+	QUAD $0x00161925787962c4; BYTE $0x00 // vpbroadcastb 0x1619(%rip), %xmm12 # 0x2039 <k_encode_q3_k_weighted+0x14e9>
+	QUAD $0x0016112d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1611(%rip), %xmm5 # 0x203a <k_encode_q3_k_weighted+0x14ea>
+	QUAD $0x0016093d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1609(%rip), %xmm7 # 0x203b <k_encode_q3_k_weighted+0x14eb>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x6f7ac1c4; WORD $0x1204 // vmovdqu (%r10,%rdx), %xmm0
-	LONG $0x6f7ac1c4; WORD $0x124c; BYTE $0x20 // vmovdqu 0x20(%r10,%rdx), %xmm1
-	LONG $0x6f7ac1c4; WORD $0x1254; BYTE $0x60 // vmovdqu 0x60(%r10,%rdx), %xmm2
+	LONG $0x6f7ac1c4; WORD $0x1254; BYTE $0x20 // vmovdqu 0x20(%r10,%rdx), %xmm2
+	LONG $0x6f7ac1c4; WORD $0x125c; BYTE $0x60 // vmovdqu 0x60(%r10,%rdx), %xmm3
 	LONG $0xd071f9c5; BYTE $0x02 // vpsrlw $0x2, %xmm0, %xmm0
-	LONG $0xc6dbf9c5 // vpand %xmm6, %xmm0, %xmm0
-	LONG $0xd171f1c5; BYTE $0x01 // vpsrlw $0x1, %xmm1, %xmm1
-	LONG $0xc9db91c5 // vpand %xmm1, %xmm13, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	LONG $0xdb21c1c4; WORD $0x124c; BYTE $0x40 // vpand 0x40(%r10,%rdx), %xmm11, %xmm1
-	LONG $0xd2fce9c5 // vpaddb %xmm2, %xmm2, %xmm2
-	LONG $0xd2db89c5 // vpand %xmm2, %xmm14, %xmm2
-	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	QUAD $0x0080128c6f7ac1c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rdx), %xmm1
-	LONG $0xf171f1c5; BYTE $0x02 // vpsllw $0x2, %xmm1, %xmm1
-	LONG $0xc9db81c5 // vpand %xmm1, %xmm15, %xmm1
-	QUAD $0x00a012946f7ac1c4; WORD $0x0000 // vmovdqu 0xa0(%r10,%rdx), %xmm2
-	LONG $0xf271e9c5; BYTE $0x03 // vpsllw $0x3, %xmm2, %xmm2
-	LONG $0xd2db99c5 // vpand %xmm2, %xmm12, %xmm2
-	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
-	QUAD $0x00c012946f7ac1c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rdx), %xmm2
-	LONG $0xf271e9c5; BYTE $0x04 // vpsllw $0x4, %xmm2, %xmm2
-	LONG $0xd4dbe9c5 // vpand %xmm4, %xmm2, %xmm2
-	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	QUAD $0x00e0128c6f7ac1c4; WORD $0x0000 // vmovdqu 0xe0(%r10,%rdx), %xmm1
-	LONG $0xf171f1c5; BYTE $0x05 // vpsllw $0x5, %xmm1, %xmm1
-	LONG $0xc9dba9c5 // vpand %xmm1, %xmm10, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
+	LONG $0xc4dbf9c5 // vpand %xmm4, %xmm0, %xmm0
+	LONG $0xd271e9c5; BYTE $0x01 // vpsrlw $0x1, %xmm2, %xmm2
+	LONG $0xd2dba1c5 // vpand %xmm2, %xmm11, %xmm2
+	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
+	LONG $0xdb11c1c4; WORD $0x1254; BYTE $0x40 // vpand 0x40(%r10,%rdx), %xmm13, %xmm2
+	LONG $0xdbfce1c5 // vpaddb %xmm3, %xmm3, %xmm3
+	LONG $0xdbdba9c5 // vpand %xmm3, %xmm10, %xmm3
+	LONG $0xd2ebe1c5 // vpor %xmm2, %xmm3, %xmm2
+	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
+	QUAD $0x008012946f7ac1c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rdx), %xmm2
+	LONG $0xf271e9c5; BYTE $0x02 // vpsllw $0x2, %xmm2, %xmm2
+	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
+	QUAD $0x00a0129c6f7ac1c4; WORD $0x0000 // vmovdqu 0xa0(%r10,%rdx), %xmm3
+	LONG $0xf371e1c5; BYTE $0x03 // vpsllw $0x3, %xmm3, %xmm3
+	LONG $0xdbdb99c5 // vpand %xmm3, %xmm12, %xmm3
+	LONG $0xd2ebe1c5 // vpor %xmm2, %xmm3, %xmm2
+	QUAD $0x00c0129c6f7ac1c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rdx), %xmm3
+	LONG $0xf371e1c5; BYTE $0x04 // vpsllw $0x4, %xmm3, %xmm3
+	LONG $0xdddbe1c5 // vpand %xmm5, %xmm3, %xmm3
+	LONG $0xd2ebe1c5 // vpor %xmm2, %xmm3, %xmm2
+	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
+	QUAD $0x00e012946f7ac1c4; WORD $0x0000 // vmovdqu 0xe0(%r10,%rdx), %xmm2
+	LONG $0xf271e9c5; BYTE $0x05 // vpsllw $0x5, %xmm2, %xmm2
+	LONG $0xd7dbe9c5 // vpand %xmm7, %xmm2, %xmm2
+	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
 	LONG $0x7f7ac1c4; WORD $0x1604 // vmovdqu %xmm0, (%r14,%rdx)
 	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xff4b850f; WORD $0xffff // jne 0xa30 <k_encode_q3_k+0xa30>
+	LONG $0xff4b850f; WORD $0xffff // jne 0xa40 <k_encode_q3_k+0xa40>
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x6ec68349 // addq $0x6e, %r14
 	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	LONG $0x247c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r15
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xfc6e850f; WORD $0xffff // jne 0x770 <k_encode_q3_k+0x770>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x247c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r15
+	QUAD $0x00008024bc28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm7
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xfc75850f; WORD $0xffff // jne 0x790 <k_encode_q3_k+0x790>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
 	LONG $0x00c58149; WORD $0x0020; BYTE $0x00 // addq $0x2000, %r13 # imm = 0x2000
-	QUAD $0x0003701824448148; BYTE $0x00 // addq $0x370, 0x18(%rsp) # imm = 0x370
+	QUAD $0x0003702824448148; BYTE $0x00 // addq $0x370, 0x28(%rsp) # imm = 0x370
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0xf5db8f0f; WORD $0xffff // jg 0x100 <k_encode_q3_k+0x100>
+	LONG $0xf5d28f0f; WORD $0xffff // jg 0x110 <k_encode_q3_k+0x110>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -584,12 +585,11 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// encode_q3_k_weighted
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x13698e0f; WORD $0x0000 // jle 0x1eb6 <k_encode_q3_k_weighted+0x1376>
+	LONG $0x13698e0f; WORD $0x0000 // jle 0x1ec6 <k_encode_q3_k_weighted+0x1376>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -611,14 +611,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80998d4c; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %r11
 	LONG $0xe0918d48; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%rcx), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	QUAD $0x00135805587de2c4; BYTE $0x00 // vpbroadcastd 0x1358(%rip), %ymm0 # 0x1f08 <k_encode_q3_k_weighted+0x13c8>
-	QUAD $0x00130715187de2c4; BYTE $0x00 // vbroadcastss 0x1307(%rip), %ymm2 # 0x1ec0 <k_encode_q3_k_weighted+0x1380>
-	QUAD $0x00133a2d187de2c4; BYTE $0x00 // vbroadcastss 0x133a(%rip), %ymm5 # 0x1efc <k_encode_q3_k_weighted+0x13bc>
-	QUAD $0x00134135187de2c4; BYTE $0x00 // vbroadcastss 0x1341(%rip), %ymm6 # 0x1f0c <k_encode_q3_k_weighted+0x13cc>
-	QUAD $0x0013043d187de2c4; BYTE $0x00 // vbroadcastss 0x1304(%rip), %ymm7 # 0x1ed8 <k_encode_q3_k_weighted+0x1398>
-	QUAD $0x0013170d587de2c4; BYTE $0x00 // vpbroadcastd 0x1317(%rip), %ymm1 # 0x1ef4 <k_encode_q3_k_weighted+0x13b4>
-	QUAD $0x0012e60d187d62c4; BYTE $0x00 // vbroadcastss 0x12e6(%rip), %ymm9 # 0x1ecc <k_encode_q3_k_weighted+0x138c>
-	QUAD $0x00143d257879e2c4; BYTE $0x00 // vpbroadcastb 0x143d(%rip), %xmm4 # 0x202c <k_encode_q3_k_weighted+0x14ec>
+	QUAD $0x00138805587de2c4; BYTE $0x00 // vpbroadcastd 0x1388(%rip), %ymm0 # 0x1f48 <k_encode_q3_k_weighted+0x13f8>
+	QUAD $0x00133b15187de2c4; BYTE $0x00 // vbroadcastss 0x133b(%rip), %ymm2 # 0x1f04 <k_encode_q3_k_weighted+0x13b4>
+	QUAD $0x00136a2d187de2c4; BYTE $0x00 // vbroadcastss 0x136a(%rip), %ymm5 # 0x1f3c <k_encode_q3_k_weighted+0x13ec>
+	QUAD $0x00137135187de2c4; BYTE $0x00 // vbroadcastss 0x1371(%rip), %ymm6 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
+	QUAD $0x0013343d187de2c4; BYTE $0x00 // vbroadcastss 0x1334(%rip), %ymm7 # 0x1f18 <k_encode_q3_k_weighted+0x13c8>
+	QUAD $0x0013470d587de2c4; BYTE $0x00 // vpbroadcastd 0x1347(%rip), %ymm1 # 0x1f34 <k_encode_q3_k_weighted+0x13e4>
+	QUAD $0x0013160d187d62c4; BYTE $0x00 // vbroadcastss 0x1316(%rip), %ymm9 # 0x1f0c <k_encode_q3_k_weighted+0x13bc>
+	QUAD $0x00143d257879e2c4; BYTE $0x00 // vpbroadcastb 0x143d(%rip), %xmm4 # 0x203c <k_encode_q3_k_weighted+0x14ec>
 	QUAD $0x0000008824b4894c // movq %r14, 0x88(%rsp)
 	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
 	QUAD $0x0000e024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0xe0(%rsp)
@@ -756,12 +756,12 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xfe9b850f; WORD $0xffff // jne 0xd60 <k_encode_q3_k_weighted+0x220>
+	LONG $0xfe9b850f; WORD $0xffff // jne 0xd70 <k_encode_q3_k_weighted+0x220>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	LONG $0x482444f6; BYTE $0x01 // testb $0x1, 0x48(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
 	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
-	LONG $0xfdde850f; WORD $0xffff // jne 0xcc0 <k_encode_q3_k_weighted+0x180>
+	LONG $0xfdde850f; WORD $0xffff // jne 0xcd0 <k_encode_q3_k_weighted+0x180>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x287cc1c4; WORD $0x1604 // vmovaps (%r14,%rdx), %ymm0
@@ -772,15 +772,15 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd0582cc5 // vaddps %ymm0, %ymm10, %ymm10
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %rdx # imm = 0x400
-	WORD $0xd675 // jne 0xef0 <k_encode_q3_k_weighted+0x3b0>
+	WORD $0xd675 // jne 0xf00 <k_encode_q3_k_weighted+0x3b0>
 	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
 	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
 	LONG $0xf0fa8148; WORD $0x0000; BYTE $0x00 // cmpq $0xf0, %rdx
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xfd6a820f; WORD $0xffff // jb 0xca0 <k_encode_q3_k_weighted+0x160>
+	LONG $0xfd6a820f; WORD $0xffff // jb 0xcb0 <k_encode_q3_k_weighted+0x160>
 	LONG $0x5814c1c4; BYTE $0xc5 // vaddps %ymm13, %ymm13, %ymm0
 	LONG $0x582cc1c4; BYTE $0xca // vaddps %ymm10, %ymm10, %ymm1
-	QUAD $0x000fcb1d187de2c4; BYTE $0x00 // vbroadcastss 0xfcb(%rip), %ymm3 # 0x1f14 <k_encode_q3_k_weighted+0x13d4>
+	QUAD $0x000ffb1d187de2c4; BYTE $0x00 // vbroadcastss 0xffb(%rip), %ymm3 # 0x1f54 <k_encode_q3_k_weighted+0x1404>
 	LONG $0xcb59f4c5 // vmulps %ymm3, %ymm1, %ymm1
 	LONG $0xc359fcc5 // vmulps %ymm3, %ymm0, %ymm0
 	QUAD $0x000012a08129fcc5 // vmovaps %ymm0, 0x12a0(%rcx)
@@ -791,7 +791,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	QUAD $0x0000e024b4287cc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm14
-	QUAD $0x00000f733d107ac5 // vmovss 0xf73(%rip), %xmm15 # 0x1ef8 <k_encode_q3_k_weighted+0x13b8>
+	QUAD $0x00000fa33d107ac5 // vmovss 0xfa3(%rip), %xmm15 # 0x1f38 <k_encode_q3_k_weighted+0x13e8>
 	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
@@ -913,7 +913,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	LONG $0x01c5f641 // testb $0x1, %r13b
 	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xfea8850f; WORD $0xffff // jne 0x1060 <k_encode_q3_k_weighted+0x520>
+	LONG $0xfea8850f; WORD $0xffff // jne 0x1070 <k_encode_q3_k_weighted+0x520>
 	LONG $0x244c034c; BYTE $0x78 // addq 0x78(%rsp), %r9
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -977,7 +977,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xfe9f850f; WORD $0xffff // jne 0x11d0 <k_encode_q3_k_weighted+0x690>
+	LONG $0xfe9f850f; WORD $0xffff // jne 0x11e0 <k_encode_q3_k_weighted+0x690>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	QUAD $0x0012a081846e79c5; BYTE $0x00 // vmovd 0x12a0(%rcx,%rax,4), %xmm8
 	WORD $0xc031 // xorl %eax, %eax
@@ -986,7 +986,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7e7941c4; WORD $0x8604 // vmovd %xmm8, (%r14,%rax,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xf175 // jne 0x1350 <k_encode_q3_k_weighted+0x810>
+	WORD $0xf175 // jne 0x1360 <k_encode_q3_k_weighted+0x810>
 	LONG $0x287c41c4; BYTE $0x06 // vmovaps (%r14), %ymm8
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
@@ -1001,7 +1001,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000400018429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x400(%rcx,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xd175 // jne 0x1380 <k_encode_q3_k_weighted+0x840>
+	WORD $0xd175 // jne 0x1390 <k_encode_q3_k_weighted+0x840>
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
@@ -1009,7 +1009,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0004000184583cc5; BYTE $0x00 // vaddps 0x400(%rcx,%rax), %ymm8, %ymm8
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xeb75 // jne 0x13c0 <k_encode_q3_k_weighted+0x880>
+	WORD $0xeb75 // jne 0x13d0 <k_encode_q3_k_weighted+0x880>
 	LONG $0x297c41c4; BYTE $0x06 // vmovaps %ymm8, (%r14)
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	WORD $0xc031 // xorl %eax, %eax
@@ -1018,7 +1018,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0680c0847e79c1c4; WORD $0x0000 // vmovd %xmm0, 0x680(%r8,%rax,8)
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe675 // jne 0x13e0 <k_encode_q3_k_weighted+0x8a0>
+	WORD $0xe675 // jne 0x13f0 <k_encode_q3_k_weighted+0x8a0>
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
@@ -1032,12 +1032,12 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x297cc1c4; WORD $0x0604 // vmovaps %ymm0, (%r14,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc675 // jne 0x1410 <k_encode_q3_k_weighted+0x8d0>
+	WORD $0xc675 // jne 0x1420 <k_encode_q3_k_weighted+0x8d0>
 	LONG $0x5e6c41c4; BYTE $0xd3 // vdivps %ymm11, %ymm2, %ymm10
 	QUAD $0x00000c0099297cc5 // vmovaps %ymm11, 0xc00(%rcx)
-	QUAD $0x000a6405187de2c4; BYTE $0x00 // vbroadcastss 0xa64(%rip), %ymm0 # 0x1ec4 <k_encode_q3_k_weighted+0x1384>
+	QUAD $0x000a9005187de2c4; BYTE $0x00 // vbroadcastss 0xa90(%rip), %ymm0 # 0x1f00 <k_encode_q3_k_weighted+0x13b0>
 	LONG $0xc0c294c5; BYTE $0x01 // vcmpltps %ymm0, %ymm13, %ymm0
-	QUAD $0x000aae0d187de2c4; BYTE $0x00 // vbroadcastss 0xaae(%rip), %ymm1 # 0x1f1c <k_encode_q3_k_weighted+0x13dc>
+	QUAD $0x000ade0d187de2c4; BYTE $0x00 // vbroadcastss 0xade(%rip), %ymm1 # 0x1f5c <k_encode_q3_k_weighted+0x140c>
 	LONG $0x4a2de3c4; WORD $0x00c1 // vblendvps %ymm0, %ymm1, %ymm10, %ymm0
 	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
@@ -1066,7 +1066,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0x8d75 // jne 0x1490 <k_encode_q3_k_weighted+0x950>
+	WORD $0x8d75 // jne 0x14a0 <k_encode_q3_k_weighted+0x950>
 	LONG $0x5e14c1c4; BYTE $0xc3 // vdivps %ymm11, %ymm13, %ymm0
 	LONG $0xc224c1c4; WORD $0x04cc // vcmpneqps %ymm12, %ymm11, %ymm1
 	LONG $0xc054f4c5 // vandps %ymm0, %ymm1, %ymm0
@@ -1074,17 +1074,17 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
 	QUAD $0x00000c408129fcc5 // vmovaps %ymm0, 0xc40(%rcx)
 	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x0eeb // jmp 0x153b <k_encode_q3_k_weighted+0x9fb>
+	WORD $0x0eeb // jmp 0x154b <k_encode_q3_k_weighted+0x9fb>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xc0ff // incl %eax
 	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0165840f; WORD $0x0000 // je 0x16a0 <k_encode_q3_k_weighted+0xb60>
+	LONG $0x0165840f; WORD $0x0000 // je 0x16b0 <k_encode_q3_k_weighted+0xb60>
 	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x1530 <k_encode_q3_k_weighted+0x9f0>
+	WORD $0xf174 // je 0x1540 <k_encode_q3_k_weighted+0x9f0>
 	LONG $0xc02aeac5 // vcvtsi2ss %eax, %xmm2, %xmm0
 	LONG $0xc05982c5 // vmulss %xmm0, %xmm15, %xmm0
-	QUAD $0x0000099d0558fac5 // vaddss 0x99d(%rip), %xmm0, %xmm0 # 0x1eec <k_encode_q3_k_weighted+0x13ac>
-	QUAD $0x00098c0d1879e2c4; BYTE $0x00 // vbroadcastss 0x98c(%rip), %xmm1 # 0x1ee4 <k_encode_q3_k_weighted+0x13a4>
+	QUAD $0x000009cd0558fac5 // vaddss 0x9cd(%rip), %xmm0, %xmm0 # 0x1f2c <k_encode_q3_k_weighted+0x13dc>
+	QUAD $0x0009bc0d1879e2c4; BYTE $0x00 // vbroadcastss 0x9bc(%rip), %xmm1 # 0x1f24 <k_encode_q3_k_weighted+0x13d4>
 	LONG $0xc157f8c5 // vxorps %xmm1, %xmm0, %xmm0
 	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
 	QUAD $0x00000c00915e7cc5 // vdivps 0xc00(%rcx), %ymm0, %ymm10
@@ -1114,14 +1114,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
-	WORD $0x8c75 // jne 0x1580 <k_encode_q3_k_weighted+0xa40>
+	WORD $0x8c75 // jne 0x1590 <k_encode_q3_k_weighted+0xa40>
 	LONG $0x5914c1c4; BYTE $0xc5 // vmulps %ymm13, %ymm13, %ymm0
 	QUAD $0x00000c2081287cc5 // vmovaps 0xc20(%rcx), %ymm8
 	LONG $0x5924c1c4; BYTE $0xc8 // vmulps %ymm8, %ymm11, %ymm1
 	LONG $0xc8c274c5; BYTE $0x01 // vcmpltps %ymm0, %ymm1, %ymm9
 	LONG $0xc21c41c4; WORD $0x01f3 // vcmpltps %ymm11, %ymm12, %ymm14
 	LONG $0x0e7d42c4; BYTE $0xce // vtestps %ymm14, %ymm9
-	LONG $0xff14840f; WORD $0xffff // je 0x1530 <k_encode_q3_k_weighted+0x9f0>
+	LONG $0xff14840f; WORD $0xffff // je 0x1540 <k_encode_q3_k_weighted+0x9f0>
 	LONG $0x5434c1c4; BYTE $0xc6 // vandps %ymm14, %ymm9, %ymm0
 	LONG $0x5e14c1c4; BYTE $0xcb // vdivps %ymm11, %ymm13, %ymm1
 	LONG $0x197de3c4; WORD $0x01c3 // vextractf128 $0x1, %ymm0, %xmm3
@@ -1141,7 +1141,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x237de2c4; BYTE $0xc0 // vpmovsxwd %xmm0, %ymm0
 	LONG $0x4a25c3c4; WORD $0x00c2 // vblendvps %ymm0, %ymm10, %ymm11, %ymm0
 	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0xfffe9fe9; BYTE $0xff // jmp 0x1530 <k_encode_q3_k_weighted+0x9f0>
+	LONG $0xfffe9fe9; BYTE $0xff // jmp 0x1540 <k_encode_q3_k_weighted+0x9f0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x00000c6081c29cc5; BYTE $0x07 // vcmpordps 0xc60(%rcx), %ymm12, %ymm0
 	QUAD $0x00000c408154fcc5 // vandps 0xc40(%rcx), %ymm0, %ymm0
@@ -1153,7 +1153,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0480c0847e79c1c4; WORD $0x0000 // vmovd %xmm0, 0x480(%r8,%rax,8)
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe675 // jne 0x16d0 <k_encode_q3_k_weighted+0xb90>
+	WORD $0xe675 // jne 0x16e0 <k_encode_q3_k_weighted+0xb90>
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x0000e024b4287cc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm14
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -1161,24 +1161,24 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x047ef9c5; BYTE $0x87 // vmovd %xmm0, (%rdi,%rax,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xe975 // jne 0x1700 <k_encode_q3_k_weighted+0xbc0>
+	WORD $0xe975 // jne 0x1710 <k_encode_q3_k_weighted+0xbc0>
 	LONG $0x08c38349 // addq $0x8, %r11
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	WORD $0xc0fe // incb %al
 	LONG $0x20c78348 // addq $0x20, %rdi
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	LONG $0xf861820f; WORD $0xffff // jb 0xf90 <k_encode_q3_k_weighted+0x450>
+	LONG $0xf861820f; WORD $0xffff // jb 0xfa0 <k_encode_q3_k_weighted+0x450>
 	LONG $0x00c0c748; WORD $0xfffe; BYTE $0xff // movq $-0x200, %rax # imm = 0xFE00
 	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
-	QUAD $0x00079825187d62c4; BYTE $0x00 // vbroadcastss 0x798(%rip), %ymm12 # 0x1edc <k_encode_q3_k_weighted+0x139c>
-	QUAD $0x00079b0d187d62c4; BYTE $0x00 // vbroadcastss 0x79b(%rip), %ymm9 # 0x1ee8 <k_encode_q3_k_weighted+0x13a8>
+	QUAD $0x0007c825187d62c4; BYTE $0x00 // vbroadcastss 0x7c8(%rip), %ymm12 # 0x1f1c <k_encode_q3_k_weighted+0x13cc>
+	QUAD $0x0007cb0d187d62c4; BYTE $0x00 // vbroadcastss 0x7cb(%rip), %ymm9 # 0x1f28 <k_encode_q3_k_weighted+0x13d8>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x000e8001846ffdc5; BYTE $0x00 // vmovdqa 0xe80(%rcx,%rax), %ymm0
 	QUAD $0x001080018c6ffdc5; BYTE $0x00 // vmovdqa 0x1080(%rcx,%rax), %ymm1
 	QUAD $0x00020001847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0x200(%rcx,%rax)
 	QUAD $0x000600018c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x600(%rcx,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xd675 // jne 0x1750 <k_encode_q3_k_weighted+0xc10>
+	WORD $0xd675 // jne 0x1760 <k_encode_q3_k_weighted+0xc10>
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
@@ -1192,12 +1192,12 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x297cc1c4; WORD $0x0604 // vmovaps %ymm0, (%r14,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc675 // jne 0x1790 <k_encode_q3_k_weighted+0xc50>
+	WORD $0xc675 // jne 0x17a0 <k_encode_q3_k_weighted+0xc50>
 	LONG $0x5e1c41c4; BYTE $0xd3 // vdivps %ymm11, %ymm12, %ymm10
 	QUAD $0x00000c0099297cc5 // vmovaps %ymm11, 0xc00(%rcx)
-	QUAD $0x0006e405187de2c4; BYTE $0x00 // vbroadcastss 0x6e4(%rip), %ymm0 # 0x1ec4 <k_encode_q3_k_weighted+0x1384>
+	QUAD $0x00071005187de2c4; BYTE $0x00 // vbroadcastss 0x710(%rip), %ymm0 # 0x1f00 <k_encode_q3_k_weighted+0x13b0>
 	LONG $0xc0c294c5; BYTE $0x01 // vcmpltps %ymm0, %ymm13, %ymm0
-	QUAD $0x00072e0d187de2c4; BYTE $0x00 // vbroadcastss 0x72e(%rip), %ymm1 # 0x1f1c <k_encode_q3_k_weighted+0x13dc>
+	QUAD $0x00075e0d187de2c4; BYTE $0x00 // vbroadcastss 0x75e(%rip), %ymm1 # 0x1f5c <k_encode_q3_k_weighted+0x140c>
 	LONG $0x4a2de3c4; WORD $0x00c1 // vblendvps %ymm0, %ymm1, %ymm10, %ymm0
 	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
@@ -1226,32 +1226,32 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0x8b75 // jne 0x1810 <k_encode_q3_k_weighted+0xcd0>
+	WORD $0x8b75 // jne 0x1820 <k_encode_q3_k_weighted+0xcd0>
 	LONG $0x5e14c1c4; BYTE $0xc3 // vdivps %ymm11, %ymm13, %ymm0
-	QUAD $0x0000074d0dc2a4c5; BYTE $0x04 // vcmpneqps 0x74d(%rip), %ymm11, %ymm1 # 0x1fe0 <k_encode_q3_k_weighted+0x14a0>
+	QUAD $0x000007bd0dc2a4c5; BYTE $0x04 // vcmpneqps 0x7bd(%rip), %ymm11, %ymm1 # 0x2060 <k_encode_q3_k_weighted+0x1510>
 	LONG $0xc054f4c5 // vandps %ymm0, %ymm1, %ymm0
 	LONG $0xc85994c5 // vmulps %ymm0, %ymm13, %ymm1
 	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
 	QUAD $0x00000c408129fcc5 // vmovaps %ymm0, 0xc40(%rcx)
 	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x19eb // jmp 0x18cb <k_encode_q3_k_weighted+0xd8b>
+	WORD $0x19eb // jmp 0x18db <k_encode_q3_k_weighted+0xd8b>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xc0ff // incl %eax
 	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0165840f; WORD $0x0000 // je 0x1a30 <k_encode_q3_k_weighted+0xef0>
+	LONG $0x0165840f; WORD $0x0000 // je 0x1a40 <k_encode_q3_k_weighted+0xef0>
 	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x18c0 <k_encode_q3_k_weighted+0xd80>
+	WORD $0xf174 // je 0x18d0 <k_encode_q3_k_weighted+0xd80>
 	LONG $0xc02aeac5 // vcvtsi2ss %eax, %xmm2, %xmm0
 	LONG $0xc05982c5 // vmulss %xmm0, %xmm15, %xmm0
-	QUAD $0x000006390558fac5 // vaddss 0x639(%rip), %xmm0, %xmm0 # 0x1f18 <k_encode_q3_k_weighted+0x13d8>
-	QUAD $0x0005fc0d1879e2c4; BYTE $0x00 // vbroadcastss 0x5fc(%rip), %xmm1 # 0x1ee4 <k_encode_q3_k_weighted+0x13a4>
+	QUAD $0x000006690558fac5 // vaddss 0x669(%rip), %xmm0, %xmm0 # 0x1f58 <k_encode_q3_k_weighted+0x1408>
+	QUAD $0x00062c0d1879e2c4; BYTE $0x00 // vbroadcastss 0x62c(%rip), %xmm1 # 0x1f24 <k_encode_q3_k_weighted+0x13d4>
 	LONG $0xc157f8c5 // vxorps %xmm1, %xmm0, %xmm0
 	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
 	QUAD $0x00000c00915e7cc5 // vdivps 0xc00(%rcx), %ymm0, %ymm10
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x0005da0d187d62c4; BYTE $0x00 // vbroadcastss 0x5da(%rip), %ymm9 # 0x1ee8 <k_encode_q3_k_weighted+0x13a8>
+	QUAD $0x00060a0d187d62c4; BYTE $0x00 // vbroadcastss 0x60a(%rip), %ymm9 # 0x1f28 <k_encode_q3_k_weighted+0x13d8>
 	WORD $0x9066 // nop
 	LONG $0x0459acc5; BYTE $0x11 // vmulps (%rcx,%rdx), %ymm10, %ymm0
 	LONG $0x5f7cc1c4; BYTE $0xc4 // vmaxps %ymm12, %ymm0, %ymm0
@@ -1275,7 +1275,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0x8a75 // jne 0x1910 <k_encode_q3_k_weighted+0xdd0>
+	WORD $0x8a75 // jne 0x1920 <k_encode_q3_k_weighted+0xdd0>
 	LONG $0x5914c1c4; BYTE $0xc5 // vmulps %ymm13, %ymm13, %ymm0
 	QUAD $0x00000c2081287cc5 // vmovaps 0xc20(%rcx), %ymm8
 	LONG $0x5924c1c4; BYTE $0xc8 // vmulps %ymm8, %ymm11, %ymm1
@@ -1283,7 +1283,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc27c41c4; WORD $0x01f3 // vcmpltps %ymm11, %ymm0, %ymm14
 	LONG $0x0e7d42c4; BYTE $0xce // vtestps %ymm14, %ymm9
-	LONG $0xff0e840f; WORD $0xffff // je 0x18c0 <k_encode_q3_k_weighted+0xd80>
+	LONG $0xff0e840f; WORD $0xffff // je 0x18d0 <k_encode_q3_k_weighted+0xd80>
 	LONG $0x5434c1c4; BYTE $0xc6 // vandps %ymm14, %ymm9, %ymm0
 	LONG $0x5e14c1c4; BYTE $0xcb // vdivps %ymm11, %ymm13, %ymm1
 	LONG $0x197de3c4; WORD $0x01c3 // vextractf128 $0x1, %ymm0, %xmm3
@@ -1296,21 +1296,21 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
 	LONG $0x4a3de3c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm8, %ymm1
 	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
-	QUAD $0x000005dc0dc2a4c5; BYTE $0x07 // vcmpordps 0x5dc(%rip), %ymm11, %ymm1 # 0x1fe0 <k_encode_q3_k_weighted+0x14a0>
+	QUAD $0x0000064c0dc2a4c5; BYTE $0x07 // vcmpordps 0x64c(%rip), %ymm11, %ymm1 # 0x2060 <k_encode_q3_k_weighted+0x1510>
 	LONG $0x197de3c4; WORD $0x01cb // vextractf128 $0x1, %ymm1, %xmm3
 	LONG $0xcb6bf1c5 // vpackssdw %xmm3, %xmm1, %xmm1
 	LONG $0xc0dbf1c5 // vpand %xmm0, %xmm1, %xmm0
 	LONG $0x237de2c4; BYTE $0xc0 // vpmovsxwd %xmm0, %ymm0
 	LONG $0x4a25c3c4; WORD $0x00c2 // vblendvps %ymm0, %ymm10, %ymm11, %ymm0
 	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0xfffe96e9; BYTE $0xff // jmp 0x18c0 <k_encode_q3_k_weighted+0xd80>
+	LONG $0xfffe96e9; BYTE $0xff // jmp 0x18d0 <k_encode_q3_k_weighted+0xd80>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	QUAD $0x00000c6091287cc5 // vmovaps 0xc60(%rcx), %ymm10
-	QUAD $0x0000059f05c2acc5; BYTE $0x07 // vcmpordps 0x59f(%rip), %ymm10, %ymm0 # 0x1fe0 <k_encode_q3_k_weighted+0x14a0>
+	QUAD $0x0000060f05c2acc5; BYTE $0x07 // vcmpordps 0x60f(%rip), %ymm10, %ymm0 # 0x2060 <k_encode_q3_k_weighted+0x1510>
 	QUAD $0x00000c4099547cc5 // vandps 0xc40(%rcx), %ymm0, %ymm11
 	QUAD $0x00000c4099297cc5 // vmovaps %ymm11, 0xc40(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00048c0d187de2c4; BYTE $0x00 // vbroadcastss 0x48c(%rip), %ymm1 # 0x1ee8 <k_encode_q3_k_weighted+0x13a8>
+	QUAD $0x0004bc0d187de2c4; BYTE $0x00 // vbroadcastss 0x4bc(%rip), %ymm1 # 0x1f28 <k_encode_q3_k_weighted+0x13d8>
 	QUAD $0x000100249c6ffdc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm3
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfc000384592cc1c4; WORD $0xffff // vmulps -0x400(%r11,%rax), %ymm10, %ymm0
@@ -1323,7 +1323,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7f7dc1c4; WORD $0x0304 // vmovdqa %ymm0, (%r11,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xcb75 // jne 0x1a70 <k_encode_q3_k_weighted+0xf30>
+	WORD $0xcb75 // jne 0x1a80 <k_encode_q3_k_weighted+0xf30>
 	LONG $0x1d7d63c4; WORD $0x04d8 // vcvtps2ph $0x4, %ymm11, %xmm0
 	LONG $0x137de2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %ymm0
 	QUAD $0x000012808129fcc5 // vmovaps %ymm0, 0x1280(%rcx)
@@ -1334,7 +1334,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	QUAD $0x0000c0248c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm9
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	QUAD $0x00054b35787962c4; BYTE $0x00 // vpbroadcastb 0x54b(%rip), %xmm14 # 0x202d <k_encode_q3_k_weighted+0x14ed>
+	QUAD $0x00054b35787962c4; BYTE $0x00 // vpbroadcastb 0x54b(%rip), %xmm14 # 0x203d <k_encode_q3_k_weighted+0x14ed>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x1280a984107aa1c4; WORD $0x0000 // vmovss 0x1280(%rcx,%r13,4), %xmm0
 	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
@@ -1343,20 +1343,20 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x24748d48; BYTE $0x50 // leaq 0x50(%rsp), %rsi
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000090e9; BYTE $0x00 // jmp 0x1ba9 <k_encode_q3_k_weighted+0x1069>
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x1bb9 <k_encode_q3_k_weighted+0x1069>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x187dc2c4; BYTE $0xc3 // vbroadcastss %xmm11, %ymm0
 	LONG $0xc85eacc5 // vdivps %ymm0, %ymm10, %ymm1
 	LONG $0xc05ebcc5 // vdivps %ymm0, %ymm8, %ymm0
 	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
 	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
-	QUAD $0x00038a1d187de2c4; BYTE $0x00 // vbroadcastss 0x38a(%rip), %ymm3 # 0x1ec8 <k_encode_q3_k_weighted+0x1388>
+	QUAD $0x0003ba1d187de2c4; BYTE $0x00 // vbroadcastss 0x3ba(%rip), %ymm3 # 0x1f08 <k_encode_q3_k_weighted+0x13b8>
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
 	LONG $0xc354fcc5 // vandps %ymm3, %ymm0, %ymm0
-	QUAD $0x0003a11d587de2c4; BYTE $0x00 // vpbroadcastd 0x3a1(%rip), %ymm3 # 0x1ef0 <k_encode_q3_k_weighted+0x13b0>
+	QUAD $0x0003d11d587de2c4; BYTE $0x00 // vpbroadcastd 0x3d1(%rip), %ymm3 # 0x1f30 <k_encode_q3_k_weighted+0x13e0>
 	LONG $0x3f7de2c4; BYTE $0xc3 // vpmaxud %ymm3, %ymm0, %ymm0
 	LONG $0x3f75e2c4; BYTE $0xcb // vpmaxud %ymm3, %ymm1, %ymm1
-	QUAD $0x0003721d587de2c4; BYTE $0x00 // vpbroadcastd 0x372(%rip), %ymm3 # 0x1ed4 <k_encode_q3_k_weighted+0x1394>
+	QUAD $0x0003a21d587de2c4; BYTE $0x00 // vpbroadcastd 0x3a2(%rip), %ymm3 # 0x1f14 <k_encode_q3_k_weighted+0x13c4>
 	LONG $0x3b7562c4; BYTE $0xc3 // vpminud %ymm3, %ymm1, %ymm8
 	LONG $0x3b7d62c4; BYTE $0xd3 // vpminud %ymm3, %ymm0, %ymm10
 	LONG $0xdb2dc1c4; BYTE $0xc1 // vpand %ymm9, %ymm10, %ymm0
@@ -1371,7 +1371,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0x40ff8348 // cmpq $0x40, %rdi
-	WORD $0x6774 // je 0x1c10 <k_encode_q3_k_weighted+0x10d0>
+	WORD $0x6774 // je 0x1c20 <k_encode_q3_k_weighted+0x10d0>
 	LONG $0xff048b45 // movl (%r15,%rdi,8), %r8d
 	LONG $0xe0508d45 // leal -0x20(%r8), %r10d
 	LONG $0x2a6ac1c4; BYTE $0xc2 // vcvtsi2ss %r10d, %xmm2, %xmm0
@@ -1380,8 +1380,8 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00107cc5 // vmovups (%rax), %ymm8
 	LONG $0x50107cc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm10
 	LONG $0x2e7841c4; BYTE $0xdc // vucomiss %xmm12, %xmm11
-	LONG $0xff49850f; WORD $0xffff // jne 0x1b20 <k_encode_q3_k_weighted+0xfe0>
-	LONG $0xff438a0f; WORD $0xffff // jp 0x1b20 <k_encode_q3_k_weighted+0xfe0>
+	LONG $0xff49850f; WORD $0xffff // jne 0x1b30 <k_encode_q3_k_weighted+0xfe0>
+	LONG $0xff438a0f; WORD $0xffff // jp 0x1b30 <k_encode_q3_k_weighted+0xfe0>
 	LONG $0x187dc2c4; WORD $0x3904 // vbroadcastss (%r9,%rdi), %ymm0
 	LONG $0xc859bcc5 // vmulps %ymm0, %ymm8, %ymm1
 	LONG $0xc059acc5 // vmulps %ymm0, %ymm10, %ymm0
@@ -1391,7 +1391,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc55dfcc5 // vminps %ymm5, %ymm0, %ymm0
 	LONG $0xc6587cc5 // vaddps %ymm6, %ymm0, %ymm8
 	LONG $0xd65874c5 // vaddps %ymm6, %ymm1, %ymm10
-	LONG $0xffff64e9; BYTE $0xff // jmp 0x1b6c <k_encode_q3_k_weighted+0x102c>
+	LONG $0xffff64e9; BYTE $0xff // jmp 0x1b7c <k_encode_q3_k_weighted+0x102c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -1403,11 +1403,11 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x047c8841; BYTE $0x60 // movb %dil, 0x60(%r12,%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xdd75 // jne 0x1c20 <k_encode_q3_k_weighted+0x10e0>
+	WORD $0xdd75 // jne 0x1c30 <k_encode_q3_k_weighted+0x10e0>
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	QUAD $0x0003d815787962c4; BYTE $0x00 // vpbroadcastb 0x3d8(%rip), %xmm10 # 0x202e <k_encode_q3_k_weighted+0x14ee>
-	QUAD $0x0003d01d787962c4; BYTE $0x00 // vpbroadcastb 0x3d0(%rip), %xmm11 # 0x202f <k_encode_q3_k_weighted+0x14ef>
+	QUAD $0x0003d815787962c4; BYTE $0x00 // vpbroadcastb 0x3d8(%rip), %xmm10 # 0x203e <k_encode_q3_k_weighted+0x14ee>
+	QUAD $0x0003d01d787962c4; BYTE $0x00 // vpbroadcastb 0x3d0(%rip), %xmm11 # 0x203f <k_encode_q3_k_weighted+0x14ef>
 	BYTE $0x90 // nop
 	LONG $0x0474b60f; BYTE $0x50 // movzbl 0x50(%rsp,%rax), %esi
 	LONG $0x047cb60f; BYTE $0x54 // movzbl 0x54(%rsp,%rax), %edi
@@ -1425,7 +1425,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04748841; BYTE $0x68 // movb %sil, 0x68(%r12,%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0xbc75 // jne 0x1c60 <k_encode_q3_k_weighted+0x1120>
+	WORD $0xbc75 // jne 0x1c70 <k_encode_q3_k_weighted+0x1120>
 	LONG $0x24448d49; BYTE $0x20 // leaq 0x20(%r12), %rax
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0xff31 // xorl %edi, %edi
@@ -1437,7 +1437,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x0003600d787962c4; BYTE $0x00 // vpbroadcastb 0x360(%rip), %xmm9 # 0x2030 <k_encode_q3_k_weighted+0x14f0>
+	QUAD $0x0003600d787962c4; BYTE $0x00 // vpbroadcastb 0x360(%rip), %xmm9 # 0x2040 <k_encode_q3_k_weighted+0x14f0>
 	LONG $0x6f7a81c4; WORD $0x1844; BYTE $0x20 // vmovdqu 0x20(%r8,%r11), %xmm0
 	LONG $0x6f7a81c4; WORD $0x184c; BYTE $0x40 // vmovdqu 0x40(%r8,%r11), %xmm1
 	LONG $0x6f7a81c4; WORD $0x185c; BYTE $0x60 // vmovdqu 0x60(%r8,%r11), %xmm3
@@ -1455,21 +1455,21 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	WORD $0xa675 // jne 0x1cd0 <k_encode_q3_k_weighted+0x1190>
+	WORD $0xa675 // jne 0x1ce0 <k_encode_q3_k_weighted+0x1190>
 	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
 	LONG $0x01c6f640 // testb $0x1, %sil
 	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
 	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	LONG $0xff6a850f; WORD $0xffff // jne 0x1cb0 <k_encode_q3_k_weighted+0x1170>
+	LONG $0xff6a850f; WORD $0xffff // jne 0x1cc0 <k_encode_q3_k_weighted+0x1170>
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0002de05787962c4; BYTE $0x00 // vpbroadcastb 0x2de(%rip), %xmm8 # 0x2031 <k_encode_q3_k_weighted+0x14f1>
-	QUAD $0x0002d60d787962c4; BYTE $0x00 // vpbroadcastb 0x2d6(%rip), %xmm9 # 0x2032 <k_encode_q3_k_weighted+0x14f2>
-	QUAD $0x0002ce15787962c4; BYTE $0x00 // vpbroadcastb 0x2ce(%rip), %xmm10 # 0x2033 <k_encode_q3_k_weighted+0x14f3>
-	QUAD $0x0002c61d787962c4; BYTE $0x00 // vpbroadcastb 0x2c6(%rip), %xmm11 # 0x2034 <k_encode_q3_k_weighted+0x14f4>
-	QUAD $0x0002be3d787962c4; BYTE $0x00 // vpbroadcastb 0x2be(%rip), %xmm15 # 0x2035 <k_encode_q3_k_weighted+0x14f5>
-	QUAD $0x0002b62d787962c4; BYTE $0x00 // vpbroadcastb 0x2b6(%rip), %xmm13 # 0x2036 <k_encode_q3_k_weighted+0x14f6>
-	QUAD $0x0002ae25787962c4; BYTE $0x00 // vpbroadcastb 0x2ae(%rip), %xmm12 # 0x2037 <k_encode_q3_k_weighted+0x14f7>
+	QUAD $0x0002de05787962c4; BYTE $0x00 // vpbroadcastb 0x2de(%rip), %xmm8 # 0x2041 <k_encode_q3_k_weighted+0x14f1>
+	QUAD $0x0002d60d787962c4; BYTE $0x00 // vpbroadcastb 0x2d6(%rip), %xmm9 # 0x2042 <k_encode_q3_k_weighted+0x14f2>
+	QUAD $0x0002ce15787962c4; BYTE $0x00 // vpbroadcastb 0x2ce(%rip), %xmm10 # 0x2043 <k_encode_q3_k_weighted+0x14f3>
+	QUAD $0x0002c61d787962c4; BYTE $0x00 // vpbroadcastb 0x2c6(%rip), %xmm11 # 0x2044 <k_encode_q3_k_weighted+0x14f4>
+	QUAD $0x0002be3d787962c4; BYTE $0x00 // vpbroadcastb 0x2be(%rip), %xmm15 # 0x2045 <k_encode_q3_k_weighted+0x14f5>
+	QUAD $0x0002b62d787962c4; BYTE $0x00 // vpbroadcastb 0x2b6(%rip), %xmm13 # 0x2046 <k_encode_q3_k_weighted+0x14f6>
+	QUAD $0x0002ae25787962c4; BYTE $0x00 // vpbroadcastb 0x2ae(%rip), %xmm12 # 0x2047 <k_encode_q3_k_weighted+0x14f7>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x6f7ac1c4; WORD $0x3204 // vmovdqu (%r10,%rsi), %xmm0
 	LONG $0x6f7ac1c4; WORD $0x324c; BYTE $0x20 // vmovdqu 0x20(%r10,%rsi), %xmm1
@@ -1504,7 +1504,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xff4b850f; WORD $0xffff // jne 0x1d90 <k_encode_q3_k_weighted+0x1250>
+	LONG $0xff4b850f; WORD $0xffff // jne 0x1da0 <k_encode_q3_k_weighted+0x1250>
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	LONG $0x6ec48349 // addq $0x6e, %r12
 	LONG $0x04c78349 // addq $0x4, %r15
@@ -1514,14 +1514,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
 	QUAD $0x0000c0248c287cc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm9
 	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
-	LONG $0xfc77850f; WORD $0xffff // jne 0x1af0 <k_encode_q3_k_weighted+0xfb0>
+	LONG $0xfc77850f; WORD $0xffff // jne 0x1b00 <k_encode_q3_k_weighted+0xfb0>
 	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
 	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
 	QUAD $0x0020001024448148; BYTE $0x00 // addq $0x2000, 0x10(%rsp) # imm = 0x2000
 	QUAD $0x0020007824448148; BYTE $0x00 // addq $0x2000, 0x78(%rsp) # imm = 0x2000
 	LONG $0x70c38148; WORD $0x0003; BYTE $0x00 // addq $0x370, %rbx # imm = 0x370
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0xed788f0f; WORD $0xffff // jg 0xc20 <k_encode_q3_k_weighted+0xe0>
+	LONG $0xed788f0f; WORD $0xffff // jg 0xc30 <k_encode_q3_k_weighted+0xe0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1537,10 +1537,59 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xc080; BYTE $0x7d // addb $0x7d, %al
-	LONG $0xff26901d; BYTE $0xff // sbbl $0xffff2690, %eax # imm = 0xFFFF2690
-	WORD $0x007f // jg 0x1ecc <k_encode_q3_k_weighted+0x138c>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x1d7d // jge 0x1f1f <k_encode_q3_k_weighted+0x13cf>
+	BYTE $0x90 // nop
+	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
+	WORD $0xc080; BYTE $0xff // addb $-0x1, %al
+	WORD $0x7fff; BYTE $0x00 // <unknown>
 	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -1569,7 +1618,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3fff // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0x1f0d <k_encode_q3_k_weighted+0x13cd>
+	WORD $0x007f // jg 0x1f4d <k_encode_q3_k_weighted+0x13fd>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
@@ -1577,7 +1626,21 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3b80; BYTE $0x00 // cmpb $0x0, (%rbx)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0042; BYTE $0x00 // addb %al, (%rax)
-	LONG $0x01017fc0 // sarb $0x1, 0x1(%rdi)
+	LONG $0xfffc7fc0 // sarb $0xff, -0x4(%rdi)
+	WORD $0xffff // <unknown>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
@@ -1661,26 +1724,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2020 // andb %ah, (%rax)
 	WORD $0x2020 // andb %ah, (%rax)
 	WORD $0x2020 // andb %ah, (%rax)
-	QUAD $0x0000000000002020; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // andb %ah, (%rax)
-	WORD $0x0000; BYTE $0x00
-	QUAD $0x0000000000000000
-	QUAD $0x0000000000000000
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
+	WORD $0x2020 // andb %ah, (%rax)
 	WORD $0x0304 // addb $0x3, %al
 	WORD $0x300c // orb $0x30, %al
 	WORD $0x01c0; BYTE $0x02 // rolb $0x2, (%rcx)
@@ -1690,4 +1734,29 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0130 // xorb %al, (%rcx)
 	WORD $0x0802 // addb (%rax), %cl
 	WORD $0x2010 // adcb %ah, (%rax)
-	WORD $0x8040 // <unknown>
+	LONG $0xcccc8040 // orb $-0x34, %spl
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	QUAD $0x00000000000000cc; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // int3
+	WORD $0x0000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000

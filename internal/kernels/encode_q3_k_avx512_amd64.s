@@ -16,7 +16,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q3_k
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0fd28e0f; WORD $0x0000 // jle 0xfdf <k_encode_q3_k+0xfdf>
+	LONG $0x15208e0f; WORD $0x0000 // jle 0x152d <k_encode_q3_k+0x152d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -25,116 +25,106 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xc0e48348 // andq $-0x40, %rsp
-	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
+	LONG $0x00ec8148; WORD $0x0002; BYTE $0x00 // subq $0x200, %rsp # imm = 0x200
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xc0918d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cc0(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x00b98d4c; WORD $0x0032; BYTE $0x00 // leaq 0x3200(%rcx), %r15
-	LONG $0x00918d48; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %rdx
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x00a18d4c; WORD $0x0032; BYTE $0x00 // leaq 0x3200(%rcx), %r12
+	LONG $0x00918d48; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	LONG $0xc0918d4c; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %r10
-	QUAD $0x2fdb0d2848fdf162; WORD $0x0000 // vmovapd 0x2fdb(%rip), %zmm1 # 0x3040 <k_encode_q3_k_weighted+0x2050>
-	QUAD $0x31a53518487df262; WORD $0x0000 // vbroadcastss 0x31a5(%rip), %zmm6 # 0x3214 <k_encode_q3_k_weighted+0x2224>
-	QUAD $0x31672518487de262; WORD $0x0000 // vbroadcastss 0x3167(%rip), %zmm20 # 0x31e0 <k_encode_q3_k_weighted+0x21f0>
-	QUAD $0x2ffd052848fd7162; WORD $0x0000 // vmovapd 0x2ffd(%rip), %zmm8 # 0x3080 <k_encode_q3_k_weighted+0x2090>
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	QUAD $0x31421518487d7262; WORD $0x0000 // vbroadcastss 0x3142(%rip), %zmm10 # 0x31d4 <k_encode_q3_k_weighted+0x21e4>
-	QUAD $0x315c1d58487d7262; WORD $0x0000 // vpbroadcastd 0x315c(%rip), %zmm11 # 0x31f8 <k_encode_q3_k_weighted+0x2208>
-	QUAD $0x31362558487d7262; WORD $0x0000 // vpbroadcastd 0x3136(%rip), %zmm12 # 0x31dc <k_encode_q3_k_weighted+0x21ec>
-	QUAD $0x31582d58487d7262; WORD $0x0000 // vpbroadcastd 0x3158(%rip), %zmm13 # 0x3208 <k_encode_q3_k_weighted+0x2218>
-	LONG $0x4065a362; WORD $0xdb25; BYTE $0xff // vpternlogd $0xff, %zmm19, %zmm19, %zmm19
-	QUAD $0x2fff3d78087de262; WORD $0x0000 // vpbroadcastb 0x2fff(%rip), %xmm23 # 0x30c0 <k_encode_q3_k_weighted+0x20d0>
-	QUAD $0x2ff60578087d6262; WORD $0x0000 // vpbroadcastb 0x2ff6(%rip), %xmm24 # 0x30c1 <k_encode_q3_k_weighted+0x20d1>
-	QUAD $0x2fed0d78087d6262; WORD $0x0000 // vpbroadcastb 0x2fed(%rip), %xmm25 # 0x30c2 <k_encode_q3_k_weighted+0x20d2>
-	QUAD $0x2fe41578087d6262; WORD $0x0000 // vpbroadcastb 0x2fe4(%rip), %xmm26 # 0x30c3 <k_encode_q3_k_weighted+0x20d3>
-	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x351b252848fde162; WORD $0x0000 // vmovapd 0x351b(%rip), %zmm20 # 0x3580 <k_encode_q3_k_weighted+0x2040>
+	QUAD $0x36e12d18487de262; WORD $0x0000 // vbroadcastss 0x36e1(%rip), %zmm21 # 0x3750 <k_encode_q3_k_weighted+0x2210>
+	QUAD $0x36973518487de262; WORD $0x0000 // vbroadcastss 0x3697(%rip), %zmm22 # 0x3710 <k_encode_q3_k_weighted+0x21d0>
+	QUAD $0x36c10518487d6262; WORD $0x0000 // vbroadcastss 0x36c1(%rip), %zmm24 # 0x3744 <k_encode_q3_k_weighted+0x2204>
+	QUAD $0x36c71d18487d6262; WORD $0x0000 // vbroadcastss 0x36c7(%rip), %zmm27 # 0x3754 <k_encode_q3_k_weighted+0x2214>
+	QUAD $0x35293d2848fde162; WORD $0x0000 // vmovapd 0x3529(%rip), %zmm23 # 0x35c0 <k_encode_q3_k_weighted+0x2080>
+	QUAD $0x367f0d18487d6262; WORD $0x0000 // vbroadcastss 0x367f(%rip), %zmm25 # 0x3720 <k_encode_q3_k_weighted+0x21e0>
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	QUAD $0x365f3d18487d7262; WORD $0x0000 // vbroadcastss 0x365f(%rip), %zmm15 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x000008bb; BYTE $0x00 // movl $0x8, %ebx
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0xd8420f48 // cmovbq %rax, %rbx
-	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
-	WORD $0x8941; BYTE $0xdd // movl %ebx, %r13d
-	LONG $0x04e5c141 // shll $0x4, %r13d
-	LONG $0xff758d4d // leaq -0x1(%r13), %r14
-	LONG $0xfe5d8d4d // leaq -0x2(%r13), %r11
-	LONG $0xfd5d8d49 // leaq -0x3(%r13), %rbx
-	LONG $0xfc658d4d // leaq -0x4(%r13), %r12
-	LONG $0xfb458d49 // leaq -0x5(%r13), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0xfa458d49 // leaq -0x6(%r13), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0xf9458d49 // leaq -0x7(%r13), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x48fdd262; WORD $0xc57c // vpbroadcastq %r13, %zmm0
-	QUAD $0x2eb71dd448fdf162; WORD $0x0000 // vpaddq 0x2eb7(%rip), %zmm0, %zmm3 # 0x3000 <k_encode_q3_k_weighted+0x2010>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x02245c7f48fdf162 // vmovdqa64 %zmm3, 0x80(%rsp)
 	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
-	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	WORD $0xda89 // movl %ebx, %edx
+	WORD $0xe2c1; BYTE $0x04 // shll $0x4, %edx
+	LONG $0xff728d4c // leaq -0x1(%rdx), %r14
+	LONG $0xfe6a8d4c // leaq -0x2(%rdx), %r13
+	LONG $0xfd428d48 // leaq -0x3(%rdx), %rax
+	LONG $0xfc7a8d48 // leaq -0x4(%rdx), %rdi
+	LONG $0xfb5a8d48 // leaq -0x5(%rdx), %rbx
+	LONG $0xfa428d4c // leaq -0x6(%rdx), %r8
+	LONG $0xf94a8d4c // leaq -0x7(%rdx), %r9
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	LONG $0x48fdf262; WORD $0xc27c // vpbroadcastq %rdx, %zmm0
+	QUAD $0x343315d448fd6162; WORD $0x0000 // vpaddq 0x3433(%rip), %zmm0, %zmm26 # 0x3540 <k_encode_q3_k_weighted+0x2000>
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	BYTE $0x90 // nop
+	QUAD $0x0524547f48fd6162 // vmovdqa64 %zmm26, 0x140(%rsp)
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	WORD $0x014d; BYTE $0xcf // addq %r9, %r15
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	LONG $0xfe430f4d // cmovaeq %r14, %r15
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	WORD $0x094d; BYTE $0xc4 // orq %r8, %r12
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	LONG $0xe3430f4d // cmovaeq %r11, %r12
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x2e148d4b // leaq (%r14,%r13), %rdx
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
-	WORD $0x9c0f; BYTE $0xc0 // setl %al
-	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
-	LONG $0x48fdf162; WORD $0x2410; BYTE $0x10 // vmovupd (%rax,%rdx), %zmm4
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x262c8d4e // leaq (%rsi,%r12), %r13
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24643b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r12
+	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
 	WORD $0x9c0f; BYTE $0xc2 // setl %dl
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fde162; WORD $0x0410; BYTE $0x02 // vmovupd (%rdx,%rax), %zmm16
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24643b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r12
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fde162; WORD $0x0c10; BYTE $0x02 // vmovupd (%rdx,%rax), %zmm17
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fde162; WORD $0x1410; BYTE $0x02 // vmovupd (%rdx,%rax), %zmm18
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24643b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r12
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fde162; WORD $0x2c10; BYTE $0x02 // vmovupd (%rdx,%rax), %zmm21
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24643b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r12
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fd6162; WORD $0x1c10; BYTE $0x02 // vmovupd (%rdx,%rax), %zmm27
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24643b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r12
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fd6162; WORD $0x2410; BYTE $0x02 // vmovupd (%rdx,%rax), %zmm28
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x48fdd262; WORD $0xc47c // vpbroadcastq %r12, %zmm0
-	LONG $0x48e5f262; WORD $0xc037 // vpcmpgtq %zmm0, %zmm3, %k0
+	LONG $0x48fdb162; WORD $0x0410; BYTE $0x2a // vmovupd (%rdx,%r13), %zmm0
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x247c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r15
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x0015541048fdd162 // vmovupd (%r13,%rdx), %zmm2
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x247c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r15
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x00155c1048fdd162 // vmovupd (%r13,%rdx), %zmm3
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x3949; BYTE $0xff // cmpq %rdi, %r15
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x00156c1048fdd162 // vmovupd (%r13,%rdx), %zmm5
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x00154c1048fd5162 // vmovupd (%r13,%rdx), %zmm9
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x0015441048fdc162 // vmovupd (%r13,%rdx), %zmm16
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x247c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r15
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x0015641048fdd162 // vmovupd (%r13,%rdx), %zmm4
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x48fdd262; WORD $0xcf7c // vpbroadcastq %r15, %zmm1
+	LONG $0x40adf262; WORD $0xc137 // vpcmpgtq %zmm1, %zmm26, %k0
 	LONG $0x3079e3c4; WORD $0x01c8 // kshiftrb $0x1, %k0, %k1
 	LONG $0x3079e3c4; WORD $0x02d0 // kshiftrb $0x2, %k0, %k2
 	LONG $0x3079e3c4; WORD $0x03d8 // kshiftrb $0x3, %k0, %k3
@@ -142,442 +132,626 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3079e3c4; WORD $0x05e8 // kshiftrb $0x5, %k0, %k5
 	LONG $0x3079e3c4; WORD $0x06f0 // kshiftrb $0x6, %k0, %k6
 	LONG $0x3079e3c4; WORD $0x07f8 // kshiftrb $0x7, %k0, %k7
-	LONG $0x48fd9162; WORD $0x0410; BYTE $0x2e // vmovupd (%r14,%r13), %zmm0
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	LONG $0xc793fbc5 // kmovd %k7, %eax
-	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
-	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
-	QUAD $0x0110141a48fdf362 // vinsertf64x4 $0x1, (%rax,%rdx), %zmm0, %zmm2
-	QUAD $0xee102c2348fd6362 // vshuff64x2 $0xee, (%rax,%rdx), %zmm0, %zmm29 # zmm29 = zmm0[4,5,6,7],mem[4,5,6,7]
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xd693fbc5 // kmovd %k6, %edx
+	LONG $0x48fdb162; WORD $0x0c10; BYTE $0x26 // vmovupd (%rsi,%r12), %zmm1
+	LONG $0xd793fbc5 // kmovd %k7, %edx
 	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x01023c1a48dd6362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm4, %zmm31
-	QUAD $0xee02242348ddf362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm4, %zmm4 # zmm4 = zmm4[4,5,6,7],mem[4,5,6,7]
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xd593fbc5 // kmovd %k5, %edx
-	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x0102041a40fdf362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm16, %zmm0
-	QUAD $0xee02042340fde362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm16, %zmm16 # zmm16 = zmm16[4,5,6,7],mem[4,5,6,7]
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xd493fbc5 // kmovd %k4, %edx
-	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x01023c1a40f57362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm17, %zmm15
-	QUAD $0xee020c2340f5e362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm17, %zmm17 # zmm17 = zmm17[4,5,6,7],mem[4,5,6,7]
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xd393fbc5 // kmovd %k3, %edx
-	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x0102341a40ede362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm18, %zmm22
-	QUAD $0xee02142340ede362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm18, %zmm18 # zmm18 = zmm18[4,5,6,7],mem[4,5,6,7]
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xd293fbc5 // kmovd %k2, %edx
-	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x01022c1a40d5f362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm21, %zmm5
-	QUAD $0xee022c2340d5e362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm21, %zmm21 # zmm21 = zmm21[4,5,6,7],mem[4,5,6,7]
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xd193fbc5 // kmovd %k1, %edx
-	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x01023c1a40a5f362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm27, %zmm7
-	QUAD $0xee021c2340a56362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm27, %zmm27 # zmm27 = zmm27[4,5,6,7],mem[4,5,6,7]
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xd093fbc5 // kmovd %k0, %edx
-	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x0102341a409d7362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm28, %zmm14
-	QUAD $0xee022423409d6362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm28, %zmm28 # zmm28 = zmm28[4,5,6,7],mem[4,5,6,7]
-	LONG $0x48fd6162; WORD $0xf228 // vmovapd %zmm2, %zmm30
-	LONG $0x48f52262; WORD $0xf67f // vpermt2pd %zmm22, %zmm1, %zmm30
-	LONG $0x48bdb262; WORD $0xd67f // vpermt2pd %zmm22, %zmm8, %zmm2
-	LONG $0x48fd8162; WORD $0xf728 // vmovapd %zmm31, %zmm22
-	LONG $0x48f5e262; WORD $0xf57f // vpermt2pd %zmm5, %zmm1, %zmm22
-	LONG $0x48bd6262; WORD $0xfd7f // vpermt2pd %zmm5, %zmm8, %zmm31
+	QUAD $0x012a341a48f5b362 // vinsertf64x4 $0x1, (%rdx,%r13), %zmm1, %zmm6
+	QUAD $0xee2a0c2348f5b362 // vshuff64x2 $0xee, (%rdx,%r13), %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],mem[4,5,6,7]
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0xfe937bc5 // kmovd %k6, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	QUAD $0x0117041a48fd5362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm0, %zmm8
+	QUAD $0xee17042348fdd362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm0, %zmm0 # zmm0 = zmm0[4,5,6,7],mem[4,5,6,7]
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	LONG $0xfd937bc5 // kmovd %k5, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	QUAD $0x01171c1a48ed5362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm2, %zmm11
+	QUAD $0xee17142348edd362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],mem[4,5,6,7]
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	LONG $0xfc937bc5 // kmovd %k4, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	QUAD $0x0117241a48e55362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm3, %zmm12
+	QUAD $0xee171c2348e5d362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],mem[4,5,6,7]
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	LONG $0xfb937bc5 // kmovd %k3, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	QUAD $0x01172c1a48d55362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm5, %zmm13
+	QUAD $0xee172c2348d5d362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],mem[4,5,6,7]
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	LONG $0xfa937bc5 // kmovd %k2, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	QUAD $0x0117341a48b55362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm9, %zmm14
+	QUAD $0xee170c2348b55362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],mem[4,5,6,7]
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	LONG $0xf9937bc5 // kmovd %k1, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	QUAD $0x01170c1a40fdc362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm16, %zmm17
+	QUAD $0xee17042340fdc362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm16, %zmm16 # zmm16 = zmm16[4,5,6,7],mem[4,5,6,7]
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	LONG $0xf8937bc5 // kmovd %k0, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	QUAD $0x0117141a48ddc362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm4, %zmm18
+	QUAD $0xee17242348ddd362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm4, %zmm4 # zmm4 = zmm4[4,5,6,7],mem[4,5,6,7]
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x48fde162; WORD $0xde28 // vmovapd %zmm6, %zmm19
+	LONG $0x40ddc262; WORD $0xdd7f // vpermt2pd %zmm13, %zmm20, %zmm19
+	LONG $0x40c5d262; WORD $0xf57f // vpermt2pd %zmm13, %zmm23, %zmm6
+	LONG $0x48fd5162; WORD $0xe828 // vmovapd %zmm8, %zmm13
+	LONG $0x40dd5262; WORD $0xee7f // vpermt2pd %zmm14, %zmm20, %zmm13
+	LONG $0x40c55262; WORD $0xc67f // vpermt2pd %zmm14, %zmm23, %zmm8
+	LONG $0x48fd5162; WORD $0xf328 // vmovapd %zmm11, %zmm14
+	LONG $0x40dd3262; WORD $0xf17f // vpermt2pd %zmm17, %zmm20, %zmm14
+	LONG $0x40c53262; WORD $0xd97f // vpermt2pd %zmm17, %zmm23, %zmm11
+	LONG $0x48fdc162; WORD $0xcc28 // vmovapd %zmm12, %zmm17
+	LONG $0x40dda262; WORD $0xca7f // vpermt2pd %zmm18, %zmm20, %zmm17
+	LONG $0x40c53262; WORD $0xe27f // vpermt2pd %zmm18, %zmm23, %zmm12
+	LONG $0x48fde162; WORD $0xd128 // vmovapd %zmm1, %zmm18
+	LONG $0x40dde262; WORD $0xd57f // vpermt2pd %zmm5, %zmm20, %zmm18
+	LONG $0x40c5f262; WORD $0xcd7f // vpermt2pd %zmm5, %zmm23, %zmm1
 	LONG $0x48fdf162; WORD $0xe828 // vmovapd %zmm0, %zmm5
-	LONG $0x48f5f262; WORD $0xef7f // vpermt2pd %zmm7, %zmm1, %zmm5
-	LONG $0x48bdf262; WORD $0xc77f // vpermt2pd %zmm7, %zmm8, %zmm0
-	LONG $0x48fdd162; WORD $0xff28 // vmovapd %zmm15, %zmm7
-	LONG $0x48f5d262; WORD $0xfe7f // vpermt2pd %zmm14, %zmm1, %zmm7
-	LONG $0x48bd5262; WORD $0xfe7f // vpermt2pd %zmm14, %zmm8, %zmm15
-	LONG $0x48fd1162; WORD $0xf528 // vmovapd %zmm29, %zmm14
-	LONG $0x48f53262; WORD $0xf27f // vpermt2pd %zmm18, %zmm1, %zmm14
-	LONG $0x48bd2262; WORD $0xea7f // vpermt2pd %zmm18, %zmm8, %zmm29
-	LONG $0x48fde162; WORD $0xd428 // vmovapd %zmm4, %zmm18
-	LONG $0x48f5a262; WORD $0xd57f // vpermt2pd %zmm21, %zmm1, %zmm18
-	LONG $0x48bdb262; WORD $0xe57f // vpermt2pd %zmm21, %zmm8, %zmm4
-	LONG $0x48fda162; WORD $0xe828 // vmovapd %zmm16, %zmm21
-	LONG $0x48f58262; WORD $0xeb7f // vpermt2pd %zmm27, %zmm1, %zmm21
-	LONG $0x48bd8262; WORD $0xc37f // vpermt2pd %zmm27, %zmm8, %zmm16
-	LONG $0x48fd2162; WORD $0xd928 // vmovapd %zmm17, %zmm27
-	LONG $0x48f50262; WORD $0xdc7f // vpermt2pd %zmm28, %zmm1, %zmm27
-	LONG $0x48bd8262; WORD $0xcc7f // vpermt2pd %zmm28, %zmm8, %zmm17
-	LONG $0x408d6162; WORD $0xe514 // vunpcklpd %zmm5, %zmm30, %zmm28 # zmm28 = zmm30[0],zmm5[0],zmm30[2],zmm5[2],zmm30[4],zmm5[4],zmm30[6],zmm5[6]
-	LONG $0x408df162; WORD $0xed15 // vunpckhpd %zmm5, %zmm30, %zmm5 # zmm5 = zmm30[1],zmm5[1],zmm30[3],zmm5[3],zmm30[5],zmm5[5],zmm30[7],zmm5[7]
-	LONG $0x40cd6162; WORD $0xf714 // vunpcklpd %zmm7, %zmm22, %zmm30 # zmm30 = zmm22[0],zmm7[0],zmm22[2],zmm7[2],zmm22[4],zmm7[4],zmm22[6],zmm7[6]
-	LONG $0x40cdf162; WORD $0xff15 // vunpckhpd %zmm7, %zmm22, %zmm7 # zmm7 = zmm22[1],zmm7[1],zmm22[3],zmm7[3],zmm22[5],zmm7[5],zmm22[7],zmm7[7]
-	LONG $0x48ede162; WORD $0xf014 // vunpcklpd %zmm0, %zmm2, %zmm22 # zmm22 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
-	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
-	LONG $0x4085d162; WORD $0xd714 // vunpcklpd %zmm15, %zmm31, %zmm2 # zmm2 = zmm31[0],zmm15[0],zmm31[2],zmm15[2],zmm31[4],zmm15[4],zmm31[6],zmm15[6]
-	LONG $0x40855162; WORD $0xff15 // vunpckhpd %zmm15, %zmm31, %zmm15 # zmm15 = zmm31[1],zmm15[1],zmm31[3],zmm15[3],zmm31[5],zmm15[5],zmm31[7],zmm15[7]
-	LONG $0x488d2162; WORD $0xfd14 // vunpcklpd %zmm21, %zmm14, %zmm31 # zmm31 = zmm14[0],zmm21[0],zmm14[2],zmm21[2],zmm14[4],zmm21[4],zmm14[6],zmm21[6]
-	LONG $0x488d3162; WORD $0xf515 // vunpckhpd %zmm21, %zmm14, %zmm14 # zmm14 = zmm14[1],zmm21[1],zmm14[3],zmm21[3],zmm14[5],zmm21[5],zmm14[7],zmm21[7]
-	LONG $0x40ed8162; WORD $0xeb14 // vunpcklpd %zmm27, %zmm18, %zmm21 # zmm21 = zmm18[0],zmm27[0],zmm18[2],zmm27[2],zmm18[4],zmm27[4],zmm18[6],zmm27[6]
-	LONG $0x40ed8162; WORD $0xd315 // vunpckhpd %zmm27, %zmm18, %zmm18 # zmm18 = zmm18[1],zmm27[1],zmm18[3],zmm27[3],zmm18[5],zmm27[5],zmm18[7],zmm27[7]
-	LONG $0x40952162; WORD $0xd814 // vunpcklpd %zmm16, %zmm29, %zmm27 # zmm27 = zmm29[0],zmm16[0],zmm29[2],zmm16[2],zmm29[4],zmm16[4],zmm29[6],zmm16[6]
-	LONG $0x4095a162; WORD $0xc015 // vunpckhpd %zmm16, %zmm29, %zmm16 # zmm16 = zmm29[1],zmm16[1],zmm29[3],zmm16[3],zmm29[5],zmm16[5],zmm29[7],zmm16[7]
-	LONG $0x48dd2162; WORD $0xe914 // vunpcklpd %zmm17, %zmm4, %zmm29 # zmm29 = zmm4[0],zmm17[0],zmm4[2],zmm17[2],zmm4[4],zmm17[4],zmm4[6],zmm17[6]
-	LONG $0x48ddb162; WORD $0xe115 // vunpckhpd %zmm17, %zmm4, %zmm4 # zmm4 = zmm4[1],zmm17[1],zmm4[3],zmm17[3],zmm4[5],zmm17[5],zmm4[7],zmm17[7]
-	LONG $0x401c8162; WORD $0xcec6; BYTE $0x88 // vshufps $0x88, %zmm30, %zmm28, %zmm17 # zmm17 = zmm28[0,2],zmm30[0,2],zmm28[4,6],zmm30[4,6],zmm28[8,10],zmm30[8,10],zmm28[12,14],zmm30[12,14]
-	LONG $0x4074a162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm17, %zmm17, %zmm17 # zmm17 = zmm17[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x401c0162; WORD $0xe6c6; BYTE $0xdd // vshufps $0xdd, %zmm30, %zmm28, %zmm28 # zmm28 = zmm28[1,3],zmm30[1,3],zmm28[5,7],zmm30[5,7],zmm28[9,11],zmm30[9,11],zmm28[13,15],zmm30[13,15]
-	LONG $0x401c0162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm28, %zmm28, %zmm28 # zmm28 = zmm28[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48546162; WORD $0xf7c6; BYTE $0x88 // vshufps $0x88, %zmm7, %zmm5, %zmm30 # zmm30 = zmm5[0,2],zmm7[0,2],zmm5[4,6],zmm7[4,6],zmm5[8,10],zmm7[8,10],zmm5[12,14],zmm7[12,14]
-	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4854f162; WORD $0xefc6; BYTE $0xdd // vshufps $0xdd, %zmm7, %zmm5, %zmm5 # zmm5 = zmm5[1,3],zmm7[1,3],zmm5[5,7],zmm7[5,7],zmm5[9,11],zmm7[9,11],zmm5[13,15],zmm7[13,15]
-	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x404cf162; WORD $0xfac6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm22, %zmm7 # zmm7 = zmm22[0,2],zmm2[0,2],zmm22[4,6],zmm2[4,6],zmm22[8,10],zmm2[8,10],zmm22[12,14],zmm2[12,14]
-	LONG $0x4844f162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm7, %zmm7, %zmm7 # zmm7 = zmm7[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x404cf162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm22, %zmm2 # zmm2 = zmm22[1,3],zmm2[1,3],zmm22[5,7],zmm2[5,7],zmm22[9,11],zmm2[9,11],zmm22[13,15],zmm2[13,15]
-	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x487cc162; WORD $0xf7c6; BYTE $0x88 // vshufps $0x88, %zmm15, %zmm0, %zmm22 # zmm22 = zmm0[0,2],zmm15[0,2],zmm0[4,6],zmm15[4,6],zmm0[8,10],zmm15[8,10],zmm0[12,14],zmm15[12,14]
-	LONG $0x404ca162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x487cd162; WORD $0xc7c6; BYTE $0xdd // vshufps $0xdd, %zmm15, %zmm0, %zmm0 # zmm0 = zmm0[1,3],zmm15[1,3],zmm0[5,7],zmm15[5,7],zmm0[9,11],zmm15[9,11],zmm0[13,15],zmm15[13,15]
-	LONG $0x487cf162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm0, %zmm0, %zmm0 # zmm0 = zmm0[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40043162; WORD $0xfdc6; BYTE $0x88 // vshufps $0x88, %zmm21, %zmm31, %zmm15 # zmm15 = zmm31[0,2],zmm21[0,2],zmm31[4,6],zmm21[4,6],zmm31[8,10],zmm21[8,10],zmm31[12,14],zmm21[12,14]
-	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4004a162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm21, %zmm31, %zmm21 # zmm21 = zmm31[1,3],zmm21[1,3],zmm31[5,7],zmm21[5,7],zmm31[9,11],zmm21[9,11],zmm31[13,15],zmm21[13,15]
-	LONG $0x4054a162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480c2162; WORD $0xfac6; BYTE $0x88 // vshufps $0x88, %zmm18, %zmm14, %zmm31 # zmm31 = zmm14[0,2],zmm18[0,2],zmm14[4,6],zmm18[4,6],zmm14[8,10],zmm18[8,10],zmm14[12,14],zmm18[12,14]
-	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480c3162; WORD $0xf2c6; BYTE $0xdd // vshufps $0xdd, %zmm18, %zmm14, %zmm14 # zmm14 = zmm14[1,3],zmm18[1,3],zmm14[5,7],zmm18[5,7],zmm14[9,11],zmm18[9,11],zmm14[13,15],zmm18[13,15]
-	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40248162; WORD $0xd5c6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm27, %zmm18 # zmm18 = zmm27[0,2],zmm29[0,2],zmm27[4,6],zmm29[4,6],zmm27[8,10],zmm29[8,10],zmm27[12,14],zmm29[12,14]
-	LONG $0x406ca162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm18, %zmm18, %zmm18 # zmm18 = zmm18[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40240162; WORD $0xddc6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm27, %zmm27 # zmm27 = zmm27[1,3],zmm29[1,3],zmm27[5,7],zmm29[5,7],zmm27[9,11],zmm29[9,11],zmm27[13,15],zmm29[13,15]
-	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407c6162; WORD $0xecc6; BYTE $0x88 // vshufps $0x88, %zmm4, %zmm16, %zmm29 # zmm29 = zmm16[0,2],zmm4[0,2],zmm16[4,6],zmm4[4,6],zmm16[8,10],zmm4[8,10],zmm16[12,14],zmm4[12,14]
-	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407cf162; WORD $0xe4c6; BYTE $0xdd // vshufps $0xdd, %zmm4, %zmm16, %zmm4 # zmm4 = zmm16[1,3],zmm4[1,3],zmm16[5,7],zmm4[5,7],zmm16[9,11],zmm4[9,11],zmm16[13,15],zmm4[13,15]
+	LONG $0x40ddd262; WORD $0xe97f // vpermt2pd %zmm9, %zmm20, %zmm5
+	LONG $0x40c5d262; WORD $0xc17f // vpermt2pd %zmm9, %zmm23, %zmm0
+	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
+	LONG $0x40dd3262; WORD $0xc87f // vpermt2pd %zmm16, %zmm20, %zmm9
+	LONG $0x40c5b262; WORD $0xd07f // vpermt2pd %zmm16, %zmm23, %zmm2
+	LONG $0x48fde162; WORD $0xc328 // vmovapd %zmm3, %zmm16
+	LONG $0x40dde262; WORD $0xc47f // vpermt2pd %zmm4, %zmm20, %zmm16
+	LONG $0x40c5f262; WORD $0xdc7f // vpermt2pd %zmm4, %zmm23, %zmm3
+	LONG $0x40e5d162; WORD $0xe614 // vunpcklpd %zmm14, %zmm19, %zmm4 # zmm4 = zmm19[0],zmm14[0],zmm19[2],zmm14[2],zmm19[4],zmm14[4],zmm19[6],zmm14[6]
+	LONG $0x40e55162; WORD $0xf615 // vunpckhpd %zmm14, %zmm19, %zmm14 # zmm14 = zmm19[1],zmm14[1],zmm19[3],zmm14[3],zmm19[5],zmm14[5],zmm19[7],zmm14[7]
+	LONG $0x4895a162; WORD $0xd914 // vunpcklpd %zmm17, %zmm13, %zmm19 # zmm19 = zmm13[0],zmm17[0],zmm13[2],zmm17[2],zmm13[4],zmm17[4],zmm13[6],zmm17[6]
+	LONG $0x48953162; WORD $0xe915 // vunpckhpd %zmm17, %zmm13, %zmm13 # zmm13 = zmm13[1],zmm17[1],zmm13[3],zmm17[3],zmm13[5],zmm17[5],zmm13[7],zmm17[7]
+	LONG $0x48cdc162; WORD $0xcb14 // vunpcklpd %zmm11, %zmm6, %zmm17 # zmm17 = zmm6[0],zmm11[0],zmm6[2],zmm11[2],zmm6[4],zmm11[4],zmm6[6],zmm11[6]
+	LONG $0x48cdd162; WORD $0xf315 // vunpckhpd %zmm11, %zmm6, %zmm6 # zmm6 = zmm6[1],zmm11[1],zmm6[3],zmm11[3],zmm6[5],zmm11[5],zmm6[7],zmm11[7]
+	LONG $0x48bd5162; WORD $0xdc14 // vunpcklpd %zmm12, %zmm8, %zmm11 # zmm11 = zmm8[0],zmm12[0],zmm8[2],zmm12[2],zmm8[4],zmm12[4],zmm8[6],zmm12[6]
+	LONG $0x48bd5162; WORD $0xc415 // vunpckhpd %zmm12, %zmm8, %zmm8 # zmm8 = zmm8[1],zmm12[1],zmm8[3],zmm12[3],zmm8[5],zmm12[5],zmm8[7],zmm12[7]
+	LONG $0x40ed5162; WORD $0xe114 // vunpcklpd %zmm9, %zmm18, %zmm12 # zmm12 = zmm18[0],zmm9[0],zmm18[2],zmm9[2],zmm18[4],zmm9[4],zmm18[6],zmm9[6]
+	LONG $0x40ed5162; WORD $0xc915 // vunpckhpd %zmm9, %zmm18, %zmm9 # zmm9 = zmm18[1],zmm9[1],zmm18[3],zmm9[3],zmm18[5],zmm9[5],zmm18[7],zmm9[7]
+	LONG $0x48d5a162; WORD $0xd014 // vunpcklpd %zmm16, %zmm5, %zmm18 # zmm18 = zmm5[0],zmm16[0],zmm5[2],zmm16[2],zmm5[4],zmm16[4],zmm5[6],zmm16[6]
+	LONG $0x48d5b162; WORD $0xe815 // vunpckhpd %zmm16, %zmm5, %zmm5 # zmm5 = zmm5[1],zmm16[1],zmm5[3],zmm16[3],zmm5[5],zmm16[5],zmm5[7],zmm16[7]
+	LONG $0x48f5e162; WORD $0xc214 // vunpcklpd %zmm2, %zmm1, %zmm16 # zmm16 = zmm1[0],zmm2[0],zmm1[2],zmm2[2],zmm1[4],zmm2[4],zmm1[6],zmm2[6]
+	LONG $0x48f5f162; WORD $0xca15 // vunpckhpd %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[1],zmm2[1],zmm1[3],zmm2[3],zmm1[5],zmm2[5],zmm1[7],zmm2[7]
+	LONG $0x48fdf162; WORD $0xd314 // vunpcklpd %zmm3, %zmm0, %zmm2 # zmm2 = zmm0[0],zmm3[0],zmm0[2],zmm3[2],zmm0[4],zmm3[4],zmm0[6],zmm3[6]
+	LONG $0x48fdf162; WORD $0xc315 // vunpckhpd %zmm3, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm3[1],zmm0[3],zmm3[3],zmm0[5],zmm3[5],zmm0[7],zmm3[7]
+	LONG $0x485cb162; WORD $0xdbc6; BYTE $0x88 // vshufps $0x88, %zmm19, %zmm4, %zmm3 # zmm3 = zmm4[0,2],zmm19[0,2],zmm4[4,6],zmm19[4,6],zmm4[8,10],zmm19[8,10],zmm4[12,14],zmm19[12,14]
+	LONG $0x4864f162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm3, %zmm3, %zmm3 # zmm3 = zmm3[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x485cb162; WORD $0xe3c6; BYTE $0xdd // vshufps $0xdd, %zmm19, %zmm4, %zmm4 # zmm4 = zmm4[1,3],zmm19[1,3],zmm4[5,7],zmm19[5,7],zmm4[9,11],zmm19[9,11],zmm4[13,15],zmm19[13,15]
 	LONG $0x485cf162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm4, %zmm4, %zmm4 # zmm4 = zmm4[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x487ca162; WORD $0x0c11; BYTE $0xb9 // vmovups %zmm17, (%rcx,%r15,4)
-	QUAD $0x02b96411487c2162 // vmovups %zmm28, 0x80(%rcx,%r15,4)
-	QUAD $0x04b97411487c2162 // vmovups %zmm30, 0x100(%rcx,%r15,4)
-	QUAD $0x06b96c11487cb162 // vmovups %zmm5, 0x180(%rcx,%r15,4)
-	QUAD $0x08b97c11487cb162 // vmovups %zmm7, 0x200(%rcx,%r15,4)
-	QUAD $0x0ab95411487cb162 // vmovups %zmm2, 0x280(%rcx,%r15,4)
-	QUAD $0x0cb97411487ca162 // vmovups %zmm22, 0x300(%rcx,%r15,4)
-	QUAD $0x0eb94411487cb162 // vmovups %zmm0, 0x380(%rcx,%r15,4)
-	QUAD $0x10b97c11487c3162 // vmovups %zmm15, 0x400(%rcx,%r15,4)
-	QUAD $0x12b96c11487ca162 // vmovups %zmm21, 0x480(%rcx,%r15,4)
-	QUAD $0x14b97c11487c2162 // vmovups %zmm31, 0x500(%rcx,%r15,4)
-	QUAD $0x16b97411487c3162 // vmovups %zmm14, 0x580(%rcx,%r15,4)
-	QUAD $0x18b95411487ca162 // vmovups %zmm18, 0x600(%rcx,%r15,4)
-	QUAD $0x1ab95c11487c2162 // vmovups %zmm27, 0x680(%rcx,%r15,4)
-	QUAD $0x1cb96c11487c2162 // vmovups %zmm29, 0x700(%rcx,%r15,4)
-	QUAD $0x1eb96411487cb162 // vmovups %zmm4, 0x780(%rcx,%r15,4)
-	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xfbbe850f; WORD $0xffff // jne 0x180 <k_encode_q3_k+0x180>
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x480cc162; WORD $0xddc6; BYTE $0x88 // vshufps $0x88, %zmm13, %zmm14, %zmm19 # zmm19 = zmm14[0,2],zmm13[0,2],zmm14[4,6],zmm13[4,6],zmm14[8,10],zmm13[8,10],zmm14[12,14],zmm13[12,14]
+	LONG $0x4064a162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm19, %zmm19, %zmm19 # zmm19 = zmm19[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x480c5162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm13, %zmm14, %zmm13 # zmm13 = zmm14[1,3],zmm13[1,3],zmm14[5,7],zmm13[5,7],zmm14[9,11],zmm13[9,11],zmm14[13,15],zmm13[13,15]
+	LONG $0x48145162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm13, %zmm13, %zmm13 # zmm13 = zmm13[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40745162; WORD $0xf3c6; BYTE $0x88 // vshufps $0x88, %zmm11, %zmm17, %zmm14 # zmm14 = zmm17[0,2],zmm11[0,2],zmm17[4,6],zmm11[4,6],zmm17[8,10],zmm11[8,10],zmm17[12,14],zmm11[12,14]
+	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40745162; WORD $0xdbc6; BYTE $0xdd // vshufps $0xdd, %zmm11, %zmm17, %zmm11 # zmm11 = zmm17[1,3],zmm11[1,3],zmm17[5,7],zmm11[5,7],zmm17[9,11],zmm11[9,11],zmm17[13,15],zmm11[13,15]
+	LONG $0x48245162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm11, %zmm11, %zmm11 # zmm11 = zmm11[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x484cc162; WORD $0xc8c6; BYTE $0x88 // vshufps $0x88, %zmm8, %zmm6, %zmm17 # zmm17 = zmm6[0,2],zmm8[0,2],zmm6[4,6],zmm8[4,6],zmm6[8,10],zmm8[8,10],zmm6[12,14],zmm8[12,14]
+	LONG $0x4074a162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm17, %zmm17, %zmm17 # zmm17 = zmm17[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x484cd162; WORD $0xf0c6; BYTE $0xdd // vshufps $0xdd, %zmm8, %zmm6, %zmm6 # zmm6 = zmm6[1,3],zmm8[1,3],zmm6[5,7],zmm8[5,7],zmm6[9,11],zmm8[9,11],zmm6[13,15],zmm8[13,15]
+	LONG $0x484cf162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm6, %zmm6, %zmm6 # zmm6 = zmm6[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x481c3162; WORD $0xc2c6; BYTE $0x88 // vshufps $0x88, %zmm18, %zmm12, %zmm8 # zmm8 = zmm12[0,2],zmm18[0,2],zmm12[4,6],zmm18[4,6],zmm12[8,10],zmm18[8,10],zmm12[12,14],zmm18[12,14]
+	LONG $0x483c5162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm8, %zmm8, %zmm8 # zmm8 = zmm8[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x481c3162; WORD $0xe2c6; BYTE $0xdd // vshufps $0xdd, %zmm18, %zmm12, %zmm12 # zmm12 = zmm12[1,3],zmm18[1,3],zmm12[5,7],zmm18[5,7],zmm12[9,11],zmm18[9,11],zmm12[13,15],zmm18[13,15]
+	LONG $0x481c5162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm12, %zmm12, %zmm12 # zmm12 = zmm12[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4834e162; WORD $0xd5c6; BYTE $0x88 // vshufps $0x88, %zmm5, %zmm9, %zmm18 # zmm18 = zmm9[0,2],zmm5[0,2],zmm9[4,6],zmm5[4,6],zmm9[8,10],zmm5[8,10],zmm9[12,14],zmm5[12,14]
+	LONG $0x406ca162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm18, %zmm18, %zmm18 # zmm18 = zmm18[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4834f162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm5, %zmm9, %zmm5 # zmm5 = zmm9[1,3],zmm5[1,3],zmm9[5,7],zmm5[5,7],zmm9[9,11],zmm5[9,11],zmm9[13,15],zmm5[13,15]
+	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x407c7162; WORD $0xcac6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm16, %zmm9 # zmm9 = zmm16[0,2],zmm2[0,2],zmm16[4,6],zmm2[4,6],zmm16[8,10],zmm2[8,10],zmm16[12,14],zmm2[12,14]
+	LONG $0x48345162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm9, %zmm9, %zmm9 # zmm9 = zmm9[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x407cf162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm16, %zmm2 # zmm2 = zmm16[1,3],zmm2[1,3],zmm16[5,7],zmm2[5,7],zmm16[9,11],zmm2[9,11],zmm16[13,15],zmm2[13,15]
+	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4874e162; WORD $0xc0c6; BYTE $0x88 // vshufps $0x88, %zmm0, %zmm1, %zmm16 # zmm16 = zmm1[0,2],zmm0[0,2],zmm1[4,6],zmm0[4,6],zmm1[8,10],zmm0[8,10],zmm1[12,14],zmm0[12,14]
+	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4874f162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1,3],zmm0[1,3],zmm1[5,7],zmm0[5,7],zmm1[9,11],zmm0[9,11],zmm1[13,15],zmm0[13,15]
+	LONG $0x487cf162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm0, %zmm0, %zmm0 # zmm0 = zmm0[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%rcx,%r9,4)
+	QUAD $0x04896411487cb162 // vmovups %zmm4, 0x100(%rcx,%r9,4)
+	QUAD $0x08895c11487ca162 // vmovups %zmm19, 0x200(%rcx,%r9,4)
+	QUAD $0x0c896c11487c3162 // vmovups %zmm13, 0x300(%rcx,%r9,4)
+	QUAD $0x10897411487c3162 // vmovups %zmm14, 0x400(%rcx,%r9,4)
+	QUAD $0x14895c11487c3162 // vmovups %zmm11, 0x500(%rcx,%r9,4)
+	QUAD $0x18894c11487ca162 // vmovups %zmm17, 0x600(%rcx,%r9,4)
+	QUAD $0x1c897411487cb162 // vmovups %zmm6, 0x700(%rcx,%r9,4)
+	QUAD $0x20894411487c3162 // vmovups %zmm8, 0x800(%rcx,%r9,4)
+	QUAD $0x24896411487c3162 // vmovups %zmm12, 0x900(%rcx,%r9,4)
+	QUAD $0x28895411487ca162 // vmovups %zmm18, 0xa00(%rcx,%r9,4)
+	QUAD $0x2c896c11487cb162 // vmovups %zmm5, 0xb00(%rcx,%r9,4)
+	QUAD $0x30894c11487c3162 // vmovups %zmm9, 0xc00(%rcx,%r9,4)
+	QUAD $0x34895411487cb162 // vmovups %zmm2, 0xd00(%rcx,%r9,4)
+	QUAD $0x38894411487ca162 // vmovups %zmm16, 0xe00(%rcx,%r9,4)
+	QUAD $0x3c894411487cb162 // vmovups %zmm0, 0xf00(%rcx,%r9,4)
+	LONG $0x30f98349 // cmpq $0x30, %r9
+	LONG $0x10498d4d // leaq 0x10(%r9), %r9
+	LONG $0xfba1820f; WORD $0xffff // jb 0x140 <k_encode_q3_k+0x140>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	QUAD $0x2c290d18487df262; WORD $0x0000 // vbroadcastss 0x2c29(%rip), %zmm1 # 0x3210 <k_encode_q3_k_weighted+0x2220>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487cf162; WORD $0x1428; BYTE $0x11 // vmovaps (%rcx,%rdx), %zmm2
-	QUAD $0x01116c28487cf162 // vmovaps 0x40(%rcx,%rdx), %zmm5
-	LONG $0x4854f162; WORD $0xf954 // vandps %zmm1, %zmm5, %zmm7
-	LONG $0x486c7162; WORD $0xf154 // vandps %zmm1, %zmm2, %zmm14
-	LONG $0x485cd162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm14, %zmm4, %k1
-	LONG $0x407cf162; WORD $0xd7c2; BYTE $0x01 // vcmpltps %zmm7, %zmm16, %k2
-	LONG $0x4a7c7162; WORD $0xfd28 // vmovaps %zmm5, %zmm15 {%k2}
-	LONG $0x497cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k1}
-	LONG $0x4844a162; WORD $0xc05f // vmaxps %zmm16, %zmm7, %zmm16
-	LONG $0x480cf162; WORD $0xe45f // vmaxps %zmm4, %zmm14, %zmm4
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
-	WORD $0xb275 // jne 0x5f0 <k_encode_q3_k+0x5f0>
-	QUAD $0x2b840d18487df262; WORD $0x0000 // vbroadcastss 0x2b84(%rip), %zmm1 # 0x31cc <k_encode_q3_k_weighted+0x21dc>
-	LONG $0x4874f162; WORD $0xc05e // vdivps %zmm0, %zmm1, %zmm0
-	LONG $0x48745162; WORD $0xff5e // vdivps %zmm15, %zmm1, %zmm15
-	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
-	QUAD $0x2b6c1518487df262; WORD $0x0000 // vbroadcastss 0x2b6c(%rip), %zmm2 # 0x31d0 <k_encode_q3_k_weighted+0x21e0>
-	LONG $0x407cf162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm2, %zmm16, %k1
-	LONG $0x485cf162; WORD $0xd2c2; BYTE $0x01 // vcmpltps %zmm2, %zmm4, %k2
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	QUAD $0x2b761d18487df262; WORD $0x0000 // vbroadcastss 0x2b76(%rip), %zmm3 # 0x3204 <k_encode_q3_k_weighted+0x2214>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x1428; BYTE $0x11 // vmovaps (%rcx,%rdx), %zmm2
-	QUAD $0x01116c28487cf162 // vmovaps 0x40(%rcx,%rdx), %zmm5
-	LONG $0x486cf162; WORD $0xfa59 // vmulps %zmm2, %zmm2, %zmm7
-	LONG $0x48547162; WORD $0xf559 // vmulps %zmm5, %zmm5, %zmm14
-	LONG $0x4804e162; WORD $0xed59 // vmulps %zmm5, %zmm15, %zmm21
-	LONG $0x487ce162; WORD $0xf259 // vmulps %zmm2, %zmm0, %zmm22
-	LONG $0x404ce162; WORD $0xf15f // vmaxps %zmm1, %zmm22, %zmm22
-	LONG $0x4054e162; WORD $0xe95f // vmaxps %zmm1, %zmm21, %zmm21
-	LONG $0x4864a162; WORD $0xed5d // vminps %zmm21, %zmm3, %zmm21
-	LONG $0x4864a162; WORD $0xf65d // vminps %zmm22, %zmm3, %zmm22
-	LONG $0x404ce162; WORD $0xf658 // vaddps %zmm6, %zmm22, %zmm22
-	LONG $0x4054e162; WORD $0xee58 // vaddps %zmm6, %zmm21, %zmm21
-	LONG $0x4054a162; WORD $0xec58 // vaddps %zmm20, %zmm21, %zmm21
-	LONG $0x404ca162; WORD $0xf458 // vaddps %zmm20, %zmm22, %zmm22
-	QUAD $0x41117429487c7162 // vmovaps %zmm14, 0x1040(%rcx,%rdx)
-	QUAD $0x40117c29487cf162 // vmovaps %zmm7, 0x1000(%rcx,%rdx)
-	LONG $0x424d6262; WORD $0xd965 // vblendmps %zmm1, %zmm22, %zmm27 {%k2}
-	LONG $0x41556262; WORD $0xe165 // vblendmps %zmm1, %zmm21, %zmm28 {%k1}
-	QUAD $0x4011a429487c6162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm28, 0x2040(%rcx,%rdx)
-	QUAD $0x00119c29487c6162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm27, 0x2000(%rcx,%rdx)
-	LONG $0x4854d162; WORD $0xee59 // vmulps %zmm14, %zmm5, %zmm5
-	LONG $0x486cf162; WORD $0xd759 // vmulps %zmm7, %zmm2, %zmm2
-	LONG $0x486cb162; WORD $0xd659 // vmulps %zmm22, %zmm2, %zmm2
-	LONG $0x4074e162; WORD $0xca58 // vaddps %zmm2, %zmm17, %zmm17
-	LONG $0x4854b162; WORD $0xd559 // vmulps %zmm21, %zmm5, %zmm2
-	LONG $0x406ce162; WORD $0xd258 // vaddps %zmm2, %zmm18, %zmm18
-	LONG $0x480cb162; WORD $0xd559 // vmulps %zmm21, %zmm14, %zmm2
-	LONG $0x4844b162; WORD $0xee59 // vmulps %zmm22, %zmm7, %zmm5
-	LONG $0x404cf162; WORD $0xed59 // vmulps %zmm5, %zmm22, %zmm5
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x4054f162; WORD $0xd259 // vmulps %zmm2, %zmm21, %zmm2
-	LONG $0x407ce162; WORD $0xc258 // vaddps %zmm2, %zmm16, %zmm16
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
-	LONG $0xff1e850f; WORD $0xffff // jne 0x6a0 <k_encode_q3_k+0x6a0>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00240162; WORD $0xdb57 // vxorps %xmm27, %xmm27, %xmm27
-	BYTE $0x90 // nop
-	LONG $0x487c2162; WORD $0xe828 // vmovaps %zmm16, %zmm29
-	LONG $0x487c6162; WORD $0xe428 // vmovaps %zmm4, %zmm28
-	LONG $0x487c2162; WORD $0xfa28 // vmovaps %zmm18, %zmm31
-	LONG $0x487c2162; WORD $0xf128 // vmovaps %zmm17, %zmm30
-	LONG $0x487cb162; WORD $0x1428; BYTE $0x39 // vmovaps (%rcx,%r15), %zmm2
-	QUAD $0x01396428487cb162 // vmovaps 0x40(%rcx,%r15), %zmm4
-	QUAD $0x40396c28487cb162 // vmovaps 0x1000(%rcx,%r15), %zmm5
-	QUAD $0x41397c28487cb162 // vmovaps 0x1040(%rcx,%r15), %zmm7
-	LONG $0x485c7162; WORD $0xf759 // vmulps %zmm7, %zmm4, %zmm14
-	LONG $0x486c7162; WORD $0xfd59 // vmulps %zmm5, %zmm2, %zmm15
-	QUAD $0x4039b428487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2040(%rcx,%r15), %zmm22
-	QUAD $0x00398428487cb162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2000(%rcx,%r15), %zmm0
-	LONG $0x4804e162; WORD $0xc059 // vmulps %zmm0, %zmm15, %zmm16
-	LONG $0x480ca162; WORD $0xce59 // vmulps %zmm22, %zmm14, %zmm17
-	LONG $0x406ca162; WORD $0xc95c // vsubps %zmm17, %zmm18, %zmm17
-	LONG $0x400ca162; WORD $0xc05c // vsubps %zmm16, %zmm30, %zmm16
-	LONG $0x4844a162; WORD $0xd659 // vmulps %zmm22, %zmm7, %zmm18
-	LONG $0x4854e162; WORD $0xe059 // vmulps %zmm0, %zmm5, %zmm20
-	LONG $0x487ca162; WORD $0xe459 // vmulps %zmm20, %zmm0, %zmm20
-	LONG $0x404ca162; WORD $0xd259 // vmulps %zmm18, %zmm22, %zmm18
-	LONG $0x4014b162; WORD $0xda5c // vsubps %zmm18, %zmm29, %zmm3
-	LONG $0x401ca162; WORD $0xe45c // vsubps %zmm20, %zmm28, %zmm20
-	LONG $0x485cf162; WORD $0xe359 // vmulps %zmm3, %zmm4, %zmm4
-	LONG $0x485cb162; WORD $0xe15e // vdivps %zmm17, %zmm4, %zmm4
-	LONG $0x486cb162; WORD $0xd459 // vmulps %zmm20, %zmm2, %zmm2
-	LONG $0x486cb162; WORD $0xd05e // vdivps %zmm16, %zmm2, %zmm2
-	LONG $0x4834b162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm16, %zmm9, %k3
-	LONG $0x4834b162; WORD $0xc1c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm9, %k0
-	LONG $0x486cf162; WORD $0xd658 // vaddps %zmm6, %zmm2, %zmm2
-	LONG $0x485cf162; WORD $0xe658 // vaddps %zmm6, %zmm4, %zmm4
-	LONG $0x485cd162; WORD $0xe254 // vandps %zmm10, %zmm4, %zmm4
-	LONG $0x486cd162; WORD $0xd254 // vandps %zmm10, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd33f // vpmaxud %zmm11, %zmm2, %zmm2
-	LONG $0x485dd262; WORD $0xe33f // vpmaxud %zmm11, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe43b // vpminud %zmm12, %zmm4, %zmm4
-	LONG $0x486dd262; WORD $0xd43b // vpminud %zmm12, %zmm2, %zmm2
-	LONG $0x486dd162; WORD $0xd5fe // vpaddd %zmm13, %zmm2, %zmm2
-	LONG $0x485dd162; WORD $0xe5fe // vpaddd %zmm13, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xcc5b // vcvtdq2ps %zmm4, %zmm1
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xe2c2; BYTE $0x00 // vcmpeqps %zmm2, %zmm0, %k4
-	LONG $0x404cf162; WORD $0xe9c2; BYTE $0x00 // vcmpeqps %zmm1, %zmm22, %k5
-	LONG $0x4804f162; WORD $0xe259 // vmulps %zmm2, %zmm15, %zmm4
-	LONG $0x480c7162; WORD $0xf159 // vmulps %zmm1, %zmm14, %zmm14
-	LONG $0x4074c162; WORD $0xd658 // vaddps %zmm14, %zmm17, %zmm18
-	LONG $0x407ce162; WORD $0xcc58 // vaddps %zmm4, %zmm16, %zmm17
-	LONG $0x4844f162; WORD $0xe159 // vmulps %zmm1, %zmm7, %zmm4
-	LONG $0x4854f162; WORD $0xea59 // vmulps %zmm2, %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0xea59 // vmulps %zmm2, %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe159 // vmulps %zmm1, %zmm4, %zmm4
-	LONG $0x4864e162; WORD $0xc458 // vaddps %zmm4, %zmm3, %zmm16
-	LONG $0x405cf162; WORD $0xe558 // vaddps %zmm5, %zmm20, %zmm4
-	LONG $0x4834f162; WORD $0xf4c2; BYTE $0x05 // vcmpnltps %zmm4, %zmm9, %k6
-	LONG $0xe445ccc5 // korw %k4, %k6, %k4
-	LONG $0xdb45dcc5 // korw %k3, %k4, %k3
-	LONG $0x4834b162; WORD $0xe0c2; BYTE $0x05 // vcmpnltps %zmm16, %zmm9, %k4
-	LONG $0xe545dcc5 // korw %k5, %k4, %k4
-	LONG $0xc045dcc5 // korw %k0, %k4, %k0
-	LONG $0x4074b162; WORD $0xd959 // vmulps %zmm17, %zmm17, %zmm3
-	LONG $0x406cb162; WORD $0xea59 // vmulps %zmm18, %zmm18, %zmm5
-	LONG $0x4014f162; WORD $0xed59 // vmulps %zmm5, %zmm29, %zmm5
-	LONG $0x401cf162; WORD $0xdb59 // vmulps %zmm3, %zmm28, %zmm3
-	LONG $0x400c9162; WORD $0xfe59 // vmulps %zmm30, %zmm30, %zmm7
-	LONG $0x40041162; WORD $0xf759 // vmulps %zmm31, %zmm31, %zmm14
-	LONG $0x480c3162; WORD $0xf059 // vmulps %zmm16, %zmm14, %zmm14
-	LONG $0x4844f162; WORD $0xfc59 // vmulps %zmm4, %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0xebc2; BYTE $0x05 // vcmpnltps %zmm3, %zmm7, %k5
-	LONG $0x480cf162; WORD $0xe5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm14, %k4
-	LONG $0xc145fcc5 // korw %k1, %k0, %k0
-	LONG $0xe045dcc5 // korw %k0, %k4, %k4
-	LONG $0x4c7cb162; WORD $0xce28 // vmovaps %zmm22, %zmm1 {%k4}
-	LONG $0xc245e4c5 // korw %k2, %k3, %k0
-	LONG $0xd845d4c5 // korw %k0, %k5, %k3
-	LONG $0x4b7cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2 {%k3}
-	QUAD $0x00399429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%r15)
-	QUAD $0x40398c29487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm1, 0x2040(%rcx,%r15)
-	LONG $0x4c7c8162; WORD $0xd728 // vmovaps %zmm31, %zmm18 {%k4}
-	LONG $0x4b7c8162; WORD $0xce28 // vmovaps %zmm30, %zmm17 {%k3}
-	LONG $0x4c7c8162; WORD $0xc528 // vmovaps %zmm29, %zmm16 {%k4}
-	LONG $0x4b7c9162; WORD $0xe428 // vmovaps %zmm28, %zmm4 {%k3}
-	LONG $0x44650262; WORD $0xdb64 // vpblendmd %zmm27, %zmm19, %zmm27 {%k4}
-	LONG $0x4365a262; WORD $0xed64 // vpblendmd %zmm21, %zmm19, %zmm21 {%k3}
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0x00ff8149; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %r15 # imm = 0x800
-	LONG $0xfdf0850f; WORD $0xffff // jne 0x7a0 <k_encode_q3_k+0x7a0>
-	LONG $0x40559162; WORD $0xc3eb // vpord %zmm27, %zmm21, %zmm0
-	LONG $0x487df262; WORD $0xc027 // vptestmd %zmm0, %zmm0, %k0
-	LONG $0xc098f8c5 // kortestw %k0, %k0
-	WORD $0x1174 // je 0x9d3 <k_encode_q3_k+0x9d3>
-	LONG $0x01418d41 // leal 0x1(%r9), %eax
-	LONG $0x04f98341 // cmpl $0x4, %r9d
-	WORD $0x8941; BYTE $0xc1 // movl %eax, %r9d
-	LONG $0xfdbd820f; WORD $0xffff // jb 0x790 <k_encode_q3_k+0x790>
-	LONG $0x4074f162; WORD $0xc45e // vdivps %zmm4, %zmm17, %zmm0
-	LONG $0x406c3162; WORD $0xf85e // vdivps %zmm16, %zmm18, %zmm15
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x28091d18487df262; WORD $0x0000 // vbroadcastss 0x2809(%rip), %zmm3 # 0x31f4 <k_encode_q3_k_weighted+0x2204>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x40918c584864f162; WORD $0x0020; BYTE $0x00 // vaddps 0x2040(%rcx,%rdx,4), %zmm3, %zmm1
-	QUAD $0x009194584864f162; WORD $0x0020; BYTE $0x00 // vaddps 0x2000(%rcx,%rdx,4), %zmm3, %zmm2
-	LONG $0x487ef162; WORD $0xd25b // vcvttps2dq %zmm2, %zmm2
-	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
-	QUAD $0x01174c31487ef262 // vpmovdb %zmm1, 0x10(%rdi,%rdx)
-	LONG $0x487ef262; WORD $0x1431; BYTE $0x17 // vpmovdb %zmm2, (%rdi,%rdx)
-	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0xc275 // jne 0x9f0 <k_encode_q3_k+0x9f0>
-	LONG $0x4834f162; WORD $0xc4c2; BYTE $0x05 // vcmpnltps %zmm4, %zmm9, %k0
-	LONG $0x4834b162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm16, %zmm9, %k3
-	LONG $0xc04be4c5 // kunpckwd %k0, %k3, %k0
-	LONG $0xca4bf4c5 // kunpckwd %k2, %k1, %k1
-	LONG $0x45fde1c4; BYTE $0xc1 // kord %k1, %k0, %k0
-	LONG $0x44f9e1c4; BYTE $0xc8 // knotd %k0, %k1
-	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
-	LONG $0xca7cd162; WORD $0xcf28 // vmovaps %zmm15, %zmm1 {%k2} {z}
-	LONG $0xc97cf162; WORD $0xc028 // vmovaps %zmm0, %zmm0 {%k1} {z}
-	QUAD $0x20008129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x2000(%rcx)
-	QUAD $0x20408929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x2040(%rcx)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	QUAD $0x278b1518487df262; WORD $0x0000 // vbroadcastss 0x278b(%rip), %zmm2 # 0x3210 <k_encode_q3_k_weighted+0x2220>
-	QUAD $0x27512518487de262; WORD $0x0000 // vbroadcastss 0x2751(%rip), %zmm20 # 0x31e0 <k_encode_q3_k_weighted+0x21f0>
-	QUAD $0x262b3578087de262; WORD $0x0000 // vpbroadcastb 0x262b(%rip), %xmm22 # 0x30c4 <k_encode_q3_k_weighted+0x20d4>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x002000918410fac5; BYTE $0x00 // vmovss 0x2000(%rcx,%rdx,4), %xmm0
-	LONG $0x10048d49 // leaq (%r8,%rdx), %rax
-	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
-	LONG $0x0fe18341 // andl $0xf, %r9d
-	LONG $0x07e1c141 // shll $0x7, %r9d
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	LONG $0x04e8c148 // shrq $0x4, %rax
-	LONG $0x117ac1c4; WORD $0x8104 // vmovss %xmm0, (%r9,%rax,4)
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0xd275 // jne 0xaa0 <k_encode_q3_k+0xaa0>
-	LONG $0x20c08349 // addq $0x20, %r8
-	LONG $0x00c78148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdi # imm = 0x200
-	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
-	QUAD $0x255a0d2848fdf162; WORD $0x0000 // vmovapd 0x255a(%rip), %zmm1 # 0x3040 <k_encode_q3_k_weighted+0x2050>
-	QUAD $0x02245c6f48fdf162 // vmovdqa64 0x80(%rsp), %zmm3
-	LONG $0xf67c820f; WORD $0xffff // jb 0x170 <k_encode_q3_k+0x170>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cc162; WORD $0x0c28; BYTE $0x07 // vmovaps (%r15,%rax), %zmm17
-	QUAD $0x01075428487cc162 // vmovaps 0x40(%r15,%rax), %zmm18
-	LONG $0x406ce162; WORD $0xe254 // vandps %zmm2, %zmm18, %zmm20
-	LONG $0x4074e162; WORD $0xea54 // vandps %zmm2, %zmm17, %zmm21
-	LONG $0x4804b162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm21, %zmm15, %k1
-	LONG $0x407cb162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %zmm20, %zmm16, %k2
-	LONG $0x4a7cb162; WORD $0xe228 // vmovaps %zmm18, %zmm4 {%k2}
-	LONG $0x497cb162; WORD $0xc128 // vmovaps %zmm17, %zmm0 {%k1}
-	LONG $0x405ca162; WORD $0xc05f // vmaxps %zmm16, %zmm20, %zmm16
-	LONG $0x40545162; WORD $0xff5f // vmaxps %zmm15, %zmm21, %zmm15
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c3162; WORD $0x0c28; BYTE $0x09 // vmovaps (%rcx,%r9), %zmm9
+	QUAD $0x01095c28487c3162 // vmovaps 0x40(%rcx,%r9), %zmm11
+	QUAD $0x02096428487c3162 // vmovaps 0x80(%rcx,%r9), %zmm12
+	QUAD $0x03096c28487c3162 // vmovaps 0xc0(%rcx,%r9), %zmm13
+	LONG $0x481c3162; WORD $0xf554 // vandps %zmm21, %zmm12, %zmm14
+	LONG $0x4824a162; WORD $0xc554 // vandps %zmm21, %zmm11, %zmm16
+	LONG $0x4834a162; WORD $0xcd54 // vandps %zmm21, %zmm9, %zmm17
+	LONG $0x4814a162; WORD $0xd554 // vandps %zmm21, %zmm13, %zmm18
+	LONG $0x485cb162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm18, %zmm4, %k1
+	LONG $0x484cb162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm17, %zmm6, %k2
+	LONG $0x483cb162; WORD $0xd8c2; BYTE $0x01 // vcmpltps %zmm16, %zmm8, %k3
+	LONG $0x4854d162; WORD $0xe6c2; BYTE $0x01 // vcmpltps %zmm14, %zmm5, %k4
+	LONG $0x4c7cd162; WORD $0xcc28 // vmovaps %zmm12, %zmm1 {%k4}
+	LONG $0x4b7cd162; WORD $0xdb28 // vmovaps %zmm11, %zmm3 {%k3}
+	LONG $0x4a7cd162; WORD $0xc128 // vmovaps %zmm9, %zmm0 {%k2}
+	LONG $0x497cd162; WORD $0xd528 // vmovaps %zmm13, %zmm2 {%k1}
+	LONG $0x480cf162; WORD $0xed5f // vmaxps %zmm5, %zmm14, %zmm5
+	LONG $0x407c5162; WORD $0xc05f // vmaxps %zmm8, %zmm16, %zmm8
+	LONG $0x4074f162; WORD $0xf65f // vmaxps %zmm6, %zmm17, %zmm6
+	LONG $0x406cf162; WORD $0xe45f // vmaxps %zmm4, %zmm18, %zmm4
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x00f98149; WORD $0x0010; BYTE $0x00 // cmpq $0x1000, %r9 # imm = 0x1000
+	LONG $0xff69850f; WORD $0xffff // jne 0x5d0 <k_encode_q3_k+0x5d0>
+	QUAD $0x309b0d18487d7262; WORD $0x0000 // vbroadcastss 0x309b(%rip), %zmm9 # 0x370c <k_encode_q3_k_weighted+0x21cc>
+	LONG $0x484cd162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm6, %k1
+	LONG $0x483cd162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm8, %k2
+	LONG $0x404cf162; WORD $0xc05e // vdivps %zmm0, %zmm22, %zmm0
+	LONG $0x4854d162; WORD $0xd9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm5, %k3
+	LONG $0x404cf162; WORD $0xdb5e // vdivps %zmm3, %zmm22, %zmm3
+	LONG $0x485cd162; WORD $0xe1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm4, %k4
+	LONG $0x404cf162; WORD $0xc95e // vdivps %zmm1, %zmm22, %zmm1
+	LONG $0x404cf162; WORD $0xd25e // vdivps %zmm2, %zmm22, %zmm2
+	QUAD $0x30b52518487df262; WORD $0x0000 // vbroadcastss 0x30b5(%rip), %zmm4 # 0x3764 <k_encode_q3_k_weighted+0x2224>
+	LONG $0x4c7cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2 {%k4}
+	LONG $0x4b7cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1 {%k3}
+	LONG $0x4a7cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3 {%k2}
+	LONG $0x497cf162; WORD $0xc428 // vmovaps %zmm4, %zmm0 {%k1}
+	QUAD $0x3a008129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x3a00(%rcx)
+	QUAD $0x3a409929487cf162; WORD $0x0000 // vmovaps %zmm3, 0x3a40(%rcx)
+	QUAD $0x3a808929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x3a80(%rcx)
+	QUAD $0x3ac09129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3ac0(%rcx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00c1c749; WORD $0xfff0; BYTE $0xff // movq $-0x1000, %r9 # imm = 0xF000
+	LONG $0x00040162; WORD $0xff57 // vxorps %xmm31, %xmm31, %xmm31
+	LONG $0x002d0162; WORD $0xd2ef // vpxord %xmm26, %xmm26, %xmm26
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x00140162; WORD $0xed57 // vxorps %xmm29, %xmm29, %xmm29
+	QUAD $0x3a008928487cf162; WORD $0x0000 // vmovaps 0x3a00(%rcx), %zmm1
+	QUAD $0x3a409128487cf162; WORD $0x0000 // vmovaps 0x3a40(%rcx), %zmm2
+	QUAD $0x3a80a128487cf162; WORD $0x0000 // vmovaps 0x3a80(%rcx), %zmm4
+	QUAD $0x3ac0b128487cf162; WORD $0x0000 // vmovaps 0x3ac0(%rcx), %zmm6
+	QUAD $0x40094428487c3162 // vmovaps 0x1000(%rcx,%r9), %zmm8
+	QUAD $0x41094c28487c3162 // vmovaps 0x1040(%rcx,%r9), %zmm9
+	QUAD $0x42095c28487c3162 // vmovaps 0x1080(%rcx,%r9), %zmm11
+	QUAD $0x43096428487c3162 // vmovaps 0x10c0(%rcx,%r9), %zmm12
+	LONG $0x485c5162; WORD $0xeb59 // vmulps %zmm11, %zmm4, %zmm13
+	LONG $0x484c5162; WORD $0xf459 // vmulps %zmm12, %zmm6, %zmm14
+	LONG $0x4874c162; WORD $0xc059 // vmulps %zmm8, %zmm1, %zmm16
+	LONG $0x486cc162; WORD $0xc959 // vmulps %zmm9, %zmm2, %zmm17
+	LONG $0x4074a162; WORD $0xce5f // vmaxps %zmm22, %zmm17, %zmm17
+	LONG $0x407ca162; WORD $0xc65f // vmaxps %zmm22, %zmm16, %zmm16
+	LONG $0x480c3162; WORD $0xf65f // vmaxps %zmm22, %zmm14, %zmm14
+	LONG $0x48143162; WORD $0xee5f // vmaxps %zmm22, %zmm13, %zmm13
+	LONG $0x48149162; WORD $0xc8c2; BYTE $0x01 // vcmpltps %zmm24, %zmm13, %k1
+	LONG $0x480c9162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm24, %zmm14, %k2
+	LONG $0x407c9162; WORD $0xd8c2; BYTE $0x01 // vcmpltps %zmm24, %zmm16, %k3
+	LONG $0x40749162; WORD $0xe0c2; BYTE $0x01 // vcmpltps %zmm24, %zmm17, %k4
+	LONG $0x48141162; WORD $0xeb58 // vaddps %zmm27, %zmm13, %zmm13
+	LONG $0x480c1162; WORD $0xf358 // vaddps %zmm27, %zmm14, %zmm14
+	LONG $0x407c8162; WORD $0xc358 // vaddps %zmm27, %zmm16, %zmm16
+	LONG $0x40748162; WORD $0xcb58 // vaddps %zmm27, %zmm17, %zmm17
+	LONG $0x487c8162; WORD $0xd028 // vmovaps %zmm24, %zmm18
+	LONG $0x44748162; WORD $0xd158 // vaddps %zmm25, %zmm17, %zmm18 {%k4}
+	LONG $0x487c8162; WORD $0xc828 // vmovaps %zmm24, %zmm17
+	LONG $0x437c8162; WORD $0xc958 // vaddps %zmm25, %zmm16, %zmm17 {%k3}
+	LONG $0x487c8162; WORD $0xc028 // vmovaps %zmm24, %zmm16
+	LONG $0x4a0c8162; WORD $0xc158 // vaddps %zmm25, %zmm14, %zmm16 {%k2}
+	LONG $0x487c1162; WORD $0xf028 // vmovaps %zmm24, %zmm14
+	LONG $0x49141162; WORD $0xf158 // vaddps %zmm25, %zmm13, %zmm14 {%k1}
+	LONG $0x485cd162; WORD $0xcac2; BYTE $0x07 // vcmpordps %zmm10, %zmm4, %k1
+	LONG $0x484cd162; WORD $0xd2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm6, %k2
+	LONG $0x4874d162; WORD $0xdac2; BYTE $0x07 // vcmpordps %zmm10, %zmm1, %k3
+	LONG $0x486cd162; WORD $0xe2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm2, %k4
+	LONG $0xcc34d162; WORD $0xc959 // vmulps %zmm9, %zmm9, %zmm1 {%k4} {z}
+	LONG $0xcb3cd162; WORD $0xd059 // vmulps %zmm8, %zmm8, %zmm2 {%k3} {z}
+	LONG $0xca1cd162; WORD $0xe459 // vmulps %zmm12, %zmm12, %zmm4 {%k2} {z}
+	LONG $0xc924d162; WORD $0xf359 // vmulps %zmm11, %zmm11, %zmm6 {%k1} {z}
+	QUAD $0x8009b429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm6, 0x2080(%rcx,%r9)
+	QUAD $0xc009a429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm4, 0x20c0(%rcx,%r9)
+	QUAD $0x00099429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%r9)
+	QUAD $0x40098c29487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm1, 0x2040(%rcx,%r9)
+	QUAD $0x8009b429487c3162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm14, 0x3080(%rcx,%r9)
+	QUAD $0xc0098429487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm16, 0x30c0(%rcx,%r9)
+	QUAD $0x00098c29487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm17, 0x3000(%rcx,%r9)
+	QUAD $0x40099429487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm18, 0x3040(%rcx,%r9)
+	LONG $0x481c7162; WORD $0xe459 // vmulps %zmm4, %zmm12, %zmm12
+	LONG $0x48247162; WORD $0xde59 // vmulps %zmm6, %zmm11, %zmm11
+	LONG $0x48347162; WORD $0xc959 // vmulps %zmm1, %zmm9, %zmm9
+	LONG $0x483c7162; WORD $0xc259 // vmulps %zmm2, %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0xc159 // vmulps %zmm17, %zmm8, %zmm8
+	LONG $0x487cd162; WORD $0xc058 // vaddps %zmm8, %zmm0, %zmm0
+	LONG $0x48343162; WORD $0xc259 // vmulps %zmm18, %zmm9, %zmm8
+	LONG $0x40044162; WORD $0xf858 // vaddps %zmm8, %zmm31, %zmm31
+	LONG $0x48245162; WORD $0xc659 // vmulps %zmm14, %zmm11, %zmm8
+	LONG $0x402c4162; WORD $0xd058 // vaddps %zmm8, %zmm26, %zmm26
+	LONG $0x481c3162; WORD $0xc059 // vmulps %zmm16, %zmm12, %zmm8
+	LONG $0x400c4162; WORD $0xf058 // vaddps %zmm8, %zmm30, %zmm30
+	LONG $0x485cb162; WORD $0xe059 // vmulps %zmm16, %zmm4, %zmm4
+	LONG $0x484cd162; WORD $0xf659 // vmulps %zmm14, %zmm6, %zmm6
+	LONG $0x4874b162; WORD $0xca59 // vmulps %zmm18, %zmm1, %zmm1
+	LONG $0x486cb162; WORD $0xd159 // vmulps %zmm17, %zmm2, %zmm2
+	LONG $0x4074f162; WORD $0xd259 // vmulps %zmm2, %zmm17, %zmm2
+	LONG $0x4064e162; WORD $0xda58 // vaddps %zmm2, %zmm19, %zmm19
+	LONG $0x406cf162; WORD $0xc959 // vmulps %zmm1, %zmm18, %zmm1
+	LONG $0x4844f162; WORD $0xf958 // vaddps %zmm1, %zmm7, %zmm7
+	LONG $0x480cf162; WORD $0xce59 // vmulps %zmm6, %zmm14, %zmm1
+	LONG $0x4854f162; WORD $0xe958 // vaddps %zmm1, %zmm5, %zmm5
+	LONG $0x407cf162; WORD $0xcc59 // vmulps %zmm4, %zmm16, %zmm1
+	LONG $0x40146162; WORD $0xe958 // vaddps %zmm1, %zmm29, %zmm29
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0xfdfb850f; WORD $0xffff // jne 0x720 <k_encode_q3_k+0x720>
+	LONG $0x487ca162; WORD $0xfb28 // vmovaps %zmm19, %zmm23
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x3ac09129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3ac0(%rcx)
+	QUAD $0x3a809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3a80(%rcx)
+	QUAD $0x3a409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3a40(%rcx)
+	QUAD $0x3a009129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3a00(%rcx)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x02247c29487cf162 // vmovaps %zmm7, 0x80(%rsp)
+	QUAD $0x03246c29487cf162 // vmovaps %zmm5, 0xc0(%rsp)
+	QUAD $0x04245429487c6162 // vmovaps %zmm26, 0x100(%rsp)
+	QUAD $0x80398c28487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2080(%rcx,%r15), %zmm17
+	QUAD $0x4039b428487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2040(%rcx,%r15), %zmm22
+	QUAD $0x00399428487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2000(%rcx,%r15), %zmm18
+	QUAD $0xc0398428487c2162; WORD $0x0020; BYTE $0x00 // vmovaps 0x20c0(%rcx,%r15), %zmm24
+	QUAD $0x43395c28487ca162 // vmovaps 0x10c0(%rcx,%r15), %zmm19
+	QUAD $0x40394c28487c3162 // vmovaps 0x1000(%rcx,%r15), %zmm9
+	QUAD $0x41397428487cb162 // vmovaps 0x1040(%rcx,%r15), %zmm6
+	QUAD $0x42394c28487c2162 // vmovaps 0x1080(%rcx,%r15), %zmm25
+	LONG $0x487c3162; WORD $0x0428; BYTE $0x39 // vmovaps (%rcx,%r15), %zmm8
+	QUAD $0x01394c28487cb162 // vmovaps 0x40(%rcx,%r15), %zmm1
+	QUAD $0x02396c28487c3162 // vmovaps 0x80(%rcx,%r15), %zmm13
+	QUAD $0x03396428487c2162 // vmovaps 0xc0(%rcx,%r15), %zmm28
+	LONG $0x4034d162; WORD $0xd559 // vmulps %zmm13, %zmm25, %zmm2
+	LONG $0x484cf162; WORD $0xe159 // vmulps %zmm1, %zmm6, %zmm4
+	LONG $0x4834c162; WORD $0xc059 // vmulps %zmm8, %zmm9, %zmm16
+	LONG $0x404c7162; WORD $0xe459 // vmulps %zmm4, %zmm22, %zmm12
+	LONG $0x40747162; WORD $0xda59 // vmulps %zmm2, %zmm17, %zmm11
+	LONG $0x402c5162; WORD $0xdb5c // vsubps %zmm11, %zmm26, %zmm11
+	LONG $0x40741162; WORD $0xf159 // vmulps %zmm25, %zmm17, %zmm14
+	LONG $0x404c6162; WORD $0xd659 // vmulps %zmm6, %zmm22, %zmm26
+	LONG $0x404c0162; WORD $0xd259 // vmulps %zmm26, %zmm22, %zmm26
+	LONG $0x4004c162; WORD $0xec5c // vsubps %zmm12, %zmm31, %zmm21
+	LONG $0x40745162; WORD $0xe659 // vmulps %zmm14, %zmm17, %zmm12
+	LONG $0x48545162; WORD $0xe45c // vsubps %zmm12, %zmm5, %zmm12
+	LONG $0x48441162; WORD $0xf25c // vsubps %zmm26, %zmm7, %zmm14
+	LONG $0x4874d162; WORD $0xce59 // vmulps %zmm14, %zmm1, %zmm1
+	LONG $0x48145162; WORD $0xec59 // vmulps %zmm12, %zmm13, %zmm13
+	LONG $0x48145162; WORD $0xeb5e // vdivps %zmm11, %zmm13, %zmm13
+	LONG $0x4874b162; WORD $0xcd5e // vdivps %zmm21, %zmm1, %zmm1
+	LONG $0x487c9162; WORD $0xdb28 // vmovaps %zmm27, %zmm3
+	LONG $0x48749162; WORD $0xcb58 // vaddps %zmm27, %zmm1, %zmm1
+	LONG $0x48141162; WORD $0xeb58 // vaddps %zmm27, %zmm13, %zmm13
+	LONG $0x48145162; WORD $0xef54 // vandps %zmm15, %zmm13, %zmm13
+	LONG $0x4874d162; WORD $0xcf54 // vandps %zmm15, %zmm1, %zmm1
+	QUAD $0x2cb73d58487df262; WORD $0x0000 // vpbroadcastd 0x2cb7(%rip), %zmm7 # 0x3738 <k_encode_q3_k_weighted+0x21f8>
+	LONG $0x4875f162; WORD $0xcf66 // vpcmpgtd %zmm7, %zmm1, %k1
+	LONG $0x4815f162; WORD $0xd766 // vpcmpgtd %zmm7, %zmm13, %k2
+	QUAD $0x2c852d58487df262; WORD $0x0000 // vpbroadcastd 0x2c85(%rip), %zmm5 # 0x371c <k_encode_q3_k_weighted+0x21dc>
+	LONG $0x4875f262; WORD $0xcd3b // vpminud %zmm5, %zmm1, %zmm1
+	QUAD $0x2cc11d58487d6262; WORD $0x0000 // vpbroadcastd 0x2cc1(%rip), %zmm27 # 0x3768 <k_encode_q3_k_weighted+0x2228>
+	LONG $0x48fd0162; WORD $0xd36f // vmovdqa64 %zmm27, %zmm26
+	LONG $0x48157262; WORD $0xed3b // vpminud %zmm5, %zmm13, %zmm13
+	QUAD $0x2c8b1558487d7262; WORD $0x0000 // vpbroadcastd 0x2c8b(%rip), %zmm10 # 0x3748 <k_encode_q3_k_weighted+0x2208>
+	LONG $0x4a154162; WORD $0xd2fe // vpaddd %zmm10, %zmm13, %zmm26 {%k2}
+	LONG $0x48fd1162; WORD $0xeb6f // vmovdqa64 %zmm27, %zmm13
+	LONG $0x48fd9162; WORD $0xeb6f // vmovdqa64 %zmm27, %zmm5
+	LONG $0x49755162; WORD $0xeafe // vpaddd %zmm10, %zmm1, %zmm13 {%k1}
+	LONG $0x406cb162; WORD $0xc859 // vmulps %zmm16, %zmm18, %zmm1
+	LONG $0x487c7162; WORD $0xd328 // vmovaps %zmm3, %zmm10
+	LONG $0x487c6162; WORD $0xd95c // vsubps %zmm1, %zmm0, %zmm27
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x4864b162; WORD $0xd5c2; BYTE $0x01 // vcmpltps %zmm21, %zmm3, %k2
+	LONG $0x487cd162; WORD $0xcd5b // vcvtdq2ps %zmm13, %zmm1
+	LONG $0x485cf162; WORD $0xe159 // vmulps %zmm1, %zmm4, %zmm4
+	LONG $0x4054f162; WORD $0xe458 // vaddps %zmm4, %zmm21, %zmm4
+	QUAD $0x06246429487cf162 // vmovaps %zmm4, 0x180(%rsp)
+	LONG $0x406c5162; WORD $0xe959 // vmulps %zmm9, %zmm18, %zmm13
+	LONG $0x406c5162; WORD $0xed59 // vmulps %zmm13, %zmm18, %zmm13
+	LONG $0x40445162; WORD $0xed5c // vsubps %zmm13, %zmm23, %zmm13
+	LONG $0x483c5162; WORD $0xc559 // vmulps %zmm13, %zmm8, %zmm8
+	LONG $0x483c8162; WORD $0xeb5e // vdivps %zmm27, %zmm8, %zmm21
+	LONG $0x4864d162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm11, %zmm3, %k1
+	LONG $0x487c0162; WORD $0xd25b // vcvtdq2ps %zmm26, %zmm26
+	LONG $0x486c1162; WORD $0xc259 // vmulps %zmm26, %zmm2, %zmm8
+	LONG $0x4824c162; WORD $0xe058 // vaddps %zmm8, %zmm11, %zmm20
+	LONG $0x487c9162; WORD $0xd428 // vmovaps %zmm28, %zmm2
+	LONG $0x40640162; WORD $0xe459 // vmulps %zmm28, %zmm19, %zmm28
+	LONG $0x40341162; WORD $0xda59 // vmulps %zmm26, %zmm25, %zmm11
+	LONG $0x484cf162; WORD $0xf159 // vmulps %zmm1, %zmm6, %zmm6
+	LONG $0x484c6162; WORD $0xc959 // vmulps %zmm1, %zmm6, %zmm25
+	LONG $0x48249162; WORD $0xf259 // vmulps %zmm26, %zmm11, %zmm6
+	LONG $0x481cf162; WORD $0xf658 // vaddps %zmm6, %zmm12, %zmm6
+	LONG $0x405c3162; WORD $0xdc59 // vmulps %zmm20, %zmm20, %zmm11
+	LONG $0x480c0162; WORD $0xc958 // vaddps %zmm25, %zmm14, %zmm25
+	QUAD $0x03245c5948247162 // vmulps 0xc0(%rsp), %zmm11, %zmm11
+	QUAD $0x04246428487c7162 // vmovaps 0x100(%rsp), %zmm12
+	LONG $0x481c5162; WORD $0xe459 // vmulps %zmm12, %zmm12, %zmm12
+	LONG $0x481c7162; WORD $0xe659 // vmulps %zmm6, %zmm12, %zmm12
+	LONG $0x4964f162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm3, %k1 {%k1}
+	LONG $0x41749162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm26, %zmm17, %k1 {%k1}
+	LONG $0x491cd162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm11, %zmm12, %k1 {%k1}
+	LONG $0x485c7162; WORD $0xdc59 // vmulps %zmm4, %zmm4, %zmm11
+	QUAD $0x02245c5948247162 // vmulps 0x80(%rsp), %zmm11, %zmm11
+	LONG $0x40041162; WORD $0xe759 // vmulps %zmm31, %zmm31, %zmm12
+	LONG $0x481c1162; WORD $0xe159 // vmulps %zmm25, %zmm12, %zmm12
+	LONG $0x4a649162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm25, %zmm3, %k2 {%k2}
+	LONG $0x424cf162; WORD $0xd1c2; BYTE $0x04 // vcmpneqps %zmm1, %zmm22, %k2 {%k2}
+	LONG $0x4a1cd162; WORD $0xd3c2; BYTE $0x01 // vcmpltps %zmm11, %zmm12, %k2 {%k2}
+	LONG $0x403c1162; WORD $0xdc59 // vmulps %zmm28, %zmm24, %zmm11
+	LONG $0x40545162; WORD $0xe258 // vaddps %zmm10, %zmm21, %zmm12
+	LONG $0x481c5162; WORD $0xe754 // vandps %zmm15, %zmm12, %zmm12
+	LONG $0x481df162; WORD $0xdf66 // vpcmpgtd %zmm7, %zmm12, %k3
+	QUAD $0x2b212558487df262; WORD $0x0000 // vpbroadcastd 0x2b21(%rip), %zmm4 # 0x371c <k_encode_q3_k_weighted+0x21dc>
+	LONG $0x481d7262; WORD $0xe43b // vpminud %zmm4, %zmm12, %zmm12
+	LONG $0x48fd7162; WORD $0xc56f // vmovdqa64 %zmm5, %zmm8
+	LONG $0x48fd7162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm14
+	QUAD $0x2b312d58487df262; WORD $0x0000 // vpbroadcastd 0x2b31(%rip), %zmm5 # 0x3748 <k_encode_q3_k_weighted+0x2208>
+	LONG $0x4b1d7162; WORD $0xf5fe // vpaddd %zmm5, %zmm12, %zmm14 {%k3}
+	LONG $0x403c3162; WORD $0xe359 // vmulps %zmm19, %zmm24, %zmm12
+	LONG $0x403c5162; WORD $0xe459 // vmulps %zmm12, %zmm24, %zmm12
+	LONG $0x40145162; WORD $0xe45c // vsubps %zmm12, %zmm29, %zmm12
+	LONG $0x400c5162; WORD $0xdb5c // vsubps %zmm11, %zmm30, %zmm11
+	LONG $0x486cd162; WORD $0xd459 // vmulps %zmm12, %zmm2, %zmm2
+	LONG $0x486cd162; WORD $0xd35e // vdivps %zmm11, %zmm2, %zmm2
+	LONG $0x48649162; WORD $0xdbc2; BYTE $0x01 // vcmpltps %zmm27, %zmm3, %k3
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x407cc162; WORD $0xc659 // vmulps %zmm14, %zmm16, %zmm16
+	LONG $0x4024a162; WORD $0xc058 // vaddps %zmm16, %zmm27, %zmm16
+	LONG $0x48345162; WORD $0xce59 // vmulps %zmm14, %zmm9, %zmm9
+	LONG $0x48345162; WORD $0xce59 // vmulps %zmm14, %zmm9, %zmm9
+	LONG $0x407ca162; WORD $0xe859 // vmulps %zmm16, %zmm16, %zmm21
+	LONG $0x48145162; WORD $0xc958 // vaddps %zmm9, %zmm13, %zmm9
+	LONG $0x40443162; WORD $0xed59 // vmulps %zmm21, %zmm23, %zmm13
+	LONG $0x487ce162; WORD $0xe859 // vmulps %zmm0, %zmm0, %zmm21
+	LONG $0x4054c162; WORD $0xe959 // vmulps %zmm9, %zmm21, %zmm21
+	LONG $0x4b64d162; WORD $0xd9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm3, %k3 {%k3}
+	LONG $0x436cd162; WORD $0xdec2; BYTE $0x04 // vcmpneqps %zmm14, %zmm18, %k3 {%k3}
+	LONG $0x4354d162; WORD $0xddc2; BYTE $0x01 // vcmpltps %zmm13, %zmm21, %k3 {%k3}
+	LONG $0x487c4162; WORD $0xda28 // vmovaps %zmm10, %zmm27
+	LONG $0x486cd162; WORD $0xd258 // vaddps %zmm10, %zmm2, %zmm2
+	LONG $0x486cd162; WORD $0xd754 // vandps %zmm15, %zmm2, %zmm2
+	LONG $0x486df162; WORD $0xe766 // vpcmpgtd %zmm7, %zmm2, %k4
+	LONG $0x486df262; WORD $0xd43b // vpminud %zmm4, %zmm2, %zmm2
+	LONG $0x4c6d7162; WORD $0xc5fe // vpaddd %zmm5, %zmm2, %zmm8 {%k4}
+	LONG $0x4864d162; WORD $0xe3c2; BYTE $0x01 // vcmpltps %zmm11, %zmm3, %k4
+	LONG $0x487cd162; WORD $0xd05b // vcvtdq2ps %zmm8, %zmm2
+	LONG $0x401c7162; WORD $0xea59 // vmulps %zmm2, %zmm28, %zmm13
+	LONG $0x48245162; WORD $0xdd58 // vaddps %zmm13, %zmm11, %zmm11
+	LONG $0x40647162; WORD $0xea59 // vmulps %zmm2, %zmm19, %zmm13
+	LONG $0x48147162; WORD $0xea59 // vmulps %zmm2, %zmm13, %zmm13
+	LONG $0x4824c162; WORD $0xdb59 // vmulps %zmm11, %zmm11, %zmm19
+	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
+	LONG $0x40143162; WORD $0xeb59 // vmulps %zmm19, %zmm29, %zmm13
+	LONG $0x400c8162; WORD $0xde59 // vmulps %zmm30, %zmm30, %zmm19
+	LONG $0x4c64d162; WORD $0xe4c2; BYTE $0x01 // vcmpltps %zmm12, %zmm3, %k4 {%k4}
+	QUAD $0x02247c28487cf162 // vmovaps 0x80(%rsp), %zmm7
+	QUAD $0x03246c28487cf162 // vmovaps 0xc0(%rsp), %zmm5
+	LONG $0x4064c162; WORD $0xdc59 // vmulps %zmm12, %zmm19, %zmm19
+	LONG $0x443cf162; WORD $0xe2c2; BYTE $0x04 // vcmpneqps %zmm2, %zmm24, %k4 {%k4}
+	LONG $0x4464d162; WORD $0xe5c2; BYTE $0x01 // vcmpltps %zmm13, %zmm19, %k4 {%k4}
+	LONG $0x497c8162; WORD $0xca28 // vmovaps %zmm26, %zmm17 {%k1}
+	QUAD $0x04245428487c6162 // vmovaps 0x100(%rsp), %zmm26
+	LONG $0x482d5362; WORD $0xd225; BYTE $0xff // vpternlogd $0xff, %zmm10, %zmm10, %zmm10
+	LONG $0x4a7ce162; WORD $0xf128 // vmovaps %zmm1, %zmm22 {%k2}
+	LONG $0x4b7cc162; WORD $0xd628 // vmovaps %zmm14, %zmm18 {%k3}
+	LONG $0x4c7c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24 {%k4}
+	QUAD $0xc0398429487c2162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm24, 0x20c0(%rcx,%r15)
+	QUAD $0x00399429487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm18, 0x2000(%rcx,%r15)
+	QUAD $0x4039b429487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm22, 0x2040(%rcx,%r15)
+	QUAD $0x80398c29487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm17, 0x2080(%rcx,%r15)
+	LONG $0x4c7c4162; WORD $0xf328 // vmovaps %zmm11, %zmm30 {%k4}
+	LONG $0x497c2162; WORD $0xd428 // vmovaps %zmm20, %zmm26 {%k1}
+	QUAD $0x06247c284a7c6162 // vmovaps 0x180(%rsp), %zmm31 {%k2}
+	LONG $0x4b7cb162; WORD $0xc028 // vmovaps %zmm16, %zmm0 {%k3}
+	LONG $0x4c7c4162; WORD $0xec28 // vmovaps %zmm12, %zmm29 {%k4}
+	LONG $0x497cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5 {%k1}
+	LONG $0x4a7c9162; WORD $0xf928 // vmovaps %zmm25, %zmm7 {%k2}
+	LONG $0x4b7cc162; WORD $0xf928 // vmovaps %zmm9, %zmm23 {%k3}
+	QUAD $0x3ac0896f48fdf162; WORD $0x0000 // vmovdqa64 0x3ac0(%rcx), %zmm1
+	QUAD $0x3a00a16f48fdf162; WORD $0x0000 // vmovdqa64 0x3a00(%rcx), %zmm4
+	QUAD $0x3a40916f48fdf162; WORD $0x0000 // vmovdqa64 0x3a40(%rcx), %zmm2
+	QUAD $0x3a80b16f48fdf162; WORD $0x0000 // vmovdqa64 0x3a80(%rcx), %zmm6
+	LONG $0x497dd162; WORD $0xf26f // vmovdqa32 %zmm10, %zmm6 {%k1}
+	LONG $0x4a7dd162; WORD $0xd26f // vmovdqa32 %zmm10, %zmm2 {%k2}
+	LONG $0x4b7dd162; WORD $0xe26f // vmovdqa32 %zmm10, %zmm4 {%k3}
+	LONG $0x4c7dd162; WORD $0xca6f // vmovdqa32 %zmm10, %zmm1 {%k4}
+	QUAD $0x3ac0897f48fdf162; WORD $0x0000 // vmovdqa64 %zmm1, 0x3ac0(%rcx)
+	QUAD $0x3a00a17f48fdf162; WORD $0x0000 // vmovdqa64 %zmm4, 0x3a00(%rcx)
+	QUAD $0x3a40917f48fdf162; WORD $0x0000 // vmovdqa64 %zmm2, 0x3a40(%rcx)
+	QUAD $0x3a80b17f48fdf162; WORD $0x0000 // vmovdqa64 %zmm6, 0x3a80(%rcx)
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x00ff8149; WORD $0x0010; BYTE $0x00 // cmpq $0x1000, %r15 # imm = 0x1000
+	LONG $0xfb4a850f; WORD $0xffff // jne 0x970 <k_encode_q3_k+0x970>
+	LONG $0x485df162; WORD $0xe6eb // vpord %zmm6, %zmm4, %zmm4
+	LONG $0x486df362; WORD $0xe125; BYTE $0xfe // vpternlogd $0xfe, %zmm1, %zmm2, %zmm4
+	LONG $0x485df262; WORD $0xc427 // vptestmd %zmm4, %zmm4, %k0
+	LONG $0xc098f8c5 // kortestw %k0, %k0
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x1174 // je 0xe55 <k_encode_q3_k+0xe55>
+	LONG $0x01518d41 // leal 0x1(%r9), %edx
+	LONG $0x04f98341 // cmpl $0x4, %r9d
+	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
+	LONG $0xfaeb820f; WORD $0xffff // jb 0x940 <k_encode_q3_k+0x940>
+	LONG $0x487cb162; WORD $0xcf5e // vdivps %zmm23, %zmm0, %zmm1
+	LONG $0x4004f162; WORD $0xd75e // vdivps %zmm7, %zmm31, %zmm2
+	LONG $0x402cf162; WORD $0xe55e // vdivps %zmm5, %zmm26, %zmm4
+	LONG $0x400c9162; WORD $0xc55e // vdivps %zmm29, %zmm30, %zmm0
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x28ba2518487d7262; WORD $0x0000 // vbroadcastss 0x28ba(%rip), %zmm12 # 0x3734 <k_encode_q3_k_weighted+0x21f4>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	BYTE $0x90 // nop
+	QUAD $0x4089b458481cb162; WORD $0x0020; BYTE $0x00 // vaddps 0x2040(%rcx,%r9,4), %zmm12, %zmm6
+	QUAD $0x00898458481c3162; WORD $0x0020; BYTE $0x00 // vaddps 0x2000(%rcx,%r9,4), %zmm12, %zmm8
+	QUAD $0xc0898c58481c3162; WORD $0x0020; BYTE $0x00 // vaddps 0x20c0(%rcx,%r9,4), %zmm12, %zmm9
+	QUAD $0x80899c58481c3162; WORD $0x0020; BYTE $0x00 // vaddps 0x2080(%rcx,%r9,4), %zmm12, %zmm11
+	LONG $0x487e5162; WORD $0xdb5b // vcvttps2dq %zmm11, %zmm11
+	LONG $0x487e5262; WORD $0xdb31 // vpmovdb %zmm11, %xmm11
+	LONG $0x487e5162; WORD $0xc95b // vcvttps2dq %zmm9, %zmm9
+	LONG $0x487e5262; WORD $0xc931 // vpmovdb %zmm9, %xmm9
+	LONG $0x382543c4; WORD $0x01c9 // vinserti128 $0x1, %xmm9, %ymm11, %ymm9
+	LONG $0x487e5162; WORD $0xc05b // vcvttps2dq %zmm8, %zmm8
+	LONG $0x487e5262; WORD $0xc031 // vpmovdb %zmm8, %xmm8
+	LONG $0x487ef162; WORD $0xf65b // vcvttps2dq %zmm6, %zmm6
+	LONG $0x487ef262; WORD $0xf631 // vpmovdb %zmm6, %xmm6
+	LONG $0x383de3c4; WORD $0x01f6 // vinserti128 $0x1, %xmm6, %ymm8, %ymm6
+	LONG $0x48cdd362; WORD $0xf13a; BYTE $0x01 // vinserti64x4 $0x1, %ymm9, %zmm6, %zmm6
+	LONG $0x48fdb162; WORD $0x347f; BYTE $0x0a // vmovdqa64 %zmm6, (%rdx,%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x00f98149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r9 # imm = 0x400
+	LONG $0xff79850f; WORD $0xffff // jne 0xe80 <k_encode_q3_k+0xe80>
+	LONG $0x482cb162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm23, %zmm10, %k1
+	LONG $0x482cf162; WORD $0xd7c2; BYTE $0x01 // vcmpltps %zmm7, %zmm10, %k2
+	LONG $0x482cf162; WORD $0xddc2; BYTE $0x01 // vcmpltps %zmm5, %zmm10, %k3
+	LONG $0x482c9162; WORD $0xe5c2; BYTE $0x01 // vcmpltps %zmm29, %zmm10, %k4
+	LONG $0xcc7cf162; WORD $0xc028 // vmovaps %zmm0, %zmm0 {%k4} {z}
+	LONG $0xcb7cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3 {%k3} {z}
+	LONG $0xca7cf162; WORD $0xd228 // vmovaps %zmm2, %zmm2 {%k2} {z}
+	LONG $0xc97cf162; WORD $0xc928 // vmovaps %zmm1, %zmm1 {%k1} {z}
+	QUAD $0x20008929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x2000(%rcx)
+	QUAD $0x20409129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x2040(%rcx)
+	QUAD $0x20809929487cf162; WORD $0x0000 // vmovaps %zmm3, 0x2080(%rcx)
+	QUAD $0x20c08129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x20c0(%rcx)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x27e02d18487de262; WORD $0x0000 // vbroadcastss 0x27e0(%rip), %zmm21 # 0x3750 <k_encode_q3_k_weighted+0x2210>
+	QUAD $0x27963518487de262; WORD $0x0000 // vbroadcastss 0x2796(%rip), %zmm22 # 0x3710 <k_encode_q3_k_weighted+0x21d0>
+	QUAD $0x27c00518487d6262; WORD $0x0000 // vbroadcastss 0x27c0(%rip), %zmm24 # 0x3744 <k_encode_q3_k_weighted+0x2204>
+	QUAD $0x27920d18487d6262; WORD $0x0000 // vbroadcastss 0x2792(%rip), %zmm25 # 0x3720 <k_encode_q3_k_weighted+0x21e0>
+	QUAD $0x0026692d787962c4; BYTE $0x00 // vpbroadcastb 0x2669(%rip), %xmm13 # 0x3600 <k_encode_q3_k_weighted+0x20c0>
+	QUAD $0x00266135787962c4; BYTE $0x00 // vpbroadcastb 0x2661(%rip), %xmm14 # 0x3601 <k_encode_q3_k_weighted+0x20c1>
+	QUAD $0x26580578087de262; WORD $0x0000 // vpbroadcastb 0x2658(%rip), %xmm16 # 0x3602 <k_encode_q3_k_weighted+0x20c2>
+	QUAD $0x264f0d78087de262; WORD $0x0000 // vpbroadcastb 0x264f(%rip), %xmm17 # 0x3603 <k_encode_q3_k_weighted+0x20c3>
+	QUAD $0x26461578087de262; WORD $0x0000 // vpbroadcastb 0x2646(%rip), %xmm18 # 0x3604 <k_encode_q3_k_weighted+0x20c4>
+	QUAD $0x263d1d78087de262; WORD $0x0000 // vpbroadcastb 0x263d(%rip), %xmm19 # 0x3605 <k_encode_q3_k_weighted+0x20c5>
+	QUAD $0x0524546f48fd6162 // vmovdqa64 0x140(%rsp), %zmm26
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x20008984107aa1c4; WORD $0x0000 // vmovss 0x2000(%rcx,%r9,4), %xmm0
+	LONG $0x0f148d4b // leaq (%r15,%r9), %rdx
+	WORD $0x8945; BYTE $0xcf // movl %r9d, %r15d
+	LONG $0x0fe78341 // andl $0xf, %r15d
+	LONG $0x07e7c141 // shll $0x7, %r15d
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0x04eac148 // shrq $0x4, %rdx
+	LONG $0x117ac1c4; WORD $0x9704 // vmovss %xmm0, (%r15,%rdx,4)
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x40f98349 // cmpq $0x40, %r9
+	WORD $0xce75 // jne 0xfe0 <k_encode_q3_k+0xfe0>
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x00c18149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r9 # imm = 0x400
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	QUAD $0x254e252848fde162; WORD $0x0000 // vmovapd 0x254e(%rip), %zmm20 # 0x3580 <k_encode_q3_k_weighted+0x2040>
+	QUAD $0x25843d2848fde162; WORD $0x0000 // vmovapd 0x2584(%rip), %zmm23 # 0x35c0 <k_encode_q3_k_weighted+0x2080>
+	LONG $0xf0ee820f; WORD $0xffff // jb 0x130 <k_encode_q3_k+0x130>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x2428; BYTE $0x04 // vmovaps (%r12,%rax), %zmm4
+	QUAD $0x01046c28487cd162 // vmovaps 0x40(%r12,%rax), %zmm5
+	LONG $0x4854b162; WORD $0xf554 // vandps %zmm21, %zmm5, %zmm6
+	LONG $0x485c3162; WORD $0xc554 // vandps %zmm21, %zmm4, %zmm8
+	LONG $0x486cd162; WORD $0xc8c2; BYTE $0x01 // vcmpltps %zmm8, %zmm2, %k1
+	LONG $0x4864f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm3, %k2
+	LONG $0x4a7cf162; WORD $0xc528 // vmovaps %zmm5, %zmm0 {%k2}
+	LONG $0x497cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1 {%k1}
+	LONG $0x484cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm6, %zmm3
+	LONG $0x483cf162; WORD $0xd25f // vmaxps %zmm2, %zmm8, %zmm2
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0xb375 // jne 0xb10 <k_encode_q3_k+0xb10>
-	QUAD $0x267d1518487df262; WORD $0x0000 // vbroadcastss 0x267d(%rip), %zmm2 # 0x31e4 <k_encode_q3_k_weighted+0x21f4>
-	LONG $0x486c7162; WORD $0xf85e // vdivps %zmm0, %zmm2, %zmm15
-	LONG $0x486ce162; WORD $0xc45e // vdivps %zmm4, %zmm2, %zmm16
-	LONG $0x487cd162; WORD $0xc9c2; BYTE $0x04 // vcmpneqps %zmm9, %zmm0, %k1
-	LONG $0x485cd162; WORD $0xd1c2; BYTE $0x04 // vcmpneqps %zmm9, %zmm4, %k2
+	WORD $0xb375 // jne 0x1060 <k_encode_q3_k+0x1060>
+	QUAD $0x266d1d18487df262; WORD $0x0000 // vbroadcastss 0x266d(%rip), %zmm3 # 0x3724 <k_encode_q3_k_weighted+0x21e4>
+	LONG $0x4864f162; WORD $0xd15e // vdivps %zmm1, %zmm3, %zmm2
+	LONG $0x4864f162; WORD $0xd85e // vdivps %zmm0, %zmm3, %zmm3
+	LONG $0x4874d162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm1, %k1
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	QUAD $0x267a1558487df262; WORD $0x0000 // vpbroadcastd 0x267a(%rip), %zmm2 # 0x320c <k_encode_q3_k_weighted+0x221c>
-	QUAD $0x267c2d58487df262; WORD $0x0000 // vpbroadcastd 0x267c(%rip), %zmm5 # 0x3218 <k_encode_q3_k_weighted+0x2228>
-	QUAD $0x26423d58487df262; WORD $0x0000 // vpbroadcastd 0x2642(%rip), %zmm7 # 0x31e8 <k_encode_q3_k_weighted+0x21f8>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xc00244594804f162 // vmulps -0x1000(%rdx,%rax), %zmm15, %zmm0
-	QUAD $0xc1026459407cf162 // vmulps -0xfc0(%rdx,%rax), %zmm16, %zmm4
-	LONG $0x485cf162; WORD $0xe658 // vaddps %zmm6, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xc658 // vaddps %zmm6, %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0xc254 // vandps %zmm10, %zmm0, %zmm0
-	LONG $0x485cd162; WORD $0xe254 // vandps %zmm10, %zmm4, %zmm4
-	LONG $0x485df262; WORD $0xe23f // vpmaxud %zmm2, %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xc23f // vpmaxud %zmm2, %zmm0, %zmm0
-	LONG $0x487df262; WORD $0xc53b // vpminud %zmm5, %zmm0, %zmm0
-	LONG $0x485df262; WORD $0xe53b // vpminud %zmm5, %zmm4, %zmm4
-	LONG $0xca5df162; WORD $0xe7fe // vpaddd %zmm7, %zmm4, %zmm4 {%k2} {z}
-	LONG $0xc97df162; WORD $0xc7fe // vpaddd %zmm7, %zmm0, %zmm0 {%k1} {z}
-	LONG $0x48fdf162; WORD $0x047f; BYTE $0x02 // vmovdqa64 %zmm0, (%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	QUAD $0x26712d58487df262; WORD $0x0000 // vpbroadcastd 0x2671(%rip), %zmm5 # 0x374c <k_encode_q3_k_weighted+0x220c>
+	QUAD $0x26733558487df262; WORD $0x0000 // vpbroadcastd 0x2673(%rip), %zmm6 # 0x3758 <k_encode_q3_k_weighted+0x2218>
+	QUAD $0x26390558487d7262; WORD $0x0000 // vpbroadcastd 0x2639(%rip), %zmm8 # 0x3728 <k_encode_q3_k_weighted+0x21e8>
+	QUAD $0x00250e0d787962c4; BYTE $0x00 // vpbroadcastb 0x250e(%rip), %xmm9 # 0x3606 <k_encode_q3_k_weighted+0x20c6>
+	QUAD $0x0025061d787962c4; BYTE $0x00 // vpbroadcastb 0x2506(%rip), %xmm11 # 0x3607 <k_encode_q3_k_weighted+0x20c7>
+	QUAD $0x0024fe25787962c4; BYTE $0x00 // vpbroadcastb 0x24fe(%rip), %xmm12 # 0x3608 <k_encode_q3_k_weighted+0x20c8>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487cd162; WORD $0xd2c2; BYTE $0x04 // vcmpneqps %zmm10, %zmm0, %k2
+	QUAD $0xc0024c59486cf162 // vmulps -0x1000(%rdx,%rax), %zmm2, %zmm1
+	QUAD $0xc10264594864f162 // vmulps -0xfc0(%rdx,%rax), %zmm3, %zmm4
+	LONG $0x485c9162; WORD $0xe358 // vaddps %zmm27, %zmm4, %zmm4
+	LONG $0x48749162; WORD $0xcb58 // vaddps %zmm27, %zmm1, %zmm1
+	QUAD $0x25d73d18487df262; WORD $0x0000 // vbroadcastss 0x25d7(%rip), %zmm7 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
+	LONG $0x4874f162; WORD $0xcf54 // vandps %zmm7, %zmm1, %zmm1
+	LONG $0x485cf162; WORD $0xe754 // vandps %zmm7, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xe53f // vpmaxud %zmm5, %zmm4, %zmm4
+	LONG $0x4875f262; WORD $0xcd3f // vpmaxud %zmm5, %zmm1, %zmm1
+	LONG $0x4875f262; WORD $0xce3b // vpminud %zmm6, %zmm1, %zmm1
+	LONG $0x485df262; WORD $0xe63b // vpminud %zmm6, %zmm4, %zmm4
+	LONG $0xca5dd162; WORD $0xe0fe // vpaddd %zmm8, %zmm4, %zmm4 {%k2} {z}
+	LONG $0xc975d162; WORD $0xc8fe // vpaddd %zmm8, %zmm1, %zmm1 {%k1} {z}
+	LONG $0x48fdf162; WORD $0x0c7f; BYTE $0x02 // vmovdqa64 %zmm1, (%rdx,%rax)
 	QUAD $0x0102647f48fdf162 // vmovdqa64 %zmm4, 0x40(%rdx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x9975 // jne 0xbb0 <k_encode_q3_k+0xbb0>
-	QUAD $0x25b71518487df262; WORD $0x0000 // vbroadcastss 0x25b7(%rip), %zmm2 # 0x31d8 <k_encode_q3_k_weighted+0x21e8>
-	LONG $0x486cb162; WORD $0xc05e // vdivps %zmm16, %zmm2, %zmm0
-	LONG $0x486cd162; WORD $0xe75e // vdivps %zmm15, %zmm2, %zmm4
-	LONG $0x487df362; WORD $0xe41d; BYTE $0x04 // vcvtps2ph $0x4, %zmm4, %ymm4
+	WORD $0x8875 // jne 0x1110 <k_encode_q3_k+0x1110>
+	QUAD $0x25860d18487df262; WORD $0x0000 // vbroadcastss 0x2586(%rip), %zmm1 # 0x3718 <k_encode_q3_k_weighted+0x21d8>
+	LONG $0x4874f162; WORD $0xc35e // vdivps %zmm3, %zmm1, %zmm0
+	LONG $0x4874f162; WORD $0xca5e // vdivps %zmm2, %zmm1, %zmm1
+	LONG $0x487df362; WORD $0xc91d; BYTE $0x04 // vcvtps2ph $0x4, %zmm1, %ymm1
 	LONG $0x487df362; WORD $0xc01d; BYTE $0x04 // vcvtps2ph $0x4, %zmm0, %ymm0
 	LONG $0xca7df262; WORD $0xc013 // vcvtph2ps %ymm0, %zmm0 {%k2} {z}
-	LONG $0xc97df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4 {%k1} {z}
-	QUAD $0x4a00a129487cf162; WORD $0x0000 // vmovaps %zmm4, 0x4a00(%rcx)
+	LONG $0xc97df262; WORD $0xc913 // vcvtph2ps %ymm1, %zmm1 {%k1} {z}
+	QUAD $0x4a008929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x4a00(%rcx)
 	QUAD $0x4a408129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x4a40(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x256f2518487de262; WORD $0x0000 // vbroadcastss 0x256f(%rip), %zmm20 # 0x31e0 <k_encode_q3_k_weighted+0x21f0>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	QUAD $0x0024472d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2447(%rip), %xmm5 # 0x30c5 <k_encode_q3_k_weighted+0x20d5>
-	QUAD $0x00243f3d7879e2c4; BYTE $0x00 // vpbroadcastb 0x243f(%rip), %xmm7 # 0x30c6 <k_encode_q3_k_weighted+0x20d6>
-	QUAD $0x00243735787962c4; BYTE $0x00 // vpbroadcastb 0x2437(%rip), %xmm14 # 0x30c7 <k_encode_q3_k_weighted+0x20d7>
-	QUAD $0x242e0578087de262; WORD $0x0000 // vpbroadcastb 0x242e(%rip), %xmm16 # 0x30c8 <k_encode_q3_k_weighted+0x20d8>
-	QUAD $0x24250d78087de262; WORD $0x0000 // vpbroadcastb 0x2425(%rip), %xmm17 # 0x30c9 <k_encode_q3_k_weighted+0x20d9>
-	QUAD $0x241c1578087de262; WORD $0x0000 // vpbroadcastb 0x241c(%rip), %xmm18 # 0x30ca <k_encode_q3_k_weighted+0x20da>
-	QUAD $0x24132d78087de262; WORD $0x0000 // vpbroadcastb 0x2413(%rip), %xmm21 # 0x30cb <k_encode_q3_k_weighted+0x20db>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x253a1d58487df262; WORD $0x0000 // vpbroadcastd 0x253a(%rip), %zmm3 # 0x371c <k_encode_q3_k_weighted+0x21dc>
+	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
+	QUAD $0x00241a2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x241a(%rip), %xmm5 # 0x3609 <k_encode_q3_k_weighted+0x20c9>
+	QUAD $0x002412357879e2c4; BYTE $0x00 // vpbroadcastb 0x2412(%rip), %xmm6 # 0x360a <k_encode_q3_k_weighted+0x20ca>
+	QUAD $0x00240a05787962c4; BYTE $0x00 // vpbroadcastb 0x240a(%rip), %xmm8 # 0x360b <k_encode_q3_k_weighted+0x20cb>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	LONG $0x00e38149; WORD $0xfffe; BYTE $0xff // andq $-0x200, %r11 # imm = 0xFE00
+	LONG $0x00e38149; WORD $0xfffc; BYTE $0xff // andq $-0x400, %r11 # imm = 0xFC00
 	WORD $0x8941; BYTE $0xc1 // movl %eax, %r9d
-	LONG $0x10e18341 // andl $0x10, %r9d
+	LONG $0x30e18341 // andl $0x30, %r9d
 	WORD $0x094d; BYTE $0xd9 // orq %r11, %r9
-	LONG $0x244c034c; BYTE $0x30 // addq 0x30(%rsp), %r9
+	LONG $0x244c034c; BYTE $0x38 // addq 0x38(%rsp), %r9
 	QUAD $0x4a008184107aa1c4; WORD $0x0000 // vmovss 0x4a00(%rcx,%r8,4), %xmm0
 	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
 	LONG $0x7e79c1c4; BYTE $0xc3 // vmovd %xmm0, %r11d
@@ -587,19 +761,19 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
 	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x64eb // jmp 0xd69 <k_encode_q3_k+0xd69>
+	WORD $0x6ceb // jmp 0x12c1 <k_encode_q3_k+0x12c1>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
 	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x487c9162; WORD $0x2410; BYTE $0x23 // vmovups (%r11,%r12), %zmm4
+	LONG $0x487c9162; WORD $0x0c10; BYTE $0x23 // vmovups (%r11,%r12), %zmm1
 	LONG $0x487df262; WORD $0xc018 // vbroadcastss %xmm0, %zmm0
-	LONG $0x485cf162; WORD $0xc05e // vdivps %zmm0, %zmm4, %zmm0
+	LONG $0x4874f162; WORD $0xc05e // vdivps %zmm0, %zmm1, %zmm0
 	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x487cf162; WORD $0xc658 // vaddps %zmm6, %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0xc254 // vandps %zmm10, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc33f // vpmaxud %zmm11, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc43b // vpminud %zmm12, %zmm0, %zmm0
+	LONG $0x487c9162; WORD $0xc358 // vaddps %zmm27, %zmm0, %zmm0
+	QUAD $0x24830554587cf162; WORD $0x0000 // vandps 0x2483(%rip){1to16}, %zmm0, %zmm0 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
+	QUAD $0x249d053f587df262; WORD $0x0000 // vpmaxud 0x249d(%rip){1to16}, %zmm0, %zmm0 # 0x3738 <k_encode_q3_k_weighted+0x21f8>
+	LONG $0x487df262; WORD $0xc33b // vpminud %zmm3, %zmm0, %zmm0
 	LONG $0x487ef262; WORD $0xc031 // vpmovdb %zmm0, %xmm0
 	LONG $0xc5fcf9c5 // vpaddb %xmm5, %xmm0, %xmm0
 	LONG $0x7f7a81c4; WORD $0x3a04 // vmovdqu %xmm0, (%r10,%r15)
@@ -607,59 +781,59 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x10c38348 // addq $0x10, %rbx
 	LONG $0x10fe8349 // cmpq $0x10, %r14
-	WORD $0x6774 // je 0xdd0 <k_encode_q3_k+0xdd0>
+	WORD $0x5f74 // je 0x1320 <k_encode_q3_k+0x1320>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0x07e7c149 // shlq $0x7, %r15
-	LONG $0x247c034c; BYTE $0x38 // addq 0x38(%rsp), %r15
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
 	LONG $0x873c8b47 // movl (%r15,%r8,4), %r15d
 	LONG $0xe0678d45 // leal -0x20(%r15), %r12d
-	LONG $0x2a4ac1c4; BYTE $0xc4 // vcvtsi2ss %r12d, %xmm6, %xmm0
+	LONG $0x2a2ac1c4; BYTE $0xc4 // vcvtsi2ss %r12d, %xmm10, %xmm0
 	QUAD $0x4a008184597aa1c4; WORD $0x0000 // vmulss 0x4a00(%rcx,%r8,4), %xmm0, %xmm0
-	LONG $0x347c8846; BYTE $0x10 // movb %r15b, 0x10(%rsp,%r14)
-	LONG $0xc22ef8c5 // vucomiss %xmm2, %xmm0
-	LONG $0xff75850f; WORD $0xffff // jne 0xd10 <k_encode_q3_k+0xd10>
-	LONG $0xff6f8a0f; WORD $0xffff // jp 0xd10 <k_encode_q3_k+0xd10>
+	LONG $0x347c8846; BYTE $0x20 // movb %r15b, 0x20(%rsp,%r14)
+	LONG $0xc42ef8c5 // vucomiss %xmm4, %xmm0
+	LONG $0xff6d850f; WORD $0xffff // jne 0x1260 <k_encode_q3_k+0x1260>
+	LONG $0xff678a0f; WORD $0xffff // jp 0x1260 <k_encode_q3_k+0x1260>
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	BYTE $0x90 // nop
 	LONG $0x2fb60f45 // movzbl (%r15), %r13d
 	LONG $0x232c8846 // movb %r13b, (%rbx,%r12)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0x40c78349 // addq $0x40, %r15
 	LONG $0x10fc8349 // cmpq $0x10, %r12
-	WORD $0xeb75 // jne 0xdb0 <k_encode_q3_k+0xdb0>
-	WORD $0x92eb // jmp 0xd59 <k_encode_q3_k+0xd59>
+	WORD $0xeb75 // jne 0x1300 <k_encode_q3_k+0x1300>
+	WORD $0x9aeb // jmp 0x12b1 <k_encode_q3_k+0x12b1>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x5cb60f46; WORD $0x100c // movzbl 0x10(%rsp,%r9), %r11d
-	LONG $0x5cb60f42; WORD $0x180c // movzbl 0x18(%rsp,%r9), %ebx
+	LONG $0x5cb60f46; WORD $0x200c // movzbl 0x20(%rsp,%r9), %r11d
+	LONG $0x5cb60f42; WORD $0x280c // movzbl 0x28(%rsp,%r9), %ebx
 	LONG $0x0fe38041 // andb $0xf, %r11b
 	WORD $0xe3c0; BYTE $0x04 // shlb $0x4, %bl
 	WORD $0x0844; BYTE $0xdb // orb %r11b, %bl
 	LONG $0x0f5c8842; BYTE $0x60 // movb %bl, 0x60(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0xdc75 // jne 0xde0 <k_encode_q3_k+0xde0>
+	WORD $0xdc75 // jne 0x1330 <k_encode_q3_k+0x1330>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x5cb60f46; WORD $0x100c // movzbl 0x10(%rsp,%r9), %r11d
-	LONG $0x5cb60f42; WORD $0x140c // movzbl 0x14(%rsp,%r9), %ebx
+	LONG $0x5cb60f46; WORD $0x200c // movzbl 0x20(%rsp,%r9), %r11d
+	LONG $0x5cb60f42; WORD $0x240c // movzbl 0x24(%rsp,%r9), %ebx
 	LONG $0x04ebc041 // shrb $0x4, %r11b
 	WORD $0xebc0; BYTE $0x02 // shrb $0x2, %bl
 	WORD $0xe380; BYTE $0x3c // andb $0x3c, %bl
-	LONG $0x74b60f46; WORD $0x180c // movzbl 0x18(%rsp,%r9), %r14d
+	LONG $0x74b60f46; WORD $0x280c // movzbl 0x28(%rsp,%r9), %r14d
 	LONG $0xf0e68041 // andb $-0x10, %r14b
 	WORD $0x0845; BYTE $0xde // orb %r11b, %r14b
 	WORD $0x0841; BYTE $0xde // orb %bl, %r14b
-	LONG $0x5cb60f46; WORD $0x1c0c // movzbl 0x1c(%rsp,%r9), %r11d
+	LONG $0x5cb60f46; WORD $0x2c0c // movzbl 0x2c(%rsp,%r9), %r11d
 	LONG $0x02e3c041 // shlb $0x2, %r11b
 	LONG $0xc0e38041 // andb $-0x40, %r11b
 	WORD $0x0845; BYTE $0xf3 // orb %r14b, %r11b
 	LONG $0x0f5c8846; BYTE $0x68 // movb %r11b, 0x68(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0xbb75 // jne 0xe10 <k_encode_q3_k+0xe10>
+	WORD $0xbb75 // jne 0x1360 <k_encode_q3_k+0x1360>
 	LONG $0x204f8d4c // leaq 0x20(%rdi), %r9
 	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	WORD $0xdb31 // xorl %ebx, %ebx
@@ -673,60 +847,60 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0x02267471087d9162; BYTE $0x02 // vpsllw $0x2, 0x20(%r14,%r12), %xmm0
-	LONG $0x08fdb162; WORD $0xc7db // vpandq %xmm23, %xmm0, %xmm0
-	QUAD $0xf826042500bd9362 // vpternlogq $0xf8, (%r14,%r12), %xmm24, %xmm0
-	QUAD $0x04267471085d9162; BYTE $0x04 // vpsllw $0x4, 0x40(%r14,%r12), %xmm4
-	LONG $0x08fd9362; WORD $0xe125; BYTE $0xec // vpternlogq $0xec, %xmm25, %xmm0, %xmm4
+	LONG $0xc6dbf9c5 // vpand %xmm6, %xmm0, %xmm0
+	QUAD $0xf826042508bd9362 // vpternlogq $0xf8, (%r14,%r12), %xmm8, %xmm0
+	QUAD $0x0426747108759162; BYTE $0x04 // vpsllw $0x4, 0x40(%r14,%r12), %xmm1
+	LONG $0x08fdd362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %xmm9, %xmm0, %xmm1
 	QUAD $0x06267471087d9162; BYTE $0x06 // vpsllw $0x6, 0x60(%r14,%r12), %xmm0
-	LONG $0x08dd9362; WORD $0xc225; BYTE $0xec // vpternlogq $0xec, %xmm26, %xmm4, %xmm0
+	LONG $0x08f5d362; WORD $0xc325; BYTE $0xec // vpternlogq $0xec, %xmm11, %xmm1, %xmm0
 	LONG $0x7f7aa1c4; WORD $0x2304 // vmovdqu %xmm0, (%rbx,%r12)
 	LONG $0x0010bc41; WORD $0x0000 // movl $0x10, %r12d
 	LONG $0x01c7f641 // testb $0x1, %r15b
 	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	WORD $0xb175 // jne 0xe80 <k_encode_q3_k+0xe80>
+	WORD $0xb375 // jne 0x13d0 <k_encode_q3_k+0x13d0>
 	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	WORD $0x8075 // jne 0xe60 <k_encode_q3_k+0xe60>
+	WORD $0x8275 // jne 0x13b0 <k_encode_q3_k+0x13b0>
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0x021a1471087d9162 // vpsrlw $0x2, (%r10,%r11), %xmm0
-	QUAD $0x021a5471085d9162; BYTE $0x01 // vpsrlw $0x1, 0x20(%r10,%r11), %xmm4
-	LONG $0xe7dbd9c5 // vpand %xmm7, %xmm4, %xmm4
-	LONG $0x08fdd362; WORD $0xe625; BYTE $0xf8 // vpternlogq $0xf8, %xmm14, %xmm0, %xmm4
+	QUAD $0x021a547108759162; BYTE $0x01 // vpsrlw $0x1, 0x20(%r10,%r11), %xmm1
+	LONG $0xc9db99c5 // vpand %xmm1, %xmm12, %xmm1
+	LONG $0x08fdd362; WORD $0xcd25; BYTE $0xf8 // vpternlogq $0xf8, %xmm13, %xmm0, %xmm1
 	LONG $0x6f7a81c4; WORD $0x1a44; BYTE $0x60 // vmovdqu 0x60(%r10,%r11), %xmm0
-	LONG $0xdb5101c4; WORD $0x1a7c; BYTE $0x40 // vpand 0x40(%r10,%r11), %xmm5, %xmm15
+	LONG $0xdb5181c4; WORD $0x1a54; BYTE $0x40 // vpand 0x40(%r10,%r11), %xmm5, %xmm2
 	LONG $0xc0fcf9c5 // vpaddb %xmm0, %xmm0, %xmm0
-	LONG $0x08fdb162; WORD $0xc0db // vpandq %xmm16, %xmm0, %xmm0
-	LONG $0x0885f362; WORD $0xc425; BYTE $0xfe // vpternlogq $0xfe, %xmm4, %xmm15, %xmm0
-	QUAD $0x081a7471085d9162; BYTE $0x02 // vpsllw $0x2, 0x80(%r10,%r11), %xmm4
-	LONG $0x08ddb162; WORD $0xe1db // vpandq %xmm17, %xmm4, %xmm4
-	QUAD $0x0a1a747108059162; BYTE $0x03 // vpsllw $0x3, 0xa0(%r10,%r11), %xmm15
-	LONG $0x08853162; WORD $0xfadb // vpandq %xmm18, %xmm15, %xmm15
-	LONG $0x08dd7362; WORD $0xf825; BYTE $0xfe // vpternlogq $0xfe, %xmm0, %xmm4, %xmm15
+	LONG $0xc0db89c5 // vpand %xmm0, %xmm14, %xmm0
+	LONG $0x08edf362; WORD $0xc125; BYTE $0xfe // vpternlogq $0xfe, %xmm1, %xmm2, %xmm0
+	QUAD $0x081a747108759162; BYTE $0x02 // vpsllw $0x2, 0x80(%r10,%r11), %xmm1
+	LONG $0x08f5b162; WORD $0xc8db // vpandq %xmm16, %xmm1, %xmm1
+	QUAD $0x0a1a7471086d9162; BYTE $0x03 // vpsllw $0x3, 0xa0(%r10,%r11), %xmm2
+	LONG $0x08edb162; WORD $0xd1db // vpandq %xmm17, %xmm2, %xmm2
+	LONG $0x08f5f362; WORD $0xd025; BYTE $0xfe // vpternlogq $0xfe, %xmm0, %xmm1, %xmm2
 	QUAD $0x0c1a7471087d9162; BYTE $0x04 // vpsllw $0x4, 0xc0(%r10,%r11), %xmm0
-	LONG $0x08fdb162; WORD $0xc5db // vpandq %xmm21, %xmm0, %xmm0
-	QUAD $0x0e1a7471085d9162; BYTE $0x05 // vpsllw $0x5, 0xe0(%r10,%r11), %xmm4
-	LONG $0x08ddb162; WORD $0xe6db // vpandq %xmm22, %xmm4, %xmm4
-	LONG $0x08fdd362; WORD $0xe725; BYTE $0xfe // vpternlogq $0xfe, %xmm15, %xmm0, %xmm4
-	LONG $0x7f7aa1c4; WORD $0x1f24 // vmovdqu %xmm4, (%rdi,%r11)
+	LONG $0x08fdb162; WORD $0xc2db // vpandq %xmm18, %xmm0, %xmm0
+	QUAD $0x0e1a747108759162; BYTE $0x05 // vpsllw $0x5, 0xe0(%r10,%r11), %xmm1
+	LONG $0x08f5b162; WORD $0xcbdb // vpandq %xmm19, %xmm1, %xmm1
+	LONG $0x08fdf362; WORD $0xca25; BYTE $0xfe // vpternlogq $0xfe, %xmm2, %xmm0, %xmm1
+	LONG $0x7f7aa1c4; WORD $0x1f0c // vmovdqu %xmm1, (%rdi,%r11)
 	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
 	LONG $0x01c1f641 // testb $0x1, %r9b
 	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xff5f850f; WORD $0xffff // jne 0xef0 <k_encode_q3_k+0xef0>
+	LONG $0xff61850f; WORD $0xffff // jne 0x1440 <k_encode_q3_k+0x1440>
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x6ec78348 // addq $0x6e, %rdi
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x10c08348 // addq $0x10, %rax
-	LONG $0x24443b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r8
-	LONG $0xfd12850f; WORD $0xffff // jne 0xcc0 <k_encode_q3_k+0xcc0>
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x24443b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r8
+	LONG $0xfd14850f; WORD $0xffff // jne 0x1210 <k_encode_q3_k+0x1210>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
 	LONG $0x00c68148; WORD $0x0020; BYTE $0x00 // addq $0x2000, %rsi # imm = 0x2000
-	QUAD $0x0003702824448148; BYTE $0x00 // addq $0x370, 0x28(%rsp) # imm = 0x370
+	QUAD $0x0003703024448148; BYTE $0x00 // addq $0x370, 0x30(%rsp) # imm = 0x370
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0xf11f8f0f; WORD $0xffff // jg 0xf0 <k_encode_q3_k+0xf0>
+	LONG $0xeba18f0f; WORD $0xffff // jg 0xc0 <k_encode_q3_k+0xc0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -736,12 +910,12 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// encode_q3_k_weighted
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x1fcb8e0f; WORD $0x0000 // jle 0x2fc8 <k_encode_q3_k_weighted+0x1fd8>
+	LONG $0x1fcb8e0f; WORD $0x0000 // jle 0x3518 <k_encode_q3_k_weighted+0x1fd8>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -764,20 +938,20 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x00b98d4c; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %r15
 	LONG $0xc0998d48; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %rbx
-	QUAD $0x209b052848fdf162; WORD $0x0000 // vmovapd 0x209b(%rip), %zmm0 # 0x3100 <k_encode_q3_k_weighted+0x2110>
-	QUAD $0x20d10d2848fdf162; WORD $0x0000 // vmovapd 0x20d1(%rip), %zmm1 # 0x3140 <k_encode_q3_k_weighted+0x2150>
-	QUAD $0x21971d18487df262; WORD $0x0000 // vbroadcastss 0x2197(%rip), %zmm3 # 0x3210 <k_encode_q3_k_weighted+0x2220>
-	QUAD $0x21492518487df262; WORD $0x0000 // vbroadcastss 0x2149(%rip), %zmm4 # 0x31cc <k_encode_q3_k_weighted+0x21dc>
-	QUAD $0x21773d18487df262; WORD $0x0000 // vbroadcastss 0x2177(%rip), %zmm7 # 0x3204 <k_encode_q3_k_weighted+0x2214>
-	QUAD $0x217d0518487d7262; WORD $0x0000 // vbroadcastss 0x217d(%rip), %zmm8 # 0x3214 <k_encode_q3_k_weighted+0x2224>
-	QUAD $0x213f0d18487d7262; WORD $0x0000 // vbroadcastss 0x213f(%rip), %zmm9 # 0x31e0 <k_encode_q3_k_weighted+0x21f0>
+	QUAD $0x208b052848fdf162; WORD $0x0000 // vmovapd 0x208b(%rip), %zmm0 # 0x3640 <k_encode_q3_k_weighted+0x2100>
+	QUAD $0x20c10d2848fdf162; WORD $0x0000 // vmovapd 0x20c1(%rip), %zmm1 # 0x3680 <k_encode_q3_k_weighted+0x2140>
+	QUAD $0x21871d18487df262; WORD $0x0000 // vbroadcastss 0x2187(%rip), %zmm3 # 0x3750 <k_encode_q3_k_weighted+0x2210>
+	QUAD $0x213d2518487df262; WORD $0x0000 // vbroadcastss 0x213d(%rip), %zmm4 # 0x3710 <k_encode_q3_k_weighted+0x21d0>
+	QUAD $0x21673d18487df262; WORD $0x0000 // vbroadcastss 0x2167(%rip), %zmm7 # 0x3744 <k_encode_q3_k_weighted+0x2204>
+	QUAD $0x216d0518487d7262; WORD $0x0000 // vbroadcastss 0x216d(%rip), %zmm8 # 0x3754 <k_encode_q3_k_weighted+0x2214>
+	QUAD $0x212f0d18487d7262; WORD $0x0000 // vbroadcastss 0x212f(%rip), %zmm9 # 0x3720 <k_encode_q3_k_weighted+0x21e0>
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x21342518487d7262; WORD $0x0000 // vbroadcastss 0x2134(%rip), %zmm12 # 0x31e4 <k_encode_q3_k_weighted+0x21f4>
-	QUAD $0x21362d18487d7262; WORD $0x0000 // vbroadcastss 0x2136(%rip), %zmm13 # 0x31f0 <k_encode_q3_k_weighted+0x2200>
-	QUAD $0x20fc0d78087de262; WORD $0x0000 // vpbroadcastb 0x20fc(%rip), %xmm17 # 0x31c0 <k_encode_q3_k_weighted+0x21d0>
-	QUAD $0x20f31578087de262; WORD $0x0000 // vpbroadcastb 0x20f3(%rip), %xmm18 # 0x31c1 <k_encode_q3_k_weighted+0x21d1>
-	QUAD $0x20ea1d78087de262; WORD $0x0000 // vpbroadcastb 0x20ea(%rip), %xmm19 # 0x31c2 <k_encode_q3_k_weighted+0x21d2>
-	QUAD $0x20e12578087de262; WORD $0x0000 // vpbroadcastb 0x20e1(%rip), %xmm20 # 0x31c3 <k_encode_q3_k_weighted+0x21d3>
+	QUAD $0x21242518487d7262; WORD $0x0000 // vbroadcastss 0x2124(%rip), %zmm12 # 0x3724 <k_encode_q3_k_weighted+0x21e4>
+	QUAD $0x21262d18487d7262; WORD $0x0000 // vbroadcastss 0x2126(%rip), %zmm13 # 0x3730 <k_encode_q3_k_weighted+0x21f0>
+	QUAD $0x20ec0d78087de262; WORD $0x0000 // vpbroadcastb 0x20ec(%rip), %xmm17 # 0x3700 <k_encode_q3_k_weighted+0x21c0>
+	QUAD $0x20e31578087de262; WORD $0x0000 // vpbroadcastb 0x20e3(%rip), %xmm18 # 0x3701 <k_encode_q3_k_weighted+0x21c1>
+	QUAD $0x20da1d78087de262; WORD $0x0000 // vpbroadcastb 0x20da(%rip), %xmm19 # 0x3702 <k_encode_q3_k_weighted+0x21c2>
+	QUAD $0x20d12578087de262; WORD $0x0000 // vpbroadcastb 0x20d1(%rip), %xmm20 # 0x3703 <k_encode_q3_k_weighted+0x21c3>
 	LONG $0x246c894c; BYTE $0x78 // movq %r13, 0x78(%rsp)
 	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
 	LONG $0x00401f0f // nopl (%rax)
@@ -944,14 +1118,14 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x480c7162; WORD $0xf258 // vaddps %zmm2, %zmm14, %zmm14
 	LONG $0x40c68349 // addq $0x40, %r14
 	LONG $0x00fe8149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r14 # imm = 0x400
-	WORD $0xdc75 // jne 0x14b0 <k_encode_q3_k_weighted+0x4c0>
+	WORD $0xdc75 // jne 0x1a00 <k_encode_q3_k_weighted+0x4c0>
 	LONG $0x10738d4d // leaq 0x10(%r11), %r14
 	LONG $0xf0fb8149; WORD $0x0000; BYTE $0x00 // cmpq $0xf0, %r11
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	LONG $0xfc88820f; WORD $0xffff // jb 0x1170 <k_encode_q3_k_weighted+0x180>
+	LONG $0xfc88820f; WORD $0xffff // jb 0x16c0 <k_encode_q3_k_weighted+0x180>
 	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
 	LONG $0x480cd162; WORD $0xd658 // vaddps %zmm14, %zmm14, %zmm2
-	QUAD $0x1d1f1559586cf162; WORD $0x0000 // vmulps 0x1d1f(%rip){1to16}, %zmm2, %zmm2 # 0x321c <k_encode_q3_k_weighted+0x222c>
+	QUAD $0x1d0f1559586cf162; WORD $0x0000 // vmulps 0x1d0f(%rip){1to16}, %zmm2, %zmm2 # 0x375c <k_encode_q3_k_weighted+0x221c>
 	QUAD $0x4a809129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x4a80(%rcx)
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
@@ -967,7 +1141,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
 	LONG $0x48fdf262; WORD $0xd07c // vpbroadcastq %rax, %zmm2
 	LONG $0x48edf162; WORD $0xf273; BYTE $0x04 // vpsllq $0x4, %zmm2, %zmm2
-	QUAD $0x1c3035d448ed7162; WORD $0x0000 // vpaddq 0x1c30(%rip), %zmm2, %zmm14 # 0x3180 <k_encode_q3_k_weighted+0x2190>
+	QUAD $0x1c2035d448ed7162; WORD $0x0000 // vpaddq 0x1c20(%rip), %zmm2, %zmm14 # 0x36c0 <k_encode_q3_k_weighted+0x2180>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x245c894c; BYTE $0x50 // movq %r11, 0x50(%rsp)
@@ -1177,7 +1351,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfba2850f; WORD $0xffff // jne 0x1590 <k_encode_q3_k_weighted+0x5a0>
+	LONG $0xfba2850f; WORD $0xffff // jne 0x1ae0 <k_encode_q3_k_weighted+0x5a0>
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
@@ -1380,7 +1554,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfba1850f; WORD $0xffff // jne 0x1a00 <k_encode_q3_k_weighted+0xa10>
+	LONG $0xfba1850f; WORD $0xffff // jne 0x1f50 <k_encode_q3_k_weighted+0xa10>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x30148d49 // leaq (%r8,%rsi), %rdx
@@ -1389,15 +1563,15 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x002000b1947ef9c5; BYTE $0x00 // vmovd %xmm2, 0x2000(%rcx,%rsi,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xdd75 // jne 0x1e70 <k_encode_q3_k_weighted+0xe80>
+	WORD $0xdd75 // jne 0x23c0 <k_encode_q3_k_weighted+0xe80>
 	QUAD $0x20009128487cf162; WORD $0x0000 // vmovaps 0x2000(%rcx), %zmm2
 	QUAD $0x2040a928487cf162; WORD $0x0000 // vmovaps 0x2040(%rcx), %zmm5
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	QUAD $0x13431d10087e6162; WORD $0x0000 // vmovss 0x1343(%rip), %xmm27 # 0x3200 <k_encode_q3_k_weighted+0x2210>
-	QUAD $0x13252518087d6262; WORD $0x0000 // vbroadcastss 0x1325(%rip), %xmm28 # 0x31ec <k_encode_q3_k_weighted+0x21fc>
-	QUAD $0x13232d10087e6162; WORD $0x0000 // vmovss 0x1323(%rip), %xmm29 # 0x31f4 <k_encode_q3_k_weighted+0x2204>
+	QUAD $0x13331d10087e6162; WORD $0x0000 // vmovss 0x1333(%rip), %xmm27 # 0x3740 <k_encode_q3_k_weighted+0x2200>
+	QUAD $0x13152518087d6262; WORD $0x0000 // vbroadcastss 0x1315(%rip), %xmm28 # 0x372c <k_encode_q3_k_weighted+0x21ec>
+	QUAD $0x13132d10087e6162; WORD $0x0000 // vmovss 0x1313(%rip), %xmm29 # 0x3734 <k_encode_q3_k_weighted+0x21f4>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x3428; BYTE $0x31 // vmovaps (%rcx,%rsi), %zmm6
 	QUAD $0x01315428487c7162 // vmovaps 0x40(%rcx,%rsi), %zmm10
@@ -1413,7 +1587,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x41315429487c7162 // vmovaps %zmm10, 0x1040(%rcx,%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0xa075 // jne 0x1ee0 <k_encode_q3_k_weighted+0xef0>
+	WORD $0xa075 // jne 0x2430 <k_encode_q3_k_weighted+0xef0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -1422,7 +1596,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x41316c584854f162 // vaddps 0x1040(%rcx,%rsi), %zmm5, %zmm5
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0xe375 // jne 0x1f50 <k_encode_q3_k_weighted+0xf60>
+	WORD $0xe375 // jne 0x24a0 <k_encode_q3_k_weighted+0xf60>
 	QUAD $0x20009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x2000(%rcx)
 	QUAD $0x2040a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x2040(%rcx)
 	WORD $0xf631 // xorl %esi, %esi
@@ -1437,7 +1611,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x147ef9c5; BYTE $0x97 // vmovd %xmm2, (%rdi,%rdx,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xd675 // jne 0x1f90 <k_encode_q3_k_weighted+0xfa0>
+	WORD $0xd675 // jne 0x24e0 <k_encode_q3_k_weighted+0xfa0>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
@@ -1459,15 +1633,15 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00319429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0x8c75 // jne 0x1fd0 <k_encode_q3_k_weighted+0xfe0>
+	WORD $0x8c75 // jne 0x2520 <k_encode_q3_k_weighted+0xfe0>
 	LONG $0x485cf162; WORD $0xd65e // vdivps %zmm6, %zmm4, %zmm2
 	LONG $0x485cd162; WORD $0xea5e // vdivps %zmm10, %zmm4, %zmm5
 	QUAD $0x3000b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3000(%rcx)
 	QUAD $0x30409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3040(%rcx)
-	QUAD $0x11623518487df262; WORD $0x0000 // vbroadcastss 0x1162(%rip), %zmm6 # 0x31d0 <k_encode_q3_k_weighted+0x21e0>
+	QUAD $0x114e3518487df262; WORD $0x0000 // vbroadcastss 0x114e(%rip), %zmm6 # 0x370c <k_encode_q3_k_weighted+0x21cc>
 	LONG $0x4804f162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm15, %k1
 	LONG $0x4054f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm21, %k2
-	QUAD $0x119e1518487d7262; WORD $0x0000 // vbroadcastss 0x119e(%rip), %zmm10 # 0x3224 <k_encode_q3_k_weighted+0x2234>
+	QUAD $0x118e1518487d7262; WORD $0x0000 // vbroadcastss 0x118e(%rip), %zmm10 # 0x3764 <k_encode_q3_k_weighted+0x2224>
 	LONG $0x4a55d262; WORD $0xf265 // vblendmps %zmm10, %zmm5, %zmm6 {%k2}
 	LONG $0x496d5262; WORD $0xd265 // vblendmps %zmm10, %zmm2, %zmm10 {%k1}
 	QUAD $0x31809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3180(%rcx)
@@ -1520,7 +1694,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4054a162; WORD $0xe858 // vaddps %zmm16, %zmm21, %zmm21
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0x20c0 <k_encode_q3_k_weighted+0x10d0>
+	LONG $0xfed9850f; WORD $0xffff // jne 0x2610 <k_encode_q3_k_weighted+0x10d0>
 	LONG $0x4054d162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm21, %k1
 	LONG $0xc94cb162; WORD $0xd55e // vdivps %zmm21, %zmm6, %zmm2 {%k1} {z}
 	LONG $0x4804d162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm15, %k1
@@ -1532,13 +1706,13 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x31009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3100(%rcx)
 	QUAD $0x3140a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3140(%rcx)
 	LONG $0xfffff7be; BYTE $0xff // movl $0xfffffff7, %esi # imm = 0xFFFFFFF7
-	WORD $0x0feb // jmp 0x224b <k_encode_q3_k_weighted+0x125b>
+	WORD $0x0feb // jmp 0x279b <k_encode_q3_k_weighted+0x125b>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xc6ff // incl %esi
 	WORD $0xfe83; BYTE $0x0a // cmpl $0xa, %esi
-	LONG $0x0295840f; WORD $0x0000 // je 0x24e0 <k_encode_q3_k_weighted+0x14f0>
+	LONG $0x0295840f; WORD $0x0000 // je 0x2a30 <k_encode_q3_k_weighted+0x14f0>
 	WORD $0xf685 // testl %esi, %esi
-	WORD $0xf174 // je 0x2240 <k_encode_q3_k_weighted+0x1250>
+	WORD $0xf174 // je 0x2790 <k_encode_q3_k_weighted+0x1250>
 	LONG $0xd62afac5 // vcvtsi2ss %esi, %xmm0, %xmm2
 	LONG $0x086e9162; WORD $0xd359 // vmulss %xmm27, %xmm2, %xmm2
 	LONG $0x086e9162; WORD $0xd558 // vaddss %xmm29, %xmm2, %xmm2
@@ -1594,7 +1768,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4054a162; WORD $0xe858 // vaddps %zmm16, %zmm21, %zmm21
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	LONG $0x00ff8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdi # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0x22a0 <k_encode_q3_k_weighted+0x12b0>
+	LONG $0xfed9850f; WORD $0xffff // jne 0x27f0 <k_encode_q3_k_weighted+0x12b0>
 	LONG $0x4824b162; WORD $0xc5c2; BYTE $0x01 // vcmpltps %zmm21, %zmm11, %k0
 	LONG $0x4824d162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm15, %zmm11, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
@@ -1609,7 +1783,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfe19840f; WORD $0xffff // je 0x2240 <k_encode_q3_k_weighted+0x1250>
+	LONG $0xfe19840f; WORD $0xffff // je 0x2790 <k_encode_q3_k_weighted+0x1250>
 	LONG $0x484ca162; WORD $0xc55e // vdivps %zmm21, %zmm6, %zmm16
 	LONG $0x482c5162; WORD $0xff5e // vdivps %zmm15, %zmm10, %zmm15
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
@@ -1631,7 +1805,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x497c6162; WORD $0xca28 // vmovaps %zmm2, %zmm25 {%k1}
 	QUAD $0x31808929487c6162; WORD $0x0000 // vmovaps %zmm25, 0x3180(%rcx)
 	QUAD $0x31c09129487c6162; WORD $0x0000 // vmovaps %zmm26, 0x31c0(%rcx)
-	LONG $0xfffd6ce9; BYTE $0xff // jmp 0x2240 <k_encode_q3_k_weighted+0x1250>
+	LONG $0xfffd6ce9; BYTE $0xff // jmp 0x2790 <k_encode_q3_k_weighted+0x1250>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0x318089c24824f162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x3180(%rcx), %zmm11, %k1
 	QUAD $0x31c091c24824f162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x31c0(%rcx), %zmm11, %k2
@@ -1653,7 +1827,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x147ef9c5; BYTE $0x97 // vmovd %xmm2, (%rdi,%rdx,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xd675 // jne 0x2540 <k_encode_q3_k_weighted+0x1550>
+	WORD $0xd675 // jne 0x2a90 <k_encode_q3_k_weighted+0x1550>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -1661,11 +1835,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x147ef9c5; BYTE $0xb0 // vmovd %xmm2, (%rax,%rsi,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xe975 // jne 0x2580 <k_encode_q3_k_weighted+0x1590>
+	WORD $0xe975 // jne 0x2ad0 <k_encode_q3_k_weighted+0x1590>
 	LONG $0x20c08349 // addq $0x20, %r8
 	LONG $0x80e88348 // subq $-0x80, %rax
 	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	LONG $0xefc8820f; WORD $0xffff // jb 0x1570 <k_encode_q3_k_weighted+0x580>
+	LONG $0xefc8820f; WORD $0xffff // jb 0x1ac0 <k_encode_q3_k_weighted+0x580>
 	LONG $0x00c0c748; WORD $0xfff8; BYTE $0xff // movq $-0x800, %rax # imm = 0xF800
 	BYTE $0x90 // nop
 	QUAD $0x00055428487cd162 // vmovaps (%r13,%rax), %zmm2
@@ -1677,7 +1851,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x4005ac7f48fdd162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm5, -0x21c0(%r13,%rax)
 	QUAD $0x0005947f48fdd162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm2, -0x2200(%r13,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0xae75 // jne 0x25b0 <k_encode_q3_k_weighted+0x15c0>
+	WORD $0xae75 // jne 0x2b00 <k_encode_q3_k_weighted+0x15c0>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
@@ -1702,15 +1876,15 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00019429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8d75 // jne 0x2630 <k_encode_q3_k_weighted+0x1640>
+	WORD $0x8d75 // jne 0x2b80 <k_encode_q3_k_weighted+0x1640>
 	LONG $0x481cf162; WORD $0xd65e // vdivps %zmm6, %zmm12, %zmm2
 	LONG $0x481cd162; WORD $0xea5e // vdivps %zmm10, %zmm12, %zmm5
 	QUAD $0x3000b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3000(%rcx)
 	QUAD $0x30409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3040(%rcx)
-	QUAD $0x0b033518487df262; WORD $0x0000 // vbroadcastss 0xb03(%rip), %zmm6 # 0x31d0 <k_encode_q3_k_weighted+0x21e0>
+	QUAD $0x0aef3518487df262; WORD $0x0000 // vbroadcastss 0xaef(%rip), %zmm6 # 0x370c <k_encode_q3_k_weighted+0x21cc>
 	LONG $0x480cf162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm14, %k1
 	LONG $0x4804f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm15, %k2
-	QUAD $0x0b3f1518487d7262; WORD $0x0000 // vbroadcastss 0xb3f(%rip), %zmm10 # 0x3224 <k_encode_q3_k_weighted+0x2234>
+	QUAD $0x0b2f1518487d7262; WORD $0x0000 // vbroadcastss 0xb2f(%rip), %zmm10 # 0x3764 <k_encode_q3_k_weighted+0x2224>
 	LONG $0x4a55d262; WORD $0xf265 // vblendmps %zmm10, %zmm5, %zmm6 {%k2}
 	LONG $0x496d5262; WORD $0xd265 // vblendmps %zmm10, %zmm2, %zmm10 {%k1}
 	QUAD $0x31809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3180(%rcx)
@@ -1720,12 +1894,12 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	QUAD $0x0aa01578087d6262; WORD $0x0000 // vpbroadcastb 0xaa0(%rip), %xmm26 # 0x31c4 <k_encode_q3_k_weighted+0x21d4>
-	QUAD $0x0a971d78087d6262; WORD $0x0000 // vpbroadcastb 0xa97(%rip), %xmm27 # 0x31c5 <k_encode_q3_k_weighted+0x21d5>
-	QUAD $0x0a9c2518487d6262; WORD $0x0000 // vbroadcastss 0xa9c(%rip), %zmm28 # 0x31d4 <k_encode_q3_k_weighted+0x21e4>
-	QUAD $0x0ab62d58487d6262; WORD $0x0000 // vpbroadcastd 0xab6(%rip), %zmm29 # 0x31f8 <k_encode_q3_k_weighted+0x2208>
-	QUAD $0x0a7a3578087d6262; WORD $0x0000 // vpbroadcastb 0xa7a(%rip), %xmm30 # 0x31c6 <k_encode_q3_k_weighted+0x21d6>
-	QUAD $0x0a863d58487d6262; WORD $0x0000 // vpbroadcastd 0xa86(%rip), %zmm31 # 0x31dc <k_encode_q3_k_weighted+0x21ec>
+	QUAD $0x0a901578087d6262; WORD $0x0000 // vpbroadcastb 0xa90(%rip), %xmm26 # 0x3704 <k_encode_q3_k_weighted+0x21c4>
+	QUAD $0x0a871d78087d6262; WORD $0x0000 // vpbroadcastb 0xa87(%rip), %xmm27 # 0x3705 <k_encode_q3_k_weighted+0x21c5>
+	QUAD $0x0a8c2518487d6262; WORD $0x0000 // vbroadcastss 0xa8c(%rip), %zmm28 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
+	QUAD $0x0aa62d58487d6262; WORD $0x0000 // vpbroadcastd 0xaa6(%rip), %zmm29 # 0x3738 <k_encode_q3_k_weighted+0x21f8>
+	QUAD $0x0a6a3578087d6262; WORD $0x0000 // vpbroadcastb 0xa6a(%rip), %xmm30 # 0x3706 <k_encode_q3_k_weighted+0x21c6>
+	QUAD $0x0a763d58487d6262; WORD $0x0000 // vpbroadcastd 0xa76(%rip), %zmm31 # 0x371c <k_encode_q3_k_weighted+0x21dc>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x010144594854e162 // vmulps 0x40(%rcx,%rax), %zmm5, %zmm16
 	LONG $0x486ce162; WORD $0x2c59; BYTE $0x01 // vmulps (%rcx,%rax), %zmm2, %zmm21
@@ -1769,7 +1943,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	LONG $0xfedb850f; WORD $0xffff // jne 0x2760 <k_encode_q3_k_weighted+0x1770>
+	LONG $0xfedb850f; WORD $0xffff // jne 0x2cb0 <k_encode_q3_k_weighted+0x1770>
 	LONG $0x4804d162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm15, %k1
 	LONG $0xc94cd162; WORD $0xd75e // vdivps %zmm15, %zmm6, %zmm2 {%k1} {z}
 	LONG $0x480cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm14, %k1
@@ -1781,17 +1955,17 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x31009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3100(%rcx)
 	QUAD $0x3140a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3140(%rcx)
 	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x11eb // jmp 0x28eb <k_encode_q3_k_weighted+0x18fb>
+	WORD $0x11eb // jmp 0x2e3b <k_encode_q3_k_weighted+0x18fb>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xc0ff // incl %eax
 	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0295840f; WORD $0x0000 // je 0x2b80 <k_encode_q3_k_weighted+0x1b90>
+	LONG $0x0295840f; WORD $0x0000 // je 0x30d0 <k_encode_q3_k_weighted+0x1b90>
 	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x28e0 <k_encode_q3_k_weighted+0x18f0>
+	WORD $0xf174 // je 0x2e30 <k_encode_q3_k_weighted+0x18f0>
 	LONG $0xd02afac5 // vcvtsi2ss %eax, %xmm0, %xmm2
-	QUAD $0x000009051559eac5 // vmulss 0x905(%rip), %xmm2, %xmm2 # 0x3200 <k_encode_q3_k_weighted+0x2210>
-	QUAD $0x0000091d1558eac5 // vaddss 0x91d(%rip), %xmm2, %xmm2 # 0x3220 <k_encode_q3_k_weighted+0x2230>
-	QUAD $0x08df1557186cf162; WORD $0x0000 // vxorps 0x8df(%rip){1to4}, %xmm2, %xmm2 # 0x31ec <k_encode_q3_k_weighted+0x21fc>
+	QUAD $0x000008f51559eac5 // vmulss 0x8f5(%rip), %xmm2, %xmm2 # 0x3740 <k_encode_q3_k_weighted+0x2200>
+	QUAD $0x0000090d1558eac5 // vaddss 0x90d(%rip), %xmm2, %xmm2 # 0x3760 <k_encode_q3_k_weighted+0x2220>
+	QUAD $0x08cf1557186cf162; WORD $0x0000 // vxorps 0x8cf(%rip){1to4}, %xmm2, %xmm2 # 0x372c <k_encode_q3_k_weighted+0x21ec>
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
 	QUAD $0x3040a95e486cf162; WORD $0x0000 // vdivps 0x3040(%rcx), %zmm2, %zmm5
 	QUAD $0x3000915e486cf162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm2, %zmm2
@@ -1843,7 +2017,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0x2940 <k_encode_q3_k_weighted+0x1950>
+	LONG $0xfed9850f; WORD $0xffff // jne 0x2e90 <k_encode_q3_k_weighted+0x1950>
 	LONG $0x4824d162; WORD $0xc7c2; BYTE $0x01 // vcmpltps %zmm15, %zmm11, %k0
 	LONG $0x4824d162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm14, %zmm11, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
@@ -1858,7 +2032,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfe19840f; WORD $0xffff // je 0x28e0 <k_encode_q3_k_weighted+0x18f0>
+	LONG $0xfe19840f; WORD $0xffff // je 0x2e30 <k_encode_q3_k_weighted+0x18f0>
 	LONG $0x484c5162; WORD $0xff5e // vdivps %zmm15, %zmm6, %zmm15
 	LONG $0x482c5162; WORD $0xf65e // vdivps %zmm14, %zmm10, %zmm14
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
@@ -1880,7 +2054,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x497c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24 {%k1}
 	QUAD $0x31808129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3180(%rcx)
 	QUAD $0x31c08929487c6162; WORD $0x0000 // vmovaps %zmm25, 0x31c0(%rcx)
-	LONG $0xfffd6ce9; BYTE $0xff // jmp 0x28e0 <k_encode_q3_k_weighted+0x18f0>
+	LONG $0xfffd6ce9; BYTE $0xff // jmp 0x2e30 <k_encode_q3_k_weighted+0x18f0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0x31809128487cf162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm2
 	QUAD $0x31c0a928487cf162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm5
@@ -1891,7 +2065,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x31009129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3100(%rcx)
 	QUAD $0x3140b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3140(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x06260558487de262; WORD $0x0000 // vpbroadcastd 0x626(%rip), %zmm16 # 0x31fc <k_encode_q3_k_weighted+0x220c>
+	QUAD $0x06160558487de262; WORD $0x0000 // vpbroadcastd 0x616(%rip), %zmm16 # 0x373c <k_encode_q3_k_weighted+0x21fc>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xc107745948545162 // vmulps -0xfc0(%r15,%rax), %zmm5, %zmm14
 	QUAD $0xc0077c59486c5162 // vmulps -0x1000(%r15,%rax), %zmm2, %zmm15
@@ -1911,7 +2085,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0107747f48fd5162 // vmovdqa64 %zmm14, 0x40(%r15,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8d75 // jne 0x2be0 <k_encode_q3_k_weighted+0x1bf0>
+	WORD $0x8d75 // jne 0x3130 <k_encode_q3_k_weighted+0x1bf0>
 	LONG $0x487d7362; WORD $0xd21d; BYTE $0x04 // vcvtps2ph $0x4, %zmm10, %ymm2
 	LONG $0x487df362; WORD $0xf51d; BYTE $0x04 // vcvtps2ph $0x4, %zmm6, %ymm5
 	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
@@ -1924,11 +2098,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	QUAD $0x00052535787962c4; BYTE $0x00 // vpbroadcastb 0x525(%rip), %xmm14 # 0x31c7 <k_encode_q3_k_weighted+0x21d7>
-	QUAD $0x00051d3d787962c4; BYTE $0x00 // vpbroadcastb 0x51d(%rip), %xmm15 # 0x31c8 <k_encode_q3_k_weighted+0x21d8>
-	QUAD $0x05140578087de262; WORD $0x0000 // vpbroadcastb 0x514(%rip), %xmm16 # 0x31c9 <k_encode_q3_k_weighted+0x21d9>
-	QUAD $0x050b2d78087de262; WORD $0x0000 // vpbroadcastb 0x50b(%rip), %xmm21 # 0x31ca <k_encode_q3_k_weighted+0x21da>
-	QUAD $0x05023578087de262; WORD $0x0000 // vpbroadcastb 0x502(%rip), %xmm22 # 0x31cb <k_encode_q3_k_weighted+0x21db>
+	QUAD $0x00051535787962c4; BYTE $0x00 // vpbroadcastb 0x515(%rip), %xmm14 # 0x3707 <k_encode_q3_k_weighted+0x21c7>
+	QUAD $0x00050d3d787962c4; BYTE $0x00 // vpbroadcastb 0x50d(%rip), %xmm15 # 0x3708 <k_encode_q3_k_weighted+0x21c8>
+	QUAD $0x05040578087de262; WORD $0x0000 // vpbroadcastb 0x504(%rip), %xmm16 # 0x3709 <k_encode_q3_k_weighted+0x21c9>
+	QUAD $0x04fb2d78087de262; WORD $0x0000 // vpbroadcastb 0x4fb(%rip), %xmm21 # 0x370a <k_encode_q3_k_weighted+0x21ca>
+	QUAD $0x04f23578087de262; WORD $0x0000 // vpbroadcastb 0x4f2(%rip), %xmm22 # 0x370b <k_encode_q3_k_weighted+0x21cb>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x4a008194107aa1c4; WORD $0x0000 // vmovss 0x4a00(%rcx,%r8,4), %xmm2
 	LONG $0x1d79e3c4; WORD $0x04d2 // vcvtps2ph $0x4, %xmm2, %xmm2
@@ -1936,7 +2110,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4f894466; BYTE $0x6c // movw %r9w, 0x6c(%rdi)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x56eb // jmp 0x2d48 <k_encode_q3_k_weighted+0x1d58>
+	WORD $0x56eb // jmp 0x3298 <k_encode_q3_k_weighted+0x1d58>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
 	LONG $0x4854f162; WORD $0xd25e // vdivps %zmm2, %zmm5, %zmm2
@@ -1950,7 +2124,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0x00f98149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r9 # imm = 0x100
-	WORD $0x4874 // je 0x2d90 <k_encode_q3_k_weighted+0x1da0>
+	WORD $0x4874 // je 0x32e0 <k_encode_q3_k_weighted+0x1da0>
 	LONG $0xce1c8b46 // movl (%rsi,%r9,8), %r11d
 	LONG $0xe0738d45 // leal -0x20(%r11), %r14d
 	LONG $0x2a7ac1c4; BYTE $0xd6 // vcvtsi2ss %r14d, %xmm0, %xmm2
@@ -1958,13 +2132,13 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145c8846; BYTE $0x10 // movb %r11b, 0x10(%rsp,%r10)
 	LONG $0x487cb162; WORD $0x2c10; BYTE $0x88 // vmovups (%rax,%r9,4), %zmm5
 	LONG $0x2e78c1c4; BYTE $0xd2 // vucomiss %xmm10, %xmm2
-	WORD $0x8e75 // jne 0x2d00 <k_encode_q3_k_weighted+0x1d10>
-	WORD $0x8c7a // jp 0x2d00 <k_encode_q3_k_weighted+0x1d10>
+	WORD $0x8e75 // jne 0x3250 <k_encode_q3_k_weighted+0x1d10>
+	WORD $0x8c7a // jp 0x3250 <k_encode_q3_k_weighted+0x1d10>
 	LONG $0x5854b162; WORD $0x1459; BYTE $0x92 // vmulps (%rdx,%r10,4){1to16}, %zmm5, %zmm2
 	LONG $0x486cf162; WORD $0xd45f // vmaxps %zmm4, %zmm2, %zmm2
 	LONG $0x486cf162; WORD $0xd75d // vminps %zmm7, %zmm2, %zmm2
 	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
-	WORD $0x95eb // jmp 0x2d24 <k_encode_q3_k_weighted+0x1d34>
+	WORD $0x95eb // jmp 0x3274 <k_encode_q3_k_weighted+0x1d34>
 	BYTE $0x90 // nop
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -1976,7 +2150,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f5c8846; BYTE $0x60 // movb %r11b, 0x60(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0xdb75 // jne 0x2da0 <k_encode_q3_k_weighted+0x1db0>
+	WORD $0xdb75 // jne 0x32f0 <k_encode_q3_k_weighted+0x1db0>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x54b60f46; WORD $0x100c // movzbl 0x10(%rsp,%r9), %r10d
@@ -1995,7 +2169,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f548846; BYTE $0x68 // movb %r10b, 0x68(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0xb975 // jne 0x2dd0 <k_encode_q3_k_weighted+0x1de0>
+	WORD $0xb975 // jne 0x3320 <k_encode_q3_k_weighted+0x1de0>
 	LONG $0x204f8d4c // leaq 0x20(%rdi), %r9
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
@@ -2019,11 +2193,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010bc41; WORD $0x0000 // movl $0x10, %r12d
 	LONG $0x01c7f641 // testb $0x1, %r15b
 	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	WORD $0xb175 // jne 0x2e50 <k_encode_q3_k_weighted+0x1e60>
+	WORD $0xb175 // jne 0x33a0 <k_encode_q3_k_weighted+0x1e60>
 	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xff7b850f; WORD $0xffff // jne 0x2e30 <k_encode_q3_k_weighted+0x1e40>
+	LONG $0xff7b850f; WORD $0xffff // jne 0x3380 <k_encode_q3_k_weighted+0x1e40>
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -2050,7 +2224,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	LONG $0x01c1f641 // testb $0x1, %r9b
 	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xff5f850f; WORD $0xffff // jne 0x2ec0 <k_encode_q3_k_weighted+0x1ed0>
+	LONG $0xff5f850f; WORD $0xffff // jne 0x3410 <k_encode_q3_k_weighted+0x1ed0>
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x6ec78348 // addq $0x6e, %rdi
 	LONG $0x04c68348 // addq $0x4, %rsi
@@ -2059,7 +2233,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24443b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r8
 	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
 	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
-	LONG $0xfd45850f; WORD $0xffff // jne 0x2cd0 <k_encode_q3_k_weighted+0x1ce0>
+	LONG $0xfd45850f; WORD $0xffff // jne 0x3220 <k_encode_q3_k_weighted+0x1ce0>
 	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
 	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
 	LONG $0x00c48149; WORD $0x0020; BYTE $0x00 // addq $0x2000, %r12 # imm = 0x2000
@@ -2067,7 +2241,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0003702824448148; BYTE $0x00 // addq $0x370, 0x28(%rsp) # imm = 0x370
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe1368f0f; WORD $0xffff // jg 0x10f0 <k_encode_q3_k_weighted+0x100>
+	LONG $0xe1368f0f; WORD $0xffff // jg 0x1640 <k_encode_q3_k_weighted+0x100>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2077,22 +2251,6 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -2221,12 +2379,13 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0c00; BYTE $0x03 // addb %cl, (%rbx,%rax)
-	WORD $0xc030 // xorb %al, %al
-	LONG $0x01020480 // addb $0x1, (%rdx,%rax)
+	WORD $0x0100 // addb %al, (%rcx)
 	WORD $0x1008 // orb %dl, (%rax)
-	QUAD $0x0000000000004020; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // andb %al, (%rax)
-	LONG $0x00000000; WORD $0x0000; BYTE $0x00
+	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
+	WORD $0xc030 // xorb %al, %al
+	WORD $0x0402; BYTE $0x0c // addb (%rsp,%rcx), %al
+	QUAD $0x0000000000000003; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addl (%rax), %eax
+	LONG $0x00000000; WORD $0x0000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -2326,10 +2485,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
 	WORD $0x0204 // addb $0x2, %al
 	WORD $0x0801 // addl %ecx, (%rax)
-	WORD $0x0010 // adcb %al, (%rax)
-	LONG $0x7dc08000; WORD $0x901d // addb %al, -0x6fe28240(%rax)
-	WORD $0xff26; BYTE $0xff // <unknown>
-	WORD $0x007f // jg 0x31d8 <k_encode_q3_k_weighted+0x21e8>
+	WORD $0x7d10; BYTE $0x1d // adcb %bh, 0x1d(%rbp)
+	BYTE $0x90 // nop
+	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
+	WORD $0xc080; BYTE $0xff // addb $-0x1, %al
+	WORD $0x7fff; BYTE $0x00 // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x03 // cmpb $0x3, (%rdi)
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
@@ -2356,7 +2516,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3fff // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0x3215 <k_encode_q3_k_weighted+0x2225>
+	WORD $0x007f // jg 0x3755 <k_encode_q3_k_weighted+0x2215>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
@@ -2364,9 +2524,8 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3b80; BYTE $0x00 // cmpb $0x0, (%rbx)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0042; BYTE $0x00 // addb %al, (%rax)
-	LONG $0xcccc7fc0 // sarb $0xcc, -0x34(%rdi)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	LONG $0xfffc7fc0 // sarb $0xff, -0x4(%rdi)
+	WORD $0xffff // <unknown>
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

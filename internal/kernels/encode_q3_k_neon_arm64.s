@@ -14,588 +14,609 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// encode_q3_k
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540047cb // b.lt 0x900 <k_encode_q3_k+0x900>
-	WORD $0xd103c3ff // sub sp, sp, #0xf0
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf940100a // ldr x10, [x0, #0x20]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x54004a6b // b.lt 0x954 <k_encode_q3_k+0x954>
+	WORD $0xd10443ff // sub sp, sp, #0x110
+	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0x52829c08 // mov w8, #0x14e0 // =5344
-	WORD $0xf9004bfd // str x29, [sp, #0x90]
-	WORD $0x4f04f600 // fmov v0.4s, #-4.00000000
-	WORD $0x4f00f502 // fmov v2.4s, #3.00000000
-	WORD $0x4f03d7e3 // movi v3.4s, #0x7f, msl #16
-	WORD $0x8b08015d // add x29, x10, x8
-	WORD $0x52839c08 // mov w8, #0x1ce0 // =7392
-	WORD $0x4f00e466 // movi v6.16b, #0x3
-	WORD $0x8b080151 // add x17, x10, x8
+	WORD $0xa90c6ffe // stp x30, x27, [sp, #0xc0]
+	WORD $0x6f01d7e0 // mvni v0.4s, #0x3f, msl #16
+	WORD $0x4f04f602 // fmov v2.4s, #-4.00000000
+	WORD $0x4f00f504 // fmov v4.4s, #3.00000000
+	WORD $0x8b08003b // add x27, x1, x8
+	WORD $0x52825008 // mov w8, #0x1280 // =4736
+	WORD $0x4f03d7e7 // movi v7.4s, #0x7f, msl #16
+	WORD $0x8b080030 // add x16, x1, x8
 	WORD $0x5283afa8 // mov w8, #0x1d7d // =7549
-	WORD $0x4f00e587 // movi v7.16b, #0xc
+	WORD $0x4f00e472 // movi v18.16b, #0x3
 	WORD $0x72a4d208 // movk w8, #0x2690, lsl #16
-	WORD $0x4f01e610 // movi v16.16b, #0x30
-	WORD $0xa90b67fa // stp x26, x25, [sp, #0xb0]
+	WORD $0x6ea0f801 // fneg v1.4s, v0.4s
+	WORD $0x4f00e593 // movi v19.16b, #0xc
+	WORD $0x4e040d03 // dup v3.4s, w8
+	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
+	WORD $0x4f01e614 // movi v20.16b, #0x30
+	WORD $0x4e040d05 // dup v5.4s, w8
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0xa90d67fa // stp x26, x25, [sp, #0xd0]
 	WORD $0xa9402c1a // ldp x26, x11, [x0]
-	WORD $0x4e040d01 // dup v1.4s, w8
-	WORD $0x6f01d7f8 // mvni v24.4s, #0x3f, msl #16
-	WORD $0x1000cd48 // adr x8, 0x1a00 <k_encode_q3_k_weighted+0x10fc>
-	WORD $0x6d0633ed // stp d13, d12, [sp, #0x60]
 	WORD $0x52821009 // mov w9, #0x1080 // =4224
-	WORD $0x5282500d // mov w13, #0x1280 // =4736
-	WORD $0x52800065 // mov w5, #0x3 // =3
-	WORD $0x3dc0010c // ldr q12, [x8]
-	WORD $0xa90e4ff4 // stp x20, x19, [sp, #0xe0]
-	WORD $0x9120014c // add x12, x10, #0x800
-	WORD $0x9132014e // add x14, x10, #0xc80
-	WORD $0x8b09014f // add x15, x10, x9
-	WORD $0x8b0d0150 // add x16, x10, x13
-	WORD $0x91010140 // add x0, x10, #0x40
-	WORD $0x52a96802 // mov w2, #0x4b400000 // =1262485504
-	WORD $0x52b96803 // mov w3, #-0x34c00000 // =-884998144
-	WORD $0x321e4fe4 // mov w4, #0x3ffffc // =4194300
+	WORD $0x4e040d1b // dup v27.4s, w8
+	WORD $0x1000ce88 // adr x8, 0x1a40 <k_encode_q3_k_weighted+0x10e8>
+	WORD $0x8b09002f // add x15, x1, x9
+	WORD $0x52839c09 // mov w9, #0x1ce0 // =7392
+	WORD $0x52800063 // mov w3, #0x3 // =3
+	WORD $0x3dc0011c // ldr q28, [x8]
+	WORD $0x528003e5 // mov w5, #0x1f // =31
+	WORD $0x52800406 // mov w6, #0x20 // =32
+	WORD $0x9120002c // add x12, x1, #0x800
+	WORD $0x9132002e // add x14, x1, #0xc80
+	WORD $0x8b090031 // add x17, x1, x9
+	WORD $0x91010020 // add x0, x1, #0x40
+	WORD $0x321e4fe2 // mov w2, #0x3ffffc // =4194300
+	WORD $0x72a00803 // movk w3, #0x40, lsl #16
 	WORD $0x72a00805 // movk w5, #0x40, lsl #16
-	WORD $0x910103f4 // add x20, sp, #0x40
-	WORD $0x6d053bef // stp d15, d14, [sp, #0x50]
-	WORD $0x6d072beb // stp d11, d10, [sp, #0x70]
-	WORD $0x6d0823e9 // stp d9, d8, [sp, #0x80]
-	WORD $0xa90a6ffe // stp x30, x27, [sp, #0xa0]
-	WORD $0xa90c5ff8 // stp x24, x23, [sp, #0xc0]
-	WORD $0xa90d57f6 // stp x22, x21, [sp, #0xd0]
-	WORD $0x3d800fe1 // str q1, [sp, #0x30]
-	WORD $0xf90003fd // str x29, [sp]
-	WORD $0xad008bec // stp q12, q2, [sp, #0x10]
-	WORD $0xf100203f // cmp x1, #0x8
+	WORD $0x72bff806 // movk w6, #0xffc0, lsl #16
+	WORD $0x910183e7 // add x7, sp, #0x60
+	WORD $0x6d073bef // stp d15, d14, [sp, #0x70]
+	WORD $0x6d0833ed // stp d13, d12, [sp, #0x80]
+	WORD $0x6d092beb // stp d11, d10, [sp, #0x90]
+	WORD $0x6d0a23e9 // stp d9, d8, [sp, #0xa0]
+	WORD $0xf9005bfd // str x29, [sp, #0xb0]
+	WORD $0xa90e5ff8 // stp x24, x23, [sp, #0xe0]
+	WORD $0xa90f57f6 // stp x22, x21, [sp, #0xf0]
+	WORD $0xa9104ff4 // stp x20, x19, [sp, #0x100]
+	WORD $0xf9000bfb // str x27, [sp, #0x10]
+	WORD $0xad016ffc // stp q28, q27, [sp, #0x20]
+	WORD $0xad020fe1 // stp q1, q3, [sp, #0x40]
+	WORD $0xf100215f // cmp x10, #0x8
 	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0xf90007fa // str x26, [sp, #0x8]
-	WORD $0x9a883035 // csel x21, x1, x8, lo
-	WORD $0x2a1f03f6 // mov w22, wzr
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0xd37ceeb8 // lsl x24, x21, #4
-	WORD $0xf9004fe1 // str x1, [sp, #0x98]
-	WORD $0xd1000719 // sub x25, x24, #0x1
-	WORD $0xd1000b1a // sub x26, x24, #0x2
-	WORD $0xd1000f1b // sub x27, x24, #0x3
-	WORD $0x924002c8 // and x8, x22, #0x1
-	WORD $0xd344fee9 // lsr x9, x23, #4
-	WORD $0xaa1f03e7 // mov x7, xzr
-	WORD $0xd378dd08 // lsl x8, x8, #8
-	WORD $0x52800033 // mov w19, #0x1 // =1
-	WORD $0x8b090908 // add x8, x8, x9, lsl #2
-	WORD $0x8b0801de // add x30, x14, x8
-	WORD $0xaa1700e8 // orr x8, x7, x23
-	WORD $0x8b070807 // add x7, x0, x7, lsl #2
-	WORD $0xeb18011f // cmp x8, x24
-	WORD $0x9a993108 // csel x8, x8, x25, lo
-	WORD $0xeb1b011f // cmp x8, x27
-	WORD $0x1a9fa7e1 // cset w1, lt
-	WORD $0xeb1a011f // cmp x8, x26
+	WORD $0xf9000ffa // str x26, [sp, #0x18]
+	WORD $0x9a883153 // csel x19, x10, x8, lo
+	WORD $0x2a1f03f4 // mov w20, wzr
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xd37cee76 // lsl x22, x19, #4
+	WORD $0xaa1b03fa // mov x26, x27
+	WORD $0xf9005fea // str x10, [sp, #0xb8]
+	WORD $0xd10006d7 // sub x23, x22, #0x1
+	WORD $0xd1000ad8 // sub x24, x22, #0x2
+	WORD $0xd1000ed9 // sub x25, x22, #0x3
+	WORD $0x92400289 // and x9, x20, #0x1
+	WORD $0xd344feaa // lsr x10, x21, #4
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xd378dd29 // lsl x9, x9, #8
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
+	WORD $0x8b0901db // add x27, x14, x9
+	WORD $0xaa150109 // orr x9, x8, x21
+	WORD $0x8b080808 // add x8, x0, x8, lsl #2
+	WORD $0xeb16013f // cmp x9, x22
+	WORD $0x9a97312a // csel x10, x9, x23, lo
+	WORD $0xeb19015f // cmp x10, x25
+	WORD $0x1a9fa7fe // cset w30, lt
+	WORD $0xeb18015f // cmp x10, x24
 	WORD $0x1a9fa7ed // cset w13, lt
-	WORD $0xeb19011f // cmp x8, x25
-	WORD $0x8b081968 // add x8, x11, x8, lsl #6
+	WORD $0xeb17015f // cmp x10, x23
 	WORD $0x1a9fa7e9 // cset w9, lt
 	WORD $0xd37a7d29 // ubfiz x9, x9, #6, #32
-	WORD $0x8b0d192d // add x13, x9, x13, lsl #6
-	WORD $0x8b0119a6 // add x6, x13, x1, lsl #6
-	WORD $0x2a1303e1 // mov w1, w19
-	WORD $0x92800073 // mov x19, #-0x4 // =-4
-	WORD $0x3ced6901 // ldr q1, [x8, x13]
-	WORD $0x3dc00104 // ldr q4, [x8]
-	WORD $0x91001273 // add x19, x19, #0x4
-	WORD $0x3ce96911 // ldr q17, [x8, x9]
-	WORD $0x3ce6691a // ldr q26, [x8, x6]
-	WORD $0x4ec1789b // zip2 v27.2d, v4.2d, v1.2d
-	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0xf100327f // cmp x19, #0xc
-	WORD $0x4eda7a3c // zip2 v28.2d, v17.2d, v26.2d
-	WORD $0x6e180751 // mov v17.d[1], v26.d[0]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x4e9c2b61 // trn1 v1.4s, v27.4s, v28.4s
-	WORD $0x4e91289a // trn1 v26.4s, v4.4s, v17.4s
-	WORD $0x4e916884 // trn2 v4.4s, v4.4s, v17.4s
-	WORD $0x4e9c6b71 // trn2 v17.4s, v27.4s, v28.4s
-	WORD $0x3d8000e1 // str q1, [x7]
-	WORD $0x3c9c00fa // stur q26, [x7, #-0x40]
-	WORD $0x3c9e00e4 // stur q4, [x7, #-0x20]
-	WORD $0x3d8008f1 // str q17, [x7, #0x20]
-	WORD $0x910200e7 // add x7, x7, #0x80
-	WORD $0x54fffd83 // b.lo 0x148 <k_encode_q3_k+0x148>
-	WORD $0x2a1f03f3 // mov w19, wzr
-	WORD $0x52800087 // mov w7, #0x4 // =4
-	WORD $0x3707fb21 // tbnz w1, #0x0, 0x108 <k_encode_q3_k+0x108>
+	WORD $0x8b0d193d // add x29, x9, x13, lsl #6
+	WORD $0x8b0a196d // add x13, x11, x10, lsl #6
+	WORD $0x8b1e1baa // add x10, x29, x30, lsl #6
+	WORD $0x2a0403fe // mov w30, w4
+	WORD $0x92800064 // mov x4, #-0x4 // =-4
+	WORD $0x3cfd69a1 // ldr q1, [x13, x29]
+	WORD $0x3dc001a3 // ldr q3, [x13]
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0x3ce969b0 // ldr q16, [x13, x9]
+	WORD $0x3cea69be // ldr q30, [x13, x10]
+	WORD $0x4ec1787f // zip2 v31.2d, v3.2d, v1.2d
+	WORD $0x6e180423 // mov v3.d[1], v1.d[0]
+	WORD $0xf100309f // cmp x4, #0xc
+	WORD $0x4ede7a08 // zip2 v8.2d, v16.2d, v30.2d
+	WORD $0x6e1807d0 // mov v16.d[1], v30.d[0]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x4e882be1 // trn1 v1.4s, v31.4s, v8.4s
+	WORD $0x4e90287e // trn1 v30.4s, v3.4s, v16.4s
+	WORD $0x4e906863 // trn2 v3.4s, v3.4s, v16.4s
+	WORD $0x4e886bf0 // trn2 v16.4s, v31.4s, v8.4s
+	WORD $0x3d800101 // str q1, [x8]
+	WORD $0x3c9c011e // stur q30, [x8, #-0x40]
+	WORD $0x3c9e0103 // stur q3, [x8, #-0x20]
+	WORD $0x3d800910 // str q16, [x8, #0x20]
+	WORD $0x91020108 // add x8, x8, #0x80
+	WORD $0x54fffd83 // b.lo 0x168 <k_encode_q3_k+0x168>
+	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0x52800088 // mov w8, #0x4 // =4
+	WORD $0x3707fb3e // tbnz w30, #0x0, 0x128 <k_encode_q3_k+0x128>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x8b080149 // add x9, x10, x8
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0x8b080029 // add x9, x1, x8
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xad406d3c // ldp q28, q27, [x9]
+	WORD $0xad407d28 // ldp q8, q31, [x9]
 	WORD $0xf108011f // cmp x8, #0x200
-	WORD $0x4ea0fb7d // fabs v29.4s, v27.4s
-	WORD $0x4ea0fb9e // fabs v30.4s, v28.4s
-	WORD $0x6eb1e7bf // fcmgt v31.4s, v29.4s, v17.4s
-	WORD $0x6ea4e7c8 // fcmgt v8.4s, v30.4s, v4.4s
-	WORD $0x6ebf1f7a // bit v26.16b, v27.16b, v31.16b
-	WORD $0x6ea81f81 // bit v1.16b, v28.16b, v8.16b
-	WORD $0x6ebf1fb1 // bit v17.16b, v29.16b, v31.16b
-	WORD $0x6ea81fc4 // bit v4.16b, v30.16b, v8.16b
-	WORD $0x54fffe81 // b.ne 0x1bc <k_encode_q3_k+0x1bc>
-	WORD $0x6e21fc1b // fdiv v27.4s, v0.4s, v1.4s
-	WORD $0x3dc00fe1 // ldr q1, [sp, #0x30]
-	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x4ebf1fe9 // mov v9.16b, v31.16b
+	WORD $0x4ea81d0a // mov v10.16b, v8.16b
+	WORD $0x6f047409 // bic v9.4s, #0x80, lsl #24
+	WORD $0x6f04740a // bic v10.4s, #0x80, lsl #24
+	WORD $0x6ebee52b // fcmgt v11.4s, v9.4s, v30.4s
+	WORD $0x6ea3e54c // fcmgt v12.4s, v10.4s, v3.4s
+	WORD $0x6eab1ff0 // bit v16.16b, v31.16b, v11.16b
+	WORD $0x6eac1d01 // bit v1.16b, v8.16b, v12.16b
+	WORD $0x6eab1d3e // bit v30.16b, v9.16b, v11.16b
+	WORD $0x6eac1d43 // bit v3.16b, v10.16b, v12.16b
+	WORD $0x54fffe41 // b.ne 0x1dc <k_encode_q3_k+0x1dc>
+	WORD $0x6e30fc50 // fdiv v16.4s, v2.4s, v16.4s
+	WORD $0x3dc017e6 // ldr q6, [sp, #0x50]
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
-	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
-	WORD $0x6eb1e43d // fcmgt v29.4s, v1.4s, v17.4s
-	WORD $0x6ea4e43e // fcmgt v30.4s, v1.4s, v4.4s
-	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0x6e3afc1c // fdiv v28.4s, v0.4s, v26.4s
-	WORD $0xad400504 // ldp q4, q1, [x8]
-	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0x6e24df71 // fmul v17.4s, v27.4s, v4.4s
-	WORD $0x6e21df9a // fmul v26.4s, v28.4s, v1.4s
-	WORD $0x6e21dc2d // fmul v13.4s, v1.4s, v1.4s
-	WORD $0x6e24dc8e // fmul v14.4s, v4.4s, v4.4s
-	WORD $0x4e20c75a // fmaxnm v26.4s, v26.4s, v0.4s
-	WORD $0x4e20c631 // fmaxnm v17.4s, v17.4s, v0.4s
-	WORD $0x6e2ddc21 // fmul v1.4s, v1.4s, v13.4s
-	WORD $0x6e2edc84 // fmul v4.4s, v4.4s, v14.4s
-	WORD $0x3d81050d // str q13, [x8, #0x410]
-	WORD $0x3d81010e // str q14, [x8, #0x400]
-	WORD $0x6ea2e62b // fcmgt v11.4s, v17.4s, v2.4s
-	WORD $0x6ea2e74c // fcmgt v12.4s, v26.4s, v2.4s
-	WORD $0x6e7a1c4c // bsl v12.16b, v2.16b, v26.16b
-	WORD $0x6eab1c51 // bit v17.16b, v2.16b, v11.16b
-	WORD $0x4e040c5a // dup v26.4s, w2
-	WORD $0x4e3ad631 // fadd v17.4s, v17.4s, v26.4s
-	WORD $0x4e3ad58b // fadd v11.4s, v12.4s, v26.4s
-	WORD $0x4e040c6c // dup v12.4s, w3
-	WORD $0x4e2cd56b // fadd v11.4s, v11.4s, v12.4s
-	WORD $0x4e2cd631 // fadd v17.4s, v17.4s, v12.4s
-	WORD $0x6e2bddac // fmul v12.4s, v13.4s, v11.4s
-	WORD $0x6e31ddcf // fmul v15.4s, v14.4s, v17.4s
-	WORD $0x6e2bdc21 // fmul v1.4s, v1.4s, v11.4s
-	WORD $0x6e31dc84 // fmul v4.4s, v4.4s, v17.4s
-	WORD $0x6e2fde2f // fmul v15.4s, v17.4s, v15.4s
-	WORD $0x6e2cdd6c // fmul v12.4s, v11.4s, v12.4s
-	WORD $0x6ebd1c0b // bit v11.16b, v0.16b, v29.16b
-	WORD $0x6ebe1c11 // bit v17.16b, v0.16b, v30.16b
-	WORD $0x4e21d54a // fadd v10.4s, v10.4s, v1.4s
-	WORD $0x4e24d529 // fadd v9.4s, v9.4s, v4.4s
-	WORD $0x4e2cd508 // fadd v8.4s, v8.4s, v12.4s
-	WORD $0x4e2fd7ff // fadd v31.4s, v31.4s, v15.4s
-	WORD $0x3d82050b // str q11, [x8, #0x810]
-	WORD $0x3d820111 // str q17, [x8, #0x800]
-	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0x54fffb61 // b.ne 0x21c <k_encode_q3_k+0x21c>
-	WORD $0x2a1f03e1 // mov w1, wzr
 	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
-	WORD $0x6f00e40c // movi v12.2d, #0000000000000000
-	WORD $0x5280020d // mov w13, #0x10 // =16
-	WORD $0xaa0a03e9 // mov x9, x10
-	WORD $0x3dc10131 // ldr q17, [x9, #0x400]
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6ebee4de // fcmgt v30.4s, v6.4s, v30.4s
+	WORD $0x6ea3e4c3 // fcmgt v3.4s, v6.4s, v3.4s
+	WORD $0x3dc013e6 // ldr q6, [sp, #0x40]
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0xaa0103fd // mov x29, x1
+	WORD $0x6e21fc41 // fdiv v1.4s, v2.4s, v1.4s
+	WORD $0x6ebe1cd0 // bit v16.16b, v6.16b, v30.16b
+	WORD $0x3d83a430 // str q16, [x1, #0xe90]
+	WORD $0x6ea31cc1 // bit v1.16b, v6.16b, v3.16b
+	WORD $0x3d83a021 // str q1, [x1, #0xe80]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0xad400fb0 // ldp q16, q3, [x29]
+	WORD $0x3dc3a421 // ldr q1, [x1, #0xe90]
+	WORD $0x3dc3a03e // ldr q30, [x1, #0xe80]
+	WORD $0x6e23dc3f // fmul v31.4s, v1.4s, v3.4s
+	WORD $0x6e30dfcc // fmul v12.4s, v30.4s, v16.4s
+	WORD $0x4e21e421 // fcmeq v1.4s, v1.4s, v1.4s
+	WORD $0x6e23dc6f // fmul v15.4s, v3.4s, v3.4s
+	WORD $0x4e3ee7de // fcmeq v30.4s, v30.4s, v30.4s
+	WORD $0x6e30de15 // fmul v21.4s, v16.4s, v16.4s
+	WORD $0x4e22c7ff // fmaxnm v31.4s, v31.4s, v2.4s
+	WORD $0x4e22c58c // fmaxnm v12.4s, v12.4s, v2.4s
+	WORD $0x4e211de1 // and v1.16b, v15.16b, v1.16b
+	WORD $0x4e3e1eb5 // and v21.16b, v21.16b, v30.16b
+	WORD $0x4e25d7ed // fadd v13.4s, v31.4s, v5.4s
+	WORD $0x4e25d58e // fadd v14.4s, v12.4s, v5.4s
+	WORD $0x6ebfe49f // fcmgt v31.4s, v4.4s, v31.4s
+	WORD $0x6eace48c // fcmgt v12.4s, v4.4s, v12.4s
+	WORD $0x6e21dc63 // fmul v3.4s, v3.4s, v1.4s
+	WORD $0x6e35de10 // fmul v16.4s, v16.4s, v21.4s
+	WORD $0x3d8107a1 // str q1, [x29, #0x410]
+	WORD $0x3d8103b5 // str q21, [x29, #0x400]
+	WORD $0x4e3bd5ad // fadd v13.4s, v13.4s, v27.4s
+	WORD $0x4e3bd5ce // fadd v14.4s, v14.4s, v27.4s
+	WORD $0x6e641dcc // bsl v12.16b, v14.16b, v4.16b
+	WORD $0x6e641dbf // bsl v31.16b, v13.16b, v4.16b
+	WORD $0x6e3fdc3e // fmul v30.4s, v1.4s, v31.4s
+	WORD $0x6e2cdead // fmul v13.4s, v21.4s, v12.4s
+	WORD $0x6e3fdc63 // fmul v3.4s, v3.4s, v31.4s
+	WORD $0x6e2cde10 // fmul v16.4s, v16.4s, v12.4s
+	WORD $0x3d8207bf // str q31, [x29, #0x810]
+	WORD $0x3d8203ac // str q12, [x29, #0x800]
+	WORD $0x910083bd // add x29, x29, #0x20
+	WORD $0x6e2ddd8d // fmul v13.4s, v12.4s, v13.4s
+	WORD $0x6e3edffe // fmul v30.4s, v31.4s, v30.4s
+	WORD $0x4e23d56b // fadd v11.4s, v11.4s, v3.4s
+	WORD $0x4e30d54a // fadd v10.4s, v10.4s, v16.4s
+	WORD $0x4e3ed529 // fadd v9.4s, v9.4s, v30.4s
+	WORD $0x4e2dd508 // fadd v8.4s, v8.4s, v13.4s
+	WORD $0x54fffb21 // b.ne 0x258 <k_encode_q3_k+0x258>
+	WORD $0x2a1f03fd // mov w29, wzr
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x5280021e // mov w30, #0x10 // =16
+	WORD $0xaa0103e9 // mov x9, x1
+	WORD $0x3d83a421 // str q1, [x1, #0xe90]
+	WORD $0x3d83a021 // str q1, [x1, #0xe80]
+	WORD $0xf10007de // subs x30, x30, #0x1
+	WORD $0x3dc2052c // ldr q12, [x9, #0x810]
+	WORD $0x3dc1052e // ldr q14, [x9, #0x410]
 	WORD $0x3dc2012d // ldr q13, [x9, #0x800]
-	WORD $0x6e29dd39 // fmul v25.4s, v9.4s, v9.4s
-	WORD $0xad407124 // ldp q4, q28, [x9]
-	WORD $0xf10005ad // subs x13, x13, #0x1
-	WORD $0x6e2dde21 // fmul v1.4s, v17.4s, v13.4s
-	WORD $0x3dc10533 // ldr q19, [x9, #0x410]
-	WORD $0x3dc2052e // ldr q14, [x9, #0x810]
-	WORD $0x6e31dc92 // fmul v18.4s, v4.4s, v17.4s
-	WORD $0x6e33df95 // fmul v21.4s, v28.4s, v19.4s
-	WORD $0x6e21dda1 // fmul v1.4s, v13.4s, v1.4s
-	WORD $0x6e2dde5b // fmul v27.4s, v18.4s, v13.4s
-	WORD $0x4ea1d7f4 // fsub v20.4s, v31.4s, v1.4s
-	WORD $0x6e2ede61 // fmul v1.4s, v19.4s, v14.4s
-	WORD $0x4ebbd52f // fsub v15.4s, v9.4s, v27.4s
-	WORD $0x6e2edebb // fmul v27.4s, v21.4s, v14.4s
-	WORD $0x6e21ddc1 // fmul v1.4s, v14.4s, v1.4s
-	WORD $0x6e34dc84 // fmul v4.4s, v4.4s, v20.4s
-	WORD $0x4ebbd557 // fsub v23.4s, v10.4s, v27.4s
-	WORD $0x4e040c9b // dup v27.4s, w4
-	WORD $0x4ea1d516 // fsub v22.4s, v8.4s, v1.4s
-	WORD $0x6e2ffc84 // fdiv v4.4s, v4.4s, v15.4s
-	WORD $0x6e36df81 // fmul v1.4s, v28.4s, v22.4s
-	WORD $0x4e040cbc // dup v28.4s, w5
-	WORD $0x6e37fc21 // fdiv v1.4s, v1.4s, v23.4s
-	WORD $0x4e3ad484 // fadd v4.4s, v4.4s, v26.4s
-	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
-	WORD $0x6ebb6484 // umax v4.4s, v4.4s, v27.4s
-	WORD $0x4e3ad421 // fadd v1.4s, v1.4s, v26.4s
-	WORD $0x6ebc6c84 // umin v4.4s, v4.4s, v28.4s
-	WORD $0x4e231c21 // and v1.16b, v1.16b, v3.16b
-	WORD $0x4eb88484 // add v4.4s, v4.4s, v24.4s
-	WORD $0x6ebb6421 // umax v1.4s, v1.4s, v27.4s
-	WORD $0x6ebc6c21 // umin v1.4s, v1.4s, v28.4s
-	WORD $0x4eb88425 // add v5.4s, v1.4s, v24.4s
-	WORD $0x4e21d881 // scvtf v1.4s, v4.4s
-	WORD $0x4e21d8a4 // scvtf v4.4s, v5.4s
-	WORD $0x6e21de45 // fmul v5.4s, v18.4s, v1.4s
-	WORD $0x6e24deb2 // fmul v18.4s, v21.4s, v4.4s
-	WORD $0x6e21de35 // fmul v21.4s, v17.4s, v1.4s
-	WORD $0x6e24de73 // fmul v19.4s, v19.4s, v4.4s
-	WORD $0x4e25d5f1 // fadd v17.4s, v15.4s, v5.4s
-	WORD $0x4e32d6e5 // fadd v5.4s, v23.4s, v18.4s
-	WORD $0x6e24de72 // fmul v18.4s, v19.4s, v4.4s
-	WORD $0x6e21deb3 // fmul v19.4s, v21.4s, v1.4s
-	WORD $0x6e2add55 // fmul v21.4s, v10.4s, v10.4s
-	WORD $0x6e31de22 // fmul v2.4s, v17.4s, v17.4s
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0x4e32d6d2 // fadd v18.4s, v22.4s, v18.4s
-	WORD $0x6e25dcb4 // fmul v20.4s, v5.4s, v5.4s
-	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
-	WORD $0x6e34dd14 // fmul v20.4s, v8.4s, v20.4s
-	WORD $0x6e33df36 // fmul v22.4s, v25.4s, v19.4s
-	WORD $0x6e32deb5 // fmul v21.4s, v21.4s, v18.4s
-	WORD $0x4e21e5b9 // fcmeq v25.4s, v13.4s, v1.4s
-	WORD $0x6eb5e694 // fcmgt v20.4s, v20.4s, v21.4s
-	WORD $0x6eb6e442 // fcmgt v2.4s, v2.4s, v22.4s
-	WORD $0x4ea0ca55 // fcmgt v21.4s, v18.4s, #0.0
-	WORD $0x4ea0ca76 // fcmgt v22.4s, v19.4s, #0.0
-	WORD $0x4e541842 // uzp1 v2.8h, v2.8h, v20.8h
-	WORD $0x4e24e5d4 // fcmeq v20.4s, v14.4s, v4.4s
-	WORD $0x4e551ad5 // uzp1 v21.8h, v22.8h, v21.8h
-	WORD $0x4ea0caf6 // fcmgt v22.4s, v23.4s, #0.0
-	WORD $0x4ea0c9f7 // fcmgt v23.4s, v15.4s, #0.0
-	WORD $0x6e205842 // mvn v2.16b, v2.16b
-	WORD $0x4e541b34 // uzp1 v20.8h, v25.8h, v20.8h
-	WORD $0x4ef51c42 // orn v2.16b, v2.16b, v21.16b
-	WORD $0x4e561af5 // uzp1 v21.8h, v23.8h, v22.8h
-	WORD $0x4eb41c42 // orr v2.16b, v2.16b, v20.16b
-	WORD $0x4e5d1bd4 // uzp1 v20.8h, v30.8h, v29.8h
-	WORD $0x4ef51c42 // orn v2.16b, v2.16b, v21.16b
-	WORD $0x4eb41c42 // orr v2.16b, v2.16b, v20.16b
-	WORD $0x0e212842 // xtn v2.8b, v2.8h
-	WORD $0x0e007854 // zip2 v20.8b, v2.8b, v0.8b
-	WORD $0x0e003842 // zip1 v2.8b, v2.8b, v0.8b
-	WORD $0x2f10a694 // ushll v20.4s, v20.4h, #0x0
-	WORD $0x2f10a442 // ushll v2.4s, v2.4h, #0x0
-	WORD $0x4f3f5694 // shl v20.4s, v20.4s, #0x1f
-	WORD $0x4f3f5442 // shl v2.4s, v2.4s, #0x1f
-	WORD $0x4ea0aa94 // cmlt v20.4s, v20.4s, #0
-	WORD $0x4ea0a842 // cmlt v2.4s, v2.4s, #0
-	WORD $0x4e341d95 // and v21.16b, v12.16b, v20.16b
-	WORD $0x4e221d76 // and v22.16b, v11.16b, v2.16b
-	WORD $0x6ea21da1 // bit v1.16b, v13.16b, v2.16b
-	WORD $0x6eb41dc4 // bit v4.16b, v14.16b, v20.16b
-	WORD $0x6ef41caa // bif v10.16b, v5.16b, v20.16b
-	WORD $0x6ee21e29 // bif v9.16b, v17.16b, v2.16b
-	WORD $0x6ef41e48 // bif v8.16b, v18.16b, v20.16b
-	WORD $0x6ee21e7f // bif v31.16b, v19.16b, v2.16b
-	WORD $0x4ef41eac // orn v12.16b, v21.16b, v20.16b
-	WORD $0x4ee21ecb // orn v11.16b, v22.16b, v2.16b
+	WORD $0xad400d35 // ldp q21, q3, [x9]
+	WORD $0x3dc10136 // ldr q22, [x9, #0x400]
+	WORD $0x6e2edd81 // fmul v1.4s, v12.4s, v14.4s
+	WORD $0x6e36ddbf // fmul v31.4s, v13.4s, v22.4s
+	WORD $0x6e23ddd0 // fmul v16.4s, v14.4s, v3.4s
+	WORD $0x6e35ded7 // fmul v23.4s, v22.4s, v21.4s
+	WORD $0x6e21dd81 // fmul v1.4s, v12.4s, v1.4s
+	WORD $0x6e30dd9e // fmul v30.4s, v12.4s, v16.4s
+	WORD $0x4ea1d521 // fsub v1.4s, v9.4s, v1.4s
+	WORD $0x4ebed56f // fsub v15.4s, v11.4s, v30.4s
+	WORD $0x6e3fddbe // fmul v30.4s, v13.4s, v31.4s
+	WORD $0x6e21dc63 // fmul v3.4s, v3.4s, v1.4s
+	WORD $0x4ebed518 // fsub v24.4s, v8.4s, v30.4s
+	WORD $0x4e040c5e // dup v30.4s, w2
+	WORD $0x6e2ffc7f // fdiv v31.4s, v3.4s, v15.4s
+	WORD $0x6e37dda3 // fmul v3.4s, v13.4s, v23.4s
+	WORD $0x6e38deb5 // fmul v21.4s, v21.4s, v24.4s
+	WORD $0x4ea3d543 // fsub v3.4s, v10.4s, v3.4s
+	WORD $0x6e23feb5 // fdiv v21.4s, v21.4s, v3.4s
+	WORD $0x4e25d7f9 // fadd v25.4s, v31.4s, v5.4s
+	WORD $0x4e040c7f // dup v31.4s, w3
+	WORD $0x4e271f39 // and v25.16b, v25.16b, v7.16b
+	WORD $0x6ebe373a // cmhi v26.4s, v25.4s, v30.4s
+	WORD $0x6ebf6f39 // umin v25.4s, v25.4s, v31.4s
+	WORD $0x4e25d6b5 // fadd v21.4s, v21.4s, v5.4s
+	WORD $0x6e205b51 // mvn v17.16b, v26.16b
+	WORD $0x4ea08739 // add v25.4s, v25.4s, v0.4s
+	WORD $0x6f001471 // bic v17.4s, #0x3
+	WORD $0x4e271eb5 // and v21.16b, v21.16b, v7.16b
+	WORD $0x4e3a1f39 // and v25.16b, v25.16b, v26.16b
+	WORD $0x6ebf6ebb // umin v27.4s, v21.4s, v31.4s
+	WORD $0x6ebe36b5 // cmhi v21.4s, v21.4s, v30.4s
+	WORD $0x4eb11f31 // orr v17.16b, v25.16b, v17.16b
+	WORD $0x6e2add59 // fmul v25.4s, v10.4s, v10.4s
+	WORD $0x6e205aa6 // mvn v6.16b, v21.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4ea0877b // add v27.4s, v27.4s, v0.4s
+	WORD $0x6f001466 // bic v6.4s, #0x3
+	WORD $0x4e351f75 // and v21.16b, v27.16b, v21.16b
+	WORD $0x6e31de10 // fmul v16.4s, v16.4s, v17.4s
+	WORD $0x4ea0c9fb // fcmgt v27.4s, v15.4s, #0.0
+	WORD $0x4e31e59d // fcmeq v29.4s, v12.4s, v17.4s
+	WORD $0x4ea61ea6 // orr v6.16b, v21.16b, v6.16b
+	WORD $0x4e30d5f0 // fadd v16.4s, v15.4s, v16.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e30de1a // fmul v26.4s, v16.4s, v16.4s
+	WORD $0x6e26ded5 // fmul v21.4s, v22.4s, v6.4s
+	WORD $0x6e31ddd6 // fmul v22.4s, v14.4s, v17.4s
+	WORD $0x6e26def7 // fmul v23.4s, v23.4s, v6.4s
+	WORD $0x4e26e5bc // fcmeq v28.4s, v13.4s, v6.4s
+	WORD $0x6e3add3a // fmul v26.4s, v9.4s, v26.4s
+	WORD $0x6e31ded6 // fmul v22.4s, v22.4s, v17.4s
+	WORD $0x6e26deb5 // fmul v21.4s, v21.4s, v6.4s
+	WORD $0x4e37d477 // fadd v23.4s, v3.4s, v23.4s
+	WORD $0x4ea0c863 // fcmgt v3.4s, v3.4s, #0.0
+	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
+	WORD $0x4e36d436 // fadd v22.4s, v1.4s, v22.4s
+	WORD $0x6e37dee1 // fmul v1.4s, v23.4s, v23.4s
+	WORD $0x6e2bdd78 // fmul v24.4s, v11.4s, v11.4s
+	WORD $0x4e5b1863 // uzp1 v3.8h, v3.8h, v27.8h
+	WORD $0x4ea0cace // fcmgt v14.4s, v22.4s, #0.0
+	WORD $0x4ea0caaf // fcmgt v15.4s, v21.4s, #0.0
+	WORD $0x6e21dd01 // fmul v1.4s, v8.4s, v1.4s
+	WORD $0x6e35df39 // fmul v25.4s, v25.4s, v21.4s
+	WORD $0x6e36df18 // fmul v24.4s, v24.4s, v22.4s
+	WORD $0x4e4e19fb // uzp1 v27.8h, v15.8h, v14.8h
+	WORD $0x6eb8e758 // fcmgt v24.4s, v26.4s, v24.4s
+	WORD $0x6eb9e421 // fcmgt v1.4s, v1.4s, v25.4s
+	WORD $0x4e5d1b99 // uzp1 v25.8h, v28.8h, v29.8h
+	WORD $0x4e3b1c63 // and v3.16b, v3.16b, v27.16b
+	WORD $0x4e581821 // uzp1 v1.8h, v1.8h, v24.8h
+	WORD $0x4e791c63 // bic v3.16b, v3.16b, v25.16b
+	WORD $0x4e211c61 // and v1.16b, v3.16b, v1.16b
+	WORD $0x0e212821 // xtn v1.8b, v1.8h
+	WORD $0x0e003823 // zip1 v3.8b, v1.8b, v0.8b
+	WORD $0x0e007821 // zip2 v1.8b, v1.8b, v0.8b
+	WORD $0x2f10a463 // ushll v3.4s, v3.4h, #0x0
+	WORD $0x2f10a421 // ushll v1.4s, v1.4h, #0x0
+	WORD $0x4f3f5463 // shl v3.4s, v3.4s, #0x1f
+	WORD $0x4f3f5421 // shl v1.4s, v1.4s, #0x1f
+	WORD $0x4ea0a863 // cmlt v3.4s, v3.4s, #0
+	WORD $0x4ea0a838 // cmlt v24.4s, v1.4s, #0
+	WORD $0x4ea31c61 // mov v1.16b, v3.16b
+	WORD $0x6eb81e0b // bit v11.16b, v16.16b, v24.16b
+	WORD $0x6ea31eea // bit v10.16b, v23.16b, v3.16b
+	WORD $0x6eb81ec9 // bit v9.16b, v22.16b, v24.16b
+	WORD $0x6ea31ea8 // bit v8.16b, v21.16b, v3.16b
+	WORD $0x6e6d1cc1 // bsl v1.16b, v6.16b, v13.16b
+	WORD $0x4eb81f06 // mov v6.16b, v24.16b
+	WORD $0x6e6c1e26 // bsl v6.16b, v17.16b, v12.16b
 	WORD $0x3d820121 // str q1, [x9, #0x800]
-	WORD $0x3d820524 // str q4, [x9, #0x810]
+	WORD $0x3d820526 // str q6, [x9, #0x810]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fff441 // b.ne 0x2c8 <k_encode_q3_k+0x2c8>
-	WORD $0x4eac1d61 // orr v1.16b, v11.16b, v12.16b
-	WORD $0x6e014024 // ext v4.16b, v1.16b, v1.16b, #0x8
-	WORD $0x0ea41c21 // orr v1.8b, v1.8b, v4.8b
+	WORD $0x3dc3a421 // ldr q1, [x1, #0xe90]
+	WORD $0x3dc3a026 // ldr q6, [x1, #0xe80]
+	WORD $0x4eb81c21 // orr v1.16b, v1.16b, v24.16b
+	WORD $0x4ea31cc3 // orr v3.16b, v6.16b, v3.16b
+	WORD $0x3d83a421 // str q1, [x1, #0xe90]
+	WORD $0x3d83a023 // str q3, [x1, #0xe80]
+	WORD $0x54fff321 // b.ne 0x310 <k_encode_q3_k+0x310>
+	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
+	WORD $0x6e014023 // ext v3.16b, v1.16b, v1.16b, #0x8
+	WORD $0x0ea31c21 // orr v1.8b, v1.8b, v3.8b
 	WORD $0x9e660028 // fmov x8, d1
 	WORD $0xd360fd09 // lsr x9, x8, #32
 	WORD $0x2a090108 // orr w8, w8, w9
 	WORD $0x7100011f // cmp w8, #0x0
-	WORD $0x7a441822 // ccmp w1, #0x4, #0x2, ne
-	WORD $0x11000421 // add w1, w1, #0x1
-	WORD $0x54fff283 // b.lo 0x2b8 <k_encode_q3_k+0x2b8>
-	WORD $0x6e3ffd21 // fdiv v1.4s, v9.4s, v31.4s
-	WORD $0x3dc007ec // ldr q12, [sp, #0x10]
+	WORD $0x7a441ba2 // ccmp w29, #0x4, #0x2, ne
+	WORD $0x110007bd // add w29, w29, #0x1
+	WORD $0x54fff143 // b.lo 0x2fc <k_encode_q3_k+0x2fc>
+	WORD $0x6e28fd41 // fdiv v1.4s, v10.4s, v8.4s
+	WORD $0x3dc00bfc // ldr q28, [sp, #0x20]
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6e28fd44 // fdiv v4.4s, v10.4s, v8.4s
+	WORD $0x6e29fd63 // fdiv v3.4s, v11.4s, v9.4s
 	WORD $0x8b081589 // add x9, x12, x8, lsl #5
-	WORD $0x4f00f602 // fmov v2.4s, #4.00000000
-	WORD $0xad401531 // ldp q17, q5, [x9]
-	WORD $0x4e22d4a5 // fadd v5.4s, v5.4s, v2.4s
-	WORD $0x4e22d622 // fadd v2.4s, v17.4s, v2.4s
-	WORD $0x6ea1b8b2 // fcvtzu v18.4s, v5.4s
-	WORD $0x6ea1b851 // fcvtzu v17.4s, v2.4s
-	WORD $0x4e0c2222 // tbl v2.16b, { v17.16b, v18.16b }, v12.16b
-	WORD $0xfc287ba2 // str d2, [x29, x8, lsl #3]
+	WORD $0x4f00f606 // fmov v6.4s, #4.00000000
+	WORD $0xad404131 // ldp q17, q16, [x9]
+	WORD $0x4e26d610 // fadd v16.4s, v16.4s, v6.4s
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0x6ea1ba11 // fcvtzu v17.4s, v16.4s
+	WORD $0x6ea1b8d0 // fcvtzu v16.4s, v6.4s
+	WORD $0x4e1c2206 // tbl v6.16b, { v16.16b, v17.16b }, v28.16b
+	WORD $0xfc287b46 // str d6, [x26, x8, lsl #3]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x54fffea1 // b.ne 0x47c <k_encode_q3_k+0x47c>
-	WORD $0x4ea0c902 // fcmgt v2.4s, v8.4s, #0.0
-	WORD $0x4ea0cbe5 // fcmgt v5.4s, v31.4s, #0.0
+	WORD $0x54fffea1 // b.ne 0x4e8 <k_encode_q3_k+0x4e8>
+	WORD $0x4ea0c906 // fcmgt v6.4s, v8.4s, #0.0
+	WORD $0x4ea0c930 // fcmgt v16.4s, v9.4s, #0.0
+	WORD $0x3dc00ffb // ldr q27, [sp, #0x30]
+	WORD $0x4f00e435 // movi v21.16b, #0x1
+	WORD $0x4f00e516 // movi v22.16b, #0x8
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x4f00e433 // movi v19.16b, #0x1
-	WORD $0x4f00e514 // movi v20.16b, #0x8
+	WORD $0x4f00e617 // movi v23.16b, #0x10
+	WORD $0x4f01e418 // movi v24.16b, #0x20
 	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0x4f00e615 // movi v21.16b, #0x10
-	WORD $0x4f01e416 // movi v22.16b, #0x20
-	WORD $0x4f02e417 // movi v23.16b, #0x40
-	WORD $0x4f04e419 // movi v25.16b, #0x80
-	WORD $0x4ee21fa2 // orn v2.16b, v29.16b, v2.16b
-	WORD $0x4ee51fc5 // orn v5.16b, v30.16b, v5.16b
-	WORD $0x4e621c82 // bic v2.16b, v4.16b, v2.16b
-	WORD $0x4e651c21 // bic v1.16b, v1.16b, v5.16b
-	WORD $0xad000981 // stp q1, q2, [x12]
+	WORD $0x4f02e419 // movi v25.16b, #0x40
+	WORD $0x4f04e41a // movi v26.16b, #0x80
+	WORD $0x4e261c21 // and v1.16b, v1.16b, v6.16b
+	WORD $0x4e301c63 // and v3.16b, v3.16b, v16.16b
+	WORD $0xad000d81 // stp q1, q3, [x12]
 	WORD $0xbc404521 // ldr s1, [x9], #0x4
-	WORD $0xbc286bc1 // str s1, [x30, x8]
+	WORD $0xbc286b61 // str s1, [x27, x8]
 	WORD $0x91008108 // add x8, x8, #0x20
 	WORD $0xf104011f // cmp x8, #0x100
-	WORD $0x54ffff81 // b.ne 0x4e8 <k_encode_q3_k+0x4e8>
-	WORD $0x4f00e485 // movi v5.16b, #0x4
-	WORD $0x4f00e452 // movi v18.16b, #0x2
-	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x3dc00be2 // ldr q2, [sp, #0x20]
-	WORD $0xeb1802ff // cmp x23, x24
-	WORD $0x910203bd // add x29, x29, #0x80
-	WORD $0x110006d6 // add w22, w22, #0x1
-	WORD $0x54ffdea3 // b.lo 0xec <k_encode_q3_k+0xec>
-	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
-	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0x54ffff81 // b.ne 0x550 <k_encode_q3_k+0x550>
+	WORD $0x4f00e486 // movi v6.16b, #0x4
+	WORD $0x4f00e451 // movi v17.16b, #0x2
+	WORD $0x910022b5 // add x21, x21, #0x8
+	WORD $0xeb1602bf // cmp x21, x22
+	WORD $0x9102035a // add x26, x26, #0x80
+	WORD $0x11000694 // add w20, w20, #0x1
+	WORD $0x54ffdc83 // b.lo 0x10c <k_encode_q3_k+0x10c>
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x321b43ea // mov w10, #0x3fffe0 // =4194272
 	WORD $0x8b0801c9 // add x9, x14, x8
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xad40453f // ldp q31, q17, [x9]
+	WORD $0xad40412a // ldp q10, q16, [x9]
 	WORD $0xf108011f // cmp x8, #0x200
-	WORD $0x4eb11e28 // mov v8.16b, v17.16b
-	WORD $0x4ebf1fe9 // mov v9.16b, v31.16b
-	WORD $0x6f047408 // bic v8.4s, #0x80, lsl #24
-	WORD $0x6f047409 // bic v9.4s, #0x80, lsl #24
-	WORD $0x6ea4e50a // fcmgt v10.4s, v8.4s, v4.4s
-	WORD $0x6ea1e52b // fcmgt v11.4s, v9.4s, v1.4s
-	WORD $0x6eaa1e3e // bit v30.16b, v17.16b, v10.16b
-	WORD $0x6eab1ffd // bit v29.16b, v31.16b, v11.16b
-	WORD $0x6eaa1d04 // bit v4.16b, v8.16b, v10.16b
-	WORD $0x6eab1d21 // bit v1.16b, v9.16b, v11.16b
-	WORD $0x54fffe41 // b.ne 0x530 <k_encode_q3_k+0x530>
-	WORD $0x4f066444 // movi v4.4s, #0xc2, lsl #24
-	WORD $0xa9406bfd // ldp x29, x26, [sp]
-	WORD $0x528003e1 // mov w1, #0x1f // =31
-	WORD $0x52800406 // mov w6, #0x20 // =32
+	WORD $0x4eb01e0b // mov v11.16b, v16.16b
+	WORD $0x4eaa1d4c // mov v12.16b, v10.16b
+	WORD $0x6f04740b // bic v11.4s, #0x80, lsl #24
+	WORD $0x6f04740c // bic v12.4s, #0x80, lsl #24
+	WORD $0x6ea3e56d // fcmgt v13.4s, v11.4s, v3.4s
+	WORD $0x6ea1e58e // fcmgt v14.4s, v12.4s, v1.4s
+	WORD $0x6ead1e09 // bit v9.16b, v16.16b, v13.16b
+	WORD $0x6eae1d48 // bit v8.16b, v10.16b, v14.16b
+	WORD $0x6ead1d63 // bit v3.16b, v11.16b, v13.16b
+	WORD $0x6eae1d81 // bit v1.16b, v12.16b, v14.16b
+	WORD $0x54fffe41 // b.ne 0x598 <k_encode_q3_k+0x598>
+	WORD $0x4f066443 // movi v3.4s, #0xc2, lsl #24
+	WORD $0xa9416bfb // ldp x27, x26, [sp, #0x10]
 	WORD $0x52800208 // mov w8, #0x10 // =16
 	WORD $0xaa0e03e9 // mov x9, x14
-	WORD $0x321b43ed // mov w13, #0x3fffe0 // =4194272
-	WORD $0x72a00801 // movk w1, #0x40, lsl #16
-	WORD $0x72bff806 // movk w6, #0xffc0, lsl #16
-	WORD $0x6e3dfc81 // fdiv v1.4s, v4.4s, v29.4s
-	WORD $0x6e3efc84 // fdiv v4.4s, v4.4s, v30.4s
-	WORD $0xad40453f // ldp q31, q17, [x9]
-	WORD $0x4e040da8 // dup v8.4s, w13
-	WORD $0x4e040c29 // dup v9.4s, w1
-	WORD $0x4e040cca // dup v10.4s, w6
+	WORD $0x6e28fc61 // fdiv v1.4s, v3.4s, v8.4s
+	WORD $0x6e29fc63 // fdiv v3.4s, v3.4s, v9.4s
+	WORD $0xad40412a // ldp q10, q16, [x9]
+	WORD $0x4e040d4b // dup v11.4s, w10
+	WORD $0x4e040cac // dup v12.4s, w5
+	WORD $0x4e040ccd // dup v13.4s, w6
 	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x6e31dc91 // fmul v17.4s, v4.4s, v17.4s
-	WORD $0x6e3fdc3f // fmul v31.4s, v1.4s, v31.4s
-	WORD $0x4e3ad631 // fadd v17.4s, v17.4s, v26.4s
-	WORD $0x4e3ad7ff // fadd v31.4s, v31.4s, v26.4s
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x4e231fff // and v31.16b, v31.16b, v3.16b
-	WORD $0x6ea86631 // umax v17.4s, v17.4s, v8.4s
-	WORD $0x6ea867ff // umax v31.4s, v31.4s, v8.4s
-	WORD $0x6ea96e28 // umin v8.4s, v17.4s, v9.4s
-	WORD $0x6ea96fe9 // umin v9.4s, v31.4s, v9.4s
-	WORD $0x4ea0dbd1 // fcmeq v17.4s, v30.4s, #0.0
-	WORD $0x4ea0dbbf // fcmeq v31.4s, v29.4s, #0.0
-	WORD $0x4eaa8508 // add v8.4s, v8.4s, v10.4s
-	WORD $0x4eaa8529 // add v9.4s, v9.4s, v10.4s
-	WORD $0x4e711d08 // bic v8.16b, v8.16b, v17.16b
-	WORD $0x4e7f1d29 // bic v9.16b, v9.16b, v31.16b
-	WORD $0x3d810528 // str q8, [x9, #0x410]
-	WORD $0x3d810129 // str q9, [x9, #0x400]
+	WORD $0x6e30dc70 // fmul v16.4s, v3.4s, v16.4s
+	WORD $0x6e2adc2a // fmul v10.4s, v1.4s, v10.4s
+	WORD $0x4e25d610 // fadd v16.4s, v16.4s, v5.4s
+	WORD $0x4e25d54a // fadd v10.4s, v10.4s, v5.4s
+	WORD $0x4e271e10 // and v16.16b, v16.16b, v7.16b
+	WORD $0x4e271d4a // and v10.16b, v10.16b, v7.16b
+	WORD $0x6eab6610 // umax v16.4s, v16.4s, v11.4s
+	WORD $0x6eab654a // umax v10.4s, v10.4s, v11.4s
+	WORD $0x6eac6e0b // umin v11.4s, v16.4s, v12.4s
+	WORD $0x6eac6d4c // umin v12.4s, v10.4s, v12.4s
+	WORD $0x4ea0d930 // fcmeq v16.4s, v9.4s, #0.0
+	WORD $0x4ea0d90a // fcmeq v10.4s, v8.4s, #0.0
+	WORD $0x4ead856b // add v11.4s, v11.4s, v13.4s
+	WORD $0x4ead858c // add v12.4s, v12.4s, v13.4s
+	WORD $0x4e701d6b // bic v11.16b, v11.16b, v16.16b
+	WORD $0x4e6a1d8c // bic v12.16b, v12.16b, v10.16b
+	WORD $0x3d81052b // str q11, [x9, #0x410]
+	WORD $0x3d81012c // str q12, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffd01 // b.ne 0x598 <k_encode_q3_k+0x598>
-	WORD $0x4f03f61d // fmov v29.4s, #1.00000000
-	WORD $0xaa1f03f6 // mov x22, xzr
-	WORD $0xaa1d03f7 // mov x23, x29
-	WORD $0xaa1a03f8 // mov x24, x26
-	WORD $0x6e21ffa1 // fdiv v1.4s, v29.4s, v1.4s
-	WORD $0x6e24ffa4 // fdiv v4.4s, v29.4s, v4.4s
+	WORD $0x54fffd01 // b.ne 0x5ec <k_encode_q3_k+0x5ec>
+	WORD $0x4f03f608 // fmov v8.4s, #1.00000000
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xaa1b03f5 // mov x21, x27
+	WORD $0xaa1a03f6 // mov x22, x26
+	WORD $0x6e21fd01 // fdiv v1.4s, v8.4s, v1.4s
+	WORD $0x6e23fd03 // fdiv v3.4s, v8.4s, v3.4s
 	WORD $0x0e216821 // fcvtn v1.4h, v1.4s
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
-	WORD $0x4e7f1c21 // bic v1.16b, v1.16b, v31.16b
-	WORD $0x0e216884 // fcvtn v4.4h, v4.4s
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4e711c84 // bic v4.16b, v4.16b, v17.16b
-	WORD $0xad001201 // stp q1, q4, [x16]
-	WORD $0xbc767a01 // ldr s1, [x16, x22, lsl #2]
-	WORD $0x8b162961 // add x1, x11, x22, lsl #10
+	WORD $0x4e6a1c21 // bic v1.16b, v1.16b, v10.16b
+	WORD $0x0e216863 // fcvtn v3.4h, v3.4s
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e701c63 // bic v3.16b, v3.16b, v16.16b
+	WORD $0xad000e01 // stp q1, q3, [x16]
+	WORD $0xbc747a01 // ldr s1, [x16, x20, lsl #2]
+	WORD $0x8b142978 // add x24, x11, x20, lsl #10
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03f7 // mov x23, xzr
 	WORD $0xaa1103f9 // mov x25, x17
 	WORD $0x1e23c021 // fcvt h1, s1
-	WORD $0x7d00db01 // str h1, [x24, #0x6c]
-	WORD $0x14000024 // b 0x6dc <k_encode_q3_k+0x6dc>
-	WORD $0xd37ceda8 // lsl x8, x13, #4
+	WORD $0x7d00dac1 // str h1, [x22, #0x6c]
+	WORD $0x14000024 // b 0x730 <k_encode_q3_k+0x730>
+	WORD $0xd37ceee8 // lsl x8, x23, #4
 	WORD $0x4e040421 // dup v1.4s, v1.s[0]
-	WORD $0x8b080826 // add x6, x1, x8, lsl #2
-	WORD $0xad4010d1 // ldp q17, q4, [x6]
-	WORD $0xad4174de // ldp q30, q29, [x6, #0x20]
-	WORD $0x6e21fc84 // fdiv v4.4s, v4.4s, v1.4s
-	WORD $0x6e21fe31 // fdiv v17.4s, v17.4s, v1.4s
-	WORD $0x4e3ad484 // fadd v4.4s, v4.4s, v26.4s
-	WORD $0x4e231c84 // and v4.16b, v4.16b, v3.16b
-	WORD $0x6e21ffbd // fdiv v29.4s, v29.4s, v1.4s
-	WORD $0x6ebb6484 // umax v4.4s, v4.4s, v27.4s
-	WORD $0x4e3ad631 // fadd v17.4s, v17.4s, v26.4s
-	WORD $0x6ebc6c84 // umin v4.4s, v4.4s, v28.4s
-	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
-	WORD $0x6e21ffc1 // fdiv v1.4s, v30.4s, v1.4s
-	WORD $0x6ebb6631 // umax v17.4s, v17.4s, v27.4s
-	WORD $0x4e3ad7bd // fadd v29.4s, v29.4s, v26.4s
-	WORD $0x6ebc6e31 // umin v17.4s, v17.4s, v28.4s
-	WORD $0x4e231fbd // and v29.16b, v29.16b, v3.16b
-	WORD $0x4e441a24 // uzp1 v4.8h, v17.8h, v4.8h
-	WORD $0x6ebb67bd // umax v29.4s, v29.4s, v27.4s
-	WORD $0x4e3ad421 // fadd v1.4s, v1.4s, v26.4s
-	WORD $0x6ebc6fbd // umin v29.4s, v29.4s, v28.4s
-	WORD $0x4e231c21 // and v1.16b, v1.16b, v3.16b
-	WORD $0x6ebb6421 // umax v1.4s, v1.4s, v27.4s
-	WORD $0x6ebc6c21 // umin v1.4s, v1.4s, v28.4s
-	WORD $0x4e5d1821 // uzp1 v1.8h, v1.8h, v29.8h
-	WORD $0x4e011881 // uzp1 v1.16b, v4.16b, v1.16b
-	WORD $0x4e258421 // add v1.16b, v1.16b, v5.16b
+	WORD $0x8b080b0a // add x10, x24, x8, lsl #2
+	WORD $0xad400d50 // ldp q16, q3, [x10]
+	WORD $0xad412149 // ldp q9, q8, [x10, #0x20]
+	WORD $0x6e21fc63 // fdiv v3.4s, v3.4s, v1.4s
+	WORD $0x6e21fe10 // fdiv v16.4s, v16.4s, v1.4s
+	WORD $0x4e25d463 // fadd v3.4s, v3.4s, v5.4s
+	WORD $0x4e271c63 // and v3.16b, v3.16b, v7.16b
+	WORD $0x6e21fd08 // fdiv v8.4s, v8.4s, v1.4s
+	WORD $0x6ebe6463 // umax v3.4s, v3.4s, v30.4s
+	WORD $0x4e25d610 // fadd v16.4s, v16.4s, v5.4s
+	WORD $0x6ebf6c63 // umin v3.4s, v3.4s, v31.4s
+	WORD $0x4e271e10 // and v16.16b, v16.16b, v7.16b
+	WORD $0x6e21fd21 // fdiv v1.4s, v9.4s, v1.4s
+	WORD $0x6ebe6610 // umax v16.4s, v16.4s, v30.4s
+	WORD $0x4e25d508 // fadd v8.4s, v8.4s, v5.4s
+	WORD $0x6ebf6e10 // umin v16.4s, v16.4s, v31.4s
+	WORD $0x4e271d08 // and v8.16b, v8.16b, v7.16b
+	WORD $0x4e431a03 // uzp1 v3.8h, v16.8h, v3.8h
+	WORD $0x6ebe6508 // umax v8.4s, v8.4s, v30.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x6ebf6d08 // umin v8.4s, v8.4s, v31.4s
+	WORD $0x4e271c21 // and v1.16b, v1.16b, v7.16b
+	WORD $0x6ebe6421 // umax v1.4s, v1.4s, v30.4s
+	WORD $0x6ebf6c21 // umin v1.4s, v1.4s, v31.4s
+	WORD $0x4e481821 // uzp1 v1.8h, v1.8h, v8.8h
+	WORD $0x4e011861 // uzp1 v1.16b, v3.16b, v1.16b
+	WORD $0x4e268421 // add v1.16b, v1.16b, v6.16b
 	WORD $0x3ca86a21 // str q1, [x17, x8]
-	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x910006f7 // add x23, x23, #0x1
 	WORD $0x91004129 // add x9, x9, #0x10
 	WORD $0x91004339 // add x25, x25, #0x10
-	WORD $0xf10041bf // cmp x13, #0x10
-	WORD $0x54000280 // b.eq 0x728 <k_encode_q3_k+0x728>
-	WORD $0x8b0d15e8 // add x8, x15, x13, lsl #5
-	WORD $0xbc767a04 // ldr s4, [x16, x22, lsl #2]
-	WORD $0xb8767908 // ldr w8, [x8, x22, lsl #2]
-	WORD $0x382d6a88 // strb w8, [x20, x13]
-	WORD $0x51008106 // sub w6, w8, #0x20
-	WORD $0x1e2200c1 // scvtf s1, w6
-	WORD $0x1e210881 // fmul s1, s4, s1
+	WORD $0xf10042ff // cmp x23, #0x10
+	WORD $0x54000280 // b.eq 0x77c <k_encode_q3_k+0x77c>
+	WORD $0x8b1715e8 // add x8, x15, x23, lsl #5
+	WORD $0xbc747a03 // ldr s3, [x16, x20, lsl #2]
+	WORD $0xb8747908 // ldr w8, [x8, x20, lsl #2]
+	WORD $0x383768e8 // strb w8, [x7, x23]
+	WORD $0x5100810a // sub w10, w8, #0x20
+	WORD $0x1e220141 // scvtf s1, w10
+	WORD $0x1e210861 // fmul s1, s3, s1
 	WORD $0x1e202028 // fcmp s1, #0.0
-	WORD $0x54fffaa1 // b.ne 0x650 <k_encode_q3_k+0x650>
-	WORD $0x9279e126 // and x6, x9, #0xffffffffffffff80
+	WORD $0x54fffaa1 // b.ne 0x6a4 <k_encode_q3_k+0x6a4>
+	WORD $0x9279e12a // and x10, x9, #0xffffffffffffff80
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0xb34009a6 // bfxil x6, x13, #0, #3
-	WORD $0x8b0602e6 // add x6, x23, x6
-	WORD $0x384084c7 // ldrb w7, [x6], #0x8
-	WORD $0x38286b27 // strb w7, [x25, x8]
+	WORD $0xb3400aea // bfxil x10, x23, #0, #3
+	WORD $0x8b0a02aa // add x10, x21, x10
+	WORD $0x3840854d // ldrb w13, [x10], #0x8
+	WORD $0x38286b2d // strb w13, [x25, x8]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x54ffff81 // b.ne 0x710 <k_encode_q3_k+0x710>
-	WORD $0x17ffffe9 // b 0x6c8 <k_encode_q3_k+0x6c8>
+	WORD $0x54ffff81 // b.ne 0x764 <k_encode_q3_k+0x764>
+	WORD $0x17ffffe9 // b 0x71c <k_encode_q3_k+0x71c>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x8b080289 // add x9, x20, x8
-	WORD $0x3940012d // ldrb w13, [x9]
+	WORD $0x8b0800e9 // add x9, x7, x8
+	WORD $0x3940012a // ldrb w10, [x9]
 	WORD $0x39402129 // ldrb w9, [x9, #0x8]
-	WORD $0x331c6d2d // bfi w13, w9, #4, #28
-	WORD $0x8b080309 // add x9, x24, x8
+	WORD $0x331c6d2a // bfi w10, w9, #4, #28
+	WORD $0x8b0802c9 // add x9, x22, x8
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0x3901812d // strb w13, [x9, #0x60]
-	WORD $0x54ffff01 // b.ne 0x72c <k_encode_q3_k+0x72c>
+	WORD $0x3901812a // strb w10, [x9, #0x60]
+	WORD $0x54ffff01 // b.ne 0x780 <k_encode_q3_k+0x780>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x8b080289 // add x9, x20, x8
-	WORD $0x3940112d // ldrb w13, [x9, #0x4]
-	WORD $0x39403121 // ldrb w1, [x9, #0xc]
-	WORD $0x39400126 // ldrb w6, [x9]
+	WORD $0x8b0800e9 // add x9, x7, x8
+	WORD $0x3940112a // ldrb w10, [x9, #0x4]
+	WORD $0x3940312d // ldrb w13, [x9, #0xc]
+	WORD $0x39400124 // ldrb w4, [x9]
 	WORD $0x39402129 // ldrb w9, [x9, #0x8]
-	WORD $0x53027dad // lsr w13, w13, #2
-	WORD $0x531e7421 // lsl w1, w1, #2
+	WORD $0x53027d4a // lsr w10, w10, #2
+	WORD $0x531e75ad // lsl w13, w13, #2
 	WORD $0x121c0d29 // and w9, w9, #0xf0
-	WORD $0x121e0dad // and w13, w13, #0x3c
-	WORD $0x121a0421 // and w1, w1, #0xc0
-	WORD $0x2a4611ad // orr w13, w13, w6, lsr #4
-	WORD $0x2a010129 // orr w9, w9, w1
-	WORD $0x8b080301 // add x1, x24, x8
+	WORD $0x121e0d4a // and w10, w10, #0x3c
+	WORD $0x121a05ad // and w13, w13, #0xc0
+	WORD $0x2a44114a // orr w10, w10, w4, lsr #4
+	WORD $0x2a0d0129 // orr w9, w9, w13
+	WORD $0x8b0802cd // add x13, x22, x8
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0x2a0901a9 // orr w9, w13, w9
+	WORD $0x2a090149 // orr w9, w10, w9
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x3901a029 // strb w9, [x1, #0x68]
-	WORD $0x54fffde1 // b.ne 0x754 <k_encode_q3_k+0x754>
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x91008308 // add x8, x24, #0x20
-	WORD $0x52800027 // mov w7, #0x1 // =1
-	WORD $0x8b011e2d // add x13, x17, x1, lsl #7
-	WORD $0x8b011501 // add x1, x8, x1, lsl #5
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x2a0703e9 // mov w9, w7
-	WORD $0x52800027 // mov w7, #0x1 // =1
-	WORD $0x8b0601b3 // add x19, x13, x6
-	WORD $0x3dc00a61 // ldr q1, [x19, #0x20]
-	WORD $0x3dc01264 // ldr q4, [x19, #0x40]
-	WORD $0x3dc00271 // ldr q17, [x19]
-	WORD $0x3dc01a7d // ldr q29, [x19, #0x60]
-	WORD $0x2a0703f3 // mov w19, w7
-	WORD $0x2a1f03e7 // mov w7, wzr
+	WORD $0x3901a1a9 // strb w9, [x13, #0x68]
+	WORD $0x54fffde1 // b.ne 0x7a8 <k_encode_q3_k+0x7a8>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x910082c8 // add x8, x22, #0x20
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x8b0d1e2a // add x10, x17, x13, lsl #7
+	WORD $0x8b0d150d // add x13, x8, x13, lsl #5
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x2a1703e9 // mov w9, w23
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x8b040158 // add x24, x10, x4
+	WORD $0x3dc00b01 // ldr q1, [x24, #0x20]
+	WORD $0x3dc01303 // ldr q3, [x24, #0x40]
+	WORD $0x3dc00310 // ldr q16, [x24]
+	WORD $0x3dc01b08 // ldr q8, [x24, #0x60]
+	WORD $0x2a1703f8 // mov w24, w23
+	WORD $0x2a1f03f7 // mov w23, wzr
 	WORD $0x4f0a5421 // shl v1.16b, v1.16b, #0x2
-	WORD $0x4f0c5484 // shl v4.16b, v4.16b, #0x4
-	WORD $0x4e261e31 // and v17.16b, v17.16b, v6.16b
-	WORD $0x4f0e57bd // shl v29.16b, v29.16b, #0x6
-	WORD $0x4e271c21 // and v1.16b, v1.16b, v7.16b
-	WORD $0x4e301c84 // and v4.16b, v4.16b, v16.16b
-	WORD $0x4eb11c21 // orr v1.16b, v1.16b, v17.16b
-	WORD $0x4ebd1c84 // orr v4.16b, v4.16b, v29.16b
-	WORD $0x4ea41c21 // orr v1.16b, v1.16b, v4.16b
-	WORD $0x3ca66821 // str q1, [x1, x6]
-	WORD $0x52800206 // mov w6, #0x10 // =16
-	WORD $0x3707fdd3 // tbnz w19, #0x0, 0x7bc <k_encode_q3_k+0x7bc>
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0x52800021 // mov w1, #0x1 // =1
-	WORD $0x3707fcc9 // tbnz w9, #0x0, 0x7a8 <k_encode_q3_k+0x7a8>
+	WORD $0x4f0c5463 // shl v3.16b, v3.16b, #0x4
+	WORD $0x4e321e10 // and v16.16b, v16.16b, v18.16b
+	WORD $0x4f0e5508 // shl v8.16b, v8.16b, #0x6
+	WORD $0x4e331c21 // and v1.16b, v1.16b, v19.16b
+	WORD $0x4e341c63 // and v3.16b, v3.16b, v20.16b
+	WORD $0x4eb01c21 // orr v1.16b, v1.16b, v16.16b
+	WORD $0x4ea81c63 // orr v3.16b, v3.16b, v8.16b
+	WORD $0x4ea31c21 // orr v1.16b, v1.16b, v3.16b
+	WORD $0x3ca469a1 // str q1, [x13, x4]
+	WORD $0x52800204 // mov w4, #0x10 // =16
+	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x810 <k_encode_q3_k+0x810>
+	WORD $0x2a1f03f7 // mov w23, wzr
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x3707fcc9 // tbnz w9, #0x0, 0x7fc <k_encode_q3_k+0x7fc>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x8b08022d // add x13, x17, x8
-	WORD $0x3dc001a1 // ldr q1, [x13]
-	WORD $0x3dc009a4 // ldr q4, [x13, #0x20]
-	WORD $0x3dc019bd // ldr q29, [x13, #0x60]
-	WORD $0x3dc021be // ldr q30, [x13, #0x80]
-	WORD $0x3dc029bf // ldr q31, [x13, #0xa0]
-	WORD $0x3dc011b1 // ldr q17, [x13, #0x40]
+	WORD $0x8b08022a // add x10, x17, x8
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x3dc00943 // ldr q3, [x10, #0x20]
+	WORD $0x3dc01948 // ldr q8, [x10, #0x60]
+	WORD $0x3dc02149 // ldr q9, [x10, #0x80]
+	WORD $0x3dc0294a // ldr q10, [x10, #0xa0]
+	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
 	WORD $0x6f0e0421 // ushr v1.16b, v1.16b, #0x2
-	WORD $0x6f0f0484 // ushr v4.16b, v4.16b, #0x1
-	WORD $0x4e3d87bd // add v29.16b, v29.16b, v29.16b
-	WORD $0x4f0a57de // shl v30.16b, v30.16b, #0x2
-	WORD $0x4f0b57ff // shl v31.16b, v31.16b, #0x3
-	WORD $0x3dc031a8 // ldr q8, [x13, #0xc0]
-	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
-	WORD $0x4f0c5508 // shl v8.16b, v8.16b, #0x4
-	WORD $0x4e331c21 // and v1.16b, v1.16b, v19.16b
-	WORD $0x4e321c84 // and v4.16b, v4.16b, v18.16b
-	WORD $0x4e341fbd // and v29.16b, v29.16b, v20.16b
-	WORD $0x4e351fde // and v30.16b, v30.16b, v21.16b
-	WORD $0x4e361fff // and v31.16b, v31.16b, v22.16b
-	WORD $0x4ea11c81 // orr v1.16b, v4.16b, v1.16b
-	WORD $0x4eb11fa4 // orr v4.16b, v29.16b, v17.16b
-	WORD $0x4ebe1ff1 // orr v17.16b, v31.16b, v30.16b
-	WORD $0x4e371d1d // and v29.16b, v8.16b, v23.16b
-	WORD $0x3dc039be // ldr q30, [x13, #0xe0]
-	WORD $0x2a0903ed // mov w13, w9
+	WORD $0x6f0f0463 // ushr v3.16b, v3.16b, #0x1
+	WORD $0x4e288508 // add v8.16b, v8.16b, v8.16b
+	WORD $0x4f0a5529 // shl v9.16b, v9.16b, #0x2
+	WORD $0x4f0b554a // shl v10.16b, v10.16b, #0x3
+	WORD $0x3dc0314b // ldr q11, [x10, #0xc0]
+	WORD $0x4e261e10 // and v16.16b, v16.16b, v6.16b
+	WORD $0x4f0c556b // shl v11.16b, v11.16b, #0x4
+	WORD $0x4e351c21 // and v1.16b, v1.16b, v21.16b
+	WORD $0x4e311c63 // and v3.16b, v3.16b, v17.16b
+	WORD $0x4e361d08 // and v8.16b, v8.16b, v22.16b
+	WORD $0x4e371d29 // and v9.16b, v9.16b, v23.16b
+	WORD $0x4e381d4a // and v10.16b, v10.16b, v24.16b
+	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
+	WORD $0x4eb01d03 // orr v3.16b, v8.16b, v16.16b
+	WORD $0x4ea91d50 // orr v16.16b, v10.16b, v9.16b
+	WORD $0x4e391d68 // and v8.16b, v11.16b, v25.16b
+	WORD $0x3dc03949 // ldr q9, [x10, #0xe0]
+	WORD $0x2a0903ea // mov w10, w9
 	WORD $0x2a1f03e9 // mov w9, wzr
-	WORD $0x4ea11c81 // orr v1.16b, v4.16b, v1.16b
-	WORD $0x4eb11fa4 // orr v4.16b, v29.16b, v17.16b
-	WORD $0x4f0d57d1 // shl v17.16b, v30.16b, #0x5
-	WORD $0x4ea11c81 // orr v1.16b, v4.16b, v1.16b
-	WORD $0x4e391e24 // and v4.16b, v17.16b, v25.16b
-	WORD $0x4ea11c81 // orr v1.16b, v4.16b, v1.16b
-	WORD $0x3ca86b01 // str q1, [x24, x8]
+	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
+	WORD $0x4eb01d03 // orr v3.16b, v8.16b, v16.16b
+	WORD $0x4f0d5530 // shl v16.16b, v9.16b, #0x5
+	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
+	WORD $0x4e3a1e03 // and v3.16b, v16.16b, v26.16b
+	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
+	WORD $0x3ca86ac1 // str q1, [x22, x8]
 	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0x3707fbad // tbnz w13, #0x0, 0x81c <k_encode_q3_k+0x81c>
-	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0x9101bb18 // add x24, x24, #0x6e
-	WORD $0x910402f7 // add x23, x23, #0x100
-	WORD $0xeb1502df // cmp x22, x21
-	WORD $0x54ffeba1 // b.ne 0x630 <k_encode_q3_k+0x630>
-	WORD $0xf9404fe1 // ldr x1, [sp, #0x98]
+	WORD $0x3707fbaa // tbnz w10, #0x0, 0x870 <k_encode_q3_k+0x870>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x9101bad6 // add x22, x22, #0x6e
+	WORD $0x910402b5 // add x21, x21, #0x100
+	WORD $0xeb13029f // cmp x20, x19
+	WORD $0x54ffeba1 // b.ne 0x684 <k_encode_q3_k+0x684>
+	WORD $0xf9405fea // ldr x10, [sp, #0xb8]
 	WORD $0x9140096b // add x11, x11, #0x2, lsl #12 // =0x2000
 	WORD $0x910dc35a // add x26, x26, #0x370
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x54ffbf8c // b.gt 0xc0 <k_encode_q3_k+0xc0>
-	WORD $0xa94e4ff4 // ldp x20, x19, [sp, #0xe0]
-	WORD $0xf9404bfd // ldr x29, [sp, #0x90]
-	WORD $0xa94d57f6 // ldp x22, x21, [sp, #0xd0]
-	WORD $0xa94c5ff8 // ldp x24, x23, [sp, #0xc0]
-	WORD $0xa94b67fa // ldp x26, x25, [sp, #0xb0]
-	WORD $0xa94a6ffe // ldp x30, x27, [sp, #0xa0]
-	WORD $0x6d4823e9 // ldp d9, d8, [sp, #0x80]
-	WORD $0x6d472beb // ldp d11, d10, [sp, #0x70]
-	WORD $0x6d4633ed // ldp d13, d12, [sp, #0x60]
-	WORD $0x6d453bef // ldp d15, d14, [sp, #0x50]
-	WORD $0x9103c3ff // add sp, sp, #0xf0
+	WORD $0xf100214a // subs x10, x10, #0x8
+	WORD $0x54ffbdcc // b.gt 0xdc <k_encode_q3_k+0xdc>
+	WORD $0xa9504ff4 // ldp x20, x19, [sp, #0x100]
+	WORD $0xf9405bfd // ldr x29, [sp, #0xb0]
+	WORD $0xa94f57f6 // ldp x22, x21, [sp, #0xf0]
+	WORD $0xa94e5ff8 // ldp x24, x23, [sp, #0xe0]
+	WORD $0xa94d67fa // ldp x26, x25, [sp, #0xd0]
+	WORD $0xa94c6ffe // ldp x30, x27, [sp, #0xc0]
+	WORD $0x6d4a23e9 // ldp d9, d8, [sp, #0xa0]
+	WORD $0x6d492beb // ldp d11, d10, [sp, #0x90]
+	WORD $0x6d4833ed // ldp d13, d12, [sp, #0x80]
+	WORD $0x6d473bef // ldp d15, d14, [sp, #0x70]
+	WORD $0x910443ff // add sp, sp, #0x110
 	WORD $0xd65f03c0 // ret
 
 	// encode_q3_k_weighted
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540086eb // b.lt 0x19e8 <k_encode_q3_k_weighted+0x10e4>
+	WORD $0x540086eb // b.lt 0x1a3c <k_encode_q3_k_weighted+0x10e4>
 	WORD $0xd10483ff // sub sp, sp, #0x120
 	WORD $0xa941340a // ldp x10, x13, [x0, #0x10]
 	WORD $0x52825408 // mov w8, #0x12a0 // =4768
@@ -699,11 +720,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9802bf // stur q31, [x21, #-0x80]
 	WORD $0x3d8002a8 // str q8, [x21]
 	WORD $0x910402b5 // add x21, x21, #0x100
-	WORD $0x54fffd83 // b.lo 0xa5c <k_encode_q3_k_weighted+0x158>
+	WORD $0x54fffd83 // b.lo 0xab0 <k_encode_q3_k_weighted+0x158>
 	WORD $0xf100313f // cmp x9, #0xc
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x54fffb43 // b.lo 0xa24 <k_encode_q3_k_weighted+0x120>
+	WORD $0x54fffb43 // b.lo 0xa78 <k_encode_q3_k_weighted+0x120>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b0901d1 // add x17, x14, x9
 	WORD $0x91010129 // add x9, x9, #0x40
@@ -718,11 +739,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3fd79c // fadd v28.4s, v28.4s, v31.4s
 	WORD $0x4e28d77b // fadd v27.4s, v27.4s, v8.4s
 	WORD $0x4e29d75a // fadd v26.4s, v26.4s, v9.4s
-	WORD $0x54fffe61 // b.ne 0xac4 <k_encode_q3_k_weighted+0x1c0>
+	WORD $0x54fffe61 // b.ne 0xb18 <k_encode_q3_k_weighted+0x1c0>
 	WORD $0xf103c11f // cmp x8, #0xf0
 	WORD $0x91004108 // add x8, x8, #0x10
 	WORD $0x910100e7 // add x7, x7, #0x40
-	WORD $0x54fff8a3 // b.lo 0xa1c <k_encode_q3_k_weighted+0x118>
+	WORD $0x54fff8a3 // b.lo 0xa70 <k_encode_q3_k_weighted+0x118>
 	WORD $0x4e3ad75a // fadd v26.4s, v26.4s, v26.4s
 	WORD $0x4e3bd77b // fadd v27.4s, v27.4s, v27.4s
 	WORD $0x3dc007e0 // ldr q0, [sp, #0x10]
@@ -789,10 +810,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9e03a2 // stur q2, [x29, #-0x20]
 	WORD $0x3d800ba7 // str q7, [x29, #0x20]
 	WORD $0x910203bd // add x29, x29, #0x80
-	WORD $0x54fffd83 // b.lo 0xbc4 <k_encode_q3_k_weighted+0x2c0>
+	WORD $0x54fffd83 // b.lo 0xc18 <k_encode_q3_k_weighted+0x2c0>
 	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0x52800095 // mov w21, #0x4 // =4
-	WORD $0x3707fb36 // tbnz w22, #0x0, 0xb84 <k_encode_q3_k_weighted+0x280>
+	WORD $0x3707fb36 // tbnz w22, #0x0, 0xbd8 <k_encode_q3_k_weighted+0x280>
 	WORD $0xaa1f03f5 // mov x21, xzr
 	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0xaa1e02a9 // orr x9, x21, x30
@@ -830,10 +851,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9a03b0 // stur q16, [x29, #-0x60]
 	WORD $0x3c9c03a2 // stur q2, [x29, #-0x40]
 	WORD $0x3c8807a7 // str q7, [x29], #0x80
-	WORD $0x54fffda3 // b.lo 0xc6c <k_encode_q3_k_weighted+0x368>
+	WORD $0x54fffda3 // b.lo 0xcc0 <k_encode_q3_k_weighted+0x368>
 	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x52800095 // mov w21, #0x4 // =4
-	WORD $0x3707fb58 // tbnz w24, #0x0, 0xc2c <k_encode_q3_k_weighted+0x328>
+	WORD $0x3707fb58 // tbnz w24, #0x0, 0xc80 <k_encode_q3_k_weighted+0x328>
 	WORD $0xd342ffc9 // lsr x9, x30, #2
 	WORD $0xf94037f1 // ldr x17, [sp, #0x68]
 	WORD $0x52a96815 // mov w21, #0x4b400000 // =1262485504
@@ -844,7 +865,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc2969da // str s26, [x14, x9]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xce4 <k_encode_q3_k_weighted+0x3e0>
+	WORD $0x54ffffa1 // b.ne 0xd38 <k_encode_q3_k_weighted+0x3e0>
 	WORD $0xad4069db // ldp q27, q26, [x14]
 	WORD $0x529999b8 // mov w24, #0xcccd // =52429
 	WORD $0x52800209 // mov w9, #0x10 // =16
@@ -865,7 +886,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e22de02 // fmul v2.4s, v16.4s, v2.4s
 	WORD $0x3d810622 // str q2, [x17, #0x410]
 	WORD $0x91008231 // add x17, x17, #0x20
-	WORD $0x54fffe21 // b.ne 0xd08 <k_encode_q3_k_weighted+0x404>
+	WORD $0x54fffe21 // b.ne 0xd5c <k_encode_q3_k_weighted+0x404>
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x8b0901f1 // add x17, x15, x9
@@ -874,7 +895,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf108013f // cmp x9, #0x200
 	WORD $0x4e22d77b // fadd v27.4s, v27.4s, v2.4s
 	WORD $0x4e20d75a // fadd v26.4s, v26.4s, v0.4s
-	WORD $0x54ffff41 // b.ne 0xd50 <k_encode_q3_k_weighted+0x44c>
+	WORD $0x54ffff41 // b.ne 0xda4 <k_encode_q3_k_weighted+0x44c>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xaa0e03f1 // mov x17, x14
 	WORD $0xad006dda // stp q26, q27, [x14]
@@ -882,7 +903,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc296880 // str s0, [x4, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf104013f // cmp x9, #0x100
-	WORD $0x54ffff81 // b.ne 0xd78 <k_encode_q3_k_weighted+0x474>
+	WORD $0x54ffff81 // b.ne 0xdcc <k_encode_q3_k_weighted+0x474>
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
 	WORD $0x52800209 // mov w9, #0x10 // =16
@@ -906,7 +927,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb91e1d // bit v29.16b, v16.16b, v25.16b
 	WORD $0x3d820220 // str q0, [x17, #0x800]
 	WORD $0x91008231 // add x17, x17, #0x20
-	WORD $0x54fffde1 // b.ne 0xda4 <k_encode_q3_k_weighted+0x4a0>
+	WORD $0x54fffde1 // b.ne 0xdf8 <k_encode_q3_k_weighted+0x4a0>
 	WORD $0x4f04f61a // fmov v26.4s, #-4.00000000
 	WORD $0x5283afa9 // mov w9, #0x1d7d // =7549
 	WORD $0x3dc017e7 // ldr q7, [sp, #0x50]
@@ -987,7 +1008,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd729 // fadd v9.4s, v25.4s, v12.4s
 	WORD $0x4e27d44b // fadd v11.4s, v2.4s, v7.4s
 	WORD $0x4e30d40c // fadd v12.4s, v0.4s, v16.4s
-	WORD $0x54fff8a1 // b.ne 0xe40 <k_encode_q3_k_weighted+0x53c>
+	WORD $0x54fff8a1 // b.ne 0xe94 <k_encode_q3_k_weighted+0x53c>
 	WORD $0x6e2cfd20 // fdiv v0.4s, v9.4s, v12.4s
 	WORD $0x4ea0d987 // fcmeq v7.4s, v12.4s, #0.0
 	WORD $0x4ea0d970 // fcmeq v16.4s, v11.4s, #0.0
@@ -1001,11 +1022,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e22dd50 // fmul v16.4s, v10.4s, v2.4s
 	WORD $0x3d8315a2 // str q2, [x13, #0xc50]
 	WORD $0x3d830db0 // str q16, [x13, #0xc30]
-	WORD $0x14000004 // b 0xf74 <k_encode_q3_k_weighted+0x670>
+	WORD $0x14000004 // b 0xfc8 <k_encode_q3_k_weighted+0x670>
 	WORD $0x11000484 // add w4, w4, #0x1
 	WORD $0x7100289f // cmp w4, #0xa
-	WORD $0x540010e0 // b.eq 0x118c <k_encode_q3_k_weighted+0x888>
-	WORD $0x34ffffa4 // cbz w4, 0xf68 <k_encode_q3_k_weighted+0x664>
+	WORD $0x540010e0 // b.eq 0x11e0 <k_encode_q3_k_weighted+0x888>
+	WORD $0x34ffffa4 // cbz w4, 0xfbc <k_encode_q3_k_weighted+0x664>
 	WORD $0x1e220080 // scvtf s0, w4
 	WORD $0x1e270302 // fmov s2, w24
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
@@ -1079,7 +1100,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd729 // fadd v9.4s, v25.4s, v12.4s
 	WORD $0x4e27d44c // fadd v12.4s, v2.4s, v7.4s
 	WORD $0x4e30d40b // fadd v11.4s, v0.4s, v16.4s
-	WORD $0x54fff901 // b.ne 0xfbc <k_encode_q3_k_weighted+0x6b8>
+	WORD $0x54fff901 // b.ne 0x1010 <k_encode_q3_k_weighted+0x6b8>
 	WORD $0x3dc30dae // ldr q14, [x13, #0xc30]
 	WORD $0x3dc309ad // ldr q13, [x13, #0xc20]
 	WORD $0x6e29dd20 // fmul v0.4s, v9.4s, v9.4s
@@ -1096,7 +1117,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21280f // xtn v15.8b, v0.8h
 	WORD $0x2e30a9e0 // umaxv b0, v15.8b
 	WORD $0x1e260009 // fmov w9, s0
-	WORD $0x3607f449 // tbz w9, #0x0, 0xf68 <k_encode_q3_k_weighted+0x664>
+	WORD $0x3607f449 // tbz w9, #0x0, 0xfbc <k_encode_q3_k_weighted+0x664>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
 	WORD $0x3dc31da2 // ldr q2, [x13, #0xc70]
 	WORD $0x6e2cfd57 // fdiv v23.4s, v10.4s, v12.4s
@@ -1138,7 +1159,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d8309b8 // str q24, [x13, #0xc20]
 	WORD $0x3d8319a0 // str q0, [x13, #0xc60]
 	WORD $0x3d831da2 // str q2, [x13, #0xc70]
-	WORD $0x17ffff78 // b 0xf68 <k_encode_q3_k_weighted+0x664>
+	WORD $0x17ffff78 // b 0xfbc <k_encode_q3_k_weighted+0x664>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
 	WORD $0x3dc31da2 // ldr q2, [x13, #0xc70]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1157,13 +1178,13 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc2968e0 // str s0, [x7, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf104013f // cmp x9, #0x100
-	WORD $0x54ffff81 // b.ne 0x11c4 <k_encode_q3_k_weighted+0x8c0>
+	WORD $0x54ffff81 // b.ne 0x1218 <k_encode_q3_k_weighted+0x8c0>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xbc696a00 // ldr s0, [x16, x9]
 	WORD $0xbc296a80 // str s0, [x20, x9]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x54ffff81 // b.ne 0x11dc <k_encode_q3_k_weighted+0x8d8>
+	WORD $0x54ffff81 // b.ne 0x1230 <k_encode_q3_k_weighted+0x8d8>
 	WORD $0xf94067e9 // ldr x9, [sp, #0xc8]
 	WORD $0x529999b1 // mov w17, #0xcccd // =52429
 	WORD $0x910023de // add x30, x30, #0x8
@@ -1171,7 +1192,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb1303df // cmp x30, x19
 	WORD $0x91008294 // add x20, x20, #0x20
 	WORD $0x11000529 // add w9, w9, #0x1
-	WORD $0x54ffca63 // b.lo 0xb58 <k_encode_q3_k_weighted+0x254>
+	WORD $0x54ffca63 // b.lo 0xbac <k_encode_q3_k_weighted+0x254>
 	WORD $0xf9401bf9 // ldr x25, [sp, #0x30]
 	WORD $0x52800208 // mov w8, #0x10 // =16
 	WORD $0xaa0d03e9 // mov x9, x13
@@ -1184,7 +1205,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d810527 // str q7, [x9, #0x410]
 	WORD $0x3d810120 // str q0, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffee1 // b.ne 0x121c <k_encode_q3_k_weighted+0x918>
+	WORD $0x54fffee1 // b.ne 0x1270 <k_encode_q3_k_weighted+0x918>
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0xf94017fd // ldr x29, [sp, #0x28]
@@ -1212,7 +1233,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb91e0b // bit v11.16b, v16.16b, v25.16b
 	WORD $0x3d820120 // str q0, [x9, #0x800]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffde1 // b.ne 0x126c <k_encode_q3_k_weighted+0x968>
+	WORD $0x54fffde1 // b.ne 0x12c0 <k_encode_q3_k_weighted+0x968>
 	WORD $0x6e2afc3f // fdiv v31.4s, v1.4s, v10.4s
 	WORD $0x6eace7cc // fcmgt v12.4s, v30.4s, v12.4s
 	WORD $0x6eabe7de // fcmgt v30.4s, v30.4s, v11.4s
@@ -1288,7 +1309,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e29d409 // fadd v9.4s, v0.4s, v9.4s
 	WORD $0x4e30d6eb // fadd v11.4s, v23.4s, v16.4s
 	WORD $0x4e27d44c // fadd v12.4s, v2.4s, v7.4s
-	WORD $0x54fff8e1 // b.ne 0x12fc <k_encode_q3_k_weighted+0x9f8>
+	WORD $0x54fff8e1 // b.ne 0x1350 <k_encode_q3_k_weighted+0x9f8>
 	WORD $0x6e2cfd20 // fdiv v0.4s, v9.4s, v12.4s
 	WORD $0x4ea0d987 // fcmeq v7.4s, v12.4s, #0.0
 	WORD $0x4ea0d970 // fcmeq v16.4s, v11.4s, #0.0
@@ -1302,11 +1323,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e22dd50 // fmul v16.4s, v10.4s, v2.4s
 	WORD $0x3d8315a2 // str q2, [x13, #0xc50]
 	WORD $0x3d830db0 // str q16, [x13, #0xc30]
-	WORD $0x14000004 // b 0x1428 <k_encode_q3_k_weighted+0xb24>
+	WORD $0x14000004 // b 0x147c <k_encode_q3_k_weighted+0xb24>
 	WORD $0x11000508 // add w8, w8, #0x1
 	WORD $0x7100291f // cmp w8, #0xa
-	WORD $0x540010e0 // b.eq 0x1640 <k_encode_q3_k_weighted+0xd3c>
-	WORD $0x34ffffa8 // cbz w8, 0x141c <k_encode_q3_k_weighted+0xb18>
+	WORD $0x540010e0 // b.eq 0x1694 <k_encode_q3_k_weighted+0xd3c>
+	WORD $0x34ffffa8 // cbz w8, 0x1470 <k_encode_q3_k_weighted+0xb18>
 	WORD $0x1e220100 // scvtf s0, w8
 	WORD $0x1e270222 // fmov s2, w17
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
@@ -1380,7 +1401,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd729 // fadd v9.4s, v25.4s, v12.4s
 	WORD $0x4e27d44c // fadd v12.4s, v2.4s, v7.4s
 	WORD $0x4e30d40b // fadd v11.4s, v0.4s, v16.4s
-	WORD $0x54fff901 // b.ne 0x1470 <k_encode_q3_k_weighted+0xb6c>
+	WORD $0x54fff901 // b.ne 0x14c4 <k_encode_q3_k_weighted+0xb6c>
 	WORD $0x3dc30dae // ldr q14, [x13, #0xc30]
 	WORD $0x3dc309ad // ldr q13, [x13, #0xc20]
 	WORD $0x6e29dd20 // fmul v0.4s, v9.4s, v9.4s
@@ -1397,7 +1418,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21280f // xtn v15.8b, v0.8h
 	WORD $0x2e30a9e0 // umaxv b0, v15.8b
 	WORD $0x1e260009 // fmov w9, s0
-	WORD $0x3607f449 // tbz w9, #0x0, 0x141c <k_encode_q3_k_weighted+0xb18>
+	WORD $0x3607f449 // tbz w9, #0x0, 0x1470 <k_encode_q3_k_weighted+0xb18>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
 	WORD $0x3dc31da2 // ldr q2, [x13, #0xc70]
 	WORD $0x6e2cfd57 // fdiv v23.4s, v10.4s, v12.4s
@@ -1439,7 +1460,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d8309b8 // str q24, [x13, #0xc20]
 	WORD $0x3d8319a0 // str q0, [x13, #0xc60]
 	WORD $0x3d831da2 // str q2, [x13, #0xc70]
-	WORD $0x17ffff78 // b 0x141c <k_encode_q3_k_weighted+0xb18>
+	WORD $0x17ffff78 // b 0x1470 <k_encode_q3_k_weighted+0xb18>
 	WORD $0x3dc319bf // ldr q31, [x13, #0xc60]
 	WORD $0x3dc31da8 // ldr q8, [x13, #0xc70]
 	WORD $0x4f010417 // movi v23.4s, #0x20
@@ -1474,7 +1495,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d810520 // str q0, [x9, #0x410]
 	WORD $0x3d810122 // str q2, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffd61 // b.ne 0x1674 <k_encode_q3_k_weighted+0xd70>
+	WORD $0x54fffd61 // b.ne 0x16c8 <k_encode_q3_k_weighted+0xd70>
 	WORD $0x0e216920 // fcvtn v0.4h, v9.4s
 	WORD $0x0e216942 // fcvtn v2.4h, v10.4s
 	WORD $0xf94023e0 // ldr x0, [sp, #0x40]
@@ -1489,7 +1510,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0703f4 // mov x20, x7
 	WORD $0x1e23c000 // fcvt h0, s0
 	WORD $0x7d00da60 // str h0, [x19, #0x6c]
-	WORD $0x14000021 // b 0x1788 <k_encode_q3_k_weighted+0xe84>
+	WORD $0x14000021 // b 0x17dc <k_encode_q3_k_weighted+0xe84>
 	WORD $0x4e040500 // dup v0.4s, v8.s[0]
 	WORD $0x4e040f57 // dup v23.4s, w26
 	WORD $0x6e20fd22 // fdiv v2.4s, v9.4s, v0.4s
@@ -1521,7 +1542,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e021800 // uzp1 v0.16b, v0.16b, v2.16b
 	WORD $0x4e238400 // add v0.16b, v0.16b, v3.16b
 	WORD $0x3d831920 // str q0, [x9, #0xc60]
-	WORD $0x540003c0 // b.eq 0x17fc <k_encode_q3_k_weighted+0xef8>
+	WORD $0x540003c0 // b.eq 0x1850 <k_encode_q3_k_weighted+0xef8>
 	WORD $0xb8420689 // ldr w9, [x20], #0x20
 	WORD $0xbc687842 // ldr s2, [x2, x8, lsl #2]
 	WORD $0x38246ae9 // strb w9, [x23, x4]
@@ -1532,7 +1553,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad407e3e // ldp q30, q31, [x17]
 	WORD $0x1e200848 // fmul s8, s2, s0
 	WORD $0x1e202108 // fcmp s8, #0.0
-	WORD $0x54fffac1 // b.ne 0x1708 <k_encode_q3_k_weighted+0xe04>
+	WORD $0x54fffac1 // b.ne 0x175c <k_encode_q3_k_weighted+0xe04>
 	WORD $0xbc647800 // ldr s0, [x0, x4, lsl #2]
 	WORD $0x4f809122 // fmul v2.4s, v9.4s, v0.s[0]
 	WORD $0x4f8093a7 // fmul v7.4s, v29.4s, v0.s[0]
@@ -1550,7 +1571,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3cd61f // fadd v31.4s, v16.4s, v28.4s
 	WORD $0x4e3cd4e8 // fadd v8.4s, v7.4s, v28.4s
 	WORD $0x4e3cd41e // fadd v30.4s, v0.4s, v28.4s
-	WORD $0x17ffffdb // b 0x1764 <k_encode_q3_k_weighted+0xe60>
+	WORD $0x17ffffdb // b 0x17b8 <k_encode_q3_k_weighted+0xe60>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b0902f1 // add x17, x23, x9
 	WORD $0x39400224 // ldrb w4, [x17]
@@ -1560,7 +1581,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x39018224 // strb w4, [x17, #0x60]
-	WORD $0x54ffff01 // b.ne 0x1800 <k_encode_q3_k_weighted+0xefc>
+	WORD $0x54ffff01 // b.ne 0x1854 <k_encode_q3_k_weighted+0xefc>
 	WORD $0x4f00e45d // movi v29.16b, #0x2
 	WORD $0x4f00e43e // movi v30.16b, #0x1
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1581,7 +1602,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2a110091 // orr w17, w4, w17
 	WORD $0xf100113f // cmp x9, #0x4
 	WORD $0x3901a291 // strb w17, [x20, #0x68]
-	WORD $0x54fffde1 // b.ne 0x1830 <k_encode_q3_k_weighted+0xf2c>
+	WORD $0x54fffde1 // b.ne 0x1884 <k_encode_q3_k_weighted+0xf2c>
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0x91008269 // add x9, x19, #0x20
 	WORD $0x52800036 // mov w22, #0x1 // =1
@@ -1608,10 +1629,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea21c00 // orr v0.16b, v0.16b, v2.16b
 	WORD $0x3cb56a80 // str q0, [x20, x21]
 	WORD $0x52800215 // mov w21, #0x10 // =16
-	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x1898 <k_encode_q3_k_weighted+0xf94>
+	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x18ec <k_encode_q3_k_weighted+0xf94>
 	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0x3707fcd1 // tbnz w17, #0x0, 0x1884 <k_encode_q3_k_weighted+0xf80>
+	WORD $0x3707fcd1 // tbnz w17, #0x0, 0x18d8 <k_encode_q3_k_weighted+0xf80>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x8b090064 // add x4, x3, x9
@@ -1649,20 +1670,20 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea01c40 // orr v0.16b, v2.16b, v0.16b
 	WORD $0x3ca96a60 // str q0, [x19, x9]
 	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0x3707fba4 // tbnz w4, #0x0, 0x18f8 <k_encode_q3_k_weighted+0xff4>
+	WORD $0x3707fba4 // tbnz w4, #0x0, 0x194c <k_encode_q3_k_weighted+0xff4>
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0x9101ba73 // add x19, x19, #0x6e
 	WORD $0x910010e7 // add x7, x7, #0x4
 	WORD $0xeb1b011f // cmp x8, x27
 	WORD $0x91010000 // add x0, x0, #0x40
 	WORD $0x9110016b // add x11, x11, #0x400
-	WORD $0x54ffea81 // b.ne 0x16f0 <k_encode_q3_k_weighted+0xdec>
+	WORD $0x54ffea81 // b.ne 0x1744 <k_encode_q3_k_weighted+0xdec>
 	WORD $0xf9401feb // ldr x11, [sp, #0x38]
 	WORD $0x9140098c // add x12, x12, #0x2, lsl #12 // =0x2000
 	WORD $0x9140094a // add x10, x10, #0x2, lsl #12 // =0x2000
 	WORD $0x910dc339 // add x25, x25, #0x370
 	WORD $0xf100216b // subs x11, x11, #0x8
-	WORD $0x54ff818c // b.gt 0x9e8 <k_encode_q3_k_weighted+0xe4>
+	WORD $0x54ff818c // b.gt 0xa3c <k_encode_q3_k_weighted+0xe4>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -1675,11 +1696,6 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
 	WORD $0x910483ff // add sp, sp, #0x120
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x0c080400 // 00 04 08 0c .word 0x0c080400
 	WORD $0x1c181410 // 10 14 18 1c .word 0x1c181410
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff

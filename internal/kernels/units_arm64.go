@@ -93,7 +93,7 @@ var units = []unit{
 	}},
 	{cpu.NEON, encode_q3_kNEONAddr(), []entry{
 		{fnEncodeQ3K, 0x0},
-		{fnEncodeQ3KWeighted, 0x904},
+		{fnEncodeQ3KWeighted, 0x958},
 	}},
 	{cpu.NEON, encode_q6_kNEONAddr(), []entry{
 		{fnEncodeQ6K, 0x0},

@@ -2,50 +2,62 @@
 // Q3_K: sixteen sub-blocks of 16 with 6-bit scales.
 #include "encode_signed.h"
 
+// The sweeps are one long chain of dependent divisions: twice as many lanes as the other searches take
+// hide more of it, where there are registers for them.
+#define SN (VL == 16 ? 64 : LN)
+typedef float sf __attribute__((ext_vector_type(SN)));
+typedef int32_t si __attribute__((ext_vector_type(SN)));
+typedef uint8_t sb __attribute__((ext_vector_type(SN)));
+
 // fit_sweep is storage's search of the same name on every lane, for codes -4..3 of 16 elements. t
-// receives the codes.
-INLINE lf fit_sweep(struct group* g)
+// receives the codes, spare is room for one vector.
+INLINE sf fit_sweep(const sf* x, sf* w, sf* t, sf* spare)
 {
-  const lf zero = 0;
-  lf v = zero, top = zero;
+  const sf zero = 0;
+  sf v = zero, top = zero;
   EACH for (long i = 0; i < 16; i++) {
-    const lf x = g->x[i], a = absl(x);
-    v = a > top ? x : v;
+    const sf a = AS(AS(x[i], si) & 0x7fffffff, sf);
+    v = a > top ? x[i] : v;
     top = a > top ? a : top;
   }
-  const li none = top < 1e-15f;
-  const lf is = -4 / v;
-  lf lx = zero, l2 = zero;
+  *spare = top < 1e-15f ? (sf)__builtin_nanf("") : -4 / v;
+  sf lx = zero, l2 = zero;
   EACH for (long i = 0; i < 16; i++) {
-    const lf x = g->x[i], w = x * x, c = code(is * x, (lf)-4, (lf)3);
-    g->w[i] = w;
-    g->t[i] = none ? (lf)-4 : c;
-    lx += w * x * c;
-    l2 += w * c * c;
+    SETTLE
+    sf c = *spare * x[i];
+    c = c > -4 ? c : (sf)-4;
+    c = ROUND(MIN(c, (sf)3));
+    // with nothing to fit, all codes stay the lowest: no sum is positive, and nothing changes
+    const sf q = *spare == *spare ? x[i] * x[i] : zero;
+    w[i] = q;
+    t[i] = c;
+    lx += q * x[i] * c;
+    l2 += q * c * c;
   }
-  SETTLE
   EACH for (int sweep = 0; sweep < 5; sweep++) {
-    li changed = 0;
+    si* changed = (si*)spare;
+    *changed = 0;
     EACH for (long i = 0; i < 16; i++) {
-      const lf x = g->x[i], w = g->w[i], wx = w * x, old = g->t[i];
-      lf slx = lx - wx * old, sl2 = l2 - w * old * old;
-      li good = (slx > zero) & ~none;
-      li c = nearest(x * sl2 / slx);
-      c = MAX(c, (li)-4);
-      c = MIN(c, (li)3);
-      const lf f = __builtin_convertvector(c, lf);
+      SETTLE
+      const sf old = t[i], wx = w[i] * x[i];
+      sf slx = lx - wx * old, sl2 = l2 - w[i] * old * old;
+      si good = slx > zero;
+      si c = (AS(x[i] * sl2 / slx + MAGIC, si) & 0x7fffff) - 0x400000;
+      c = MAX(c, (si)-4);
+      c = MIN(c, (si)3);
+      const sf f = __builtin_convertvector(c, sf);
       good &= f != old;
       slx += wx * f;
-      sl2 += w * f * f;
+      sl2 += w[i] * f * f;
       good &= (sl2 > zero) & (slx * slx * l2 > lx * lx * sl2);
-      g->t[i] = good ? f : old;
+      t[i] = good ? f : old;
       lx = good ? slx : lx;
       l2 = good ? sl2 : l2;
-      changed |= good;
+      *changed |= good;
     }
-    if (!anyl(changed)) break;
+    if (!__builtin_reduce_or(*changed)) break;
   }
-  return (none | ~(l2 > zero)) ? zero : lx / l2;
+  return l2 > zero ? lx / l2 : zero;
 }
 
 // pack_scales stores sixteen 6-bit codes: low nibbles of j and j+8 share byte j, the top two bits of j
@@ -82,8 +94,6 @@ INLINE void spread_scales(struct signed_scales* s)
   D = none ? (lf)0 : halved(1 / is);
 }
 
-typedef uint8_t lb __attribute__((ext_vector_type(LN)));
-
 // finish writes count superblocks whose scales are chosen; searched says that inverses make the codes of
 // the first fit.
 INLINE void finish(struct signed_scales* s, struct q3_k* y, const float* x, long count, const int searched)
@@ -96,8 +106,8 @@ INLINE void finish(struct signed_scales* s, struct q3_k* y, const float* x, long
       const float d = s->d[b] * (float)(s->q[j][b] - 32);
       sc[j] = (uint8_t)s->q[j][b];
       if (d == 0 && !searched) {
-        const uint8_t* from = s->first + sub / LN * LN * 16 + sub % LN;
-        EACH for (int i = 0; i < 16; i++) s->codes[16 * j + i] = from[LN * i];
+        const uint8_t* from = s->first + sub / SN * SN * 16 + sub % SN;
+        EACH for (int i = 0; i < 16; i++) s->codes[16 * j + i] = from[SN * i];
       } else {
         recode(s->codes + 16 * j, x + 256 * b + 16 * j, d, s->inverse[sub], 4);
       }
@@ -115,12 +125,13 @@ KERNEL(encode_q3_k, encode)
   struct q3_k* y = (struct q3_k*)p->dst;
   for (long n = p->n; n > 0; n -= CHUNK, x += CHUNK * 256, y += CHUNK) {
     const long count = n < CHUNK ? n : CHUNK;
-    EACH for (long first = 0; first < 16 * count; first += LN) {
-      columns((float*)s->g.x, LN, x, first, 16 * count, 16, 16);
-      const lf scale = fit_sweep(&s->g);
-      EACH for (int i = 0; i < 16; i++)
-        *(lb*)(s->first + 16 * first + LN * i) = __builtin_convertvector(s->g.t[i] + 4, lb);
-      keep(s, first, scale);
+    EACH for (long first = 0; first < 16 * count; first += SN) {
+      sf* t = (sf*)s->g.t;
+      columns((float*)s->g.x, SN, x, first, 16 * count, 16, 16);
+      const sf scale = fit_sweep((const sf*)s->g.x, (sf*)s->g.w, t, (sf*)s->weight);
+      EACH for (int i = 0; i < 16; i++) *(sb*)(s->first + 16 * first + SN * i) = __builtin_convertvector(t[i] + 4, sb);
+      t[0] = scale;
+      EACH for (long l = 0; l < SN; l++) s->scale[(first + l) % 16][(first + l) / 16] = ((const float*)t)[l];
     }
     spread_scales(s);
     finish(s, y, x, count, 0);

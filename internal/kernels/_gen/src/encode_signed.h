@@ -12,7 +12,7 @@ struct signed_scales {
   float d[LN];                         // what they are multiples of, as stored
   float sigma2[16];
   float inverse[16 * CHUNK]; // of the codes of the first fit
-  uint8_t first[CHUNK * 256]; // those codes, where no inverse makes them: for each group [16][LN]
+  uint8_t first[CHUNK * 256]; // those codes, where no inverse makes them: for each group an element after the other
   uint8_t codes[256];
 };
 FITS(signed_scales)
