@@ -3,6 +3,7 @@ package formats
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
@@ -68,7 +69,7 @@ func (s *rotated) ReadRows(ctx context.Context, dst []float32, lo, hi int) error
 		}
 		return nil
 	}
-	return gather(s, dst, s.t.Cols(), lo, hi, func(buf []float32, a, b int) error { return s.t.Data.ReadRows(ctx, buf, a, b) })
+	return gather(s, &realHeads, dst, s.t.Cols(), lo, hi, func(buf []float32, a, b int) error { return s.t.Data.ReadRows(ctx, buf, a, b) })
 }
 
 // ReadRaw implements ir.Source.
@@ -91,23 +92,46 @@ func (s *rotated) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi 
 	if err != nil {
 		return err
 	}
-	return gather(s, dst, int(row), lo, hi, func(buf []byte, a, b int) error { return s.t.Data.ReadRaw(ctx, part, buf, a, b) })
+	return gather(s, &rawHeads, dst, int(row), lo, hi, func(buf []byte, a, b int) error { return s.t.Data.ReadRaw(ctx, part, buf, a, b) })
 }
 
-// gather reads the heads that rows [lo,hi) belong to, one after the other, and picks the rows.
-func gather[T any](s *rotated, dst []T, row, lo, hi int, read func(buf []T, a, b int) error) error {
+// gather reads the heads that rows [lo,hi) belong to, one after the other, and picks the rows. Of a head
+// that is not wanted whole it reads the rows one by one.
+func gather[T any](s *rotated, pool *sync.Pool, dst []T, row, lo, hi int, read func(buf []T, a, b int) error) error {
 	if err := ir.CheckRange(s.t.Rows(), lo, hi); err != nil {
 		return err
 	}
 	size := 2 * s.half
-	buf := make([]T, size*row)
+	buf := takeHead[T](pool, size*row)
+	defer pool.Put(buf)
 	for first := lo / size * size; first < hi; first += size {
-		if err := read(buf, first, first+size); err != nil {
-			return err
+		whole := first >= lo && first+size <= hi
+		if whole {
+			if err := read((*buf), first, first+size); err != nil {
+				return err
+			}
 		}
 		for r := max(lo, first); r < min(hi, first+size); r++ {
-			copy(dst[(r-lo)*row:(r-lo+1)*row], buf[(s.from(r)-first)*row:])
+			out, from := dst[(r-lo)*row:(r-lo+1)*row], s.from(r)
+			if whole {
+				copy(out, (*buf)[(from-first)*row:])
+			} else if err := read(out, from, from+1); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// Buffers for the rows of a head: of numbers, and of bytes.
+var realHeads, rawHeads sync.Pool
+
+// takeHead gives a buffer of n elements from a pool of *[]T.
+func takeHead[T any](pool *sync.Pool, n int) *[]T {
+	if b, ok := pool.Get().(*[]T); ok && cap(*b) >= n {
+		*b = (*b)[:n]
+		return b
+	}
+	b := make([]T, n)
+	return &b
 }

@@ -144,7 +144,8 @@ func (b *budget) take(n int64) bool {
 	return b.ctx.Err() == nil
 }
 
-// buffer reuses a returned buffer that is large enough and not wastefully so.
+// buffer reuses a returned buffer that is large enough and not wastefully so. Those of other sizes stay
+// as long as all together fit: small tensors come between large ones.
 func (b *budget) buffer(n int) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -155,7 +156,11 @@ func (b *budget) buffer(n int) []byte {
 			return buf[:n]
 		}
 	}
-	b.bufs, b.held = nil, 0 // sizes have changed: let the old ones go
+	for len(b.bufs) > 0 && b.held > b.left { // left is what is not in flight, this buffer included
+		b.held -= int64(cap(b.bufs[0]))
+		b.bufs[0] = nil
+		b.bufs = b.bufs[1:]
+	}
 	return make([]byte, n)
 }
 

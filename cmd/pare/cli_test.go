@@ -96,7 +96,7 @@ func TestProgressAndColour(t *testing.T) {
 		}
 		events[e.Event]++
 	}
-	if events["stage"] < 2 || events["done"] != events["stage"] || events["note"] == 0 {
+	if events["stage"] == 0 || events["done"] != events["stage"] || events["note"] == 0 {
 		t.Errorf("events %v", events)
 	}
 	d = pare(t, dir, "inspect", "nowhere", "--progress", "json")
