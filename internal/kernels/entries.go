@@ -94,8 +94,12 @@ const (
 	fnTileQ4K
 	fnTileQ5K
 	fnTileQ6K
+	fnTileIq4Nl
+	fnTileIq4Xs
+	fnTileMxfp4
 	fnPackLines
 	fnPackHalves
+	fnPackBytes
 	fnPackBits
 	fnPackGroups
 	fnUntileQ80
@@ -108,6 +112,9 @@ const (
 	fnUntileQ4K
 	fnUntileQ5K
 	fnUntileQ6K
+	fnUntileIq4Nl
+	fnUntileIq4Xs
+	fnUntileMxfp4
 	fnTilePanel
 	fnTilePanelMin
 	fnTilePanel16

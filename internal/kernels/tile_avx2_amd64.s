@@ -34,9 +34,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x004bd80d797de2c4; BYTE $0x00 // vpbroadcastw 0x4bd8(%rip), %ymm1 # 0x4c20 <k_tile_q6_k+0xe80>
-	QUAD $0x004bcb15587de2c4; BYTE $0x00 // vpbroadcastd 0x4bcb(%rip), %ymm2 # 0x4c1c <k_tile_q6_k+0xe7c>
-	QUAD $0x004bb21d187de2c4; BYTE $0x00 // vbroadcastss 0x4bb2(%rip), %ymm3 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x005e640d797de2c4; BYTE $0x00 // vpbroadcastw 0x5e64(%rip), %ymm1 # 0x5eac <k_tile_mxfp4+0x57c>
+	QUAD $0x005e5715587de2c4; BYTE $0x00 // vpbroadcastd 0x5e57(%rip), %ymm2 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x005e3a1d187de2c4; BYTE $0x00 // vbroadcastss 0x5e3a(%rip), %ymm3 # 0x5e94 <k_tile_mxfp4+0x564>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -214,9 +214,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0048a20d787de2c4; BYTE $0x00 // vpbroadcastb 0x48a2(%rip), %ymm1 # 0x4c22 <k_tile_q6_k+0xe82>
-	QUAD $0x00489b15797de2c4; BYTE $0x00 // vpbroadcastw 0x489b(%rip), %ymm2 # 0x4c24 <k_tile_q6_k+0xe84>
-	QUAD $0x00487a1d187de2c4; BYTE $0x00 // vbroadcastss 0x487a(%rip), %ymm3 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x005b2e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x5b2e(%rip), %ymm1 # 0x5eae <k_tile_mxfp4+0x57e>
+	QUAD $0x005b2715797de2c4; BYTE $0x00 // vpbroadcastw 0x5b27(%rip), %ymm2 # 0x5eb0 <k_tile_mxfp4+0x580>
+	QUAD $0x005b021d187de2c4; BYTE $0x00 // vbroadcastss 0x5b02(%rip), %ymm3 # 0x5e94 <k_tile_mxfp4+0x564>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
@@ -397,10 +397,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00456e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x456e(%rip), %ymm1 # 0x4c26 <k_tile_q6_k+0xe86>
-	QUAD $0x00456715797de2c4; BYTE $0x00 // vpbroadcastw 0x4567(%rip), %ymm2 # 0x4c28 <k_tile_q6_k+0xe88>
-	QUAD $0x0045521d587de2c4; BYTE $0x00 // vpbroadcastd 0x4552(%rip), %ymm3 # 0x4c1c <k_tile_q6_k+0xe7c>
-	QUAD $0x00453925187de2c4; BYTE $0x00 // vbroadcastss 0x4539(%rip), %ymm4 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x0057fa0d787de2c4; BYTE $0x00 // vpbroadcastb 0x57fa(%rip), %ymm1 # 0x5eb2 <k_tile_mxfp4+0x582>
+	QUAD $0x0057f315797de2c4; BYTE $0x00 // vpbroadcastw 0x57f3(%rip), %ymm2 # 0x5eb4 <k_tile_mxfp4+0x584>
+	QUAD $0x0057de1d587de2c4; BYTE $0x00 // vpbroadcastd 0x57de(%rip), %ymm3 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x0057c125187de2c4; BYTE $0x00 // vbroadcastss 0x57c1(%rip), %ymm4 # 0x5e94 <k_tile_mxfp4+0x564>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -571,10 +571,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00425a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x425a(%rip), %ymm1 # 0x4c2a <k_tile_q6_k+0xe8a>
-	QUAD $0x00425215787de2c4; BYTE $0x00 // vpbroadcastb 0x4252(%rip), %ymm2 # 0x4c2b <k_tile_q6_k+0xe8b>
-	QUAD $0x00424a1d797de2c4; BYTE $0x00 // vpbroadcastw 0x424a(%rip), %ymm3 # 0x4c2c <k_tile_q6_k+0xe8c>
-	QUAD $0x00422125187de2c4; BYTE $0x00 // vbroadcastss 0x4221(%rip), %ymm4 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x0054e60d787de2c4; BYTE $0x00 // vpbroadcastb 0x54e6(%rip), %ymm1 # 0x5eb6 <k_tile_mxfp4+0x586>
+	QUAD $0x0054de15787de2c4; BYTE $0x00 // vpbroadcastb 0x54de(%rip), %ymm2 # 0x5eb7 <k_tile_mxfp4+0x587>
+	QUAD $0x0054d61d797de2c4; BYTE $0x00 // vpbroadcastw 0x54d6(%rip), %ymm3 # 0x5eb8 <k_tile_mxfp4+0x588>
+	QUAD $0x0054a925187de2c4; BYTE $0x00 // vbroadcastss 0x54a9(%rip), %ymm4 # 0x5e94 <k_tile_mxfp4+0x564>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -778,11 +778,11 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003eb60d787de2c4; BYTE $0x00 // vpbroadcastb 0x3eb6(%rip), %ymm1 # 0x4c2e <k_tile_q6_k+0xe8e>
-	QUAD $0x003eae15787de2c4; BYTE $0x00 // vpbroadcastb 0x3eae(%rip), %ymm2 # 0x4c2f <k_tile_q6_k+0xe8f>
-	QUAD $0x003ea61d797de2c4; BYTE $0x00 // vpbroadcastw 0x3ea6(%rip), %ymm3 # 0x4c30 <k_tile_q6_k+0xe90>
-	QUAD $0x003e8925587de2c4; BYTE $0x00 // vpbroadcastd 0x3e89(%rip), %ymm4 # 0x4c1c <k_tile_q6_k+0xe7c>
-	QUAD $0x003e702d187de2c4; BYTE $0x00 // vbroadcastss 0x3e70(%rip), %ymm5 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x0051420d787de2c4; BYTE $0x00 // vpbroadcastb 0x5142(%rip), %ymm1 # 0x5eba <k_tile_mxfp4+0x58a>
+	QUAD $0x00513a15787de2c4; BYTE $0x00 // vpbroadcastb 0x513a(%rip), %ymm2 # 0x5ebb <k_tile_mxfp4+0x58b>
+	QUAD $0x0051321d797de2c4; BYTE $0x00 // vpbroadcastw 0x5132(%rip), %ymm3 # 0x5ebc <k_tile_mxfp4+0x58c>
+	QUAD $0x00511525587de2c4; BYTE $0x00 // vpbroadcastd 0x5115(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x0050f82d187de2c4; BYTE $0x00 // vbroadcastss 0x50f8(%rip), %ymm5 # 0x5e94 <k_tile_mxfp4+0x564>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -988,11 +988,11 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003ada0d187de2c4; BYTE $0x00 // vbroadcastss 0x3ada(%rip), %ymm1 # 0x4c04 <k_tile_q6_k+0xe64>
-	QUAD $0x003aff15787de2c4; BYTE $0x00 // vpbroadcastb 0x3aff(%rip), %ymm2 # 0x4c32 <k_tile_q6_k+0xe92>
-	QUAD $0x003af81d797de2c4; BYTE $0x00 // vpbroadcastw 0x3af8(%rip), %ymm3 # 0x4c34 <k_tile_q6_k+0xe94>
-	QUAD $0x003ad725587de2c4; BYTE $0x00 // vpbroadcastd 0x3ad7(%rip), %ymm4 # 0x4c1c <k_tile_q6_k+0xe7c>
-	QUAD $0x003abe2d187de2c4; BYTE $0x00 // vbroadcastss 0x3abe(%rip), %ymm5 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x004d5a0d187de2c4; BYTE $0x00 // vbroadcastss 0x4d5a(%rip), %ymm1 # 0x5e84 <k_tile_mxfp4+0x554>
+	QUAD $0x004d8b15787de2c4; BYTE $0x00 // vpbroadcastb 0x4d8b(%rip), %ymm2 # 0x5ebe <k_tile_mxfp4+0x58e>
+	QUAD $0x004d841d797de2c4; BYTE $0x00 // vpbroadcastw 0x4d84(%rip), %ymm3 # 0x5ec0 <k_tile_mxfp4+0x590>
+	QUAD $0x004d6325587de2c4; BYTE $0x00 // vpbroadcastd 0x4d63(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x004d462d187de2c4; BYTE $0x00 // vbroadcastss 0x4d46(%rip), %ymm5 # 0x5e94 <k_tile_mxfp4+0x564>
 	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1474,17 +1474,17 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e4c149 // shlq $0x7, %r12
 	LONG $0x5b3c8d4c // leaq (%rbx,%rbx,2), %r15
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00310c05187de2c4; BYTE $0x00 // vbroadcastss 0x310c(%rip), %ymm0 # 0x4c10 <k_tile_q6_k+0xe70>
+	QUAD $0x00439405187de2c4; BYTE $0x00 // vbroadcastss 0x4394(%rip), %ymm0 # 0x5e98 <k_tile_mxfp4+0x568>
 	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
-	QUAD $0x00310205187de2c4; BYTE $0x00 // vbroadcastss 0x3102(%rip), %ymm0 # 0x4c18 <k_tile_q6_k+0xe78>
+	QUAD $0x00438a05187de2c4; BYTE $0x00 // vbroadcastss 0x438a(%rip), %ymm0 # 0x5ea0 <k_tile_mxfp4+0x570>
 	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x00310e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x310e(%rip), %ymm3 # 0x4c36 <k_tile_q6_k+0xe96>
-	QUAD $0x00310625787de2c4; BYTE $0x00 // vpbroadcastb 0x3106(%rip), %ymm4 # 0x4c37 <k_tile_q6_k+0xe97>
-	QUAD $0x0030fe2d797de2c4; BYTE $0x00 // vpbroadcastw 0x30fe(%rip), %ymm5 # 0x4c38 <k_tile_q6_k+0xe98>
-	QUAD $0x0030bd0d587d62c4; BYTE $0x00 // vpbroadcastd 0x30bd(%rip), %ymm9 # 0x4c00 <k_tile_q6_k+0xe60>
-	QUAD $0x0030c835587de2c4; BYTE $0x00 // vpbroadcastd 0x30c8(%rip), %ymm6 # 0x4c14 <k_tile_q6_k+0xe74>
-	QUAD $0x0030b73d187de2c4; BYTE $0x00 // vbroadcastss 0x30b7(%rip), %ymm7 # 0x4c0c <k_tile_q6_k+0xe6c>
-	QUAD $0x00003063056f7dc5 // vmovdqa 0x3063(%rip), %ymm8 # 0x4bc0 <k_tile_q6_k+0xe20>
+	QUAD $0x00439a1d787de2c4; BYTE $0x00 // vpbroadcastb 0x439a(%rip), %ymm3 # 0x5ec2 <k_tile_mxfp4+0x592>
+	QUAD $0x00439225787de2c4; BYTE $0x00 // vpbroadcastb 0x4392(%rip), %ymm4 # 0x5ec3 <k_tile_mxfp4+0x593>
+	QUAD $0x00438a2d797de2c4; BYTE $0x00 // vpbroadcastw 0x438a(%rip), %ymm5 # 0x5ec4 <k_tile_mxfp4+0x594>
+	QUAD $0x00433d0d587d62c4; BYTE $0x00 // vpbroadcastd 0x433d(%rip), %ymm9 # 0x5e80 <k_tile_mxfp4+0x550>
+	QUAD $0x00435035587de2c4; BYTE $0x00 // vpbroadcastd 0x4350(%rip), %ymm6 # 0x5e9c <k_tile_mxfp4+0x56c>
+	QUAD $0x00433f3d187de2c4; BYTE $0x00 // vbroadcastss 0x433f(%rip), %ymm7 # 0x5e94 <k_tile_mxfp4+0x564>
+	QUAD $0x000042a3056f7dc5 // vmovdqa 0x42a3(%rip), %ymm8 # 0x5e00 <k_tile_mxfp4+0x4d0>
 	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
@@ -1732,7 +1732,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0x7235c1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
-	QUAD $0x00002ae7156f7dc5 // vmovdqa 0x2ae7(%rip), %ymm10 # 0x4b60 <k_tile_q6_k+0xdc0>
+	QUAD $0x00003d27156f7dc5 // vmovdqa 0x3d27(%rip), %ymm10 # 0x5da0 <k_tile_mxfp4+0x470>
 	LONG $0x002542c4; BYTE $0xd2 // vpshufb %ymm10, %ymm11, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
@@ -1978,7 +1978,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0x7235c1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
-	QUAD $0x0025d515002562c4; BYTE $0x00 // vpshufb 0x25d5(%rip), %ymm11, %ymm10 # 0x4b60 <k_tile_q6_k+0xdc0>
+	QUAD $0x00381515002562c4; BYTE $0x00 // vpshufb 0x3815(%rip), %ymm11, %ymm10 # 0x5da0 <k_tile_mxfp4+0x470>
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
@@ -2163,21 +2163,21 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e2c149 // shlq $0x7, %r10
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00234405187de2c4; BYTE $0x00 // vbroadcastss 0x2344(%rip), %ymm0 # 0x4c08 <k_tile_q6_k+0xe68>
+	QUAD $0x0035c805187de2c4; BYTE $0x00 // vbroadcastss 0x35c8(%rip), %ymm0 # 0x5e8c <k_tile_mxfp4+0x55c>
 	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
-	QUAD $0x00233a05187de2c4; BYTE $0x00 // vbroadcastss 0x233a(%rip), %ymm0 # 0x4c10 <k_tile_q6_k+0xe70>
+	QUAD $0x0035c205187de2c4; BYTE $0x00 // vbroadcastss 0x35c2(%rip), %ymm0 # 0x5e98 <k_tile_mxfp4+0x568>
 	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
-	QUAD $0x00233005187de2c4; BYTE $0x00 // vbroadcastss 0x2330(%rip), %ymm0 # 0x4c18 <k_tile_q6_k+0xe78>
+	QUAD $0x0035b805187de2c4; BYTE $0x00 // vbroadcastss 0x35b8(%rip), %ymm0 # 0x5ea0 <k_tile_mxfp4+0x570>
 	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x00234025787de2c4; BYTE $0x00 // vpbroadcastb 0x2340(%rip), %ymm4 # 0x4c3a <k_tile_q6_k+0xe9a>
-	QUAD $0x0023392d797de2c4; BYTE $0x00 // vpbroadcastw 0x2339(%rip), %ymm5 # 0x4c3c <k_tile_q6_k+0xe9c>
-	QUAD $0x00231035587de2c4; BYTE $0x00 // vpbroadcastd 0x2310(%rip), %ymm6 # 0x4c1c <k_tile_q6_k+0xe7c>
-	QUAD $0x0022eb3d187de2c4; BYTE $0x00 // vbroadcastss 0x22eb(%rip), %ymm7 # 0x4c00 <k_tile_q6_k+0xe60>
-	QUAD $0x0022ee05187d62c4; BYTE $0x00 // vbroadcastss 0x22ee(%rip), %ymm8 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x0035cc25787de2c4; BYTE $0x00 // vpbroadcastb 0x35cc(%rip), %ymm4 # 0x5ec6 <k_tile_mxfp4+0x596>
+	QUAD $0x0035c52d797de2c4; BYTE $0x00 // vpbroadcastw 0x35c5(%rip), %ymm5 # 0x5ec8 <k_tile_mxfp4+0x598>
+	QUAD $0x00359c35587de2c4; BYTE $0x00 // vpbroadcastd 0x359c(%rip), %ymm6 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x00356b3d187de2c4; BYTE $0x00 // vbroadcastss 0x356b(%rip), %ymm7 # 0x5e80 <k_tile_mxfp4+0x550>
+	QUAD $0x00357605187d62c4; BYTE $0x00 // vbroadcastss 0x3576(%rip), %ymm8 # 0x5e94 <k_tile_mxfp4+0x564>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x0000222b156f7dc5 // vmovdqa 0x222b(%rip), %ymm10 # 0x4b60 <k_tile_q6_k+0xdc0>
+	QUAD $0x0000346b156f7dc5 // vmovdqa 0x346b(%rip), %ymm10 # 0x5da0 <k_tile_mxfp4+0x470>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x06e1c148 // shlq $0x6, %rcx
@@ -2355,7 +2355,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	QUAD $0x08c0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%r15), %ymm1
-	QUAD $0x00001eb51d6ffdc5 // vmovdqa 0x1eb5(%rip), %ymm3 # 0x4bc0 <k_tile_q6_k+0xe20>
+	QUAD $0x000030f51d6ffdc5 // vmovdqa 0x30f5(%rip), %ymm3 # 0x5e00 <k_tile_mxfp4+0x4d0>
 	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2611,18 +2611,18 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0019f905187de2c4; BYTE $0x00 // vbroadcastss 0x19f9(%rip), %ymm0 # 0x4c08 <k_tile_q6_k+0xe68>
+	QUAD $0x002c7d05187de2c4; BYTE $0x00 // vbroadcastss 0x2c7d(%rip), %ymm0 # 0x5e8c <k_tile_mxfp4+0x55c>
 	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x0019ef05187de2c4; BYTE $0x00 // vbroadcastss 0x19ef(%rip), %ymm0 # 0x4c10 <k_tile_q6_k+0xe70>
+	QUAD $0x002c7705187de2c4; BYTE $0x00 // vbroadcastss 0x2c77(%rip), %ymm0 # 0x5e98 <k_tile_mxfp4+0x568>
 	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x0019e505187de2c4; BYTE $0x00 // vbroadcastss 0x19e5(%rip), %ymm0 # 0x4c18 <k_tile_q6_k+0xe78>
+	QUAD $0x002c6d05187de2c4; BYTE $0x00 // vbroadcastss 0x2c6d(%rip), %ymm0 # 0x5ea0 <k_tile_mxfp4+0x570>
 	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
-	QUAD $0x0019f925787de2c4; BYTE $0x00 // vpbroadcastb 0x19f9(%rip), %ymm4 # 0x4c3e <k_tile_q6_k+0xe9e>
-	QUAD $0x0019f12d787de2c4; BYTE $0x00 // vpbroadcastb 0x19f1(%rip), %ymm5 # 0x4c3f <k_tile_q6_k+0xe9f>
-	QUAD $0x0019e935797de2c4; BYTE $0x00 // vpbroadcastw 0x19e9(%rip), %ymm6 # 0x4c40 <k_tile_q6_k+0xea0>
-	QUAD $0x0019bc3d587de2c4; BYTE $0x00 // vpbroadcastd 0x19bc(%rip), %ymm7 # 0x4c1c <k_tile_q6_k+0xe7c>
-	QUAD $0x00199705187d62c4; BYTE $0x00 // vbroadcastss 0x1997(%rip), %ymm8 # 0x4c00 <k_tile_q6_k+0xe60>
-	QUAD $0x00199a0d187d62c4; BYTE $0x00 // vbroadcastss 0x199a(%rip), %ymm9 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x002c8525787de2c4; BYTE $0x00 // vpbroadcastb 0x2c85(%rip), %ymm4 # 0x5eca <k_tile_mxfp4+0x59a>
+	QUAD $0x002c7d2d787de2c4; BYTE $0x00 // vpbroadcastb 0x2c7d(%rip), %ymm5 # 0x5ecb <k_tile_mxfp4+0x59b>
+	QUAD $0x002c7535797de2c4; BYTE $0x00 // vpbroadcastw 0x2c75(%rip), %ymm6 # 0x5ecc <k_tile_mxfp4+0x59c>
+	QUAD $0x002c483d587de2c4; BYTE $0x00 // vpbroadcastd 0x2c48(%rip), %ymm7 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x002c1705187d62c4; BYTE $0x00 // vbroadcastss 0x2c17(%rip), %ymm8 # 0x5e80 <k_tile_mxfp4+0x550>
+	QUAD $0x002c220d187d62c4; BYTE $0x00 // vbroadcastss 0x2c22(%rip), %ymm9 # 0x5e94 <k_tile_mxfp4+0x564>
 	LONG $0x3f148d4c // leaq (%rdi,%rdi), %r10
 	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
@@ -2868,7 +2868,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
 	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	QUAD $0x000013ef1d6ffdc5 // vmovdqa 0x13ef(%rip), %ymm3 # 0x4bc0 <k_tile_q6_k+0xe20>
+	QUAD $0x0000262f1d6ffdc5 // vmovdqa 0x262f(%rip), %ymm3 # 0x5e00 <k_tile_mxfp4+0x4d0>
 	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2959,7 +2959,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
 	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	QUAD $0x000011891d6ffdc5 // vmovdqa 0x1189(%rip), %ymm3 # 0x4b60 <k_tile_q6_k+0xdc0>
+	QUAD $0x000023c91d6ffdc5 // vmovdqa 0x23c9(%rip), %ymm3 # 0x5da0 <k_tile_mxfp4+0x470>
 	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -3188,10 +3188,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x000e280d787de2c4; BYTE $0x00 // vpbroadcastb 0xe28(%rip), %ymm1 # 0x4c42 <k_tile_q6_k+0xea2>
-	QUAD $0x000e2015787de2c4; BYTE $0x00 // vpbroadcastb 0xe20(%rip), %ymm2 # 0x4c43 <k_tile_q6_k+0xea3>
-	QUAD $0x000e181d797de2c4; BYTE $0x00 // vpbroadcastw 0xe18(%rip), %ymm3 # 0x4c44 <k_tile_q6_k+0xea4>
-	QUAD $0x000dd725187de2c4; BYTE $0x00 // vbroadcastss 0xdd7(%rip), %ymm4 # 0x4c0c <k_tile_q6_k+0xe6c>
+	QUAD $0x0020b40d787de2c4; BYTE $0x00 // vpbroadcastb 0x20b4(%rip), %ymm1 # 0x5ece <k_tile_mxfp4+0x59e>
+	QUAD $0x0020ac15787de2c4; BYTE $0x00 // vpbroadcastb 0x20ac(%rip), %ymm2 # 0x5ecf <k_tile_mxfp4+0x59f>
+	QUAD $0x0020a41d797de2c4; BYTE $0x00 // vpbroadcastw 0x20a4(%rip), %ymm3 # 0x5ed0 <k_tile_mxfp4+0x5a0>
+	QUAD $0x00205f25187de2c4; BYTE $0x00 // vbroadcastss 0x205f(%rip), %ymm4 # 0x5e94 <k_tile_mxfp4+0x564>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
@@ -3778,6 +3778,977 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_iq4_nl
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03558e0f; WORD $0x0000 // jle 0x4e52 <k_tile_iq4_nl+0x362>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	BYTE $0x50 // pushq %rax
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02738e0f; WORD $0x0000 // jle 0x4d93 <k_tile_iq4_nl+0x2a3>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00139a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x139a(%rip), %ymm1 # 0x5ed2 <k_tile_mxfp4+0x5a2>
+	QUAD $0x0013bf155a7de2c4; BYTE $0x00 // vbroadcasti128 0x13bf(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x00138a1d797de2c4; BYTE $0x00 // vpbroadcastw 0x138a(%rip), %ymm3 # 0x5ed4 <k_tile_mxfp4+0x5a4>
+	QUAD $0x00135525587de2c4; BYTE $0x00 // vpbroadcastd 0x1355(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x0013382d187de2c4; BYTE $0x00 // vbroadcastss 0x1338(%rip), %ymm5 # 0x5e94 <k_tile_mxfp4+0x564>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x4b7b <k_tile_iq4_nl+0x8b>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x0334 // vmovups (%r11,%rax), %ymm6
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
+	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
+	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
+	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
+	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x1c7d42c4; BYTE $0xe3 // vpabsb %ymm11, %ymm12
+	LONG $0x587d42c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm13
+	LONG $0x081542c4; BYTE $0xdb // vpsignb %ymm11, %ymm13, %ymm11
+	LONG $0x041d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm12, %ymm11
+	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
+	LONG $0xe1db35c5 // vpand %ymm1, %ymm9, %ymm12
+	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
+	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
+	LONG $0x587d42c4; WORD $0x0476 // vpbroadcastd 0x4(%r14), %ymm14
+	LONG $0x080d42c4; BYTE $0xe4 // vpsignb %ymm12, %ymm14, %ymm12
+	LONG $0x041542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm13, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xfe2541c4; BYTE $0xdc // vpaddd %ymm12, %ymm11, %ymm11
+	LONG $0xe1db3dc5 // vpand %ymm1, %ymm8, %ymm12
+	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
+	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
+	LONG $0x587d42c4; WORD $0x0876 // vpbroadcastd 0x8(%r14), %ymm14
+	LONG $0x080d42c4; BYTE $0xe4 // vpsignb %ymm12, %ymm14, %ymm12
+	LONG $0x041542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm13, %ymm12
+	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
+	LONG $0xe9db45c5 // vpand %ymm1, %ymm7, %ymm13
+	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
+	LONG $0x1c7d42c4; BYTE $0xf5 // vpabsb %ymm13, %ymm14
+	LONG $0x587d42c4; WORD $0x0c7e // vpbroadcastd 0xc(%r14), %ymm15
+	LONG $0x080542c4; BYTE $0xed // vpsignb %ymm13, %ymm15, %ymm13
+	LONG $0x040d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm14, %ymm13
+	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0xfe2541c4; BYTE $0xdc // vpaddd %ymm12, %ymm11, %ymm11
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
+	LONG $0x1c7d42c4; BYTE $0xe2 // vpabsb %ymm10, %ymm12
+	LONG $0x587d42c4; WORD $0x106e // vpbroadcastd 0x10(%r14), %ymm13
+	LONG $0x081542c4; BYTE $0xd2 // vpsignb %ymm10, %ymm13, %ymm10
+	LONG $0x041d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm12, %ymm10
+	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x006d42c4; BYTE $0xc9 // vpshufb %ymm9, %ymm2, %ymm9
+	LONG $0x1c7d42c4; BYTE $0xe1 // vpabsb %ymm9, %ymm12
+	LONG $0x587d42c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm13
+	LONG $0x081542c4; BYTE $0xc9 // vpsignb %ymm9, %ymm13, %ymm9
+	LONG $0x041d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm12, %ymm9
+	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
+	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
+	LONG $0xfe2541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm11, %ymm9
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xd0 // vpabsb %ymm8, %ymm10
+	LONG $0x587d42c4; WORD $0x185e // vpbroadcastd 0x18(%r14), %ymm11
+	LONG $0x082542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm11, %ymm8
+	LONG $0x042d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm10, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0x006de2c4; BYTE $0xff // vpshufb %ymm7, %ymm2, %ymm7
+	LONG $0x1c7d62c4; BYTE $0xd7 // vpabsb %ymm7, %ymm10
+	LONG $0x587d42c4; WORD $0x1c5e // vpbroadcastd 0x1c(%r14), %ymm11
+	LONG $0x0825e2c4; BYTE $0xff // vpsignb %ymm7, %ymm11, %ymm7
+	LONG $0x042de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm10, %ymm7
+	LONG $0xfbf5c5c5 // vpmaddwd %ymm3, %ymm7, %ymm7
+	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
+	LONG $0xfcfec5c5 // vpaddd %ymm4, %ymm7, %ymm7
+	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
+	QUAD $0x01002984137d02c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm8
+	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
+	LONG $0xb83d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm7) + ymm9
+	LONG $0x187dc2c4; WORD $0x207e // vbroadcastss 0x20(%r14), %ymm7
+	LONG $0xa835e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm6
+	LONG $0x117cc1c4; WORD $0x033c // vmovups %ymm7, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfe2c850f; WORD $0xffff // jne 0x4b90 <k_tile_iq4_nl+0xa0>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfdfe850f; WORD $0xffff // jne 0x4b80 <k_tile_iq4_nl+0x90>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfdd2850f; WORD $0xffff // jne 0x4b60 <k_tile_iq4_nl+0x70>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x4e44 <k_tile_iq4_nl+0x354>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00a8850f; WORD $0x0000 // jne 0x4e44 <k_tile_iq4_nl+0x354>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x4dab <k_tile_iq4_nl+0x2bb>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x65eb // jmp 0x4e10 <k_tile_iq4_nl+0x320>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0x4dd0 <k_tile_iq4_nl+0x2e0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0x4e44 <k_tile_iq4_nl+0x354>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0x4e30 <k_tile_iq4_nl+0x340>
+	LONG $0x08c48348 // addq $0x8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_iq4_xs
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0ab88e0f; WORD $0x0000 // jle 0x5925 <k_tile_iq4_xs+0xac5>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x09c38e0f; WORD $0x0000 // jle 0x585e <k_tile_iq4_xs+0x9fe>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x00101b0d787de2c4; BYTE $0x00 // vpbroadcastb 0x101b(%rip), %ymm1 # 0x5ed6 <k_tile_mxfp4+0x5a6>
+	QUAD $0x00103c155a7de2c4; BYTE $0x00 // vbroadcasti128 0x103c(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x00100b1d797de2c4; BYTE $0x00 // vpbroadcastw 0x100b(%rip), %ymm3 # 0x5ed8 <k_tile_mxfp4+0x5a8>
+	QUAD $0x000fd22d587de2c4; BYTE $0x00 // vpbroadcastd 0xfd2(%rip), %ymm5 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x000fa535587de2c4; BYTE $0x00 // vpbroadcastd 0xfa5(%rip), %ymm6 # 0x5e84 <k_tile_mxfp4+0x554>
+	QUAD $0x000fbc3d587de2c4; BYTE $0x00 // vpbroadcastd 0xfbc(%rip), %ymm7 # 0x5ea4 <k_tile_mxfp4+0x574>
+	QUAD $0x000fab1d587d62c4; BYTE $0x00 // vpbroadcastd 0xfab(%rip), %ymm11 # 0x5e9c <k_tile_mxfp4+0x56c>
+	QUAD $0x000f9a25187d62c4; BYTE $0x00 // vbroadcastss 0xf9a(%rip), %ymm12 # 0x5e94 <k_tile_mxfp4+0x564>
+	LONG $0x121c8d4b // leaq (%r10,%r10), %rbx
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x00008024ac7ffec5; BYTE $0x00 // vmovdqu %ymm5, 0x80(%rsp)
+	LONG $0x747ffec5; WORD $0x6024 // vmovdqu %ymm6, 0x60(%rsp)
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0d75 // jne 0x4f3f <k_tile_iq4_xs+0xdf>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x0c107cc5; BYTE $0x11 // vmovups (%rcx,%rdx), %ymm9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x100c8d49 // leaq (%r8,%rdx), %rcx
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x9066 // nop
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	WORD $0x8941; BYTE $0xfd // movl %edi, %r13d
+	LONG $0x04e5c141 // shll $0x4, %r13d
+	QUAD $0x00000000fd348d44 // leal (,%rdi,8), %r14d
+	LONG $0x40f76948; WORD $0x0004; BYTE $0x00 // imulq $0x440, %rdi, %rsi # imm = 0x440
+	LONG $0x300c180f // prefetcht0 (%rax,%rsi)
+	QUAD $0x00000080308c180f // prefetcht0 0x80(%rax,%rsi)
+	QUAD $0x00000100308c180f // prefetcht0 0x100(%rax,%rsi)
+	LONG $0x6f7e21c4; WORD $0x392c // vmovdqu (%rcx,%r15), %ymm13
+	LONG $0xe5297cc5 // vmovaps %ymm12, %ymm5
+	LONG $0x6f7e21c4; WORD $0x3964; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm12
+	LONG $0xde7f7dc5 // vmovdqa %ymm11, %ymm6
+	QUAD $0x0080399c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm11
+	QUAD $0x00c039946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm10
+	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
+	LONG $0x587dc2c4; WORD $0x2404 // vpbroadcastd (%r12), %ymm0
+	LONG $0x087dc2c4; BYTE $0xc6 // vpsignb %ymm14, %ymm0, %ymm0
+	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
+	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
+	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
+	LONG $0x587d42c4; WORD $0x2444; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm8
+	LONG $0x083d42c4; BYTE $0xc6 // vpsignb %ymm14, %ymm8, %ymm8
+	LONG $0x040542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm15, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
+	LONG $0xc1db25c5 // vpand %ymm1, %ymm11, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xf0 // vpabsb %ymm8, %ymm14
+	LONG $0x587d42c4; WORD $0x247c; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm15
+	LONG $0x080542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm15, %ymm8
+	LONG $0x040d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm14, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm4
+	LONG $0x085dc2c4; BYTE $0xe6 // vpsignb %ymm14, %ymm4, %ymm4
+	LONG $0x0405e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm15, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d42c4; WORD $0x246c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm13
+	LONG $0x0815e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm13, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xe0 // vpabsb %ymm8, %ymm12
+	LONG $0x587d42c4; WORD $0x246c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm13
+	LONG $0x081542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm13, %ymm8
+	LONG $0x041d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm12, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm11
+	LONG $0x0825e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm11, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xd0 // vpabsb %ymm8, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm11
+	LONG $0x082542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm11, %ymm8
+	LONG $0x042d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm10, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	QUAD $0x00008024a4feddc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm4, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
+	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
+	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
+	LONG $0x64dbddc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm4, %ymm4
+	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
+	LONG $0x6e7941c4; BYTE $0xd6 // vmovd %r14d, %xmm10
+	LONG $0xd23d41c4; BYTE $0xc2 // vpsrld %xmm10, %ymm8, %ymm8
+	QUAD $0x08600894137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r9), %ymm10
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc7db3dc5 // vpand %ymm7, %ymm8, %ymm8
+	LONG $0xe4ebbdc5 // vpor %ymm4, %ymm8, %ymm4
+	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe459acc5 // vmulps %ymm4, %ymm10, %ymm4
+	LONG $0xc5595cc5 // vmulps %ymm5, %ymm4, %ymm8
+	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
+	LONG $0x187d42c4; WORD $0x2454; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm10
+	LONG $0xa83d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm9
+	QUAD $0x00000110308c180f // prefetcht0 0x110(%rax,%rsi)
+	QUAD $0x00000190308c180f // prefetcht0 0x190(%rax,%rsi)
+	QUAD $0x00000210308c180f // prefetcht0 0x210(%rax,%rsi)
+	QUAD $0x010039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm13
+	QUAD $0x014039a46f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm12
+	QUAD $0x0180399c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm11
+	QUAD $0x01c0398c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm9
+	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
+	LONG $0x14348d4f // leaq (%r12,%r10), %r14
+	LONG $0x587d02c4; WORD $0x1404 // vpbroadcastd (%r12,%r10), %ymm8
+	LONG $0x083de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm8, %ymm0
+	LONG $0x045de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm4, %ymm0
+	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
+	LONG $0xe1db9dc5 // vpand %ymm1, %ymm12, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x1474; BYTE $0x04 // vpbroadcastd 0x4(%r12,%r10), %ymm14
+	LONG $0x080de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm14, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0xe1dba5c5 // vpand %ymm1, %ymm11, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x1474; BYTE $0x08 // vpbroadcastd 0x8(%r12,%r10), %ymm14
+	LONG $0x080de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm14, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0xc1db35c5 // vpand %ymm1, %ymm9, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xf0 // vpabsb %ymm8, %ymm14
+	LONG $0x587d02c4; WORD $0x147c; BYTE $0x0c // vpbroadcastd 0xc(%r12,%r10), %ymm15
+	LONG $0x080542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm15, %ymm8
+	LONG $0x040d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm14, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x146c; BYTE $0x10 // vpbroadcastd 0x10(%r12,%r10), %ymm13
+	LONG $0x0815e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm13, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xe0 // vpabsb %ymm8, %ymm12
+	LONG $0x587d02c4; WORD $0x146c; BYTE $0x14 // vpbroadcastd 0x14(%r12,%r10), %ymm13
+	LONG $0x081542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm13, %ymm8
+	LONG $0x041d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm12, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x145c; BYTE $0x18 // vpbroadcastd 0x18(%r12,%r10), %ymm11
+	LONG $0x0825e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm11, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xc8 // vpabsb %ymm8, %ymm9
+	LONG $0x587d02c4; WORD $0x145c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%r10), %ymm11
+	LONG $0x082542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm11, %ymm8
+	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	QUAD $0x00008024a4feddc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm4, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
+	LONG $0x046d8d41 // leal 0x4(%r13), %ebp
+	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
+	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
+	LONG $0x64dbddc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm4, %ymm4
+	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
+	LONG $0x02fd2c8d; WORD $0x0000; BYTE $0x00 // leal 0x2(,%rdi,8), %ebp
+	LONG $0xcd6e79c5 // vmovd %ebp, %xmm9
+	LONG $0xd23d41c4; BYTE $0xc1 // vpsrld %xmm9, %ymm8, %ymm8
+	QUAD $0x0860088c137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r9), %ymm9
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc7db3dc5 // vpand %ymm7, %ymm8, %ymm8
+	LONG $0xe4ebbdc5 // vpor %ymm4, %ymm8, %ymm4
+	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe459b4c5 // vmulps %ymm4, %ymm9, %ymm4
+	LONG $0xc5595cc5 // vmulps %ymm5, %ymm4, %ymm8
+	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
+	LONG $0x187d02c4; WORD $0x144c; BYTE $0x20 // vbroadcastss 0x20(%r12,%r10), %ymm9
+	LONG $0xa83d42c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm10
+	QUAD $0x00000220308c180f // prefetcht0 0x220(%rax,%rsi)
+	QUAD $0x000002a0308c180f // prefetcht0 0x2a0(%rax,%rsi)
+	QUAD $0x00000320308c180f // prefetcht0 0x320(%rax,%rsi)
+	QUAD $0x020039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm13
+	QUAD $0x024039a46f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm12
+	QUAD $0x0280399c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm11
+	QUAD $0x02c039946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm10
+	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
+	LONG $0x16248d4f // leaq (%r14,%r10), %r12
+	LONG $0x587d02c4; WORD $0x3204 // vpbroadcastd (%r10,%r14), %ymm8
+	LONG $0x083de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm8, %ymm0
+	LONG $0x045de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm4, %ymm0
+	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
+	LONG $0xe1db9dc5 // vpand %ymm1, %ymm12, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x3274; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r14), %ymm14
+	LONG $0x080de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm14, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0xe1dba5c5 // vpand %ymm1, %ymm11, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x3274; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r14), %ymm14
+	LONG $0x080de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm14, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0xc1db2dc5 // vpand %ymm1, %ymm10, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xf0 // vpabsb %ymm8, %ymm14
+	LONG $0x587d02c4; WORD $0x327c; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r14), %ymm15
+	LONG $0x080542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm15, %ymm8
+	LONG $0x040d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm14, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x326c; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r14), %ymm13
+	LONG $0x0815e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm13, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xe0 // vpabsb %ymm8, %ymm12
+	LONG $0x587d02c4; WORD $0x326c; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r14), %ymm13
+	LONG $0x081542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm13, %ymm8
+	LONG $0x041d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm12, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x325c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r14), %ymm11
+	LONG $0x0825e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm11, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xd0 // vpabsb %ymm8, %ymm10
+	LONG $0x587d02c4; WORD $0x325c; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r14), %ymm11
+	LONG $0x082542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm11, %ymm8
+	LONG $0x042d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm10, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	QUAD $0x00008024a4feddc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm4, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
+	LONG $0x086d8d41 // leal 0x8(%r13), %ebp
+	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
+	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
+	LONG $0x64dbddc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm4, %ymm4
+	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
+	LONG $0x04fd2c8d; WORD $0x0000; BYTE $0x00 // leal 0x4(,%rdi,8), %ebp
+	LONG $0xd56e79c5 // vmovd %ebp, %xmm10
+	LONG $0xd23d41c4; BYTE $0xc2 // vpsrld %xmm10, %ymm8, %ymm8
+	QUAD $0x08600894137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r9), %ymm10
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc7db3dc5 // vpand %ymm7, %ymm8, %ymm8
+	LONG $0xe4ebbdc5 // vpor %ymm4, %ymm8, %ymm4
+	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe459acc5 // vmulps %ymm4, %ymm10, %ymm4
+	LONG $0xc5595cc5 // vmulps %ymm5, %ymm4, %ymm8
+	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
+	LONG $0x187d02c4; WORD $0x3254; BYTE $0x20 // vbroadcastss 0x20(%r10,%r14), %ymm10
+	LONG $0xa83d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm9
+	QUAD $0x00000330308c180f // prefetcht0 0x330(%rax,%rsi)
+	QUAD $0x000003b0308c180f // prefetcht0 0x3b0(%rax,%rsi)
+	QUAD $0x00000430308c180f // prefetcht0 0x430(%rax,%rsi)
+	QUAD $0x030039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm13
+	QUAD $0x034039a46f7e21c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm12
+	QUAD $0x0380399c6f7e21c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm11
+	QUAD $0x03c0398c6f7e21c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm9
+	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
+	LONG $0x587d02c4; WORD $0x2204 // vpbroadcastd (%r10,%r12), %ymm8
+	LONG $0x083de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm8, %ymm0
+	LONG $0x045de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm4, %ymm0
+	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
+	LONG $0xe1db9dc5 // vpand %ymm1, %ymm12, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x2274; BYTE $0x04 // vpbroadcastd 0x4(%r10,%r12), %ymm14
+	LONG $0x080de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm14, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0xe1dba5c5 // vpand %ymm1, %ymm11, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x2274; BYTE $0x08 // vpbroadcastd 0x8(%r10,%r12), %ymm14
+	LONG $0x080de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm14, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0xc1db35c5 // vpand %ymm1, %ymm9, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xf0 // vpabsb %ymm8, %ymm14
+	LONG $0x587d02c4; WORD $0x227c; BYTE $0x0c // vpbroadcastd 0xc(%r10,%r12), %ymm15
+	LONG $0x080542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm15, %ymm8
+	LONG $0x040d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm14, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x226c; BYTE $0x10 // vpbroadcastd 0x10(%r10,%r12), %ymm13
+	LONG $0x0815e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm13, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xe0 // vpabsb %ymm8, %ymm12
+	LONG $0x587d02c4; WORD $0x226c; BYTE $0x14 // vpbroadcastd 0x14(%r10,%r12), %ymm13
+	LONG $0x081542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm13, %ymm8
+	LONG $0x041d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm12, %ymm8
+	LONG $0xe5287cc5 // vmovaps %ymm5, %ymm12
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0x725dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm4
+	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
+	LONG $0x006de2c4; BYTE $0xe4 // vpshufb %ymm4, %ymm2, %ymm4
+	LONG $0x1c7d62c4; BYTE $0xc4 // vpabsb %ymm4, %ymm8
+	LONG $0x587d02c4; WORD $0x225c; BYTE $0x18 // vpbroadcastd 0x18(%r10,%r12), %ymm11
+	LONG $0x0825e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm11, %ymm4
+	LONG $0x043de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm8, %ymm4
+	LONG $0xe3f5ddc5 // vpmaddwd %ymm3, %ymm4, %ymm4
+	LONG $0x723dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x1c7d42c4; BYTE $0xc8 // vpabsb %ymm8, %ymm9
+	LONG $0x587d02c4; WORD $0x225c; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r12), %ymm11
+	LONG $0x082542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm11, %ymm8
+	LONG $0xde6f7dc5 // vmovdqa %ymm6, %ymm11
+	LONG $0x746ffec5; WORD $0x6024 // vmovdqu 0x60(%rsp), %ymm6
+	QUAD $0x00008024ac6ffec5; BYTE $0x00 // vmovdqu 0x80(%rsp), %ymm5
+	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
+	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
+	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
+	LONG $0x0ccd8341 // orl $0xc, %r13d
+	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
+	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
+	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
+	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
+	LONG $0x06fd348d; WORD $0x0000; BYTE $0x00 // leal 0x6(,%rdi,8), %esi
+	LONG $0xce6e79c5 // vmovd %esi, %xmm9
+	LONG $0xd23d41c4; BYTE $0xc1 // vpsrld %xmm9, %ymm8, %ymm8
+	QUAD $0x0860088c137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r9), %ymm9
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc7db3dc5 // vpand %ymm7, %ymm8, %ymm8
+	LONG $0xe4ebbdc5 // vpor %ymm4, %ymm8, %ymm4
+	LONG $0xe4fea5c5 // vpaddd %ymm4, %ymm11, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe459b4c5 // vmulps %ymm4, %ymm9, %ymm4
+	LONG $0xc4591cc5 // vmulps %ymm4, %ymm12, %ymm8
+	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
+	LONG $0x187d02c4; WORD $0x224c; BYTE $0x20 // vbroadcastss 0x20(%r10,%r12), %ymm9
+	LONG $0xa83d42c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm10
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xf7ae850f; WORD $0xffff // jne 0x4fa0 <k_tile_iq4_xs+0x140>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x0c117cc5; BYTE $0x11 // vmovups %ymm9, (%rcx,%rdx)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x0c2444f6; BYTE $0x01 // testb $0x1, 0xc(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf75e850f; WORD $0xffff // jne 0x4f70 <k_tile_iq4_xs+0x110>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x80c08149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r8 # imm = 0x880
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xf712850f; WORD $0xffff // jne 0x4f50 <k_tile_iq4_xs+0xf0>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xf6c7850f; WORD $0xffff // jne 0x4f20 <k_tile_iq4_xs+0xc0>
+	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x5914 <k_tile_iq4_xs+0xab4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00ad850f; WORD $0x0000 // jne 0x5914 <k_tile_iq4_xs+0xab4>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x5876 <k_tile_iq4_xs+0xa16>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x6aeb // jmp 0x58e0 <k_tile_iq4_xs+0xa80>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x58a0 <k_tile_iq4_xs+0xa40>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x5914 <k_tile_iq4_xs+0xab4>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x5900 <k_tile_iq4_xs+0xaa0>
+	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+
+	// tile_mxfp4
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03d58e0f; WORD $0x0000 // jle 0x5d12 <k_tile_mxfp4+0x3e2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x28ec8348 // subq $0x28, %rsp
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02ea8e0f; WORD $0x0000 // jle 0x5c4d <k_tile_mxfp4+0x31d>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x00056315787de2c4; BYTE $0x00 // vpbroadcastb 0x563(%rip), %ymm2 # 0x5eda <k_tile_mxfp4+0x5aa>
+	QUAD $0x000570155a7d62c4; BYTE $0x00 // vbroadcasti128 0x570(%rip), %ymm10 # ymm10 = mem[0,1,0,1]
+	QUAD $0x0005531d797de2c4; BYTE $0x00 // vpbroadcastw 0x553(%rip), %ymm3 # 0x5edc <k_tile_mxfp4+0x5ac>
+	QUAD $0x00051625587de2c4; BYTE $0x00 // vpbroadcastd 0x516(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
+	QUAD $0x0005431d787962c4; BYTE $0x00 // vpbroadcastb 0x543(%rip), %xmm11 # 0x5ede <k_tile_mxfp4+0x5ae>
+	QUAD $0x0004ec3d587de2c4; BYTE $0x00 // vpbroadcastd 0x4ec(%rip), %ymm7 # 0x5e90 <k_tile_mxfp4+0x560>
+	QUAD $0x0004db05587d62c4; BYTE $0x00 // vpbroadcastd 0x4db(%rip), %ymm8 # 0x5e88 <k_tile_mxfp4+0x558>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0f75 // jne 0x59cf <k_tile_mxfp4+0x9f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2304 // vmovups (%r11,%r12), %ymm0
+	LONG $0x4411fcc5; WORD $0x0824 // vmovups %ymm0, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x0c180f43; BYTE $0x2f // prefetcht0 (%r15,%r13)
+	QUAD $0x0000802f8c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r13)
+	QUAD $0x0001002f8c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r13)
+	LONG $0x6f7e01c4; WORD $0x2134 // vmovdqu (%r9,%r12), %ymm14
+	LONG $0x6f7e01c4; WORD $0x216c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm13
+	QUAD $0x008021a46f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm12
+	LONG $0xc17f7dc5 // vmovdqa %ymm8, %ymm1
+	LONG $0xc76f7dc5 // vmovdqa %ymm7, %ymm8
+	LONG $0xfc6ffdc5 // vmovdqa %ymm4, %ymm7
+	LONG $0xdc7f79c5 // vmovdqa %xmm11, %xmm4
+	QUAD $0x00c0219c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm11
+	LONG $0xfadb0dc5 // vpand %ymm2, %ymm14, %ymm15
+	LONG $0x002d42c4; BYTE $0xff // vpshufb %ymm15, %ymm10, %ymm15
+	LONG $0x1c7dc2c4; BYTE $0xc7 // vpabsb %ymm15, %ymm0
+	LONG $0x587dc2c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm5
+	LONG $0x0855c2c4; BYTE $0xef // vpsignb %ymm15, %ymm5, %ymm5
+	LONG $0x047de2c4; BYTE $0xc5 // vpmaddubsw %ymm5, %ymm0, %ymm0
+	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
+	LONG $0xeadb95c5 // vpand %ymm2, %ymm13, %ymm5
+	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0x1c7d62c4; BYTE $0xfd // vpabsb %ymm5, %ymm15
+	LONG $0x587dc2c4; WORD $0x0476 // vpbroadcastd 0x4(%r14), %ymm6
+	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
+	LONG $0x0405e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm15, %ymm5
+	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	LONG $0xeadb9dc5 // vpand %ymm2, %ymm12, %ymm5
+	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
+	LONG $0x587d42c4; WORD $0x087e // vpbroadcastd 0x8(%r14), %ymm15
+	LONG $0x0805e2c4; BYTE $0xed // vpsignb %ymm5, %ymm15, %ymm5
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0xf2dba5c5 // vpand %ymm2, %ymm11, %ymm6
+	LONG $0x002de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm10, %ymm6
+	LONG $0x1c7d62c4; BYTE $0xfe // vpabsb %ymm6, %ymm15
+	LONG $0x587d42c4; WORD $0x0c4e // vpbroadcastd 0xc(%r14), %ymm9
+	LONG $0x0835e2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm9, %ymm6
+	LONG $0x0405e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm15, %ymm6
+	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	LONG $0x7255c1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm5
+	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
+	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
+	LONG $0x587d42c4; WORD $0x104e // vpbroadcastd 0x10(%r14), %ymm9
+	LONG $0x0835e2c4; BYTE $0xed // vpsignb %ymm5, %ymm9, %ymm5
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0x724dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm6
+	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
+	LONG $0x002de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm10, %ymm6
+	LONG $0x1c7d62c4; BYTE $0xce // vpabsb %ymm6, %ymm9
+	LONG $0x587d42c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm13
+	LONG $0x0815e2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm13, %ymm6
+	LONG $0x0435e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm9, %ymm6
+	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	LONG $0x7255c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm5
+	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
+	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
+	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
+	LONG $0x0835e2c4; BYTE $0xed // vpsignb %ymm5, %ymm9, %ymm5
+	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
+	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0x724dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm6
+	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
+	LONG $0x002de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm10, %ymm6
+	LONG $0x1c7d62c4; BYTE $0xce // vpabsb %ymm6, %ymm9
+	LONG $0x587d42c4; WORD $0x1c5e // vpbroadcastd 0x1c(%r14), %ymm11
+	LONG $0x0825e2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm11, %ymm6
+	LONG $0xdc6f79c5 // vmovdqa %xmm4, %xmm11
+	LONG $0xe76ffdc5 // vmovdqa %ymm7, %ymm4
+	LONG $0xff76c1c5 // vpcmpeqd %xmm7, %xmm7, %xmm7
+	LONG $0x0435e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm9, %ymm6
+	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
+	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
+	LONG $0xecfed5c5 // vpaddd %ymm4, %ymm5, %ymm5
+	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
+	QUAD $0x0100c1ac7e7ac1c4; WORD $0x0000 // vmovq 0x100(%r9,%rax,8), %xmm5
+	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
+	LONG $0xcdda21c5 // vpminub %xmm5, %xmm11, %xmm9
+	LONG $0xed74b1c5 // vpcmpeqb %xmm5, %xmm9, %xmm5
+	LONG $0xefefd1c5 // vpxor %xmm7, %xmm5, %xmm5
+	LONG $0xc77f7dc5 // vmovdqa %ymm8, %ymm7
+	LONG $0xc16f7dc5 // vmovdqa %ymm1, %ymm8
+	QUAD $0x0002c30d187de2c4; BYTE $0x00 // vbroadcastss 0x2c3(%rip), %ymm1 # 0x5e94 <k_tile_mxfp4+0x564>
+	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
+	LONG $0xf672b5c5; BYTE $0x15 // vpslld $0x15, %ymm6, %ymm9
+	LONG $0xcffe35c5 // vpaddd %ymm7, %ymm9, %ymm9
+	LONG $0xf672cdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm6
+	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	LONG $0x4a35e3c4; WORD $0x50ee // vblendvps %ymm5, %ymm6, %ymm9, %ymm5
+	LONG $0xf159d4c5 // vmulps %ymm1, %ymm5, %ymm6
+	LONG $0xb855e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm0) + ymm6
+	LONG $0x187dc2c4; WORD $0x2046 // vbroadcastss 0x20(%r14), %ymm0
+	LONG $0xa84de2c4; WORD $0x2444; BYTE $0x08 // vfmadd213ps 0x8(%rsp), %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + mem
+	LONG $0x117c81c4; WORD $0x2304 // vmovups %ymm0, (%r11,%r12)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfdd2850f; WORD $0xffff // jne 0x59f0 <k_tile_mxfp4+0xc0>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x10c18149; WORD $0x0001; BYTE $0x00 // addq $0x110, %r9 # imm = 0x110
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfda4850f; WORD $0xffff // jne 0x59e0 <k_tile_mxfp4+0xb0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfd68850f; WORD $0xffff // jne 0x59b0 <k_tile_mxfp4+0x80>
+	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x5d04 <k_tile_mxfp4+0x3d4>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00ae850f; WORD $0x0000 // jne 0x5d04 <k_tile_mxfp4+0x3d4>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x5c65 <k_tile_mxfp4+0x335>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x6beb // jmp 0x5cd0 <k_tile_mxfp4+0x3a0>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0x5c90 <k_tile_mxfp4+0x360>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0x5d04 <k_tile_mxfp4+0x3d4>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0x5cf0 <k_tile_mxfp4+0x3c0>
+	LONG $0x28c48348 // addq $0x28, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3886,6 +4857,15 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
 	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
 	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	LONG $0x71594535; BYTE $0x81 // xorl $0x81715945, %eax # imm = 0x81715945
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45358457 <k_tile_mxfp4+0x45352b27>
+	BYTE $0x59 // popq %rcx
+	WORD $0x0471 // jno 0x5e45 <k_tile_mxfp4+0x515>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -3901,21 +4881,43 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0201 // addl %eax, (%rdx)
+	WORD $0x0403; BYTE $0x06 // addl (%rsi,%rax), %eax
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
 	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
-	WORD $0x3f00 // addb %bh, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x3fff8000; WORD $0x3f3f // addb %al, 0x3f3f3fff(%rax)
 	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x4c15 <k_tile_q6_k+0xe75>
+	WORD $0xffe0 // loopne 0x5e9d <k_tile_mxfp4+0x56d>
 	WORD $0xffff // <unknown>
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0030 // xorb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x4b40 // <unknown>
 	WORD $0x0001 // addl %eax, (%rax)
@@ -3936,4 +4938,30 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0110 // adcb %al, (%rcx)
 	WORD $0x0f00 // addb %cl, (%rdi)
 	WORD $0x0130 // xorb %al, (%rcx)
-	WORD $0x0000; BYTE $0x00 // <unknown>
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0100 // addb %al, (%rcx)
+	BYTE $0xcc // int3
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	QUAD $0x0000000000000101; WORD $0x0000 // addl %eax, (%rcx)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	BYTE $0x35 // <unknown>
+	WORD $0x5945 // popq %r9
+	BYTE $0x71 // <unknown>

@@ -30,8 +30,8 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x3b530558487df262; WORD $0x0000 // vpbroadcastd 0x3b53(%rip), %zmm0 # 0x3b98 <k_tile_q6_k+0xa68>
-	QUAD $0x3b3d0d18487df262; WORD $0x0000 // vbroadcastss 0x3b3d(%rip), %zmm1 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x4a1b0558487df262; WORD $0x0000 // vpbroadcastd 0x4a1b(%rip), %zmm0 # 0x4a60 <k_tile_mxfp4+0x330>
+	QUAD $0x4a050d18487df262; WORD $0x0000 // vbroadcastss 0x4a05(%rip), %zmm1 # 0x4a54 <k_tile_mxfp4+0x324>
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -142,8 +142,8 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x39180558487df262; WORD $0x0000 // vpbroadcastd 0x3918(%rip), %zmm0 # 0x3b90 <k_tile_q6_k+0xa60>
-	QUAD $0x390a0d18487df262; WORD $0x0000 // vbroadcastss 0x390a(%rip), %zmm1 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x47e00558487df262; WORD $0x0000 // vpbroadcastd 0x47e0(%rip), %zmm0 # 0x4a58 <k_tile_mxfp4+0x328>
+	QUAD $0x47d20d18487df262; WORD $0x0000 // vbroadcastss 0x47d2(%rip), %zmm1 # 0x4a54 <k_tile_mxfp4+0x324>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -264,9 +264,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x36af0558487df262; WORD $0x0000 // vpbroadcastd 0x36af(%rip), %zmm0 # 0x3b90 <k_tile_q6_k+0xa60>
-	QUAD $0x36b90d58487df262; WORD $0x0000 // vpbroadcastd 0x36b9(%rip), %zmm1 # 0x3ba4 <k_tile_q6_k+0xa74>
-	QUAD $0x36971518487df262; WORD $0x0000 // vbroadcastss 0x3697(%rip), %zmm2 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x45770558487df262; WORD $0x0000 // vpbroadcastd 0x4577(%rip), %zmm0 # 0x4a58 <k_tile_mxfp4+0x328>
+	QUAD $0x45850d58487df262; WORD $0x0000 // vpbroadcastd 0x4585(%rip), %zmm1 # 0x4a70 <k_tile_mxfp4+0x340>
+	QUAD $0x455f1518487df262; WORD $0x0000 // vbroadcastss 0x455f(%rip), %zmm2 # 0x4a54 <k_tile_mxfp4+0x324>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -383,9 +383,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x34f80578487df262; WORD $0x0000 // vpbroadcastb 0x34f8(%rip), %zmm0 # 0x3c40 <k_tile_q6_k+0xb10>
-	QUAD $0x34ef0d78487df262; WORD $0x0000 // vpbroadcastb 0x34ef(%rip), %zmm1 # 0x3c41 <k_tile_q6_k+0xb11>
-	QUAD $0x34301518487df262; WORD $0x0000 // vbroadcastss 0x3430(%rip), %zmm2 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x43b80578487df262; WORD $0x0000 // vpbroadcastb 0x43b8(%rip), %zmm0 # 0x4b00 <k_tile_mxfp4+0x3d0>
+	QUAD $0x43af0d78487df262; WORD $0x0000 // vpbroadcastb 0x43af(%rip), %zmm1 # 0x4b01 <k_tile_mxfp4+0x3d1>
+	QUAD $0x42f81518487df262; WORD $0x0000 // vbroadcastss 0x42f8(%rip), %zmm2 # 0x4a54 <k_tile_mxfp4+0x324>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -524,10 +524,10 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x32cf0578487df262; WORD $0x0000 // vpbroadcastb 0x32cf(%rip), %zmm0 # 0x3d00 <k_tile_q6_k+0xbd0>
-	QUAD $0x32c60d78487df262; WORD $0x0000 // vpbroadcastb 0x32c6(%rip), %zmm1 # 0x3d01 <k_tile_q6_k+0xbd1>
-	QUAD $0x315f1558487df262; WORD $0x0000 // vpbroadcastd 0x315f(%rip), %zmm2 # 0x3ba4 <k_tile_q6_k+0xa74>
-	QUAD $0x313d1d18487df262; WORD $0x0000 // vbroadcastss 0x313d(%rip), %zmm3 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x418f0578487df262; WORD $0x0000 // vpbroadcastb 0x418f(%rip), %zmm0 # 0x4bc0 <k_tile_mxfp4+0x490>
+	QUAD $0x41860d78487df262; WORD $0x0000 // vpbroadcastb 0x4186(%rip), %zmm1 # 0x4bc1 <k_tile_mxfp4+0x491>
+	QUAD $0x402b1558487df262; WORD $0x0000 // vpbroadcastd 0x402b(%rip), %zmm2 # 0x4a70 <k_tile_mxfp4+0x340>
+	QUAD $0x40051d18487df262; WORD $0x0000 // vbroadcastss 0x4005(%rip), %zmm3 # 0x4a54 <k_tile_mxfp4+0x324>
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -667,10 +667,10 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x09e2c149 // shlq $0x9, %r10
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x2e840558487df262; WORD $0x0000 // vpbroadcastd 0x2e84(%rip), %zmm0 # 0x3ba0 <k_tile_q6_k+0xa70>
-	QUAD $0x2e7e0d58487df262; WORD $0x0000 // vpbroadcastd 0x2e7e(%rip), %zmm1 # 0x3ba4 <k_tile_q6_k+0xa74>
-	QUAD $0x2e541558487df262; WORD $0x0000 // vpbroadcastd 0x2e54(%rip), %zmm2 # 0x3b84 <k_tile_q6_k+0xa54>
-	QUAD $0x2e521d18487df262; WORD $0x0000 // vbroadcastss 0x2e52(%rip), %zmm3 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x3d500558487df262; WORD $0x0000 // vpbroadcastd 0x3d50(%rip), %zmm0 # 0x4a6c <k_tile_mxfp4+0x33c>
+	QUAD $0x3d4a0d58487df262; WORD $0x0000 // vpbroadcastd 0x3d4a(%rip), %zmm1 # 0x4a70 <k_tile_mxfp4+0x340>
+	QUAD $0x3d141558487df262; WORD $0x0000 // vpbroadcastd 0x3d14(%rip), %zmm2 # 0x4a44 <k_tile_mxfp4+0x314>
+	QUAD $0x3d1a1d18487df262; WORD $0x0000 // vbroadcastss 0x3d1a(%rip), %zmm3 # 0x4a54 <k_tile_mxfp4+0x324>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
@@ -1009,15 +1009,15 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e7c149 // shlq $0x7, %r15
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x267a0558487df262; WORD $0x0000 // vpbroadcastd 0x267a(%rip), %zmm0 # 0x3b90 <k_tile_q6_k+0xa60>
-	QUAD $0x267c0d58487df262; WORD $0x0000 // vpbroadcastd 0x267c(%rip), %zmm1 # 0x3b9c <k_tile_q6_k+0xa6c>
-	QUAD $0x29161578487df262; WORD $0x0000 // vpbroadcastb 0x2916(%rip), %zmm2 # 0x3e40 <k_tile_q6_k+0xd10>
-	QUAD $0x290d1d78487df262; WORD $0x0000 // vpbroadcastb 0x290d(%rip), %zmm3 # 0x3e41 <k_tile_q6_k+0xd11>
-	QUAD $0x26422558487df262; WORD $0x0000 // vpbroadcastd 0x2642(%rip), %zmm4 # 0x3b80 <k_tile_q6_k+0xa50>
-	QUAD $0x264c2d58487df262; WORD $0x0000 // vpbroadcastd 0x264c(%rip), %zmm5 # 0x3b94 <k_tile_q6_k+0xa64>
-	QUAD $0x263a3518487df262; WORD $0x0000 // vbroadcastss 0x263a(%rip), %zmm6 # 0x3b8c <k_tile_q6_k+0xa5c>
-	QUAD $0x28643d6f48fdf162; WORD $0x0000 // vmovdqa64 0x2864(%rip), %zmm7 # 0x3dc0 <k_tile_q6_k+0xc90>
-	QUAD $0x289a056f48fd7162; WORD $0x0000 // vmovdqa64 0x289a(%rip), %zmm8 # 0x3e00 <k_tile_q6_k+0xcd0>
+	QUAD $0x35420558487df262; WORD $0x0000 // vpbroadcastd 0x3542(%rip), %zmm0 # 0x4a58 <k_tile_mxfp4+0x328>
+	QUAD $0x35440d58487df262; WORD $0x0000 // vpbroadcastd 0x3544(%rip), %zmm1 # 0x4a64 <k_tile_mxfp4+0x334>
+	QUAD $0x37d61578487df262; WORD $0x0000 // vpbroadcastb 0x37d6(%rip), %zmm2 # 0x4d00 <k_tile_mxfp4+0x5d0>
+	QUAD $0x37cd1d78487df262; WORD $0x0000 // vpbroadcastb 0x37cd(%rip), %zmm3 # 0x4d01 <k_tile_mxfp4+0x5d1>
+	QUAD $0x35022558487df262; WORD $0x0000 // vpbroadcastd 0x3502(%rip), %zmm4 # 0x4a40 <k_tile_mxfp4+0x310>
+	QUAD $0x35142d58487df262; WORD $0x0000 // vpbroadcastd 0x3514(%rip), %zmm5 # 0x4a5c <k_tile_mxfp4+0x32c>
+	QUAD $0x35023518487df262; WORD $0x0000 // vbroadcastss 0x3502(%rip), %zmm6 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x37243d6f48fdf162; WORD $0x0000 // vmovdqa64 0x3724(%rip), %zmm7 # 0x4c80 <k_tile_mxfp4+0x550>
+	QUAD $0x375a056f48fd7162; WORD $0x0000 // vmovdqa64 0x375a(%rip), %zmm8 # 0x4cc0 <k_tile_mxfp4+0x590>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
@@ -1486,14 +1486,14 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x09e2c149 // shlq $0x9, %r10
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x1b310558487df262; WORD $0x0000 // vpbroadcastd 0x1b31(%rip), %zmm0 # 0x3b88 <k_tile_q6_k+0xa58>
-	QUAD $0x1b2f0d58487df262; WORD $0x0000 // vpbroadcastd 0x1b2f(%rip), %zmm1 # 0x3b90 <k_tile_q6_k+0xa60>
-	QUAD $0x1b311558487df262; WORD $0x0000 // vpbroadcastd 0x1b31(%rip), %zmm2 # 0x3b9c <k_tile_q6_k+0xa6c>
-	QUAD $0x1b2f1d58487df262; WORD $0x0000 // vpbroadcastd 0x1b2f(%rip), %zmm3 # 0x3ba4 <k_tile_q6_k+0xa74>
-	QUAD $0x1b012558487df262; WORD $0x0000 // vpbroadcastd 0x1b01(%rip), %zmm4 # 0x3b80 <k_tile_q6_k+0xa50>
-	QUAD $0x1b032d18487df262; WORD $0x0000 // vbroadcastss 0x1b03(%rip), %zmm5 # 0x3b8c <k_tile_q6_k+0xa5c>
-	QUAD $0x1ded356f48fdf162; WORD $0x0000 // vmovdqa64 0x1ded(%rip), %zmm6 # 0x3e80 <k_tile_q6_k+0xd50>
-	QUAD $0x1e233d6f48fdf162; WORD $0x0000 // vmovdqa64 0x1e23(%rip), %zmm7 # 0x3ec0 <k_tile_q6_k+0xd90>
+	QUAD $0x29f50558487df262; WORD $0x0000 // vpbroadcastd 0x29f5(%rip), %zmm0 # 0x4a4c <k_tile_mxfp4+0x31c>
+	QUAD $0x29f70d58487df262; WORD $0x0000 // vpbroadcastd 0x29f7(%rip), %zmm1 # 0x4a58 <k_tile_mxfp4+0x328>
+	QUAD $0x29f91558487df262; WORD $0x0000 // vpbroadcastd 0x29f9(%rip), %zmm2 # 0x4a64 <k_tile_mxfp4+0x334>
+	QUAD $0x29fb1d58487df262; WORD $0x0000 // vpbroadcastd 0x29fb(%rip), %zmm3 # 0x4a70 <k_tile_mxfp4+0x340>
+	QUAD $0x29c12558487df262; WORD $0x0000 // vpbroadcastd 0x29c1(%rip), %zmm4 # 0x4a40 <k_tile_mxfp4+0x310>
+	QUAD $0x29cb2d18487df262; WORD $0x0000 // vbroadcastss 0x29cb(%rip), %zmm5 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x2cad356f48fdf162; WORD $0x0000 // vmovdqa64 0x2cad(%rip), %zmm6 # 0x4d40 <k_tile_mxfp4+0x610>
+	QUAD $0x2ce33d6f48fdf162; WORD $0x0000 // vmovdqa64 0x2ce3(%rip), %zmm7 # 0x4d80 <k_tile_mxfp4+0x650>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -1788,16 +1788,16 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x13e80558487df262; WORD $0x0000 // vpbroadcastd 0x13e8(%rip), %zmm0 # 0x3b88 <k_tile_q6_k+0xa58>
-	QUAD $0x13e60d58487df262; WORD $0x0000 // vpbroadcastd 0x13e6(%rip), %zmm1 # 0x3b90 <k_tile_q6_k+0xa60>
-	QUAD $0x13e81558487df262; WORD $0x0000 // vpbroadcastd 0x13e8(%rip), %zmm2 # 0x3b9c <k_tile_q6_k+0xa6c>
-	QUAD $0x18421d78487df262; WORD $0x0000 // vpbroadcastb 0x1842(%rip), %zmm3 # 0x4000 <k_tile_q6_k+0xed0>
-	QUAD $0x18392578487df262; WORD $0x0000 // vpbroadcastb 0x1839(%rip), %zmm4 # 0x4001 <k_tile_q6_k+0xed1>
-	QUAD $0x13d22d58487df262; WORD $0x0000 // vpbroadcastd 0x13d2(%rip), %zmm5 # 0x3ba4 <k_tile_q6_k+0xa74>
-	QUAD $0x13a43558487df262; WORD $0x0000 // vpbroadcastd 0x13a4(%rip), %zmm6 # 0x3b80 <k_tile_q6_k+0xa50>
-	QUAD $0x13a63d18487df262; WORD $0x0000 // vbroadcastss 0x13a6(%rip), %zmm7 # 0x3b8c <k_tile_q6_k+0xa5c>
-	QUAD $0x1790056f48fd7162; WORD $0x0000 // vmovdqa64 0x1790(%rip), %zmm8 # 0x3f80 <k_tile_q6_k+0xe50>
-	QUAD $0x17c60d6f48fd7162; WORD $0x0000 // vmovdqa64 0x17c6(%rip), %zmm9 # 0x3fc0 <k_tile_q6_k+0xe90>
+	QUAD $0x22ac0558487df262; WORD $0x0000 // vpbroadcastd 0x22ac(%rip), %zmm0 # 0x4a4c <k_tile_mxfp4+0x31c>
+	QUAD $0x22ae0d58487df262; WORD $0x0000 // vpbroadcastd 0x22ae(%rip), %zmm1 # 0x4a58 <k_tile_mxfp4+0x328>
+	QUAD $0x22b01558487df262; WORD $0x0000 // vpbroadcastd 0x22b0(%rip), %zmm2 # 0x4a64 <k_tile_mxfp4+0x334>
+	QUAD $0x27021d78487df262; WORD $0x0000 // vpbroadcastb 0x2702(%rip), %zmm3 # 0x4ec0 <k_tile_mxfp4+0x790>
+	QUAD $0x26f92578487df262; WORD $0x0000 // vpbroadcastb 0x26f9(%rip), %zmm4 # 0x4ec1 <k_tile_mxfp4+0x791>
+	QUAD $0x229e2d58487df262; WORD $0x0000 // vpbroadcastd 0x229e(%rip), %zmm5 # 0x4a70 <k_tile_mxfp4+0x340>
+	QUAD $0x22643558487df262; WORD $0x0000 // vpbroadcastd 0x2264(%rip), %zmm6 # 0x4a40 <k_tile_mxfp4+0x310>
+	QUAD $0x226e3d18487df262; WORD $0x0000 // vbroadcastss 0x226e(%rip), %zmm7 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x2650056f48fd7162; WORD $0x0000 // vmovdqa64 0x2650(%rip), %zmm8 # 0x4e40 <k_tile_mxfp4+0x710>
+	QUAD $0x26860d6f48fd7162; WORD $0x0000 // vmovdqa64 0x2686(%rip), %zmm9 # 0x4e80 <k_tile_mxfp4+0x750>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -2195,9 +2195,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0f150578487df262; WORD $0x0000 // vpbroadcastb 0xf15(%rip), %zmm0 # 0x40c0 <k_tile_q6_k+0xf90>
-	QUAD $0x0f0c0d78487df262; WORD $0x0000 // vpbroadcastb 0xf0c(%rip), %zmm1 # 0x40c1 <k_tile_q6_k+0xf91>
-	QUAD $0x09cd1518487df262; WORD $0x0000 // vbroadcastss 0x9cd(%rip), %zmm2 # 0x3b8c <k_tile_q6_k+0xa5c>
+	QUAD $0x1dd50578487df262; WORD $0x0000 // vpbroadcastb 0x1dd5(%rip), %zmm0 # 0x4f80 <k_tile_mxfp4+0x850>
+	QUAD $0x1dcc0d78487df262; WORD $0x0000 // vpbroadcastb 0x1dcc(%rip), %zmm1 # 0x4f81 <k_tile_mxfp4+0x851>
+	QUAD $0x18951518487df262; WORD $0x0000 // vbroadcastss 0x1895(%rip), %zmm2 # 0x4a54 <k_tile_mxfp4+0x324>
 	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -2589,6 +2589,679 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_iq4_nl
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02a08e0f; WORD $0x0000 // jle 0x3e20 <k_tile_iq4_nl+0x2b0>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x01fe8e0f; WORD $0x0000 // jle 0x3d92 <k_tile_iq4_nl+0x222>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x24c18349 // addq $0x24, %r9
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x148b0578487df262; WORD $0x0000 // vpbroadcastb 0x148b(%rip), %zmm0 # 0x5040 <k_tile_mxfp4+0x910>
+	QUAD $0x16310d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x1631(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x0e971558487df262; WORD $0x0000 // vpbroadcastd 0xe97(%rip), %zmm2 # 0x4a60 <k_tile_mxfp4+0x330>
+	QUAD $0x0e811d18487df262; WORD $0x0000 // vbroadcastss 0xe81(%rip), %zmm3 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x1474 // je 0x3c00 <k_tile_iq4_nl+0x90>
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x18 // vmovups (%rax,%r11), %zmm4
+	WORD $0x16eb // jmp 0x3c0b <k_tile_iq4_nl+0x9b>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	LONG $0x487df262; WORD $0x2b58 // vpbroadcastd (%rbx), %zmm5
+	LONG $0x48fed162; WORD $0x306f // vmovdqu64 (%r8), %zmm6
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm7
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm8
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm9
+	LONG $0x48cd7162; WORD $0xd0db // vpandq %zmm0, %zmm6, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582df262; WORD $0x6b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0x48c57162; WORD $0xd0db // vpandq %zmm0, %zmm7, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582df262; WORD $0x6b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0x48bd7162; WORD $0xd0db // vpandq %zmm0, %zmm8, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582df262; WORD $0x6b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0x48b57162; WORD $0xd0db // vpandq %zmm0, %zmm9, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582df262; WORD $0x6b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0x484df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x484df162; WORD $0xf2ef // vpxord %zmm2, %zmm6, %zmm6
+	LONG $0x584df262; WORD $0x6b50; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm6, %zmm5
+	LONG $0x484df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x484df162; WORD $0xf2ef // vpxord %zmm2, %zmm6, %zmm6
+	LONG $0x584df262; WORD $0x6b50; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm6, %zmm5
+	LONG $0x484dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x484df162; WORD $0xf2ef // vpxord %zmm2, %zmm6, %zmm6
+	LONG $0x584df262; WORD $0x6b50; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm6, %zmm5
+	LONG $0x484dd162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x484df162; WORD $0xf2ef // vpxord %zmm2, %zmm6, %zmm6
+	LONG $0x584df262; WORD $0x6b50; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm6, %zmm5
+	LONG $0x487dd262; WORD $0x7013; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm6
+	LONG $0x484cf162; WORD $0xfb59 // vmulps %zmm3, %zmm6, %zmm7
+	LONG $0x484df262; WORD $0xfdb8 // vfmadd231ps %zmm5, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm5) + zmm7
+	LONG $0x5845f262; WORD $0x63b8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm7, %zmm4 # zmm4 = (zmm7 * mem) + zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
+	LONG $0x20c08149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r8 # imm = 0x120
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xfe9f850f; WORD $0xffff // jne 0x3c20 <k_tile_iq4_nl+0xb0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe53850f; WORD $0xffff // jne 0x3be0 <k_tile_iq4_nl+0x70>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x3e20 <k_tile_iq4_nl+0x2b0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0085850f; WORD $0x0000 // jne 0x3e20 <k_tile_iq4_nl+0x2b0>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x3daa <k_tile_iq4_nl+0x23a>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x51eb // jmp 0x3dfb <k_tile_iq4_nl+0x28b>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
+	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xd575 // jne 0x3dd0 <k_tile_iq4_nl+0x260>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2074 // je 0x3e20 <k_tile_iq4_nl+0x2b0>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xf075 // jne 0x3e10 <k_tile_iq4_nl+0x2a0>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+
+	// tile_iq4_xs
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x08e18e0f; WORD $0x0000 // jle 0x471e <k_tile_iq4_xs+0x8ee>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x40ec8348 // subq $0x40, %rsp
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x08058e0f; WORD $0x0000 // jle 0x466d <k_tile_iq4_xs+0x83d>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x09e2c148 // shlq $0x9, %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x24c18348 // addq $0x24, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x12550578487df262; WORD $0x0000 // vpbroadcastb 0x1255(%rip), %zmm0 # 0x5100 <k_tile_mxfp4+0x9d0>
+	QUAD $0x133b0d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x133b(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x0ba11558487df262; WORD $0x0000 // vpbroadcastd 0xba1(%rip), %zmm2 # 0x4a60 <k_tile_mxfp4+0x330>
+	QUAD $0x0b7b1d58487df262; WORD $0x0000 // vpbroadcastd 0xb7b(%rip), %zmm3 # 0x4a44 <k_tile_mxfp4+0x314>
+	QUAD $0x0b952558487df262; WORD $0x0000 // vpbroadcastd 0xb95(%rip), %zmm4 # 0x4a68 <k_tile_mxfp4+0x338>
+	QUAD $0x0b7f2d58487df262; WORD $0x0000 // vpbroadcastd 0xb7f(%rip), %zmm5 # 0x4a5c <k_tile_mxfp4+0x32c>
+	QUAD $0x0b6d3518487df262; WORD $0x0000 // vbroadcastss 0xb6d(%rip), %zmm6 # 0x4a54 <k_tile_mxfp4+0x324>
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	WORD $0x0f74 // je 0x3f20 <k_tile_iq4_xs+0xf0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487cf162; WORD $0x3c10; BYTE $0x10 // vmovups (%rax,%rdx), %zmm7
+	WORD $0x11eb // jmp 0x3f2f <k_tile_iq4_xs+0xff>
+	WORD $0x9066 // nop
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x10 // vmovups %zmm7, (%rax,%rdx)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x00908d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rdx
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x9066 // nop
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	WORD $0xc689 // movl %eax, %esi
+	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
+	QUAD $0x00000000c5248d44 // leal (,%rax,8), %r12d
+	LONG $0x40d0694c; WORD $0x0004; BYTE $0x00 // imulq $0x440, %rax, %r10 # imm = 0x440
+	LONG $0x0c180f42; BYTE $0x12 // prefetcht0 (%rdx,%r10)
+	LONG $0x4c180f42; WORD $0x4012 // prefetcht0 0x40(%rdx,%r10)
+	QUAD $0x000080128c180f42; BYTE $0x00 // prefetcht0 0x80(%rdx,%r10)
+	QUAD $0x0000c0128c180f42; BYTE $0x00 // prefetcht0 0xc0(%rdx,%r10)
+	QUAD $0x000100128c180f42; BYTE $0x00 // prefetcht0 0x100(%rdx,%r10)
+	LONG $0x487d5262; WORD $0x4d58; BYTE $0x00 // vpbroadcastd (%r13), %zmm9
+	LONG $0x48fe1162; WORD $0x046f; BYTE $0x38 // vmovdqu64 (%r8,%r15), %zmm8
+	QUAD $0x0138546f48fe1162 // vmovdqu64 0x40(%r8,%r15), %zmm10
+	QUAD $0x02385c6f48fe1162 // vmovdqu64 0x80(%r8,%r15), %zmm11
+	QUAD $0x0338646f48fe1162 // vmovdqu64 0xc0(%r8,%r15), %zmm12
+	LONG $0x48bd7162; WORD $0xe8db // vpandq %zmm0, %zmm8, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58155262; WORD $0x4d50; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm13, %zmm9
+	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58155262; WORD $0x4d50; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm13, %zmm9
+	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58155262; WORD $0x4d50; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm13, %zmm9
+	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58155262; WORD $0x4d50; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm13, %zmm9
+	LONG $0x483dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm8, %zmm9
+	LONG $0x483dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm8, %zmm9
+	LONG $0x483dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfd // vpdpbusd -0xc(%r13){1to16}, %zmm8, %zmm9
+	LONG $0x483dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfe // vpdpbusd -0x8(%r13){1to16}, %zmm8, %zmm9
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
+	LONG $0xd66e79c5 // vmovd %esi, %xmm10
+	LONG $0x483d5162; WORD $0xc2d2 // vpsrld %xmm10, %zmm8, %zmm8
+	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
+	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
+	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
+	LONG $0x483d7362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm10
+	LONG $0x482d7162; WORD $0xc5fe // vpaddd %zmm5, %zmm10, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48245162; WORD $0xd059 // vmulps %zmm8, %zmm11, %zmm10
+	LONG $0x482c7162; WORD $0xc659 // vmulps %zmm6, %zmm10, %zmm8
+	LONG $0x482d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm9) + zmm8
+	LONG $0x58455262; WORD $0x4598; BYTE $0xff // vfmadd132ps -0x4(%r13){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
+	QUAD $0x000110128c180f42; BYTE $0x00 // prefetcht0 0x110(%rdx,%r10)
+	QUAD $0x000150128c180f42; BYTE $0x00 // prefetcht0 0x150(%rdx,%r10)
+	QUAD $0x000190128c180f42; BYTE $0x00 // prefetcht0 0x190(%rdx,%r10)
+	QUAD $0x0001d0128c180f42; BYTE $0x00 // prefetcht0 0x1d0(%rdx,%r10)
+	QUAD $0x000210128c180f42; BYTE $0x00 // prefetcht0 0x210(%rdx,%r10)
+	QUAD $0x001d4c58487d5262 // vpbroadcastd (%r13,%rbx), %zmm9
+	QUAD $0x04387c6f48fe9162 // vmovdqu64 0x100(%r8,%r15), %zmm7
+	QUAD $0x0538546f48fe1162 // vmovdqu64 0x140(%r8,%r15), %zmm10
+	QUAD $0x06385c6f48fe1162 // vmovdqu64 0x180(%r8,%r15), %zmm11
+	QUAD $0x0738646f48fe1162 // vmovdqu64 0x1c0(%r8,%r15), %zmm12
+	LONG $0x48c57162; WORD $0xe8db // vpandq %zmm0, %zmm7, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf71d4c5058155262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm13, %zmm9
+	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf81d4c5058155262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm13, %zmm9
+	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf91d4c5058155262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm13, %zmm9
+	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xfa1d4c5058155262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm13, %zmm9
+	LONG $0x4845f162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfb1d4c5058455262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm7, %zmm9
+	LONG $0x4845d162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfc1d4c5058455262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm7, %zmm9
+	LONG $0x4845d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfd1d4c5058455262 // vpdpbusd -0xc(%r13,%rbx){1to16}, %zmm7, %zmm9
+	LONG $0x4845d162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfe1d4c5058455262 // vpdpbusd -0x8(%r13,%rbx){1to16}, %zmm7, %zmm9
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm7
+	LONG $0x04668d44 // leal 0x4(%rsi), %r12d
+	LONG $0x6e7941c4; BYTE $0xd4 // vmovd %r12d, %xmm10
+	LONG $0x4845d162; WORD $0xfad2 // vpsrld %xmm10, %zmm7, %zmm7
+	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
+	QUAD $0x00000002c5248d44 // leal 0x2(,%rax,8), %r12d
+	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
+	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
+	LONG $0x48457362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm7, %zmm10
+	LONG $0x482df162; WORD $0xfdfe // vpaddd %zmm5, %zmm10, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x48247162; WORD $0xd759 // vmulps %zmm7, %zmm11, %zmm10
+	LONG $0x482cf162; WORD $0xfe59 // vmulps %zmm6, %zmm10, %zmm7
+	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
+	QUAD $0xff1d7c98583dd262 // vfmadd132ps -0x4(%r13,%rbx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
+	QUAD $0x000220128c180f42; BYTE $0x00 // prefetcht0 0x220(%rdx,%r10)
+	QUAD $0x000260128c180f42; BYTE $0x00 // prefetcht0 0x260(%rdx,%r10)
+	QUAD $0x0002a0128c180f42; BYTE $0x00 // prefetcht0 0x2a0(%rdx,%r10)
+	QUAD $0x0002e0128c180f42; BYTE $0x00 // prefetcht0 0x2e0(%rdx,%r10)
+	QUAD $0x000320128c180f42; BYTE $0x00 // prefetcht0 0x320(%rdx,%r10)
+	QUAD $0x003d4c58487d5262 // vpbroadcastd (%r13,%rdi), %zmm9
+	QUAD $0x0838446f48fe1162 // vmovdqu64 0x200(%r8,%r15), %zmm8
+	QUAD $0x0938546f48fe1162 // vmovdqu64 0x240(%r8,%r15), %zmm10
+	QUAD $0x0a385c6f48fe1162 // vmovdqu64 0x280(%r8,%r15), %zmm11
+	QUAD $0x0b38646f48fe1162 // vmovdqu64 0x2c0(%r8,%r15), %zmm12
+	LONG $0x48bd7162; WORD $0xe8db // vpandq %zmm0, %zmm8, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf73d4c5058155262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm13, %zmm9
+	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf83d4c5058155262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm13, %zmm9
+	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf93d4c5058155262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm13, %zmm9
+	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xfa3d4c5058155262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm13, %zmm9
+	LONG $0x483dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	QUAD $0xfb3d4c50583d5262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm8, %zmm9
+	LONG $0x483dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	QUAD $0xfc3d4c50583d5262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm8, %zmm9
+	LONG $0x483dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	QUAD $0xfd3d4c50583d5262 // vpdpbusd -0xc(%r13,%rdi){1to16}, %zmm8, %zmm9
+	LONG $0x483dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm8
+	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
+	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
+	QUAD $0xfe3d4c50583d5262 // vpdpbusd -0x8(%r13,%rdi){1to16}, %zmm8, %zmm9
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
+	LONG $0x08668d44 // leal 0x8(%rsi), %r12d
+	LONG $0x6e7941c4; BYTE $0xd4 // vmovd %r12d, %xmm10
+	LONG $0x483d5162; WORD $0xc2d2 // vpsrld %xmm10, %zmm8, %zmm8
+	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
+	QUAD $0x00000004c5248d44 // leal 0x4(,%rax,8), %r12d
+	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
+	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
+	LONG $0x483d7362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm10
+	LONG $0x482d7162; WORD $0xc5fe // vpaddd %zmm5, %zmm10, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48245162; WORD $0xd059 // vmulps %zmm8, %zmm11, %zmm10
+	LONG $0x482c7162; WORD $0xc659 // vmulps %zmm6, %zmm10, %zmm8
+	LONG $0x482d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm9) + zmm8
+	QUAD $0xff3d449858455262 // vfmadd132ps -0x4(%r13,%rdi){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
+	QUAD $0x000330128c180f42; BYTE $0x00 // prefetcht0 0x330(%rdx,%r10)
+	QUAD $0x000370128c180f42; BYTE $0x00 // prefetcht0 0x370(%rdx,%r10)
+	QUAD $0x0003b0128c180f42; BYTE $0x00 // prefetcht0 0x3b0(%rdx,%r10)
+	QUAD $0x0003f0128c180f42; BYTE $0x00 // prefetcht0 0x3f0(%rdx,%r10)
+	QUAD $0x000430128c180f42; BYTE $0x00 // prefetcht0 0x430(%rdx,%r10)
+	QUAD $0x00354c58487d1262 // vpbroadcastd (%r13,%r14), %zmm9
+	QUAD $0x0c387c6f48fe9162 // vmovdqu64 0x300(%r8,%r15), %zmm7
+	QUAD $0x0d38546f48fe1162 // vmovdqu64 0x340(%r8,%r15), %zmm10
+	QUAD $0x0e385c6f48fe1162 // vmovdqu64 0x380(%r8,%r15), %zmm11
+	QUAD $0x0f38646f48fe1162 // vmovdqu64 0x3c0(%r8,%r15), %zmm12
+	LONG $0x48c57162; WORD $0xe8db // vpandq %zmm0, %zmm7, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf7354c5058151262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm13, %zmm9
+	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf8354c5058151262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm13, %zmm9
+	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xf9354c5058151262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm13, %zmm9
+	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	QUAD $0xfa354c5058151262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm13, %zmm9
+	LONG $0x4845f162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfb354c5058451262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm7, %zmm9
+	LONG $0x4845d162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfc354c5058451262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm7, %zmm9
+	LONG $0x4845d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfd354c5058451262 // vpdpbusd -0xc(%r13,%r14){1to16}, %zmm7, %zmm9
+	LONG $0x4845d162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
+	QUAD $0xfe354c5058451262 // vpdpbusd -0x8(%r13,%r14){1to16}, %zmm7, %zmm9
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm7
+	WORD $0xce83; BYTE $0x0c // orl $0xc, %esi
+	LONG $0xd66e79c5 // vmovd %esi, %xmm10
+	LONG $0x4845d162; WORD $0xfad2 // vpsrld %xmm10, %zmm7, %zmm7
+	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
+	LONG $0x06c5048d; WORD $0x0000; BYTE $0x00 // leal 0x6(,%rax,8), %eax
+	LONG $0xd86e79c5 // vmovd %eax, %xmm11
+	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
+	LONG $0x48457362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm7, %zmm10
+	LONG $0x482df162; WORD $0xfdfe // vpaddd %zmm5, %zmm10, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x48247162; WORD $0xd759 // vmulps %zmm7, %zmm11, %zmm10
+	LONG $0x482cf162; WORD $0xfe59 // vmulps %zmm6, %zmm10, %zmm7
+	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
+	QUAD $0xff357c98583d9262 // vfmadd132ps -0x4(%r13,%r14){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf92a850f; WORD $0xffff // jne 0x3f50 <k_tile_iq4_xs+0x120>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x10 // vmovups %zmm7, (%rax,%rdx)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x80c08149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r8 # imm = 0x880
+	LONG $0x244c034c; BYTE $0x28 // addq 0x28(%rsp), %r9
+	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
+	LONG $0xf8f0850f; WORD $0xffff // jne 0x3f40 <k_tile_iq4_xs+0x110>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xf898850f; WORD $0xffff // jne 0x3f00 <k_tile_iq4_xs+0xd0>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x4710 <k_tile_iq4_xs+0x8e0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x009a850f; WORD $0x0000 // jne 0x4710 <k_tile_iq4_xs+0x8e0>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x4685 <k_tile_iq4_xs+0x855>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x56eb // jmp 0x46db <k_tile_iq4_xs+0x8ab>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
+	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
+	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xd575 // jne 0x46b0 <k_tile_iq4_xs+0x880>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3074 // je 0x4710 <k_tile_iq4_xs+0x8e0>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xf075 // jne 0x4700 <k_tile_iq4_xs+0x8d0>
+	LONG $0x40c48348 // addq $0x40, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_mxfp4
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02d08e0f; WORD $0x0000 // jle 0x4a10 <k_tile_mxfp4+0x2e0>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02378e0f; WORD $0x0000 // jle 0x498b <k_tile_mxfp4+0x25b>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x24c18349 // addq $0x24, %r9
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0a4b0578487df262; WORD $0x0000 // vpbroadcastb 0xa4b(%rip), %zmm0 # 0x51c0 <k_tile_mxfp4+0xa90>
+	QUAD $0x0a510d5a487df262; WORD $0x0000 // vbroadcasti32x4 0xa51(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x02d71558487df262; WORD $0x0000 // vpbroadcastd 0x2d7(%rip), %zmm2 # 0x4a60 <k_tile_mxfp4+0x330>
+	QUAD $0x000a2f1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xa2f(%rip), %xmm3 # 0x51c1 <k_tile_mxfp4+0xa91>
+	QUAD $0x02b42558487df262; WORD $0x0000 // vpbroadcastd 0x2b4(%rip), %zmm4 # 0x4a50 <k_tile_mxfp4+0x320>
+	QUAD $0x02a22d58487df262; WORD $0x0000 // vpbroadcastd 0x2a2(%rip), %zmm5 # 0x4a48 <k_tile_mxfp4+0x318>
+	QUAD $0x02a43518487df262; WORD $0x0000 // vbroadcastss 0x2a4(%rip), %zmm6 # 0x4a54 <k_tile_mxfp4+0x324>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x1474 // je 0x47d0 <k_tile_mxfp4+0xa0>
+	LONG $0x487cb162; WORD $0x3c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm7
+	WORD $0x16eb // jmp 0x47db <k_tile_mxfp4+0xab>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x18 // vmovups %zmm7, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	LONG $0x487d7262; WORD $0x0358 // vpbroadcastd (%rbx), %zmm8
+	LONG $0x48fe5162; WORD $0x086f // vmovdqu64 (%r8), %zmm9
+	LONG $0x48fe5162; WORD $0x506f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm10
+	LONG $0x48fe5162; WORD $0x586f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm12
+	LONG $0x48b57162; WORD $0xe8db // vpandq %zmm0, %zmm9, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58157262; WORD $0x4350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58157262; WORD $0x4350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58157262; WORD $0x4350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
+	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
+	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
+	LONG $0x58157262; WORD $0x4350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0x4835d162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm9
+	LONG $0x48b57162; WORD $0xc8db // vpandq %zmm0, %zmm9, %zmm9
+	LONG $0x48755262; WORD $0xc900 // vpshufb %zmm9, %zmm1, %zmm9
+	LONG $0x48357162; WORD $0xcaef // vpxord %zmm2, %zmm9, %zmm9
+	LONG $0x58357262; WORD $0x4350; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm9, %zmm8
+	LONG $0x4835d162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm9
+	LONG $0x48b57162; WORD $0xc8db // vpandq %zmm0, %zmm9, %zmm9
+	LONG $0x48755262; WORD $0xc900 // vpshufb %zmm9, %zmm1, %zmm9
+	LONG $0x48357162; WORD $0xcaef // vpxord %zmm2, %zmm9, %zmm9
+	LONG $0x58357262; WORD $0x4350; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm9, %zmm8
+	LONG $0x4835d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm9
+	LONG $0x48b57162; WORD $0xc8db // vpandq %zmm0, %zmm9, %zmm9
+	LONG $0x48755262; WORD $0xc900 // vpshufb %zmm9, %zmm1, %zmm9
+	LONG $0x48357162; WORD $0xcaef // vpxord %zmm2, %zmm9, %zmm9
+	LONG $0x58357262; WORD $0x4350; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm9, %zmm8
+	LONG $0x4835d162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm9
+	LONG $0x48b57162; WORD $0xc8db // vpandq %zmm0, %zmm9, %zmm9
+	LONG $0x48755262; WORD $0xc900 // vpshufb %zmm9, %zmm1, %zmm9
+	LONG $0x48357162; WORD $0xcaef // vpxord %zmm2, %zmm9, %zmm9
+	LONG $0x58357262; WORD $0x4350; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm9, %zmm8
+	QUAD $0x000100886f7a41c4; BYTE $0x00 // vmovdqu 0x100(%r8), %xmm9
+	LONG $0x487d5262; WORD $0xd131 // vpmovzxbd %xmm9, %zmm10 # zmm10 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero,xmm9[8],zero,zero,zero,xmm9[9],zero,zero,zero,xmm9[10],zero,zero,zero,xmm9[11],zero,zero,zero,xmm9[12],zero,zero,zero,xmm9[13],zero,zero,zero,xmm9[14],zero,zero,zero,xmm9[15],zero,zero,zero
+	LONG $0x0835f362; WORD $0xcb3e; BYTE $0x06 // vpcmpnleub %xmm3, %xmm9, %k1
+	LONG $0x4835d162; WORD $0xf272; BYTE $0x15 // vpslld $0x15, %zmm10, %zmm9
+	LONG $0x48357162; WORD $0xccfe // vpaddd %zmm4, %zmm9, %zmm9
+	LONG $0x482dd162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm10, %zmm10
+	LONG $0x492d7162; WORD $0xcdfe // vpaddd %zmm5, %zmm10, %zmm9 {%k1}
+	LONG $0x48347162; WORD $0xd659 // vmulps %zmm6, %zmm9, %zmm10
+	LONG $0x483d5262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm8, %zmm10 # zmm10 = (zmm8 * zmm9) + zmm10
+	LONG $0x582df262; WORD $0x7bb8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x18 // vmovups %zmm7, (%rax,%r11)
+	LONG $0x10c08149; WORD $0x0001; BYTE $0x00 // addq $0x110, %r8 # imm = 0x110
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xfe76850f; WORD $0xffff // jne 0x47f0 <k_tile_mxfp4+0xc0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe2a850f; WORD $0xffff // jne 0x47b0 <k_tile_mxfp4+0x80>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x4a10 <k_tile_mxfp4+0x2e0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x007c850f; WORD $0x0000 // jne 0x4a10 <k_tile_mxfp4+0x2e0>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x49a3 <k_tile_mxfp4+0x273>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x48eb // jmp 0x49eb <k_tile_mxfp4+0x2bb>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
+	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xd575 // jne 0x49c0 <k_tile_mxfp4+0x290>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2074 // je 0x4a10 <k_tile_mxfp4+0x2e0>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xf075 // jne 0x4a00 <k_tile_mxfp4+0x2d0>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -2622,32 +3295,23 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
-	WORD $0x3f00 // addb %bh, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x3fff8000; WORD $0x3f3f // addb %al, 0x3f3f3fff(%rax)
 	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x3b95 <k_tile_q6_k+0xa65>
+	WORD $0xffe0 // loopne 0x4a5d <k_tile_mxfp4+0x32d>
 	WORD $0xffff // <unknown>
 	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
-	WORD $0x0330 // xorb %al, (%rbx)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0003 // addl (%rax), %eax
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3008,4 +3672,199 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
-	QUAD $0x0000000000000f30 // xorb %cl, (%rdi)
+	QUAD $0x0000000000000f30; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // xorb %cl, (%rdi)
+	BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	LONG $0x71594535; BYTE $0x81 // xorl $0x81715945, %eax # imm = 0x81715945
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357637 <k_tile_mxfp4+0x45352f07>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x4fa2 <k_tile_mxfp4+0x872>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357647 <k_tile_mxfp4+0x45352f17>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x4fb2 <k_tile_mxfp4+0x882>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357657 <k_tile_mxfp4+0x45352f27>
+	BYTE $0x59 // popq %rcx
+	QUAD $0x0000000000000f71; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jno 0x5050 <k_tile_mxfp4+0x920>
+	WORD $0x0000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; BYTE $0x00
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x810f0f0f // <unknown>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453576e7 <k_tile_mxfp4+0x45352fb7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x5052 <k_tile_mxfp4+0x922>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453576f7 <k_tile_mxfp4+0x45352fc7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x5062 <k_tile_mxfp4+0x932>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357707 <k_tile_mxfp4+0x45352fd7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x5072 <k_tile_mxfp4+0x942>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357717 <k_tile_mxfp4+0x45352fe7>
+	BYTE $0x59 // popq %rcx
+	QUAD $0x0000000000000f71; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jno 0x5110 <k_tile_mxfp4+0x9e0>
+	WORD $0x0000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; BYTE $0x00
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x000f0f0f // <unknown>
+	WORD $0x0201 // addl %eax, (%rdx)
+	WORD $0x0403; BYTE $0x06 // addl (%rsi,%rax), %eax
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x010f; BYTE $0xcc // <unknown>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	BYTE $0x35 // <unknown>
+	WORD $0x5945 // popq %r9
+	BYTE $0x71 // <unknown>

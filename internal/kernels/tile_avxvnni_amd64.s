@@ -34,8 +34,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0043d00d587de2c4; BYTE $0x00 // vpbroadcastd 0x43d0(%rip), %ymm1 # 0x4418 <k_tile_q6_k+0xc28>
-	QUAD $0x0043bb15187de2c4; BYTE $0x00 // vbroadcastss 0x43bb(%rip), %ymm2 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x0053580d587de2c4; BYTE $0x00 // vpbroadcastd 0x5358(%rip), %ymm1 # 0x53a0 <k_tile_mxfp4+0x3a0>
+	QUAD $0x00534315187de2c4; BYTE $0x00 // vbroadcastss 0x5343(%rip), %ymm2 # 0x5394 <k_tile_mxfp4+0x394>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -182,8 +182,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0041100d587de2c4; BYTE $0x00 // vpbroadcastd 0x4110(%rip), %ymm1 # 0x4410 <k_tile_q6_k+0xc20>
-	QUAD $0x00410315187de2c4; BYTE $0x00 // vbroadcastss 0x4103(%rip), %ymm2 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x0050980d587de2c4; BYTE $0x00 // vpbroadcastd 0x5098(%rip), %ymm1 # 0x5398 <k_tile_mxfp4+0x398>
+	QUAD $0x00508b15187de2c4; BYTE $0x00 // vbroadcastss 0x508b(%rip), %ymm2 # 0x5394 <k_tile_mxfp4+0x394>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
@@ -348,9 +348,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003e380d587de2c4; BYTE $0x00 // vpbroadcastd 0x3e38(%rip), %ymm1 # 0x4410 <k_tile_q6_k+0xc20>
-	QUAD $0x003e4315587de2c4; BYTE $0x00 // vpbroadcastd 0x3e43(%rip), %ymm2 # 0x4424 <k_tile_q6_k+0xc34>
-	QUAD $0x003e221d187de2c4; BYTE $0x00 // vbroadcastss 0x3e22(%rip), %ymm3 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x004dc00d587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc0(%rip), %ymm1 # 0x5398 <k_tile_mxfp4+0x398>
+	QUAD $0x004dcf15587de2c4; BYTE $0x00 // vpbroadcastd 0x4dcf(%rip), %ymm2 # 0x53b0 <k_tile_mxfp4+0x3b0>
+	QUAD $0x004daa1d187de2c4; BYTE $0x00 // vbroadcastss 0x4daa(%rip), %ymm3 # 0x5394 <k_tile_mxfp4+0x394>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -506,9 +506,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x003c800d787de2c4; BYTE $0x00 // vpbroadcastb 0x3c80(%rip), %ymm1 # 0x4520 <k_tile_q6_k+0xd30>
-	QUAD $0x003c7815787de2c4; BYTE $0x00 // vpbroadcastb 0x3c78(%rip), %ymm2 # 0x4521 <k_tile_q6_k+0xd31>
-	QUAD $0x003b5a1d187de2c4; BYTE $0x00 // vbroadcastss 0x3b5a(%rip), %ymm3 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x004c400d787de2c4; BYTE $0x00 // vpbroadcastb 0x4c40(%rip), %ymm1 # 0x54e0 <k_tile_mxfp4+0x4e0>
+	QUAD $0x004c3815787de2c4; BYTE $0x00 // vpbroadcastb 0x4c38(%rip), %ymm2 # 0x54e1 <k_tile_mxfp4+0x4e1>
+	QUAD $0x004ae21d187de2c4; BYTE $0x00 // vbroadcastss 0x4ae2(%rip), %ymm3 # 0x5394 <k_tile_mxfp4+0x394>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
@@ -698,10 +698,10 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00391a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x391a(%rip), %ymm1 # 0x4522 <k_tile_q6_k+0xd32>
-	QUAD $0x00391215787de2c4; BYTE $0x00 // vpbroadcastb 0x3912(%rip), %ymm2 # 0x4523 <k_tile_q6_k+0xd33>
-	QUAD $0x00380a1d587de2c4; BYTE $0x00 // vpbroadcastd 0x380a(%rip), %ymm3 # 0x4424 <k_tile_q6_k+0xc34>
-	QUAD $0x0037e925187de2c4; BYTE $0x00 // vbroadcastss 0x37e9(%rip), %ymm4 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x0048da0d787de2c4; BYTE $0x00 // vpbroadcastb 0x48da(%rip), %ymm1 # 0x54e2 <k_tile_mxfp4+0x4e2>
+	QUAD $0x0048d215787de2c4; BYTE $0x00 // vpbroadcastb 0x48d2(%rip), %ymm2 # 0x54e3 <k_tile_mxfp4+0x4e3>
+	QUAD $0x0047961d587de2c4; BYTE $0x00 // vpbroadcastd 0x4796(%rip), %ymm3 # 0x53b0 <k_tile_mxfp4+0x3b0>
+	QUAD $0x00477125187de2c4; BYTE $0x00 // vbroadcastss 0x4771(%rip), %ymm4 # 0x5394 <k_tile_mxfp4+0x394>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -887,10 +887,10 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00349b0d187de2c4; BYTE $0x00 // vbroadcastss 0x349b(%rip), %ymm1 # 0x4404 <k_tile_q6_k+0xc14>
-	QUAD $0x0034ae15587de2c4; BYTE $0x00 // vpbroadcastd 0x34ae(%rip), %ymm2 # 0x4420 <k_tile_q6_k+0xc30>
-	QUAD $0x0034a91d587de2c4; BYTE $0x00 // vpbroadcastd 0x34a9(%rip), %ymm3 # 0x4424 <k_tile_q6_k+0xc34>
-	QUAD $0x00348825187de2c4; BYTE $0x00 // vbroadcastss 0x3488(%rip), %ymm4 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x00441b0d187de2c4; BYTE $0x00 // vbroadcastss 0x441b(%rip), %ymm1 # 0x5384 <k_tile_mxfp4+0x384>
+	QUAD $0x00443a15587de2c4; BYTE $0x00 // vpbroadcastd 0x443a(%rip), %ymm2 # 0x53ac <k_tile_mxfp4+0x3ac>
+	QUAD $0x0044351d587de2c4; BYTE $0x00 // vpbroadcastd 0x4435(%rip), %ymm3 # 0x53b0 <k_tile_mxfp4+0x3b0>
+	QUAD $0x00441025187de2c4; BYTE $0x00 // vbroadcastss 0x4410(%rip), %ymm4 # 0x5394 <k_tile_mxfp4+0x394>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -1316,17 +1316,17 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e6c149 // shlq $0x7, %r14
 	LONG $0x5b3c8d4c // leaq (%rbx,%rbx,2), %r15
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x002bab05187de2c4; BYTE $0x00 // vbroadcastss 0x2bab(%rip), %ymm0 # 0x4410 <k_tile_q6_k+0xc20>
+	QUAD $0x003b3305187de2c4; BYTE $0x00 // vbroadcastss 0x3b33(%rip), %ymm0 # 0x5398 <k_tile_mxfp4+0x398>
 	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x002ba505187de2c4; BYTE $0x00 // vbroadcastss 0x2ba5(%rip), %ymm0 # 0x441c <k_tile_q6_k+0xc2c>
+	QUAD $0x003b2d05187de2c4; BYTE $0x00 // vbroadcastss 0x3b2d(%rip), %ymm0 # 0x53a4 <k_tile_mxfp4+0x3a4>
 	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x002c9b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x2c9b(%rip), %ymm3 # 0x4524 <k_tile_q6_k+0xd34>
-	QUAD $0x002c9325787de2c4; BYTE $0x00 // vpbroadcastb 0x2c93(%rip), %ymm4 # 0x4525 <k_tile_q6_k+0xd35>
-	QUAD $0x002b650d587d62c4; BYTE $0x00 // vpbroadcastd 0x2b65(%rip), %ymm9 # 0x4400 <k_tile_q6_k+0xc10>
-	QUAD $0x002b7035587de2c4; BYTE $0x00 // vpbroadcastd 0x2b70(%rip), %ymm6 # 0x4414 <k_tile_q6_k+0xc24>
-	QUAD $0x002b5f2d187de2c4; BYTE $0x00 // vbroadcastss 0x2b5f(%rip), %ymm5 # 0x440c <k_tile_q6_k+0xc1c>
-	QUAD $0x00002c2b156ffdc5 // vmovdqa 0x2c2b(%rip), %ymm2 # 0x44e0 <k_tile_q6_k+0xcf0>
-	QUAD $0x00002bc3056f7dc5 // vmovdqa 0x2bc3(%rip), %ymm8 # 0x4480 <k_tile_q6_k+0xc90>
+	QUAD $0x003c5b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x3c5b(%rip), %ymm3 # 0x54e4 <k_tile_mxfp4+0x4e4>
+	QUAD $0x003c5325787de2c4; BYTE $0x00 // vpbroadcastb 0x3c53(%rip), %ymm4 # 0x54e5 <k_tile_mxfp4+0x4e5>
+	QUAD $0x003ae50d587d62c4; BYTE $0x00 // vpbroadcastd 0x3ae5(%rip), %ymm9 # 0x5380 <k_tile_mxfp4+0x380>
+	QUAD $0x003af835587de2c4; BYTE $0x00 // vpbroadcastd 0x3af8(%rip), %ymm6 # 0x539c <k_tile_mxfp4+0x39c>
+	QUAD $0x003ae72d187de2c4; BYTE $0x00 // vbroadcastss 0x3ae7(%rip), %ymm5 # 0x5394 <k_tile_mxfp4+0x394>
+	QUAD $0x00003bab156ffdc5 // vmovdqa 0x3bab(%rip), %ymm2 # 0x5460 <k_tile_mxfp4+0x460>
+	QUAD $0x00003b43056f7dc5 // vmovdqa 0x3b43(%rip), %ymm8 # 0x5400 <k_tile_mxfp4+0x400>
 	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
@@ -1715,7 +1715,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d82c4; WORD $0x354c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xc5588cc5 // vaddps %ymm5, %ymm14, %ymm0
-	QUAD $0x0023f30d002de2c4; BYTE $0x00 // vpshufb 0x23f3(%rip), %ymm10, %ymm1 # 0x44e0 <k_tile_q6_k+0xcf0>
+	QUAD $0x0033730d002de2c4; BYTE $0x00 // vpshufb 0x3373(%rip), %ymm10, %ymm1 # 0x5460 <k_tile_mxfp4+0x460>
 	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
@@ -1814,7 +1814,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
 	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%r15), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x000021e0156ffdc5 // vmovdqa 0x21e0(%rip), %ymm2 # 0x44e0 <k_tile_q6_k+0xcf0>
+	QUAD $0x00003160156ffdc5 // vmovdqa 0x3160(%rip), %ymm2 # 0x5460 <k_tile_mxfp4+0x460>
 	QUAD $0x0003c006846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm0
 	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
@@ -1940,15 +1940,15 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x001ee805187de2c4; BYTE $0x00 // vbroadcastss 0x1ee8(%rip), %ymm0 # 0x4408 <k_tile_q6_k+0xc18>
+	QUAD $0x002e6c05187de2c4; BYTE $0x00 // vbroadcastss 0x2e6c(%rip), %ymm0 # 0x538c <k_tile_mxfp4+0x38c>
 	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
-	QUAD $0x001ee115587de2c4; BYTE $0x00 // vpbroadcastd 0x1ee1(%rip), %ymm2 # 0x4410 <k_tile_q6_k+0xc20>
-	QUAD $0x001ee41d587de2c4; BYTE $0x00 // vpbroadcastd 0x1ee4(%rip), %ymm3 # 0x441c <k_tile_q6_k+0xc2c>
-	QUAD $0x001ee325587de2c4; BYTE $0x00 // vpbroadcastd 0x1ee3(%rip), %ymm4 # 0x4424 <k_tile_q6_k+0xc34>
-	QUAD $0x001eb62d187de2c4; BYTE $0x00 // vbroadcastss 0x1eb6(%rip), %ymm5 # 0x4400 <k_tile_q6_k+0xc10>
-	QUAD $0x001eb935187de2c4; BYTE $0x00 // vbroadcastss 0x1eb9(%rip), %ymm6 # 0x440c <k_tile_q6_k+0xc1c>
-	QUAD $0x00001f853d6ffdc5 // vmovdqa 0x1f85(%rip), %ymm7 # 0x44e0 <k_tile_q6_k+0xcf0>
-	QUAD $0x00001f1d056f7dc5 // vmovdqa 0x1f1d(%rip), %ymm8 # 0x4480 <k_tile_q6_k+0xc90>
+	QUAD $0x002e6915587de2c4; BYTE $0x00 // vpbroadcastd 0x2e69(%rip), %ymm2 # 0x5398 <k_tile_mxfp4+0x398>
+	QUAD $0x002e6c1d587de2c4; BYTE $0x00 // vpbroadcastd 0x2e6c(%rip), %ymm3 # 0x53a4 <k_tile_mxfp4+0x3a4>
+	QUAD $0x002e6f25587de2c4; BYTE $0x00 // vpbroadcastd 0x2e6f(%rip), %ymm4 # 0x53b0 <k_tile_mxfp4+0x3b0>
+	QUAD $0x002e362d187de2c4; BYTE $0x00 // vbroadcastss 0x2e36(%rip), %ymm5 # 0x5380 <k_tile_mxfp4+0x380>
+	QUAD $0x002e4135187de2c4; BYTE $0x00 // vbroadcastss 0x2e41(%rip), %ymm6 # 0x5394 <k_tile_mxfp4+0x394>
+	QUAD $0x00002f053d6ffdc5 // vmovdqa 0x2f05(%rip), %ymm7 # 0x5460 <k_tile_mxfp4+0x460>
+	QUAD $0x00002e9d056f7dc5 // vmovdqa 0x2e9d(%rip), %ymm8 # 0x5400 <k_tile_mxfp4+0x400>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
@@ -2318,17 +2318,17 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0016a905187de2c4; BYTE $0x00 // vbroadcastss 0x16a9(%rip), %ymm0 # 0x4408 <k_tile_q6_k+0xc18>
+	QUAD $0x00262d05187de2c4; BYTE $0x00 // vbroadcastss 0x262d(%rip), %ymm0 # 0x538c <k_tile_mxfp4+0x38c>
 	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x00169f05187de2c4; BYTE $0x00 // vbroadcastss 0x169f(%rip), %ymm0 # 0x4410 <k_tile_q6_k+0xc20>
+	QUAD $0x00262705187de2c4; BYTE $0x00 // vbroadcastss 0x2627(%rip), %ymm0 # 0x5398 <k_tile_mxfp4+0x398>
 	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x00169905187de2c4; BYTE $0x00 // vbroadcastss 0x1699(%rip), %ymm0 # 0x441c <k_tile_q6_k+0xc2c>
+	QUAD $0x00262105187de2c4; BYTE $0x00 // vbroadcastss 0x2621(%rip), %ymm0 # 0x53a4 <k_tile_mxfp4+0x3a4>
 	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
-	QUAD $0x00179125787de2c4; BYTE $0x00 // vpbroadcastb 0x1791(%rip), %ymm4 # 0x4526 <k_tile_q6_k+0xd36>
-	QUAD $0x0017892d787de2c4; BYTE $0x00 // vpbroadcastb 0x1789(%rip), %ymm5 # 0x4527 <k_tile_q6_k+0xd37>
-	QUAD $0x00167d35587de2c4; BYTE $0x00 // vpbroadcastd 0x167d(%rip), %ymm6 # 0x4424 <k_tile_q6_k+0xc34>
-	QUAD $0x0016503d187de2c4; BYTE $0x00 // vbroadcastss 0x1650(%rip), %ymm7 # 0x4400 <k_tile_q6_k+0xc10>
-	QUAD $0x00165305187d62c4; BYTE $0x00 // vbroadcastss 0x1653(%rip), %ymm8 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x00275125787de2c4; BYTE $0x00 // vpbroadcastb 0x2751(%rip), %ymm4 # 0x54e6 <k_tile_mxfp4+0x4e6>
+	QUAD $0x0027492d787de2c4; BYTE $0x00 // vpbroadcastb 0x2749(%rip), %ymm5 # 0x54e7 <k_tile_mxfp4+0x4e7>
+	QUAD $0x00260935587de2c4; BYTE $0x00 // vpbroadcastd 0x2609(%rip), %ymm6 # 0x53b0 <k_tile_mxfp4+0x3b0>
+	QUAD $0x0025d03d187de2c4; BYTE $0x00 // vbroadcastss 0x25d0(%rip), %ymm7 # 0x5380 <k_tile_mxfp4+0x380>
+	QUAD $0x0025db05187d62c4; BYTE $0x00 // vbroadcastss 0x25db(%rip), %ymm8 # 0x5394 <k_tile_mxfp4+0x394>
 	LONG $0x3f148d4c // leaq (%rdi,%rdi), %r10
 	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
@@ -2544,7 +2544,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	QUAD $0x00001249156ffdc5 // vmovdqa 0x1249(%rip), %ymm2 # 0x44e0 <k_tile_q6_k+0xcf0>
+	QUAD $0x000021c9156ffdc5 // vmovdqa 0x21c9(%rip), %ymm2 # 0x5460 <k_tile_mxfp4+0x460>
 	LONG $0x001de2c4; BYTE $0xca // vpshufb %ymm2, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
@@ -2620,7 +2620,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r11), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	QUAD $0x0000101f156ffdc5 // vmovdqa 0x101f(%rip), %ymm2 # 0x4480 <k_tile_q6_k+0xc90>
+	QUAD $0x00001f9f156ffdc5 // vmovdqa 0x1f9f(%rip), %ymm2 # 0x5400 <k_tile_mxfp4+0x400>
 	LONG $0x001de2c4; BYTE $0xca // vpshufb %ymm2, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
@@ -2836,9 +2836,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000cba0d787de2c4; BYTE $0x00 // vpbroadcastb 0xcba(%rip), %ymm1 # 0x4528 <k_tile_q6_k+0xd38>
-	QUAD $0x000cb215787de2c4; BYTE $0x00 // vpbroadcastb 0xcb2(%rip), %ymm2 # 0x4529 <k_tile_q6_k+0xd39>
-	QUAD $0x000b8c1d187de2c4; BYTE $0x00 // vbroadcastss 0xb8c(%rip), %ymm3 # 0x440c <k_tile_q6_k+0xc1c>
+	QUAD $0x001c7a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x1c7a(%rip), %ymm1 # 0x54e8 <k_tile_mxfp4+0x4e8>
+	QUAD $0x001c7215787de2c4; BYTE $0x00 // vpbroadcastb 0x1c72(%rip), %ymm2 # 0x54e9 <k_tile_mxfp4+0x4e9>
+	QUAD $0x001b141d187de2c4; BYTE $0x00 // vbroadcastss 0x1b14(%rip), %ymm3 # 0x5394 <k_tile_mxfp4+0x394>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
@@ -3360,6 +3360,844 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_iq4_nl
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02e58e0f; WORD $0x0000 // jle 0x46e2 <k_tile_iq4_nl+0x2f2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	BYTE $0x50 // pushq %rax
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02048e0f; WORD $0x0000 // jle 0x4624 <k_tile_iq4_nl+0x234>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0010b20d787de2c4; BYTE $0x00 // vpbroadcastb 0x10b2(%rip), %ymm1 # 0x54ea <k_tile_mxfp4+0x4ea>
+	QUAD $0x0010cf155a7de2c4; BYTE $0x00 // vbroadcasti128 0x10cf(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x000f561d587de2c4; BYTE $0x00 // vpbroadcastd 0xf56(%rip), %ymm3 # 0x53a0 <k_tile_mxfp4+0x3a0>
+	QUAD $0x000f4125187de2c4; BYTE $0x00 // vbroadcastss 0xf41(%rip), %ymm4 # 0x5394 <k_tile_mxfp4+0x394>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x447b <k_tile_iq4_nl+0x8b>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
+	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
+	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	LONG $0x587dc2c4; WORD $0x2476 // vpbroadcastd 0x24(%r14), %ymm6
+	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
+	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
+	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
+	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
+	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d42c4; BYTE $0x26 // vpbroadcastd (%r14), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x5025c2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm6
+	LONG $0xd9db35c5 // vpand %ymm1, %ymm9, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d42c4; WORD $0x0466 // vpbroadcastd 0x4(%r14), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x5025c2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm6
+	LONG $0xd9db3dc5 // vpand %ymm1, %ymm8, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d42c4; WORD $0x0866 // vpbroadcastd 0x8(%r14), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x5025c2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm6
+	LONG $0xd9db45c5 // vpand %ymm1, %ymm7, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d42c4; WORD $0x0c66 // vpbroadcastd 0xc(%r14), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x5025c2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm6
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x105e // vpbroadcastd 0x10(%r14), %ymm11
+	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
+	LONG $0x502dc2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm6
+	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
+	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
+	LONG $0x006d42c4; BYTE $0xc9 // vpshufb %ymm9, %ymm2, %ymm9
+	LONG $0x587d42c4; WORD $0x1456 // vpbroadcastd 0x14(%r14), %ymm10
+	LONG $0xcbef35c5 // vpxor %ymm3, %ymm9, %ymm9
+	LONG $0x5035c2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm6
+	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0x006d42c4; BYTE $0xc0 // vpshufb %ymm8, %ymm2, %ymm8
+	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
+	LONG $0xc3ef3dc5 // vpxor %ymm3, %ymm8, %ymm8
+	LONG $0x503dc2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm9, %ymm8, %ymm6
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0x006de2c4; BYTE $0xff // vpshufb %ymm7, %ymm2, %ymm7
+	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
+	LONG $0xfbefc5c5 // vpxor %ymm3, %ymm7, %ymm7
+	LONG $0x5045c2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm7, %ymm6
+	QUAD $0x010029bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm7
+	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
+	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
+	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
+	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
+	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfe9b850f; WORD $0xffff // jne 0x4490 <k_tile_iq4_nl+0xa0>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfe6d850f; WORD $0xffff // jne 0x4480 <k_tile_iq4_nl+0x90>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe41850f; WORD $0xffff // jne 0x4460 <k_tile_iq4_nl+0x70>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x46d4 <k_tile_iq4_nl+0x2e4>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00a7850f; WORD $0x0000 // jne 0x46d4 <k_tile_iq4_nl+0x2e4>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x463c <k_tile_iq4_nl+0x24c>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x64eb // jmp 0x46a0 <k_tile_iq4_nl+0x2b0>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0x4660 <k_tile_iq4_nl+0x270>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0x46d4 <k_tile_iq4_nl+0x2e4>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0x46c0 <k_tile_iq4_nl+0x2d0>
+	LONG $0x08c48348 // addq $0x8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_iq4_xs
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x08f58e0f; WORD $0x0000 // jle 0x4ff2 <k_tile_iq4_xs+0x902>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x70ec8348 // subq $0x70, %rsp
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x080b8e0f; WORD $0x0000 // jle 0x4f33 <k_tile_iq4_xs+0x843>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000d8d0d787de2c4; BYTE $0x00 // vpbroadcastb 0xd8d(%rip), %ymm1 # 0x54eb <k_tile_mxfp4+0x4eb>
+	QUAD $0x000da9155a7de2c4; BYTE $0x00 // vbroadcasti128 0xda9(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x000c301d587de2c4; BYTE $0x00 // vpbroadcastd 0xc30(%rip), %ymm3 # 0x53a0 <k_tile_mxfp4+0x3a0>
+	QUAD $0x000c0b25587de2c4; BYTE $0x00 // vpbroadcastd 0xc0b(%rip), %ymm4 # 0x5384 <k_tile_mxfp4+0x384>
+	QUAD $0x000c262d587de2c4; BYTE $0x00 // vpbroadcastd 0xc26(%rip), %ymm5 # 0x53a8 <k_tile_mxfp4+0x3a8>
+	QUAD $0x000c1135587de2c4; BYTE $0x00 // vpbroadcastd 0xc11(%rip), %ymm6 # 0x539c <k_tile_mxfp4+0x39c>
+	QUAD $0x000c003d187de2c4; BYTE $0x00 // vbroadcastss 0xc00(%rip), %ymm7 # 0x5394 <k_tile_mxfp4+0x394>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0975 // jne 0x47cb <k_tile_iq4_xs+0xdb>
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0x00b08d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x24c08348 // addq $0x24, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x04107cc5; BYTE $0x31 // vmovups (%rcx,%rsi), %ymm8
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c0348; BYTE $0x60 // addq 0x60(%rsp), %rcx
+	LONG $0x302c8d4d // leaq (%r8,%rsi), %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x9066 // nop
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x0ae0c148 // shlq $0xa, %rax
+	WORD $0x8941; BYTE $0xfc // movl %edi, %r12d
+	LONG $0x04e4c141 // shll $0x4, %r12d
+	QUAD $0x00000000fd1c8d44 // leal (,%rdi,8), %r11d
+	LONG $0x40d76948; WORD $0x0004; BYTE $0x00 // imulq $0x440, %rdi, %rdx # imm = 0x440
+	LONG $0x110c180f // prefetcht0 (%rcx,%rdx)
+	QUAD $0x00000080118c180f // prefetcht0 0x80(%rcx,%rdx)
+	QUAD $0x00000100118c180f // prefetcht0 0x100(%rcx,%rdx)
+	LONG $0x587d42c4; BYTE $0x09 // vpbroadcastd (%r9), %ymm9
+	LONG $0x6f7e41c4; WORD $0x056c; BYTE $0x00 // vmovdqu (%r13,%rax), %ymm13
+	LONG $0x6f7e41c4; WORD $0x0564; BYTE $0x40 // vmovdqu 0x40(%r13,%rax), %ymm12
+	QUAD $0x0080059c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r13,%rax), %ymm11
+	QUAD $0x00c005946f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r13,%rax), %ymm10
+	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0xdc79 // vpbroadcastd -0x24(%r9), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0xe079 // vpbroadcastd -0x20(%r9), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0xe479 // vpbroadcastd -0x1c(%r9), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0xe879 // vpbroadcastd -0x18(%r9), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
+	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
+	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
+	LONG $0x587d42c4; WORD $0xec71 // vpbroadcastd -0x14(%r9), %ymm14
+	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
+	LONG $0x501542c4; BYTE $0xce // {vex} vpdpbusd %ymm14, %ymm13, %ymm9
+	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
+	LONG $0x587d42c4; WORD $0xf069 // vpbroadcastd -0x10(%r9), %ymm13
+	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
+	LONG $0x501d42c4; BYTE $0xcd // {vex} vpdpbusd %ymm13, %ymm12, %ymm9
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d42c4; WORD $0xf461 // vpbroadcastd -0xc(%r9), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x502542c4; BYTE $0xcc // {vex} vpdpbusd %ymm12, %ymm11, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0xf859 // vpbroadcastd -0x8(%r9), %ymm11
+	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
+	LONG $0x502d42c4; BYTE $0xcb // {vex} vpdpbusd %ymm11, %ymm10, %ymm9
+	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
+	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	QUAD $0x0840389c337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r15), %ymm11
+	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
+	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
+	QUAD $0x086038a4137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r15), %ymm12
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
+	LONG $0xb82d42c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm9) + ymm11
+	LONG $0x187d42c4; WORD $0xfc49 // vbroadcastss -0x4(%r9), %ymm9
+	LONG $0xa82542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm8
+	QUAD $0x00000110118c180f // prefetcht0 0x110(%rcx,%rdx)
+	QUAD $0x00000190118c180f // prefetcht0 0x190(%rcx,%rdx)
+	QUAD $0x00000210118c180f // prefetcht0 0x210(%rcx,%rdx)
+	LONG $0x587d42c4; WORD $0x1904 // vpbroadcastd (%r9,%rbx), %ymm8
+	QUAD $0x010005ac6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r13,%rax), %ymm13
+	QUAD $0x014005a46f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r13,%rax), %ymm12
+	QUAD $0x0180059c6f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r13,%rax), %ymm11
+	QUAD $0x01c005946f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r13,%rax), %ymm10
+	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0x197c; BYTE $0xdc // vpbroadcastd -0x24(%r9,%rbx), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0x197c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%rbx), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0x197c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%rbx), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d42c4; WORD $0x197c; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%rbx), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
+	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
+	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
+	LONG $0x587d42c4; WORD $0x1974; BYTE $0xec // vpbroadcastd -0x14(%r9,%rbx), %ymm14
+	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
+	LONG $0x501542c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm13, %ymm8
+	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
+	LONG $0x587d42c4; WORD $0x196c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%rbx), %ymm13
+	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
+	LONG $0x501d42c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm12, %ymm8
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d42c4; WORD $0x1964; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%rbx), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x195c; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%rbx), %ymm11
+	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
+	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
+	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	LONG $0x245c8d45; BYTE $0x04 // leal 0x4(%r12), %r11d
+	LONG $0x6e7941c4; BYTE $0xdb // vmovd %r11d, %xmm11
+	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	QUAD $0x0840389c337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r15), %ymm11
+	QUAD $0x00000002fd1c8d44 // leal 0x2(,%rdi,8), %r11d
+	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
+	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
+	QUAD $0x086038a4137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r15), %ymm12
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
+	LONG $0xb82d42c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm8) + ymm11
+	LONG $0x187d42c4; WORD $0x1944; BYTE $0xfc // vbroadcastss -0x4(%r9,%rbx), %ymm8
+	LONG $0xa82542c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm9
+	QUAD $0x00000220118c180f // prefetcht0 0x220(%rcx,%rdx)
+	QUAD $0x000002a0118c180f // prefetcht0 0x2a0(%rcx,%rdx)
+	QUAD $0x00000320118c180f // prefetcht0 0x320(%rcx,%rdx)
+	LONG $0x587d02c4; WORD $0x110c // vpbroadcastd (%r9,%r10), %ymm9
+	QUAD $0x020005ac6f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm13
+	QUAD $0x024005a46f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm12
+	QUAD $0x0280059c6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm11
+	QUAD $0x02c005946f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm10
+	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x117c; BYTE $0xdc // vpbroadcastd -0x24(%r9,%r10), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x117c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r10), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x117c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r10), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x117c; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r10), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
+	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
+	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
+	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
+	LONG $0x587d02c4; WORD $0x1174; BYTE $0xec // vpbroadcastd -0x14(%r9,%r10), %ymm14
+	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
+	LONG $0x501542c4; BYTE $0xce // {vex} vpdpbusd %ymm14, %ymm13, %ymm9
+	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
+	LONG $0x587d02c4; WORD $0x116c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r10), %ymm13
+	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
+	LONG $0x501d42c4; BYTE $0xcd // {vex} vpdpbusd %ymm13, %ymm12, %ymm9
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d02c4; WORD $0x1164; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%r10), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x502542c4; BYTE $0xcc // {vex} vpdpbusd %ymm12, %ymm11, %ymm9
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
+	LONG $0x587d02c4; WORD $0x115c; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%r10), %ymm11
+	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
+	LONG $0x502d42c4; BYTE $0xcb // {vex} vpdpbusd %ymm11, %ymm10, %ymm9
+	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	LONG $0x245c8d45; BYTE $0x08 // leal 0x8(%r12), %r11d
+	LONG $0x6e7941c4; BYTE $0xdb // vmovd %r11d, %xmm11
+	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	QUAD $0x0840389c337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r15), %ymm11
+	QUAD $0x00000004fd1c8d44 // leal 0x4(,%rdi,8), %r11d
+	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
+	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
+	QUAD $0x086038a4137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r15), %ymm12
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
+	LONG $0xb82d42c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm9) + ymm11
+	LONG $0x187d02c4; WORD $0x114c; BYTE $0xfc // vbroadcastss -0x4(%r9,%r10), %ymm9
+	LONG $0xa82542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm8
+	QUAD $0x00000330118c180f // prefetcht0 0x330(%rcx,%rdx)
+	QUAD $0x000003b0118c180f // prefetcht0 0x3b0(%rcx,%rdx)
+	QUAD $0x00000430118c180f // prefetcht0 0x430(%rcx,%rdx)
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x587d02c4; WORD $0x3104 // vpbroadcastd (%r9,%r14), %ymm8
+	QUAD $0x030005ac6f7e41c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm13
+	QUAD $0x034005a46f7e41c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm12
+	QUAD $0x0380059c6f7e41c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm11
+	QUAD $0x03c005946f7e41c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm10
+	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x317c; BYTE $0xdc // vpbroadcastd -0x24(%r9,%r14), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x317c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r14), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x317c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r14), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
+	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
+	LONG $0x587d02c4; WORD $0x317c; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r14), %ymm15
+	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
+	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
+	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
+	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
+	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
+	LONG $0x587d02c4; WORD $0x3174; BYTE $0xec // vpbroadcastd -0x14(%r9,%r14), %ymm14
+	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
+	LONG $0x501542c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm13, %ymm8
+	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
+	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
+	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
+	LONG $0x587d02c4; WORD $0x316c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r14), %ymm13
+	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
+	LONG $0x501d42c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm12, %ymm8
+	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
+	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
+	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
+	LONG $0x587d02c4; WORD $0x3164; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%r14), %ymm12
+	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
+	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
+	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
+	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
+	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
+	LONG $0x587d02c4; WORD $0x315c; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%r14), %ymm11
+	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
+	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
+	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	LONG $0x0ccc8341 // orl $0xc, %r12d
+	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
+	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
+	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
+	QUAD $0x0840389c337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r15), %ymm11
+	LONG $0x06fd048d; WORD $0x0000; BYTE $0x00 // leal 0x6(,%rdi,8), %eax
+	LONG $0xe06e79c5 // vmovd %eax, %xmm12
+	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
+	QUAD $0x086038a4137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r15), %ymm12
+	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
+	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
+	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
+	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
+	LONG $0xb82d42c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm8) + ymm11
+	LONG $0x187d02c4; WORD $0x3144; BYTE $0xfc // vbroadcastss -0x4(%r9,%r14), %ymm8
+	LONG $0xa82542c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xf97f850f; WORD $0xffff // jne 0x4840 <k_tile_iq4_xs+0x150>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x04117cc5; BYTE $0x31 // vmovups %ymm8, (%rcx,%rsi)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x0c2444f6; BYTE $0x01 // testb $0x1, 0xc(%rsp)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf92f850f; WORD $0xffff // jne 0x4810 <k_tile_iq4_xs+0x120>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80c08149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r8 # imm = 0x880
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
+	LONG $0xf8cd850f; WORD $0xffff // jne 0x47e0 <k_tile_iq4_xs+0xf0>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xf882850f; WORD $0xffff // jne 0x47b0 <k_tile_iq4_xs+0xc0>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x4fe4 <k_tile_iq4_xs+0x8f4>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a8850f; WORD $0x0000 // jne 0x4fe4 <k_tile_iq4_xs+0x8f4>
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x0473 // jae 0x4f4b <k_tile_iq4_xs+0x85b>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x65eb // jmp 0x4fb0 <k_tile_iq4_xs+0x8c0>
+	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
+	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
+	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
+	LONG $0x4211fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdx)
+	LONG $0x4211fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdx)
+	LONG $0x4211fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdx)
+	LONG $0x4211fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdx)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xc075 // jne 0x4f70 <k_tile_iq4_xs+0x880>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2f74 // je 0x4fe4 <k_tile_iq4_xs+0x8f4>
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
+	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xec75 // jne 0x4fd0 <k_tile_iq4_xs+0x8e0>
+	LONG $0x70c48348 // addq $0x70, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_mxfp4
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03358e0f; WORD $0x0000 // jle 0x5342 <k_tile_mxfp4+0x342>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	BYTE $0x50 // pushq %rax
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02508e0f; WORD $0x0000 // jle 0x5280 <k_tile_mxfp4+0x280>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0004a80d787de2c4; BYTE $0x00 // vpbroadcastb 0x4a8(%rip), %ymm1 # 0x54ec <k_tile_mxfp4+0x4ec>
+	QUAD $0x0004b3155a7de2c4; BYTE $0x00 // vbroadcasti128 0x4b3(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x00034a1d587de2c4; BYTE $0x00 // vpbroadcastd 0x34a(%rip), %ymm3 # 0x53a0 <k_tile_mxfp4+0x3a0>
+	QUAD $0x00048e257879e2c4; BYTE $0x00 // vpbroadcastb 0x48e(%rip), %xmm4 # 0x54ed <k_tile_mxfp4+0x4ed>
+	LONG $0xed76d1c5 // vpcmpeqd %xmm5, %xmm5, %xmm5
+	QUAD $0x00032435587de2c4; BYTE $0x00 // vpbroadcastd 0x324(%rip), %ymm6 # 0x5390 <k_tile_mxfp4+0x390>
+	QUAD $0x0003133d587de2c4; BYTE $0x00 // vpbroadcastd 0x313(%rip), %ymm7 # 0x5388 <k_tile_mxfp4+0x388>
+	QUAD $0x00031605187d62c4; BYTE $0x00 // vbroadcastss 0x316(%rip), %ymm8 # 0x5394 <k_tile_mxfp4+0x394>
+	WORD $0x9066 // nop
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0f75 // jne 0x509f <k_tile_mxfp4+0x9f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c01c4; WORD $0x230c // vmovups (%r11,%r12), %ymm9
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x0c180f43; BYTE $0x2f // prefetcht0 (%r15,%r13)
+	QUAD $0x0000802f8c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r13)
+	QUAD $0x0001002f8c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r13)
+	LONG $0x587d42c4; WORD $0x2456 // vpbroadcastd 0x24(%r14), %ymm10
+	LONG $0x6f7e01c4; WORD $0x2134 // vmovdqu (%r9,%r12), %ymm14
+	LONG $0x6f7e01c4; WORD $0x216c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm13
+	QUAD $0x008021a46f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm12
+	QUAD $0x00c0219c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm11
+	LONG $0xf9db0dc5 // vpand %ymm1, %ymm14, %ymm15
+	LONG $0x006d42c4; BYTE $0xff // vpshufb %ymm15, %ymm2, %ymm15
+	LONG $0x587dc2c4; BYTE $0x06 // vpbroadcastd (%r14), %ymm0
+	LONG $0xfbef05c5 // vpxor %ymm3, %ymm15, %ymm15
+	LONG $0x500562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm10
+	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x587d42c4; WORD $0x047e // vpbroadcastd 0x4(%r14), %ymm15
+	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
+	LONG $0x507d42c4; BYTE $0xd7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm10
+	LONG $0xc1db9dc5 // vpand %ymm1, %ymm12, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x587d42c4; WORD $0x087e // vpbroadcastd 0x8(%r14), %ymm15
+	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
+	LONG $0x507d42c4; BYTE $0xd7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm10
+	LONG $0xc1dba5c5 // vpand %ymm1, %ymm11, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x587d42c4; WORD $0x0c7e // vpbroadcastd 0xc(%r14), %ymm15
+	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
+	LONG $0x507d42c4; BYTE $0xd7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm10
+	LONG $0x727dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm0
+	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x587d42c4; WORD $0x1076 // vpbroadcastd 0x10(%r14), %ymm14
+	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
+	LONG $0x507d42c4; BYTE $0xd6 // {vex} vpdpbusd %ymm14, %ymm0, %ymm10
+	LONG $0x727dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm0
+	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x587d42c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm13
+	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
+	LONG $0x507d42c4; BYTE $0xd5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm10
+	LONG $0x727dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm0
+	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x587d42c4; WORD $0x1866 // vpbroadcastd 0x18(%r14), %ymm12
+	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
+	LONG $0x507d42c4; BYTE $0xd4 // {vex} vpdpbusd %ymm12, %ymm0, %ymm10
+	LONG $0x727dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm0
+	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
+	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
+	LONG $0x587d42c4; WORD $0x1c5e // vpbroadcastd 0x1c(%r14), %ymm11
+	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
+	LONG $0x507d42c4; BYTE $0xd3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm10
+	QUAD $0x0100c1847e7ac1c4; WORD $0x0000 // vmovq 0x100(%r9,%rax,8), %xmm0
+	LONG $0x317d62c4; BYTE $0xd8 // vpmovzxbd %xmm0, %ymm11 # ymm11 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
+	LONG $0xe4da79c5 // vpminub %xmm4, %xmm0, %xmm12
+	LONG $0xc07499c5 // vpcmpeqb %xmm0, %xmm12, %xmm0
+	LONG $0xc5eff9c5 // vpxor %xmm5, %xmm0, %xmm0
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0x721dc1c4; WORD $0x15f3 // vpslld $0x15, %ymm11, %ymm12
+	LONG $0xe6fe1dc5 // vpaddd %ymm6, %ymm12, %ymm12
+	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
+	LONG $0xdffe25c5 // vpaddd %ymm7, %ymm11, %ymm11
+	LONG $0x4a1dc3c4; WORD $0x00c3 // vblendvps %ymm0, %ymm11, %ymm12, %ymm0
+	LONG $0xd8593cc5 // vmulps %ymm0, %ymm8, %ymm11
+	LONG $0xb87d42c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm10) + ymm11
+	LONG $0x187dc2c4; WORD $0x2046 // vbroadcastss 0x20(%r14), %ymm0
+	LONG $0xa825c2c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + ymm9
+	LONG $0x117c81c4; WORD $0x2304 // vmovups %ymm0, (%r11,%r12)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfe6f850f; WORD $0xffff // jne 0x50c0 <k_tile_mxfp4+0xc0>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x10c18149; WORD $0x0001; BYTE $0x00 // addq $0x110, %r9 # imm = 0x110
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfe41850f; WORD $0xffff // jne 0x50b0 <k_tile_mxfp4+0xb0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe05850f; WORD $0xffff // jne 0x5080 <k_tile_mxfp4+0x80>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x5334 <k_tile_mxfp4+0x334>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00ab850f; WORD $0x0000 // jne 0x5334 <k_tile_mxfp4+0x334>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x5298 <k_tile_mxfp4+0x298>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x68eb // jmp 0x5300 <k_tile_mxfp4+0x300>
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0x52c0 <k_tile_mxfp4+0x2c0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0x5334 <k_tile_mxfp4+0x334>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0x5320 <k_tile_mxfp4+0x320>
+	LONG $0x08c48348 // addq $0x8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3389,32 +4227,23 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
-	WORD $0x3f00 // addb %bh, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x3fff8000; WORD $0x3f3f // addb %al, 0x3f3f3fff(%rax)
 	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x4415 <k_tile_q6_k+0xc25>
+	WORD $0xffe0 // loopne 0x539d <k_tile_mxfp4+0x39d>
 	WORD $0xffff // <unknown>
 	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
-	WORD $0x0330 // xorb %al, (%rbx)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0003 // addl (%rax), %eax
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3493,6 +4322,15 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
 	LONG $0x80808015; BYTE $0x19 // adcl $0x19808080, %eax # imm = 0x19808080
 	LONG $0x1d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe280(%rax)
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	LONG $0x71594535; BYTE $0x81 // xorl $0x81715945, %eax # imm = 0x81715945
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357ab7 <k_tile_mxfp4+0x45352ab7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x0471 // jno 0x54a5 <k_tile_mxfp4+0x4a5>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -3508,9 +4346,49 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0201 // addl %eax, (%rdx)
+	WORD $0x0403; BYTE $0x06 // addl (%rsi,%rax), %eax
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
 	WORD $0x100f; BYTE $0x0f // movups (%rdi), %xmm1
 	WORD $0x0310 // adcb %al, (%rbx)
 	WORD $0x0f04 // addb $0xf, %al
 	WORD $0x0f10 // adcb %cl, (%rdi)
-	LONG $0x00000030; WORD $0x0000; BYTE $0x00 // <unknown>
+	WORD $0x0f30 // xorb %cl, (%rdi)
+	LONG $0xcc010f0f // <unknown>
+	BYTE $0xcc // int3
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	QUAD $0x0000000000000101; WORD $0x0000 // addl %eax, (%rcx)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	BYTE $0x35 // <unknown>
+	WORD $0x5945 // popq %r9
+	BYTE $0x71 // <unknown>

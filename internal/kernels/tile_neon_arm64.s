@@ -3510,6 +3510,746 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
 	WORD $0x910303ff // add sp, sp, #0xc0
 	WORD $0xd65f03c0 // ret
+
+	// tile_iq4_nl
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400104b // b.lt 0x3868 <k_tile_iq4_nl+0x210>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000ecb // b.lt 0x384c <k_tile_iq4_nl+0x1f4>
+	WORD $0x10005ccf // adr x15, 0x4210 <k_tile_mxfp4+0x27c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0x3dc001e2 // ldr q2, [x15]
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0x4e040de3 // dup v3.4s, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
+	WORD $0x4e040de4 // dup v4.4s, w15
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xb500008a // cbnz x10, 0x36b8 <k_tile_iq4_nl+0x60>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0x910401b1 // add x17, x13, #0x100
+	WORD $0x8b0e01a1 // add x1, x13, x14
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x8b0601a7 // add x7, x13, x6
+	WORD $0x3ce669e5 // ldr q5, [x15, x6]
+	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0x3dc000f1 // ldr q17, [x7]
+	WORD $0xad401870 // ldp q16, q6, [x3]
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0x4e211e27 // and v7.16b, v17.16b, v1.16b
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e070047 // tbl v7.16b, { v2.16b }, v7.16b
+	WORD $0x0e32c0f3 // smull v19.8h, v7.8b, v18.8b
+	WORD $0x4e32c0e7 // smull2 v7.8h, v7.16b, v18.16b
+	WORD $0x3dc010f2 // ldr q18, [x7, #0x40]
+	WORD $0x4e67be67 // addp v7.8h, v19.8h, v7.8h
+	WORD $0x4e211e53 // and v19.16b, v18.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e140615 // dup v21.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x3dc020f3 // ldr q19, [x7, #0x80]
+	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
+	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x4e606a87 // sadalp v7.4s, v20.8h
+	WORD $0x3dc030f4 // ldr q20, [x7, #0xc0]
+	WORD $0x4e211e95 // and v21.16b, v20.16b, v1.16b
+	WORD $0x4e150055 // tbl v21.16b, { v2.16b }, v21.16b
+	WORD $0x0e30c2b6 // smull v22.8h, v21.8b, v16.8b
+	WORD $0x4e30c2b0 // smull2 v16.8h, v21.16b, v16.16b
+	WORD $0x4e70bed0 // addp v16.8h, v22.8h, v16.8h
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x6f3c0630 // ushr v16.4s, v17.4s, #0x4
+	WORD $0x4e0404d1 // dup v17.4s, v6.s[0]
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e100050 // tbl v16.16b, { v2.16b }, v16.16b
+	WORD $0x0e31c215 // smull v21.8h, v16.8b, v17.8b
+	WORD $0x4e31c210 // smull2 v16.8h, v16.16b, v17.16b
+	WORD $0x4e0c04d1 // dup v17.4s, v6.s[1]
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x6f3c0650 // ushr v16.4s, v18.4s, #0x4
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e100050 // tbl v16.16b, { v2.16b }, v16.16b
+	WORD $0x0e31c212 // smull v18.8h, v16.8b, v17.8b
+	WORD $0x4e31c210 // smull2 v16.8h, v16.16b, v17.16b
+	WORD $0x4e1404d1 // dup v17.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e70be50 // addp v16.8h, v18.8h, v16.8h
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x6f3c0670 // ushr v16.4s, v19.4s, #0x4
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e100050 // tbl v16.16b, { v2.16b }, v16.16b
+	WORD $0x0e31c212 // smull v18.8h, v16.8b, v17.8b
+	WORD $0x4e31c210 // smull2 v16.8h, v16.16b, v17.16b
+	WORD $0x4e70be50 // addp v16.8h, v18.8h, v16.8h
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x6f3c0690 // ushr v16.4s, v20.4s, #0x4
+	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
+	WORD $0x4e100050 // tbl v16.16b, { v2.16b }, v16.16b
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x4ea384e6 // add v6.4s, v7.4s, v3.4s
+	WORD $0xfc4084a7 // ldr d7, [x5], #0x8
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x6e24dcf0 // fmul v16.4s, v7.4s, v4.4s
+	WORD $0x4e26ccf0 // fmla v16.4s, v7.4s, v6.4s
+	WORD $0xbd402066 // ldr s6, [x3, #0x20]
+	WORD $0x4f861205 // fmla v5.4s, v16.4s, v6.s[0]
+	WORD $0x3ca669e5 // str q5, [x15, x6]
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0xf10100df // cmp x6, #0x40
+	WORD $0x54fff601 // b.ne 0x36d4 <k_tile_iq4_nl+0x7c>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x910481ad // add x13, x13, #0x120
+	WORD $0x91048231 // add x17, x17, #0x120
+	WORD $0x91048021 // add x1, x1, #0x120
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fff4a1 // b.ne 0x36c8 <k_tile_iq4_nl+0x70>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54fff321 // b.ne 0x36a8 <k_tile_iq4_nl+0x50>
+	WORD $0x14000008 // b 0x3868 <k_tile_iq4_nl+0x210>
+	WORD $0xb50000ea // cbnz x10, 0x3868 <k_tile_iq4_nl+0x210>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
+	WORD $0xac820120 // stp q0, q0, [x9], #0x40
+	WORD $0x54ffffa1 // b.ne 0x3858 <k_tile_iq4_nl+0x200>
+	WORD $0xd65f03c0 // ret
+
+	// tile_iq4_xs
+	WORD $0xa9bb6ffd // stp x29, x27, [sp, #-0x50]!
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xa90167fa // stp x26, x25, [sp, #0x10]
+	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0x540037ab // b.lt 0x3f7c <k_tile_iq4_xs+0x710>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400362b // b.lt 0x3f60 <k_tile_iq4_xs+0x6f4>
+	WORD $0x10004b90 // adr x16, 0x4210 <k_tile_mxfp4+0x27c>
+	WORD $0xf940140e // ldr x14, [x0, #0x28]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0x4e040e03 // dup v3.4s, w16
+	WORD $0x4f0005e4 // movi v4.4s, #0xf
+	WORD $0x4f010605 // movi v5.4s, #0x30
+	WORD $0x52b96810 // mov w16, #-0x34c00000 // =-884998144
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x6f0007e6 // mvni v6.4s, #0x1f
+	WORD $0x4e040e07 // dup v7.4s, w16
+	WORD $0xd37ae5ce // lsl x14, x14, #6
+	WORD $0x5280880f // mov w15, #0x440 // =1088
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x38f0 <k_tile_iq4_xs+0x84>
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xaa0d03e2 // mov x2, x13
+	WORD $0x91400583 // add x3, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x91200184 // add x4, x12, #0x800
+	WORD $0x91210185 // add x5, x12, #0x840
+	WORD $0x91218186 // add x6, x12, #0x860
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0xd37cecf3 // lsl x19, x7, #4
+	WORD $0x8b071874 // add x20, x3, x7, lsl #6
+	WORD $0x52800038 // mov w24, #0x1 // =1
+	WORD $0xaa0203fa // mov x26, x2
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0x3cf36a30 // ldr q16, [x17, x19]
+	WORD $0x8b130195 // add x21, x12, x19
+	WORD $0x9b0f52f9 // madd x25, x23, x15, x20
+	WORD $0x2a1803f6 // mov w22, w24
+	WORD $0x8b172ab8 // add x24, x21, x23, lsl #10
+	WORD $0x531c6efd // lsl w29, w23, #4
+	WORD $0x531d72fb // lsl w27, w23, #3
+	WORD $0xf9800320 // prfm pldl1keep, [x25]
+	WORD $0xf9808320 // prfm pldl1keep, [x25, #0x100]
+	WORD $0x3dc00314 // ldr q20, [x24]
+	WORD $0xad404753 // ldp q19, q17, [x26]
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc01315 // ldr q21, [x24, #0x40]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc02316 // ldr q22, [x24, #0x80]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc03317 // ldr q23, [x24, #0xc0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040fb3 // dup v19.4s, w29
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e040f74 // dup v20.4s, w27
+	WORD $0x5280009b // mov w27, #0x4 // =4
+	WORD $0x331c6afb // bfi w27, w23, #4, #27
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0x3cf36892 // ldr q18, [x4, x19]
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
+	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
+	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402351 // ldr s17, [x26, #0x20]
+	WORD $0xf9808b20 // prfm pldl1keep, [x25, #0x110]
+	WORD $0xf9810b20 // prfm pldl1keep, [x25, #0x210]
+	WORD $0x3dc04314 // ldr q20, [x24, #0x100]
+	WORD $0x8b0e035a // add x26, x26, x14
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0xad404753 // ldp q19, q17, [x26]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc05315 // ldr q21, [x24, #0x140]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc06316 // ldr q22, [x24, #0x180]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc07317 // ldr q23, [x24, #0x1c0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040f73 // dup v19.4s, w27
+	WORD $0x5280005b // mov w27, #0x2 // =2
+	WORD $0x331d6efb // bfi w27, w23, #3, #28
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e040f74 // dup v20.4s, w27
+	WORD $0x5280011b // mov w27, #0x8 // =8
+	WORD $0x331c6afb // bfi w27, w23, #4, #27
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0x3cf36892 // ldr q18, [x4, x19]
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
+	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
+	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402351 // ldr s17, [x26, #0x20]
+	WORD $0xf9811320 // prfm pldl1keep, [x25, #0x220]
+	WORD $0xf9819320 // prfm pldl1keep, [x25, #0x320]
+	WORD $0x3dc08314 // ldr q20, [x24, #0x200]
+	WORD $0x8b0e035a // add x26, x26, x14
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0xad404753 // ldp q19, q17, [x26]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc09315 // ldr q21, [x24, #0x240]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc0a316 // ldr q22, [x24, #0x280]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc0b317 // ldr q23, [x24, #0x2c0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040f73 // dup v19.4s, w27
+	WORD $0x5280009b // mov w27, #0x4 // =4
+	WORD $0x331d6efb // bfi w27, w23, #3, #28
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e040f74 // dup v20.4s, w27
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0x3cf36892 // ldr q18, [x4, x19]
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
+	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
+	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402351 // ldr s17, [x26, #0x20]
+	WORD $0xf9819b20 // prfm pldl1keep, [x25, #0x330]
+	WORD $0xf9821b20 // prfm pldl1keep, [x25, #0x430]
+	WORD $0x3dc0c314 // ldr q20, [x24, #0x300]
+	WORD $0x8b0e0359 // add x25, x26, x14
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x8b0e033a // add x26, x25, x14
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0xad404733 // ldp q19, q17, [x25]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc0d315 // ldr q21, [x24, #0x340]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc0e316 // ldr q22, [x24, #0x380]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc0f317 // ldr q23, [x24, #0x3c0]
+	WORD $0x52800198 // mov w24, #0xc // =12
+	WORD $0x331c6af8 // bfi w24, w23, #4, #27
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040f13 // dup v19.4s, w24
+	WORD $0x528000d8 // mov w24, #0x6 // =6
+	WORD $0x331d6ef8 // bfi w24, w23, #3, #28
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e040f14 // dup v20.4s, w24
+	WORD $0x2a1f03f8 // mov w24, wzr
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0x3cf36892 // ldr q18, [x4, x19]
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
+	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
+	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0x3707d036 // tbnz w22, #0x0, 0x3928 <k_tile_iq4_xs+0xbc>
+	WORD $0x3ca77a30 // str q16, [x17, x7, lsl #4]
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0x54ffcec1 // b.ne 0x390c <k_tile_iq4_xs+0xa0>
+	WORD $0xf9401403 // ldr x3, [x0, #0x28]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x9122018c // add x12, x12, #0x880
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x8b032442 // add x2, x2, x3, lsl #9
+	WORD $0x54ffcd61 // b.ne 0x38f8 <k_tile_iq4_xs+0x8c>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54ffcc41 // b.ne 0x38e0 <k_tile_iq4_xs+0x74>
+	WORD $0x14000008 // b 0x3f7c <k_tile_iq4_xs+0x710>
+	WORD $0xb50000ea // cbnz x10, 0x3f7c <k_tile_iq4_xs+0x710>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
+	WORD $0xac820120 // stp q0, q0, [x9], #0x40
+	WORD $0x54ffffa1 // b.ne 0x3f6c <k_tile_iq4_xs+0x700>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
+	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
+	WORD $0xa94167fa // ldp x26, x25, [sp, #0x10]
+	WORD $0xa8c56ffd // ldp x29, x27, [sp], #0x50
+	WORD $0xd65f03c0 // ret
+
+	// tile_mxfp4
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400118b // b.lt 0x41cc <k_tile_mxfp4+0x238>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400100b // b.lt 0x41b0 <k_tile_mxfp4+0x21c>
+	WORD $0x1000126e // adr x14, 0x4200 <k_tile_mxfp4+0x26c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x0f008424 // movi v4.4h, #0x1
+	WORD $0x4e040dc3 // dup v3.4s, w14
+	WORD $0x4f014405 // movi v5.4s, #0x20, lsl #16
+	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
+	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
+	WORD $0x6f03d7e6 // mvni v6.4s, #0x7f, msl #16
+	WORD $0x4e040dc7 // dup v7.4s, w14
+	WORD $0xaa0903ee // mov x14, x9
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0xb500008a // cbnz x10, 0x3ffc <k_tile_mxfp4+0x68>
+	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
+	WORD $0x910201b0 // add x16, x13, #0x80
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0xaa0c03e1 // mov x1, x12
+	WORD $0x52822002 // mov w2, #0x1100 // =4352
+	WORD $0xaa1003e3 // mov x3, x16
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0x52802005 // mov w5, #0x100 // =256
+	WORD $0x8b0201a6 // add x6, x13, x2
+	WORD $0x3dc00090 // ldr q16, [x4]
+	WORD $0xf89000c0 // prfum pldl1keep, [x6, #-0x100]
+	WORD $0xf98000c0 // prfm pldl1keep, [x6]
+	WORD $0x3cd80074 // ldur q20, [x3, #-0x80]
+	WORD $0xad404433 // ldp q19, q17, [x1]
+	WORD $0x91010042 // add x2, x2, #0x40
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3cdc0075 // ldur q21, [x3, #-0x40]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc00076 // ldr q22, [x3]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc01077 // ldr q23, [x3, #0x40]
+	WORD $0x91004063 // add x3, x3, #0x10
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0xbc6569b2 // ldr s18, [x13, x5]
+	WORD $0x910010a5 // add x5, x5, #0x4
+	WORD $0xf10440bf // cmp x5, #0x110
+	WORD $0x2f08a652 // ushll v18.8h, v18.8b, #0x0
+	WORD $0x2f10a653 // ushll v19.4s, v18.4h, #0x0
+	WORD $0x2e643652 // cmhi v18.4h, v18.4h, v4.4h
+	WORD $0x4f355674 // shl v20.4s, v19.4s, #0x15
+	WORD $0x4f375673 // shl v19.4s, v19.4s, #0x17
+	WORD $0x0f10a652 // sshll v18.4s, v18.4h, #0x0
+	WORD $0x4ea58694 // add v20.4s, v20.4s, v5.4s
+	WORD $0x4ea68673 // add v19.4s, v19.4s, v6.4s
+	WORD $0x6e741e72 // bsl v18.16b, v19.16b, v20.16b
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402031 // ldr s17, [x1, #0x20]
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0x3c810490 // str q16, [x4], #0x10
+	WORD $0x54fff4e1 // b.ne 0x4018 <k_tile_mxfp4+0x84>
+	WORD $0xf9401402 // ldr x2, [x0, #0x28]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x910441ad // add x13, x13, #0x110
+	WORD $0x91044210 // add x16, x16, #0x110
+	WORD $0xeb0b023f // cmp x17, x11
+	WORD $0x8b021821 // add x1, x1, x2, lsl #6
+	WORD $0x54fff381 // b.ne 0x4008 <k_tile_mxfp4+0x74>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54fff221 // b.ne 0x3fec <k_tile_mxfp4+0x58>
+	WORD $0x14000008 // b 0x41cc <k_tile_mxfp4+0x238>
+	WORD $0xb50000ea // cbnz x10, 0x41cc <k_tile_mxfp4+0x238>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
+	WORD $0xac820120 // stp q0, q0, [x9], #0x40
+	WORD $0x54ffffa1 // b.ne 0x41bc <k_tile_mxfp4+0x228>
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
@@ -3520,3 +4260,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x03020100 // <unknown>
+	WORD $0x0c080604 // <unknown>
+	WORD $0xfdfeff00 // <unknown>
+	WORD $0xf4f8fafc // <unknown>
+	WORD $0xbfad9881 // 81 98 ad bf .word 0xbfad9881
+	WORD $0xf6eaddcf // cf dd ea f6 .word 0xf6eaddcf
+	WORD $0x26190d01 // 01 0d 19 26 .word 0x26190d01
+	WORD $0x71594535 // 35 45 59 71 .word 0x71594535

@@ -725,10 +725,144 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
+	// pack_bytes
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x30ec8348 // subq $0x30, %rsp
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01e38e0f; WORD $0x0000 // jle 0xdd3 <k_pack_bytes+0x203>
+	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x01d68e0f; WORD $0x0000 // jle 0xdd3 <k_pack_bytes+0x203>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x102c8d48 // leaq (%rax,%rdx), %rbp
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	LONG $0x2404894c // movq %r8, (%rsp)
+	LONG $0x38770348 // addq 0x38(%rdi), %rsi
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	WORD $0x8941; BYTE $0xcb // movl %ecx, %r11d
+	LONG $0x03e38341 // andl $0x3, %r11d
+	QUAD $0xfffffffffffcbb48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rbx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xcb // andq %rcx, %rbx
+	LONG $0x020c8d4c // leaq (%rdx,%rax), %r9
+	LONG $0x30c18349 // addq $0x30, %r9
+	WORD $0x8945; BYTE $0xdf // movl %r11d, %r15d
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x2deb // jmp 0xc83 <k_pack_bytes+0xb3>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24643b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r12
+	LONG $0x0150840f; WORD $0x0000 // je 0xdd3 <k_pack_bytes+0x203>
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xecaf0f4d // imulq %r12, %r13
+	LONG $0x246c034c; BYTE $0x10 // addq 0x10(%rsp), %r13
+	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x14eb // jmp 0xcb2 <k_pack_bytes+0xe2>
+	WORD $0x9066 // nop
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x10fa8348 // cmpq $0x10, %rdx
+	WORD $0xae74 // je 0xc60 <k_pack_bytes+0x90>
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0x197d // jge 0xcd0 <k_pack_bytes+0x100>
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x3373 // jae 0xcf0 <k_pack_bytes+0x120>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x73eb // jmp 0xd34 <k_pack_bytes+0x164>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x0096830f; WORD $0x0000 // jae 0xd70 <k_pack_bytes+0x1a0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x0000bfe9; BYTE $0x00 // jmp 0xda0 <k_pack_bytes+0x1d0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x74b60f41; WORD $0x0005 // movzbl (%r13,%rax), %esi
+	LONG $0xd0768841 // movb %sil, -0x30(%r14)
+	LONG $0x74b60f41; WORD $0x0105 // movzbl 0x1(%r13,%rax), %esi
+	LONG $0xe0768841 // movb %sil, -0x20(%r14)
+	LONG $0x74b60f41; WORD $0x0205 // movzbl 0x2(%r13,%rax), %esi
+	LONG $0xf0768841 // movb %sil, -0x10(%r14)
+	LONG $0x74b60f41; WORD $0x0305 // movzbl 0x3(%r13,%rax), %esi
+	WORD $0x8841; BYTE $0x36 // movb %sil, (%r14)
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x40c68349 // addq $0x40, %r14
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0xcc75 // jne 0xd00 <k_pack_bytes+0x130>
+	WORD $0xc1f6; BYTE $0x03 // testb $0x3, %cl
+	LONG $0xff63840f; WORD $0xffff // je 0xca0 <k_pack_bytes+0xd0>
+	LONG $0x28348d4e // leaq (%rax,%r13), %r14
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x34b60f43; BYTE $0x06 // movzbl (%r14,%r8), %esi
+	WORD $0x8840; BYTE $0x30 // movb %sil, (%rax)
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x10c08348 // addq $0x10, %rax
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0xec75 // jne 0xd50 <k_pack_bytes+0x180>
+	LONG $0xffff37e9; BYTE $0xff // jmp 0xca0 <k_pack_bytes+0xd0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd046c641; BYTE $0x00 // movb $0x0, -0x30(%r14)
+	LONG $0xe046c641; BYTE $0x00 // movb $0x0, -0x20(%r14)
+	LONG $0xf046c641; BYTE $0x00 // movb $0x0, -0x10(%r14)
+	LONG $0x0006c641 // movb $0x0, (%r14)
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x40c68349 // addq $0x40, %r14
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0xe075 // jne 0xd80 <k_pack_bytes+0x1b0>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfef7840f; WORD $0xffff // je 0xca0 <k_pack_bytes+0xd0>
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0004c642; BYTE $0x00 // movb $0x0, (%rax,%r8)
+	LONG $0x10c08349 // addq $0x10, %r8
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0xf275 // jne 0xdc0 <k_pack_bytes+0x1f0>
+	LONG $0xfffecde9; BYTE $0xff // jmp 0xca0 <k_pack_bytes+0xd0>
+	LONG $0x30c48348 // addq $0x30, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
 	// pack_bits
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x010b8e0f; WORD $0x0000 // jle 0xce8 <k_pack_bits+0x118>
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0xf08 <k_pack_bits+0x118>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
@@ -741,30 +875,30 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x000308052179e2c4; BYTE $0x00 // vpmovsxbd 0x308(%rip), %xmm0 # 0xf14 <k_pack_groups+0x224>
-	QUAD $0x0002fb0d587de2c4; BYTE $0x00 // vpbroadcastd 0x2fb(%rip), %ymm1 # 0xf10 <k_pack_groups+0x220>
-	QUAD $0x00000303156ffdc5 // vmovdqa 0x303(%rip), %ymm2 # 0xf20 <k_pack_groups+0x230>
-	QUAD $0x0000031b1d6ffdc5 // vmovdqa 0x31b(%rip), %ymm3 # 0xf40 <k_pack_groups+0x250>
-	WORD $0x18eb // jmp 0xc3f <k_pack_bits+0x6f>
+	QUAD $0x0002e8052179e2c4; BYTE $0x00 // vpmovsxbd 0x2e8(%rip), %xmm0 # 0x1114 <k_pack_groups+0x204>
+	QUAD $0x0002db0d587de2c4; BYTE $0x00 // vpbroadcastd 0x2db(%rip), %ymm1 # 0x1110 <k_pack_groups+0x200>
+	QUAD $0x000002e3156ffdc5 // vmovdqa 0x2e3(%rip), %ymm2 # 0x1120 <k_pack_groups+0x210>
+	QUAD $0x000002fb1d6ffdc5 // vmovdqa 0x2fb(%rip), %ymm3 # 0x1140 <k_pack_groups+0x230>
+	WORD $0x18eb // jmp 0xe5f <k_pack_bits+0x6f>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x00a5840f; WORD $0x0000 // je 0xce4 <k_pack_bits+0x114>
+	LONG $0x00a5840f; WORD $0x0000 // je 0xf04 <k_pack_bits+0x114>
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0xdaaf0f4d // imulq %r10, %r11
 	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x12eb // jmp 0xc5f <k_pack_bits+0x8f>
+	WORD $0x12eb // jmp 0xe7f <k_pack_bits+0x8f>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x2c89; BYTE $0x9a // movl %ebp, (%rdx,%rbx,4)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0xd174 // je 0xc30 <k_pack_bits+0x60>
+	WORD $0xd174 // je 0xe50 <k_pack_bits+0x60>
 	WORD $0xed31 // xorl %ebp, %ebp
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0xea7d // jge 0xc50 <k_pack_bits+0x80>
+	WORD $0xea7d // jge 0xe70 <k_pack_bits+0x80>
 	WORD $0x8b41; BYTE $0x2b // movl (%r11), %ebp
 	WORD $0x8941; BYTE $0xee // movl %ebp, %r14d
 	LONG $0x04eec141 // shrl $0x4, %r14d
@@ -791,7 +925,7 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xec70f9c5; BYTE $0x55 // vpshufd $0x55, %xmm4, %xmm5 # xmm5 = xmm4[1,1,1,1]
 	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
 	LONG $0xe57ef9c5 // vmovd %xmm4, %ebp
-	LONG $0xffff6ce9; BYTE $0xff // jmp 0xc50 <k_pack_bits+0x80>
+	LONG $0xffff6ce9; BYTE $0xff // jmp 0xe70 <k_pack_bits+0x80>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
@@ -802,7 +936,7 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_groups
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01ce8e0f; WORD $0x0000 // jle 0xecb <k_pack_groups+0x1db>
+	LONG $0x01ce8e0f; WORD $0x0000 // jle 0x10eb <k_pack_groups+0x1db>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -819,15 +953,15 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	LONG $0x1cc18349 // addq $0x1c, %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x12eb // jmp 0xd42 <k_pack_groups+0x52>
+	WORD $0x12eb // jmp 0xf62 <k_pack_groups+0x52>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x0181840f; WORD $0x0000 // je 0xec3 <k_pack_groups+0x1d3>
+	LONG $0x0181840f; WORD $0x0000 // je 0x10e3 <k_pack_groups+0x1d3>
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x000124e9; BYTE $0x00 // jmp 0xe70 <k_pack_groups+0x180>
+	LONG $0x000124e9; BYTE $0x00 // jmp 0x1090 <k_pack_groups+0x180>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xe46b8b41 // movl -0x1c(%r11), %ebp
 	LONG $0xe8738b45 // movl -0x18(%r11), %r14d
@@ -888,9 +1022,9 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	LONG $0xfec0840f; WORD $0xffff // je 0xd30 <k_pack_groups+0x40>
+	LONG $0xfec0840f; WORD $0xffff // je 0xf50 <k_pack_groups+0x40>
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xfed78c0f; WORD $0xffff // jl 0xd50 <k_pack_groups+0x60>
+	LONG $0xfed78c0f; WORD $0xffff // jl 0xf70 <k_pack_groups+0x60>
 	LONG $0x009a04c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rdx,%rbx,4)
 	QUAD $0x00000001009a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x100(%rdx,%rbx,4)
 	QUAD $0x00000000409a44c7 // movl $0x0, 0x40(%rdx,%rbx,4)
@@ -899,45 +1033,13 @@ TEXT ·tilepackAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000001809a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x180(%rdx,%rbx,4)
 	QUAD $0x00000000c09a84c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0xc0(%rdx,%rbx,4)
 	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x96eb // jmp 0xe59 <k_pack_groups+0x169>
+	WORD $0x96eb // jmp 0x1079 <k_pack_groups+0x169>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -1233,38 +1233,647 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910383ff // add sp, sp, #0xe0
 	WORD $0xd65f03c0 // ret
 
+	// pack_bytes
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54004b8b // b.lt 0x1c78 <k_pack_bytes+0x978>
+	WORD $0xd10383ff // sub sp, sp, #0xe0
+	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
+	WORD $0xf9402417 // ldr x23, [x0, #0x48]
+	WORD $0xf90043fd // str x29, [sp, #0x80]
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
+	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
+	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
+	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
+	WORD $0x5400496b // b.lt 0x1c5c <k_pack_bytes+0x95c>
+	WORD $0xa9403409 // ldp x9, x13, [x0]
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xa943840e // ldp x14, x1, [x0, #0x38]
+	WORD $0x927ff6f1 // and x17, x23, #0x7ffffffffffffffe
+	WORD $0xa9412c10 // ldp x16, x11, [x0, #0x10]
+	WORD $0x8b0e01a6 // add x6, x13, x14
+	WORD $0xa942b80d // ldp x13, x14, [x0, #0x28]
+	WORD $0x8b01012c // add x12, x9, x1
+	WORD $0x8b090034 // add x20, x1, x9
+	WORD $0xd37ef569 // lsl x9, x11, #2
+	WORD $0x91004281 // add x1, x20, #0x10
+	WORD $0x91004682 // add x2, x20, #0x11
+	WORD $0x91004a84 // add x4, x20, #0x12
+	WORD $0xa90023ed // stp x13, x8, [sp]
+	WORD $0xd37ff96d // lsl x13, x11, #1
+	WORD $0x8b0b012f // add x15, x9, x11
+	WORD $0xd37df168 // lsl x8, x11, #3
+	WORD $0x91004e85 // add x5, x20, #0x13
+	WORD $0x91005287 // add x7, x20, #0x14
+	WORD $0xa90737e9 // stp x9, x13, [sp, #0x70]
+	WORD $0xd37ced69 // lsl x9, x11, #4
+	WORD $0x8b0b01a0 // add x0, x13, x11
+	WORD $0xa905bfe8 // stp x8, x15, [sp, #0x58]
+	WORD $0x91005693 // add x19, x20, #0x15
+	WORD $0x91005a95 // add x21, x20, #0x16
+	WORD $0xcb0d012d // sub x13, x9, x13
+	WORD $0xcb0b0129 // sub x9, x9, x11
+	WORD $0x91005e96 // add x22, x20, #0x17
+	WORD $0xa904b7e9 // stp x9, x13, [sp, #0x48]
+	WORD $0x52800169 // mov w9, #0xb // =11
+	WORD $0xd37ff80d // lsl x13, x0, #1
+	WORD $0x9b097d69 // mul x9, x11, x9
+	WORD $0x91006298 // add x24, x20, #0x18
+	WORD $0x91006699 // add x25, x20, #0x19
+	WORD $0xf90023ed // str x13, [sp, #0x40]
+	WORD $0xcb0b010d // sub x13, x8, x11
+	WORD $0x8b0b0108 // add x8, x8, x11
+	WORD $0xf90017e8 // str x8, [sp, #0x28]
+	WORD $0x91006a9a // add x26, x20, #0x1a
+	WORD $0x91006e9b // add x27, x20, #0x1b
+	WORD $0x9100729d // add x29, x20, #0x1c
+	WORD $0x9100769e // add x30, x20, #0x1d
+	WORD $0x91007a83 // add x3, x20, #0x1e
+	WORD $0x91007e94 // add x20, x20, #0x1f
+	WORD $0xf90037e0 // str x0, [sp, #0x68]
+	WORD $0xa90337e9 // stp x9, x13, [sp, #0x30]
+	WORD $0xd37ff9e9 // lsl x9, x15, #1
+	WORD $0xd37ef40d // lsl x13, x0, #2
+	WORD $0xa94023ef // ldp x15, x8, [sp]
+	WORD $0xf90047eb // str x11, [sp, #0x88]
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x528001a9 // mov w9, #0xd // =13
+	WORD $0x9b097d69 // mul x9, x11, x9
+	WORD $0xa90137e9 // stp x9, x13, [sp, #0x10]
+	WORD $0x14000016 // b 0x1464 <k_pack_bytes+0x164>
+	WORD $0x9100054a // add x10, x10, #0x1
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0x8b0e018c // add x12, x12, x14
+	WORD $0x8b0f00c6 // add x6, x6, x15
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0x8b0e0084 // add x4, x4, x14
+	WORD $0x8b0e00a5 // add x5, x5, x14
+	WORD $0x8b0e00e7 // add x7, x7, x14
+	WORD $0x8b0e0273 // add x19, x19, x14
+	WORD $0x8b0e02b5 // add x21, x21, x14
+	WORD $0x8b0e02d6 // add x22, x22, x14
+	WORD $0x8b0e0318 // add x24, x24, x14
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x8b0e035a // add x26, x26, x14
+	WORD $0x8b0e037b // add x27, x27, x14
+	WORD $0x8b0e03bd // add x29, x29, x14
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x8b0e03de // add x30, x30, x14
+	WORD $0x8b0e0063 // add x3, x3, x14
+	WORD $0x8b0e0294 // add x20, x20, x14
+	WORD $0x54003fe0 // b.eq 0x1c5c <k_pack_bytes+0x95c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400014b // b.lt 0x1490 <k_pack_bytes+0x190>
+	WORD $0xaa1f03e0 // mov x0, xzr
+	WORD $0xaa0603ed // mov x13, x6
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x384015ab // ldrb w11, [x13], #0x1
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x3820698b // strb w11, [x12, x0]
+	WORD $0x91004000 // add x0, x0, #0x10
+	WORD $0x54ffff81 // b.ne 0x1478 <k_pack_bytes+0x178>
+	WORD $0x14000013 // b 0x14d8 <k_pack_bytes+0x1d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x14a0 <k_pack_bytes+0x1a0>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x14c4 <k_pack_bytes+0x1c4>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa0103ed // mov x13, x1
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x14a8 <k_pack_bytes+0x1a8>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x540000c0 // b.eq 0x14d8 <k_pack_bytes+0x1d8>
+	WORD $0x8b0d1189 // add x9, x12, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3801053f // strb wzr, [x9], #0x10
+	WORD $0x54ffffc1 // b.ne 0x14cc <k_pack_bytes+0x1cc>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400016b // b.lt 0x1508 <k_pack_bytes+0x208>
+	WORD $0xf94047e0 // ldr x0, [sp, #0x88]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x14ec <k_pack_bytes+0x1ec>
+	WORD $0x14000015 // b 0x1558 <k_pack_bytes+0x258>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1518 <k_pack_bytes+0x218>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x153c <k_pack_bytes+0x23c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa0203ed // mov x13, x2
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1520 <k_pack_bytes+0x220>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1558 <k_pack_bytes+0x258>
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1548 <k_pack_bytes+0x248>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400016b // b.lt 0x1588 <k_pack_bytes+0x288>
+	WORD $0xf9403fe0 // ldr x0, [sp, #0x78]
+	WORD $0x5280004d // mov w13, #0x2 // =2
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x156c <k_pack_bytes+0x26c>
+	WORD $0x14000015 // b 0x15d8 <k_pack_bytes+0x2d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1598 <k_pack_bytes+0x298>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x15bc <k_pack_bytes+0x2bc>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa0403ed // mov x13, x4
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x15a0 <k_pack_bytes+0x2a0>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x15d8 <k_pack_bytes+0x2d8>
+	WORD $0x52800049 // mov w9, #0x2 // =2
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x15c8 <k_pack_bytes+0x2c8>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400016b // b.lt 0x1608 <k_pack_bytes+0x308>
+	WORD $0xf94037e0 // ldr x0, [sp, #0x68]
+	WORD $0x5280006d // mov w13, #0x3 // =3
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x15ec <k_pack_bytes+0x2ec>
+	WORD $0x14000015 // b 0x1658 <k_pack_bytes+0x358>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1618 <k_pack_bytes+0x318>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x163c <k_pack_bytes+0x33c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa0503ed // mov x13, x5
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1620 <k_pack_bytes+0x320>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1658 <k_pack_bytes+0x358>
+	WORD $0x52800069 // mov w9, #0x3 // =3
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1648 <k_pack_bytes+0x348>
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x5400016b // b.lt 0x1688 <k_pack_bytes+0x388>
+	WORD $0xf9403be0 // ldr x0, [sp, #0x70]
+	WORD $0x5280008d // mov w13, #0x4 // =4
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x166c <k_pack_bytes+0x36c>
+	WORD $0x14000015 // b 0x16d8 <k_pack_bytes+0x3d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1698 <k_pack_bytes+0x398>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x16bc <k_pack_bytes+0x3bc>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa0703ed // mov x13, x7
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x16a0 <k_pack_bytes+0x3a0>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x16d8 <k_pack_bytes+0x3d8>
+	WORD $0x52800089 // mov w9, #0x4 // =4
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x16c8 <k_pack_bytes+0x3c8>
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x5400016b // b.lt 0x1708 <k_pack_bytes+0x408>
+	WORD $0xf94033e0 // ldr x0, [sp, #0x60]
+	WORD $0x528000ad // mov w13, #0x5 // =5
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x16ec <k_pack_bytes+0x3ec>
+	WORD $0x14000015 // b 0x1758 <k_pack_bytes+0x458>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1718 <k_pack_bytes+0x418>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x173c <k_pack_bytes+0x43c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1303ed // mov x13, x19
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1720 <k_pack_bytes+0x420>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1758 <k_pack_bytes+0x458>
+	WORD $0x528000a9 // mov w9, #0x5 // =5
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1748 <k_pack_bytes+0x448>
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x5400016b // b.lt 0x1788 <k_pack_bytes+0x488>
+	WORD $0xf94023e0 // ldr x0, [sp, #0x40]
+	WORD $0x528000cd // mov w13, #0x6 // =6
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x176c <k_pack_bytes+0x46c>
+	WORD $0x14000015 // b 0x17d8 <k_pack_bytes+0x4d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1798 <k_pack_bytes+0x498>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x17bc <k_pack_bytes+0x4bc>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1503ed // mov x13, x21
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x17a0 <k_pack_bytes+0x4a0>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x17d8 <k_pack_bytes+0x4d8>
+	WORD $0x528000c9 // mov w9, #0x6 // =6
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x17c8 <k_pack_bytes+0x4c8>
+	WORD $0xf100221f // cmp x16, #0x8
+	WORD $0x5400016b // b.lt 0x1808 <k_pack_bytes+0x508>
+	WORD $0xf9401fe0 // ldr x0, [sp, #0x38]
+	WORD $0x528000ed // mov w13, #0x7 // =7
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x17ec <k_pack_bytes+0x4ec>
+	WORD $0x14000015 // b 0x1858 <k_pack_bytes+0x558>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1818 <k_pack_bytes+0x518>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x183c <k_pack_bytes+0x53c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1603ed // mov x13, x22
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1820 <k_pack_bytes+0x520>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1858 <k_pack_bytes+0x558>
+	WORD $0x528000e9 // mov w9, #0x7 // =7
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1848 <k_pack_bytes+0x548>
+	WORD $0xf100261f // cmp x16, #0x9
+	WORD $0x5400016b // b.lt 0x1888 <k_pack_bytes+0x588>
+	WORD $0xf9402fe0 // ldr x0, [sp, #0x58]
+	WORD $0x5280010d // mov w13, #0x8 // =8
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x186c <k_pack_bytes+0x56c>
+	WORD $0x14000015 // b 0x18d8 <k_pack_bytes+0x5d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1898 <k_pack_bytes+0x598>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x18bc <k_pack_bytes+0x5bc>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1803ed // mov x13, x24
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x18a0 <k_pack_bytes+0x5a0>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x18d8 <k_pack_bytes+0x5d8>
+	WORD $0x52800109 // mov w9, #0x8 // =8
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x18c8 <k_pack_bytes+0x5c8>
+	WORD $0xf1002a1f // cmp x16, #0xa
+	WORD $0x5400016b // b.lt 0x1908 <k_pack_bytes+0x608>
+	WORD $0xf94017e0 // ldr x0, [sp, #0x28]
+	WORD $0x5280012d // mov w13, #0x9 // =9
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x18ec <k_pack_bytes+0x5ec>
+	WORD $0x14000015 // b 0x1958 <k_pack_bytes+0x658>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1918 <k_pack_bytes+0x618>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x193c <k_pack_bytes+0x63c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1903ed // mov x13, x25
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1920 <k_pack_bytes+0x620>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1958 <k_pack_bytes+0x658>
+	WORD $0x52800129 // mov w9, #0x9 // =9
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1948 <k_pack_bytes+0x648>
+	WORD $0xf1002e1f // cmp x16, #0xb
+	WORD $0x5400016b // b.lt 0x1988 <k_pack_bytes+0x688>
+	WORD $0xf94013e0 // ldr x0, [sp, #0x20]
+	WORD $0x5280014d // mov w13, #0xa // =10
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x196c <k_pack_bytes+0x66c>
+	WORD $0x14000015 // b 0x19d8 <k_pack_bytes+0x6d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1998 <k_pack_bytes+0x698>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x19bc <k_pack_bytes+0x6bc>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1a03ed // mov x13, x26
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x19a0 <k_pack_bytes+0x6a0>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x19d8 <k_pack_bytes+0x6d8>
+	WORD $0x52800149 // mov w9, #0xa // =10
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x19c8 <k_pack_bytes+0x6c8>
+	WORD $0xf100321f // cmp x16, #0xc
+	WORD $0x5400016b // b.lt 0x1a08 <k_pack_bytes+0x708>
+	WORD $0xf9401be0 // ldr x0, [sp, #0x30]
+	WORD $0x5280016d // mov w13, #0xb // =11
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x19ec <k_pack_bytes+0x6ec>
+	WORD $0x14000015 // b 0x1a58 <k_pack_bytes+0x758>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1a18 <k_pack_bytes+0x718>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x1a3c <k_pack_bytes+0x73c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1b03ed // mov x13, x27
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1a20 <k_pack_bytes+0x720>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1a58 <k_pack_bytes+0x758>
+	WORD $0x52800169 // mov w9, #0xb // =11
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1a48 <k_pack_bytes+0x748>
+	WORD $0xf100361f // cmp x16, #0xd
+	WORD $0x5400016b // b.lt 0x1a88 <k_pack_bytes+0x788>
+	WORD $0xf9400fe0 // ldr x0, [sp, #0x18]
+	WORD $0x5280018d // mov w13, #0xc // =12
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x1a6c <k_pack_bytes+0x76c>
+	WORD $0x14000015 // b 0x1ad8 <k_pack_bytes+0x7d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1a98 <k_pack_bytes+0x798>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x1abc <k_pack_bytes+0x7bc>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1d03ed // mov x13, x29
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1aa0 <k_pack_bytes+0x7a0>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1ad8 <k_pack_bytes+0x7d8>
+	WORD $0x52800189 // mov w9, #0xc // =12
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1ac8 <k_pack_bytes+0x7c8>
+	WORD $0xf1003a1f // cmp x16, #0xe
+	WORD $0x5400016b // b.lt 0x1b08 <k_pack_bytes+0x808>
+	WORD $0xf9400be0 // ldr x0, [sp, #0x10]
+	WORD $0x528001ad // mov w13, #0xd // =13
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x1aec <k_pack_bytes+0x7ec>
+	WORD $0x14000015 // b 0x1b58 <k_pack_bytes+0x858>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1b18 <k_pack_bytes+0x818>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x1b3c <k_pack_bytes+0x83c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1e03ed // mov x13, x30
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1b20 <k_pack_bytes+0x820>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1b58 <k_pack_bytes+0x858>
+	WORD $0x528001a9 // mov w9, #0xd // =13
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1b48 <k_pack_bytes+0x848>
+	WORD $0xf1003e1f // cmp x16, #0xf
+	WORD $0x5400016b // b.lt 0x1b88 <k_pack_bytes+0x888>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0x528001cd // mov w13, #0xe // =14
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x1b6c <k_pack_bytes+0x86c>
+	WORD $0x14000015 // b 0x1bd8 <k_pack_bytes+0x8d8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1b98 <k_pack_bytes+0x898>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x1bbc <k_pack_bytes+0x8bc>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa0303ed // mov x13, x3
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1ba0 <k_pack_bytes+0x8a0>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54000100 // b.eq 0x1bd8 <k_pack_bytes+0x8d8>
+	WORD $0x528001c9 // mov w9, #0xe // =14
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1bc8 <k_pack_bytes+0x8c8>
+	WORD $0xf100421f // cmp x16, #0x10
+	WORD $0x5400016b // b.lt 0x1c08 <k_pack_bytes+0x908>
+	WORD $0xf94027e0 // ldr x0, [sp, #0x48]
+	WORD $0x528001ed // mov w13, #0xf // =15
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x386068cb // ldrb w11, [x6, x0]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x91000400 // add x0, x0, #0x1
+	WORD $0x382d698b // strb w11, [x12, x13]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x54ffff61 // b.ne 0x1bec <k_pack_bytes+0x8ec>
+	WORD $0x17fffe03 // b 0x1410 <k_pack_bytes+0x110>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x54000061 // b.ne 0x1c18 <k_pack_bytes+0x918>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x1400000a // b 0x1c3c <k_pack_bytes+0x93c>
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0xaa1403ed // mov x13, x20
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0x381f01bf // sturb wzr, [x13, #-0x10]
+	WORD $0x380205bf // strb wzr, [x13], #0x20
+	WORD $0x54ffffa1 // b.ne 0x1c20 <k_pack_bytes+0x920>
+	WORD $0xeb1102ff // cmp x23, x17
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x54ffbec0 // b.eq 0x1410 <k_pack_bytes+0x110>
+	WORD $0x528001e9 // mov w9, #0xf // =15
+	WORD $0xaa0d1129 // orr x9, x9, x13, lsl #4
+	WORD $0xcb0d02ed // sub x13, x23, x13
+	WORD $0xf10005ad // subs x13, x13, #0x1
+	WORD $0x3829699f // strb wzr, [x12, x9]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54ffffa1 // b.ne 0x1c48 <k_pack_bytes+0x948>
+	WORD $0x17fffdee // b 0x1410 <k_pack_bytes+0x110>
+	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
+	WORD $0xf94043fd // ldr x29, [sp, #0x80]
+	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
+	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
+	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
+	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
+	WORD $0x910383ff // add sp, sp, #0xe0
+	WORD $0xd65f03c0 // ret
+
 	// pack_bits
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400084b // b.lt 0x1410 <k_pack_bits+0x110>
-	WORD $0x100013ac // adr x12, 0x1580 <k_pack_groups+0x16c>
+	WORD $0x5400084b // b.lt 0x1d8c <k_pack_bits+0x110>
+	WORD $0x100013cc // adr x12, 0x1f00 <k_pack_groups+0x170>
 	WORD $0xa9403c0e // ldp x14, x15, [x0]
 	WORD $0xfd400180 // ldr d0, [x12]
-	WORD $0x1000144c // adr x12, 0x15a0 <k_pack_groups+0x18c>
-	WORD $0x1000136d // adr x13, 0x1588 <k_pack_groups+0x174>
+	WORD $0x1000146c // adr x12, 0x1f20 <k_pack_groups+0x190>
+	WORD $0x1000138d // adr x13, 0x1f08 <k_pack_groups+0x178>
 	WORD $0x3dc00183 // ldr q3, [x12]
-	WORD $0x100014ec // adr x12, 0x15c0 <k_pack_groups+0x1ac>
+	WORD $0x1000150c // adr x12, 0x1f40 <k_pack_groups+0x1b0>
 	WORD $0x4f0005e2 // movi v2.4s, #0xf
 	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0x1000130c // adr x12, 0x1590 <k_pack_groups+0x17c>
+	WORD $0x1000132c // adr x12, 0x1f10 <k_pack_groups+0x180>
 	WORD $0xfd4001a1 // ldr d1, [x13]
 	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
 	WORD $0x3dc00185 // ldr q5, [x12]
-	WORD $0x1000138c // adr x12, 0x15b0 <k_pack_groups+0x19c>
+	WORD $0x100013ac // adr x12, 0x1f30 <k_pack_groups+0x1a0>
 	WORD $0xa942a80b // ldp x11, x10, [x0, #0x28]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b1001ce // add x14, x14, x16
 	WORD $0x8b1101ef // add x15, x15, x17
-	WORD $0x14000005 // b 0x1370 <k_pack_bits+0x70>
+	WORD $0x14000005 // b 0x1cec <k_pack_bits+0x70>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x8b0a01ce // add x14, x14, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54000520 // b.eq 0x1410 <k_pack_bits+0x110>
+	WORD $0x54000520 // b.eq 0x1d8c <k_pack_bits+0x110>
 	WORD $0x9b093d70 // madd x16, x11, x9, x15
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400001e // b 0x13f0 <k_pack_bits+0xf0>
+	WORD $0x1400001e // b 0x1d6c <k_pack_bits+0xf0>
 	WORD $0xb9400200 // ldr w0, [x16]
 	WORD $0x4e040c07 // dup v7.4s, w0
 	WORD $0x53047c01 // lsr w1, w0, #4
@@ -1293,21 +1902,21 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x8b0d0210 // add x16, x16, x13
 	WORD $0xf100423f // cmp x17, #0x10
-	WORD $0x54fffba0 // b.eq 0x1360 <k_pack_bits+0x60>
+	WORD $0x54fffba0 // b.eq 0x1cdc <k_pack_bits+0x60>
 	WORD $0xeb0c023f // cmp x17, x12
-	WORD $0x54fffc4b // b.lt 0x137c <k_pack_bits+0x7c>
+	WORD $0x54fffc4b // b.lt 0x1cf8 <k_pack_bits+0x7c>
 	WORD $0xb83179df // str wzr, [x14, x17, lsl #2]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x8b0d0210 // add x16, x16, x13
 	WORD $0xf100423f // cmp x17, #0x10
-	WORD $0x54ffff41 // b.ne 0x13f0 <k_pack_bits+0xf0>
-	WORD $0x17ffffd5 // b 0x1360 <k_pack_bits+0x60>
+	WORD $0x54ffff41 // b.ne 0x1d6c <k_pack_bits+0xf0>
+	WORD $0x17ffffd5 // b 0x1cdc <k_pack_bits+0x60>
 	WORD $0xd65f03c0 // ret
 
 	// pack_groups
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540009eb // b.lt 0x1558 <k_pack_groups+0x144>
+	WORD $0x540009eb // b.lt 0x1ed4 <k_pack_groups+0x144>
 	WORD $0xa940340f // ldp x15, x13, [x0]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa943c00e // ldp x14, x16, [x0, #0x38]
@@ -1319,16 +1928,16 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3200cfef // mov w15, #0xf0f0f0f // =252645135
 	WORD $0x91004230 // add x16, x17, #0x10
 	WORD $0x91040011 // add x17, x0, #0x100
-	WORD $0x14000006 // b 0x1464 <k_pack_groups+0x50>
+	WORD $0x14000006 // b 0x1de0 <k_pack_groups+0x50>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x8b0c0210 // add x16, x16, x12
 	WORD $0x8b0b0231 // add x17, x17, x11
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x540007c0 // b.eq 0x1558 <k_pack_groups+0x144>
+	WORD $0x540007c0 // b.eq 0x1ed4 <k_pack_groups+0x144>
 	WORD $0xaa1f03e0 // mov x0, xzr
 	WORD $0xaa1103e1 // mov x1, x17
 	WORD $0xaa1003e2 // mov x2, x16
-	WORD $0x1400002a // b 0x1518 <k_pack_groups+0x104>
+	WORD $0x1400002a // b 0x1e94 <k_pack_groups+0x104>
 	WORD $0x297e0c44 // ldp w4, w3, [x2, #-0x10]
 	WORD $0x0a031145 // and w5, w10, w3, lsl #4
 	WORD $0x0a0f0086 // and w6, w4, w15
@@ -1369,9 +1978,9 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0042 // add x2, x2, x14
 	WORD $0xf100401f // cmp x0, #0x10
 	WORD $0x91001021 // add x1, x1, #0x4
-	WORD $0x54fff9e0 // b.eq 0x1450 <k_pack_groups+0x3c>
+	WORD $0x54fff9e0 // b.eq 0x1dcc <k_pack_groups+0x3c>
 	WORD $0xeb0d001f // cmp x0, x13
-	WORD $0x54fffacb // b.lt 0x1474 <k_pack_groups+0x60>
+	WORD $0x54fffacb // b.lt 0x1df0 <k_pack_groups+0x60>
 	WORD $0xb810003f // stur wzr, [x1, #-0x100]
 	WORD $0xb900003f // str wzr, [x1]
 	WORD $0xb814003f // stur wzr, [x1, #-0xc0]
@@ -1384,9 +1993,10 @@ TEXT ·tilepackNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0042 // add x2, x2, x14
 	WORD $0xf100401f // cmp x0, #0x10
 	WORD $0x91001021 // add x1, x1, #0x4
-	WORD $0x54fffe41 // b.ne 0x1518 <k_pack_groups+0x104>
-	WORD $0x17ffffbf // b 0x1450 <k_pack_groups+0x3c>
+	WORD $0x54fffe41 // b.ne 0x1e94 <k_pack_groups+0x104>
+	WORD $0x17ffffbf // b 0x1dcc <k_pack_groups+0x3c>
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

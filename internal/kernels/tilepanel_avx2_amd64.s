@@ -65,8 +65,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00634105787de2c4; BYTE $0x00 // vpbroadcastb 0x6341(%rip), %ymm0 # 0x6480 <k_tile_panel_16_min+0xe80>
-	QUAD $0x0063390d787de2c4; BYTE $0x00 // vpbroadcastb 0x6339(%rip), %ymm1 # 0x6481 <k_tile_panel_16_min+0xe81>
+	QUAD $0x006cc105787de2c4; BYTE $0x00 // vpbroadcastb 0x6cc1(%rip), %ymm0 # 0x6e00 <k_tile_panel_16_min+0xec0>
+	QUAD $0x006cb90d787de2c4; BYTE $0x00 // vpbroadcastb 0x6cb9(%rip), %ymm1 # 0x6e01 <k_tile_panel_16_min+0xec1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -128,7 +128,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0061d305787de2c4; BYTE $0x00 // vpbroadcastb 0x61d3(%rip), %ymm0 # 0x6482 <k_tile_panel_16_min+0xe82>
+	QUAD $0x006b5305787de2c4; BYTE $0x00 // vpbroadcastb 0x6b53(%rip), %ymm0 # 0x6e02 <k_tile_panel_16_min+0xec2>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -184,8 +184,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00608405787de2c4; BYTE $0x00 // vpbroadcastb 0x6084(%rip), %ymm0 # 0x6483 <k_tile_panel_16_min+0xe83>
-	QUAD $0x00607c0d787de2c4; BYTE $0x00 // vpbroadcastb 0x607c(%rip), %ymm1 # 0x6484 <k_tile_panel_16_min+0xe84>
+	QUAD $0x006a0405787de2c4; BYTE $0x00 // vpbroadcastb 0x6a04(%rip), %ymm0 # 0x6e03 <k_tile_panel_16_min+0xec3>
+	QUAD $0x0069fc0d787de2c4; BYTE $0x00 // vpbroadcastb 0x69fc(%rip), %ymm1 # 0x6e04 <k_tile_panel_16_min+0xec4>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -269,8 +269,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005e9605787de2c4; BYTE $0x00 // vpbroadcastb 0x5e96(%rip), %ymm0 # 0x6485 <k_tile_panel_16_min+0xe85>
-	QUAD $0x005e8e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e8e(%rip), %ymm1 # 0x6486 <k_tile_panel_16_min+0xe86>
+	QUAD $0x00681605787de2c4; BYTE $0x00 // vpbroadcastb 0x6816(%rip), %ymm0 # 0x6e05 <k_tile_panel_16_min+0xec5>
+	QUAD $0x00680e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x680e(%rip), %ymm1 # 0x6e06 <k_tile_panel_16_min+0xec6>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -359,9 +359,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005c8305787de2c4; BYTE $0x00 // vpbroadcastb 0x5c83(%rip), %ymm0 # 0x6487 <k_tile_panel_16_min+0xe87>
-	QUAD $0x005c8f0d187de2c4; BYTE $0x00 // vbroadcastss 0x5c8f(%rip), %ymm1 # 0x649c <k_tile_panel_16_min+0xe9c>
-	QUAD $0x005c9615187de2c4; BYTE $0x00 // vbroadcastss 0x5c96(%rip), %ymm2 # 0x64ac <k_tile_panel_16_min+0xeac>
+	QUAD $0x00660305787de2c4; BYTE $0x00 // vpbroadcastb 0x6603(%rip), %ymm0 # 0x6e07 <k_tile_panel_16_min+0xec7>
+	QUAD $0x0066130d187de2c4; BYTE $0x00 // vbroadcastss 0x6613(%rip), %ymm1 # 0x6e20 <k_tile_panel_16_min+0xee0>
+	QUAD $0x00662215187de2c4; BYTE $0x00 // vbroadcastss 0x6622(%rip), %ymm2 # 0x6e38 <k_tile_panel_16_min+0xef8>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -640,14 +640,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0055c305587de2c4; BYTE $0x00 // vpbroadcastd 0x55c3(%rip), %ymm0 # 0x64a8 <k_tile_panel_16_min+0xea8>
-	QUAD $0x0055c60d587de2c4; BYTE $0x00 // vpbroadcastd 0x55c6(%rip), %ymm1 # 0x64b4 <k_tile_panel_16_min+0xeb4>
-	QUAD $0x00559115787de2c4; BYTE $0x00 // vpbroadcastb 0x5591(%rip), %ymm2 # 0x6488 <k_tile_panel_16_min+0xe88>
-	QUAD $0x0055891d787de2c4; BYTE $0x00 // vpbroadcastb 0x5589(%rip), %ymm3 # 0x6489 <k_tile_panel_16_min+0xe89>
-	QUAD $0x00558f25587de2c4; BYTE $0x00 // vpbroadcastd 0x558f(%rip), %ymm4 # 0x6498 <k_tile_panel_16_min+0xe98>
-	QUAD $0x00559e2d587de2c4; BYTE $0x00 // vpbroadcastd 0x559e(%rip), %ymm5 # 0x64b0 <k_tile_panel_16_min+0xeb0>
-	QUAD $0x000054e6356ffdc5 // vmovdqa 0x54e6(%rip), %ymm6 # 0x6400 <k_tile_panel_16_min+0xe00>
-	QUAD $0x0000547e3d6ffdc5 // vmovdqa 0x547e(%rip), %ymm7 # 0x63a0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x005f4f05587de2c4; BYTE $0x00 // vpbroadcastd 0x5f4f(%rip), %ymm0 # 0x6e34 <k_tile_panel_16_min+0xef4>
+	QUAD $0x005f520d587de2c4; BYTE $0x00 // vpbroadcastd 0x5f52(%rip), %ymm1 # 0x6e40 <k_tile_panel_16_min+0xf00>
+	QUAD $0x005f1115787de2c4; BYTE $0x00 // vpbroadcastb 0x5f11(%rip), %ymm2 # 0x6e08 <k_tile_panel_16_min+0xec8>
+	QUAD $0x005f091d787de2c4; BYTE $0x00 // vpbroadcastb 0x5f09(%rip), %ymm3 # 0x6e09 <k_tile_panel_16_min+0xec9>
+	QUAD $0x005f1325587de2c4; BYTE $0x00 // vpbroadcastd 0x5f13(%rip), %ymm4 # 0x6e1c <k_tile_panel_16_min+0xedc>
+	QUAD $0x005f2a2d587de2c4; BYTE $0x00 // vpbroadcastd 0x5f2a(%rip), %ymm5 # 0x6e3c <k_tile_panel_16_min+0xefc>
+	QUAD $0x00005e26356ffdc5 // vmovdqa 0x5e26(%rip), %ymm6 # 0x6d40 <k_tile_panel_16_min+0xe00>
+	QUAD $0x00005dbe3d6ffdc5 // vmovdqa 0x5dbe(%rip), %ymm7 # 0x6ce0 <k_tile_panel_16_min+0xda0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1011,15 +1011,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004ca105587de2c4; BYTE $0x00 // vpbroadcastd 0x4ca1(%rip), %ymm0 # 0x64a0 <k_tile_panel_16_min+0xea0>
-	QUAD $0x004ca00d587de2c4; BYTE $0x00 // vpbroadcastd 0x4ca0(%rip), %ymm1 # 0x64a8 <k_tile_panel_16_min+0xea8>
-	QUAD $0x004ca315587de2c4; BYTE $0x00 // vpbroadcastd 0x4ca3(%rip), %ymm2 # 0x64b4 <k_tile_panel_16_min+0xeb4>
+	QUAD $0x00562905587de2c4; BYTE $0x00 // vpbroadcastd 0x5629(%rip), %ymm0 # 0x6e28 <k_tile_panel_16_min+0xee8>
+	QUAD $0x00562c0d587de2c4; BYTE $0x00 // vpbroadcastd 0x562c(%rip), %ymm1 # 0x6e34 <k_tile_panel_16_min+0xef4>
+	QUAD $0x00562f15587de2c4; BYTE $0x00 // vpbroadcastd 0x562f(%rip), %ymm2 # 0x6e40 <k_tile_panel_16_min+0xf00>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004c6e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x4c6e(%rip), %ymm3 # 0x648a <k_tile_panel_16_min+0xe8a>
-	QUAD $0x004c7325187de2c4; BYTE $0x00 // vbroadcastss 0x4c73(%rip), %ymm4 # 0x6498 <k_tile_panel_16_min+0xe98>
-	QUAD $0x004c7e2d187de2c4; BYTE $0x00 // vbroadcastss 0x4c7e(%rip), %ymm5 # 0x64ac <k_tile_panel_16_min+0xeac>
-	QUAD $0x00004bca356ffdc5 // vmovdqa 0x4bca(%rip), %ymm6 # 0x6400 <k_tile_panel_16_min+0xe00>
-	QUAD $0x00004b623d6ffdc5 // vmovdqa 0x4b62(%rip), %ymm7 # 0x63a0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x0055ee1d787de2c4; BYTE $0x00 // vpbroadcastb 0x55ee(%rip), %ymm3 # 0x6e0a <k_tile_panel_16_min+0xeca>
+	QUAD $0x0055f725187de2c4; BYTE $0x00 // vbroadcastss 0x55f7(%rip), %ymm4 # 0x6e1c <k_tile_panel_16_min+0xedc>
+	QUAD $0x00560a2d187de2c4; BYTE $0x00 // vbroadcastss 0x560a(%rip), %ymm5 # 0x6e38 <k_tile_panel_16_min+0xef8>
+	QUAD $0x0000550a356ffdc5 // vmovdqa 0x550a(%rip), %ymm6 # 0x6d40 <k_tile_panel_16_min+0xe00>
+	QUAD $0x000054a23d6ffdc5 // vmovdqa 0x54a2(%rip), %ymm7 # 0x6ce0 <k_tile_panel_16_min+0xda0>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1237,15 +1237,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0046c505587de2c4; BYTE $0x00 // vpbroadcastd 0x46c5(%rip), %ymm0 # 0x64a0 <k_tile_panel_16_min+0xea0>
-	QUAD $0x0046c40d587de2c4; BYTE $0x00 // vpbroadcastd 0x46c4(%rip), %ymm1 # 0x64a8 <k_tile_panel_16_min+0xea8>
-	QUAD $0x0046c715587de2c4; BYTE $0x00 // vpbroadcastd 0x46c7(%rip), %ymm2 # 0x64b4 <k_tile_panel_16_min+0xeb4>
-	QUAD $0x0046951d787de2c4; BYTE $0x00 // vpbroadcastb 0x4695(%rip), %ymm3 # 0x648b <k_tile_panel_16_min+0xe8b>
-	QUAD $0x00468d25787de2c4; BYTE $0x00 // vpbroadcastb 0x468d(%rip), %ymm4 # 0x648c <k_tile_panel_16_min+0xe8c>
-	QUAD $0x0046902d187de2c4; BYTE $0x00 // vbroadcastss 0x4690(%rip), %ymm5 # 0x6498 <k_tile_panel_16_min+0xe98>
-	QUAD $0x00469b35187de2c4; BYTE $0x00 // vbroadcastss 0x469b(%rip), %ymm6 # 0x64ac <k_tile_panel_16_min+0xeac>
-	QUAD $0x000045e73d6ffdc5 // vmovdqa 0x45e7(%rip), %ymm7 # 0x6400 <k_tile_panel_16_min+0xe00>
-	QUAD $0x0000457f056f7dc5 // vmovdqa 0x457f(%rip), %ymm8 # 0x63a0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x00504d05587de2c4; BYTE $0x00 // vpbroadcastd 0x504d(%rip), %ymm0 # 0x6e28 <k_tile_panel_16_min+0xee8>
+	QUAD $0x0050500d587de2c4; BYTE $0x00 // vpbroadcastd 0x5050(%rip), %ymm1 # 0x6e34 <k_tile_panel_16_min+0xef4>
+	QUAD $0x00505315587de2c4; BYTE $0x00 // vpbroadcastd 0x5053(%rip), %ymm2 # 0x6e40 <k_tile_panel_16_min+0xf00>
+	QUAD $0x0050151d787de2c4; BYTE $0x00 // vpbroadcastb 0x5015(%rip), %ymm3 # 0x6e0b <k_tile_panel_16_min+0xecb>
+	QUAD $0x00500d25787de2c4; BYTE $0x00 // vpbroadcastb 0x500d(%rip), %ymm4 # 0x6e0c <k_tile_panel_16_min+0xecc>
+	QUAD $0x0050142d187de2c4; BYTE $0x00 // vbroadcastss 0x5014(%rip), %ymm5 # 0x6e1c <k_tile_panel_16_min+0xedc>
+	QUAD $0x00502735187de2c4; BYTE $0x00 // vbroadcastss 0x5027(%rip), %ymm6 # 0x6e38 <k_tile_panel_16_min+0xef8>
+	QUAD $0x00004f273d6ffdc5 // vmovdqa 0x4f27(%rip), %ymm7 # 0x6d40 <k_tile_panel_16_min+0xe00>
+	QUAD $0x00004ebf056f7dc5 // vmovdqa 0x4ebf(%rip), %ymm8 # 0x6ce0 <k_tile_panel_16_min+0xda0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
@@ -1591,9 +1591,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003e1705787de2c4; BYTE $0x00 // vpbroadcastb 0x3e17(%rip), %ymm0 # 0x648d <k_tile_panel_16_min+0xe8d>
-	QUAD $0x003e0f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3e0f(%rip), %ymm1 # 0x648e <k_tile_panel_16_min+0xe8e>
-	QUAD $0x003e0715787de2c4; BYTE $0x00 // vpbroadcastb 0x3e07(%rip), %ymm2 # 0x648f <k_tile_panel_16_min+0xe8f>
+	QUAD $0x00479705787de2c4; BYTE $0x00 // vpbroadcastb 0x4797(%rip), %ymm0 # 0x6e0d <k_tile_panel_16_min+0xecd>
+	QUAD $0x00478f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x478f(%rip), %ymm1 # 0x6e0e <k_tile_panel_16_min+0xece>
+	QUAD $0x00478715787de2c4; BYTE $0x00 // vpbroadcastb 0x4787(%rip), %ymm2 # 0x6e0f <k_tile_panel_16_min+0xecf>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1928,6 +1928,398 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
+	// untile_iq4_nl
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01588e0f; WORD $0x0000 // jle 0x3005 <k_untile_iq4_nl+0x165>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x003f5105787de2c4; BYTE $0x00 // vpbroadcastb 0x3f51(%rip), %ymm0 # 0x6e10 <k_tile_panel_16_min+0xed0>
+	QUAD $0x003fa80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3fa8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0xdb7da1c4; WORD $0x0a14 // vpand (%rdx,%r9), %ymm0, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0914 // vmovdqu %ymm2, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a54; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	LONG $0x7f7ea1c4; WORD $0x0954; BYTE $0x40 // vmovdqu %ymm2, 0x40(%rcx,%r9)
+	QUAD $0x00800a94db7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	QUAD $0x008009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x80(%rcx,%r9)
+	QUAD $0x00c00a94db7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	QUAD $0x00c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a14 // vmovdqu (%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	QUAD $0x010009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a54; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	QUAD $0x014009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x140(%rcx,%r9)
+	QUAD $0x00800a946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	QUAD $0x018009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x180(%rcx,%r9)
+	QUAD $0x00c00a946f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm2
+	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
+	LONG $0xd0dbedc5 // vpand %ymm0, %ymm2, %ymm2
+	LONG $0x0075e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm1, %ymm2
+	QUAD $0x01c009947f7ea1c4; WORD $0x0000 // vmovdqu %ymm2, 0x1c0(%rcx,%r9)
+	QUAD $0x01000294137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%r8), %ymm2
+	QUAD $0x02000994117ca1c4; WORD $0x0000 // vmovups %ymm2, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfef5850f; WORD $0xffff // jne 0x2ee0 <k_untile_iq4_nl+0x40>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x20c28148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdx # imm = 0x120
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfecb850f; WORD $0xffff // jne 0x2ed0 <k_untile_iq4_nl+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+
+	// untile_iq4_xs
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x05f68e0f; WORD $0x0000 // jle 0x3613 <k_untile_iq4_xs+0x603>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x003dd805787de2c4; BYTE $0x00 // vpbroadcastb 0x3dd8(%rip), %ymm0 # 0x6e11 <k_tile_panel_16_min+0xed1>
+	QUAD $0x003e2e0d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3e2e(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x003dd515587de2c4; BYTE $0x00 // vpbroadcastd 0x3dd5(%rip), %ymm2 # 0x6e20 <k_tile_panel_16_min+0xee0>
+	QUAD $0x003df01d587de2c4; BYTE $0x00 // vpbroadcastd 0x3df0(%rip), %ymm3 # 0x6e44 <k_tile_panel_16_min+0xf04>
+	QUAD $0x003ddf25587de2c4; BYTE $0x00 // vpbroadcastd 0x3ddf(%rip), %ymm4 # 0x6e3c <k_tile_panel_16_min+0xefc>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8945; BYTE $0xfe // movl %r15d, %r14d
+	QUAD $0x00000000fd2c8d42 // leal (,%r15,8), %ebp
+	QUAD $0x00000002fd2c8d46 // leal 0x2(,%r15,8), %r13d
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x0ae4c149 // shlq $0xa, %r12
+	LONG $0x04e6c141 // shll $0x4, %r14d
+	LONG $0xdb7d81c4; WORD $0x222c // vpand (%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	LONG $0x7f7ea1c4; WORD $0x192c // vmovdqu %ymm5, (%rcx,%r11)
+	LONG $0xdb7d81c4; WORD $0x226c; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	LONG $0x7f7ea1c4; WORD $0x196c; BYTE $0x40 // vmovdqu %ymm5, 0x40(%rcx,%r11)
+	QUAD $0x008022acdb7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x008019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x80(%rcx,%r11)
+	QUAD $0x00c022acdb7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x00c019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0xc0(%rcx,%r11)
+	LONG $0x6f7e81c4; WORD $0x222c // vmovdqu (%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x010019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x100(%rcx,%r11)
+	LONG $0x6f7e81c4; WORD $0x226c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x014019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x140(%rcx,%r11)
+	QUAD $0x008022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x018019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x180(%rcx,%r11)
+	QUAD $0x00c022ac6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x01c019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x1c0(%rcx,%r11)
+	QUAD $0x08000aac6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm5
+	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
+	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
+	LONG $0x046e8d41 // leal 0x4(%r14), %ebp
+	LONG $0xf6d2d5c5 // vpsrld %xmm6, %ymm5, %ymm6
+	LONG $0xed6ef9c5 // vmovd %ebp, %xmm5
+	LONG $0xd245c1c4; BYTE $0xf8 // vpsrld %xmm8, %ymm7, %ymm7
+	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
+	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
+	LONG $0xfbdbc5c5 // vpand %ymm3, %ymm7, %ymm7
+	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
+	LONG $0xf4fecdc5 // vpaddd %ymm4, %ymm6, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	QUAD $0x020019b4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0x200(%rcx,%r11)
+	QUAD $0x010022b4db7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r12), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x024019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x240(%rcx,%r11)
+	QUAD $0x014022b4db7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r12), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x028019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x280(%rcx,%r11)
+	QUAD $0x018022b4db7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r12), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x02c019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x2c0(%rcx,%r11)
+	QUAD $0x01c022b4db7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r12), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x030019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x300(%rcx,%r11)
+	QUAD $0x010022b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r12), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x034019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x340(%rcx,%r11)
+	QUAD $0x014022b46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r12), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x038019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x380(%rcx,%r11)
+	QUAD $0x018022b46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r12), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x03c019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x3c0(%rcx,%r11)
+	QUAD $0x01c022b46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r12), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x040019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x400(%rcx,%r11)
+	QUAD $0x084002b4337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm6
+	QUAD $0x08000abc6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm7
+	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
+	LONG $0xedd2c5c5 // vpsrld %xmm5, %ymm7, %ymm5
+	QUAD $0x086002bc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm7
+	LONG $0xd24dc1c4; BYTE $0xf0 // vpsrld %xmm8, %ymm6, %ymm6
+	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xedebcdc5 // vpor %ymm5, %ymm6, %ymm5
+	LONG $0xecfed5c5 // vpaddd %ymm4, %ymm5, %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xed59c4c5 // vmulps %ymm5, %ymm7, %ymm5
+	QUAD $0x044019ac117ca1c4; WORD $0x0000 // vmovups %ymm5, 0x440(%rcx,%r11)
+	QUAD $0x020022acdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x048019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x480(%rcx,%r11)
+	QUAD $0x024022acdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x04c019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x4c0(%rcx,%r11)
+	QUAD $0x028022acdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x050019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x500(%rcx,%r11)
+	QUAD $0x02c022acdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x054019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x540(%rcx,%r11)
+	QUAD $0x020022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x058019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x580(%rcx,%r11)
+	QUAD $0x024022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x05c019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x5c0(%rcx,%r11)
+	QUAD $0x028022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x060019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x600(%rcx,%r11)
+	QUAD $0x02c022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x064019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x640(%rcx,%r11)
+	LONG $0x086e8d41 // leal 0x8(%r14), %ebp
+	LONG $0xed6ef9c5 // vmovd %ebp, %xmm5
+	QUAD $0x08000ab46f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm6
+	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	LONG $0xedd2cdc5 // vpsrld %xmm5, %ymm6, %ymm5
+	QUAD $0x00000004fd2c8d42 // leal 0x4(,%r15,8), %ebp
+	LONG $0xf56ef9c5 // vmovd %ebp, %xmm6
+	LONG $0xf6d2c5c5 // vpsrld %xmm6, %ymm7, %ymm6
+	QUAD $0x00000006fd2c8d42 // leal 0x6(,%r15,8), %ebp
+	QUAD $0x086002bc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm7
+	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xedebcdc5 // vpor %ymm5, %ymm6, %ymm5
+	LONG $0xecfed5c5 // vpaddd %ymm4, %ymm5, %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xed59c4c5 // vmulps %ymm5, %ymm7, %ymm5
+	QUAD $0x068019ac117ca1c4; WORD $0x0000 // vmovups %ymm5, 0x680(%rcx,%r11)
+	QUAD $0x030022acdb7d81c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x06c019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x6c0(%rcx,%r11)
+	QUAD $0x034022acdb7d81c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x070019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x700(%rcx,%r11)
+	QUAD $0x038022acdb7d81c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x074019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x740(%rcx,%r11)
+	QUAD $0x03c022acdb7d81c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm0, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x078019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x780(%rcx,%r11)
+	QUAD $0x030022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x07c019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x7c0(%rcx,%r11)
+	QUAD $0x034022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x080019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x800(%rcx,%r11)
+	QUAD $0x038022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x084019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x840(%rcx,%r11)
+	QUAD $0x03c022ac6f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r12), %ymm5
+	LONG $0xd572d5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm5
+	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
+	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
+	QUAD $0x088019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x880(%rcx,%r11)
+	QUAD $0x08000aac6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm5
+	QUAD $0x084002b4337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm6
+	LONG $0x0cce8341 // orl $0xc, %r14d
+	LONG $0x6e79c1c4; BYTE $0xfe // vmovd %r14d, %xmm7
+	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
+	LONG $0xefd2d5c5 // vpsrld %xmm7, %ymm5, %ymm5
+	LONG $0xd24dc1c4; BYTE $0xf0 // vpsrld %xmm8, %ymm6, %ymm6
+	QUAD $0x086002bc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm7
+	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xedebcdc5 // vpor %ymm5, %ymm6, %ymm5
+	LONG $0xecfed5c5 // vpaddd %ymm4, %ymm5, %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xed59c4c5 // vmulps %ymm5, %ymm7, %ymm5
+	QUAD $0x08c019ac117ca1c4; WORD $0x0000 // vmovups %ymm5, 0x8c0(%rcx,%r11)
+	LONG $0x00c38149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r11 # imm = 0x900
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xfab6850f; WORD $0xffff // jne 0x3090 <k_untile_iq4_xs+0x80>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfa81850f; WORD $0xffff // jne 0x3070 <k_untile_iq4_xs+0x60>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80c28148; WORD $0x0008; BYTE $0x00 // addq $0x880, %rdx # imm = 0x880
+	LONG $0x00c18148; WORD $0x0012; BYTE $0x00 // addq $0x1200, %rcx # imm = 0x1200
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfa57850f; WORD $0xffff // jne 0x3060 <k_untile_iq4_xs+0x50>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+
+	// untile_mxfp4
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01a28e0f; WORD $0x0000 // jle 0x37cf <k_untile_mxfp4+0x1af>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0037d305787de2c4; BYTE $0x00 // vpbroadcastb 0x37d3(%rip), %ymm0 # 0x6e12 <k_tile_panel_16_min+0xed2>
+	QUAD $0x0038180d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3818(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x0037c2157879e2c4; BYTE $0x00 // vpbroadcastb 0x37c2(%rip), %xmm2 # 0x6e13 <k_tile_panel_16_min+0xed3>
+	LONG $0xdb76e1c5 // vpcmpeqd %xmm3, %xmm3, %xmm3
+	QUAD $0x0037ce25587de2c4; BYTE $0x00 // vpbroadcastd 0x37ce(%rip), %ymm4 # 0x6e2c <k_tile_panel_16_min+0xeec>
+	QUAD $0x0037bd2d587de2c4; BYTE $0x00 // vpbroadcastd 0x37bd(%rip), %ymm5 # 0x6e24 <k_tile_panel_16_min+0xee4>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a34 // vpand (%rdx,%r9), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0x7f7ea1c4; WORD $0x0934 // vmovdqu %ymm6, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a74; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0x7f7ea1c4; WORD $0x0974; BYTE $0x40 // vmovdqu %ymm6, 0x40(%rcx,%r9)
+	QUAD $0x00800ab4db7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x008009b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x80(%rcx,%r9)
+	QUAD $0x00c00ab4db7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x00c009b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a34 // vmovdqu (%rdx,%r9), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x010009b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a74; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x014009b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x140(%rcx,%r9)
+	QUAD $0x00800ab46f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x018009b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x180(%rcx,%r9)
+	QUAD $0x00c00ab46f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	QUAD $0x01c009b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x1c0(%rcx,%r9)
+	QUAD $0x0100c2b47e7aa1c4; WORD $0x0000 // vmovq 0x100(%rdx,%r8,8), %xmm6
+	LONG $0x317de2c4; BYTE $0xfe // vpmovzxbd %xmm6, %ymm7 # ymm7 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0xc2da49c5 // vpminub %xmm2, %xmm6, %xmm8
+	LONG $0xf674b9c5 // vpcmpeqb %xmm6, %xmm8, %xmm6
+	LONG $0xf3efc9c5 // vpxor %xmm3, %xmm6, %xmm6
+	LONG $0x217de2c4; BYTE $0xf6 // vpmovsxbd %xmm6, %ymm6
+	LONG $0xf772bdc5; BYTE $0x15 // vpslld $0x15, %ymm7, %ymm8
+	LONG $0xc4fe3dc5 // vpaddd %ymm4, %ymm8, %ymm8
+	LONG $0xf772c5c5; BYTE $0x17 // vpslld $0x17, %ymm7, %ymm7
+	LONG $0xfdfec5c5 // vpaddd %ymm5, %ymm7, %ymm7
+	LONG $0x4a3de3c4; WORD $0x60f7 // vblendvps %ymm6, %ymm7, %ymm8, %ymm6
+	QUAD $0x020009b4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfecb850f; WORD $0xffff // jne 0x3680 <k_untile_mxfp4+0x60>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x10c28148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rdx # imm = 0x110
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfea1850f; WORD $0xffff // jne 0x3670 <k_untile_mxfp4+0x50>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
 	// tile_panel
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
@@ -1947,23 +2339,23 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x0035af05797de2c4; BYTE $0x00 // vpbroadcastw 0x35af(%rip), %ymm0 # 0x6490 <k_tile_panel_16_min+0xe90>
-	QUAD $0x0035ce2d587d62c4; BYTE $0x00 // vpbroadcastd 0x35ce(%rip), %ymm13 # 0x64b8 <k_tile_panel_16_min+0xeb8>
-	QUAD $0x0035b11d187d62c4; BYTE $0x00 // vbroadcastss 0x35b1(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x0035f305797de2c4; BYTE $0x00 // vpbroadcastw 0x35f3(%rip), %ymm0 # 0x6e14 <k_tile_panel_16_min+0xed4>
+	QUAD $0x00361e2d587d62c4; BYTE $0x00 // vpbroadcastd 0x361e(%rip), %ymm13 # 0x6e48 <k_tile_panel_16_min+0xf08>
+	QUAD $0x0035fd1d187d62c4; BYTE $0x00 // vbroadcastss 0x35fd(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x6c7f7ec5; WORD $0x2824 // vmovdqu %ymm13, 0x28(%rsp)
-	WORD $0x24eb // jmp 0x2f24 <k_tile_panel+0x84>
+	WORD $0x24eb // jmp 0x3864 <k_tile_panel+0x84>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0c91840f; WORD $0x0000 // je 0x3bb5 <k_tile_panel+0xd15>
+	LONG $0x0c91840f; WORD $0x0000 // je 0x44f5 <k_tile_panel+0xd15>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x0223840f; WORD $0x0000 // je 0x3159 <k_tile_panel+0x2b9>
+	LONG $0x0223840f; WORD $0x0000 // je 0x3a99 <k_tile_panel+0x2b9>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -1985,15 +2377,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x2fa0 <k_tile_panel+0x100>
+	WORD $0x1674 // je 0x38e0 <k_tile_panel+0x100>
 	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x187f // jg 0x2fad <k_tile_panel+0x10d>
-	LONG $0x0001a7e9; BYTE $0x00 // jmp 0x3141 <k_tile_panel+0x2a1>
+	WORD $0x187f // jg 0x38ed <k_tile_panel+0x10d>
+	LONG $0x0001a7e9; BYTE $0x00 // jmp 0x3a81 <k_tile_panel+0x2a1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01948e0f; WORD $0x0000 // jle 0x3141 <k_tile_panel+0x2a1>
+	LONG $0x01948e0f; WORD $0x0000 // jle 0x3a81 <k_tile_panel+0x2a1>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe9af0f49 // imulq %r9, %rbp
@@ -2072,24 +2464,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe9f870f; WORD $0xffff // ja 0x2fe0 <k_tile_panel+0x140>
+	LONG $0xfe9f870f; WORD $0xffff // ja 0x3920 <k_tile_panel+0x140>
 	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x3159 <k_tile_panel+0x2b9>
+	WORD $0x0974 // je 0x3a99 <k_tile_panel+0x2b9>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe178c0f; WORD $0xffff // jl 0x2f70 <k_tile_panel+0xd0>
+	LONG $0xfe178c0f; WORD $0xffff // jl 0x38b0 <k_tile_panel+0xd0>
 	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x6e7e // jle 0x31d0 <k_tile_panel+0x330>
+	WORD $0x6e7e // jle 0x3b10 <k_tile_panel+0x330>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x059e8e0f; WORD $0x0000 // jle 0x3710 <k_tile_panel+0x870>
+	LONG $0x059e8e0f; WORD $0x0000 // jle 0x4050 <k_tile_panel+0x870>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfd878d0f; WORD $0xffff // jge 0x2f0a <k_tile_panel+0x6a>
+	LONG $0xfd878d0f; WORD $0xffff // jge 0x384a <k_tile_panel+0x6a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
@@ -2099,13 +2491,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xc2490f4d // cmovnsq %r10, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0862840f; WORD $0x0000 // je 0x3a0d <k_tile_panel+0xb6d>
+	LONG $0x0862840f; WORD $0x0000 // je 0x434d <k_tile_panel+0xb6d>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x085c8f0f; WORD $0x0000 // jg 0x3a1e <k_tile_panel+0xb7e>
-	LONG $0xfffd39e9; BYTE $0xff // jmp 0x2f00 <k_tile_panel+0x60>
+	LONG $0x085c8f0f; WORD $0x0000 // jg 0x435e <k_tile_panel+0xb7e>
+	LONG $0xfffd39e9; BYTE $0xff // jmp 0x3840 <k_tile_panel+0x60>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
@@ -2122,7 +2514,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
 	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
 	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x35eb // jmp 0x3247 <k_tile_panel+0x3a7>
+	WORD $0x35eb // jmp 0x3b87 <k_tile_panel+0x3a7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
@@ -2131,7 +2523,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3165 <k_tile_panel+0x2c5>
+	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3aa5 <k_tile_panel+0x2c5>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
@@ -2141,21 +2533,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f49 // cmovnsq %r10, %rsi
 	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2874 // je 0x3290 <k_tile_panel+0x3f0>
+	WORD $0x2874 // je 0x3bd0 <k_tile_panel+0x3f0>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
 	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
 	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x257f // jg 0x32a9 <k_tile_panel+0x409>
-	WORD $0x9aeb // jmp 0x3220 <k_tile_panel+0x380>
+	WORD $0x257f // jg 0x3be9 <k_tile_panel+0x409>
+	WORD $0x9aeb // jmp 0x3b60 <k_tile_panel+0x380>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff778e0f; WORD $0xffff // jle 0x3220 <k_tile_panel+0x380>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x3b60 <k_tile_panel+0x380>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x02fbc149 // sarq $0x2, %r11
 	LONG $0xdcaf0f4d // imulq %r12, %r11
@@ -2337,7 +2729,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
 	LONG $0xc0f525c5 // vpmaddwd %ymm0, %ymm11, %ymm8
-	QUAD $0x002e2c1d187d62c4; BYTE $0x00 // vbroadcastss 0x2e2c(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x002e781d187d62c4; BYTE $0x00 // vbroadcastss 0x2e78(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0xfe3d41c4; BYTE $0xc5 // vpaddd %ymm13, %ymm8, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0xc8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm9
@@ -2364,8 +2756,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfbd6870f; WORD $0xffff // ja 0x32e0 <k_tile_panel+0x440>
-	LONG $0xfffb11e9; BYTE $0xff // jmp 0x3220 <k_tile_panel+0x380>
+	LONG $0xfbd6870f; WORD $0xffff // ja 0x3c20 <k_tile_panel+0x440>
+	LONG $0xfffb11e9; BYTE $0xff // jmp 0x3b60 <k_tile_panel+0x380>
 	BYTE $0x90 // nop
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
@@ -2379,14 +2771,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
 	LONG $0x38728b4d // movq 0x38(%r10), %r14
 	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
-	WORD $0x2beb // jmp 0x376c <k_tile_panel+0x8cc>
+	WORD $0x2beb // jmp 0x40ac <k_tile_panel+0x8cc>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa098f0f; WORD $0xffff // jg 0x3175 <k_tile_panel+0x2d5>
+	LONG $0xfa098f0f; WORD $0xffff // jg 0x3ab5 <k_tile_panel+0x2d5>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -2396,16 +2788,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1374 // je 0x37a0 <k_tile_panel+0x900>
+	WORD $0x1374 // je 0x40e0 <k_tile_panel+0x900>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x0f7f // jg 0x37ad <k_tile_panel+0x90d>
-	WORD $0xb0eb // jmp 0x3750 <k_tile_panel+0x8b0>
+	WORD $0x0f7f // jg 0x40ed <k_tile_panel+0x90d>
+	WORD $0xb0eb // jmp 0x4090 <k_tile_panel+0x8b0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xa37e // jle 0x3750 <k_tile_panel+0x8b0>
+	WORD $0xa37e // jle 0x4090 <k_tile_panel+0x8b0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xebaf0f49 // imulq %r11, %rbp
@@ -2526,12 +2918,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfdd8870f; WORD $0xffff // ja 0x37e0 <k_tile_panel+0x940>
-	LONG $0xfffd43e9; BYTE $0xff // jmp 0x3750 <k_tile_panel+0x8b0>
+	LONG $0xfdd8870f; WORD $0xffff // ja 0x4120 <k_tile_panel+0x940>
+	LONG $0xfffd43e9; BYTE $0xff // jmp 0x4090 <k_tile_panel+0x8b0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf4e28e0f; WORD $0xffff // jle 0x2f00 <k_tile_panel+0x60>
+	LONG $0xf4e28e0f; WORD $0xffff // jle 0x3840 <k_tile_panel+0x60>
 	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
 	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -2610,8 +3002,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfea0870f; WORD $0xffff // ja 0x3a50 <k_tile_panel+0xbb0>
-	LONG $0xfff34be9; BYTE $0xff // jmp 0x2f00 <k_tile_panel+0x60>
+	LONG $0xfea0870f; WORD $0xffff // ja 0x4390 <k_tile_panel+0xbb0>
+	LONG $0xfff34be9; BYTE $0xff // jmp 0x3840 <k_tile_panel+0x60>
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2642,11 +3034,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x00288105797de2c4; BYTE $0x00 // vpbroadcastw 0x2881(%rip), %ymm0 # 0x6492 <k_tile_panel_16_min+0xe92>
-	QUAD $0x00289e35587d62c4; BYTE $0x00 // vpbroadcastd 0x289e(%rip), %ymm14 # 0x64b8 <k_tile_panel_16_min+0xeb8>
-	QUAD $0x0028810d187de2c4; BYTE $0x00 // vbroadcastss 0x2881(%rip), %ymm1 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x0028c505797de2c4; BYTE $0x00 // vpbroadcastw 0x28c5(%rip), %ymm0 # 0x6e16 <k_tile_panel_16_min+0xed6>
+	QUAD $0x0028ee35587d62c4; BYTE $0x00 // vpbroadcastd 0x28ee(%rip), %ymm14 # 0x6e48 <k_tile_panel_16_min+0xf08>
+	QUAD $0x0028cd0d187de2c4; BYTE $0x00 // vbroadcastss 0x28cd(%rip), %ymm1 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x2aeb // jmp 0x3c54 <k_tile_panel_min+0x84>
+	WORD $0x2aeb // jmp 0x4594 <k_tile_panel_min+0x84>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
@@ -2654,11 +3046,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0b40840f; WORD $0x0000 // je 0x4794 <k_tile_panel_min+0xbc4>
+	LONG $0x0b40840f; WORD $0x0000 // je 0x50d4 <k_tile_panel_min+0xbc4>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01e3840f; WORD $0x0000 // je 0x3e49 <k_tile_panel_min+0x279>
+	LONG $0x01e3840f; WORD $0x0000 // je 0x4789 <k_tile_panel_min+0x279>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -2680,15 +3072,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x3cd0 <k_tile_panel_min+0x100>
+	WORD $0x1674 // je 0x4610 <k_tile_panel_min+0x100>
 	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x187f // jg 0x3cdd <k_tile_panel_min+0x10d>
-	LONG $0x000167e9; BYTE $0x00 // jmp 0x3e31 <k_tile_panel_min+0x261>
+	WORD $0x187f // jg 0x461d <k_tile_panel_min+0x10d>
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x4771 <k_tile_panel_min+0x261>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01548e0f; WORD $0x0000 // jle 0x3e31 <k_tile_panel_min+0x261>
+	LONG $0x01548e0f; WORD $0x0000 // jle 0x4771 <k_tile_panel_min+0x261>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe9af0f49 // imulq %r9, %rbp
@@ -2753,24 +3145,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfedf870f; WORD $0xffff // ja 0x3d10 <k_tile_panel_min+0x140>
+	LONG $0xfedf870f; WORD $0xffff // ja 0x4650 <k_tile_panel_min+0x140>
 	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x3e49 <k_tile_panel_min+0x279>
+	WORD $0x0974 // je 0x4789 <k_tile_panel_min+0x279>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe578c0f; WORD $0xffff // jl 0x3ca0 <k_tile_panel_min+0xd0>
+	LONG $0xfe578c0f; WORD $0xffff // jl 0x45e0 <k_tile_panel_min+0xd0>
 	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x6e7e // jle 0x3ec0 <k_tile_panel_min+0x2f0>
+	WORD $0x6e7e // jle 0x4800 <k_tile_panel_min+0x2f0>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x051e8e0f; WORD $0x0000 // jle 0x4380 <k_tile_panel_min+0x7b0>
+	LONG $0x051e8e0f; WORD $0x0000 // jle 0x4cc0 <k_tile_panel_min+0x7b0>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdc78d0f; WORD $0xffff // jge 0x3c3a <k_tile_panel_min+0x6a>
+	LONG $0xfdc78d0f; WORD $0xffff // jge 0x457a <k_tile_panel_min+0x6a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
@@ -2780,13 +3172,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xc2490f4d // cmovnsq %r10, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0788840f; WORD $0x0000 // je 0x4623 <k_tile_panel_min+0xa53>
+	LONG $0x0788840f; WORD $0x0000 // je 0x4f63 <k_tile_panel_min+0xa53>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x07828f0f; WORD $0x0000 // jg 0x4634 <k_tile_panel_min+0xa64>
-	LONG $0xfffd79e9; BYTE $0xff // jmp 0x3c30 <k_tile_panel_min+0x60>
+	LONG $0x07828f0f; WORD $0x0000 // jg 0x4f74 <k_tile_panel_min+0xa64>
+	LONG $0xfffd79e9; BYTE $0xff // jmp 0x4570 <k_tile_panel_min+0x60>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
@@ -2803,7 +3195,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
 	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
 	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x35eb // jmp 0x3f37 <k_tile_panel_min+0x367>
+	WORD $0x35eb // jmp 0x4877 <k_tile_panel_min+0x367>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
@@ -2812,7 +3204,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3e55 <k_tile_panel_min+0x285>
+	LONG $0xff1e8f0f; WORD $0xffff // jg 0x4795 <k_tile_panel_min+0x285>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
@@ -2822,21 +3214,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f49 // cmovnsq %r10, %rsi
 	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2874 // je 0x3f80 <k_tile_panel_min+0x3b0>
+	WORD $0x2874 // je 0x48c0 <k_tile_panel_min+0x3b0>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
 	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
 	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x257f // jg 0x3f99 <k_tile_panel_min+0x3c9>
-	WORD $0x9aeb // jmp 0x3f10 <k_tile_panel_min+0x340>
+	WORD $0x257f // jg 0x48d9 <k_tile_panel_min+0x3c9>
+	WORD $0x9aeb // jmp 0x4850 <k_tile_panel_min+0x340>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff778e0f; WORD $0xffff // jle 0x3f10 <k_tile_panel_min+0x340>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x4850 <k_tile_panel_min+0x340>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x02fbc149 // sarq $0x2, %r11
 	LONG $0xdcaf0f4d // imulq %r12, %r11
@@ -2980,7 +3372,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
 	LONG $0xd8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm11
 	LONG $0xe0f515c5 // vpmaddwd %ymm0, %ymm13, %ymm12
-	QUAD $0x0021fb0d187de2c4; BYTE $0x00 // vbroadcastss 0x21fb(%rip), %ymm1 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x0022470d187de2c4; BYTE $0x00 // vbroadcastss 0x2247(%rip), %ymm1 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
@@ -3015,8 +3407,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfc5e870f; WORD $0xffff // ja 0x3fd0 <k_tile_panel_min+0x400>
-	LONG $0xfffb99e9; BYTE $0xff // jmp 0x3f10 <k_tile_panel_min+0x340>
+	LONG $0xfc5e870f; WORD $0xffff // ja 0x4910 <k_tile_panel_min+0x400>
+	LONG $0xfffb99e9; BYTE $0xff // jmp 0x4850 <k_tile_panel_min+0x340>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x10528b49 // movq 0x10(%r10), %rdx
@@ -3030,14 +3422,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
 	LONG $0x38728b4d // movq 0x38(%r10), %r14
 	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
-	WORD $0x2beb // jmp 0x43dc <k_tile_panel_min+0x80c>
+	WORD $0x2beb // jmp 0x4d1c <k_tile_panel_min+0x80c>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa898f0f; WORD $0xffff // jg 0x3e65 <k_tile_panel_min+0x295>
+	LONG $0xfa898f0f; WORD $0xffff // jg 0x47a5 <k_tile_panel_min+0x295>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3047,16 +3439,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1374 // je 0x4410 <k_tile_panel_min+0x840>
+	WORD $0x1374 // je 0x4d50 <k_tile_panel_min+0x840>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x0f7f // jg 0x441d <k_tile_panel_min+0x84d>
-	WORD $0xb0eb // jmp 0x43c0 <k_tile_panel_min+0x7f0>
+	WORD $0x0f7f // jg 0x4d5d <k_tile_panel_min+0x84d>
+	WORD $0xb0eb // jmp 0x4d00 <k_tile_panel_min+0x7f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xa37e // jle 0x43c0 <k_tile_panel_min+0x7f0>
+	WORD $0xa37e // jle 0x4d00 <k_tile_panel_min+0x7f0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xebaf0f49 // imulq %r11, %rbp
@@ -3158,12 +3550,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe32870f; WORD $0xffff // ja 0x4450 <k_tile_panel_min+0x880>
-	LONG $0xfffd9de9; BYTE $0xff // jmp 0x43c0 <k_tile_panel_min+0x7f0>
+	LONG $0xfe32870f; WORD $0xffff // ja 0x4d90 <k_tile_panel_min+0x880>
+	LONG $0xfffd9de9; BYTE $0xff // jmp 0x4d00 <k_tile_panel_min+0x7f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf5fc8e0f; WORD $0xffff // jle 0x3c30 <k_tile_panel_min+0x60>
+	LONG $0xf5fc8e0f; WORD $0xffff // jle 0x4570 <k_tile_panel_min+0x60>
 	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
 	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -3228,8 +3620,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfee1870f; WORD $0xffff // ja 0x4670 <k_tile_panel_min+0xaa0>
-	LONG $0xfff49ce9; BYTE $0xff // jmp 0x3c30 <k_tile_panel_min+0x60>
+	LONG $0xfee1870f; WORD $0xffff // ja 0x4fb0 <k_tile_panel_min+0xaa0>
+	LONG $0xfff49ce9; BYTE $0xff // jmp 0x4570 <k_tile_panel_min+0x60>
 	LONG $0x28c48348 // addq $0x28, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3260,12 +3652,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x001cc43d587d62c4; BYTE $0x00 // vpbroadcastd 0x1cc4(%rip), %ymm15 # 0x64b8 <k_tile_panel_16_min+0xeb8>
-	QUAD $0x001c970d797de2c4; BYTE $0x00 // vpbroadcastw 0x1c97(%rip), %ymm1 # 0x6494 <k_tile_panel_16_min+0xe94>
-	QUAD $0x001c9e2d187d62c4; BYTE $0x00 // vbroadcastss 0x1c9e(%rip), %ymm13 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x001d143d587d62c4; BYTE $0x00 // vpbroadcastd 0x1d14(%rip), %ymm15 # 0x6e48 <k_tile_panel_16_min+0xf08>
+	QUAD $0x001cdb0d797de2c4; BYTE $0x00 // vpbroadcastw 0x1cdb(%rip), %ymm1 # 0x6e18 <k_tile_panel_16_min+0xed8>
+	QUAD $0x001cea2d187d62c4; BYTE $0x00 // vbroadcastss 0x1cea(%rip), %ymm13 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0x7c7f7ec5; WORD $0x2024 // vmovdqu %ymm15, 0x20(%rsp)
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x31eb // jmp 0x4844 <k_tile_panel_16+0x94>
+	WORD $0x31eb // jmp 0x5184 <k_tile_panel_16+0x94>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x1c11fcc5; BYTE $0x16 // vmovups %ymm3, (%rsi,%rdx)
@@ -3273,11 +3665,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0d9b840f; WORD $0x0000 // je 0x55df <k_tile_panel_16+0xe2f>
+	LONG $0x0d9b840f; WORD $0x0000 // je 0x5f1f <k_tile_panel_16+0xe2f>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x023d840f; WORD $0x0000 // je 0x4a93 <k_tile_panel_16+0x2e3>
+	LONG $0x023d840f; WORD $0x0000 // je 0x53d3 <k_tile_panel_16+0x2e3>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x08528b49 // movq 0x8(%r10), %rdx
 	LONG $0x105a8b4d // movq 0x10(%r10), %r11
@@ -3302,15 +3694,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0xeb490f4d // cmovnsq %r11, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x48d0 <k_tile_panel_16+0x120>
+	WORD $0x1674 // je 0x5210 <k_tile_panel_16+0x120>
 	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x187f // jg 0x48dd <k_tile_panel_16+0x12d>
-	LONG $0x0001b1e9; BYTE $0x00 // jmp 0x4a7b <k_tile_panel_16+0x2cb>
+	WORD $0x187f // jg 0x521d <k_tile_panel_16+0x12d>
+	LONG $0x0001b1e9; BYTE $0x00 // jmp 0x53bb <k_tile_panel_16+0x2cb>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x019e8e0f; WORD $0x0000 // jle 0x4a7b <k_tile_panel_16+0x2cb>
+	LONG $0x019e8e0f; WORD $0x0000 // jle 0x53bb <k_tile_panel_16+0x2cb>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
@@ -3390,24 +3782,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe95870f; WORD $0xffff // ja 0x4910 <k_tile_panel_16+0x160>
+	LONG $0xfe95870f; WORD $0xffff // ja 0x5250 <k_tile_panel_16+0x160>
 	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x03c3f641 // testb $0x3, %r11b
-	WORD $0x0974 // je 0x4a93 <k_tile_panel_16+0x2e3>
+	WORD $0x0974 // je 0x53d3 <k_tile_panel_16+0x2e3>
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe0d8c0f; WORD $0xffff // jl 0x48a0 <k_tile_panel_16+0xf0>
+	LONG $0xfe0d8c0f; WORD $0xffff // jl 0x51e0 <k_tile_panel_16+0xf0>
 	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x747e // jle 0x4b10 <k_tile_panel_16+0x360>
+	WORD $0x747e // jle 0x5450 <k_tile_panel_16+0x360>
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x06448e0f; WORD $0x0000 // jle 0x50f0 <k_tile_panel_16+0x940>
+	LONG $0x06448e0f; WORD $0x0000 // jle 0x5a30 <k_tile_panel_16+0x940>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfd6d8d0f; WORD $0xffff // jge 0x482a <k_tile_panel_16+0x7a>
+	LONG $0xfd6d8d0f; WORD $0xffff // jge 0x516a <k_tile_panel_16+0x7a>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -3417,13 +3809,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x092e840f; WORD $0x0000 // je 0x5413 <k_tile_panel_16+0xc63>
+	LONG $0x092e840f; WORD $0x0000 // je 0x5d53 <k_tile_panel_16+0xc63>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107ca1c4; WORD $0x0e1c // vmovups (%rsi,%r9), %ymm3
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x09278f0f; WORD $0x0000 // jg 0x5424 <k_tile_panel_16+0xc74>
-	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x4820 <k_tile_panel_16+0x70>
+	LONG $0x09278f0f; WORD $0x0000 // jg 0x5d64 <k_tile_panel_16+0xc74>
+	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x5160 <k_tile_panel_16+0x70>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x10708b49 // movq 0x10(%r8), %rsi
@@ -3443,7 +3835,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000e0bf; BYTE $0x00 // movl $0xe0, %edi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x34eb // jmp 0x4b97 <k_tile_panel_16+0x3e7>
+	WORD $0x34eb // jmp 0x54d7 <k_tile_panel_16+0x3e7>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x20 // vmovups %ymm4, (%r8)
 	LONG $0x117cc1c4; WORD $0x981c // vmovups %ymm3, (%r8,%rbx,4)
@@ -3452,7 +3844,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff088f0f; WORD $0xffff // jg 0x4a9f <k_tile_panel_16+0x2ef>
+	LONG $0xff088f0f; WORD $0xffff // jg 0x53df <k_tile_panel_16+0x2ef>
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
@@ -3462,21 +3854,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3490f49 // cmovnsq %r11, %rdx
 	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2874 // je 0x4be0 <k_tile_panel_16+0x430>
+	WORD $0x2874 // je 0x5520 <k_tile_panel_16+0x430>
 	LONG $0x6f7ec1c4; BYTE $0x20 // vmovdqu (%r8), %ymm4
 	LONG $0x107cc1c4; WORD $0x981c // vmovups (%r8,%rbx,4), %ymm3
 	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
 	LONG $0x107cc1c4; WORD $0x2804 // vmovups (%r8,%rbp), %ymm0
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x257f // jg 0x4bf9 <k_tile_panel_16+0x449>
-	WORD $0x9aeb // jmp 0x4b70 <k_tile_panel_16+0x3c0>
+	WORD $0x257f // jg 0x5539 <k_tile_panel_16+0x449>
+	WORD $0x9aeb // jmp 0x54b0 <k_tile_panel_16+0x3c0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x4b70 <k_tile_panel_16+0x3c0>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x54b0 <k_tile_panel_16+0x3c0>
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	LONG $0xfce78348 // andq $-0x4, %rdi
 	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
@@ -3615,7 +4007,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf6fea5c5 // vpaddd %ymm6, %ymm11, %ymm6
 	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
 	LONG $0x6cfed5c5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm5, %ymm5
-	QUAD $0x0015ca35187de2c4; BYTE $0x00 // vbroadcastss 0x15ca(%rip), %ymm6 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x00161635187de2c4; BYTE $0x00 // vbroadcastss 0x1616(%rip), %ymm6 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0xde5854c5 // vaddps %ymm6, %ymm5, %ymm11
 	LONG $0x2f10fcc5 // vmovups (%rdi), %ymm5
 	LONG $0xa85542c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm10
@@ -3639,7 +4031,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
-	QUAD $0x0015523d187de2c4; BYTE $0x00 // vbroadcastss 0x1552(%rip), %ymm7 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x00159e3d187de2c4; BYTE $0x00 // vbroadcastss 0x159e(%rip), %ymm7 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0xd7584cc5 // vaddps %ymm7, %ymm6, %ymm10
 	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
 	QUAD $0xffff7cb3587dc2c4; BYTE $0xff // vpbroadcastd -0x84(%r11), %ymm6
@@ -3662,13 +4054,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
-	QUAD $0x0014d23d187de2c4; BYTE $0x00 // vbroadcastss 0x14d2(%rip), %ymm7 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x00151e3d187de2c4; BYTE $0x00 // vbroadcastss 0x151e(%rip), %ymm7 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0xcf584cc5 // vaddps %ymm7, %ymm6, %ymm9
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	QUAD $0xffff3cb3587dc2c4; BYTE $0xff // vpbroadcastd -0xc4(%r11), %ymm6
 	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
 	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	QUAD $0x0014ad2d187d62c4; BYTE $0x00 // vbroadcastss 0x14ad(%rip), %ymm13 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x0014f92d187d62c4; BYTE $0x00 // vbroadcastss 0x14f9(%rip), %ymm13 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	QUAD $0xffff38bb587dc2c4; BYTE $0xff // vpbroadcastd -0xc8(%r11), %ymm7
 	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
 	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
@@ -3709,8 +4101,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfb3d870f; WORD $0xffff // ja 0x4c20 <k_tile_panel_16+0x470>
-	LONG $0xfffa88e9; BYTE $0xff // jmp 0x4b70 <k_tile_panel_16+0x3c0>
+	LONG $0xfb3d870f; WORD $0xffff // ja 0x5560 <k_tile_panel_16+0x470>
+	LONG $0xfffa88e9; BYTE $0xff // jmp 0x54b0 <k_tile_panel_16+0x3c0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
@@ -3727,13 +4119,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
 	LONG $0x60c68348 // addq $0x60, %rsi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x1ceb // jmp 0x514c <k_tile_panel_16+0x99c>
+	WORD $0x1ceb // jmp 0x5a8c <k_tile_panel_16+0x99c>
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf9638f0f; WORD $0xffff // jg 0x4aaf <k_tile_panel_16+0x2ff>
+	LONG $0xf9638f0f; WORD $0xffff // jg 0x53ef <k_tile_panel_16+0x2ff>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3743,16 +4135,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5180 <k_tile_panel_16+0x9d0>
+	WORD $0x1374 // je 0x5ac0 <k_tile_panel_16+0x9d0>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x518d <k_tile_panel_16+0x9dd>
-	WORD $0xb0eb // jmp 0x5130 <k_tile_panel_16+0x980>
+	WORD $0x0f7f // jg 0x5acd <k_tile_panel_16+0x9dd>
+	WORD $0xb0eb // jmp 0x5a70 <k_tile_panel_16+0x980>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5130 <k_tile_panel_16+0x980>
+	WORD $0xa37e // jle 0x5a70 <k_tile_panel_16+0x980>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
@@ -3845,7 +4237,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7c6f7ec5; WORD $0x2024 // vmovdqu 0x20(%rsp), %ymm15
 	LONG $0xedfe9dc5 // vpaddd %ymm5, %ymm12, %ymm5
 	LONG $0xedfe85c5 // vpaddd %ymm5, %ymm15, %ymm5
-	QUAD $0x00114625187d62c4; BYTE $0x00 // vbroadcastss 0x1146(%rip), %ymm12 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x00119225187d62c4; BYTE $0x00 // vbroadcastss 0x1192(%rip), %ymm12 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
 	LONG $0x65107cc5; BYTE $0x00 // vmovups (%rbp), %ymm12
 	LONG $0xa81de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm2
@@ -3863,7 +4255,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0xb042 // vpbroadcastd -0x50(%r10), %ymm8
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0x083dc2c4; BYTE $0xfd // vpsignb %ymm13, %ymm8, %ymm7
-	QUAD $0x0010e82d187d62c4; BYTE $0x00 // vbroadcastss 0x10e8(%rip), %ymm13 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x0011342d187d62c4; BYTE $0x00 // vbroadcastss 0x1134(%rip), %ymm13 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0x040de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm14, %ymm7
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
@@ -3880,12 +4272,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfda2870f; WORD $0xffff // ja 0x51b0 <k_tile_panel_16+0xa00>
-	LONG $0xfffd1de9; BYTE $0xff // jmp 0x5130 <k_tile_panel_16+0x980>
+	LONG $0xfda2870f; WORD $0xffff // ja 0x5af0 <k_tile_panel_16+0xa00>
+	LONG $0xfffd1de9; BYTE $0xff // jmp 0x5a70 <k_tile_panel_16+0x980>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf3fc8e0f; WORD $0xffff // jle 0x4820 <k_tile_panel_16+0x70>
+	LONG $0xf3fc8e0f; WORD $0xffff // jle 0x5160 <k_tile_panel_16+0x70>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
@@ -3970,8 +4362,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfe96870f; WORD $0xffff // ja 0x5470 <k_tile_panel_16+0xcc0>
-	LONG $0xfff241e9; BYTE $0xff // jmp 0x4820 <k_tile_panel_16+0x70>
+	LONG $0xfe96870f; WORD $0xffff // ja 0x5db0 <k_tile_panel_16+0xcc0>
+	LONG $0xfff241e9; BYTE $0xff // jmp 0x5160 <k_tile_panel_16+0x70>
 	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4002,12 +4394,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x000e5235797d62c4; BYTE $0x00 // vpbroadcastw 0xe52(%rip), %ymm14 # 0x6496 <k_tile_panel_16_min+0xe96>
-	QUAD $0x000e6b3d587d62c4; BYTE $0x00 // vpbroadcastd 0xe6b(%rip), %ymm15 # 0x64b8 <k_tile_panel_16_min+0xeb8>
-	QUAD $0x000e4e1d187d62c4; BYTE $0x00 // vbroadcastss 0xe4e(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x000e9635797d62c4; BYTE $0x00 // vpbroadcastw 0xe96(%rip), %ymm14 # 0x6e1a <k_tile_panel_16_min+0xeda>
+	QUAD $0x000ebb3d587d62c4; BYTE $0x00 // vpbroadcastd 0xebb(%rip), %ymm15 # 0x6e48 <k_tile_panel_16_min+0xf08>
+	QUAD $0x000e9a1d187d62c4; BYTE $0x00 // vbroadcastss 0xe9a(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x7c7f7ec5; WORD $0x2824 // vmovdqu %ymm15, 0x28(%rsp)
-	WORD $0x31eb // jmp 0x5694 <k_tile_panel_16_min+0x94>
+	WORD $0x31eb // jmp 0x5fd4 <k_tile_panel_16_min+0x94>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
@@ -4015,11 +4407,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0c49840f; WORD $0x0000 // je 0x62dd <k_tile_panel_16_min+0xcdd>
+	LONG $0x0c49840f; WORD $0x0000 // je 0x6c1d <k_tile_panel_16_min+0xcdd>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01fd840f; WORD $0x0000 // je 0x58a3 <k_tile_panel_16_min+0x2a3>
+	LONG $0x01fd840f; WORD $0x0000 // je 0x61e3 <k_tile_panel_16_min+0x2a3>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x08538b49 // movq 0x8(%r11), %rdx
 	LONG $0x10538b4d // movq 0x10(%r11), %r10
@@ -4042,15 +4434,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x5710 <k_tile_panel_16_min+0x110>
+	WORD $0x1674 // je 0x6050 <k_tile_panel_16_min+0x110>
 	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x187f // jg 0x571d <k_tile_panel_16_min+0x11d>
-	LONG $0x000181e9; BYTE $0x00 // jmp 0x588b <k_tile_panel_16_min+0x28b>
+	WORD $0x187f // jg 0x605d <k_tile_panel_16_min+0x11d>
+	LONG $0x000181e9; BYTE $0x00 // jmp 0x61cb <k_tile_panel_16_min+0x28b>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x016e8e0f; WORD $0x0000 // jle 0x588b <k_tile_panel_16_min+0x28b>
+	LONG $0x016e8e0f; WORD $0x0000 // jle 0x61cb <k_tile_panel_16_min+0x28b>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe8af0f49 // imulq %r8, %rbp
@@ -4119,24 +4511,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfec5870f; WORD $0xffff // ja 0x5750 <k_tile_panel_16_min+0x150>
+	LONG $0xfec5870f; WORD $0xffff // ja 0x6090 <k_tile_panel_16_min+0x150>
 	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x58a3 <k_tile_panel_16_min+0x2a3>
+	WORD $0x0974 // je 0x61e3 <k_tile_panel_16_min+0x2a3>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe3d8c0f; WORD $0xffff // jl 0x56e0 <k_tile_panel_16_min+0xe0>
+	LONG $0xfe3d8c0f; WORD $0xffff // jl 0x6020 <k_tile_panel_16_min+0xe0>
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x747e // jle 0x5920 <k_tile_panel_16_min+0x320>
+	WORD $0x747e // jle 0x6260 <k_tile_panel_16_min+0x320>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x05a48e0f; WORD $0x0000 // jle 0x5e60 <k_tile_panel_16_min+0x860>
+	LONG $0x05a48e0f; WORD $0x0000 // jle 0x67a0 <k_tile_panel_16_min+0x860>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdad8d0f; WORD $0xffff // jge 0x567a <k_tile_panel_16_min+0x7a>
+	LONG $0xfdad8d0f; WORD $0xffff // jge 0x5fba <k_tile_panel_16_min+0x7a>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
@@ -4146,13 +4538,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xda490f4d // cmovnsq %r10, %r11
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0853840f; WORD $0x0000 // je 0x6148 <k_tile_panel_16_min+0xb48>
+	LONG $0x0853840f; WORD $0x0000 // je 0x6a88 <k_tile_panel_16_min+0xb48>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x084d8f0f; WORD $0x0000 // jg 0x6159 <k_tile_panel_16_min+0xb59>
-	LONG $0xfffd5fe9; BYTE $0xff // jmp 0x5670 <k_tile_panel_16_min+0x70>
+	LONG $0x084d8f0f; WORD $0x0000 // jg 0x6a99 <k_tile_panel_16_min+0xb59>
+	LONG $0xfffd5fe9; BYTE $0xff // jmp 0x5fb0 <k_tile_panel_16_min+0x70>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -4170,7 +4562,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
 	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
 	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
-	WORD $0x3ceb // jmp 0x59a6 <k_tile_panel_16_min+0x3a6>
+	WORD $0x3ceb // jmp 0x62e6 <k_tile_panel_16_min+0x3a6>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
 	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
@@ -4180,8 +4572,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x7c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm15
-	QUAD $0x000b041d187d62c4; BYTE $0x00 // vbroadcastss 0xb04(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
-	LONG $0xff098f0f; WORD $0xffff // jg 0x58af <k_tile_panel_16_min+0x2af>
+	QUAD $0x000b501d187d62c4; BYTE $0x00 // vbroadcastss 0xb50(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
+	LONG $0xff098f0f; WORD $0xffff // jg 0x61ef <k_tile_panel_16_min+0x2af>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
@@ -4191,21 +4583,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2490f49 // cmovnsq %r10, %rdx
 	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2974 // je 0x59f0 <k_tile_panel_16_min+0x3f0>
+	WORD $0x2974 // je 0x6330 <k_tile_panel_16_min+0x3f0>
 	LONG $0x107cc1c4; BYTE $0x28 // vmovups (%r8), %ymm5
 	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xd81c // vmovups (%r8,%rbx,8), %ymm3
 	LONG $0x107cc1c4; WORD $0x280c // vmovups (%r8,%rbp), %ymm1
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x267f // jg 0x5a09 <k_tile_panel_16_min+0x409>
-	WORD $0x8beb // jmp 0x5970 <k_tile_panel_16_min+0x370>
+	WORD $0x267f // jg 0x6349 <k_tile_panel_16_min+0x409>
+	WORD $0x8beb // jmp 0x62b0 <k_tile_panel_16_min+0x370>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff678e0f; WORD $0xffff // jle 0x5970 <k_tile_panel_16_min+0x370>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x62b0 <k_tile_panel_16_min+0x370>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02fec148 // sarq $0x2, %rsi
 	LONG $0xf7af0f49 // imulq %r15, %rsi
@@ -4272,7 +4664,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
 	LONG $0x587d42c4; WORD $0x0c7a // vpbroadcastd 0xc(%r10), %ymm15
 	LONG $0x042542c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm11, %ymm11
-	QUAD $0x00091d35187de2c4; BYTE $0x00 // vbroadcastss 0x91d(%rip), %ymm6 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x00096935187de2c4; BYTE $0x00 // vbroadcastss 0x969(%rip), %ymm6 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	LONG $0xfe5944c5 // vmulps %ymm6, %ymm7, %ymm15
 	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
@@ -4407,8 +4799,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfbe5870f; WORD $0xffff // ja 0x5a40 <k_tile_panel_16_min+0x440>
-	LONG $0xfffb10e9; BYTE $0xff // jmp 0x5970 <k_tile_panel_16_min+0x370>
+	LONG $0xfbe5870f; WORD $0xffff // ja 0x6380 <k_tile_panel_16_min+0x440>
+	LONG $0xfffb10e9; BYTE $0xff // jmp 0x62b0 <k_tile_panel_16_min+0x370>
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08538b48 // movq 0x8(%rbx), %rdx
 	LONG $0x10538b4c // movq 0x10(%rbx), %r10
@@ -4422,14 +4814,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
 	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	WORD $0x24eb // jmp 0x5ebc <k_tile_panel_16_min+0x8bc>
+	WORD $0x24eb // jmp 0x67fc <k_tile_panel_16_min+0x8bc>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
 	LONG $0x117cc1c4; WORD $0xb41c // vmovups %ymm3, (%r12,%rsi,4)
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa038f0f; WORD $0xffff // jg 0x58bf <k_tile_panel_16_min+0x2bf>
+	LONG $0xfa038f0f; WORD $0xffff // jg 0x61ff <k_tile_panel_16_min+0x2bf>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -4439,16 +4831,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5ef0 <k_tile_panel_16_min+0x8f0>
+	WORD $0x1374 // je 0x6830 <k_tile_panel_16_min+0x8f0>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
 	LONG $0x107cc1c4; WORD $0xb41c // vmovups (%r12,%rsi,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x5efd <k_tile_panel_16_min+0x8fd>
-	WORD $0xb0eb // jmp 0x5ea0 <k_tile_panel_16_min+0x8a0>
+	WORD $0x0f7f // jg 0x683d <k_tile_panel_16_min+0x8fd>
+	WORD $0xb0eb // jmp 0x67e0 <k_tile_panel_16_min+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5ea0 <k_tile_panel_16_min+0x8a0>
+	WORD $0xa37e // jle 0x67e0 <k_tile_panel_16_min+0x8a0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe8af0f49 // imulq %r8, %rbp
@@ -4516,7 +4908,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043dc2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm8, %ymm7
 	LONG $0x587d42c4; WORD $0x1841 // vpbroadcastd 0x18(%r9), %ymm8
 	LONG $0xc0fea5c5 // vpaddd %ymm0, %ymm11, %ymm0
-	QUAD $0x0004421d187d62c4; BYTE $0x00 // vbroadcastss 0x442(%rip), %ymm11 # 0x64a4 <k_tile_panel_16_min+0xea4>
+	QUAD $0x00048e1d187d62c4; BYTE $0x00 // vbroadcastss 0x48e(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
 	QUAD $0xffffff4095107cc5 // vmovups -0xc0(%rbp), %ymm10
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0x592c41c4; BYTE $0xcb // vmulps %ymm11, %ymm10, %ymm9
@@ -4561,12 +4953,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfded870f; WORD $0xffff // ja 0x5f30 <k_tile_panel_16_min+0x930>
-	LONG $0xfffd58e9; BYTE $0xff // jmp 0x5ea0 <k_tile_panel_16_min+0x8a0>
+	LONG $0xfded870f; WORD $0xffff // ja 0x6870 <k_tile_panel_16_min+0x930>
+	LONG $0xfffd58e9; BYTE $0xff // jmp 0x67e0 <k_tile_panel_16_min+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf5178e0f; WORD $0xffff // jle 0x5670 <k_tile_panel_16_min+0x70>
+	LONG $0xf5178e0f; WORD $0xffff // jle 0x5fb0 <k_tile_panel_16_min+0x70>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
@@ -4637,8 +5029,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfec8870f; WORD $0xffff // ja 0x61a0 <k_tile_panel_16_min+0xba0>
-	LONG $0xfff393e9; BYTE $0xff // jmp 0x5670 <k_tile_panel_16_min+0x70>
+	LONG $0xfec8870f; WORD $0xffff // ja 0x6ae0 <k_tile_panel_16_min+0xba0>
+	LONG $0xfff393e9; BYTE $0xff // jmp 0x5fb0 <k_tile_panel_16_min+0x70>
 	LONG $0xc8c48148; WORD $0x0000; BYTE $0x00 // addq $0xc8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4694,22 +5086,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
-	WORD $0xe0e0 // loopne 0x6302 <k_tile_panel_16_min+0xd02>
-	WORD $0xe0e0 // loopne 0x6304 <k_tile_panel_16_min+0xd04>
-	WORD $0xe0e0 // loopne 0x6306 <k_tile_panel_16_min+0xd06>
-	WORD $0xe0e0 // loopne 0x6308 <k_tile_panel_16_min+0xd08>
-	WORD $0xe0e0 // loopne 0x630a <k_tile_panel_16_min+0xd0a>
-	WORD $0xe0e0 // loopne 0x630c <k_tile_panel_16_min+0xd0c>
-	WORD $0xe0e0 // loopne 0x630e <k_tile_panel_16_min+0xd0e>
-	WORD $0xe0e0 // loopne 0x6310 <k_tile_panel_16_min+0xd10>
-	WORD $0xe0e0 // loopne 0x6312 <k_tile_panel_16_min+0xd12>
-	WORD $0xe0e0 // loopne 0x6314 <k_tile_panel_16_min+0xd14>
-	WORD $0xe0e0 // loopne 0x6316 <k_tile_panel_16_min+0xd16>
-	WORD $0xe0e0 // loopne 0x6318 <k_tile_panel_16_min+0xd18>
-	WORD $0xe0e0 // loopne 0x631a <k_tile_panel_16_min+0xd1a>
-	WORD $0xe0e0 // loopne 0x631c <k_tile_panel_16_min+0xd1c>
-	WORD $0xe0e0 // loopne 0x631e <k_tile_panel_16_min+0xd1e>
-	WORD $0xe0e0 // loopne 0x6320 <k_tile_panel_16_min+0xd20>
+	WORD $0xe0e0 // loopne 0x6c42 <k_tile_panel_16_min+0xd02>
+	WORD $0xe0e0 // loopne 0x6c44 <k_tile_panel_16_min+0xd04>
+	WORD $0xe0e0 // loopne 0x6c46 <k_tile_panel_16_min+0xd06>
+	WORD $0xe0e0 // loopne 0x6c48 <k_tile_panel_16_min+0xd08>
+	WORD $0xe0e0 // loopne 0x6c4a <k_tile_panel_16_min+0xd0a>
+	WORD $0xe0e0 // loopne 0x6c4c <k_tile_panel_16_min+0xd0c>
+	WORD $0xe0e0 // loopne 0x6c4e <k_tile_panel_16_min+0xd0e>
+	WORD $0xe0e0 // loopne 0x6c50 <k_tile_panel_16_min+0xd10>
+	WORD $0xe0e0 // loopne 0x6c52 <k_tile_panel_16_min+0xd12>
+	WORD $0xe0e0 // loopne 0x6c54 <k_tile_panel_16_min+0xd14>
+	WORD $0xe0e0 // loopne 0x6c56 <k_tile_panel_16_min+0xd16>
+	WORD $0xe0e0 // loopne 0x6c58 <k_tile_panel_16_min+0xd18>
+	WORD $0xe0e0 // loopne 0x6c5a <k_tile_panel_16_min+0xd1a>
+	WORD $0xe0e0 // loopne 0x6c5c <k_tile_panel_16_min+0xd1c>
+	WORD $0xe0e0 // loopne 0x6c5e <k_tile_panel_16_min+0xd1e>
+	WORD $0xe0e0 // loopne 0x6c60 <k_tile_panel_16_min+0xd20>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
@@ -4856,6 +5248,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	LONG $0x71594535; BYTE $0x81 // xorl $0x81715945, %eax # imm = 0x81715945
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453593d7 <k_tile_panel_16_min+0x45353497>
+	BYTE $0x59 // popq %rcx
+	WORD $0x0471 // jno 0x6dc5 <k_tile_panel_16_min+0xe85>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -4871,13 +5272,33 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0201 // addl %eax, (%rdx)
+	WORD $0x0403; BYTE $0x06 // addl (%rsi,%rax), %eax
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
 	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
 	WORD $0xf010 // adcb %dh, %al
 	WORD $0x100f; BYTE $0x03 // movups (%rbx), %xmm0
 	WORD $0xfc04 // addb $-0x4, %al
 	LONG $0x0f100f0f // <unknown>
 	WORD $0xe030 // xorb %ah, %al
+	LONG $0x010f0f0f // <unknown>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
@@ -4885,10 +5306,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
-	WORD $0x3f00 // addb %bh, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x3fff8000; WORD $0x3f3f // addb %al, 0x3f3f3fff(%rax)
 	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
@@ -4896,5 +5318,30 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0030 // xorb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00004b40; WORD $0x0000 // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x4b40 // <unknown>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	QUAD $0x0000000000000101; WORD $0x0000 // addl %eax, (%rcx)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	BYTE $0x35 // <unknown>
+	WORD $0x5945 // popq %r9
+	BYTE $0x71 // <unknown>

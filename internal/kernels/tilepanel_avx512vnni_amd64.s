@@ -19,7 +19,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00a68e0f; WORD $0x0000 // jle 0xb3 <k_untile_q8_0+0xb3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x72420518487df262; WORD $0x0000 // vbroadcastss 0x7242(%rip), %zmm0 # 0x7260 <k_tile_panel_16_min+0x1830>
+	QUAD $0x7e4a0518487df262; WORD $0x0000 // vbroadcastss 0x7e4a(%rip), %zmm0 # 0x7e68 <k_tile_panel_16_min+0x1b38>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x0a57 // vxorps (%rdx), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
@@ -54,8 +54,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x69e00578487df262; WORD $0x0000 // vpbroadcastb 0x69e0(%rip), %zmm0 # 0x6ac0 <k_tile_panel_16_min+0x1090>
-	QUAD $0x69d70d78487df262; WORD $0x0000 // vpbroadcastb 0x69d7(%rip), %zmm1 # 0x6ac1 <k_tile_panel_16_min+0x1091>
+	QUAD $0x72e00578487df262; WORD $0x0000 // vpbroadcastb 0x72e0(%rip), %zmm0 # 0x73c0 <k_tile_panel_16_min+0x1090>
+	QUAD $0x72d70d78487df262; WORD $0x0000 // vpbroadcastb 0x72d7(%rip), %zmm1 # 0x73c1 <k_tile_panel_16_min+0x1091>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x48fdf162; WORD $0x14db; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
@@ -101,7 +101,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x69400578487df262; WORD $0x0000 // vpbroadcastb 0x6940(%rip), %zmm0 # 0x6b40 <k_tile_panel_16_min+0x1110>
+	QUAD $0x72400578487df262; WORD $0x0000 // vpbroadcastb 0x7240(%rip), %zmm0 # 0x7440 <k_tile_panel_16_min+0x1110>
 	LONG $0x48fdf162; WORD $0x0cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm1
 	LONG $0x48fef162; WORD $0x0c7f; BYTE $0x71 // vmovdqu64 %zmm1, (%rcx,%rsi,2)
 	QUAD $0x01324cdb48fdf162 // vpandq 0x40(%rdx,%rsi), %zmm0, %zmm1
@@ -139,9 +139,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01878e0f; WORD $0x0000 // jle 0x464 <k_untile_q5_0+0x194>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x69520578487df262; WORD $0x0000 // vpbroadcastb 0x6952(%rip), %zmm0 # 0x6c40 <k_tile_panel_16_min+0x1210>
-	QUAD $0x69490d78487df262; WORD $0x0000 // vpbroadcastb 0x6949(%rip), %zmm1 # 0x6c41 <k_tile_panel_16_min+0x1211>
-	QUAD $0x69401578487df262; WORD $0x0000 // vpbroadcastb 0x6940(%rip), %zmm2 # 0x6c42 <k_tile_panel_16_min+0x1212>
+	QUAD $0x72520578487df262; WORD $0x0000 // vpbroadcastb 0x7252(%rip), %zmm0 # 0x7540 <k_tile_panel_16_min+0x1210>
+	QUAD $0x72490d78487df262; WORD $0x0000 // vpbroadcastb 0x7249(%rip), %zmm1 # 0x7541 <k_tile_panel_16_min+0x1211>
+	QUAD $0x72401578487df262; WORD $0x0000 // vpbroadcastb 0x7240(%rip), %zmm2 # 0x7542 <k_tile_panel_16_min+0x1212>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x040472724865f162 // vpslld $0x4, 0x100(%rdx), %zmm3
 	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
@@ -203,8 +203,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01558e0f; WORD $0x0000 // jle 0x5d2 <k_untile_q5_1+0x162>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x68720578487df262; WORD $0x0000 // vpbroadcastb 0x6872(%rip), %zmm0 # 0x6d00 <k_tile_panel_16_min+0x12d0>
-	QUAD $0x68690d78487df262; WORD $0x0000 // vpbroadcastb 0x6869(%rip), %zmm1 # 0x6d01 <k_tile_panel_16_min+0x12d1>
+	QUAD $0x71720578487df262; WORD $0x0000 // vpbroadcastb 0x7172(%rip), %zmm0 # 0x7600 <k_tile_panel_16_min+0x12d0>
+	QUAD $0x71690d78487df262; WORD $0x0000 // vpbroadcastb 0x7169(%rip), %zmm1 # 0x7601 <k_tile_panel_16_min+0x12d1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x04047272486df162 // vpslld $0x4, 0x100(%rdx), %zmm2
 	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
@@ -261,9 +261,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x67800578487df262; WORD $0x0000 // vpbroadcastb 0x6780(%rip), %zmm0 # 0x6d80 <k_tile_panel_16_min+0x1350>
-	QUAD $0x6c3e0d58487df262; WORD $0x0000 // vpbroadcastd 0x6c3e(%rip), %zmm1 # 0x7248 <k_tile_panel_16_min+0x1818>
-	QUAD $0x6c441518487df262; WORD $0x0000 // vbroadcastss 0x6c44(%rip), %zmm2 # 0x7258 <k_tile_panel_16_min+0x1828>
+	QUAD $0x70800578487df262; WORD $0x0000 // vpbroadcastb 0x7080(%rip), %zmm0 # 0x7680 <k_tile_panel_16_min+0x1350>
+	QUAD $0x783e0d58487df262; WORD $0x0000 // vpbroadcastd 0x783e(%rip), %zmm1 # 0x7e48 <k_tile_panel_16_min+0x1b18>
+	QUAD $0x784c1518487df262; WORD $0x0000 // vbroadcastss 0x784c(%rip), %zmm2 # 0x7e60 <k_tile_panel_16_min+0x1b30>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -484,16 +484,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x66870558487df262; WORD $0x0000 // vpbroadcastd 0x6687(%rip), %zmm0 # 0x7254 <k_tile_panel_16_min+0x1824>
+	QUAD $0x728f0558487df262; WORD $0x0000 // vpbroadcastd 0x728f(%rip), %zmm0 # 0x7e5c <k_tile_panel_16_min+0x1b2c>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x668b0d58487df262; WORD $0x0000 // vpbroadcastd 0x668b(%rip), %zmm1 # 0x7264 <k_tile_panel_16_min+0x1834>
-	QUAD $0x631d1578487df262; WORD $0x0000 // vpbroadcastb 0x631d(%rip), %zmm2 # 0x6f00 <k_tile_panel_16_min+0x14d0>
-	QUAD $0x63141d78487df262; WORD $0x0000 // vpbroadcastb 0x6314(%rip), %zmm3 # 0x6f01 <k_tile_panel_16_min+0x14d1>
-	QUAD $0x630b2578487df262; WORD $0x0000 // vpbroadcastb 0x630b(%rip), %zmm4 # 0x6f02 <k_tile_panel_16_min+0x14d2>
-	QUAD $0x66432d58487df262; WORD $0x0000 // vpbroadcastd 0x6643(%rip), %zmm5 # 0x7244 <k_tile_panel_16_min+0x1814>
-	QUAD $0x66513558487df262; WORD $0x0000 // vpbroadcastd 0x6651(%rip), %zmm6 # 0x725c <k_tile_panel_16_min+0x182c>
-	QUAD $0x626b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x626b(%rip), %zmm7 # 0x6e80 <k_tile_panel_16_min+0x1450>
-	QUAD $0x62a1056f48fd7162; WORD $0x0000 // vmovdqa64 0x62a1(%rip), %zmm8 # 0x6ec0 <k_tile_panel_16_min+0x1490>
+	QUAD $0x72930d58487df262; WORD $0x0000 // vpbroadcastd 0x7293(%rip), %zmm1 # 0x7e6c <k_tile_panel_16_min+0x1b3c>
+	QUAD $0x6c1d1578487df262; WORD $0x0000 // vpbroadcastb 0x6c1d(%rip), %zmm2 # 0x7800 <k_tile_panel_16_min+0x14d0>
+	QUAD $0x6c141d78487df262; WORD $0x0000 // vpbroadcastb 0x6c14(%rip), %zmm3 # 0x7801 <k_tile_panel_16_min+0x14d1>
+	QUAD $0x6c0b2578487df262; WORD $0x0000 // vpbroadcastb 0x6c0b(%rip), %zmm4 # 0x7802 <k_tile_panel_16_min+0x14d2>
+	QUAD $0x72432d58487df262; WORD $0x0000 // vpbroadcastd 0x7243(%rip), %zmm5 # 0x7e44 <k_tile_panel_16_min+0x1b14>
+	QUAD $0x72593558487df262; WORD $0x0000 // vpbroadcastd 0x7259(%rip), %zmm6 # 0x7e64 <k_tile_panel_16_min+0x1b34>
+	QUAD $0x6b6b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x6b6b(%rip), %zmm7 # 0x7780 <k_tile_panel_16_min+0x1450>
+	QUAD $0x6ba1056f48fd7162; WORD $0x0000 // vmovdqa64 0x6ba1(%rip), %zmm8 # 0x77c0 <k_tile_panel_16_min+0x1490>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x18 // vmovdqu64 0x600(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x19 // vmovdqu64 0x640(%rdx), %zmm10
@@ -784,15 +784,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x5e8f0558487df262; WORD $0x0000 // vpbroadcastd 0x5e8f(%rip), %zmm0 # 0x724c <k_tile_panel_16_min+0x181c>
-	QUAD $0x5e8d0d58487df262; WORD $0x0000 // vpbroadcastd 0x5e8d(%rip), %zmm1 # 0x7254 <k_tile_panel_16_min+0x1824>
-	QUAD $0x5e931558487df262; WORD $0x0000 // vpbroadcastd 0x5e93(%rip), %zmm2 # 0x7264 <k_tile_panel_16_min+0x1834>
+	QUAD $0x6a930558487df262; WORD $0x0000 // vpbroadcastd 0x6a93(%rip), %zmm0 # 0x7e50 <k_tile_panel_16_min+0x1b20>
+	QUAD $0x6a950d58487df262; WORD $0x0000 // vpbroadcastd 0x6a95(%rip), %zmm1 # 0x7e5c <k_tile_panel_16_min+0x1b2c>
+	QUAD $0x6a9b1558487df262; WORD $0x0000 // vpbroadcastd 0x6a9b(%rip), %zmm2 # 0x7e6c <k_tile_panel_16_min+0x1b3c>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5c231d78487df262; WORD $0x0000 // vpbroadcastb 0x5c23(%rip), %zmm3 # 0x7000 <k_tile_panel_16_min+0x15d0>
-	QUAD $0x5e5d2558487df262; WORD $0x0000 // vpbroadcastd 0x5e5d(%rip), %zmm4 # 0x7244 <k_tile_panel_16_min+0x1814>
-	QUAD $0x5e672d18487df262; WORD $0x0000 // vbroadcastss 0x5e67(%rip), %zmm5 # 0x7258 <k_tile_panel_16_min+0x1828>
-	QUAD $0x5b85356f48fdf162; WORD $0x0000 // vmovdqa64 0x5b85(%rip), %zmm6 # 0x6f80 <k_tile_panel_16_min+0x1550>
-	QUAD $0x5bbb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x5bbb(%rip), %zmm7 # 0x6fc0 <k_tile_panel_16_min+0x1590>
+	QUAD $0x65231d78487df262; WORD $0x0000 // vpbroadcastb 0x6523(%rip), %zmm3 # 0x7900 <k_tile_panel_16_min+0x15d0>
+	QUAD $0x6a5d2558487df262; WORD $0x0000 // vpbroadcastd 0x6a5d(%rip), %zmm4 # 0x7e44 <k_tile_panel_16_min+0x1b14>
+	QUAD $0x6a6f2d18487df262; WORD $0x0000 // vbroadcastss 0x6a6f(%rip), %zmm5 # 0x7e60 <k_tile_panel_16_min+0x1b30>
+	QUAD $0x6485356f48fdf162; WORD $0x0000 // vmovdqa64 0x6485(%rip), %zmm6 # 0x7880 <k_tile_panel_16_min+0x1550>
+	QUAD $0x64bb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x64bb(%rip), %zmm7 # 0x78c0 <k_tile_panel_16_min+0x1590>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm9
@@ -969,15 +969,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x59cd0558487df262; WORD $0x0000 // vpbroadcastd 0x59cd(%rip), %zmm0 # 0x724c <k_tile_panel_16_min+0x181c>
-	QUAD $0x59cb0d58487df262; WORD $0x0000 // vpbroadcastd 0x59cb(%rip), %zmm1 # 0x7254 <k_tile_panel_16_min+0x1824>
-	QUAD $0x59d11558487df262; WORD $0x0000 // vpbroadcastd 0x59d1(%rip), %zmm2 # 0x7264 <k_tile_panel_16_min+0x1834>
-	QUAD $0x58a31d78487df262; WORD $0x0000 // vpbroadcastb 0x58a3(%rip), %zmm3 # 0x7140 <k_tile_panel_16_min+0x1710>
-	QUAD $0x589a2578487df262; WORD $0x0000 // vpbroadcastb 0x589a(%rip), %zmm4 # 0x7141 <k_tile_panel_16_min+0x1711>
-	QUAD $0x59932d58487df262; WORD $0x0000 // vpbroadcastd 0x5993(%rip), %zmm5 # 0x7244 <k_tile_panel_16_min+0x1814>
-	QUAD $0x599d3518487df262; WORD $0x0000 // vbroadcastss 0x599d(%rip), %zmm6 # 0x7258 <k_tile_panel_16_min+0x1828>
-	QUAD $0x57fb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x57fb(%rip), %zmm7 # 0x70c0 <k_tile_panel_16_min+0x1690>
-	QUAD $0x5831056f48fd7162; WORD $0x0000 // vmovdqa64 0x5831(%rip), %zmm8 # 0x7100 <k_tile_panel_16_min+0x16d0>
+	QUAD $0x65d10558487df262; WORD $0x0000 // vpbroadcastd 0x65d1(%rip), %zmm0 # 0x7e50 <k_tile_panel_16_min+0x1b20>
+	QUAD $0x65d30d58487df262; WORD $0x0000 // vpbroadcastd 0x65d3(%rip), %zmm1 # 0x7e5c <k_tile_panel_16_min+0x1b2c>
+	QUAD $0x65d91558487df262; WORD $0x0000 // vpbroadcastd 0x65d9(%rip), %zmm2 # 0x7e6c <k_tile_panel_16_min+0x1b3c>
+	QUAD $0x61a31d78487df262; WORD $0x0000 // vpbroadcastb 0x61a3(%rip), %zmm3 # 0x7a40 <k_tile_panel_16_min+0x1710>
+	QUAD $0x619a2578487df262; WORD $0x0000 // vpbroadcastb 0x619a(%rip), %zmm4 # 0x7a41 <k_tile_panel_16_min+0x1711>
+	QUAD $0x65932d58487df262; WORD $0x0000 // vpbroadcastd 0x6593(%rip), %zmm5 # 0x7e44 <k_tile_panel_16_min+0x1b14>
+	QUAD $0x65a53518487df262; WORD $0x0000 // vbroadcastss 0x65a5(%rip), %zmm6 # 0x7e60 <k_tile_panel_16_min+0x1b30>
+	QUAD $0x60fb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x60fb(%rip), %zmm7 # 0x79c0 <k_tile_panel_16_min+0x1690>
+	QUAD $0x6131056f48fd7162; WORD $0x0000 // vmovdqa64 0x6131(%rip), %zmm8 # 0x7a00 <k_tile_panel_16_min+0x16d0>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x28 // vmovdqu64 0xa00(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x29 // vmovdqu64 0xa40(%rdx), %zmm10
@@ -1217,9 +1217,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x53100578487df262; WORD $0x0000 // vpbroadcastb 0x5310(%rip), %zmm0 # 0x7240 <k_tile_panel_16_min+0x1810>
-	QUAD $0x53070d78487df262; WORD $0x0000 // vpbroadcastb 0x5307(%rip), %zmm1 # 0x7241 <k_tile_panel_16_min+0x1811>
-	QUAD $0x52fe1578487df262; WORD $0x0000 // vpbroadcastb 0x52fe(%rip), %zmm2 # 0x7242 <k_tile_panel_16_min+0x1812>
+	QUAD $0x5c100578487df262; WORD $0x0000 // vpbroadcastb 0x5c10(%rip), %zmm0 # 0x7b40 <k_tile_panel_16_min+0x1810>
+	QUAD $0x5c070d78487df262; WORD $0x0000 // vpbroadcastb 0x5c07(%rip), %zmm1 # 0x7b41 <k_tile_panel_16_min+0x1811>
+	QUAD $0x5bfe1578487df262; WORD $0x0000 // vpbroadcastb 0x5bfe(%rip), %zmm2 # 0x7b42 <k_tile_panel_16_min+0x1812>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -1458,6 +1458,372 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
+	// untile_iq4_nl
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x014c8e0f; WORD $0x0000 // jle 0x2729 <k_untile_iq4_nl+0x159>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x56500578487df262; WORD $0x0000 // vpbroadcastb 0x5650(%rip), %zmm0 # 0x7c40 <k_tile_panel_16_min+0x1910>
+	QUAD $0x58a60d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x58a6(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x563d1578487df262; WORD $0x0000 // vpbroadcastb 0x563d(%rip), %zmm2 # 0x7c41 <k_tile_panel_16_min+0x1911>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdf162; WORD $0x1cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	LONG $0x48fef162; WORD $0x1c7f; BYTE $0x71 // vmovdqu64 %zmm3, (%rcx,%rsi,2)
+	QUAD $0x01325cdb48fdf162 // vpandq 0x40(%rdx,%rsi), %zmm0, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	QUAD $0x01715c7f48fef162 // vmovdqu64 %zmm3, 0x40(%rcx,%rsi,2)
+	QUAD $0x02325cdb48fdf162 // vpandq 0x80(%rdx,%rsi), %zmm0, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	QUAD $0x02715c7f48fef162 // vmovdqu64 %zmm3, 0x80(%rcx,%rsi,2)
+	QUAD $0x03325cdb48fdf162 // vpandq 0xc0(%rdx,%rsi), %zmm0, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	QUAD $0x03715c7f48fef162 // vmovdqu64 %zmm3, 0xc0(%rcx,%rsi,2)
+	QUAD $0x043214724865f162 // vpsrld $0x4, (%rdx,%rsi), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	QUAD $0x04715c7f48fef162 // vmovdqu64 %zmm3, 0x100(%rcx,%rsi,2)
+	QUAD $0x013254724865f162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%rsi), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	QUAD $0x05715c7f48fef162 // vmovdqu64 %zmm3, 0x140(%rcx,%rsi,2)
+	QUAD $0x023254724865f162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%rsi), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	QUAD $0x06715c7f48fef162 // vmovdqu64 %zmm3, 0x180(%rcx,%rsi,2)
+	QUAD $0x033254724865f162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%rsi), %zmm3
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
+	LONG $0x48e5f162; WORD $0xdaef // vpxorq %zmm2, %zmm3, %zmm3
+	QUAD $0x07715c7f48fef162 // vmovdqu64 %zmm3, 0x1c0(%rcx,%rsi,2)
+	QUAD $0x08325c13487df262 // vcvtph2ps 0x100(%rdx,%rsi), %zmm3
+	QUAD $0x08715c11487cf162 // vmovups %zmm3, 0x200(%rcx,%rsi,2)
+	LONG $0x20c68148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsi # imm = 0x120
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xfee7850f; WORD $0xffff // jne 0x2610 <k_untile_iq4_nl+0x40>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+
+	// untile_iq4_xs
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x05fd8e0f; WORD $0x0000 // jle 0x2d3a <k_untile_iq4_xs+0x60a>
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x55ef0578487df262; WORD $0x0000 // vpbroadcastb 0x55ef(%rip), %zmm0 # 0x7d40 <k_tile_panel_16_min+0x1a10>
+	QUAD $0x57450d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x5745(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x55dc1578487df262; WORD $0x0000 // vpbroadcastb 0x55dc(%rip), %zmm2 # 0x7d41 <k_tile_panel_16_min+0x1a11>
+	QUAD $0x56d91d58487df262; WORD $0x0000 // vpbroadcastd 0x56d9(%rip), %zmm3 # 0x7e48 <k_tile_panel_16_min+0x1b18>
+	QUAD $0x56f72558487df262; WORD $0x0000 // vpbroadcastd 0x56f7(%rip), %zmm4 # 0x7e70 <k_tile_panel_16_min+0x1b40>
+	QUAD $0x56e12d58487df262; WORD $0x0000 // vpbroadcastd 0x56e1(%rip), %zmm5 # 0x7e64 <k_tile_panel_16_min+0x1b34>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8945; BYTE $0xd9 // movl %r11d, %r9d
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x0ae2c149 // shlq $0xa, %r10
+	LONG $0x48fdb162; WORD $0x34db; BYTE $0x12 // vpandq (%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x377f // vmovdqu64 %zmm6, (%rdi)
+	QUAD $0x011274db48fdb162 // vpandq 0x40(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x04e1c141 // shll $0x4, %r9d
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rdi)
+	QUAD $0x021274db48fdb162 // vpandq 0x80(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%rdi)
+	QUAD $0x031274db48fdb162 // vpandq 0xc0(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x03 // vmovdqu64 %zmm6, 0xc0(%rdi)
+	QUAD $0x04121472484db162 // vpsrld $0x4, (%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x04 // vmovdqu64 %zmm6, 0x100(%rdi)
+	QUAD $0x01125472484db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x05 // vmovdqu64 %zmm6, 0x140(%rdi)
+	QUAD $0x02125472484db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x06 // vmovdqu64 %zmm6, 0x180(%rdi)
+	QUAD $0x03125472484db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x07 // vmovdqu64 %zmm6, 0x1c0(%rdi)
+	LONG $0x6e79c1c4; BYTE $0xf1 // vmovd %r9d, %xmm6
+	LONG $0x48fef162; WORD $0x7a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm7
+	LONG $0x487d7262; WORD $0x4233; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm8
+	LONG $0x4845f162; WORD $0xf6d2 // vpsrld %xmm6, %zmm7, %zmm6
+	QUAD $0x00000000dd1c8d42 // leal (,%r11,8), %ebx
+	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
+	LONG $0x483df162; WORD $0xffd2 // vpsrld %xmm7, %zmm8, %zmm7
+	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
+	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
+	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
+	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
+	LONG $0x487cf162; WORD $0x7711; BYTE $0x08 // vmovups %zmm6, 0x200(%rdi)
+	QUAD $0x041274db48fdb162 // vpandq 0x100(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x09 // vmovdqu64 %zmm6, 0x240(%rdi)
+	QUAD $0x051274db48fdb162 // vpandq 0x140(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x0a // vmovdqu64 %zmm6, 0x280(%rdi)
+	QUAD $0x061274db48fdb162 // vpandq 0x180(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x0b // vmovdqu64 %zmm6, 0x2c0(%rdi)
+	QUAD $0x071274db48fdb162 // vpandq 0x1c0(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x0c // vmovdqu64 %zmm6, 0x300(%rdi)
+	QUAD $0x04125472484db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x0d // vmovdqu64 %zmm6, 0x340(%rdi)
+	QUAD $0x05125472484db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x0e // vmovdqu64 %zmm6, 0x380(%rdi)
+	QUAD $0x06125472484db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x0f // vmovdqu64 %zmm6, 0x3c0(%rdi)
+	QUAD $0x07125472484db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x10 // vmovdqu64 %zmm6, 0x400(%rdi)
+	LONG $0x04598d41 // leal 0x4(%r9), %ebx
+	LONG $0xf36ef9c5 // vmovd %ebx, %xmm6
+	LONG $0x48fef162; WORD $0x7a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm7
+	LONG $0x487d7262; WORD $0x4233; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm8
+	LONG $0x4845f162; WORD $0xf6d2 // vpsrld %xmm6, %zmm7, %zmm6
+	QUAD $0x00000002dd1c8d42 // leal 0x2(,%r11,8), %ebx
+	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
+	LONG $0x483df162; WORD $0xffd2 // vpsrld %xmm7, %zmm8, %zmm7
+	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
+	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
+	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
+	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
+	LONG $0x487cf162; WORD $0x7711; BYTE $0x11 // vmovups %zmm6, 0x440(%rdi)
+	QUAD $0x081274db48fdb162 // vpandq 0x200(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x12 // vmovdqu64 %zmm6, 0x480(%rdi)
+	QUAD $0x091274db48fdb162 // vpandq 0x240(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x13 // vmovdqu64 %zmm6, 0x4c0(%rdi)
+	QUAD $0x0a1274db48fdb162 // vpandq 0x280(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x14 // vmovdqu64 %zmm6, 0x500(%rdi)
+	QUAD $0x0b1274db48fdb162 // vpandq 0x2c0(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x15 // vmovdqu64 %zmm6, 0x540(%rdi)
+	QUAD $0x08125472484db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x16 // vmovdqu64 %zmm6, 0x580(%rdi)
+	QUAD $0x09125472484db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x17 // vmovdqu64 %zmm6, 0x5c0(%rdi)
+	QUAD $0x0a125472484db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x18 // vmovdqu64 %zmm6, 0x600(%rdi)
+	QUAD $0x0b125472484db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x19 // vmovdqu64 %zmm6, 0x640(%rdi)
+	LONG $0x08598d41 // leal 0x8(%r9), %ebx
+	LONG $0xf36ef9c5 // vmovd %ebx, %xmm6
+	LONG $0x48fef162; WORD $0x7a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm7
+	LONG $0x487d7262; WORD $0x4233; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm8
+	LONG $0x4845f162; WORD $0xf6d2 // vpsrld %xmm6, %zmm7, %zmm6
+	QUAD $0x00000004dd1c8d42 // leal 0x4(,%r11,8), %ebx
+	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
+	LONG $0x483df162; WORD $0xffd2 // vpsrld %xmm7, %zmm8, %zmm7
+	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
+	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
+	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
+	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
+	LONG $0x487cf162; WORD $0x7711; BYTE $0x1a // vmovups %zmm6, 0x680(%rdi)
+	QUAD $0x0c1274db48fdb162 // vpandq 0x300(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x1b // vmovdqu64 %zmm6, 0x6c0(%rdi)
+	QUAD $0x0d1274db48fdb162 // vpandq 0x340(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x1c // vmovdqu64 %zmm6, 0x700(%rdi)
+	QUAD $0x0e1274db48fdb162 // vpandq 0x380(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x1d // vmovdqu64 %zmm6, 0x740(%rdi)
+	QUAD $0x0f1274db48fdb162 // vpandq 0x3c0(%rdx,%r10), %zmm0, %zmm6
+	QUAD $0x00000006dd1c8d46 // leal 0x6(,%r11,8), %r11d
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x1e // vmovdqu64 %zmm6, 0x780(%rdi)
+	QUAD $0x0c125472484db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x1f // vmovdqu64 %zmm6, 0x7c0(%rdi)
+	QUAD $0x0d125472484db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x20 // vmovdqu64 %zmm6, 0x800(%rdi)
+	QUAD $0x0e125472484db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x21 // vmovdqu64 %zmm6, 0x840(%rdi)
+	QUAD $0x0f125472484db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r10), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x22 // vmovdqu64 %zmm6, 0x880(%rdi)
+	LONG $0x48fef162; WORD $0x726f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm6
+	LONG $0x487df262; WORD $0x7a33; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm7
+	LONG $0x0cc98341 // orl $0xc, %r9d
+	LONG $0x6e7941c4; BYTE $0xc1 // vmovd %r9d, %xmm8
+	LONG $0x6e7941c4; BYTE $0xcb // vmovd %r11d, %xmm9
+	LONG $0x484dd162; WORD $0xf0d2 // vpsrld %xmm8, %zmm6, %zmm6
+	LONG $0x4845d162; WORD $0xf9d2 // vpsrld %xmm9, %zmm7, %zmm7
+	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
+	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
+	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
+	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
+	LONG $0x487cf162; WORD $0x7711; BYTE $0x23 // vmovups %zmm6, 0x8c0(%rdi)
+	LONG $0x00c78148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdi # imm = 0x900
+	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfa81850f; WORD $0xffff // jne 0x27a0 <k_untile_iq4_xs+0x70>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80c28148; WORD $0x0008; BYTE $0x00 // addq $0x880, %rdx # imm = 0x880
+	LONG $0x00c18148; WORD $0x0012; BYTE $0x00 // addq $0x1200, %rcx # imm = 0x1200
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfa57850f; WORD $0xffff // jne 0x2790 <k_untile_iq4_xs+0x60>
+	BYTE $0x5b // popq %rbx
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
+
+	// untile_mxfp4
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01798e0f; WORD $0x0000 // jle 0x2ec6 <k_untile_mxfp4+0x186>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x50e20578487df262; WORD $0x0000 // vpbroadcastb 0x50e2(%rip), %zmm0 # 0x7e40 <k_tile_panel_16_min+0x1b10>
+	QUAD $0x51180d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x5118(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x50cf1578487df262; WORD $0x0000 // vpbroadcastb 0x50cf(%rip), %zmm2 # 0x7e41 <k_tile_panel_16_min+0x1b11>
+	QUAD $0x0050c71d7879e2c4; BYTE $0x00 // vpbroadcastb 0x50c7(%rip), %xmm3 # 0x7e42 <k_tile_panel_16_min+0x1b12>
+	QUAD $0x50cf2558487df262; WORD $0x0000 // vpbroadcastd 0x50cf(%rip), %zmm4 # 0x7e54 <k_tile_panel_16_min+0x1b24>
+	QUAD $0x50bd2d58487df262; WORD $0x0000 // vpbroadcastd 0x50bd(%rip), %zmm5 # 0x7e4c <k_tile_panel_16_min+0x1b1c>
+	BYTE $0x90 // nop
+	LONG $0x48fdf162; WORD $0x32db // vpandq (%rdx), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x317f // vmovdqu64 %zmm6, (%rcx)
+	LONG $0x48fdf162; WORD $0x72db; BYTE $0x01 // vpandq 0x40(%rdx), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rcx)
+	LONG $0x48fdf162; WORD $0x72db; BYTE $0x02 // vpandq 0x80(%rdx), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%rcx)
+	LONG $0x48fdf162; WORD $0x72db; BYTE $0x03 // vpandq 0xc0(%rdx), %zmm0, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x03 // vmovdqu64 %zmm6, 0xc0(%rcx)
+	LONG $0x484df162; WORD $0x1272; BYTE $0x04 // vpsrld $0x4, (%rdx), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x04 // vmovdqu64 %zmm6, 0x100(%rcx)
+	QUAD $0x04015272484df162 // vpsrld $0x4, 0x40(%rdx), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x05 // vmovdqu64 %zmm6, 0x140(%rcx)
+	QUAD $0x04025272484df162 // vpsrld $0x4, 0x80(%rdx), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x06 // vmovdqu64 %zmm6, 0x180(%rcx)
+	QUAD $0x04035272484df162 // vpsrld $0x4, 0xc0(%rdx), %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
+	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x07 // vmovdqu64 %zmm6, 0x1c0(%rcx)
+	QUAD $0x00000100b26ffac5 // vmovdqu 0x100(%rdx), %xmm6
+	LONG $0x487df262; WORD $0xfe31 // vpmovzxbd %xmm6, %zmm7 # zmm7 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
+	LONG $0x084df362; WORD $0xcb3e; BYTE $0x06 // vpcmpnleub %xmm3, %xmm6, %k1
+	LONG $0x484df162; WORD $0xf772; BYTE $0x15 // vpslld $0x15, %zmm7, %zmm6
+	LONG $0x484df162; WORD $0xf4fe // vpaddd %zmm4, %zmm6, %zmm6
+	LONG $0x4845f162; WORD $0xf772; BYTE $0x17 // vpslld $0x17, %zmm7, %zmm7
+	LONG $0x4945f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6 {%k1}
+	LONG $0x48fef162; WORD $0x717f; BYTE $0x08 // vmovdqu64 %zmm6, 0x200(%rcx)
+	LONG $0x10c28148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rdx # imm = 0x110
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xfeca850f; WORD $0xffff // jne 0x2d90 <k_untile_mxfp4+0x50>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
 	// tile_panel
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
@@ -1477,7 +1843,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc120 // andb %al, %cl
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
-	LONG $0x0ae4850f; WORD $0x0000 // jne 0x30ef <k_tile_panel+0xb1f>
+	LONG $0x0ae4850f; WORD $0x0000 // jne 0x39ef <k_tile_panel+0xb1f>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
 	LONG $0x241c8b48 // movq (%rsp), %rbx
@@ -1486,15 +1852,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdc480f49 // cmovsq %r12, %rbx
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0874 // je 0x2632 <k_tile_panel+0x62>
+	WORD $0x0874 // je 0x2f32 <k_tile_panel+0x62>
 	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
-	WORD $0x04eb // jmp 0x2636 <k_tile_panel+0x66>
+	WORD $0x04eb // jmp 0x2f36 <k_tile_panel+0x66>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x273a <k_tile_panel+0x16a>
+	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x303a <k_tile_panel+0x16a>
 	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
 	LONG $0xfce68348 // andq $-0x4, %rsi
 	LONG $0x24348b4c // movq (%rsp), %r14
@@ -1507,7 +1873,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
 	LONG $0x301c8d4b // leaq (%r8,%r14), %rbx
 	LONG $0x24c38348 // addq $0x24, %rbx
-	QUAD $0x4bce0d18487df262; WORD $0x0000 // vbroadcastss 0x4bce(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x4ed60d18487df262; WORD $0x0000 // vbroadcastss 0x4ed6(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x1358 // vpbroadcastd (%rbx), %zmm2
@@ -1535,7 +1901,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff56870f; WORD $0xffff // ja 0x2690 <k_tile_panel+0xc0>
+	LONG $0xff56870f; WORD $0xffff // ja 0x2f90 <k_tile_panel+0xc0>
 	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
@@ -1547,19 +1913,19 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0x0163850f; WORD $0x0000 // jne 0x28ce <k_tile_panel+0x2fe>
+	LONG $0x0163850f; WORD $0x0000 // jne 0x31ce <k_tile_panel+0x2fe>
 	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xfe490f4c // cmovnsq %rsi, %r15
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1174 // je 0x278c <k_tile_panel+0x1bc>
+	WORD $0x1174 // je 0x308c <k_tile_panel+0x1bc>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x127f // jg 0x2799 <k_tile_panel+0x1c9>
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x287a <k_tile_panel+0x2aa>
+	WORD $0x127f // jg 0x3099 <k_tile_panel+0x1c9>
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x317a <k_tile_panel+0x2aa>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e18e0f; WORD $0x0000 // jle 0x287a <k_tile_panel+0x2aa>
+	LONG $0x00e18e0f; WORD $0x0000 // jle 0x317a <k_tile_panel+0x2aa>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0xfce68349 // andq $-0x4, %r14
 	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
@@ -1571,7 +1937,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	LONG $0x24c68348 // addq $0x24, %rsi
-	QUAD $0x4a850d18487df262; WORD $0x0000 // vbroadcastss 0x4a85(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x4d8d0d18487df262; WORD $0x0000 // vbroadcastss 0x4d8d(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x9066 // nop
 	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
@@ -1599,7 +1965,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff56870f; WORD $0xffff // ja 0x27d0 <k_tile_panel+0x200>
+	LONG $0xff56870f; WORD $0xffff // ja 0x30d0 <k_tile_panel+0x200>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x02c68348 // addq $0x2, %rsi
@@ -1609,22 +1975,22 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0x2c75 // jne 0x28ce <k_tile_panel+0x2fe>
+	WORD $0x2c75 // jne 0x31ce <k_tile_panel+0x2fe>
 	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xfe490f4c // cmovnsq %rsi, %r15
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x06f1840f; WORD $0x0000 // je 0x2faa <k_tile_panel+0x9da>
+	LONG $0x06f1840f; WORD $0x0000 // je 0x38aa <k_tile_panel+0x9da>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06ee8f0f; WORD $0x0000 // jg 0x2fb7 <k_tile_panel+0x9e7>
-	LONG $0x0007cce9; BYTE $0x00 // jmp 0x309a <k_tile_panel+0xaca>
+	LONG $0x06ee8f0f; WORD $0x0000 // jg 0x38b7 <k_tile_panel+0x9e7>
+	LONG $0x0007cce9; BYTE $0x00 // jmp 0x399a <k_tile_panel+0xaca>
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
 	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x081e8f0f; WORD $0x0000 // jg 0x3103 <k_tile_panel+0xb33>
+	LONG $0x081e8f0f; WORD $0x0000 // jg 0x3a03 <k_tile_panel+0xb33>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
@@ -1655,7 +2021,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000e4b9; BYTE $0x00 // movl $0xe4, %ecx
 	LONG $0x084b0349 // addq 0x8(%r11), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	QUAD $0x48dd0518487df262; WORD $0x0000 // vbroadcastss 0x48dd(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x4be50518487df262; WORD $0x0000 // vbroadcastss 0x4be5(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
 	LONG $0x384b8b49 // movq 0x38(%r11), %rcx
@@ -1663,7 +2029,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x2a14 <k_tile_panel+0x444>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x3314 <k_tile_panel+0x444>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
 	LONG $0x487cb162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%r10,4)
@@ -1683,7 +2049,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x06f28f0f; WORD $0x0000 // jg 0x3106 <k_tile_panel+0xb36>
+	LONG $0x06f28f0f; WORD $0x0000 // jg 0x3a06 <k_tile_panel+0xb36>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x240c2b48 // subq (%rsp), %rcx
@@ -1694,7 +2060,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
 	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
 	LONG $0x247c8348; WORD $0x0060 // cmpq $0x0, 0x60(%rsp)
-	WORD $0x7274 // je 0x2ab0 <k_tile_panel+0x4e0>
+	WORD $0x7274 // je 0x33b0 <k_tile_panel+0x4e0>
 	LONG $0x487cf162; WORD $0x0910 // vmovups (%rcx), %zmm1
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x91 // vmovups (%rcx,%r10,4), %zmm2
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0xd1 // vmovups (%rcx,%r10,8), %zmm3
@@ -1711,8 +2077,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c3162; WORD $0x1c10; BYTE $0x01 // vmovups (%rcx,%r8), %zmm11
 	LONG $0x487c7162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm12
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	WORD $0x497f // jg 0x2af1 <k_tile_panel+0x521>
-	LONG $0xfffef3e9; BYTE $0xff // jmp 0x29a0 <k_tile_panel+0x3d0>
+	WORD $0x497f // jg 0x33f1 <k_tile_panel+0x521>
+	LONG $0xfffef3e9; BYTE $0xff // jmp 0x32a0 <k_tile_panel+0x3d0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -1727,7 +2093,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0xfeaf8e0f; WORD $0xffff // jle 0x29a0 <k_tile_panel+0x3d0>
+	LONG $0xfeaf8e0f; WORD $0xffff // jle 0x32a0 <k_tile_panel+0x3d0>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	WORD $0x294c; BYTE $0xde // subq %r11, %rsi
@@ -1891,11 +2257,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfb9b870f; WORD $0xffff // ja 0x2b40 <k_tile_panel+0x570>
-	LONG $0xfff9f6e9; BYTE $0xff // jmp 0x29a0 <k_tile_panel+0x3d0>
+	LONG $0xfb9b870f; WORD $0xffff // ja 0x3440 <k_tile_panel+0x570>
+	LONG $0xfff9f6e9; BYTE $0xff // jmp 0x32a0 <k_tile_panel+0x3d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x309a <k_tile_panel+0xaca>
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x399a <k_tile_panel+0xaca>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0xfce68349 // andq $-0x4, %r14
 	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
@@ -1907,7 +2273,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	LONG $0x24c68348 // addq $0x24, %rsi
-	QUAD $0x42670d18487df262; WORD $0x0000 // vbroadcastss 0x4267(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x456f0d18487df262; WORD $0x0000 // vbroadcastss 0x456f(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
@@ -1935,7 +2301,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff56870f; WORD $0xffff // ja 0x2ff0 <k_tile_panel+0xa20>
+	LONG $0xff56870f; WORD $0xffff // ja 0x38f0 <k_tile_panel+0xa20>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
 	LONG $0x03c4f641 // testb $0x3, %r12b
 	LONG $0xc6950f40 // setne %sil
@@ -1943,35 +2309,35 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29d0f41 // setge %r10b
 	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x3275 // jne 0x30ec <k_tile_panel+0xb1c>
+	WORD $0x3275 // jne 0x39ec <k_tile_panel+0xb1c>
 	LONG $0x02e3c148 // shlq $0x2, %rbx
 	LONG $0x24548d4d; BYTE $0x03 // leaq 0x3(%r12), %r10
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	LONG $0xd4490f4d // cmovnsq %r12, %r10
 	LONG $0x5b348d48 // leaq (%rbx,%rbx,2), %rsi
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x061c840f; WORD $0x0000 // je 0x36f3 <k_tile_panel+0x1123>
+	LONG $0x061c840f; WORD $0x0000 // je 0x3ff3 <k_tile_panel+0x1123>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x31 // vmovups (%rcx,%rsi), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06198f0f; WORD $0x0000 // jg 0x3700 <k_tile_panel+0x1130>
-	LONG $0x0006fee9; BYTE $0x00 // jmp 0x37ea <k_tile_panel+0x121a>
+	LONG $0x06198f0f; WORD $0x0000 // jg 0x4000 <k_tile_panel+0x1130>
+	LONG $0x0006fee9; BYTE $0x00 // jmp 0x40ea <k_tile_panel+0x121a>
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0xf7e28e0f; WORD $0xffff // jle 0x28e5 <k_tile_panel+0x315>
+	LONG $0xf7e28e0f; WORD $0xffff // jle 0x31e5 <k_tile_panel+0x315>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
 	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
-	WORD $0x647e // jle 0x3175 <k_tile_panel+0xba5>
+	WORD $0x647e // jle 0x3a75 <k_tile_panel+0xba5>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x02708d4c // leaq 0x2(%rax), %r14
 	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0x02ec8e0f; WORD $0x0000 // jle 0x3414 <k_tile_panel+0xe44>
+	LONG $0x02ec8e0f; WORD $0x0000 // jle 0x3d14 <k_tile_panel+0xe44>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0x05ab8d0f; WORD $0x0000 // jge 0x36e1 <k_tile_panel+0x1111>
+	LONG $0x05ab8d0f; WORD $0x0000 // jge 0x3fe1 <k_tile_panel+0x1111>
 	LONG $0x00458b48 // movq (%rbp), %rax
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x24142b48 // subq (%rsp), %rdx
@@ -1980,12 +2346,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc1490f4c // cmovnsq %rcx, %r8
 	LONG $0x407d8348; BYTE $0x00 // cmpq $0x0, 0x40(%rbp)
-	LONG $0x0487840f; WORD $0x0000 // je 0x35e3 <k_tile_panel+0x1013>
+	LONG $0x0487840f; WORD $0x0000 // je 0x3ee3 <k_tile_panel+0x1013>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm0
 	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x04848f0f; WORD $0x0000 // jg 0x35f4 <k_tile_panel+0x1024>
-	LONG $0x000565e9; BYTE $0x00 // jmp 0x36da <k_tile_panel+0x110a>
+	LONG $0x04848f0f; WORD $0x0000 // jg 0x3ef4 <k_tile_panel+0x1024>
+	LONG $0x000565e9; BYTE $0x00 // jmp 0x3fda <k_tile_panel+0x110a>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x004d8b48 // movq (%rbp), %rcx
 	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
@@ -1999,8 +2365,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x085d0348 // addq 0x8(%rbp), %rbx
 	LONG $0x01728d4d // leaq 0x1(%r10), %r14
 	LONG $0x06e0c149 // shlq $0x6, %r8
-	QUAD $0x40970518487df262; WORD $0x0000 // vbroadcastss 0x4097(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	WORD $0x32eb // jmp 0x31ed <k_tile_panel+0xc1d>
+	QUAD $0x439f0518487df262; WORD $0x0000 // vbroadcastss 0x439f(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x32eb // jmp 0x3aed <k_tile_panel+0xc1d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x2711 // vmovups %zmm4, (%r15)
 	LONG $0x487cd162; WORD $0x1c11; BYTE $0xbf // vmovups %zmm3, (%r15,%rdi,4)
@@ -2009,7 +2375,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04788d4c // leaq 0x4(%rax), %r15
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
-	LONG $0xff2c8f0f; WORD $0xffff // jg 0x3119 <k_tile_panel+0xb49>
+	LONG $0xff2c8f0f; WORD $0xffff // jg 0x3a19 <k_tile_panel+0xb49>
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x243c2b4c // subq (%rsp), %r15
@@ -2019,21 +2385,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe2490f4c // cmovnsq %rdx, %r12
 	LONG $0xb93c8d4e // leaq (%rcx,%r15,4), %r15
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x3174 // je 0x3240 <k_tile_panel+0xc70>
+	WORD $0x3174 // je 0x3b40 <k_tile_panel+0xc70>
 	LONG $0x487cd162; WORD $0x2710 // vmovups (%r15), %zmm4
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0xbf // vmovups (%r15,%rdi,4), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0xff // vmovups (%r15,%rdi,8), %zmm2
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x1f // vmovups (%r15,%r11), %zmm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2a7f // jg 0x3259 <k_tile_panel+0xc89>
-	WORD $0x8feb // jmp 0x31c0 <k_tile_panel+0xbf0>
+	WORD $0x2a7f // jg 0x3b59 <k_tile_panel+0xc89>
+	WORD $0x8feb // jmp 0x3ac0 <k_tile_panel+0xbf0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff678e0f; WORD $0xffff // jle 0x31c0 <k_tile_panel+0xbf0>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x3ac0 <k_tile_panel+0xbf0>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0xfce58349 // andq $-0x4, %r13
 	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
@@ -2103,8 +2469,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe71870f; WORD $0xffff // ja 0x3280 <k_tile_panel+0xcb0>
-	LONG $0xfffdace9; BYTE $0xff // jmp 0x31c0 <k_tile_panel+0xbf0>
+	LONG $0xfe71870f; WORD $0xffff // ja 0x3b80 <k_tile_panel+0xcb0>
+	LONG $0xfffdace9; BYTE $0xff // jmp 0x3ac0 <k_tile_panel+0xbf0>
 	LONG $0x10558b48 // movq 0x10(%rbp), %rdx
 	LONG $0x00758b48 // movq (%rbp), %rsi
 	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
@@ -2115,15 +2481,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	LONG $0x64c78348 // addq $0x64, %rdi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x3e0a0518487df262; WORD $0x0000 // vbroadcastss 0x3e0a(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	WORD $0x27eb // jmp 0x346f <k_tile_panel+0xe9f>
+	QUAD $0x41120518487df262; WORD $0x0000 // vbroadcastss 0x4112(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x27eb // jmp 0x3d6f <k_tile_panel+0xe9f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x1611 // vmovups %zmm2, (%r14)
 	LONG $0x487c9162; WORD $0x0c11; BYTE $0x86 // vmovups %zmm1, (%r14,%r8,4)
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0xfcbc8f0f; WORD $0xffff // jg 0x312b <k_tile_panel+0xb5b>
+	LONG $0xfcbc8f0f; WORD $0xffff // jg 0x3a2b <k_tile_panel+0xb5b>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	LONG $0x24342b4c // subq (%rsp), %r14
@@ -2133,17 +2499,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8490f4c // cmovnsq %rax, %r15
 	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1f74 // je 0x34b0 <k_tile_panel+0xee0>
+	WORD $0x1f74 // je 0x3db0 <k_tile_panel+0xee0>
 	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1a7f // jg 0x34bd <k_tile_panel+0xeed>
-	WORD $0xabeb // jmp 0x3450 <k_tile_panel+0xe80>
+	WORD $0x1a7f // jg 0x3dbd <k_tile_panel+0xeed>
+	WORD $0xabeb // jmp 0x3d50 <k_tile_panel+0xe80>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x937e // jle 0x3450 <k_tile_panel+0xe80>
+	WORD $0x937e // jle 0x3d50 <k_tile_panel+0xe80>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
@@ -2191,12 +2557,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff02870f; WORD $0xffff // ja 0x34e0 <k_tile_panel+0xf10>
-	LONG $0xfffe6de9; BYTE $0xff // jmp 0x3450 <k_tile_panel+0xe80>
+	LONG $0xff02870f; WORD $0xffff // ja 0x3de0 <k_tile_panel+0xf10>
+	LONG $0xfffe6de9; BYTE $0xff // jmp 0x3d50 <k_tile_panel+0xe80>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00e68e0f; WORD $0x0000 // jle 0x36da <k_tile_panel+0x110a>
+	LONG $0x00e68e0f; WORD $0x0000 // jle 0x3fda <k_tile_panel+0x110a>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfce18349 // andq $-0x4, %r9
 	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
@@ -2210,7 +2576,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
 	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
 	LONG $0x24c18348 // addq $0x24, %rcx
-	QUAD $0x3c220d18487df262; WORD $0x0000 // vbroadcastss 0x3c22(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x3f2a0d18487df262; WORD $0x0000 // vbroadcastss 0x3f2a(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x9066 // nop
 	LONG $0x487df262; WORD $0x1158 // vpbroadcastd (%rcx), %zmm2
 	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
@@ -2237,7 +2603,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff56870f; WORD $0xffff // ja 0x3630 <k_tile_panel+0x1060>
+	LONG $0xff56870f; WORD $0xffff // ja 0x3f30 <k_tile_panel+0x1060>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
 	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
@@ -2250,7 +2616,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ea8e0f; WORD $0x0000 // jle 0x37ea <k_tile_panel+0x121a>
+	LONG $0x00ea8e0f; WORD $0x0000 // jle 0x40ea <k_tile_panel+0x121a>
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	WORD $0x294d; BYTE $0xdc // subq %r11, %r12
@@ -2262,7 +2628,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	LONG $0x24c08349 // addq $0x24, %r8
-	QUAD $0x3b1f0d18487df262; WORD $0x0000 // vbroadcastss 0x3b1f(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x3e270d18487df262; WORD $0x0000 // vbroadcastss 0x3e27(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487dd262; WORD $0x1058 // vpbroadcastd (%r8), %zmm2
 	LONG $0x48fef162; WORD $0x1a6f // vmovdqu64 (%rdx), %zmm3
@@ -2289,15 +2655,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff56870f; WORD $0xffff // ja 0x3740 <k_tile_panel+0x1170>
+	LONG $0xff56870f; WORD $0xffff // ja 0x4040 <k_tile_panel+0x1170>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x31 // vmovups %zmm0, (%rcx,%rsi)
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x04708d48 // leaq 0x4(%rax), %rsi
 	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0xf8f68f0f; WORD $0xffff // jg 0x3103 <k_tile_panel+0xb33>
-	LONG $0xfff0d3e9; BYTE $0xff // jmp 0x28e5 <k_tile_panel+0x315>
+	LONG $0xf8f68f0f; WORD $0xffff // jg 0x3a03 <k_tile_panel+0xb33>
+	LONG $0xfff0d3e9; BYTE $0xff // jmp 0x31e5 <k_tile_panel+0x315>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_min
@@ -2321,7 +2687,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
 	LONG $0x243c8948 // movq %rdi, (%rsp)
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	LONG $0x02ee850f; WORD $0x0000 // jne 0x3b51 <k_tile_panel_min+0x331>
+	LONG $0x02ee850f; WORD $0x0000 // jne 0x4451 <k_tile_panel_min+0x331>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
 	LONG $0x03458d4c // leaq 0x3(%rbp), %r8
@@ -2330,15 +2696,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd8480f49 // cmovsq %r8, %rbx
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0874 // je 0x3889 <k_tile_panel_min+0x69>
+	WORD $0x0874 // je 0x4189 <k_tile_panel_min+0x69>
 	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
-	WORD $0x04eb // jmp 0x388d <k_tile_panel_min+0x6d>
+	WORD $0x04eb // jmp 0x418d <k_tile_panel_min+0x6d>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f58e0f; WORD $0x0000 // jle 0x3997 <k_tile_panel_min+0x177>
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x4297 <k_tile_panel_min+0x177>
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0xfce68349 // andq $-0x4, %r14
 	LONG $0x02fbc148 // sarq $0x2, %rbx
@@ -2349,9 +2715,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	QUAD $0x39990d58487df262; WORD $0x0000 // vpbroadcastd 0x3999(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x3ca50d58487df262; WORD $0x0000 // vpbroadcastd 0x3ca5(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
 	LONG $0x01588d48 // leaq 0x1(%rax), %rbx
-	QUAD $0x39731518487df262; WORD $0x0000 // vbroadcastss 0x3973(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x3c7b1518487df262; WORD $0x0000 // vbroadcastss 0x3c7b(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
 	LONG $0x48fed162; WORD $0x1e6f // vmovdqu64 (%r14), %zmm3
 	LONG $0x48fed162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm4
@@ -2380,7 +2746,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xff49870f; WORD $0xffff // ja 0x38e0 <k_tile_panel_min+0xc0>
+	LONG $0xff49870f; WORD $0xffff // ja 0x41e0 <k_tile_panel_min+0xc0>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x185a8b48 // movq 0x18(%rdx), %rbx
 	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
@@ -2391,21 +2757,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0x0183850f; WORD $0x0000 // jne 0x3b48 <k_tile_panel_min+0x328>
+	LONG $0x0183850f; WORD $0x0000 // jne 0x4448 <k_tile_panel_min+0x328>
 	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xf2490f4c // cmovnsq %rdx, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x39eb <k_tile_panel_min+0x1cb>
+	WORD $0x1674 // je 0x42eb <k_tile_panel_min+0x1cb>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x177f // jg 0x39fd <k_tile_panel_min+0x1dd>
-	LONG $0x00010ce9; BYTE $0x00 // jmp 0x3af7 <k_tile_panel_min+0x2d7>
+	WORD $0x177f // jg 0x42fd <k_tile_panel_min+0x1dd>
+	LONG $0x00010ce9; BYTE $0x00 // jmp 0x43f7 <k_tile_panel_min+0x2d7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x3af7 <k_tile_panel_min+0x2d7>
+	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x43f7 <k_tile_panel_min+0x2d7>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fec149 // sarq $0x2, %r14
@@ -2415,9 +2781,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	QUAD $0x38410d58487df262; WORD $0x0000 // vpbroadcastd 0x3841(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x3b4d0d58487df262; WORD $0x0000 // vpbroadcastd 0x3b4d(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
 	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	QUAD $0x381b1518487df262; WORD $0x0000 // vbroadcastss 0x381b(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x3b231518487df262; WORD $0x0000 // vbroadcastss 0x3b23(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
@@ -2447,7 +2813,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff49870f; WORD $0xffff // ja 0x3a40 <k_tile_panel_min+0x220>
+	LONG $0xff49870f; WORD $0xffff // ja 0x4340 <k_tile_panel_min+0x220>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
 	LONG $0x02578d48 // leaq 0x2(%rdi), %rdx
 	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
@@ -2456,33 +2822,33 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69d0f41 // setge %r14b
 	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0x2e75 // jne 0x3b48 <k_tile_panel_min+0x328>
+	WORD $0x2e75 // jne 0x4448 <k_tile_panel_min+0x328>
 	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xf2490f4c // cmovnsq %rdx, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0e72840f; WORD $0x0000 // je 0x49a0 <k_tile_panel_min+0x1180>
+	LONG $0x0e72840f; WORD $0x0000 // je 0x52a0 <k_tile_panel_min+0x1180>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0e6f8f0f; WORD $0x0000 // jg 0x49b2 <k_tile_panel_min+0x1192>
-	LONG $0x000f5fe9; BYTE $0x00 // jmp 0x4aa7 <k_tile_panel_min+0x1287>
+	LONG $0x0e6f8f0f; WORD $0x0000 // jg 0x52b2 <k_tile_panel_min+0x1192>
+	LONG $0x000f5fe9; BYTE $0x00 // jmp 0x53a7 <k_tile_panel_min+0x1287>
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
 	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	WORD $0x737e // jle 0x3bcf <k_tile_panel_min+0x3af>
+	WORD $0x737e // jle 0x44cf <k_tile_panel_min+0x3af>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
 	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0x08138e0f; WORD $0x0000 // jle 0x4381 <k_tile_panel_min+0xb61>
+	LONG $0x08138e0f; WORD $0x0000 // jle 0x4c81 <k_tile_panel_min+0xb61>
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0x02708d4c // leaq 0x2(%rax), %r14
 	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x466b <k_tile_panel_min+0xe4b>
+	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x4f6b <k_tile_panel_min+0xe4b>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0x0e008d0f; WORD $0x0000 // jge 0x498e <k_tile_panel_min+0x116e>
+	LONG $0x0e008d0f; WORD $0x0000 // jge 0x528e <k_tile_panel_min+0x116e>
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
@@ -2492,12 +2858,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xf9490f48 // cmovnsq %rcx, %rdi
 	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
-	LONG $0x0cbd840f; WORD $0x0000 // je 0x4873 <k_tile_panel_min+0x1053>
+	LONG $0x0cbd840f; WORD $0x0000 // je 0x5173 <k_tile_panel_min+0x1053>
 	LONG $0x48fef162; WORD $0x046f; BYTE $0x90 // vmovdqu64 (%rax,%rdx,4), %zmm0
 	LONG $0x38718b49 // movq 0x38(%r9), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0cba8f0f; WORD $0x0000 // jg 0x4884 <k_tile_panel_min+0x1064>
-	LONG $0x000db8e9; BYTE $0x00 // jmp 0x4987 <k_tile_panel_min+0x1167>
+	LONG $0x0cba8f0f; WORD $0x0000 // jg 0x5184 <k_tile_panel_min+0x1064>
+	LONG $0x000db8e9; BYTE $0x00 // jmp 0x5287 <k_tile_panel_min+0x1167>
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -2527,8 +2893,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0xb60c8d4c // leaq (%rsi,%rsi,4), %r9
 	LONG $0x2474894c; BYTE $0x48 // movq %r14, 0x48(%rsp)
-	QUAD $0x360e0558487df262; WORD $0x0000 // vpbroadcastd 0x360e(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
-	QUAD $0x35ec0d18487df262; WORD $0x0000 // vbroadcastss 0x35ec(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x391a0558487df262; WORD $0x0000 // vpbroadcastd 0x391a(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	QUAD $0x38f40d18487df262; WORD $0x0000 // vbroadcastss 0x38f4(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
@@ -2536,7 +2902,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x0000d1e9; BYTE $0x00 // jmp 0x3d56 <k_tile_panel_min+0x536>
+	LONG $0x0000d1e9; BYTE $0x00 // jmp 0x4656 <k_tile_panel_min+0x536>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
 	LONG $0x487c7162; WORD $0xfc28 // vmovaps %zmm4, %zmm15
@@ -2570,7 +2936,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0xfe098f0f; WORD $0xffff // jg 0x3b5f <k_tile_panel_min+0x33f>
+	LONG $0xfe098f0f; WORD $0xffff // jg 0x445f <k_tile_panel_min+0x33f>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
@@ -2581,7 +2947,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
 	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
 	LONG $0x247c8348; WORD $0x0068 // cmpq $0x0, 0x68(%rsp)
-	WORD $0x7174 // je 0x3df0 <k_tile_panel_min+0x5d0>
+	WORD $0x7174 // je 0x46f0 <k_tile_panel_min+0x5d0>
 	LONG $0x487cf162; WORD $0x1110 // vmovups (%rcx), %zmm2
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x99 // vmovups (%rcx,%r11,4), %zmm4
 	LONG $0x48feb162; WORD $0x2c6f; BYTE $0xd9 // vmovdqu64 (%rcx,%r11,8), %zmm5
@@ -2599,8 +2965,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c3162; WORD $0x2c10; BYTE $0x09 // vmovups (%rcx,%r9), %zmm13
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0x31 // vmovups (%rcx,%r14), %zmm3
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x447f // jg 0x3e2f <k_tile_panel_min+0x60f>
-	LONG $0xfffea0e9; BYTE $0xff // jmp 0x3c90 <k_tile_panel_min+0x470>
+	WORD $0x447f // jg 0x472f <k_tile_panel_min+0x60f>
+	LONG $0xfffea0e9; BYTE $0xff // jmp 0x4590 <k_tile_panel_min+0x470>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
@@ -2614,7 +2980,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfe618e0f; WORD $0xffff // jle 0x3c90 <k_tile_panel_min+0x470>
+	LONG $0xfe618e0f; WORD $0xffff // jle 0x4590 <k_tile_panel_min+0x470>
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0xfce38348 // andq $-0x4, %rbx
 	WORD $0x2948; BYTE $0xda // subq %rbx, %rdx
@@ -2803,8 +3169,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c1162; WORD $0xe828 // vmovaps %zmm24, %zmm13
 	LONG $0x487c9162; WORD $0xd928 // vmovaps %zmm25, %zmm3
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfb04870f; WORD $0xffff // ja 0x3e80 <k_tile_panel_min+0x660>
-	LONG $0xfff957e9; BYTE $0xff // jmp 0x3cd8 <k_tile_panel_min+0x4b8>
+	LONG $0xfb04870f; WORD $0xffff // ja 0x4780 <k_tile_panel_min+0x660>
+	LONG $0xfff957e9; BYTE $0xff // jmp 0x45d8 <k_tile_panel_min+0x4b8>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10488b48 // movq 0x10(%rax), %rcx
 	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
@@ -2816,9 +3182,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
 	LONG $0x401c8d48 // leaq (%rax,%rax,2), %rbx
 	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	QUAD $0x2eae0558487df262; WORD $0x0000 // vpbroadcastd 0x2eae(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
-	QUAD $0x2e8c0d18487df262; WORD $0x0000 // vbroadcastss 0x2e8c(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
-	WORD $0x4feb // jmp 0x4415 <k_tile_panel_min+0xbf5>
+	QUAD $0x31ba0558487df262; WORD $0x0000 // vpbroadcastd 0x31ba(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	QUAD $0x31940d18487df262; WORD $0x0000 // vbroadcastss 0x3194(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x4feb // jmp 0x4d15 <k_tile_panel_min+0xbf5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
 	LONG $0x487c7162; WORD $0xc328 // vmovaps %zmm3, %zmm8
@@ -2831,7 +3197,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04788d4c // leaq 0x4(%rax), %r15
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0xf75c8f0f; WORD $0xffff // jg 0x3b71 <k_tile_panel_min+0x351>
+	LONG $0xf75c8f0f; WORD $0xffff // jg 0x4471 <k_tile_panel_min+0x351>
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
@@ -2841,21 +3207,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6490f4c // cmovnsq %rsi, %r12
 	LONG $0xba3c8d4e // leaq (%rdx,%r15,4), %r15
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2a74 // je 0x4460 <k_tile_panel_min+0xc40>
+	WORD $0x2a74 // je 0x4d60 <k_tile_panel_min+0xc40>
 	LONG $0x48fed162; WORD $0x2f6f // vmovdqu64 (%r15), %zmm5
 	LONG $0x487c9162; WORD $0x2410; BYTE $0x87 // vmovups (%r15,%r8,4), %zmm4
 	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc7 // vmovups (%r15,%r8,8), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0x1f // vmovups (%r15,%rbx), %zmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x237f // jg 0x4479 <k_tile_panel_min+0xc59>
-	LONG $0xffff75e9; BYTE $0xff // jmp 0x43d0 <k_tile_panel_min+0xbb0>
+	WORD $0x237f // jg 0x4d79 <k_tile_panel_min+0xc59>
+	LONG $0xffff75e9; BYTE $0xff // jmp 0x4cd0 <k_tile_panel_min+0xbb0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff578e0f; WORD $0xffff // jle 0x43d0 <k_tile_panel_min+0xbb0>
+	LONG $0xff578e0f; WORD $0xffff // jle 0x4cd0 <k_tile_panel_min+0xbb0>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x02fdc149 // sarq $0x2, %r13
 	LONG $0xe9af0f4d // imulq %r9, %r13
@@ -2935,8 +3301,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
 	LONG $0x487cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe3a870f; WORD $0xffff // ja 0x44a0 <k_tile_panel_min+0xc80>
-	LONG $0xfffd7de9; BYTE $0xff // jmp 0x43e8 <k_tile_panel_min+0xbc8>
+	LONG $0xfe3a870f; WORD $0xffff // ja 0x4da0 <k_tile_panel_min+0xc80>
+	LONG $0xfffd7de9; BYTE $0xff // jmp 0x4ce8 <k_tile_panel_min+0xbc8>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
 	WORD $0x8b48; BYTE $0x31 // movq (%rcx), %rsi
@@ -2946,9 +3312,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40518b4c // movq 0x40(%rcx), %r10
 	LONG $0x38598b4c // movq 0x38(%rcx), %r11
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
-	QUAD $0x2bd00558487df262; WORD $0x0000 // vpbroadcastd 0x2bd0(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
-	QUAD $0x2bae0d18487df262; WORD $0x0000 // vbroadcastss 0x2bae(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
-	WORD $0x37eb // jmp 0x46db <k_tile_panel_min+0xebb>
+	QUAD $0x2edc0558487df262; WORD $0x0000 // vpbroadcastd 0x2edc(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	QUAD $0x2eb60d18487df262; WORD $0x0000 // vbroadcastss 0x2eb6(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x37eb // jmp 0x4fdb <k_tile_panel_min+0xebb>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
 	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
@@ -2957,7 +3323,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0xf4a88f0f; WORD $0xffff // jg 0x3b83 <k_tile_panel_min+0x363>
+	LONG $0xf4a88f0f; WORD $0xffff // jg 0x4483 <k_tile_panel_min+0x363>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	WORD $0x2949; BYTE $0xee // subq %rbp, %r14
@@ -2967,16 +3333,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8490f4c // cmovnsq %rax, %r15
 	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x4710 <k_tile_panel_min+0xef0>
+	WORD $0x1474 // je 0x5010 <k_tile_panel_min+0xef0>
 	LONG $0x487cd162; WORD $0x1e10 // vmovups (%r14), %zmm3
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x471d <k_tile_panel_min+0xefd>
-	WORD $0xa0eb // jmp 0x46b0 <k_tile_panel_min+0xe90>
+	WORD $0x0f7f // jg 0x501d <k_tile_panel_min+0xefd>
+	WORD $0xa0eb // jmp 0x4fb0 <k_tile_panel_min+0xe90>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x937e // jle 0x46b0 <k_tile_panel_min+0xe90>
+	WORD $0x937e // jle 0x4fb0 <k_tile_panel_min+0xe90>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0x02fcc149 // sarq $0x2, %r12
 	LONG $0xe1af0f4d // imulq %r9, %r12
@@ -3030,12 +3396,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
 	LONG $0x487cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfee2870f; WORD $0xffff // ja 0x4750 <k_tile_panel_min+0xf30>
-	LONG $0xfffe49e9; BYTE $0xff // jmp 0x46bc <k_tile_panel_min+0xe9c>
+	LONG $0xfee2870f; WORD $0xffff // ja 0x5050 <k_tile_panel_min+0xf30>
+	LONG $0xfffe49e9; BYTE $0xff // jmp 0x4fbc <k_tile_panel_min+0xe9c>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	LONG $0x38718b49 // movq 0x38(%r9), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x4987 <k_tile_panel_min+0x1167>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x5287 <k_tile_panel_min+0x1167>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x02f8c149 // sarq $0x2, %r8
 	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
@@ -3047,8 +3413,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
 	LONG $0x10798b49 // movq 0x10(%r9), %rdi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x29b10d58487df262; WORD $0x0000 // vpbroadcastd 0x29b1(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
-	QUAD $0x298f1518487df262; WORD $0x0000 // vbroadcastss 0x298f(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x2cbd0d58487df262; WORD $0x0000 // vpbroadcastd 0x2cbd(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	QUAD $0x2c971518487df262; WORD $0x0000 // vbroadcastss 0x2c97(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
 	LONG $0x48fef162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm4
@@ -3077,7 +3443,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff49870f; WORD $0xffff // ja 0x48d0 <k_tile_panel_min+0x10b0>
+	LONG $0xff49870f; WORD $0xffff // ja 0x51d0 <k_tile_panel_min+0x10b0>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
 	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
@@ -3091,7 +3457,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f58e0f; WORD $0x0000 // jle 0x4aa7 <k_tile_panel_min+0x1287>
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x53a7 <k_tile_panel_min+0x1287>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fec149 // sarq $0x2, %r14
@@ -3101,9 +3467,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	QUAD $0x288c0d58487df262; WORD $0x0000 // vpbroadcastd 0x288c(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x2b980d58487df262; WORD $0x0000 // vpbroadcastd 0x2b98(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
 	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	QUAD $0x28661518487df262; WORD $0x0000 // vbroadcastss 0x2866(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x2b6e1518487df262; WORD $0x0000 // vbroadcastss 0x2b6e(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
@@ -3133,7 +3499,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff49870f; WORD $0xffff // ja 0x49f0 <k_tile_panel_min+0x11d0>
+	LONG $0xff49870f; WORD $0xffff // ja 0x52f0 <k_tile_panel_min+0x11d0>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
 	LONG $0x03c0f641 // testb $0x3, %r8b
 	WORD $0x950f; BYTE $0xc2 // setne %dl
@@ -3141,7 +3507,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29d0f41 // setge %r10b
 	WORD $0x2041; BYTE $0xd2 // andb %dl, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x2d75 // jne 0x4af3 <k_tile_panel_min+0x12d3>
+	WORD $0x2d75 // jne 0x53f3 <k_tile_panel_min+0x12d3>
 	LONG $0x02e3c148 // shlq $0x2, %rbx
 	LONG $0x03508d4d // leaq 0x3(%r8), %r10
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
@@ -3149,17 +3515,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b148d48 // leaq (%rbx,%rbx,2), %rdx
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x1d74 // je 0x4aff <k_tile_panel_min+0x12df>
+	WORD $0x1d74 // je 0x53ff <k_tile_panel_min+0x12df>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x11 // vmovups (%rcx,%rdx), %zmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1e7f // jg 0x4b0c <k_tile_panel_min+0x12ec>
-	LONG $0x00011ee9; BYTE $0x00 // jmp 0x4c11 <k_tile_panel_min+0x13f1>
+	WORD $0x1e7f // jg 0x540c <k_tile_panel_min+0x12ec>
+	LONG $0x00011ee9; BYTE $0x00 // jmp 0x5511 <k_tile_panel_min+0x13f1>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xfff052e9; BYTE $0xff // jmp 0x3b51 <k_tile_panel_min+0x331>
+	LONG $0xfff052e9; BYTE $0xff // jmp 0x4451 <k_tile_panel_min+0x331>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01058e0f; WORD $0x0000 // jle 0x4c11 <k_tile_panel_min+0x13f1>
+	LONG $0x01058e0f; WORD $0x0000 // jle 0x5511 <k_tile_panel_min+0x13f1>
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	LONG $0x02fac149 // sarq $0x2, %r10
@@ -3170,8 +3536,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x272f0d58487df262; WORD $0x0000 // vpbroadcastd 0x272f(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
-	QUAD $0x270d1518487df262; WORD $0x0000 // vbroadcastss 0x270d(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x2a3b0d58487df262; WORD $0x0000 // vpbroadcastd 0x2a3b(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	QUAD $0x2a151518487df262; WORD $0x0000 // vbroadcastss 0x2a15(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fed162; WORD $0x1c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm3
 	QUAD $0x0124646f48fed162 // vmovdqu64 0x40(%r12), %zmm4
@@ -3200,10 +3566,10 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff3f870f; WORD $0xffff // ja 0x4b50 <k_tile_panel_min+0x1330>
+	LONG $0xff3f870f; WORD $0xffff // ja 0x5450 <k_tile_panel_min+0x1330>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x11 // vmovups %zmm0, (%rcx,%rdx)
 	LONG $0x04558d48 // leaq 0x4(%rbp), %rdx
-	LONG $0xffef30e9; BYTE $0xff // jmp 0x3b51 <k_tile_panel_min+0x331>
+	LONG $0xffef30e9; BYTE $0xff // jmp 0x4451 <k_tile_panel_min+0x331>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16
@@ -3225,7 +3591,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
-	LONG $0x019a850f; WORD $0x0000 // jne 0x4e03 <k_tile_panel_16+0x1d3>
+	LONG $0x019a850f; WORD $0x0000 // jne 0x5703 <k_tile_panel_16+0x1d3>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
 	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
@@ -3238,7 +3604,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01738d4d // leaq 0x1(%r11), %r14
 	LONG $0x2cc78348 // addq $0x2c, %rdi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x25ad0518487df262; WORD $0x0000 // vbroadcastss 0x25ad(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x28b50518487df262; WORD $0x0000 // vbroadcastss 0x28b5(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
@@ -3248,15 +3614,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1674 // je 0x4ce0 <k_tile_panel_16+0xb0>
+	WORD $0x1674 // je 0x55e0 <k_tile_panel_16+0xb0>
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x177f // jg 0x4ced <k_tile_panel_16+0xbd>
-	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4dea <k_tile_panel_16+0x1ba>
+	WORD $0x177f // jg 0x55ed <k_tile_panel_16+0xbd>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x56ea <k_tile_panel_16+0x1ba>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x4dea <k_tile_panel_16+0x1ba>
+	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x56ea <k_tile_panel_16+0x1ba>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
@@ -3297,27 +3663,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff36870f; WORD $0xffff // ja 0x4d20 <k_tile_panel_16+0xf0>
+	LONG $0xff36870f; WORD $0xffff // ja 0x5620 <k_tile_panel_16+0xf0>
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%rdx,%r15,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x0974 // je 0x4e03 <k_tile_panel_16+0x1d3>
+	WORD $0x0974 // je 0x5703 <k_tile_panel_16+0x1d3>
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfead8c0f; WORD $0xffff // jl 0x4cb0 <k_tile_panel_16+0x80>
+	LONG $0xfead8c0f; WORD $0xffff // jl 0x55b0 <k_tile_panel_16+0x80>
 	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x6d7e // jle 0x4e79 <k_tile_panel_16+0x249>
+	WORD $0x6d7e // jle 0x5779 <k_tile_panel_16+0x249>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x045a8d48 // leaq 0x4(%rdx), %rbx
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x53f9 <k_tile_panel_16+0x7c9>
+	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x5cf9 <k_tile_panel_16+0x7c9>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x08ca8e0f; WORD $0x0000 // jle 0x56f6 <k_tile_panel_16+0xac6>
+	LONG $0x08ca8e0f; WORD $0x0000 // jle 0x5ff6 <k_tile_panel_16+0xac6>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0bdd8d0f; WORD $0x0000 // jge 0x5a15 <k_tile_panel_16+0xde5>
+	LONG $0x0bdd8d0f; WORD $0x0000 // jge 0x6315 <k_tile_panel_16+0xde5>
 	LONG $0x241c8b4c // movq (%rsp), %r11
 	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
@@ -3327,12 +3693,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407b8349; BYTE $0x00 // cmpq $0x0, 0x40(%r11)
-	LONG $0x0a99840f; WORD $0x0000 // je 0x58f9 <k_tile_panel_16+0xcc9>
+	LONG $0x0a99840f; WORD $0x0000 // je 0x61f9 <k_tile_panel_16+0xcc9>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
 	LONG $0x38438b49 // movq 0x38(%r11), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a968f0f; WORD $0x0000 // jg 0x590a <k_tile_panel_16+0xcda>
-	LONG $0x000b95e9; BYTE $0x00 // jmp 0x5a0e <k_tile_panel_16+0xdde>
+	LONG $0x0a968f0f; WORD $0x0000 // jg 0x620a <k_tile_panel_16+0xcda>
+	LONG $0x000b95e9; BYTE $0x00 // jmp 0x630e <k_tile_panel_16+0xdde>
 	LONG $0x24048b4c // movq (%rsp), %r8
 	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
@@ -3363,8 +3729,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
 	LONG $0x01538d49 // leaq 0x1(%r11), %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	QUAD $0x23460518487df262; WORD $0x0000 // vbroadcastss 0x2346(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	WORD $0x4beb // jmp 0x4f57 <k_tile_panel_16+0x327>
+	QUAD $0x264e0518487df262; WORD $0x0000 // vbroadcastss 0x264e(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x4beb // jmp 0x5857 <k_tile_panel_16+0x327>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8f // vmovups %zmm1, (%rdi,%r9,4)
@@ -3377,7 +3743,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0xfeb88f0f; WORD $0xffff // jg 0x4e0f <k_tile_panel_16+0x1df>
+	LONG $0xfeb88f0f; WORD $0xffff // jg 0x570f <k_tile_panel_16+0x1df>
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
@@ -3388,7 +3754,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5074 // je 0x4fd0 <k_tile_panel_16+0x3a0>
+	WORD $0x5074 // je 0x58d0 <k_tile_panel_16+0x3a0>
 	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x8f // vmovups (%rdi,%r9,4), %zmm1
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0xcf // vmovups (%rdi,%r9,8), %zmm3
@@ -3398,8 +3764,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x3c10; BYTE $0x2f // vmovups (%rdi,%r13), %zmm7
 	LONG $0x487c7162; WORD $0x0410; BYTE $0x2f // vmovups (%rdi,%rbp), %zmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x3e7f // jg 0x4ffd <k_tile_panel_16+0x3cd>
-	LONG $0xffff4ce9; BYTE $0xff // jmp 0x4f10 <k_tile_panel_16+0x2e0>
+	WORD $0x3e7f // jg 0x58fd <k_tile_panel_16+0x3cd>
+	LONG $0xffff4ce9; BYTE $0xff // jmp 0x5810 <k_tile_panel_16+0x2e0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -3410,7 +3776,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xff138e0f; WORD $0xffff // jle 0x4f10 <k_tile_panel_16+0x2e0>
+	LONG $0xff138e0f; WORD $0xffff // jle 0x5810 <k_tile_panel_16+0x2e0>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
@@ -3552,8 +3918,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
 	WORD $0xff49; BYTE $0xcb // decq %r11
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xfc4c870f; WORD $0xffff // ja 0x5040 <k_tile_panel_16+0x410>
-	LONG $0xfffb17e9; BYTE $0xff // jmp 0x4f10 <k_tile_panel_16+0x2e0>
+	LONG $0xfc4c870f; WORD $0xffff // ja 0x5940 <k_tile_panel_16+0x410>
+	LONG $0xfffb17e9; BYTE $0xff // jmp 0x5810 <k_tile_panel_16+0x2e0>
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x007d8b49 // movq (%r13), %rdi
 	LONG $0x18458b4d // movq 0x18(%r13), %r8
@@ -3569,8 +3935,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01738d49 // leaq 0x1(%r11), %rsi
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x1e080518487df262; WORD $0x0000 // vbroadcastss 0x1e08(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	WORD $0x35eb // jmp 0x547f <k_tile_panel_16+0x84f>
+	QUAD $0x21100518487df262; WORD $0x0000 // vbroadcastss 0x2110(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x35eb // jmp 0x5d7f <k_tile_panel_16+0x84f>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0x6511; BYTE $0x00 // vmovups %zmm4, (%r13)
 	QUAD $0x00855c11487c9162 // vmovups %zmm3, (%r13,%r8,4)
@@ -3579,7 +3945,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x045e8d48 // leaq 0x4(%rsi), %rbx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xf9a08f0f; WORD $0xffff // jg 0x4e1f <k_tile_panel_16+0x1ef>
+	LONG $0xf9a08f0f; WORD $0xffff // jg 0x571f <k_tile_panel_16+0x1ef>
 	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
@@ -3589,21 +3955,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xda490f48 // cmovnsq %rdx, %rbx
 	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3074 // je 0x54d0 <k_tile_panel_16+0x8a0>
+	WORD $0x3074 // je 0x5dd0 <k_tile_panel_16+0x8a0>
 	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
 	QUAD $0x00855c10487c9162 // vmovups (%r13,%r8,4), %zmm3
 	QUAD $0x00c55410487c9162 // vmovups (%r13,%r8,8), %zmm2
 	QUAD $0x00354c10487c9162 // vmovups (%r13,%r14), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x257f // jg 0x54e9 <k_tile_panel_16+0x8b9>
-	WORD $0x8aeb // jmp 0x5450 <k_tile_panel_16+0x820>
+	WORD $0x257f // jg 0x5de9 <k_tile_panel_16+0x8b9>
+	WORD $0x8aeb // jmp 0x5d50 <k_tile_panel_16+0x820>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff678e0f; WORD $0xffff // jle 0x5450 <k_tile_panel_16+0x820>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x5d50 <k_tile_panel_16+0x820>
 	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
@@ -3686,8 +4052,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcd // decq %rbp
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfe1f870f; WORD $0xffff // ja 0x5510 <k_tile_panel_16+0x8e0>
-	LONG $0xfffd5ae9; BYTE $0xff // jmp 0x5450 <k_tile_panel_16+0x820>
+	LONG $0xfe1f870f; WORD $0xffff // ja 0x5e10 <k_tile_panel_16+0x8e0>
+	LONG $0xfffd5ae9; BYTE $0xff // jmp 0x5d50 <k_tile_panel_16+0x820>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
 	LONG $0x08428b4c // movq 0x8(%rdx), %r8
@@ -3700,15 +4066,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
 	LONG $0x6cc08349 // addq $0x6c, %r8
 	LONG $0x06e2c149 // shlq $0x6, %r10
-	QUAD $0x1b1f0518487df262; WORD $0x0000 // vbroadcastss 0x1b1f(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	WORD $0x2beb // jmp 0x575e <k_tile_panel_16+0xb2e>
+	QUAD $0x1e270518487df262; WORD $0x0000 // vbroadcastss 0x1e27(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x2beb // jmp 0x605e <k_tile_panel_16+0xb2e>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12)
 	LONG $0x487c9162; WORD $0x0c11; BYTE $0x8c // vmovups %zmm1, (%r12,%r9,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf6d18f0f; WORD $0xffff // jg 0x4e2f <k_tile_panel_16+0x1ff>
+	LONG $0xf6d18f0f; WORD $0xffff // jg 0x572f <k_tile_panel_16+0x1ff>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3718,17 +4084,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x2174 // je 0x57a0 <k_tile_panel_16+0xb70>
+	WORD $0x2174 // je 0x60a0 <k_tile_panel_16+0xb70>
 	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1b7f // jg 0x57ad <k_tile_panel_16+0xb7d>
-	WORD $0xaceb // jmp 0x5740 <k_tile_panel_16+0xb10>
+	WORD $0x1b7f // jg 0x60ad <k_tile_panel_16+0xb7d>
+	WORD $0xaceb // jmp 0x6040 <k_tile_panel_16+0xb10>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x937e // jle 0x5740 <k_tile_panel_16+0xb10>
+	WORD $0x937e // jle 0x6040 <k_tile_panel_16+0xb10>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
@@ -3783,12 +4149,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfedc870f; WORD $0xffff // ja 0x57d0 <k_tile_panel_16+0xba0>
-	LONG $0xfffe47e9; BYTE $0xff // jmp 0x5740 <k_tile_panel_16+0xb10>
+	LONG $0xfedc870f; WORD $0xffff // ja 0x60d0 <k_tile_panel_16+0xba0>
+	LONG $0xfffe47e9; BYTE $0xff // jmp 0x6040 <k_tile_panel_16+0xb10>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x38438b49 // movq 0x38(%r11), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01048e0f; WORD $0x0000 // jle 0x5a0e <k_tile_panel_16+0xdde>
+	LONG $0x01048e0f; WORD $0x0000 // jle 0x630e <k_tile_panel_16+0xdde>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfce18349 // andq $-0x4, %r9
 	LONG $0x107b8b49 // movq 0x10(%r11), %rdi
@@ -3803,7 +4169,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
 	LONG $0x2cc28348 // addq $0x2c, %rdx
-	QUAD $0x19050d18487df262; WORD $0x0000 // vbroadcastss 0x1905(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x1c0d0d18487df262; WORD $0x0000 // vbroadcastss 0x1c0d(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487df262; WORD $0x5258; BYTE $0xff // vpbroadcastd -0x4(%rdx), %zmm2
 	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm3
@@ -3833,7 +4199,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff42870f; WORD $0xffff // ja 0x5950 <k_tile_panel_16+0xd20>
+	LONG $0xff42870f; WORD $0xffff // ja 0x6250 <k_tile_panel_16+0xd20>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
@@ -3865,7 +4231,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
-	LONG $0x01b4850f; WORD $0x0000 // jne 0x5c1d <k_tile_panel_16_min+0x1ed>
+	LONG $0x01b4850f; WORD $0x0000 // jne 0x651d <k_tile_panel_16_min+0x1ed>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
 	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
@@ -3875,9 +4241,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
 	LONG $0x0002c0bb; BYTE $0x00 // movl $0x2c0, %ebx # imm = 0x2C0
 	LONG $0x105e0348 // addq 0x10(%rsi), %rbx
-	QUAD $0x17d10558487df262; WORD $0x0000 // vpbroadcastd 0x17d1(%rip), %zmm0 # 0x7268 <k_tile_panel_16_min+0x1838>
+	QUAD $0x1add0558487df262; WORD $0x0000 // vpbroadcastd 0x1add(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
 	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	QUAD $0x17ab0d18487df262; WORD $0x0000 // vbroadcastss 0x17ab(%rip), %zmm1 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x1ab30d18487df262; WORD $0x0000 // vbroadcastss 0x1ab3(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
@@ -3887,15 +4253,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1674 // je 0x5ae0 <k_tile_panel_16_min+0xb0>
+	WORD $0x1674 // je 0x63e0 <k_tile_panel_16_min+0xb0>
 	LONG $0x487cb162; WORD $0x1410; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x177f // jg 0x5aed <k_tile_panel_16_min+0xbd>
-	LONG $0x000129e9; BYTE $0x00 // jmp 0x5c04 <k_tile_panel_16_min+0x1d4>
+	WORD $0x177f // jg 0x63ed <k_tile_panel_16_min+0xbd>
+	LONG $0x000129e9; BYTE $0x00 // jmp 0x6504 <k_tile_panel_16_min+0x1d4>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x5c04 <k_tile_panel_16_min+0x1d4>
+	LONG $0x01178e0f; WORD $0x0000 // jle 0x6504 <k_tile_panel_16_min+0x1d4>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe9af0f49 // imulq %r9, %rbp
@@ -3941,27 +4307,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff1c870f; WORD $0xffff // ja 0x5b20 <k_tile_panel_16_min+0xf0>
+	LONG $0xff1c870f; WORD $0xffff // ja 0x6420 <k_tile_panel_16_min+0xf0>
 	LONG $0x487cb162; WORD $0x1411; BYTE $0xba // vmovups %zmm2, (%rdx,%r15,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x0974 // je 0x5c1d <k_tile_panel_16_min+0x1ed>
+	WORD $0x0974 // je 0x651d <k_tile_panel_16_min+0x1ed>
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe938c0f; WORD $0xffff // jl 0x5ab0 <k_tile_panel_16_min+0x80>
+	LONG $0xfe938c0f; WORD $0xffff // jl 0x63b0 <k_tile_panel_16_min+0x80>
 	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x6d7e // jle 0x5c93 <k_tile_panel_16_min+0x263>
+	WORD $0x6d7e // jle 0x6593 <k_tile_panel_16_min+0x263>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
 	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0x06b18e0f; WORD $0x0000 // jle 0x62e7 <k_tile_panel_16_min+0x8b7>
+	LONG $0x06b18e0f; WORD $0x0000 // jle 0x6be7 <k_tile_panel_16_min+0x8b7>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x0a268e0f; WORD $0x0000 // jle 0x666c <k_tile_panel_16_min+0xc3c>
+	LONG $0x0a268e0f; WORD $0x0000 // jle 0x6f6c <k_tile_panel_16_min+0xc3c>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0d8d8d0f; WORD $0x0000 // jge 0x69df <k_tile_panel_16_min+0xfaf>
+	LONG $0x0d8d8d0f; WORD $0x0000 // jge 0x72df <k_tile_panel_16_min+0xfaf>
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
@@ -3971,12 +4337,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xfa490f48 // cmovnsq %rdx, %rdi
 	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
-	LONG $0x0c31840f; WORD $0x0000 // je 0x68ab <k_tile_panel_16_min+0xe7b>
+	LONG $0x0c31840f; WORD $0x0000 // je 0x71ab <k_tile_panel_16_min+0xe7b>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
 	LONG $0x38418b49 // movq 0x38(%r9), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0c2e8f0f; WORD $0x0000 // jg 0x68bc <k_tile_panel_16_min+0xe8c>
-	LONG $0x000d45e9; BYTE $0x00 // jmp 0x69d8 <k_tile_panel_16_min+0xfa8>
+	LONG $0x0c2e8f0f; WORD $0x0000 // jg 0x71bc <k_tile_panel_16_min+0xe8c>
+	LONG $0x000d45e9; BYTE $0x00 // jmp 0x72d8 <k_tile_panel_16_min+0xfa8>
 	LONG $0x24048b4c // movq (%rsp), %r8
 	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
@@ -4006,9 +4372,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
 	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	QUAD $0x15310518487df262; WORD $0x0000 // vbroadcastss 0x1531(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	QUAD $0x153f0d58487df262; WORD $0x0000 // vpbroadcastd 0x153f(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
-	WORD $0x7ceb // jmp 0x5da7 <k_tile_panel_16_min+0x377>
+	QUAD $0x18390518487df262; WORD $0x0000 // vbroadcastss 0x1839(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	QUAD $0x184b0d58487df262; WORD $0x0000 // vpbroadcastd 0x184b(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	WORD $0x7ceb // jmp 0x66a7 <k_tile_panel_16_min+0x377>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487c7162; WORD $0xfa28 // vmovaps %zmm2, %zmm15
 	LONG $0x487cc162; WORD $0xc128 // vmovaps %zmm9, %zmm16
@@ -4029,7 +4395,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0xfe828f0f; WORD $0xffff // jg 0x5c29 <k_tile_panel_16_min+0x1f9>
+	LONG $0xfe828f0f; WORD $0xffff // jg 0x6529 <k_tile_panel_16_min+0x1f9>
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
@@ -4040,7 +4406,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	LONG $0x831c8d4f // leaq (%r11,%r8,4), %r11
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5074 // je 0x5e20 <k_tile_panel_16_min+0x3f0>
+	WORD $0x5074 // je 0x6720 <k_tile_panel_16_min+0x3f0>
 	LONG $0x487c5162; WORD $0x0b10 // vmovups (%r11), %zmm9
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x93 // vmovups (%r11,%r10,4), %zmm2
 	LONG $0x487c9162; WORD $0x1c10; BYTE $0xd3 // vmovups (%r11,%r10,8), %zmm3
@@ -4050,8 +4416,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fed162; WORD $0x3c6f; BYTE $0x2b // vmovdqu64 (%r11,%rbp), %zmm7
 	LONG $0x487c1162; WORD $0x0410; BYTE $0x0b // vmovups (%r11,%r9), %zmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x3f7f // jg 0x5e4e <k_tile_panel_16_min+0x41e>
-	LONG $0xffff1ce9; BYTE $0xff // jmp 0x5d30 <k_tile_panel_16_min+0x300>
+	WORD $0x3f7f // jg 0x674e <k_tile_panel_16_min+0x41e>
+	LONG $0xffff1ce9; BYTE $0xff // jmp 0x6630 <k_tile_panel_16_min+0x300>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
@@ -4062,7 +4428,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xfee28e0f; WORD $0xffff // jle 0x5d30 <k_tile_panel_16_min+0x300>
+	LONG $0xfee28e0f; WORD $0xffff // jle 0x6630 <k_tile_panel_16_min+0x300>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
@@ -4230,8 +4596,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0xfa28 // vmovaps %zmm10, %zmm7
 	LONG $0x487c3162; WORD $0xc228 // vmovaps %zmm18, %zmm8
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfbae870f; WORD $0xffff // ja 0x5e90 <k_tile_panel_16_min+0x460>
-	LONG $0xfffa79e9; BYTE $0xff // jmp 0x5d60 <k_tile_panel_16_min+0x330>
+	LONG $0xfbae870f; WORD $0xffff // ja 0x6790 <k_tile_panel_16_min+0x460>
+	LONG $0xfffa79e9; BYTE $0xff // jmp 0x6660 <k_tile_panel_16_min+0x330>
 	LONG $0x24248b4c // movq (%rsp), %r12
 	LONG $0x243c8b49 // movq (%r12), %rdi
 	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
@@ -4245,9 +4611,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c0b841; WORD $0x0000 // movl $0x2c0, %r8d # imm = 0x2C0
 	LONG $0x2444034d; BYTE $0x10 // addq 0x10(%r12), %r8
 	LONG $0x01638d4c // leaq 0x1(%rbx), %r12
-	QUAD $0x0f1e0518487df262; WORD $0x0000 // vbroadcastss 0xf1e(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	QUAD $0x0f2c0d58487df262; WORD $0x0000 // vpbroadcastd 0xf2c(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
-	WORD $0x49eb // jmp 0x6387 <k_tile_panel_16_min+0x957>
+	QUAD $0x12260518487df262; WORD $0x0000 // vbroadcastss 0x1226(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	QUAD $0x12380d58487df262; WORD $0x0000 // vpbroadcastd 0x1238(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	WORD $0x49eb // jmp 0x6c87 <k_tile_panel_16_min+0x957>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
 	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
@@ -4260,7 +4626,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0xf8b28f0f; WORD $0xffff // jg 0x5c39 <k_tile_panel_16_min+0x209>
+	LONG $0xf8b28f0f; WORD $0xffff // jg 0x6539 <k_tile_panel_16_min+0x209>
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
@@ -4270,21 +4636,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfa490f4c // cmovnsq %rdx, %r15
 	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x3874 // je 0x63e0 <k_tile_panel_16_min+0x9b0>
+	WORD $0x3874 // je 0x6ce0 <k_tile_panel_16_min+0x9b0>
 	LONG $0x487cd162; WORD $0x6d10; BYTE $0x00 // vmovups (%r13), %zmm5
 	QUAD $0x008d6410487c9162 // vmovups (%r13,%r9,4), %zmm4
 	QUAD $0x00cd5c10487c9162 // vmovups (%r13,%r9,8), %zmm3
 	QUAD $0x00355410487c9162 // vmovups (%r13,%r14), %zmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2d7f // jg 0x63f9 <k_tile_panel_16_min+0x9c9>
-	LONG $0xffff6fe9; BYTE $0xff // jmp 0x6340 <k_tile_panel_16_min+0x910>
+	WORD $0x2d7f // jg 0x6cf9 <k_tile_panel_16_min+0x9c9>
+	LONG $0xffff6fe9; BYTE $0xff // jmp 0x6c40 <k_tile_panel_16_min+0x910>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff478e0f; WORD $0xffff // jle 0x6340 <k_tile_panel_16_min+0x910>
+	LONG $0xff478e0f; WORD $0xffff // jle 0x6c40 <k_tile_panel_16_min+0x910>
 	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xeaaf0f49 // imulq %r10, %rbp
@@ -4382,8 +4748,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
 	LONG $0x487cd162; WORD $0xea28 // vmovaps %zmm10, %zmm5
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfdc9870f; WORD $0xffff // ja 0x6430 <k_tile_panel_16_min+0xa00>
-	LONG $0xfffcece9; BYTE $0xff // jmp 0x6358 <k_tile_panel_16_min+0x928>
+	LONG $0xfdc9870f; WORD $0xffff // ja 0x6d30 <k_tile_panel_16_min+0xa00>
+	LONG $0xfffcece9; BYTE $0xff // jmp 0x6c58 <k_tile_panel_16_min+0x928>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
 	LONG $0x08428b4c // movq 0x8(%rdx), %r8
@@ -4394,9 +4760,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c0be41; WORD $0x0000 // movl $0x2c0, %r14d # imm = 0x2C0
 	LONG $0x1072034c // addq 0x10(%rdx), %r14
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	QUAD $0x0bb10518487df262; WORD $0x0000 // vbroadcastss 0xbb1(%rip), %zmm0 # 0x7250 <k_tile_panel_16_min+0x1820>
-	QUAD $0x0bbf0d58487df262; WORD $0x0000 // vpbroadcastd 0xbbf(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
-	WORD $0x2feb // jmp 0x66da <k_tile_panel_16_min+0xcaa>
+	QUAD $0x0eb90518487df262; WORD $0x0000 // vbroadcastss 0xeb9(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	QUAD $0x0ecb0d58487df262; WORD $0x0000 // vpbroadcastd 0xecb(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	WORD $0x2feb // jmp 0x6fda <k_tile_panel_16_min+0xcaa>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
 	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
@@ -4405,7 +4771,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf56f8f0f; WORD $0xffff // jg 0x5c49 <k_tile_panel_16_min+0x219>
+	LONG $0xf56f8f0f; WORD $0xffff // jg 0x6549 <k_tile_panel_16_min+0x219>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -4415,16 +4781,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xee490f4c // cmovnsq %rsi, %r13
 	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1574 // je 0x6710 <k_tile_panel_16_min+0xce0>
+	WORD $0x1574 // je 0x7010 <k_tile_panel_16_min+0xce0>
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x671d <k_tile_panel_16_min+0xced>
-	WORD $0xa0eb // jmp 0x66b0 <k_tile_panel_16_min+0xc80>
+	WORD $0x0f7f // jg 0x701d <k_tile_panel_16_min+0xced>
+	WORD $0xa0eb // jmp 0x6fb0 <k_tile_panel_16_min+0xc80>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x937e // jle 0x66b0 <k_tile_panel_16_min+0xc80>
+	WORD $0x937e // jle 0x6fb0 <k_tile_panel_16_min+0xc80>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xeaaf0f49 // imulq %r10, %rbp
@@ -4488,12 +4854,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
 	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfeaa870f; WORD $0xffff // ja 0x6750 <k_tile_panel_16_min+0xd20>
-	LONG $0xfffe11e9; BYTE $0xff // jmp 0x66bc <k_tile_panel_16_min+0xc8c>
+	LONG $0xfeaa870f; WORD $0xffff // ja 0x7050 <k_tile_panel_16_min+0xd20>
+	LONG $0xfffe11e9; BYTE $0xff // jmp 0x6fbc <k_tile_panel_16_min+0xc8c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x38418b49 // movq 0x38(%r9), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x011c8e0f; WORD $0x0000 // jle 0x69d8 <k_tile_panel_16_min+0xfa8>
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x72d8 <k_tile_panel_16_min+0xfa8>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x02f8c149 // sarq $0x2, %r8
 	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
@@ -4506,8 +4872,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10798b49 // movq 0x10(%r9), %rdi
 	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x09720d58487df262; WORD $0x0000 // vpbroadcastd 0x972(%rip), %zmm1 # 0x7268 <k_tile_panel_16_min+0x1838>
-	QUAD $0x09501518487df262; WORD $0x0000 // vbroadcastss 0x950(%rip), %zmm2 # 0x7250 <k_tile_panel_16_min+0x1820>
+	QUAD $0x0c7e0d58487df262; WORD $0x0000 // vpbroadcastd 0xc7e(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
+	QUAD $0x0c581518487df262; WORD $0x0000 // vbroadcastss 0xc58(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
 	LONG $0x487cf162; WORD $0x5f10; BYTE $0xfd // vmovups -0xc0(%rdi), %zmm3
 	LONG $0x48fef162; WORD $0x676f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rdi), %zmm4
 	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf6 // vmovdqu64 -0x280(%rdi), %zmm5
@@ -4540,7 +4906,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdi # imm = 0x300
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff28870f; WORD $0xffff // ja 0x6900 <k_tile_panel_16_min+0xed0>
+	LONG $0xff28870f; WORD $0xffff // ja 0x7200 <k_tile_panel_16_min+0xed0>
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
@@ -4592,38 +4958,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x78780f0f; BYTE $0x78 // <unknown>
-	WORD $0x7878 // js 0x6afd <k_tile_panel_16_min+0x10cd>
-	WORD $0x7878 // js 0x6aff <k_tile_panel_16_min+0x10cf>
-	WORD $0x7878 // js 0x6b01 <k_tile_panel_16_min+0x10d1>
-	WORD $0x7878 // js 0x6b03 <k_tile_panel_16_min+0x10d3>
-	WORD $0x7878 // js 0x6b05 <k_tile_panel_16_min+0x10d5>
-	WORD $0x7878 // js 0x6b07 <k_tile_panel_16_min+0x10d7>
-	WORD $0x7878 // js 0x6b09 <k_tile_panel_16_min+0x10d9>
-	WORD $0x7878 // js 0x6b0b <k_tile_panel_16_min+0x10db>
-	WORD $0x7878 // js 0x6b0d <k_tile_panel_16_min+0x10dd>
-	WORD $0x7878 // js 0x6b0f <k_tile_panel_16_min+0x10df>
-	WORD $0x7878 // js 0x6b11 <k_tile_panel_16_min+0x10e1>
-	WORD $0x7878 // js 0x6b13 <k_tile_panel_16_min+0x10e3>
-	WORD $0x7878 // js 0x6b15 <k_tile_panel_16_min+0x10e5>
-	WORD $0x7878 // js 0x6b17 <k_tile_panel_16_min+0x10e7>
-	WORD $0x7878 // js 0x6b19 <k_tile_panel_16_min+0x10e9>
-	WORD $0x7878 // js 0x6b1b <k_tile_panel_16_min+0x10eb>
-	WORD $0x7878 // js 0x6b1d <k_tile_panel_16_min+0x10ed>
-	WORD $0x7878 // js 0x6b1f <k_tile_panel_16_min+0x10ef>
-	WORD $0x7878 // js 0x6b21 <k_tile_panel_16_min+0x10f1>
-	WORD $0x7878 // js 0x6b23 <k_tile_panel_16_min+0x10f3>
-	WORD $0x7878 // js 0x6b25 <k_tile_panel_16_min+0x10f5>
-	WORD $0x7878 // js 0x6b27 <k_tile_panel_16_min+0x10f7>
-	WORD $0x7878 // js 0x6b29 <k_tile_panel_16_min+0x10f9>
-	WORD $0x7878 // js 0x6b2b <k_tile_panel_16_min+0x10fb>
-	WORD $0x7878 // js 0x6b2d <k_tile_panel_16_min+0x10fd>
-	WORD $0x7878 // js 0x6b2f <k_tile_panel_16_min+0x10ff>
-	WORD $0x7878 // js 0x6b31 <k_tile_panel_16_min+0x1101>
-	WORD $0x7878 // js 0x6b33 <k_tile_panel_16_min+0x1103>
-	WORD $0x7878 // js 0x6b35 <k_tile_panel_16_min+0x1105>
-	WORD $0x7878 // js 0x6b37 <k_tile_panel_16_min+0x1107>
-	WORD $0x0f78 // js 0x6ad0 <k_tile_panel_16_min+0x10a0>
-	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x6ac3 <k_tile_panel_16_min+0x1093>
+	WORD $0x7878 // js 0x73fd <k_tile_panel_16_min+0x10cd>
+	WORD $0x7878 // js 0x73ff <k_tile_panel_16_min+0x10cf>
+	WORD $0x7878 // js 0x7401 <k_tile_panel_16_min+0x10d1>
+	WORD $0x7878 // js 0x7403 <k_tile_panel_16_min+0x10d3>
+	WORD $0x7878 // js 0x7405 <k_tile_panel_16_min+0x10d5>
+	WORD $0x7878 // js 0x7407 <k_tile_panel_16_min+0x10d7>
+	WORD $0x7878 // js 0x7409 <k_tile_panel_16_min+0x10d9>
+	WORD $0x7878 // js 0x740b <k_tile_panel_16_min+0x10db>
+	WORD $0x7878 // js 0x740d <k_tile_panel_16_min+0x10dd>
+	WORD $0x7878 // js 0x740f <k_tile_panel_16_min+0x10df>
+	WORD $0x7878 // js 0x7411 <k_tile_panel_16_min+0x10e1>
+	WORD $0x7878 // js 0x7413 <k_tile_panel_16_min+0x10e3>
+	WORD $0x7878 // js 0x7415 <k_tile_panel_16_min+0x10e5>
+	WORD $0x7878 // js 0x7417 <k_tile_panel_16_min+0x10e7>
+	WORD $0x7878 // js 0x7419 <k_tile_panel_16_min+0x10e9>
+	WORD $0x7878 // js 0x741b <k_tile_panel_16_min+0x10eb>
+	WORD $0x7878 // js 0x741d <k_tile_panel_16_min+0x10ed>
+	WORD $0x7878 // js 0x741f <k_tile_panel_16_min+0x10ef>
+	WORD $0x7878 // js 0x7421 <k_tile_panel_16_min+0x10f1>
+	WORD $0x7878 // js 0x7423 <k_tile_panel_16_min+0x10f3>
+	WORD $0x7878 // js 0x7425 <k_tile_panel_16_min+0x10f5>
+	WORD $0x7878 // js 0x7427 <k_tile_panel_16_min+0x10f7>
+	WORD $0x7878 // js 0x7429 <k_tile_panel_16_min+0x10f9>
+	WORD $0x7878 // js 0x742b <k_tile_panel_16_min+0x10fb>
+	WORD $0x7878 // js 0x742d <k_tile_panel_16_min+0x10fd>
+	WORD $0x7878 // js 0x742f <k_tile_panel_16_min+0x10ff>
+	WORD $0x7878 // js 0x7431 <k_tile_panel_16_min+0x1101>
+	WORD $0x7878 // js 0x7433 <k_tile_panel_16_min+0x1103>
+	WORD $0x7878 // js 0x7435 <k_tile_panel_16_min+0x1105>
+	WORD $0x7878 // js 0x7437 <k_tile_panel_16_min+0x1107>
+	WORD $0x0f78 // js 0x73d0 <k_tile_panel_16_min+0x10a0>
+	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x73c3 <k_tile_panel_16_min+0x1093>
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -4704,37 +5070,37 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x7010; BYTE $0x70 // adcb %dh, 0x70(%rax)
-	WORD $0x7070 // jo 0x6c74 <k_tile_panel_16_min+0x1244>
-	WORD $0x7070 // jo 0x6c76 <k_tile_panel_16_min+0x1246>
-	WORD $0x7070 // jo 0x6c78 <k_tile_panel_16_min+0x1248>
-	WORD $0x7070 // jo 0x6c7a <k_tile_panel_16_min+0x124a>
-	WORD $0x7070 // jo 0x6c7c <k_tile_panel_16_min+0x124c>
-	WORD $0x7070 // jo 0x6c7e <k_tile_panel_16_min+0x124e>
-	WORD $0x7070 // jo 0x6c80 <k_tile_panel_16_min+0x1250>
-	WORD $0x7070 // jo 0x6c82 <k_tile_panel_16_min+0x1252>
-	WORD $0x7070 // jo 0x6c84 <k_tile_panel_16_min+0x1254>
-	WORD $0x7070 // jo 0x6c86 <k_tile_panel_16_min+0x1256>
-	WORD $0x7070 // jo 0x6c88 <k_tile_panel_16_min+0x1258>
-	WORD $0x7070 // jo 0x6c8a <k_tile_panel_16_min+0x125a>
-	WORD $0x7070 // jo 0x6c8c <k_tile_panel_16_min+0x125c>
-	WORD $0x7070 // jo 0x6c8e <k_tile_panel_16_min+0x125e>
-	WORD $0x7070 // jo 0x6c90 <k_tile_panel_16_min+0x1260>
-	WORD $0x7070 // jo 0x6c92 <k_tile_panel_16_min+0x1262>
-	WORD $0x7070 // jo 0x6c94 <k_tile_panel_16_min+0x1264>
-	WORD $0x7070 // jo 0x6c96 <k_tile_panel_16_min+0x1266>
-	WORD $0x7070 // jo 0x6c98 <k_tile_panel_16_min+0x1268>
-	WORD $0x7070 // jo 0x6c9a <k_tile_panel_16_min+0x126a>
-	WORD $0x7070 // jo 0x6c9c <k_tile_panel_16_min+0x126c>
-	WORD $0x7070 // jo 0x6c9e <k_tile_panel_16_min+0x126e>
-	WORD $0x7070 // jo 0x6ca0 <k_tile_panel_16_min+0x1270>
-	WORD $0x7070 // jo 0x6ca2 <k_tile_panel_16_min+0x1272>
-	WORD $0x7070 // jo 0x6ca4 <k_tile_panel_16_min+0x1274>
-	WORD $0x7070 // jo 0x6ca6 <k_tile_panel_16_min+0x1276>
-	WORD $0x7070 // jo 0x6ca8 <k_tile_panel_16_min+0x1278>
-	WORD $0x7070 // jo 0x6caa <k_tile_panel_16_min+0x127a>
-	WORD $0x7070 // jo 0x6cac <k_tile_panel_16_min+0x127c>
-	WORD $0x7070 // jo 0x6cae <k_tile_panel_16_min+0x127e>
-	WORD $0x7070 // jo 0x6cb0 <k_tile_panel_16_min+0x1280>
+	WORD $0x7070 // jo 0x7574 <k_tile_panel_16_min+0x1244>
+	WORD $0x7070 // jo 0x7576 <k_tile_panel_16_min+0x1246>
+	WORD $0x7070 // jo 0x7578 <k_tile_panel_16_min+0x1248>
+	WORD $0x7070 // jo 0x757a <k_tile_panel_16_min+0x124a>
+	WORD $0x7070 // jo 0x757c <k_tile_panel_16_min+0x124c>
+	WORD $0x7070 // jo 0x757e <k_tile_panel_16_min+0x124e>
+	WORD $0x7070 // jo 0x7580 <k_tile_panel_16_min+0x1250>
+	WORD $0x7070 // jo 0x7582 <k_tile_panel_16_min+0x1252>
+	WORD $0x7070 // jo 0x7584 <k_tile_panel_16_min+0x1254>
+	WORD $0x7070 // jo 0x7586 <k_tile_panel_16_min+0x1256>
+	WORD $0x7070 // jo 0x7588 <k_tile_panel_16_min+0x1258>
+	WORD $0x7070 // jo 0x758a <k_tile_panel_16_min+0x125a>
+	WORD $0x7070 // jo 0x758c <k_tile_panel_16_min+0x125c>
+	WORD $0x7070 // jo 0x758e <k_tile_panel_16_min+0x125e>
+	WORD $0x7070 // jo 0x7590 <k_tile_panel_16_min+0x1260>
+	WORD $0x7070 // jo 0x7592 <k_tile_panel_16_min+0x1262>
+	WORD $0x7070 // jo 0x7594 <k_tile_panel_16_min+0x1264>
+	WORD $0x7070 // jo 0x7596 <k_tile_panel_16_min+0x1266>
+	WORD $0x7070 // jo 0x7598 <k_tile_panel_16_min+0x1268>
+	WORD $0x7070 // jo 0x759a <k_tile_panel_16_min+0x126a>
+	WORD $0x7070 // jo 0x759c <k_tile_panel_16_min+0x126c>
+	WORD $0x7070 // jo 0x759e <k_tile_panel_16_min+0x126e>
+	WORD $0x7070 // jo 0x75a0 <k_tile_panel_16_min+0x1270>
+	WORD $0x7070 // jo 0x75a2 <k_tile_panel_16_min+0x1272>
+	WORD $0x7070 // jo 0x75a4 <k_tile_panel_16_min+0x1274>
+	WORD $0x7070 // jo 0x75a6 <k_tile_panel_16_min+0x1276>
+	WORD $0x7070 // jo 0x75a8 <k_tile_panel_16_min+0x1278>
+	WORD $0x7070 // jo 0x75aa <k_tile_panel_16_min+0x127a>
+	WORD $0x7070 // jo 0x75ac <k_tile_panel_16_min+0x127c>
+	WORD $0x7070 // jo 0x75ae <k_tile_panel_16_min+0x127e>
+	WORD $0x7070 // jo 0x75b0 <k_tile_panel_16_min+0x1280>
 	QUAD $0x000000000070100f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // movups (%rax), %xmm6
 	BYTE $0x00
 	QUAD $0x0000000000000000
@@ -4904,38 +5270,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x7c7c // jl 0x6ebe <k_tile_panel_16_min+0x148e>
-	WORD $0x7c7c // jl 0x6ec0 <k_tile_panel_16_min+0x1490>
-	WORD $0x7c7c // jl 0x6ec2 <k_tile_panel_16_min+0x1492>
-	WORD $0x7c7c // jl 0x6ec4 <k_tile_panel_16_min+0x1494>
-	WORD $0x7c7c // jl 0x6ec6 <k_tile_panel_16_min+0x1496>
-	WORD $0x7c7c // jl 0x6ec8 <k_tile_panel_16_min+0x1498>
-	WORD $0x7c7c // jl 0x6eca <k_tile_panel_16_min+0x149a>
-	WORD $0x7c7c // jl 0x6ecc <k_tile_panel_16_min+0x149c>
-	WORD $0x7c7c // jl 0x6ece <k_tile_panel_16_min+0x149e>
-	WORD $0x7c7c // jl 0x6ed0 <k_tile_panel_16_min+0x14a0>
-	WORD $0x7c7c // jl 0x6ed2 <k_tile_panel_16_min+0x14a2>
-	WORD $0x7c7c // jl 0x6ed4 <k_tile_panel_16_min+0x14a4>
-	WORD $0x7c7c // jl 0x6ed6 <k_tile_panel_16_min+0x14a6>
-	WORD $0x7c7c // jl 0x6ed8 <k_tile_panel_16_min+0x14a8>
-	WORD $0x7c7c // jl 0x6eda <k_tile_panel_16_min+0x14aa>
-	WORD $0x7c7c // jl 0x6edc <k_tile_panel_16_min+0x14ac>
-	WORD $0x7c7c // jl 0x6ede <k_tile_panel_16_min+0x14ae>
-	WORD $0x7c7c // jl 0x6ee0 <k_tile_panel_16_min+0x14b0>
-	WORD $0x7c7c // jl 0x6ee2 <k_tile_panel_16_min+0x14b2>
-	WORD $0x7c7c // jl 0x6ee4 <k_tile_panel_16_min+0x14b4>
-	WORD $0x7c7c // jl 0x6ee6 <k_tile_panel_16_min+0x14b6>
-	WORD $0x7c7c // jl 0x6ee8 <k_tile_panel_16_min+0x14b8>
-	WORD $0x7c7c // jl 0x6eea <k_tile_panel_16_min+0x14ba>
-	WORD $0x7c7c // jl 0x6eec <k_tile_panel_16_min+0x14bc>
-	WORD $0x7c7c // jl 0x6eee <k_tile_panel_16_min+0x14be>
-	WORD $0x7c7c // jl 0x6ef0 <k_tile_panel_16_min+0x14c0>
-	WORD $0x7c7c // jl 0x6ef2 <k_tile_panel_16_min+0x14c2>
-	WORD $0x7c7c // jl 0x6ef4 <k_tile_panel_16_min+0x14c4>
-	WORD $0x7c7c // jl 0x6ef6 <k_tile_panel_16_min+0x14c6>
-	WORD $0x7c7c // jl 0x6ef8 <k_tile_panel_16_min+0x14c8>
-	WORD $0x7c7c // jl 0x6efa <k_tile_panel_16_min+0x14ca>
-	WORD $0x7c7c // jl 0x6efc <k_tile_panel_16_min+0x14cc>
+	WORD $0x7c7c // jl 0x77be <k_tile_panel_16_min+0x148e>
+	WORD $0x7c7c // jl 0x77c0 <k_tile_panel_16_min+0x1490>
+	WORD $0x7c7c // jl 0x77c2 <k_tile_panel_16_min+0x1492>
+	WORD $0x7c7c // jl 0x77c4 <k_tile_panel_16_min+0x1494>
+	WORD $0x7c7c // jl 0x77c6 <k_tile_panel_16_min+0x1496>
+	WORD $0x7c7c // jl 0x77c8 <k_tile_panel_16_min+0x1498>
+	WORD $0x7c7c // jl 0x77ca <k_tile_panel_16_min+0x149a>
+	WORD $0x7c7c // jl 0x77cc <k_tile_panel_16_min+0x149c>
+	WORD $0x7c7c // jl 0x77ce <k_tile_panel_16_min+0x149e>
+	WORD $0x7c7c // jl 0x77d0 <k_tile_panel_16_min+0x14a0>
+	WORD $0x7c7c // jl 0x77d2 <k_tile_panel_16_min+0x14a2>
+	WORD $0x7c7c // jl 0x77d4 <k_tile_panel_16_min+0x14a4>
+	WORD $0x7c7c // jl 0x77d6 <k_tile_panel_16_min+0x14a6>
+	WORD $0x7c7c // jl 0x77d8 <k_tile_panel_16_min+0x14a8>
+	WORD $0x7c7c // jl 0x77da <k_tile_panel_16_min+0x14aa>
+	WORD $0x7c7c // jl 0x77dc <k_tile_panel_16_min+0x14ac>
+	WORD $0x7c7c // jl 0x77de <k_tile_panel_16_min+0x14ae>
+	WORD $0x7c7c // jl 0x77e0 <k_tile_panel_16_min+0x14b0>
+	WORD $0x7c7c // jl 0x77e2 <k_tile_panel_16_min+0x14b2>
+	WORD $0x7c7c // jl 0x77e4 <k_tile_panel_16_min+0x14b4>
+	WORD $0x7c7c // jl 0x77e6 <k_tile_panel_16_min+0x14b6>
+	WORD $0x7c7c // jl 0x77e8 <k_tile_panel_16_min+0x14b8>
+	WORD $0x7c7c // jl 0x77ea <k_tile_panel_16_min+0x14ba>
+	WORD $0x7c7c // jl 0x77ec <k_tile_panel_16_min+0x14bc>
+	WORD $0x7c7c // jl 0x77ee <k_tile_panel_16_min+0x14be>
+	WORD $0x7c7c // jl 0x77f0 <k_tile_panel_16_min+0x14c0>
+	WORD $0x7c7c // jl 0x77f2 <k_tile_panel_16_min+0x14c2>
+	WORD $0x7c7c // jl 0x77f4 <k_tile_panel_16_min+0x14c4>
+	WORD $0x7c7c // jl 0x77f6 <k_tile_panel_16_min+0x14c6>
+	WORD $0x7c7c // jl 0x77f8 <k_tile_panel_16_min+0x14c8>
+	WORD $0x7c7c // jl 0x77fa <k_tile_panel_16_min+0x14ca>
+	WORD $0x7c7c // jl 0x77fc <k_tile_panel_16_min+0x14cc>
 	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
 	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
@@ -5197,20 +5563,240 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x60 // <unknown>
 	BYTE $0x60 // <unknown>
 	WORD $0x300f // wrmsr
-	BYTE $0x60 // <unknown>
-	BYTE $0xcc // int3
+	QUAD $0x0000000000000060; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
+	LONG $0x00000000; WORD $0x0000; BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000; BYTE $0x00
+	WORD $0x0f00 // addb %cl, (%rdi)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x810f0f0f // <unknown>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a1e7 <k_tile_panel_16_min+0x45353eb7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x7b52 <k_tile_panel_16_min+0x1822>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a1f7 <k_tile_panel_16_min+0x45353ec7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x7b62 <k_tile_panel_16_min+0x1832>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a207 <k_tile_panel_16_min+0x45353ed7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x7b72 <k_tile_panel_16_min+0x1842>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a217 <k_tile_panel_16_min+0x45353ee7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8071 // jno 0x7b81 <k_tile_panel_16_min+0x1851>
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0x7c46 <k_tile_panel_16_min+0x1916>
+	BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	LONG $0x71594535; BYTE $0x81 // xorl $0x81715945, %eax # imm = 0x81715945
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a2f7 <k_tile_panel_16_min+0x45353fc7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x7c62 <k_tile_panel_16_min+0x1932>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a307 <k_tile_panel_16_min+0x45353fd7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x7c72 <k_tile_panel_16_min+0x1942>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a317 <k_tile_panel_16_min+0x45353fe7>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8071 // jno 0x7c81 <k_tile_panel_16_min+0x1951>
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0x7d46 <k_tile_panel_16_min+0x1a16>
+	BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
+	WORD $0x0f80; BYTE $0x80 // orb $-0x80, (%rdi)
+	WORD $0xcc01 // addl %ecx, %esp
 	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
-	WORD $0x3f00 // addb %bh, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x3fff8000; WORD $0x3f3f // addb %al, 0x3f3f3fff(%rax)
 	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
 	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
-	WORD $0x0030 // xorb %al, (%rax)
-	LONG $0x004b4000; WORD $0x0000; BYTE $0x00 // addb %al, 0x4b(%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	BYTE $0x35 // <unknown>
+	WORD $0x5945 // popq %r9
+	BYTE $0x71 // <unknown>

@@ -20,7 +20,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00623d05187de2c4; BYTE $0x00 // vbroadcastss 0x623d(%rip), %ymm0 # 0x625c <k_tile_panel_16_min+0xc8c>
+	QUAD $0x006cc505187de2c4; BYTE $0x00 // vbroadcastss 0x6cc5(%rip), %ymm0 # 0x6ce4 <k_tile_panel_16_min+0xcf4>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -66,8 +66,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00612905787de2c4; BYTE $0x00 // vpbroadcastb 0x6129(%rip), %ymm0 # 0x6268 <k_tile_panel_16_min+0xc98>
-	QUAD $0x0061210d787de2c4; BYTE $0x00 // vpbroadcastb 0x6121(%rip), %ymm1 # 0x6269 <k_tile_panel_16_min+0xc99>
+	QUAD $0x006bb505787de2c4; BYTE $0x00 // vpbroadcastb 0x6bb5(%rip), %ymm0 # 0x6cf4 <k_tile_panel_16_min+0xd04>
+	QUAD $0x006bad0d787de2c4; BYTE $0x00 // vpbroadcastb 0x6bad(%rip), %ymm1 # 0x6cf5 <k_tile_panel_16_min+0xd05>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -129,7 +129,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005fbb05787de2c4; BYTE $0x00 // vpbroadcastb 0x5fbb(%rip), %ymm0 # 0x626a <k_tile_panel_16_min+0xc9a>
+	QUAD $0x006a4705787de2c4; BYTE $0x00 // vpbroadcastb 0x6a47(%rip), %ymm0 # 0x6cf6 <k_tile_panel_16_min+0xd06>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -185,9 +185,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005e6c05787de2c4; BYTE $0x00 // vpbroadcastb 0x5e6c(%rip), %ymm0 # 0x626b <k_tile_panel_16_min+0xc9b>
-	QUAD $0x005e640d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e64(%rip), %ymm1 # 0x626c <k_tile_panel_16_min+0xc9c>
-	QUAD $0x005e5c15787de2c4; BYTE $0x00 // vpbroadcastb 0x5e5c(%rip), %ymm2 # 0x626d <k_tile_panel_16_min+0xc9d>
+	QUAD $0x0068f805787de2c4; BYTE $0x00 // vpbroadcastb 0x68f8(%rip), %ymm0 # 0x6cf7 <k_tile_panel_16_min+0xd07>
+	QUAD $0x0068f00d787de2c4; BYTE $0x00 // vpbroadcastb 0x68f0(%rip), %ymm1 # 0x6cf8 <k_tile_panel_16_min+0xd08>
+	QUAD $0x0068e815787de2c4; BYTE $0x00 // vpbroadcastb 0x68e8(%rip), %ymm2 # 0x6cf9 <k_tile_panel_16_min+0xd09>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -279,8 +279,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005c4f05787de2c4; BYTE $0x00 // vpbroadcastb 0x5c4f(%rip), %ymm0 # 0x626e <k_tile_panel_16_min+0xc9e>
-	QUAD $0x005c470d787de2c4; BYTE $0x00 // vpbroadcastb 0x5c47(%rip), %ymm1 # 0x626f <k_tile_panel_16_min+0xc9f>
+	QUAD $0x0066db05787de2c4; BYTE $0x00 // vpbroadcastb 0x66db(%rip), %ymm0 # 0x6cfa <k_tile_panel_16_min+0xd0a>
+	QUAD $0x0066d30d787de2c4; BYTE $0x00 // vpbroadcastb 0x66d3(%rip), %ymm1 # 0x6cfb <k_tile_panel_16_min+0xd0b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -369,9 +369,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005a3c05787de2c4; BYTE $0x00 // vpbroadcastb 0x5a3c(%rip), %ymm0 # 0x6270 <k_tile_panel_16_min+0xca0>
-	QUAD $0x005a070d187de2c4; BYTE $0x00 // vbroadcastss 0x5a07(%rip), %ymm1 # 0x6244 <k_tile_panel_16_min+0xc74>
-	QUAD $0x005a0e15187de2c4; BYTE $0x00 // vbroadcastss 0x5a0e(%rip), %ymm2 # 0x6254 <k_tile_panel_16_min+0xc84>
+	QUAD $0x0064c805787de2c4; BYTE $0x00 // vpbroadcastb 0x64c8(%rip), %ymm0 # 0x6cfc <k_tile_panel_16_min+0xd0c>
+	QUAD $0x0064870d187de2c4; BYTE $0x00 // vbroadcastss 0x6487(%rip), %ymm1 # 0x6cc4 <k_tile_panel_16_min+0xcd4>
+	QUAD $0x00649615187de2c4; BYTE $0x00 // vbroadcastss 0x6496(%rip), %ymm2 # 0x6cdc <k_tile_panel_16_min+0xcec>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -649,16 +649,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00533d05587de2c4; BYTE $0x00 // vpbroadcastd 0x533d(%rip), %ymm0 # 0x6250 <k_tile_panel_16_min+0xc80>
+	QUAD $0x005dc505587de2c4; BYTE $0x00 // vpbroadcastd 0x5dc5(%rip), %ymm0 # 0x6cd8 <k_tile_panel_16_min+0xce8>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0053420d587de2c4; BYTE $0x00 // vpbroadcastd 0x5342(%rip), %ymm1 # 0x6260 <k_tile_panel_16_min+0xc90>
-	QUAD $0x00534a15787de2c4; BYTE $0x00 // vpbroadcastb 0x534a(%rip), %ymm2 # 0x6271 <k_tile_panel_16_min+0xca1>
-	QUAD $0x0053421d787de2c4; BYTE $0x00 // vpbroadcastb 0x5342(%rip), %ymm3 # 0x6272 <k_tile_panel_16_min+0xca2>
-	QUAD $0x00533a25787de2c4; BYTE $0x00 // vpbroadcastb 0x533a(%rip), %ymm4 # 0x6273 <k_tile_panel_16_min+0xca3>
-	QUAD $0x0052fe2d587de2c4; BYTE $0x00 // vpbroadcastd 0x52fe(%rip), %ymm5 # 0x6240 <k_tile_panel_16_min+0xc70>
-	QUAD $0x00530d35587de2c4; BYTE $0x00 // vpbroadcastd 0x530d(%rip), %ymm6 # 0x6258 <k_tile_panel_16_min+0xc88>
-	QUAD $0x0000522d3d6ffdc5 // vmovdqa 0x522d(%rip), %ymm7 # 0x6180 <k_tile_panel_16_min+0xbb0>
-	QUAD $0x000051c5056f7dc5 // vmovdqa 0x51c5(%rip), %ymm8 # 0x6120 <k_tile_panel_16_min+0xb50>
+	QUAD $0x005dca0d587de2c4; BYTE $0x00 // vpbroadcastd 0x5dca(%rip), %ymm1 # 0x6ce8 <k_tile_panel_16_min+0xcf8>
+	QUAD $0x005dd615787de2c4; BYTE $0x00 // vpbroadcastb 0x5dd6(%rip), %ymm2 # 0x6cfd <k_tile_panel_16_min+0xd0d>
+	QUAD $0x005dce1d787de2c4; BYTE $0x00 // vpbroadcastb 0x5dce(%rip), %ymm3 # 0x6cfe <k_tile_panel_16_min+0xd0e>
+	QUAD $0x005dc625787de2c4; BYTE $0x00 // vpbroadcastb 0x5dc6(%rip), %ymm4 # 0x6cff <k_tile_panel_16_min+0xd0f>
+	QUAD $0x005d7e2d587de2c4; BYTE $0x00 // vpbroadcastd 0x5d7e(%rip), %ymm5 # 0x6cc0 <k_tile_panel_16_min+0xcd0>
+	QUAD $0x005d9535587de2c4; BYTE $0x00 // vpbroadcastd 0x5d95(%rip), %ymm6 # 0x6ce0 <k_tile_panel_16_min+0xcf0>
+	QUAD $0x00005c6d3d6ffdc5 // vmovdqa 0x5c6d(%rip), %ymm7 # 0x6bc0 <k_tile_panel_16_min+0xbd0>
+	QUAD $0x00005c05056f7dc5 // vmovdqa 0x5c05(%rip), %ymm8 # 0x6b60 <k_tile_panel_16_min+0xb70>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1054,15 +1054,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00499905587de2c4; BYTE $0x00 // vpbroadcastd 0x4999(%rip), %ymm0 # 0x6248 <k_tile_panel_16_min+0xc78>
-	QUAD $0x0049980d587de2c4; BYTE $0x00 // vpbroadcastd 0x4998(%rip), %ymm1 # 0x6250 <k_tile_panel_16_min+0xc80>
-	QUAD $0x00499f15587de2c4; BYTE $0x00 // vpbroadcastd 0x499f(%rip), %ymm2 # 0x6260 <k_tile_panel_16_min+0xc90>
+	QUAD $0x00541d05587de2c4; BYTE $0x00 // vpbroadcastd 0x541d(%rip), %ymm0 # 0x6ccc <k_tile_panel_16_min+0xcdc>
+	QUAD $0x0054200d587de2c4; BYTE $0x00 // vpbroadcastd 0x5420(%rip), %ymm1 # 0x6cd8 <k_tile_panel_16_min+0xce8>
+	QUAD $0x00542715587de2c4; BYTE $0x00 // vpbroadcastd 0x5427(%rip), %ymm2 # 0x6ce8 <k_tile_panel_16_min+0xcf8>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0049a81d787de2c4; BYTE $0x00 // vpbroadcastb 0x49a8(%rip), %ymm3 # 0x6274 <k_tile_panel_16_min+0xca4>
-	QUAD $0x00496b25187de2c4; BYTE $0x00 // vbroadcastss 0x496b(%rip), %ymm4 # 0x6240 <k_tile_panel_16_min+0xc70>
-	QUAD $0x0049762d187de2c4; BYTE $0x00 // vbroadcastss 0x4976(%rip), %ymm5 # 0x6254 <k_tile_panel_16_min+0xc84>
-	QUAD $0x0000489a356ffdc5 // vmovdqa 0x489a(%rip), %ymm6 # 0x6180 <k_tile_panel_16_min+0xbb0>
-	QUAD $0x000048323d6ffdc5 // vmovdqa 0x4832(%rip), %ymm7 # 0x6120 <k_tile_panel_16_min+0xb50>
+	QUAD $0x0054341d787de2c4; BYTE $0x00 // vpbroadcastb 0x5434(%rip), %ymm3 # 0x6d00 <k_tile_panel_16_min+0xd10>
+	QUAD $0x0053eb25187de2c4; BYTE $0x00 // vbroadcastss 0x53eb(%rip), %ymm4 # 0x6cc0 <k_tile_panel_16_min+0xcd0>
+	QUAD $0x0053fe2d187de2c4; BYTE $0x00 // vbroadcastss 0x53fe(%rip), %ymm5 # 0x6cdc <k_tile_panel_16_min+0xcec>
+	QUAD $0x000052da356ffdc5 // vmovdqa 0x52da(%rip), %ymm6 # 0x6bc0 <k_tile_panel_16_min+0xbd0>
+	QUAD $0x000052723d6ffdc5 // vmovdqa 0x5272(%rip), %ymm7 # 0x6b60 <k_tile_panel_16_min+0xb70>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1280,15 +1280,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0043bd05587de2c4; BYTE $0x00 // vpbroadcastd 0x43bd(%rip), %ymm0 # 0x6248 <k_tile_panel_16_min+0xc78>
-	QUAD $0x0043bc0d587de2c4; BYTE $0x00 // vpbroadcastd 0x43bc(%rip), %ymm1 # 0x6250 <k_tile_panel_16_min+0xc80>
-	QUAD $0x0043c315587de2c4; BYTE $0x00 // vpbroadcastd 0x43c3(%rip), %ymm2 # 0x6260 <k_tile_panel_16_min+0xc90>
-	QUAD $0x0043cf1d787de2c4; BYTE $0x00 // vpbroadcastb 0x43cf(%rip), %ymm3 # 0x6275 <k_tile_panel_16_min+0xca5>
-	QUAD $0x0043c725787de2c4; BYTE $0x00 // vpbroadcastb 0x43c7(%rip), %ymm4 # 0x6276 <k_tile_panel_16_min+0xca6>
-	QUAD $0x0043882d187de2c4; BYTE $0x00 // vbroadcastss 0x4388(%rip), %ymm5 # 0x6240 <k_tile_panel_16_min+0xc70>
-	QUAD $0x00439335187de2c4; BYTE $0x00 // vbroadcastss 0x4393(%rip), %ymm6 # 0x6254 <k_tile_panel_16_min+0xc84>
-	QUAD $0x000042b73d6ffdc5 // vmovdqa 0x42b7(%rip), %ymm7 # 0x6180 <k_tile_panel_16_min+0xbb0>
-	QUAD $0x0000424f056f7dc5 // vmovdqa 0x424f(%rip), %ymm8 # 0x6120 <k_tile_panel_16_min+0xb50>
+	QUAD $0x004e4105587de2c4; BYTE $0x00 // vpbroadcastd 0x4e41(%rip), %ymm0 # 0x6ccc <k_tile_panel_16_min+0xcdc>
+	QUAD $0x004e440d587de2c4; BYTE $0x00 // vpbroadcastd 0x4e44(%rip), %ymm1 # 0x6cd8 <k_tile_panel_16_min+0xce8>
+	QUAD $0x004e4b15587de2c4; BYTE $0x00 // vpbroadcastd 0x4e4b(%rip), %ymm2 # 0x6ce8 <k_tile_panel_16_min+0xcf8>
+	QUAD $0x004e5b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x4e5b(%rip), %ymm3 # 0x6d01 <k_tile_panel_16_min+0xd11>
+	QUAD $0x004e5325787de2c4; BYTE $0x00 // vpbroadcastb 0x4e53(%rip), %ymm4 # 0x6d02 <k_tile_panel_16_min+0xd12>
+	QUAD $0x004e082d187de2c4; BYTE $0x00 // vbroadcastss 0x4e08(%rip), %ymm5 # 0x6cc0 <k_tile_panel_16_min+0xcd0>
+	QUAD $0x004e1b35187de2c4; BYTE $0x00 // vbroadcastss 0x4e1b(%rip), %ymm6 # 0x6cdc <k_tile_panel_16_min+0xcec>
+	QUAD $0x00004cf73d6ffdc5 // vmovdqa 0x4cf7(%rip), %ymm7 # 0x6bc0 <k_tile_panel_16_min+0xbd0>
+	QUAD $0x00004c8f056f7dc5 // vmovdqa 0x4c8f(%rip), %ymm8 # 0x6b60 <k_tile_panel_16_min+0xb70>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
@@ -1634,9 +1634,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003b5105787de2c4; BYTE $0x00 // vpbroadcastb 0x3b51(%rip), %ymm0 # 0x6277 <k_tile_panel_16_min+0xca7>
-	QUAD $0x003b490d787de2c4; BYTE $0x00 // vpbroadcastb 0x3b49(%rip), %ymm1 # 0x6278 <k_tile_panel_16_min+0xca8>
-	QUAD $0x003b4115787de2c4; BYTE $0x00 // vpbroadcastb 0x3b41(%rip), %ymm2 # 0x6279 <k_tile_panel_16_min+0xca9>
+	QUAD $0x0045dd05787de2c4; BYTE $0x00 // vpbroadcastb 0x45dd(%rip), %ymm0 # 0x6d03 <k_tile_panel_16_min+0xd13>
+	QUAD $0x0045d50d787de2c4; BYTE $0x00 // vpbroadcastb 0x45d5(%rip), %ymm1 # 0x6d04 <k_tile_panel_16_min+0xd14>
+	QUAD $0x0045cd15787de2c4; BYTE $0x00 // vpbroadcastb 0x45cd(%rip), %ymm2 # 0x6d05 <k_tile_panel_16_min+0xd15>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1971,6 +1971,451 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
+	// untile_iq4_nl
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01888e0f; WORD $0x0000 // jle 0x30e5 <k_untile_iq4_nl+0x195>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x003d9705787de2c4; BYTE $0x00 // vpbroadcastb 0x3d97(%rip), %ymm0 # 0x6d06 <k_tile_panel_16_min+0xd16>
+	QUAD $0x003db80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3db8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x003d8615787de2c4; BYTE $0x00 // vpbroadcastb 0x3d86(%rip), %ymm2 # 0x6d07 <k_tile_panel_16_min+0xd17>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a1c // vpand (%rdx,%r9), %ymm0, %ymm3
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a5c; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm3
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	QUAD $0x00800a9cdb7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm3
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x00c00a9cdb7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm3
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a1c // vmovdqu (%rdx,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a5c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x00800a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x00c00a9c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm3
+	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
+	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
+	LONG $0x0075e2c4; BYTE $0xdb // vpshufb %ymm3, %ymm1, %ymm3
+	LONG $0xdaefe5c5 // vpxor %ymm2, %ymm3, %ymm3
+	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
+	QUAD $0x0100029c137da2c4; WORD $0x0000 // vcvtph2ps 0x100(%rdx,%r8), %ymm3
+	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfed5850f; WORD $0xffff // jne 0x2fa0 <k_untile_iq4_nl+0x50>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x20c28148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdx # imm = 0x120
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfeab850f; WORD $0xffff // jne 0x2f90 <k_untile_iq4_nl+0x40>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+
+	// untile_iq4_xs
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	BYTE $0x50 // pushq %rax
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06708e0f; WORD $0x0000 // jle 0x377c <k_untile_iq4_xs+0x68c>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x003bea05787de2c4; BYTE $0x00 // vpbroadcastb 0x3bea(%rip), %ymm0 # 0x6d08 <k_tile_panel_16_min+0xd18>
+	QUAD $0x003c090d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3c09(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x003bd915787de2c4; BYTE $0x00 // vpbroadcastb 0x3bd9(%rip), %ymm2 # 0x6d09 <k_tile_panel_16_min+0xd19>
+	QUAD $0x003b8b1d587de2c4; BYTE $0x00 // vpbroadcastd 0x3b8b(%rip), %ymm3 # 0x6cc4 <k_tile_panel_16_min+0xcd4>
+	QUAD $0x003baa25587de2c4; BYTE $0x00 // vpbroadcastd 0x3baa(%rip), %ymm4 # 0x6cec <k_tile_panel_16_min+0xcfc>
+	QUAD $0x003b952d587de2c4; BYTE $0x00 // vpbroadcastd 0x3b95(%rip), %ymm5 # 0x6ce0 <k_tile_panel_16_min+0xcf0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8945; BYTE $0xe6 // movl %r12d, %r14d
+	QUAD $0x00000000e52c8d46 // leal (,%r12,8), %r13d
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	LONG $0xdb7d81c4; WORD $0x3a34 // vpand (%r10,%r15), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	LONG $0x7f7ea1c4; WORD $0x1934 // vmovdqu %ymm6, (%rcx,%r11)
+	LONG $0xdb7d81c4; WORD $0x3a74; BYTE $0x40 // vpand 0x40(%r10,%r15), %ymm0, %ymm6
+	LONG $0x04e6c141 // shll $0x4, %r14d
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	LONG $0x7f7ea1c4; WORD $0x1974; BYTE $0x40 // vmovdqu %ymm6, 0x40(%rcx,%r11)
+	QUAD $0x00803ab4db7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r15), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x008019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x80(%rcx,%r11)
+	QUAD $0x00c03ab4db7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r15), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x00c019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0xc0(%rcx,%r11)
+	LONG $0x6f7e81c4; WORD $0x3a34 // vmovdqu (%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x010019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x100(%rcx,%r11)
+	LONG $0x6f7e81c4; WORD $0x3a74; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x014019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x140(%rcx,%r11)
+	QUAD $0x00803ab46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x018019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x180(%rcx,%r11)
+	QUAD $0x00c03ab46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x01c019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x1c0(%rcx,%r11)
+	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
+	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
+	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	LONG $0xf6d2bdc5 // vpsrld %xmm6, %ymm8, %ymm6
+	QUAD $0x00000002e52c8d42 // leal 0x2(,%r12,8), %ebp
+	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
+	LONG $0xd245c1c4; BYTE $0xf8 // vpsrld %xmm8, %ymm7, %ymm7
+	QUAD $0x00000004e52c8d46 // leal 0x4(,%r12,8), %r13d
+	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
+	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
+	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
+	LONG $0xf5fecdc5 // vpaddd %ymm5, %ymm6, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	QUAD $0x020019b4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0x200(%rcx,%r11)
+	QUAD $0x01003ab4db7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x024019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x240(%rcx,%r11)
+	LONG $0x04468d41 // leal 0x4(%r14), %eax
+	QUAD $0x01403abcdb7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm0, %ymm7
+	LONG $0xf06ef9c5 // vmovd %eax, %xmm6
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x028019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x280(%rcx,%r11)
+	QUAD $0x01803abcdb7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x02c019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x2c0(%rcx,%r11)
+	QUAD $0x01c03abcdb7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x030019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x300(%rcx,%r11)
+	QUAD $0x01003abc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x034019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x340(%rcx,%r11)
+	QUAD $0x01403abc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x038019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x380(%rcx,%r11)
+	QUAD $0x01803abc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x03c019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x3c0(%rcx,%r11)
+	QUAD $0x01c03abc6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x040019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x400(%rcx,%r11)
+	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
+	LONG $0xcd6e79c5 // vmovd %ebp, %xmm9
+	LONG $0xf6d2bdc5 // vpsrld %xmm6, %ymm8, %ymm6
+	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	LONG $0xd245c1c4; BYTE $0xf9 // vpsrld %xmm9, %ymm7, %ymm7
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
+	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
+	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
+	LONG $0xf5fecdc5 // vpaddd %ymm5, %ymm6, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	QUAD $0x044019b4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0x440(%rcx,%r11)
+	LONG $0x08468d41 // leal 0x8(%r14), %eax
+	QUAD $0x02003abcdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm0, %ymm7
+	LONG $0xf06ef9c5 // vmovd %eax, %xmm6
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x048019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x480(%rcx,%r11)
+	QUAD $0x02403abcdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x04c019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x4c0(%rcx,%r11)
+	QUAD $0x02803abcdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x050019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x500(%rcx,%r11)
+	QUAD $0x02c03abcdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x054019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x540(%rcx,%r11)
+	QUAD $0x02003abc6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x058019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x580(%rcx,%r11)
+	QUAD $0x02403abc6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x05c019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x5c0(%rcx,%r11)
+	QUAD $0x02803abc6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x060019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x600(%rcx,%r11)
+	QUAD $0x02c03abc6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r15), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x064019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x640(%rcx,%r11)
+	QUAD $0x08000abc6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm7
+	QUAD $0x08400284337d22c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm8
+	LONG $0xf6d2c5c5 // vpsrld %xmm6, %ymm7, %ymm6
+	LONG $0x6e79c1c4; BYTE $0xfd // vmovd %r13d, %xmm7
+	LONG $0xffd2bdc5 // vpsrld %xmm7, %ymm8, %ymm7
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
+	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
+	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
+	LONG $0xf5fecdc5 // vpaddd %ymm5, %ymm6, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	QUAD $0x068019b4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0x680(%rcx,%r11)
+	QUAD $0x03003ab4db7d81c4; WORD $0x0000 // vpand 0x300(%r10,%r15), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x06c019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x6c0(%rcx,%r11)
+	QUAD $0x03403ab4db7d81c4; WORD $0x0000 // vpand 0x340(%r10,%r15), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x070019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x700(%rcx,%r11)
+	QUAD $0x03803ab4db7d81c4; WORD $0x0000 // vpand 0x380(%r10,%r15), %ymm0, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x074019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x740(%rcx,%r11)
+	QUAD $0x03c03ab4db7d81c4; WORD $0x0000 // vpand 0x3c0(%r10,%r15), %ymm0, %ymm6
+	QUAD $0x00000006e52c8d42 // leal 0x6(,%r12,8), %ebp
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x078019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x780(%rcx,%r11)
+	QUAD $0x03003ab46f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x07c019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x7c0(%rcx,%r11)
+	QUAD $0x03403ab46f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x080019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x800(%rcx,%r11)
+	QUAD $0x03803ab46f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x084019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x840(%rcx,%r11)
+	QUAD $0x03c03ab46f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r15), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
+	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
+	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
+	QUAD $0x088019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x880(%rcx,%r11)
+	QUAD $0x08000ab46f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm6
+	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	LONG $0x0cce8341 // orl $0xc, %r14d
+	LONG $0x6e7941c4; BYTE $0xc6 // vmovd %r14d, %xmm8
+	LONG $0xcd6e79c5 // vmovd %ebp, %xmm9
+	LONG $0xd24dc1c4; BYTE $0xf0 // vpsrld %xmm8, %ymm6, %ymm6
+	LONG $0xd245c1c4; BYTE $0xf9 // vpsrld %xmm9, %ymm7, %ymm7
+	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
+	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
+	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
+	LONG $0xf5fecdc5 // vpaddd %ymm5, %ymm6, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	QUAD $0x08c019b4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0x8c0(%rcx,%r11)
+	LONG $0x00c38149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r11 # imm = 0x900
+	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xfa34850f; WORD $0xffff // jne 0x3180 <k_untile_iq4_xs+0x90>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf9ff850f; WORD $0xffff // jne 0x3160 <k_untile_iq4_xs+0x70>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80c28148; WORD $0x0008; BYTE $0x00 // addq $0x880, %rdx # imm = 0x880
+	LONG $0x00c18148; WORD $0x0012; BYTE $0x00 // addq $0x1200, %rcx # imm = 0x1200
+	LONG $0x24343b48 // cmpq (%rsp), %rsi
+	LONG $0xf9d4850f; WORD $0xffff // jne 0x3150 <k_untile_iq4_xs+0x60>
+	LONG $0x08c48348 // addq $0x8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
+
+	// untile_mxfp4
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01c48e0f; WORD $0x0000 // jle 0x3961 <k_untile_mxfp4+0x1d1>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00355b05787de2c4; BYTE $0x00 // vpbroadcastb 0x355b(%rip), %ymm0 # 0x6d0a <k_tile_panel_16_min+0xd1a>
+	QUAD $0x0035680d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3568(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x00354a15787de2c4; BYTE $0x00 // vpbroadcastb 0x354a(%rip), %ymm2 # 0x6d0b <k_tile_panel_16_min+0xd1b>
+	QUAD $0x0035421d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3542(%rip), %xmm3 # 0x6d0c <k_tile_panel_16_min+0xd1c>
+	LONG $0xe476d9c5 // vpcmpeqd %xmm4, %xmm4, %xmm4
+	QUAD $0x0034f92d587de2c4; BYTE $0x00 // vpbroadcastd 0x34f9(%rip), %ymm5 # 0x6cd0 <k_tile_panel_16_min+0xce0>
+	QUAD $0x0034e835587de2c4; BYTE $0x00 // vpbroadcastd 0x34e8(%rip), %ymm6 # 0x6cc8 <k_tile_panel_16_min+0xcd8>
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xdb7da1c4; WORD $0x0a3c // vpand (%rdx,%r9), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	LONG $0x7f7ea1c4; WORD $0x093c // vmovdqu %ymm7, (%rcx,%r9)
+	LONG $0xdb7da1c4; WORD $0x0a7c; BYTE $0x40 // vpand 0x40(%rdx,%r9), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	LONG $0x7f7ea1c4; WORD $0x097c; BYTE $0x40 // vmovdqu %ymm7, 0x40(%rcx,%r9)
+	QUAD $0x00800abcdb7da1c4; WORD $0x0000 // vpand 0x80(%rdx,%r9), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x008009bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x80(%rcx,%r9)
+	QUAD $0x00c00abcdb7da1c4; WORD $0x0000 // vpand 0xc0(%rdx,%r9), %ymm0, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x00c009bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0xc0(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a3c // vmovdqu (%rdx,%r9), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x010009bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x100(%rcx,%r9)
+	LONG $0x6f7ea1c4; WORD $0x0a7c; BYTE $0x40 // vmovdqu 0x40(%rdx,%r9), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x014009bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x140(%rcx,%r9)
+	QUAD $0x00800abc6f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r9), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x018009bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x180(%rcx,%r9)
+	QUAD $0x00c00abc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rdx,%r9), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
+	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
+	QUAD $0x01c009bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x1c0(%rcx,%r9)
+	QUAD $0x0100c2bc7e7aa1c4; WORD $0x0000 // vmovq 0x100(%rdx,%r8,8), %xmm7
+	LONG $0x317d62c4; BYTE $0xc7 // vpmovzxbd %xmm7, %ymm8 # ymm8 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
+	LONG $0xcbda41c5 // vpminub %xmm3, %xmm7, %xmm9
+	LONG $0xff74b1c5 // vpcmpeqb %xmm7, %xmm9, %xmm7
+	LONG $0xfcefc1c5 // vpxor %xmm4, %xmm7, %xmm7
+	LONG $0x217de2c4; BYTE $0xff // vpmovsxbd %xmm7, %ymm7
+	LONG $0x7235c1c4; WORD $0x15f0 // vpslld $0x15, %ymm8, %ymm9
+	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
+	LONG $0x723dc1c4; WORD $0x17f0 // vpslld $0x17, %ymm8, %ymm8
+	LONG $0xc6fe3dc5 // vpaddd %ymm6, %ymm8, %ymm8
+	LONG $0x4a35c3c4; WORD $0x70f8 // vblendvps %ymm7, %ymm8, %ymm9, %ymm7
+	QUAD $0x020009bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x200(%rcx,%r9)
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfea9850f; WORD $0xffff // jne 0x37f0 <k_untile_mxfp4+0x60>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x10c28148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rdx # imm = 0x110
+	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe7f850f; WORD $0xffff // jne 0x37e0 <k_untile_mxfp4+0x50>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
 	// tile_panel
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
@@ -2068,29 +2513,29 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e0c148 // shlq $0x6, %rax
 	LONG $0x24c88348 // orq $0x24, %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x00318e1d187d62c4; BYTE $0x00 // vbroadcastss 0x318e(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
+	QUAD $0x0031f61d187d62c4; BYTE $0x00 // vbroadcastss 0x31f6(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x28eb // jmp 0x30fc <k_tile_panel+0x1ac>
+	WORD $0x28eb // jmp 0x3b1c <k_tile_panel+0x1ac>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x117ca1c4; WORD $0x180c // vmovups %ymm1, (%rax,%r11)
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0x0c36840f; WORD $0x0000 // je 0x3d32 <k_tile_panel+0xde2>
+	LONG $0x0c36840f; WORD $0x0000 // je 0x4752 <k_tile_panel+0xde2>
 	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
 	LONG $0x03247c80; BYTE $0x00 // cmpb $0x0, 0x3(%rsp)
-	LONG $0x04c4840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
+	LONG $0x04c4840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
 	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0774 // je 0x3122 <k_tile_panel+0x1d2>
+	WORD $0x0774 // je 0x3b42 <k_tile_panel+0x1d2>
 	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
-	WORD $0x04eb // jmp 0x3126 <k_tile_panel+0x1d6>
+	WORD $0x04eb // jmp 0x3b46 <k_tile_panel+0x1d6>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x105f8b48 // movq 0x10(%rdi), %rbx
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -2098,7 +2543,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
 	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00eb8e0f; WORD $0x0000 // jle 0x322d <k_tile_panel+0x2dd>
+	LONG $0x00eb8e0f; WORD $0x0000 // jle 0x3c4d <k_tile_panel+0x2dd>
 	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x0e148d49 // leaq (%r14,%rcx), %rdx
@@ -2141,21 +2586,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff33870f; WORD $0xffff // ja 0x3160 <k_tile_panel+0x210>
+	LONG $0xff33870f; WORD $0xffff // ja 0x3b80 <k_tile_panel+0x210>
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
 	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
 	LONG $0x02247c80; BYTE $0x00 // cmpb $0x0, 0x2(%rsp)
-	LONG $0x038a840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
+	LONG $0x038a840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x325b <k_tile_panel+0x30b>
+	WORD $0x1074 // je 0x3c7b <k_tile_panel+0x30b>
 	LONG $0x107cc1c4; WORD $0x880c // vmovups (%r8,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x3268 <k_tile_panel+0x318>
-	LONG $0x00010be9; BYTE $0x00 // jmp 0x3366 <k_tile_panel+0x416>
+	WORD $0x127f // jg 0x3c88 <k_tile_panel+0x318>
+	LONG $0x00010be9; BYTE $0x00 // jmp 0x3d86 <k_tile_panel+0x416>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x3366 <k_tile_panel+0x416>
+	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x3d86 <k_tile_panel+0x416>
 	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
@@ -2198,20 +2643,20 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff2a870f; WORD $0xffff // ja 0x3290 <k_tile_panel+0x340>
+	LONG $0xff2a870f; WORD $0xffff // ja 0x3cb0 <k_tile_panel+0x340>
 	LONG $0x117cc1c4; WORD $0x880c // vmovups %ymm1, (%r8,%rcx,4)
 	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
 	LONG $0x01247c80; BYTE $0x00 // cmpb $0x0, 0x1(%rsp)
-	LONG $0x0254840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
+	LONG $0x0254840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x3391 <k_tile_panel+0x441>
+	WORD $0x1074 // je 0x3db1 <k_tile_panel+0x441>
 	LONG $0x107cc1c4; WORD $0xc80c // vmovups (%r8,%rcx,8), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x339e <k_tile_panel+0x44e>
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x3496 <k_tile_panel+0x546>
+	WORD $0x127f // jg 0x3dbe <k_tile_panel+0x44e>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x3eb6 <k_tile_panel+0x546>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00f88e0f; WORD $0x0000 // jle 0x3496 <k_tile_panel+0x546>
+	LONG $0x00f88e0f; WORD $0x0000 // jle 0x3eb6 <k_tile_panel+0x546>
 	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
@@ -2254,22 +2699,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff2a870f; WORD $0xffff // ja 0x33c0 <k_tile_panel+0x470>
+	LONG $0xff2a870f; WORD $0xffff // ja 0x3de0 <k_tile_panel+0x470>
 	LONG $0x117cc1c4; WORD $0xc80c // vmovups %ymm1, (%r8,%rcx,8)
 	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
 	LONG $0x00243c80 // cmpb $0x0, (%rsp)
-	LONG $0x0125840f; WORD $0x0000 // je 0x35d0 <k_tile_panel+0x680>
+	LONG $0x0125840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
 	LONG $0x02e1c148 // shlq $0x2, %rcx
 	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x34c8 <k_tile_panel+0x578>
+	WORD $0x1074 // je 0x3ee8 <k_tile_panel+0x578>
 	LONG $0x107cc1c4; WORD $0x000c // vmovups (%r8,%rax), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x34d5 <k_tile_panel+0x585>
-	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x35bd <k_tile_panel+0x66d>
+	WORD $0x127f // jg 0x3ef5 <k_tile_panel+0x585>
+	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x3fdd <k_tile_panel+0x66d>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00e88e0f; WORD $0x0000 // jle 0x35bd <k_tile_panel+0x66d>
+	LONG $0x00e88e0f; WORD $0x0000 // jle 0x3fdd <k_tile_panel+0x66d>
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	LONG $0x2474034c; BYTE $0x20 // addq 0x20(%rsp), %r14
 	LONG $0x5caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r11
@@ -2309,7 +2754,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcd // decq %rbp
 	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
 	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xff33870f; WORD $0xffff // ja 0x34f0 <k_tile_panel+0x5a0>
+	LONG $0xff33870f; WORD $0xffff // ja 0x3f10 <k_tile_panel+0x5a0>
 	LONG $0x117cc1c4; WORD $0x000c // vmovups %ymm1, (%r8,%rax)
 	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -2317,16 +2762,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
 	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
-	WORD $0x6c7e // jle 0x3650 <k_tile_panel+0x700>
+	WORD $0x6c7e // jle 0x4070 <k_tile_panel+0x700>
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	LONG $0x02768d4c // leaq 0x2(%rsi), %r14
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0x040c8e0f; WORD $0x0000 // jle 0x3a00 <k_tile_panel+0xab0>
+	LONG $0x040c8e0f; WORD $0x0000 // jle 0x4420 <k_tile_panel+0xab0>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xfadd8d0f; WORD $0xffff // jge 0x30e6 <k_tile_panel+0x196>
+	LONG $0xfadd8d0f; WORD $0xffff // jge 0x3b06 <k_tile_panel+0x196>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
 	LONG $0x47af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rax
@@ -2336,13 +2781,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xd1490f4c // cmovnsq %rcx, %r10
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x05df840f; WORD $0x0000 // je 0x3c12 <k_tile_panel+0xcc2>
+	LONG $0x05df840f; WORD $0x0000 // je 0x4632 <k_tile_panel+0xcc2>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x107ca1c4; WORD $0x180c // vmovups (%rax,%r11), %ymm1
 	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x05dd8f0f; WORD $0x0000 // jg 0x3c28 <k_tile_panel+0xcd8>
-	LONG $0xfffa90e9; BYTE $0xff // jmp 0x30e0 <k_tile_panel+0x190>
+	LONG $0x05dd8f0f; WORD $0x0000 // jg 0x4648 <k_tile_panel+0xcd8>
+	LONG $0xfffa90e9; BYTE $0xff // jmp 0x3b00 <k_tile_panel+0x190>
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
 	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
@@ -2359,7 +2804,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000e4ba; BYTE $0x00 // movl $0xe4, %edx
 	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x2feb // jmp 0x36c6 <k_tile_panel+0x776>
+	WORD $0x2feb // jmp 0x40e6 <k_tile_panel+0x776>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
 	LONG $0x117ca1c4; WORD $0x9a0c // vmovups %ymm1, (%rdx,%r11,4)
@@ -2368,7 +2813,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x044e8d48 // leaq 0x4(%rsi), %rcx
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xff218f0f; WORD $0xffff // jg 0x35e7 <k_tile_panel+0x697>
+	LONG $0xff218f0f; WORD $0xffff // jg 0x4007 <k_tile_panel+0x697>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
@@ -2378,21 +2823,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcc490f49 // cmovnsq %r12, %rcx
 	LONG $0x96148d49 // leaq (%r14,%rdx,4), %rdx
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2674 // je 0x3710 <k_tile_panel+0x7c0>
+	WORD $0x2674 // je 0x4130 <k_tile_panel+0x7c0>
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0x107ca1c4; WORD $0x9a0c // vmovups (%rdx,%r11,4), %ymm1
 	LONG $0x6f7ea1c4; WORD $0xda1c // vmovdqu (%rdx,%r11,8), %ymm3
 	LONG $0x107ca1c4; WORD $0x0a24 // vmovups (%rdx,%r9), %ymm4
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x247f // jg 0x3729 <k_tile_panel+0x7d9>
-	WORD $0x99eb // jmp 0x36a0 <k_tile_panel+0x750>
+	WORD $0x247f // jg 0x4149 <k_tile_panel+0x7d9>
+	WORD $0x99eb // jmp 0x40c0 <k_tile_panel+0x750>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff778e0f; WORD $0xffff // jle 0x36a0 <k_tile_panel+0x750>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x40c0 <k_tile_panel+0x750>
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
@@ -2479,7 +2924,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0x244c; BYTE $0xf8 // vpbroadcastd -0x8(%r12), %ymm9
 	LONG $0x5075e2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm7
 	LONG $0x5075c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm1, %ymm6
-	QUAD $0x0028e01d187d62c4; BYTE $0x00 // vbroadcastss 0x28e0(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
+	QUAD $0x0029481d187d62c4; BYTE $0x00 // vbroadcastss 0x2948(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
 	QUAD $0x00020080107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm0
 	LONG $0xd05924c5 // vmulps %ymm0, %ymm11, %ymm10
 	LONG $0x5075c2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm1, %ymm5
@@ -2500,8 +2945,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfd64870f; WORD $0xffff // ja 0x3750 <k_tile_panel+0x800>
-	LONG $0xfffcafe9; BYTE $0xff // jmp 0x36a0 <k_tile_panel+0x750>
+	LONG $0xfd64870f; WORD $0xffff // ja 0x4170 <k_tile_panel+0x800>
+	LONG $0xfffcafe9; BYTE $0xff // jmp 0x40c0 <k_tile_panel+0x750>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x10418b48 // movq 0x10(%rcx), %rax
@@ -2518,14 +2963,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x64c28348 // addq $0x64, %rdx
 	LONG $0x06e1c149 // shlq $0x6, %r9
 	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
-	WORD $0x1eeb // jmp 0x3a5b <k_tile_panel+0xb0b>
+	WORD $0x1eeb // jmp 0x447b <k_tile_panel+0xb0b>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
 	LONG $0x117cc1c4; WORD $0xbe0c // vmovups %ymm1, (%r14,%rdi,4)
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0xfba08f0f; WORD $0xffff // jg 0x35fb <k_tile_panel+0x6ab>
+	LONG $0xfba08f0f; WORD $0xffff // jg 0x401b <k_tile_panel+0x6ab>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0x24742b4c; BYTE $0x08 // subq 0x8(%rsp), %r14
@@ -2535,16 +2980,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe490f4c // cmovnsq %rsi, %r15
 	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x3a90 <k_tile_panel+0xb40>
+	WORD $0x1274 // je 0x44b0 <k_tile_panel+0xb40>
 	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
 	LONG $0x107cc1c4; WORD $0xbe0c // vmovups (%r14,%rdi,4), %ymm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x3a9d <k_tile_panel+0xb4d>
-	WORD $0xb0eb // jmp 0x3a40 <k_tile_panel+0xaf0>
+	WORD $0x0f7f // jg 0x44bd <k_tile_panel+0xb4d>
+	WORD $0xb0eb // jmp 0x4460 <k_tile_panel+0xaf0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x3a40 <k_tile_panel+0xaf0>
+	WORD $0xa37e // jle 0x4460 <k_tile_panel+0xaf0>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	WORD $0x294c; BYTE $0xe6 // subq %r12, %rsi
@@ -2610,13 +3055,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfeb3870f; WORD $0xffff // ja 0x3ac0 <k_tile_panel+0xb70>
-	LONG $0xfffe2ee9; BYTE $0xff // jmp 0x3a40 <k_tile_panel+0xaf0>
+	LONG $0xfeb3870f; WORD $0xffff // ja 0x44e0 <k_tile_panel+0xb70>
+	LONG $0xfffe2ee9; BYTE $0xff // jmp 0x4460 <k_tile_panel+0xaf0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf4b88e0f; WORD $0xffff // jle 0x30e0 <k_tile_panel+0x190>
+	LONG $0xf4b88e0f; WORD $0xffff // jle 0x3b00 <k_tile_panel+0x190>
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
@@ -2666,8 +3111,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff33870f; WORD $0xffff // ja 0x3c60 <k_tile_panel+0xd10>
-	LONG $0xfff3aee9; BYTE $0xff // jmp 0x30e0 <k_tile_panel+0x190>
+	LONG $0xff33870f; WORD $0xffff // ja 0x4680 <k_tile_panel+0xd10>
+	LONG $0xfff3aee9; BYTE $0xff // jmp 0x3b00 <k_tile_panel+0x190>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2763,10 +3208,10 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
 	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
 	LONG $0x03c08348 // addq $0x3, %rax
-	QUAD $0x0023da0d587d62c4; BYTE $0x00 // vpbroadcastd 0x23da(%rip), %ymm9 # 0x6264 <k_tile_panel_16_min+0xc94>
+	QUAD $0x0024460d587d62c4; BYTE $0x00 // vpbroadcastd 0x2446(%rip), %ymm9 # 0x6cf0 <k_tile_panel_16_min+0xd00>
 	LONG $0x06e2c149 // shlq $0x6, %r10
 	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	QUAD $0x0023b01d187d62c4; BYTE $0x00 // vbroadcastss 0x23b0(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
+	QUAD $0x0024181d187d62c4; BYTE $0x00 // vbroadcastss 0x2418(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	LONG $0x06e2c148 // shlq $0x6, %rdx
@@ -2777,24 +3222,24 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
 	QUAD $0x000088248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x88(%rsp)
-	WORD $0x1deb // jmp 0x3eea <k_tile_panel_min+0x19a>
+	WORD $0x1deb // jmp 0x490a <k_tile_panel_min+0x19a>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x1411fcc5; BYTE $0x38 // vmovups %ymm2, (%rax,%rdi)
 	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
 	LONG $0x01c5f641 // testb $0x1, %r13b
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0x0cc5840f; WORD $0x0000 // je 0x4baf <k_tile_panel_min+0xe5f>
+	LONG $0x0cc5840f; WORD $0x0000 // je 0x55cf <k_tile_panel_min+0xe5f>
 	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	LONG $0x0511840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
+	LONG $0x0511840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
 	LONG $0x24048b4d // movq (%r12), %r8
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
 	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0774 // je 0x3f17 <k_tile_panel_min+0x1c7>
+	WORD $0x0774 // je 0x4937 <k_tile_panel_min+0x1c7>
 	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
-	WORD $0x04eb // jmp 0x3f1b <k_tile_panel_min+0x1cb>
+	WORD $0x04eb // jmp 0x493b <k_tile_panel_min+0x1cb>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
 	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
@@ -2802,7 +3247,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b4d; BYTE $0x20 // movq 0x20(%r12), %r14
 	LONG $0x247c8b4d; BYTE $0x38 // movq 0x38(%r12), %r15
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01078e0f; WORD $0x0000 // jle 0x4042 <k_tile_panel_min+0x2f2>
+	LONG $0x01078e0f; WORD $0x0000 // jle 0x4a62 <k_tile_panel_min+0x2f2>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x44af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rax
 	LONG $0x06e0c148 // shlq $0x6, %rax
@@ -2848,21 +3293,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xff1e870f; WORD $0xffff // ja 0x3f60 <k_tile_panel_min+0x210>
+	LONG $0xff1e870f; WORD $0xffff // ja 0x4980 <k_tile_panel_min+0x210>
 	LONG $0x24448b49; BYTE $0x18 // movq 0x18(%r12), %rax
 	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
 	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
 	LONG $0x06247c80; BYTE $0x00 // cmpb $0x0, 0x6(%rsp)
-	LONG $0x03b1840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
+	LONG $0x03b1840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x4074 <k_tile_panel_min+0x324>
+	WORD $0x1074 // je 0x4a94 <k_tile_panel_min+0x324>
 	LONG $0x107cc1c4; WORD $0x8014 // vmovups (%r8,%rax,4), %ymm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4081 <k_tile_panel_min+0x331>
-	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4183 <k_tile_panel_min+0x433>
+	WORD $0x127f // jg 0x4aa1 <k_tile_panel_min+0x331>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4ba3 <k_tile_panel_min+0x433>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01028e0f; WORD $0x0000 // jle 0x4183 <k_tile_panel_min+0x433>
+	LONG $0x01028e0f; WORD $0x0000 // jle 0x4ba3 <k_tile_panel_min+0x433>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x4caf0f48; WORD $0x6024 // imulq 0x60(%rsp), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
@@ -2907,21 +3352,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff1d870f; WORD $0xffff // ja 0x40a0 <k_tile_panel_min+0x350>
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4ac0 <k_tile_panel_min+0x350>
 	LONG $0x117cc1c4; WORD $0x8014 // vmovups %ymm2, (%r8,%rax,4)
 	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
 	LONG $0x05247c80; BYTE $0x00 // cmpb $0x0, 0x5(%rsp)
 	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0272840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
+	LONG $0x0272840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x41b3 <k_tile_panel_min+0x463>
+	WORD $0x1074 // je 0x4bd3 <k_tile_panel_min+0x463>
 	LONG $0x107cc1c4; WORD $0xc014 // vmovups (%r8,%rax,8), %ymm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x41c0 <k_tile_panel_min+0x470>
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x42c3 <k_tile_panel_min+0x573>
+	WORD $0x127f // jg 0x4be0 <k_tile_panel_min+0x470>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x4ce3 <k_tile_panel_min+0x573>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x42c3 <k_tile_panel_min+0x573>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x4ce3 <k_tile_panel_min+0x573>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x4caf0f48; WORD $0x4824 // imulq 0x48(%rsp), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
@@ -2966,23 +3411,23 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff1d870f; WORD $0xffff // ja 0x41e0 <k_tile_panel_min+0x490>
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4c00 <k_tile_panel_min+0x490>
 	LONG $0x117cc1c4; WORD $0xc014 // vmovups %ymm2, (%r8,%rax,8)
 	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
 	LONG $0x04247c80; BYTE $0x00 // cmpb $0x0, 0x4(%rsp)
 	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0132840f; WORD $0x0000 // je 0x4410 <k_tile_panel_min+0x6c0>
+	LONG $0x0132840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
 	LONG $0x02e0c148 // shlq $0x2, %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x42fb <k_tile_panel_min+0x5ab>
+	WORD $0x1074 // je 0x4d1b <k_tile_panel_min+0x5ab>
 	LONG $0x107cc1c4; WORD $0x0014 // vmovups (%r8,%rax), %ymm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4308 <k_tile_panel_min+0x5b8>
-	LONG $0x000108e9; BYTE $0x00 // jmp 0x4403 <k_tile_panel_min+0x6b3>
+	WORD $0x127f // jg 0x4d28 <k_tile_panel_min+0x5b8>
+	LONG $0x000108e9; BYTE $0x00 // jmp 0x4e23 <k_tile_panel_min+0x6b3>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00fb8e0f; WORD $0x0000 // jle 0x4403 <k_tile_panel_min+0x6b3>
+	LONG $0x00fb8e0f; WORD $0x0000 // jle 0x4e23 <k_tile_panel_min+0x6b3>
 	LONG $0x74af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r14
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
@@ -3025,7 +3470,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff1d870f; WORD $0xffff // ja 0x4320 <k_tile_panel_min+0x5d0>
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4d40 <k_tile_panel_min+0x5d0>
 	LONG $0x117cc1c4; WORD $0x0014 // vmovups %ymm2, (%r8,%rax)
 	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
 	WORD $0x9066 // nop
@@ -3033,17 +3478,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04738d48 // leaq 0x4(%rbx), %rsi
 	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
 	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0x007c8e0f; WORD $0x0000 // jle 0x44a0 <k_tile_panel_min+0x750>
+	LONG $0x007c8e0f; WORD $0x0000 // jle 0x4ec0 <k_tile_panel_min+0x750>
 	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	LONG $0x02728d4c // leaq 0x2(%rdx), %r14
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0x04098e0f; WORD $0x0000 // jle 0x4840 <k_tile_panel_min+0xaf0>
+	LONG $0x04098e0f; WORD $0x0000 // jle 0x5260 <k_tile_panel_min+0xaf0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
 	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0xfa888d0f; WORD $0xffff // jge 0x3ed5 <k_tile_panel_min+0x185>
+	LONG $0xfa888d0f; WORD $0xffff // jge 0x48f5 <k_tile_panel_min+0x185>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24442b48; BYTE $0x18 // subq 0x18(%rsp), %rax
 	LONG $0x44af0f49; WORD $0x1824 // imulq 0x18(%r12), %rax
@@ -3053,13 +3498,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc9490f4c // cmovnsq %rcx, %r9
 	LONG $0x247c8349; WORD $0x0040 // cmpq $0x0, 0x40(%r12)
-	LONG $0x0604840f; WORD $0x0000 // je 0x4a7e <k_tile_panel_min+0xd2e>
+	LONG $0x0604840f; WORD $0x0000 // je 0x549e <k_tile_panel_min+0xd2e>
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x1410fcc5; BYTE $0x38 // vmovups (%rax,%rdi), %ymm2
 	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x06038f0f; WORD $0x0000 // jg 0x4a95 <k_tile_panel_min+0xd45>
-	LONG $0xfffa39e9; BYTE $0xff // jmp 0x3ed0 <k_tile_panel_min+0x180>
+	LONG $0x06038f0f; WORD $0x0000 // jg 0x54b5 <k_tile_panel_min+0xd45>
+	LONG $0xfffa39e9; BYTE $0xff // jmp 0x48f0 <k_tile_panel_min+0x180>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24448b4d; BYTE $0x10 // movq 0x10(%r12), %r8
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
@@ -3073,7 +3518,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
 	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
 	LONG $0x01418d49 // leaq 0x1(%r9), %rax
-	WORD $0x37eb // jmp 0x4511 <k_tile_panel_min+0x7c1>
+	WORD $0x37eb // jmp 0x4f31 <k_tile_panel_min+0x7c1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
 	LONG $0x117c81c4; WORD $0x9c1c // vmovups %ymm3, (%r12,%r11,4)
@@ -3083,7 +3528,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
 	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
 	QUAD $0x000088248c6f7ec5; BYTE $0x00 // vmovdqu 0x88(%rsp), %ymm9
-	LONG $0xff168f0f; WORD $0xffff // jg 0x4427 <k_tile_panel_min+0x6d7>
+	LONG $0xff168f0f; WORD $0xffff // jg 0x4e47 <k_tile_panel_min+0x6d7>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x247c2b4c; BYTE $0x18 // subq 0x18(%rsp), %r15
@@ -3093,21 +3538,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf3490f48 // cmovnsq %rbx, %rsi
 	LONG $0xbe248d4f // leaq (%r14,%r15,4), %r12
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2c74 // je 0x4560 <k_tile_panel_min+0x810>
+	WORD $0x2c74 // je 0x4f80 <k_tile_panel_min+0x810>
 	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
 	LONG $0x107c81c4; WORD $0x9c1c // vmovups (%r12,%r11,4), %ymm3
 	LONG $0x107c81c4; WORD $0xdc24 // vmovups (%r12,%r11,8), %ymm4
 	LONG $0x107cc1c4; WORD $0x0c2c // vmovups (%r12,%rcx), %ymm5
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x287f // jg 0x4579 <k_tile_panel_min+0x829>
-	WORD $0x8deb // jmp 0x44e0 <k_tile_panel_min+0x790>
+	WORD $0x287f // jg 0x4f99 <k_tile_panel_min+0x829>
+	WORD $0x8deb // jmp 0x4f00 <k_tile_panel_min+0x790>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xff678e0f; WORD $0xffff // jle 0x44e0 <k_tile_panel_min+0x790>
+	LONG $0xff678e0f; WORD $0xffff // jle 0x4f00 <k_tile_panel_min+0x790>
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0x02ffc149 // sarq $0x2, %r15
 	LONG $0xfdaf0f4c // imulq %rbp, %r15
@@ -3196,7 +3641,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
 	QUAD $0x0000dc83587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm0
 	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
-	QUAD $0x001ac71d187d62c4; BYTE $0x00 // vbroadcastss 0x1ac7(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
+	QUAD $0x001b2f1d187d62c4; BYTE $0x00 // vbroadcastss 0x1b2f(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
 	LONG $0x502d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm9
 	QUAD $0x000002008610fcc5 // vmovups 0x200(%rsi), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
@@ -3225,8 +3670,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfd6f870f; WORD $0xffff // ja 0x45a0 <k_tile_panel_min+0x850>
-	LONG $0xfffcaae9; BYTE $0xff // jmp 0x44e0 <k_tile_panel_min+0x790>
+	LONG $0xfd6f870f; WORD $0xffff // ja 0x4fc0 <k_tile_panel_min+0x850>
+	LONG $0xfffcaae9; BYTE $0xff // jmp 0x4f00 <k_tile_panel_min+0x790>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x10418b48 // movq 0x10(%rcx), %rax
@@ -3241,14 +3686,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x38598b4c // movq 0x38(%rcx), %r11
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
-	WORD $0x25eb // jmp 0x489b <k_tile_panel_min+0xb4b>
+	WORD $0x25eb // jmp 0x52bb <k_tile_panel_min+0xb4b>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x1e // vmovups %ymm3, (%r14)
 	LONG $0x117cc1c4; WORD $0xbe14 // vmovups %ymm2, (%r14,%rdi,4)
 	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
-	LONG $0xfba48f0f; WORD $0xffff // jg 0x443f <k_tile_panel_min+0x6ef>
+	LONG $0xfba48f0f; WORD $0xffff // jg 0x4e5f <k_tile_panel_min+0x6ef>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	LONG $0x24742b4c; BYTE $0x18 // subq 0x18(%rsp), %r14
@@ -3258,16 +3703,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfa490f4c // cmovnsq %rdx, %r15
 	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x48d0 <k_tile_panel_min+0xb80>
+	WORD $0x1274 // je 0x52f0 <k_tile_panel_min+0xb80>
 	LONG $0x107cc1c4; BYTE $0x1e // vmovups (%r14), %ymm3
 	LONG $0x107cc1c4; WORD $0xbe14 // vmovups (%r14,%rdi,4), %ymm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x48dd <k_tile_panel_min+0xb8d>
-	WORD $0xb0eb // jmp 0x4880 <k_tile_panel_min+0xb30>
+	WORD $0x0f7f // jg 0x52fd <k_tile_panel_min+0xb8d>
+	WORD $0xb0eb // jmp 0x52a0 <k_tile_panel_min+0xb30>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x4880 <k_tile_panel_min+0xb30>
+	WORD $0xa37e // jle 0x52a0 <k_tile_panel_min+0xb30>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0x02fcc149 // sarq $0x2, %r12
 	LONG $0xe1af0f4d // imulq %r9, %r12
@@ -3339,13 +3784,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0xff49; BYTE $0xcf // decq %r15
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfe97870f; WORD $0xffff // ja 0x4910 <k_tile_panel_min+0xbc0>
-	LONG $0xfffe02e9; BYTE $0xff // jmp 0x4880 <k_tile_panel_min+0xb30>
+	LONG $0xfe97870f; WORD $0xffff // ja 0x5330 <k_tile_panel_min+0xbc0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x52a0 <k_tile_panel_min+0xb30>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf43b8e0f; WORD $0xffff // jle 0x3ed0 <k_tile_panel_min+0x180>
+	LONG $0xf43b8e0f; WORD $0xffff // jle 0x48f0 <k_tile_panel_min+0x180>
 	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3395,8 +3840,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff26870f; WORD $0xffff // ja 0x4ad0 <k_tile_panel_min+0xd80>
-	LONG $0xfff321e9; BYTE $0xff // jmp 0x3ed0 <k_tile_panel_min+0x180>
+	LONG $0xff26870f; WORD $0xffff // ja 0x54f0 <k_tile_panel_min+0xd80>
+	LONG $0xfff321e9; BYTE $0xff // jmp 0x48f0 <k_tile_panel_min+0x180>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3427,9 +3872,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x00163b1d187d62c4; BYTE $0x00 // vbroadcastss 0x163b(%rip), %ymm11 # 0x624c <k_tile_panel_16_min+0xc7c>
+	QUAD $0x0016a31d187d62c4; BYTE $0x00 // vbroadcastss 0x16a3(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x2ceb // jmp 0x4c44 <k_tile_panel_16+0x74>
+	WORD $0x2ceb // jmp 0x5664 <k_tile_panel_16+0x74>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x0c11fcc5; BYTE $0x16 // vmovups %ymm1, (%rsi,%rdx)
@@ -3437,11 +3882,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0977840f; WORD $0x0000 // je 0x55bb <k_tile_panel_16+0x9eb>
+	LONG $0x0977840f; WORD $0x0000 // je 0x5fdb <k_tile_panel_16+0x9eb>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01bb840f; WORD $0x0000 // je 0x4e11 <k_tile_panel_16+0x241>
+	LONG $0x01bb840f; WORD $0x0000 // je 0x5831 <k_tile_panel_16+0x241>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	LONG $0x08528b49 // movq 0x8(%r10), %rdx
 	LONG $0x105a8b4d // movq 0x10(%r10), %r11
@@ -3466,15 +3911,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0xeb490f4d // cmovnsq %r11, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x4cd0 <k_tile_panel_16+0x100>
+	WORD $0x1674 // je 0x56f0 <k_tile_panel_16+0x100>
 	LONG $0x107ca1c4; WORD $0xbf0c // vmovups (%rdi,%r15,4), %ymm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x187f // jg 0x4cdd <k_tile_panel_16+0x10d>
-	LONG $0x00012fe9; BYTE $0x00 // jmp 0x4df9 <k_tile_panel_16+0x229>
+	WORD $0x187f // jg 0x56fd <k_tile_panel_16+0x10d>
+	LONG $0x00012fe9; BYTE $0x00 // jmp 0x5819 <k_tile_panel_16+0x229>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x011c8e0f; WORD $0x0000 // jle 0x4df9 <k_tile_panel_16+0x229>
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x5819 <k_tile_panel_16+0x229>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
@@ -3524,24 +3969,24 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff17870f; WORD $0xffff // ja 0x4d10 <k_tile_panel_16+0x140>
+	LONG $0xff17870f; WORD $0xffff // ja 0x5730 <k_tile_panel_16+0x140>
 	LONG $0x117ca1c4; WORD $0xbf0c // vmovups %ymm1, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x03c3f641 // testb $0x3, %r11b
-	WORD $0x0974 // je 0x4e11 <k_tile_panel_16+0x241>
+	WORD $0x0974 // je 0x5831 <k_tile_panel_16+0x241>
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe8f8c0f; WORD $0xffff // jl 0x4ca0 <k_tile_panel_16+0xd0>
+	LONG $0xfe8f8c0f; WORD $0xffff // jl 0x56c0 <k_tile_panel_16+0xd0>
 	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x667e // jle 0x4e80 <k_tile_panel_16+0x2b0>
+	WORD $0x667e // jle 0x58a0 <k_tile_panel_16+0x2b0>
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x02628d4d // leaq 0x2(%r10), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x04268e0f; WORD $0x0000 // jle 0x5250 <k_tile_panel_16+0x680>
+	LONG $0x04268e0f; WORD $0x0000 // jle 0x5c70 <k_tile_panel_16+0x680>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdef8d0f; WORD $0xffff // jge 0x4c2a <k_tile_panel_16+0x5a>
+	LONG $0xfdef8d0f; WORD $0xffff // jge 0x564a <k_tile_panel_16+0x5a>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -3551,13 +3996,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0612840f; WORD $0x0000 // je 0x5475 <k_tile_panel_16+0x8a5>
+	LONG $0x0612840f; WORD $0x0000 // je 0x5e95 <k_tile_panel_16+0x8a5>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107ca1c4; WORD $0x0e0c // vmovups (%rsi,%r9), %ymm1
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x060b8f0f; WORD $0x0000 // jg 0x5486 <k_tile_panel_16+0x8b6>
-	LONG $0xfffda0e9; BYTE $0xff // jmp 0x4c20 <k_tile_panel_16+0x50>
+	LONG $0x060b8f0f; WORD $0x0000 // jg 0x5ea6 <k_tile_panel_16+0x8b6>
+	LONG $0xfffda0e9; BYTE $0xff // jmp 0x5640 <k_tile_panel_16+0x50>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x10708b49 // movq 0x10(%r8), %rsi
 	LONG $0x18588b49 // movq 0x18(%r8), %rbx
@@ -3576,7 +4021,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000ecbf; BYTE $0x00 // movl $0xec, %edi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x34eb // jmp 0x4f07 <k_tile_panel_16+0x337>
+	WORD $0x34eb // jmp 0x5927 <k_tile_panel_16+0x337>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x117cc1c4; WORD $0x9814 // vmovups %ymm2, (%r8,%rbx,4)
@@ -3585,7 +4030,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x4e1d <k_tile_panel_16+0x24d>
+	LONG $0xff168f0f; WORD $0xffff // jg 0x583d <k_tile_panel_16+0x24d>
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
@@ -3595,21 +4040,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3490f49 // cmovnsq %r11, %rdx
 	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2874 // je 0x4f50 <k_tile_panel_16+0x380>
+	WORD $0x2874 // je 0x5970 <k_tile_panel_16+0x380>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	LONG $0x107cc1c4; WORD $0x9814 // vmovups (%r8,%rbx,4), %ymm2
 	LONG $0x107cc1c4; WORD $0xd80c // vmovups (%r8,%rbx,8), %ymm1
 	LONG $0x107cc1c4; WORD $0x2824 // vmovups (%r8,%rbp), %ymm4
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x257f // jg 0x4f69 <k_tile_panel_16+0x399>
-	WORD $0x9aeb // jmp 0x4ee0 <k_tile_panel_16+0x310>
+	WORD $0x257f // jg 0x5989 <k_tile_panel_16+0x399>
+	WORD $0x9aeb // jmp 0x5900 <k_tile_panel_16+0x310>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x4ee0 <k_tile_panel_16+0x310>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x5900 <k_tile_panel_16+0x310>
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	LONG $0xfce78348 // andq $-0x4, %rdi
 	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
@@ -3732,8 +4177,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd54870f; WORD $0xffff // ja 0x4f90 <k_tile_panel_16+0x3c0>
-	LONG $0xfffc9fe9; BYTE $0xff // jmp 0x4ee0 <k_tile_panel_16+0x310>
+	LONG $0xfd54870f; WORD $0xffff // ja 0x59b0 <k_tile_panel_16+0x3c0>
+	LONG $0xfffc9fe9; BYTE $0xff // jmp 0x5900 <k_tile_panel_16+0x310>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
@@ -3750,13 +4195,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
 	LONG $0x6cc68348 // addq $0x6c, %rsi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x1ceb // jmp 0x52ac <k_tile_panel_16+0x6dc>
+	WORD $0x1ceb // jmp 0x5ccc <k_tile_panel_16+0x6dc>
 	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc0c // vmovups %ymm1, (%r12,%rdi,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfb818f0f; WORD $0xffff // jg 0x4e2d <k_tile_panel_16+0x25d>
+	LONG $0xfb818f0f; WORD $0xffff // jg 0x584d <k_tile_panel_16+0x25d>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -3766,16 +4211,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x52e0 <k_tile_panel_16+0x710>
+	WORD $0x1374 // je 0x5d00 <k_tile_panel_16+0x710>
 	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
 	LONG $0x107cc1c4; WORD $0xbc0c // vmovups (%r12,%rdi,4), %ymm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x52ed <k_tile_panel_16+0x71d>
-	WORD $0xb0eb // jmp 0x5290 <k_tile_panel_16+0x6c0>
+	WORD $0x0f7f // jg 0x5d0d <k_tile_panel_16+0x71d>
+	WORD $0xb0eb // jmp 0x5cb0 <k_tile_panel_16+0x6c0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5290 <k_tile_panel_16+0x6c0>
+	WORD $0xa37e // jle 0x5cb0 <k_tile_panel_16+0x6c0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
@@ -3848,12 +4293,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfea0870f; WORD $0xffff // ja 0x5310 <k_tile_panel_16+0x740>
-	LONG $0xfffe1be9; BYTE $0xff // jmp 0x5290 <k_tile_panel_16+0x6c0>
+	LONG $0xfea0870f; WORD $0xffff // ja 0x5d30 <k_tile_panel_16+0x740>
+	LONG $0xfffe1be9; BYTE $0xff // jmp 0x5cb0 <k_tile_panel_16+0x6c0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf79a8e0f; WORD $0xffff // jle 0x4c20 <k_tile_panel_16+0x50>
+	LONG $0xf79a8e0f; WORD $0xffff // jle 0x5640 <k_tile_panel_16+0x50>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
@@ -3908,8 +4353,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xff1a870f; WORD $0xffff // ja 0x54d0 <k_tile_panel_16+0x900>
-	LONG $0xfff665e9; BYTE $0xff // jmp 0x4c20 <k_tile_panel_16+0x50>
+	LONG $0xff1a870f; WORD $0xffff // ja 0x5ef0 <k_tile_panel_16+0x900>
+	LONG $0xfff665e9; BYTE $0xff // jmp 0x5640 <k_tile_panel_16+0x50>
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3940,11 +4385,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
 	WORD $0x01b2 // movb $0x1, %dl
 	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x000c501d587d62c4; BYTE $0x00 // vpbroadcastd 0xc50(%rip), %ymm11 # 0x6264 <k_tile_panel_16_min+0xc94>
-	QUAD $0x000c2f3d187d62c4; BYTE $0x00 // vbroadcastss 0xc2f(%rip), %ymm15 # 0x624c <k_tile_panel_16_min+0xc7c>
+	QUAD $0x000cbc1d587d62c4; BYTE $0x00 // vpbroadcastd 0xcbc(%rip), %ymm11 # 0x6cf0 <k_tile_panel_16_min+0xd00>
+	QUAD $0x000c973d187d62c4; BYTE $0x00 // vbroadcastss 0xc97(%rip), %ymm15 # 0x6cd4 <k_tile_panel_16_min+0xce4>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x5c7f7ec5; WORD $0x2824 // vmovdqu %ymm11, 0x28(%rsp)
-	WORD $0x2aeb // jmp 0x5654 <k_tile_panel_16_min+0x84>
+	WORD $0x2aeb // jmp 0x6074 <k_tile_panel_16_min+0x84>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x1411fcc5; BYTE $0x16 // vmovups %ymm2, (%rsi,%rdx)
@@ -3952,11 +4397,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0a41840f; WORD $0x0000 // je 0x6095 <k_tile_panel_16_min+0xac5>
+	LONG $0x0a41840f; WORD $0x0000 // je 0x6ab5 <k_tile_panel_16_min+0xac5>
 	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01c6840f; WORD $0x0000 // je 0x582c <k_tile_panel_16_min+0x25c>
+	LONG $0x01c6840f; WORD $0x0000 // je 0x624c <k_tile_panel_16_min+0x25c>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x08538b49 // movq 0x8(%r11), %rdx
 	LONG $0x10538b4d // movq 0x10(%r11), %r10
@@ -3979,15 +4424,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xea490f4d // cmovnsq %r10, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x56d0 <k_tile_panel_16_min+0x100>
+	WORD $0x1674 // je 0x60f0 <k_tile_panel_16_min+0x100>
 	LONG $0x107ca1c4; WORD $0xbf14 // vmovups (%rdi,%r15,4), %ymm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x187f // jg 0x56dd <k_tile_panel_16_min+0x10d>
-	LONG $0x00014ae9; BYTE $0x00 // jmp 0x5814 <k_tile_panel_16_min+0x244>
+	WORD $0x187f // jg 0x60fd <k_tile_panel_16_min+0x10d>
+	LONG $0x00014ae9; BYTE $0x00 // jmp 0x6234 <k_tile_panel_16_min+0x244>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x5814 <k_tile_panel_16_min+0x244>
+	LONG $0x01378e0f; WORD $0x0000 // jle 0x6234 <k_tile_panel_16_min+0x244>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xe8af0f49 // imulq %r8, %rbp
@@ -4042,24 +4487,24 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfefc870f; WORD $0xffff // ja 0x5710 <k_tile_panel_16_min+0x140>
+	LONG $0xfefc870f; WORD $0xffff // ja 0x6130 <k_tile_panel_16_min+0x140>
 	LONG $0x117ca1c4; WORD $0xbf14 // vmovups %ymm2, (%rdi,%r15,4)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x582c <k_tile_panel_16_min+0x25c>
+	WORD $0x0974 // je 0x624c <k_tile_panel_16_min+0x25c>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe748c0f; WORD $0xffff // jl 0x56a0 <k_tile_panel_16_min+0xd0>
+	LONG $0xfe748c0f; WORD $0xffff // jl 0x60c0 <k_tile_panel_16_min+0xd0>
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x6b7e // jle 0x58a0 <k_tile_panel_16_min+0x2d0>
+	WORD $0x6b7e // jle 0x62c0 <k_tile_panel_16_min+0x2d0>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02618d4d // leaq 0x2(%r9), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x048b8e0f; WORD $0x0000 // jle 0x5cd0 <k_tile_panel_16_min+0x700>
+	LONG $0x048b8e0f; WORD $0x0000 // jle 0x66f0 <k_tile_panel_16_min+0x700>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfde48d0f; WORD $0xffff // jge 0x563a <k_tile_panel_16_min+0x6a>
+	LONG $0xfde48d0f; WORD $0xffff // jge 0x605a <k_tile_panel_16_min+0x6a>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -4069,13 +4514,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x06bc840f; WORD $0x0000 // je 0x5f3a <k_tile_panel_16_min+0x96a>
+	LONG $0x06bc840f; WORD $0x0000 // je 0x695a <k_tile_panel_16_min+0x96a>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107ca1c4; WORD $0x0e14 // vmovups (%rsi,%r9), %ymm2
 	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x06b58f0f; WORD $0x0000 // jg 0x5f4b <k_tile_panel_16_min+0x97b>
-	LONG $0xfffd95e9; BYTE $0xff // jmp 0x5630 <k_tile_panel_16_min+0x60>
+	LONG $0x06b58f0f; WORD $0x0000 // jg 0x696b <k_tile_panel_16_min+0x97b>
+	LONG $0xfffd95e9; BYTE $0xff // jmp 0x6050 <k_tile_panel_16_min+0x60>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -4093,7 +4538,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
 	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
 	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
-	WORD $0x33eb // jmp 0x591d <k_tile_panel_16_min+0x34d>
+	WORD $0x33eb // jmp 0x633d <k_tile_panel_16_min+0x34d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
 	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
@@ -4103,7 +4548,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x5c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm11
-	LONG $0xff1b8f0f; WORD $0xffff // jg 0x5838 <k_tile_panel_16_min+0x268>
+	LONG $0xff1b8f0f; WORD $0xffff // jg 0x6258 <k_tile_panel_16_min+0x268>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
@@ -4113,21 +4558,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2490f49 // cmovnsq %r10, %rdx
 	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2274 // je 0x5960 <k_tile_panel_16_min+0x390>
+	WORD $0x2274 // je 0x6380 <k_tile_panel_16_min+0x390>
 	LONG $0x6f7ec1c4; BYTE $0x28 // vmovdqu (%r8), %ymm5
 	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
 	LONG $0x107cc1c4; WORD $0x281c // vmovups (%r8,%rbp), %ymm3
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1f7f // jg 0x5979 <k_tile_panel_16_min+0x3a9>
-	WORD $0x94eb // jmp 0x58f0 <k_tile_panel_16_min+0x320>
+	WORD $0x1f7f // jg 0x6399 <k_tile_panel_16_min+0x3a9>
+	WORD $0x94eb // jmp 0x6310 <k_tile_panel_16_min+0x320>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x58f0 <k_tile_panel_16_min+0x320>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x6310 <k_tile_panel_16_min+0x320>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02fec148 // sarq $0x2, %rsi
 	LONG $0xf7af0f49 // imulq %r15, %rsi
@@ -4193,7 +4638,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x500562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm13
 	LONG $0x587dc2c4; WORD $0x1042 // vpbroadcastd 0x10(%r10), %ymm0
 	LONG $0x500562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm14
-	QUAD $0x0007463d187d62c4; BYTE $0x00 // vbroadcastss 0x746(%rip), %ymm15 # 0x624c <k_tile_panel_16_min+0xc7c>
+	QUAD $0x0007ae3d187d62c4; BYTE $0x00 // vbroadcastss 0x7ae(%rip), %ymm15 # 0x6cd4 <k_tile_panel_16_min+0xce4>
 	QUAD $0xfffffe80826ffec5 // vmovdqu -0x180(%rdx), %ymm0
 	QUAD $0x0000d48a587dc2c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm1
 	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
@@ -4268,8 +4713,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfce9870f; WORD $0xffff // ja 0x59b0 <k_tile_panel_16_min+0x3e0>
-	LONG $0xfffc24e9; BYTE $0xff // jmp 0x58f0 <k_tile_panel_16_min+0x320>
+	LONG $0xfce9870f; WORD $0xffff // ja 0x63d0 <k_tile_panel_16_min+0x3e0>
+	LONG $0xfffc24e9; BYTE $0xff // jmp 0x6310 <k_tile_panel_16_min+0x320>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
@@ -4284,14 +4729,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
 	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
 	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	WORD $0x24eb // jmp 0x5d2c <k_tile_panel_16_min+0x75c>
+	WORD $0x24eb // jmp 0x674c <k_tile_panel_16_min+0x75c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x241c // vmovups %ymm3, (%r12)
 	LONG $0x117cc1c4; WORD $0xbc14 // vmovups %ymm2, (%r12,%rdi,4)
 	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfb1c8f0f; WORD $0xffff // jg 0x5848 <k_tile_panel_16_min+0x278>
+	LONG $0xfb1c8f0f; WORD $0xffff // jg 0x6268 <k_tile_panel_16_min+0x278>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
@@ -4301,16 +4746,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe9490f4d // cmovnsq %r9, %r13
 	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5d60 <k_tile_panel_16_min+0x790>
+	WORD $0x1374 // je 0x6780 <k_tile_panel_16_min+0x790>
 	LONG $0x107cc1c4; WORD $0x241c // vmovups (%r12), %ymm3
 	LONG $0x107cc1c4; WORD $0xbc14 // vmovups (%r12,%rdi,4), %ymm2
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x5d6d <k_tile_panel_16_min+0x79d>
-	WORD $0xb0eb // jmp 0x5d10 <k_tile_panel_16_min+0x740>
+	WORD $0x0f7f // jg 0x678d <k_tile_panel_16_min+0x79d>
+	WORD $0xb0eb // jmp 0x6730 <k_tile_panel_16_min+0x740>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5d10 <k_tile_panel_16_min+0x740>
+	WORD $0xa37e // jle 0x6730 <k_tile_panel_16_min+0x740>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x02fdc148 // sarq $0x2, %rbp
 	LONG $0xeaaf0f49 // imulq %r10, %rbp
@@ -4394,12 +4839,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff49; BYTE $0xcd // decq %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe6b870f; WORD $0xffff // ja 0x5da0 <k_tile_panel_16_min+0x7d0>
-	LONG $0xfffdd6e9; BYTE $0xff // jmp 0x5d10 <k_tile_panel_16_min+0x740>
+	LONG $0xfe6b870f; WORD $0xffff // ja 0x67c0 <k_tile_panel_16_min+0x7d0>
+	LONG $0xfffdd6e9; BYTE $0xff // jmp 0x6730 <k_tile_panel_16_min+0x740>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xf6e58e0f; WORD $0xffff // jle 0x5630 <k_tile_panel_16_min+0x60>
+	LONG $0xf6e58e0f; WORD $0xffff // jle 0x6050 <k_tile_panel_16_min+0x60>
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0x02fac149 // sarq $0x2, %r10
@@ -4456,8 +4901,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
 	WORD $0xff49; BYTE $0xcb // decq %r11
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xff00870f; WORD $0xffff // ja 0x5f90 <k_tile_panel_16_min+0x9c0>
-	LONG $0xfff59be9; BYTE $0xff // jmp 0x5630 <k_tile_panel_16_min+0x60>
+	LONG $0xff00870f; WORD $0xffff // ja 0x69b0 <k_tile_panel_16_min+0x9c0>
+	LONG $0xfff59be9; BYTE $0xff // jmp 0x6050 <k_tile_panel_16_min+0x60>
 	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4489,6 +4934,38 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -4513,22 +4990,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x7070 // jo 0x6172 <k_tile_panel_16_min+0xba2>
-	WORD $0x7070 // jo 0x6174 <k_tile_panel_16_min+0xba4>
-	WORD $0x7070 // jo 0x6176 <k_tile_panel_16_min+0xba6>
-	WORD $0x7070 // jo 0x6178 <k_tile_panel_16_min+0xba8>
-	WORD $0x7070 // jo 0x617a <k_tile_panel_16_min+0xbaa>
-	WORD $0x7070 // jo 0x617c <k_tile_panel_16_min+0xbac>
-	WORD $0x7070 // jo 0x617e <k_tile_panel_16_min+0xbae>
-	WORD $0x7070 // jo 0x6180 <k_tile_panel_16_min+0xbb0>
-	WORD $0x7070 // jo 0x6182 <k_tile_panel_16_min+0xbb2>
-	WORD $0x7070 // jo 0x6184 <k_tile_panel_16_min+0xbb4>
-	WORD $0x7070 // jo 0x6186 <k_tile_panel_16_min+0xbb6>
-	WORD $0x7070 // jo 0x6188 <k_tile_panel_16_min+0xbb8>
-	WORD $0x7070 // jo 0x618a <k_tile_panel_16_min+0xbba>
-	WORD $0x7070 // jo 0x618c <k_tile_panel_16_min+0xbbc>
-	WORD $0x7070 // jo 0x618e <k_tile_panel_16_min+0xbbe>
-	WORD $0x7070 // jo 0x6190 <k_tile_panel_16_min+0xbc0>
+	WORD $0x7070 // jo 0x6bb2 <k_tile_panel_16_min+0xbc2>
+	WORD $0x7070 // jo 0x6bb4 <k_tile_panel_16_min+0xbc4>
+	WORD $0x7070 // jo 0x6bb6 <k_tile_panel_16_min+0xbc6>
+	WORD $0x7070 // jo 0x6bb8 <k_tile_panel_16_min+0xbc8>
+	WORD $0x7070 // jo 0x6bba <k_tile_panel_16_min+0xbca>
+	WORD $0x7070 // jo 0x6bbc <k_tile_panel_16_min+0xbcc>
+	WORD $0x7070 // jo 0x6bbe <k_tile_panel_16_min+0xbce>
+	WORD $0x7070 // jo 0x6bc0 <k_tile_panel_16_min+0xbd0>
+	WORD $0x7070 // jo 0x6bc2 <k_tile_panel_16_min+0xbd2>
+	WORD $0x7070 // jo 0x6bc4 <k_tile_panel_16_min+0xbd4>
+	WORD $0x7070 // jo 0x6bc6 <k_tile_panel_16_min+0xbd6>
+	WORD $0x7070 // jo 0x6bc8 <k_tile_panel_16_min+0xbd8>
+	WORD $0x7070 // jo 0x6bca <k_tile_panel_16_min+0xbda>
+	WORD $0x7070 // jo 0x6bcc <k_tile_panel_16_min+0xbdc>
+	WORD $0x7070 // jo 0x6bce <k_tile_panel_16_min+0xbde>
+	WORD $0x7070 // jo 0x6bd0 <k_tile_panel_16_min+0xbe0>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -4607,38 +5084,49 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
-	LONG $0x80808080; WORD $0x7878; BYTE $0x78 // addb $0x78, 0x78788080(%rax)
-	WORD $0x7878 // js 0x625d <k_tile_panel_16_min+0xc8d>
-	WORD $0x7878 // js 0x625f <k_tile_panel_16_min+0xc8f>
-	WORD $0x7878 // js 0x6261 <k_tile_panel_16_min+0xc91>
-	WORD $0x7878 // js 0x6263 <k_tile_panel_16_min+0xc93>
-	WORD $0x7878 // js 0x6265 <k_tile_panel_16_min+0xc95>
-	WORD $0x7878 // js 0x6267 <k_tile_panel_16_min+0xc97>
-	WORD $0x7878 // js 0x6269 <k_tile_panel_16_min+0xc99>
-	WORD $0x7878 // js 0x626b <k_tile_panel_16_min+0xc9b>
-	WORD $0x7878 // js 0x626d <k_tile_panel_16_min+0xc9d>
-	WORD $0x7878 // js 0x626f <k_tile_panel_16_min+0xc9f>
-	WORD $0x7878 // js 0x6271 <k_tile_panel_16_min+0xca1>
-	WORD $0x7878 // js 0x6273 <k_tile_panel_16_min+0xca3>
-	WORD $0x7878 // js 0x6275 <k_tile_panel_16_min+0xca5>
-	WORD $0x7878 // js 0x6277 <k_tile_panel_16_min+0xca7>
-	WORD $0x7c78 // js 0x627d <k_tile_panel_16_min+0xcad>
-	WORD $0x7c7c // jl 0x627f <k_tile_panel_16_min+0xcaf>
-	WORD $0x7c7c // jl 0x6281 <k_tile_panel_16_min+0xcb1>
-	WORD $0x7c7c // jl 0x6283 <k_tile_panel_16_min+0xcb3>
-	WORD $0x7c7c // jl 0x6285 <k_tile_panel_16_min+0xcb5>
-	WORD $0x7c7c // jl 0x6287 <k_tile_panel_16_min+0xcb7>
-	WORD $0x7c7c // jl 0x6289 <k_tile_panel_16_min+0xcb9>
-	WORD $0x7c7c // jl 0x628b <k_tile_panel_16_min+0xcbb>
-	WORD $0x7c7c // jl 0x628d <k_tile_panel_16_min+0xcbd>
-	WORD $0x7c7c // jl 0x628f <k_tile_panel_16_min+0xcbf>
-	WORD $0x7c7c // jl 0x6291 <k_tile_panel_16_min+0xcc1>
-	WORD $0x7c7c // jl 0x6293 <k_tile_panel_16_min+0xcc3>
-	WORD $0x7c7c // jl 0x6295 <k_tile_panel_16_min+0xcc5>
-	WORD $0x7c7c // jl 0x6297 <k_tile_panel_16_min+0xcc7>
-	WORD $0x7c7c // jl 0x6299 <k_tile_panel_16_min+0xcc9>
-	WORD $0x7c7c // jl 0x629b <k_tile_panel_16_min+0xccb>
-	WORD $0x047c // jl 0x6225 <k_tile_panel_16_min+0xc55>
+	LONG $0x80808080; WORD $0x9881; BYTE $0xad // addb $-0x53, -0x677e7f80(%rax)
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45359247 <k_tile_panel_16_min+0x45353257>
+	BYTE $0x59 // popq %rcx
+	WORD $0x8171 // jno 0x6bb2 <k_tile_panel_16_min+0xbc2>
+	BYTE $0x98 // cwtl
+	BYTE $0xad // lodsl (%rsi), %eax
+	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45359257 <k_tile_panel_16_min+0x45353267>
+	BYTE $0x59 // popq %rcx
+	WORD $0x7871 // jno 0x6cb9 <k_tile_panel_16_min+0xcc9>
+	WORD $0x7878 // js 0x6cbb <k_tile_panel_16_min+0xccb>
+	WORD $0x7878 // js 0x6cbd <k_tile_panel_16_min+0xccd>
+	WORD $0x7878 // js 0x6cbf <k_tile_panel_16_min+0xccf>
+	WORD $0x7878 // js 0x6cc1 <k_tile_panel_16_min+0xcd1>
+	WORD $0x7878 // js 0x6cc3 <k_tile_panel_16_min+0xcd3>
+	WORD $0x7878 // js 0x6cc5 <k_tile_panel_16_min+0xcd5>
+	WORD $0x7878 // js 0x6cc7 <k_tile_panel_16_min+0xcd7>
+	WORD $0x7878 // js 0x6cc9 <k_tile_panel_16_min+0xcd9>
+	WORD $0x7878 // js 0x6ccb <k_tile_panel_16_min+0xcdb>
+	WORD $0x7878 // js 0x6ccd <k_tile_panel_16_min+0xcdd>
+	WORD $0x7878 // js 0x6ccf <k_tile_panel_16_min+0xcdf>
+	WORD $0x7878 // js 0x6cd1 <k_tile_panel_16_min+0xce1>
+	WORD $0x7878 // js 0x6cd3 <k_tile_panel_16_min+0xce3>
+	WORD $0x7878 // js 0x6cd5 <k_tile_panel_16_min+0xce5>
+	WORD $0x7878 // js 0x6cd7 <k_tile_panel_16_min+0xce7>
+	WORD $0x7c78 // js 0x6cdd <k_tile_panel_16_min+0xced>
+	WORD $0x7c7c // jl 0x6cdf <k_tile_panel_16_min+0xcef>
+	WORD $0x7c7c // jl 0x6ce1 <k_tile_panel_16_min+0xcf1>
+	WORD $0x7c7c // jl 0x6ce3 <k_tile_panel_16_min+0xcf3>
+	WORD $0x7c7c // jl 0x6ce5 <k_tile_panel_16_min+0xcf5>
+	WORD $0x7c7c // jl 0x6ce7 <k_tile_panel_16_min+0xcf7>
+	WORD $0x7c7c // jl 0x6ce9 <k_tile_panel_16_min+0xcf9>
+	WORD $0x7c7c // jl 0x6ceb <k_tile_panel_16_min+0xcfb>
+	WORD $0x7c7c // jl 0x6ced <k_tile_panel_16_min+0xcfd>
+	WORD $0x7c7c // jl 0x6cef <k_tile_panel_16_min+0xcff>
+	WORD $0x7c7c // jl 0x6cf1 <k_tile_panel_16_min+0xd01>
+	WORD $0x7c7c // jl 0x6cf3 <k_tile_panel_16_min+0xd03>
+	WORD $0x7c7c // jl 0x6cf5 <k_tile_panel_16_min+0xd05>
+	WORD $0x7c7c // jl 0x6cf7 <k_tile_panel_16_min+0xd07>
+	WORD $0x7c7c // jl 0x6cf9 <k_tile_panel_16_min+0xd09>
+	WORD $0x7c7c // jl 0x6cfb <k_tile_panel_16_min+0xd0b>
+	WORD $0x047c // jl 0x6c85 <k_tile_panel_16_min+0xc95>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -4654,25 +5142,68 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0xff04 // addb $-0x1, %al
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0201 // addl %eax, (%rdx)
+	WORD $0x0403; BYTE $0x06 // addl (%rsi,%rax), %eax
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3f00 // addb %bh, (%rdi)
+	LONG $0x3fff8000; WORD $0x3f3f // addb %al, 0x3f3f3fff(%rax)
 	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
-	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
 	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
-	WORD $0x0030 // xorb %al, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	WORD $0x780f; BYTE $0x0f // vmreadq %rcx, (%rdi)
 	LONG $0x0f70100f // movups 0xf(%rax), %xmm6
 	WORD $0x0310 // adcb %al, (%rbx)
 	WORD $0x0403; BYTE $0x7c // addl (%rsp,%rdi,2), %eax
 	LONG $0x0f100f0f // <unknown>
-	QUAD $0x0000000000006030 // <unknown>
+	WORD $0x6030; BYTE $0x0f // xorb %ah, 0xf(%rax)
+	WORD $0x0f80; BYTE $0x80 // orb $-0x80, (%rdi)
+	LONG $0xcc01800f; WORD $0xcccc // jo 0xffffffffcccd3911 <k_tile_panel_16_min+0xffffffffccccd921>
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	QUAD $0x0000000000000101; WORD $0x0000 // addl %eax, (%rcx)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	BYTE $0x35 // <unknown>
+	WORD $0x5945 // popq %r9
+	BYTE $0x71 // <unknown>

@@ -1999,6 +1999,415 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
+	// untile_iq4_nl
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x1001d44b // adr x11, 0x5950 <k_tile_panel_16_min+0xe80>
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x3dc00161 // ldr q1, [x11]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8001e2 // str q2, [x15]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8011e2 // str q2, [x15, #0x40]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8021e2 // str q2, [x15, #0x80]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8031e2 // str q2, [x15, #0xc0]
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8041e2 // str q2, [x15, #0x100]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8051e2 // str q2, [x15, #0x140]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8061e2 // str q2, [x15, #0x180]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8071e2 // str q2, [x15, #0x1c0]
+	WORD $0xfc6d6942 // ldr d2, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8081e2 // str q2, [x15, #0x200]
+	WORD $0x54fffa81 // b.ne 0x1ee0 <k_untile_iq4_nl+0x28>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9104814a // add x10, x10, #0x120
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff9a1 // b.ne 0x1ed8 <k_untile_iq4_nl+0x20>
+	WORD $0xd65f03c0 // ret
+
+	// untile_iq4_xs
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f0005e1 // movi v1.4s, #0xf
+	WORD $0x1001cc8c // adr x12, 0x5950 <k_tile_panel_16_min+0xe80>
+	WORD $0x4f010602 // movi v2.4s, #0x30
+	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x5282400c // mov w12, #0x1200 // =4608
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9120016e // add x14, x11, #0x800
+	WORD $0x9121016f // add x15, x11, #0x840
+	WORD $0x91218170 // add x16, x11, #0x860
+	WORD $0xd37cedb1 // lsl x17, x13, #4
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x8b110161 // add x1, x11, x17
+	WORD $0x8b032824 // add x4, x1, x3, lsl #10
+	WORD $0x531d7065 // lsl w5, w3, #3
+	WORD $0x52800086 // mov w6, #0x4 // =4
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x531c6c65 // lsl w5, w3, #4
+	WORD $0x331c6866 // bfi w6, w3, #4, #27
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e040ca7 // dup v7.4s, w5
+	WORD $0x52800045 // mov w5, #0x2 // =2
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x331d6c65 // bfi w5, w3, #3, #28
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x3d800005 // str q5, [x0]
+	WORD $0x3dc01085 // ldr q5, [x4, #0x40]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d801005 // str q5, [x0, #0x40]
+	WORD $0x3dc02085 // ldr q5, [x4, #0x80]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d802005 // str q5, [x0, #0x80]
+	WORD $0x3dc03085 // ldr q5, [x4, #0xc0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d803005 // str q5, [x0, #0xc0]
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d804005 // str q5, [x0, #0x100]
+	WORD $0x3dc01085 // ldr q5, [x4, #0x40]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d805005 // str q5, [x0, #0x140]
+	WORD $0x3dc02085 // ldr q5, [x4, #0x80]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d806005 // str q5, [x0, #0x180]
+	WORD $0x3dc03085 // ldr q5, [x4, #0xc0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d807005 // str q5, [x0, #0x1c0]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040cc7 // dup v7.4s, w6
+	WORD $0x52800106 // mov w6, #0x8 // =8
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x331c6866 // bfi w6, w3, #4, #27
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x52800085 // mov w5, #0x4 // =4
+	WORD $0x331d6c65 // bfi w5, w3, #3, #28
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3d808005 // str q5, [x0, #0x200]
+	WORD $0x3dc04085 // ldr q5, [x4, #0x100]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d809005 // str q5, [x0, #0x240]
+	WORD $0x3dc05085 // ldr q5, [x4, #0x140]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80a005 // str q5, [x0, #0x280]
+	WORD $0x3dc06085 // ldr q5, [x4, #0x180]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80b005 // str q5, [x0, #0x2c0]
+	WORD $0x3dc07085 // ldr q5, [x4, #0x1c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80c005 // str q5, [x0, #0x300]
+	WORD $0x3dc04085 // ldr q5, [x4, #0x100]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80d005 // str q5, [x0, #0x340]
+	WORD $0x3dc05085 // ldr q5, [x4, #0x140]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80e005 // str q5, [x0, #0x380]
+	WORD $0x3dc06085 // ldr q5, [x4, #0x180]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80f005 // str q5, [x0, #0x3c0]
+	WORD $0x3dc07085 // ldr q5, [x4, #0x1c0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d810005 // str q5, [x0, #0x400]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040cc7 // dup v7.4s, w6
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x52800185 // mov w5, #0xc // =12
+	WORD $0x331c6865 // bfi w5, w3, #4, #27
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3d811005 // str q5, [x0, #0x440]
+	WORD $0x3dc08085 // ldr q5, [x4, #0x200]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d812005 // str q5, [x0, #0x480]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d813005 // str q5, [x0, #0x4c0]
+	WORD $0x3dc0a085 // ldr q5, [x4, #0x280]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d814005 // str q5, [x0, #0x500]
+	WORD $0x3dc0b085 // ldr q5, [x4, #0x2c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d815005 // str q5, [x0, #0x540]
+	WORD $0x3dc08085 // ldr q5, [x4, #0x200]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d816005 // str q5, [x0, #0x580]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d817005 // str q5, [x0, #0x5c0]
+	WORD $0x3dc0a085 // ldr q5, [x4, #0x280]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d818005 // str q5, [x0, #0x600]
+	WORD $0x3dc0b085 // ldr q5, [x4, #0x2c0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d819005 // str q5, [x0, #0x640]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040ca7 // dup v7.4s, w5
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81a005 // str q5, [x0, #0x680]
+	WORD $0x3dc0c085 // ldr q5, [x4, #0x300]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81b005 // str q5, [x0, #0x6c0]
+	WORD $0x3dc0d085 // ldr q5, [x4, #0x340]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81c005 // str q5, [x0, #0x700]
+	WORD $0x3dc0e085 // ldr q5, [x4, #0x380]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81d005 // str q5, [x0, #0x740]
+	WORD $0x3dc0f085 // ldr q5, [x4, #0x3c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81e005 // str q5, [x0, #0x780]
+	WORD $0x3dc0c085 // ldr q5, [x4, #0x300]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81f005 // str q5, [x0, #0x7c0]
+	WORD $0x3dc0d085 // ldr q5, [x4, #0x340]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d820005 // str q5, [x0, #0x800]
+	WORD $0x3dc0e085 // ldr q5, [x4, #0x380]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d821005 // str q5, [x0, #0x840]
+	WORD $0x3dc0f085 // ldr q5, [x4, #0x3c0]
+	WORD $0x528000c4 // mov w4, #0x6 // =6
+	WORD $0x331d6c64 // bfi w4, w3, #3, #28
+	WORD $0x52800023 // mov w3, #0x1 // =1
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e040c86 // dup v6.4s, w4
+	WORD $0x2a0203e4 // mov w4, w2
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d822005 // str q5, [x0, #0x880]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d823005 // str q5, [x0, #0x8c0]
+	WORD $0x91240000 // add x0, x0, #0x900
+	WORD $0x3707e224 // tbnz w4, #0x0, 0x2000 <k_untile_iq4_xs+0x54>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54ffe121 // b.ne 0x1fec <k_untile_iq4_xs+0x40>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9122016b // add x11, x11, #0x880
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe001 // b.ne 0x1fdc <k_untile_iq4_xs+0x30>
+	WORD $0xd65f03c0 // ret
+
+	// untile_mxfp4
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x0f008421 // movi v1.4h, #0x1
+	WORD $0x1001aa4b // adr x11, 0x5940 <k_tile_panel_16_min+0xe70>
+	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
+	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
+	WORD $0x3dc00164 // ldr q4, [x11]
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8001e5 // str q5, [x15]
+	WORD $0x3dc011c5 // ldr q5, [x14, #0x40]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8011e5 // str q5, [x15, #0x40]
+	WORD $0x3dc021c5 // ldr q5, [x14, #0x80]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8021e5 // str q5, [x15, #0x80]
+	WORD $0x3dc031c5 // ldr q5, [x14, #0xc0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8031e5 // str q5, [x15, #0xc0]
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8041e5 // str q5, [x15, #0x100]
+	WORD $0x3dc011c5 // ldr q5, [x14, #0x40]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8051e5 // str q5, [x15, #0x140]
+	WORD $0x3dc021c5 // ldr q5, [x14, #0x80]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8061e5 // str q5, [x15, #0x180]
+	WORD $0x3dc031c5 // ldr q5, [x14, #0xc0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8071e5 // str q5, [x15, #0x1c0]
+	WORD $0xbc6d6945 // ldr s5, [x10, x13]
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x2f08a4a5 // ushll v5.8h, v5.8b, #0x0
+	WORD $0x2f10a4a6 // ushll v6.4s, v5.4h, #0x0
+	WORD $0x2e6134a5 // cmhi v5.4h, v5.4h, v1.4h
+	WORD $0x4f3554c7 // shl v7.4s, v6.4s, #0x15
+	WORD $0x4f3754c6 // shl v6.4s, v6.4s, #0x17
+	WORD $0x0f10a4a5 // sshll v5.4s, v5.4h, #0x0
+	WORD $0x4ea284e7 // add v7.4s, v7.4s, v2.4s
+	WORD $0x4ea384c6 // add v6.4s, v6.4s, v3.4s
+	WORD $0x6e671cc5 // bsl v5.16b, v6.16b, v7.16b
+	WORD $0x3d8081e5 // str q5, [x15, #0x200]
+	WORD $0x54fff981 // b.ne 0x2418 <k_untile_mxfp4+0x34>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9104414a // add x10, x10, #0x110
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff8a1 // b.ne 0x2410 <k_untile_mxfp4+0x2c>
+	WORD $0xd65f03c0 // ret
+
 	// tile_panel
 	WORD $0xd10503ff // sub sp, sp, #0x140
 	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
@@ -2067,33 +2476,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0xad0327eb // stp q11, q9, [sp, #0x60]
-	WORD $0x14000005 // b 0x1fd8 <k_tile_panel+0x120>
+	WORD $0x14000005 // b 0x2624 <k_tile_panel+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x540054e0 // b.eq 0x2a70 <k_tile_panel+0xbb8>
+	WORD $0x540054e0 // b.eq 0x30bc <k_tile_panel+0xbb8>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x3400190c // cbz w12, 0x22fc <k_tile_panel+0x444>
+	WORD $0x3400190c // cbz w12, 0x2948 <k_tile_panel+0x444>
 	WORD $0xd37ced01 // lsl x1, x8, #4
 	WORD $0xf9400010 // ldr x16, [x0]
 	WORD $0xf940200a // ldr x10, [x0, #0x40]
 	WORD $0x8b010202 // add x2, x16, x1
-	WORD $0xb400012a // cbz x10, 0x2014 <k_tile_panel+0x15c>
+	WORD $0xb400012a // cbz x10, 0x2660 <k_tile_panel+0x15c>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b010063 // add x3, x3, x1
-	WORD $0x5400012a // b.ge 0x2030 <k_tile_panel+0x178>
-	WORD $0x1400002b // b 0x20bc <k_tile_panel+0x204>
+	WORD $0x5400012a // b.ge 0x267c <k_tile_panel+0x178>
+	WORD $0x1400002b // b 0x2708 <k_tile_panel+0x204>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b010063 // add x3, x3, x1
-	WORD $0x5400048b // b.lt 0x20bc <k_tile_panel+0x204>
+	WORD $0x5400048b // b.lt 0x2708 <k_tile_panel+0x204>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa0303e6 // mov x6, x3
@@ -2128,20 +2537,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402024 // ldr s4, [x1, #0x20]
 	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x204c <k_tile_panel+0x194>
+	WORD $0x54fffca8 // b.hi 0x2698 <k_tile_panel+0x194>
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340011ae // cbz w14, 0x22fc <k_tile_panel+0x444>
+	WORD $0x340011ae // cbz w14, 0x2948 <k_tile_panel+0x444>
 	WORD $0x8b010845 // add x5, x2, x1, lsl #2
-	WORD $0xb40000aa // cbz x10, 0x20e4 <k_tile_panel+0x22c>
+	WORD $0xb40000aa // cbz x10, 0x2730 <k_tile_panel+0x22c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x20f0 <k_tile_panel+0x238>
-	WORD $0x14000026 // b 0x2178 <k_tile_panel+0x2c0>
+	WORD $0x540000aa // b.ge 0x273c <k_tile_panel+0x238>
+	WORD $0x14000026 // b 0x27c4 <k_tile_panel+0x2c0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x2178 <k_tile_panel+0x2c0>
+	WORD $0x5400046b // b.lt 0x27c4 <k_tile_panel+0x2c0>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -2175,20 +2584,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2108 <k_tile_panel+0x250>
+	WORD $0x54fffca8 // b.hi 0x2754 <k_tile_panel+0x250>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000bc5 // cbz w5, 0x22fc <k_tile_panel+0x444>
+	WORD $0x34000bc5 // cbz w5, 0x2948 <k_tile_panel+0x444>
 	WORD $0xd37df025 // lsl x5, x1, #3
-	WORD $0xb40000aa // cbz x10, 0x21a0 <k_tile_panel+0x2e8>
+	WORD $0xb40000aa // cbz x10, 0x27ec <k_tile_panel+0x2e8>
 	WORD $0x3ce56842 // ldr q2, [x2, x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x21ac <k_tile_panel+0x2f4>
-	WORD $0x14000026 // b 0x2234 <k_tile_panel+0x37c>
+	WORD $0x540000aa // b.ge 0x27f8 <k_tile_panel+0x2f4>
+	WORD $0x14000026 // b 0x2880 <k_tile_panel+0x37c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x2234 <k_tile_panel+0x37c>
+	WORD $0x5400046b // b.lt 0x2880 <k_tile_panel+0x37c>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -2222,21 +2631,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x21c4 <k_tile_panel+0x30c>
+	WORD $0x54fffca8 // b.hi 0x2810 <k_tile_panel+0x30c>
 	WORD $0x3ca56842 // str q2, [x2, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x340005e5 // cbz w5, 0x22fc <k_tile_panel+0x444>
+	WORD $0x340005e5 // cbz w5, 0x2948 <k_tile_panel+0x444>
 	WORD $0x8b010421 // add x1, x1, x1, lsl #1
 	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xb40000aa // cbz x10, 0x2260 <k_tile_panel+0x3a8>
+	WORD $0xb40000aa // cbz x10, 0x28ac <k_tile_panel+0x3a8>
 	WORD $0x3ce16842 // ldr q2, [x2, x1]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x226c <k_tile_panel+0x3b4>
-	WORD $0x14000026 // b 0x22f4 <k_tile_panel+0x43c>
+	WORD $0x540000aa // b.ge 0x28b8 <k_tile_panel+0x3b4>
+	WORD $0x14000026 // b 0x2940 <k_tile_panel+0x43c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x22f4 <k_tile_panel+0x43c>
+	WORD $0x5400046b // b.lt 0x2940 <k_tile_panel+0x43c>
 	WORD $0xf9400bea // ldr x10, [sp, #0x10]
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x9b0a7c8a // mul x10, x4, x10
@@ -2270,23 +2679,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402144 // ldr s4, [x10, #0x20]
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2284 <k_tile_panel+0x3cc>
+	WORD $0x54fffca8 // b.hi 0x28d0 <k_tile_panel+0x3cc>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca16842 // str q2, [x2, x1]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x2370 <k_tile_panel+0x4b8>
+	WORD $0x5400036d // b.le 0x29bc <k_tile_panel+0x4b8>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001bed // b.le 0x2690 <k_tile_panel+0x7d8>
+	WORD $0x54001bed // b.le 0x2cdc <k_tile_panel+0x7d8>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002a8d // b.le 0x2874 <k_tile_panel+0x9bc>
+	WORD $0x54002a8d // b.le 0x2ec0 <k_tile_panel+0x9bc>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe4ea // b.ge 0x1fcc <k_tile_panel+0x114>
+	WORD $0x54ffe4ea // b.ge 0x2618 <k_tile_panel+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -2296,12 +2705,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003361 // cbz x1, 0x29c4 <k_tile_panel+0xb0c>
+	WORD $0xb4003361 // cbz x1, 0x3010 <k_tile_panel+0xb0c>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400336a // b.ge 0x29d4 <k_tile_panel+0xb1c>
-	WORD $0x17ffff17 // b 0x1fc8 <k_tile_panel+0x110>
+	WORD $0x5400336a // b.ge 0x3020 <k_tile_panel+0xb1c>
+	WORD $0x17ffff17 // b 0x2614 <k_tile_panel+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -2322,7 +2731,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x23f4 <k_tile_panel+0x53c>
+	WORD $0x1400000d // b 0x2a40 <k_tile_panel+0x53c>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800073 // str q19, [x3]
@@ -2334,7 +2743,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36871 // str q17, [x3, x19]
 	WORD $0x3cb46867 // str q7, [x3, x20]
 	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x230c <k_tile_panel+0x454>
+	WORD $0x54fff8ec // b.gt 0x2958 <k_tile_panel+0x454>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -2342,7 +2751,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x2440 <k_tile_panel+0x588>
+	WORD $0xb400019a // cbz x26, 0x2a8c <k_tile_panel+0x588>
 	WORD $0x3dc00073 // ldr q19, [x3]
 	WORD $0x3cf96864 // ldr q4, [x3, x25]
 	WORD $0x3cfd6865 // ldr q5, [x3, x29]
@@ -2352,8 +2761,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46867 // ldr q7, [x3, x20]
 	WORD $0x3ce46860 // ldr q0, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x2468 <k_tile_panel+0x5b0>
-	WORD $0x17ffffe2 // b 0x23c4 <k_tile_panel+0x50c>
+	WORD $0x5400018a // b.ge 0x2ab4 <k_tile_panel+0x5b0>
+	WORD $0x17ffffe2 // b 0x2a10 <k_tile_panel+0x50c>
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -2363,7 +2772,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x23c4 <k_tile_panel+0x50c>
+	WORD $0x54fffb0b // b.lt 0x2a10 <k_tile_panel+0x50c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -2500,8 +2909,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831291 // fmla v17.4s, v20.4s, v3.s[0]
 	WORD $0x4f8112a7 // fmla v7.4s, v21.4s, v1.s[0]
 	WORD $0x4f821140 // fmla v0.4s, v10.4s, v2.s[0]
-	WORD $0x54ffefc8 // b.hi 0x2480 <k_tile_panel+0x5c8>
-	WORD $0x17ffff4e // b 0x23c4 <k_tile_panel+0x50c>
+	WORD $0x54ffefc8 // b.hi 0x2acc <k_tile_panel+0x5c8>
+	WORD $0x17ffff4e // b 0x2a10 <k_tile_panel+0x50c>
 	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
 	WORD $0xd37ced07 // lsl x7, x8, #4
 	WORD $0xa9404413 // ldp x19, x17, [x0]
@@ -2513,7 +2922,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b070267 // add x7, x19, x7
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x26e0 <k_tile_panel+0x828>
+	WORD $0x14000009 // b 0x2d2c <k_tile_panel+0x828>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -2521,7 +2930,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffe20c // b.gt 0x231c <k_tile_panel+0x464>
+	WORD $0x54ffe20c // b.gt 0x2968 <k_tile_panel+0x464>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -2530,20 +2939,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x2720 <k_tile_panel+0x868>
+	WORD $0xb4000101 // cbz x1, 0x2d6c <k_tile_panel+0x868>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x2738 <k_tile_panel+0x880>
-	WORD $0x17ffffe9 // b 0x26c0 <k_tile_panel+0x808>
+	WORD $0x5400010a // b.ge 0x2d84 <k_tile_panel+0x880>
+	WORD $0x17ffffe9 // b 0x2d0c <k_tile_panel+0x808>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x26c0 <k_tile_panel+0x808>
+	WORD $0x54fffc6b // b.lt 0x2d0c <k_tile_panel+0x808>
 	WORD $0xd342fef8 // lsr x24, x23, #2
 	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
 	WORD $0xcb1702b5 // sub x21, x21, x23
@@ -2621,8 +3030,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
 	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
 	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
-	WORD $0x54fff768 // b.hi 0x2758 <k_tile_panel+0x8a0>
-	WORD $0x17ffff94 // b 0x26c0 <k_tile_panel+0x808>
+	WORD $0x54fff768 // b.hi 0x2da4 <k_tile_panel+0x8a0>
+	WORD $0x17ffff94 // b 0x2d0c <k_tile_panel+0x808>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -2631,13 +3040,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x28b0 <k_tile_panel+0x9f8>
+	WORD $0x14000007 // b 0x2efc <k_tile_panel+0x9f8>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd40c // b.gt 0x232c <k_tile_panel+0x474>
+	WORD $0x54ffd40c // b.gt 0x2978 <k_tile_panel+0x474>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -2646,16 +3055,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x28e8 <k_tile_panel+0xa30>
+	WORD $0xb40000d1 // cbz x17, 0x2f34 <k_tile_panel+0xa30>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x28f8 <k_tile_panel+0xa40>
-	WORD $0x17ffffed // b 0x2898 <k_tile_panel+0x9e0>
+	WORD $0x540000ca // b.ge 0x2f44 <k_tile_panel+0xa40>
+	WORD $0x17ffffed // b 0x2ee4 <k_tile_panel+0x9e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x2898 <k_tile_panel+0x9e0>
+	WORD $0x54fffd2b // b.lt 0x2ee4 <k_tile_panel+0x9e0>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -2705,12 +3114,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x54fffae8 // b.hi 0x2918 <k_tile_panel+0xa60>
-	WORD $0x17ffffb6 // b 0x2898 <k_tile_panel+0x9e0>
+	WORD $0x54fffae8 // b.hi 0x2f64 <k_tile_panel+0xa60>
+	WORD $0x17ffffb6 // b 0x2ee4 <k_tile_panel+0x9e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffafcb // b.lt 0x1fc8 <k_tile_panel+0x110>
+	WORD $0x54ffafcb // b.lt 0x2614 <k_tile_panel+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -2748,8 +3157,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402221 // ldr s1, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x29fc <k_tile_panel+0xb44>
-	WORD $0x17fffd57 // b 0x1fc8 <k_tile_panel+0x110>
+	WORD $0x54fffca8 // b.hi 0x3048 <k_tile_panel+0xb44>
+	WORD $0x17fffd57 // b 0x2614 <k_tile_panel+0x110>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -2832,33 +3241,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d8027f9 // str q25, [sp, #0x90]
 	WORD $0x3d801beb // str q11, [sp, #0x60]
-	WORD $0x14000005 // b 0x2bc4 <k_tile_panel_min+0x124>
+	WORD $0x14000005 // b 0x3210 <k_tile_panel_min+0x124>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005aa0 // b.eq 0x3714 <k_tile_panel_min+0xc74>
+	WORD $0x54005aa0 // b.eq 0x3d60 <k_tile_panel_min+0xc74>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001a8c // cbz w12, 0x2f18 <k_tile_panel_min+0x478>
+	WORD $0x34001a8c // cbz w12, 0x3564 <k_tile_panel_min+0x478>
 	WORD $0xd37ced03 // lsl x3, x8, #4
 	WORD $0xf9400010 // ldr x16, [x0]
 	WORD $0xf940200a // ldr x10, [x0, #0x40]
 	WORD $0x8b030202 // add x2, x16, x3
-	WORD $0xb400012a // cbz x10, 0x2c00 <k_tile_panel_min+0x160>
+	WORD $0xb400012a // cbz x10, 0x324c <k_tile_panel_min+0x160>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b030083 // add x3, x4, x3
-	WORD $0x5400012a // b.ge 0x2c1c <k_tile_panel_min+0x17c>
-	WORD $0x1400002e // b 0x2cb4 <k_tile_panel_min+0x214>
+	WORD $0x5400012a // b.ge 0x3268 <k_tile_panel_min+0x17c>
+	WORD $0x1400002e // b 0x3300 <k_tile_panel_min+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x8b030083 // add x3, x4, x3
-	WORD $0x540004eb // b.lt 0x2cb4 <k_tile_panel_min+0x214>
+	WORD $0x540004eb // b.lt 0x3300 <k_tile_panel_min+0x214>
 	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa0303e6 // mov x6, x3
@@ -2896,20 +3305,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a00c6 // add x6, x6, #0x280
 	WORD $0x91040084 // add x4, x4, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2c38 <k_tile_panel_min+0x198>
+	WORD $0x54fffc48 // b.hi 0x3284 <k_tile_panel_min+0x198>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340012ce // cbz w14, 0x2f18 <k_tile_panel_min+0x478>
+	WORD $0x340012ce // cbz w14, 0x3564 <k_tile_panel_min+0x478>
 	WORD $0x8b040845 // add x5, x2, x4, lsl #2
-	WORD $0xb40000aa // cbz x10, 0x2cdc <k_tile_panel_min+0x23c>
+	WORD $0xb40000aa // cbz x10, 0x3328 <k_tile_panel_min+0x23c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x2ce8 <k_tile_panel_min+0x248>
-	WORD $0x14000029 // b 0x2d7c <k_tile_panel_min+0x2dc>
+	WORD $0x540000aa // b.ge 0x3334 <k_tile_panel_min+0x248>
+	WORD $0x14000029 // b 0x33c8 <k_tile_panel_min+0x2dc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x2d7c <k_tile_panel_min+0x2dc>
+	WORD $0x540004cb // b.lt 0x33c8 <k_tile_panel_min+0x2dc>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c26 // mul x6, x1, x6
@@ -2946,20 +3355,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2d00 <k_tile_panel_min+0x260>
+	WORD $0x54fffc48 // b.hi 0x334c <k_tile_panel_min+0x260>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000c85 // cbz w5, 0x2f18 <k_tile_panel_min+0x478>
+	WORD $0x34000c85 // cbz w5, 0x3564 <k_tile_panel_min+0x478>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000aa // cbz x10, 0x2da4 <k_tile_panel_min+0x304>
+	WORD $0xb40000aa // cbz x10, 0x33f0 <k_tile_panel_min+0x304>
 	WORD $0x3ce56842 // ldr q2, [x2, x5]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x2db0 <k_tile_panel_min+0x310>
-	WORD $0x14000029 // b 0x2e44 <k_tile_panel_min+0x3a4>
+	WORD $0x540000aa // b.ge 0x33fc <k_tile_panel_min+0x310>
+	WORD $0x14000029 // b 0x3490 <k_tile_panel_min+0x3a4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x2e44 <k_tile_panel_min+0x3a4>
+	WORD $0x540004cb // b.lt 0x3490 <k_tile_panel_min+0x3a4>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0x9b067c26 // mul x6, x1, x6
@@ -2996,21 +3405,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2dc8 <k_tile_panel_min+0x328>
+	WORD $0x54fffc48 // b.hi 0x3414 <k_tile_panel_min+0x328>
 	WORD $0x3ca56842 // str q2, [x2, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000645 // cbz w5, 0x2f18 <k_tile_panel_min+0x478>
+	WORD $0x34000645 // cbz w5, 0x3564 <k_tile_panel_min+0x478>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000aa // cbz x10, 0x2e70 <k_tile_panel_min+0x3d0>
+	WORD $0xb40000aa // cbz x10, 0x34bc <k_tile_panel_min+0x3d0>
 	WORD $0x3ce46842 // ldr q2, [x2, x4]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x2e7c <k_tile_panel_min+0x3dc>
-	WORD $0x14000029 // b 0x2f10 <k_tile_panel_min+0x470>
+	WORD $0x540000aa // b.ge 0x34c8 <k_tile_panel_min+0x3dc>
+	WORD $0x14000029 // b 0x355c <k_tile_panel_min+0x470>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x2f10 <k_tile_panel_min+0x470>
+	WORD $0x540004cb // b.lt 0x355c <k_tile_panel_min+0x470>
 	WORD $0xf9400bea // ldr x10, [sp, #0x10]
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x9b0a7c2a // mul x10, x1, x10
@@ -3047,23 +3456,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0063 // add x3, x3, #0x280
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2e94 <k_tile_panel_min+0x3f4>
+	WORD $0x54fffc48 // b.hi 0x34e0 <k_tile_panel_min+0x3f4>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca46842 // str q2, [x2, x4]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x2f8c <k_tile_panel_min+0x4ec>
+	WORD $0x5400036d // b.le 0x35d8 <k_tile_panel_min+0x4ec>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001e0d // b.le 0x32f0 <k_tile_panel_min+0x850>
+	WORD $0x54001e0d // b.le 0x393c <k_tile_panel_min+0x850>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002dcd // b.le 0x34f8 <k_tile_panel_min+0xa58>
+	WORD $0x54002dcd // b.le 0x3b44 <k_tile_panel_min+0xa58>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe36a // b.ge 0x2bb8 <k_tile_panel_min+0x118>
+	WORD $0x54ffe36a // b.ge 0x3204 <k_tile_panel_min+0x118>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -3073,12 +3482,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003741 // cbz x1, 0x365c <k_tile_panel_min+0xbbc>
+	WORD $0xb4003741 // cbz x1, 0x3ca8 <k_tile_panel_min+0xbbc>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400374a // b.ge 0x366c <k_tile_panel_min+0xbcc>
-	WORD $0x17ffff0b // b 0x2bb4 <k_tile_panel_min+0x114>
+	WORD $0x5400374a // b.ge 0x3cb8 <k_tile_panel_min+0xbcc>
+	WORD $0x17ffff0b // b 0x3200 <k_tile_panel_min+0x114>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -3099,7 +3508,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x3010 <k_tile_panel_min+0x570>
+	WORD $0x1400000d // b 0x365c <k_tile_panel_min+0x570>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800076 // str q22, [x3]
@@ -3111,7 +3520,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36871 // str q17, [x3, x19]
 	WORD $0x3cb46867 // str q7, [x3, x20]
 	WORD $0x3ca46873 // str q19, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x2f28 <k_tile_panel_min+0x488>
+	WORD $0x54fff8ec // b.gt 0x3574 <k_tile_panel_min+0x488>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -3119,7 +3528,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x305c <k_tile_panel_min+0x5bc>
+	WORD $0xb400019a // cbz x26, 0x36a8 <k_tile_panel_min+0x5bc>
 	WORD $0x3dc00076 // ldr q22, [x3]
 	WORD $0x3cf96864 // ldr q4, [x3, x25]
 	WORD $0x3cfd6865 // ldr q5, [x3, x29]
@@ -3129,8 +3538,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46867 // ldr q7, [x3, x20]
 	WORD $0x3ce46873 // ldr q19, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x3084 <k_tile_panel_min+0x5e4>
-	WORD $0x17ffffe2 // b 0x2fe0 <k_tile_panel_min+0x540>
+	WORD $0x5400018a // b.ge 0x36d0 <k_tile_panel_min+0x5e4>
+	WORD $0x17ffffe2 // b 0x362c <k_tile_panel_min+0x540>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -3140,7 +3549,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x2fe0 <k_tile_panel_min+0x540>
+	WORD $0x54fffb0b // b.lt 0x362c <k_tile_panel_min+0x540>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -3294,8 +3703,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831051 // fmla v17.4s, v2.4s, v3.s[0]
 	WORD $0x4f811047 // fmla v7.4s, v2.4s, v1.s[0]
 	WORD $0x4f921053 // fmla v19.4s, v2.4s, v18.s[0]
-	WORD $0x54ffeda8 // b.hi 0x309c <k_tile_panel_min+0x5fc>
-	WORD $0x17ffff3d // b 0x2fe0 <k_tile_panel_min+0x540>
+	WORD $0x54ffeda8 // b.hi 0x36e8 <k_tile_panel_min+0x5fc>
+	WORD $0x17ffff3d // b 0x362c <k_tile_panel_min+0x540>
 	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
 	WORD $0xd37ced07 // lsl x7, x8, #4
 	WORD $0xa9404413 // ldp x19, x17, [x0]
@@ -3307,7 +3716,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b070267 // add x7, x19, x7
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x3340 <k_tile_panel_min+0x8a0>
+	WORD $0x14000009 // b 0x398c <k_tile_panel_min+0x8a0>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -3315,7 +3724,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdfec // b.gt 0x2f38 <k_tile_panel_min+0x498>
+	WORD $0x54ffdfec // b.gt 0x3584 <k_tile_panel_min+0x498>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -3324,20 +3733,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x3380 <k_tile_panel_min+0x8e0>
+	WORD $0xb4000101 // cbz x1, 0x39cc <k_tile_panel_min+0x8e0>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x3398 <k_tile_panel_min+0x8f8>
-	WORD $0x17ffffe9 // b 0x3320 <k_tile_panel_min+0x880>
+	WORD $0x5400010a // b.ge 0x39e4 <k_tile_panel_min+0x8f8>
+	WORD $0x17ffffe9 // b 0x396c <k_tile_panel_min+0x880>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x3320 <k_tile_panel_min+0x880>
+	WORD $0x54fffc6b // b.lt 0x396c <k_tile_panel_min+0x880>
 	WORD $0xd342fef8 // lsr x24, x23, #2
 	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
 	WORD $0xcb1702b5 // sub x21, x21, x23
@@ -3424,8 +3833,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
 	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
-	WORD $0x54fff648 // b.hi 0x33b8 <k_tile_panel_min+0x918>
-	WORD $0x17ffff8b // b 0x3320 <k_tile_panel_min+0x880>
+	WORD $0x54fff648 // b.hi 0x3a04 <k_tile_panel_min+0x918>
+	WORD $0x17ffff8b // b 0x396c <k_tile_panel_min+0x880>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -3434,13 +3843,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x3534 <k_tile_panel_min+0xa94>
+	WORD $0x14000007 // b 0x3b80 <k_tile_panel_min+0xa94>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd0cc // b.gt 0x2f48 <k_tile_panel_min+0x4a8>
+	WORD $0x54ffd0cc // b.gt 0x3594 <k_tile_panel_min+0x4a8>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -3449,16 +3858,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x356c <k_tile_panel_min+0xacc>
+	WORD $0xb40000d1 // cbz x17, 0x3bb8 <k_tile_panel_min+0xacc>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x357c <k_tile_panel_min+0xadc>
-	WORD $0x17ffffed // b 0x351c <k_tile_panel_min+0xa7c>
+	WORD $0x540000ca // b.ge 0x3bc8 <k_tile_panel_min+0xadc>
+	WORD $0x17ffffed // b 0x3b68 <k_tile_panel_min+0xa7c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x351c <k_tile_panel_min+0xa7c>
+	WORD $0x54fffd2b // b.lt 0x3b68 <k_tile_panel_min+0xa7c>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -3513,12 +3922,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x54fffa48 // b.hi 0x359c <k_tile_panel_min+0xafc>
-	WORD $0x17ffffb1 // b 0x351c <k_tile_panel_min+0xa7c>
+	WORD $0x54fffa48 // b.hi 0x3be8 <k_tile_panel_min+0xafc>
+	WORD $0x17ffffb1 // b 0x3b68 <k_tile_panel_min+0xa7c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffaa6b // b.lt 0x2bb4 <k_tile_panel_min+0x114>
+	WORD $0x54ffaa6b // b.lt 0x3200 <k_tile_panel_min+0x114>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -3559,8 +3968,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0210 // add x16, x16, #0x280
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x3694 <k_tile_panel_min+0xbf4>
-	WORD $0x17fffd29 // b 0x2bb4 <k_tile_panel_min+0x114>
+	WORD $0x54fffc48 // b.hi 0x3ce0 <k_tile_panel_min+0xbf4>
+	WORD $0x17fffd29 // b 0x3200 <k_tile_panel_min+0x114>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -3642,33 +4051,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d8033e9 // str q9, [sp, #0xc0]
-	WORD $0x14000005 // b 0x3864 <k_tile_panel_16+0x120>
+	WORD $0x14000005 // b 0x3eb0 <k_tile_panel_16+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005fa0 // b.eq 0x4454 <k_tile_panel_16+0xd10>
+	WORD $0x54005fa0 // b.eq 0x4aa0 <k_tile_panel_16+0xd10>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001b0c // cbz w12, 0x3bc8 <k_tile_panel_16+0x484>
+	WORD $0x34001b0c // cbz w12, 0x4214 <k_tile_panel_16+0x484>
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9400011 // ldr x17, [x0]
 	WORD $0xf9402010 // ldr x16, [x0, #0x40]
 	WORD $0x8b0a0222 // add x2, x17, x10
-	WORD $0xb4000130 // cbz x16, 0x38a0 <k_tile_panel_16+0x15c>
+	WORD $0xb4000130 // cbz x16, 0x3eec <k_tile_panel_16+0x15c>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
 	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x8b0a008a // add x10, x4, x10
-	WORD $0x5400012a // b.ge 0x38bc <k_tile_panel_16+0x178>
-	WORD $0x1400002f // b 0x3958 <k_tile_panel_16+0x214>
+	WORD $0x5400012a // b.ge 0x3f08 <k_tile_panel_16+0x178>
+	WORD $0x1400002f // b 0x3fa4 <k_tile_panel_16+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
 	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x8b0a008a // add x10, x4, x10
-	WORD $0x5400050b // b.lt 0x3958 <k_tile_panel_16+0x214>
+	WORD $0x5400050b // b.lt 0x3fa4 <k_tile_panel_16+0x214>
 	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa0a03e6 // mov x6, x10
@@ -3707,20 +4116,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402080 // ldr s0, [x4, #0x20]
 	WORD $0x91040084 // add x4, x4, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x38d8 <k_tile_panel_16+0x194>
+	WORD $0x54fffc28 // b.hi 0x3f24 <k_tile_panel_16+0x194>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x3400132e // cbz w14, 0x3bc8 <k_tile_panel_16+0x484>
+	WORD $0x3400132e // cbz w14, 0x4214 <k_tile_panel_16+0x484>
 	WORD $0x8b040845 // add x5, x2, x4, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x3980 <k_tile_panel_16+0x23c>
+	WORD $0xb40000b0 // cbz x16, 0x3fcc <k_tile_panel_16+0x23c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x398c <k_tile_panel_16+0x248>
-	WORD $0x1400002a // b 0x3a24 <k_tile_panel_16+0x2e0>
+	WORD $0x540000aa // b.ge 0x3fd8 <k_tile_panel_16+0x248>
+	WORD $0x1400002a // b 0x4070 <k_tile_panel_16+0x2e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x3a24 <k_tile_panel_16+0x2e0>
+	WORD $0x540004eb // b.lt 0x4070 <k_tile_panel_16+0x2e0>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa0a03f3 // mov x19, x10
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -3758,20 +4167,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x39a4 <k_tile_panel_16+0x260>
+	WORD $0x54fffc28 // b.hi 0x3ff0 <k_tile_panel_16+0x260>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000cc5 // cbz w5, 0x3bc8 <k_tile_panel_16+0x484>
+	WORD $0x34000cc5 // cbz w5, 0x4214 <k_tile_panel_16+0x484>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b0 // cbz x16, 0x3a4c <k_tile_panel_16+0x308>
+	WORD $0xb40000b0 // cbz x16, 0x4098 <k_tile_panel_16+0x308>
 	WORD $0x3ce56842 // ldr q2, [x2, x5]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x3a58 <k_tile_panel_16+0x314>
-	WORD $0x1400002a // b 0x3af0 <k_tile_panel_16+0x3ac>
+	WORD $0x540000aa // b.ge 0x40a4 <k_tile_panel_16+0x314>
+	WORD $0x1400002a // b 0x413c <k_tile_panel_16+0x3ac>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x3af0 <k_tile_panel_16+0x3ac>
+	WORD $0x540004eb // b.lt 0x413c <k_tile_panel_16+0x3ac>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa0a03f3 // mov x19, x10
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -3809,21 +4218,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3a70 <k_tile_panel_16+0x32c>
+	WORD $0x54fffc28 // b.hi 0x40bc <k_tile_panel_16+0x32c>
 	WORD $0x3ca56842 // str q2, [x2, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000665 // cbz w5, 0x3bc8 <k_tile_panel_16+0x484>
+	WORD $0x34000665 // cbz w5, 0x4214 <k_tile_panel_16+0x484>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b0 // cbz x16, 0x3b1c <k_tile_panel_16+0x3d8>
+	WORD $0xb40000b0 // cbz x16, 0x4168 <k_tile_panel_16+0x3d8>
 	WORD $0x3ce46842 // ldr q2, [x2, x4]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x3b28 <k_tile_panel_16+0x3e4>
-	WORD $0x1400002a // b 0x3bc0 <k_tile_panel_16+0x47c>
+	WORD $0x540000aa // b.ge 0x4174 <k_tile_panel_16+0x3e4>
+	WORD $0x1400002a // b 0x420c <k_tile_panel_16+0x47c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x3bc0 <k_tile_panel_16+0x47c>
+	WORD $0x540004eb // b.lt 0x420c <k_tile_panel_16+0x47c>
 	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x9b107c70 // mul x16, x3, x16
@@ -3861,23 +4270,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402200 // ldr s0, [x16, #0x20]
 	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3b40 <k_tile_panel_16+0x3fc>
+	WORD $0x54fffc28 // b.hi 0x418c <k_tile_panel_16+0x3fc>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca46842 // str q2, [x2, x4]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x3c3c <k_tile_panel_16+0x4f8>
+	WORD $0x5400036d // b.le 0x4288 <k_tile_panel_16+0x4f8>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400216d // b.le 0x400c <k_tile_panel_16+0x8c8>
+	WORD $0x5400216d // b.le 0x4658 <k_tile_panel_16+0x8c8>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x540031cd // b.le 0x4228 <k_tile_panel_16+0xae4>
+	WORD $0x540031cd // b.le 0x4874 <k_tile_panel_16+0xae4>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe2ea // b.ge 0x3858 <k_tile_panel_16+0x114>
+	WORD $0x54ffe2ea // b.ge 0x3ea4 <k_tile_panel_16+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -3887,12 +4296,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003ba1 // cbz x1, 0x4398 <k_tile_panel_16+0xc54>
+	WORD $0xb4003ba1 // cbz x1, 0x49e4 <k_tile_panel_16+0xc54>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54003baa // b.ge 0x43a8 <k_tile_panel_16+0xc64>
-	WORD $0x17ffff07 // b 0x3854 <k_tile_panel_16+0x110>
+	WORD $0x54003baa // b.ge 0x49f4 <k_tile_panel_16+0xc64>
+	WORD $0x17ffff07 // b 0x3ea0 <k_tile_panel_16+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -3913,7 +4322,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x3cc0 <k_tile_panel_16+0x57c>
+	WORD $0x1400000d // b 0x430c <k_tile_panel_16+0x57c>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800071 // str q17, [x3]
@@ -3925,7 +4334,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36864 // str q4, [x3, x19]
 	WORD $0x3cb46861 // str q1, [x3, x20]
 	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x3bd8 <k_tile_panel_16+0x494>
+	WORD $0x54fff8ec // b.gt 0x4224 <k_tile_panel_16+0x494>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -3933,7 +4342,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x3d0c <k_tile_panel_16+0x5c8>
+	WORD $0xb400019a // cbz x26, 0x4358 <k_tile_panel_16+0x5c8>
 	WORD $0x3dc00071 // ldr q17, [x3]
 	WORD $0x3cf9687b // ldr q27, [x3, x25]
 	WORD $0x3cfd6866 // ldr q6, [x3, x29]
@@ -3943,8 +4352,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46861 // ldr q1, [x3, x20]
 	WORD $0x3ce46860 // ldr q0, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x3d34 <k_tile_panel_16+0x5f0>
-	WORD $0x17ffffe2 // b 0x3c90 <k_tile_panel_16+0x54c>
+	WORD $0x5400018a // b.ge 0x4380 <k_tile_panel_16+0x5f0>
+	WORD $0x17ffffe2 // b 0x42dc <k_tile_panel_16+0x54c>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
@@ -3954,7 +4363,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x3c90 <k_tile_panel_16+0x54c>
+	WORD $0x54fffb0b // b.lt 0x42dc <k_tile_panel_16+0x54c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -4135,8 +4544,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851093 // fmla v19.4s, v4.4s, v5.s[0]
 	WORD $0x3d8037f3 // str q19, [sp, #0xd0]
 	WORD $0x3dc037e4 // ldr q4, [sp, #0xd0]
-	WORD $0x54ffea48 // b.hi 0x3d4c <k_tile_panel_16+0x608>
-	WORD $0x17ffff22 // b 0x3c90 <k_tile_panel_16+0x54c>
+	WORD $0x54ffea48 // b.hi 0x4398 <k_tile_panel_16+0x608>
+	WORD $0x17ffff22 // b 0x42dc <k_tile_panel_16+0x54c>
 	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
@@ -4151,7 +4560,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0xd10400e7 // sub x7, x7, #0x100
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x4068 <k_tile_panel_16+0x924>
+	WORD $0x14000009 // b 0x46b4 <k_tile_panel_16+0x924>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -4159,7 +4568,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdc2c // b.gt 0x3be8 <k_tile_panel_16+0x4a4>
+	WORD $0x54ffdc2c // b.gt 0x4234 <k_tile_panel_16+0x4a4>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -4168,20 +4577,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x40a8 <k_tile_panel_16+0x964>
+	WORD $0xb4000101 // cbz x1, 0x46f4 <k_tile_panel_16+0x964>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x40c0 <k_tile_panel_16+0x97c>
-	WORD $0x17ffffe9 // b 0x4048 <k_tile_panel_16+0x904>
+	WORD $0x5400010a // b.ge 0x470c <k_tile_panel_16+0x97c>
+	WORD $0x17ffffe9 // b 0x4694 <k_tile_panel_16+0x904>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x4048 <k_tile_panel_16+0x904>
+	WORD $0x54fffc6b // b.lt 0x4694 <k_tile_panel_16+0x904>
 	WORD $0x9342fef7 // asr x23, x23, #2
 	WORD $0xaa1103f8 // mov x24, x17
 	WORD $0x9b177cf7 // mul x23, x7, x23
@@ -4270,8 +4679,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
 	WORD $0x4f9010e4 // fmla v4.4s, v7.4s, v16.s[0]
 	WORD $0x4f911003 // fmla v3.4s, v0.4s, v17.s[0]
-	WORD $0x54fff5c8 // b.hi 0x40d8 <k_tile_panel_16+0x994>
-	WORD $0x17ffff89 // b 0x4048 <k_tile_panel_16+0x904>
+	WORD $0x54fff5c8 // b.hi 0x4724 <k_tile_panel_16+0x994>
+	WORD $0x17ffff89 // b 0x4694 <k_tile_panel_16+0x904>
 	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
 	WORD $0xd37ced04 // lsl x4, x8, #4
 	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
@@ -4283,13 +4692,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910100c5 // add x5, x6, #0x40
 	WORD $0xd10400e6 // sub x6, x7, #0x100
 	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x14000007 // b 0x4270 <k_tile_panel_16+0xb2c>
+	WORD $0x14000007 // b 0x48bc <k_tile_panel_16+0xb2c>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffcc6c // b.gt 0x3bf8 <k_tile_panel_16+0x4b4>
+	WORD $0x54ffcc6c // b.gt 0x4244 <k_tile_panel_16+0x4b4>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -4298,16 +4707,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100893 // add x19, x4, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x42a8 <k_tile_panel_16+0xb64>
+	WORD $0xb40000d1 // cbz x17, 0x48f4 <k_tile_panel_16+0xb64>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x42b8 <k_tile_panel_16+0xb74>
-	WORD $0x17ffffed // b 0x4258 <k_tile_panel_16+0xb14>
+	WORD $0x540000ca // b.ge 0x4904 <k_tile_panel_16+0xb74>
+	WORD $0x17ffffed // b 0x48a4 <k_tile_panel_16+0xb14>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x4258 <k_tile_panel_16+0xb14>
+	WORD $0x54fffd2b // b.lt 0x48a4 <k_tile_panel_16+0xb14>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0303f6 // mov x22, x3
 	WORD $0x9b157cd5 // mul x21, x6, x21
@@ -4362,12 +4771,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
 	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
-	WORD $0x54fffa08 // b.hi 0x42d0 <k_tile_panel_16+0xb8c>
-	WORD $0x17ffffb1 // b 0x4258 <k_tile_panel_16+0xb14>
+	WORD $0x54fffa08 // b.hi 0x491c <k_tile_panel_16+0xb8c>
+	WORD $0x17ffffb1 // b 0x48a4 <k_tile_panel_16+0xb14>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffa58b // b.lt 0x3854 <k_tile_panel_16+0x110>
+	WORD $0x54ffa58b // b.lt 0x3ea0 <k_tile_panel_16+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -4409,8 +4818,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402220 // ldr s0, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x43d0 <k_tile_panel_16+0xc8c>
-	WORD $0x17fffd01 // b 0x3854 <k_tile_panel_16+0x110>
+	WORD $0x54fffc28 // b.hi 0x4a1c <k_tile_panel_16+0xc8c>
+	WORD $0x17fffd01 // b 0x3ea0 <k_tile_panel_16+0x110>
 	WORD $0xa9594ff4 // ldp x20, x19, [sp, #0x190]
 	WORD $0xf940a3fd // ldr x29, [sp, #0x140]
 	WORD $0xa95857f6 // ldp x22, x21, [sp, #0x180]
@@ -4492,33 +4901,33 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d801bea // str q10, [sp, #0x60]
-	WORD $0x14000005 // b 0x45a4 <k_tile_panel_16_min+0x120>
+	WORD $0x14000005 // b 0x4bf0 <k_tile_panel_16_min+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54006820 // b.eq 0x52a4 <k_tile_panel_16_min+0xe20>
+	WORD $0x54006820 // b.eq 0x58f0 <k_tile_panel_16_min+0xe20>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001d8c // cbz w12, 0x4958 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34001d8c // cbz w12, 0x4fa4 <k_tile_panel_16_min+0x4d4>
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf9402011 // ldr x17, [x0, #0x40]
 	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x45e0 <k_tile_panel_16_min+0x15c>
+	WORD $0xb4000131 // cbz x17, 0x4c2c <k_tile_panel_16_min+0x15c>
 	WORD $0x3dc00142 // ldr q2, [x10]
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400012a // b.ge 0x45fc <k_tile_panel_16_min+0x178>
-	WORD $0x14000034 // b 0x46ac <k_tile_panel_16_min+0x228>
+	WORD $0x5400012a // b.ge 0x4c48 <k_tile_panel_16_min+0x178>
+	WORD $0x14000034 // b 0x4cf8 <k_tile_panel_16_min+0x228>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x540005ab // b.lt 0x46ac <k_tile_panel_16_min+0x228>
+	WORD $0x540005ab // b.lt 0x4cf8 <k_tile_panel_16_min+0x228>
 	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa1003e6 // mov x6, x16
@@ -4562,20 +4971,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b0c0 // ldr q0, [x6, #0x2c0]
 	WORD $0x910c00c6 // add x6, x6, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x4618 <k_tile_panel_16_min+0x194>
+	WORD $0x54fffb88 // b.hi 0x4c64 <k_tile_panel_16_min+0x194>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x3400150e // cbz w14, 0x4958 <k_tile_panel_16_min+0x4d4>
+	WORD $0x3400150e // cbz w14, 0x4fa4 <k_tile_panel_16_min+0x4d4>
 	WORD $0x8b040945 // add x5, x10, x4, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x46d4 <k_tile_panel_16_min+0x250>
+	WORD $0xb40000b1 // cbz x17, 0x4d20 <k_tile_panel_16_min+0x250>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x46e0 <k_tile_panel_16_min+0x25c>
-	WORD $0x1400002f // b 0x478c <k_tile_panel_16_min+0x308>
+	WORD $0x540000aa // b.ge 0x4d2c <k_tile_panel_16_min+0x25c>
+	WORD $0x1400002f // b 0x4dd8 <k_tile_panel_16_min+0x308>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x478c <k_tile_panel_16_min+0x308>
+	WORD $0x5400058b // b.lt 0x4dd8 <k_tile_panel_16_min+0x308>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -4618,20 +5027,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x46f8 <k_tile_panel_16_min+0x274>
+	WORD $0x54fffb88 // b.hi 0x4d44 <k_tile_panel_16_min+0x274>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000e05 // cbz w5, 0x4958 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34000e05 // cbz w5, 0x4fa4 <k_tile_panel_16_min+0x4d4>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b1 // cbz x17, 0x47b4 <k_tile_panel_16_min+0x330>
+	WORD $0xb40000b1 // cbz x17, 0x4e00 <k_tile_panel_16_min+0x330>
 	WORD $0x3ce56942 // ldr q2, [x10, x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x47c0 <k_tile_panel_16_min+0x33c>
-	WORD $0x1400002f // b 0x486c <k_tile_panel_16_min+0x3e8>
+	WORD $0x540000aa // b.ge 0x4e0c <k_tile_panel_16_min+0x33c>
+	WORD $0x1400002f // b 0x4eb8 <k_tile_panel_16_min+0x3e8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x486c <k_tile_panel_16_min+0x3e8>
+	WORD $0x5400058b // b.lt 0x4eb8 <k_tile_panel_16_min+0x3e8>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -4674,21 +5083,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x47d8 <k_tile_panel_16_min+0x354>
+	WORD $0x54fffb88 // b.hi 0x4e24 <k_tile_panel_16_min+0x354>
 	WORD $0x3ca56942 // str q2, [x10, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000705 // cbz w5, 0x4958 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34000705 // cbz w5, 0x4fa4 <k_tile_panel_16_min+0x4d4>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b1 // cbz x17, 0x4898 <k_tile_panel_16_min+0x414>
+	WORD $0xb40000b1 // cbz x17, 0x4ee4 <k_tile_panel_16_min+0x414>
 	WORD $0x3ce46942 // ldr q2, [x10, x4]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x48a4 <k_tile_panel_16_min+0x420>
-	WORD $0x1400002f // b 0x4950 <k_tile_panel_16_min+0x4cc>
+	WORD $0x540000aa // b.ge 0x4ef0 <k_tile_panel_16_min+0x420>
+	WORD $0x1400002f // b 0x4f9c <k_tile_panel_16_min+0x4cc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4950 <k_tile_panel_16_min+0x4cc>
+	WORD $0x5400058b // b.lt 0x4f9c <k_tile_panel_16_min+0x4cc>
 	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9b117c71 // mul x17, x3, x17
@@ -4731,23 +5140,23 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x48bc <k_tile_panel_16_min+0x438>
+	WORD $0x54fffb88 // b.hi 0x4f08 <k_tile_panel_16_min+0x438>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca46942 // str q2, [x10, x4]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x49cc <k_tile_panel_16_min+0x548>
+	WORD $0x5400036d // b.le 0x5018 <k_tile_panel_16_min+0x548>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400240d // b.le 0x4df0 <k_tile_panel_16_min+0x96c>
+	WORD $0x5400240d // b.le 0x543c <k_tile_panel_16_min+0x96c>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x5400362d // b.le 0x5044 <k_tile_panel_16_min+0xbc0>
+	WORD $0x5400362d // b.le 0x5690 <k_tile_panel_16_min+0xbc0>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe06a // b.ge 0x4598 <k_tile_panel_16_min+0x114>
+	WORD $0x54ffe06a // b.ge 0x4be4 <k_tile_panel_16_min+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -4757,12 +5166,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4004101 // cbz x1, 0x51d4 <k_tile_panel_16_min+0xd50>
+	WORD $0xb4004101 // cbz x1, 0x5820 <k_tile_panel_16_min+0xd50>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400410a // b.ge 0x51e4 <k_tile_panel_16_min+0xd60>
-	WORD $0x17fffef3 // b 0x4594 <k_tile_panel_16_min+0x110>
+	WORD $0x5400410a // b.ge 0x5830 <k_tile_panel_16_min+0xd60>
+	WORD $0x17fffef3 // b 0x4be0 <k_tile_panel_16_min+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -4783,7 +5192,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000f // b 0x4a58 <k_tile_panel_16_min+0x5d4>
+	WORD $0x1400000f // b 0x50a4 <k_tile_panel_16_min+0x5d4>
 	WORD $0xad4787e0 // ldp q0, q1, [sp, #0xf0]
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0x3dc01bea // ldr q10, [sp, #0x60]
@@ -4797,7 +5206,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36860 // str q0, [x3, x19]
 	WORD $0x3cb46867 // str q7, [x3, x20]
 	WORD $0x3ca46877 // str q23, [x3, x4]
-	WORD $0x54fff8ac // b.gt 0x4968 <k_tile_panel_16_min+0x4e4>
+	WORD $0x54fff8ac // b.gt 0x4fb4 <k_tile_panel_16_min+0x4e4>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -4805,7 +5214,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb40001ba // cbz x26, 0x4aa8 <k_tile_panel_16_min+0x624>
+	WORD $0xb40001ba // cbz x26, 0x50f4 <k_tile_panel_16_min+0x624>
 	WORD $0x3dc0007a // ldr q26, [x3]
 	WORD $0x3cf96878 // ldr q24, [x3, x25]
 	WORD $0x3cfd6869 // ldr q9, [x3, x29]
@@ -4816,8 +5225,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ce46877 // ldr q23, [x3, x4]
 	WORD $0xad0787e0 // stp q0, q1, [sp, #0xf0]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x4ad0 <k_tile_panel_16_min+0x64c>
-	WORD $0x17ffffdf // b 0x4a20 <k_tile_panel_16_min+0x59c>
+	WORD $0x5400018a // b.ge 0x511c <k_tile_panel_16_min+0x64c>
+	WORD $0x17ffffdf // b 0x506c <k_tile_panel_16_min+0x59c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
@@ -4827,7 +5236,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0xad0783e0 // stp q0, q0, [sp, #0xf0]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffaab // b.lt 0x4a20 <k_tile_panel_16_min+0x59c>
+	WORD $0x54fffaab // b.lt 0x506c <k_tile_panel_16_min+0x59c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -5026,8 +5435,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f961027 // fmla v7.4s, v1.4s, v22.s[0]
 	WORD $0x4f951037 // fmla v23.4s, v1.4s, v21.s[0]
 	WORD $0xad07c3e6 // stp q6, q16, [sp, #0xf0]
-	WORD $0x54ffe808 // b.hi 0x4ae8 <k_tile_panel_16_min+0x664>
-	WORD $0x17ffff0d // b 0x4a20 <k_tile_panel_16_min+0x59c>
+	WORD $0x54ffe808 // b.hi 0x5134 <k_tile_panel_16_min+0x664>
+	WORD $0x17ffff0d // b 0x506c <k_tile_panel_16_min+0x59c>
 	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
@@ -5042,7 +5451,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0xd10400e7 // sub x7, x7, #0x100
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x4e4c <k_tile_panel_16_min+0x9c8>
+	WORD $0x14000009 // b 0x5498 <k_tile_panel_16_min+0x9c8>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -5050,7 +5459,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffd98c // b.gt 0x4978 <k_tile_panel_16_min+0x4f4>
+	WORD $0x54ffd98c // b.gt 0x4fc4 <k_tile_panel_16_min+0x4f4>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -5059,20 +5468,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x4e8c <k_tile_panel_16_min+0xa08>
+	WORD $0xb4000101 // cbz x1, 0x54d8 <k_tile_panel_16_min+0xa08>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x4ea4 <k_tile_panel_16_min+0xa20>
-	WORD $0x17ffffe9 // b 0x4e2c <k_tile_panel_16_min+0x9a8>
+	WORD $0x5400010a // b.ge 0x54f0 <k_tile_panel_16_min+0xa20>
+	WORD $0x17ffffe9 // b 0x5478 <k_tile_panel_16_min+0x9a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x4e2c <k_tile_panel_16_min+0x9a8>
+	WORD $0x54fffc6b // b.lt 0x5478 <k_tile_panel_16_min+0x9a8>
 	WORD $0x9342fef7 // asr x23, x23, #2
 	WORD $0xaa1103f8 // mov x24, x17
 	WORD $0x9b177cf7 // mul x23, x7, x23
@@ -5175,8 +5584,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
 	WORD $0x4f931003 // fmla v3.4s, v0.4s, v19.s[0]
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fff408 // b.hi 0x4ebc <k_tile_panel_16_min+0xa38>
-	WORD $0x17ffff7b // b 0x4e2c <k_tile_panel_16_min+0x9a8>
+	WORD $0x54fff408 // b.hi 0x5508 <k_tile_panel_16_min+0xa38>
+	WORD $0x17ffff7b // b 0x5478 <k_tile_panel_16_min+0x9a8>
 	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
 	WORD $0xd37ced04 // lsl x4, x8, #4
 	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
@@ -5188,13 +5597,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910100c5 // add x5, x6, #0x40
 	WORD $0xd10400e6 // sub x6, x7, #0x100
 	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x14000007 // b 0x508c <k_tile_panel_16_min+0xc08>
+	WORD $0x14000007 // b 0x56d8 <k_tile_panel_16_min+0xc08>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffc80c // b.gt 0x4988 <k_tile_panel_16_min+0x504>
+	WORD $0x54ffc80c // b.gt 0x4fd4 <k_tile_panel_16_min+0x504>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -5203,16 +5612,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100893 // add x19, x4, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x50c4 <k_tile_panel_16_min+0xc40>
+	WORD $0xb40000d1 // cbz x17, 0x5710 <k_tile_panel_16_min+0xc40>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x50d4 <k_tile_panel_16_min+0xc50>
-	WORD $0x17ffffed // b 0x5074 <k_tile_panel_16_min+0xbf0>
+	WORD $0x540000ca // b.ge 0x5720 <k_tile_panel_16_min+0xc50>
+	WORD $0x17ffffed // b 0x56c0 <k_tile_panel_16_min+0xbf0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x5074 <k_tile_panel_16_min+0xbf0>
+	WORD $0x54fffd2b // b.lt 0x56c0 <k_tile_panel_16_min+0xbf0>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0303f6 // mov x22, x3
 	WORD $0x9b157cd5 // mul x21, x6, x21
@@ -5275,12 +5684,12 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c02d6 // add x22, x22, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff908 // b.hi 0x50ec <k_tile_panel_16_min+0xc68>
-	WORD $0x17ffffa9 // b 0x5074 <k_tile_panel_16_min+0xbf0>
+	WORD $0x54fff908 // b.hi 0x5738 <k_tile_panel_16_min+0xc68>
+	WORD $0x17ffffa9 // b 0x56c0 <k_tile_panel_16_min+0xbf0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ff9dab // b.lt 0x4594 <k_tile_panel_16_min+0x110>
+	WORD $0x54ff9dab // b.lt 0x4be0 <k_tile_panel_16_min+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -5327,8 +5736,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x520c <k_tile_panel_16_min+0xd88>
-	WORD $0x17fffcbd // b 0x4594 <k_tile_panel_16_min+0x110>
+	WORD $0x54fffb88 // b.hi 0x5858 <k_tile_panel_16_min+0xd88>
+	WORD $0x17fffcbd // b 0x4be0 <k_tile_panel_16_min+0x110>
 	WORD $0xa95a4ff4 // ldp x20, x19, [sp, #0x1a0]
 	WORD $0xf940abfd // ldr x29, [sp, #0x150]
 	WORD $0xa95957f6 // ldp x22, x21, [sp, #0x190]
@@ -5349,6 +5758,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+	WORD $0x03020100 // <unknown>
+	WORD $0x0c080604 // <unknown>
+	WORD $0xfdfeff00 // <unknown>
+	WORD $0xf4f8fafc // <unknown>
+	WORD $0xbfad9881 // 81 98 ad bf .word 0xbfad9881
+	WORD $0xf6eaddcf // cf dd ea f6 .word 0xf6eaddcf
+	WORD $0x26190d01 // 01 0d 19 26 .word 0x26190d01
+	WORD $0x71594535 // 35 45 59 71 .word 0x71594535

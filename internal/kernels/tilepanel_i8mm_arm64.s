@@ -1999,6 +1999,415 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
+	// untile_iq4_nl
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x1001e44b // adr x11, 0x5b50 <k_tile_panel_16_min+0xee8>
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x3dc00161 // ldr q1, [x11]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8001e2 // str q2, [x15]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8011e2 // str q2, [x15, #0x40]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8021e2 // str q2, [x15, #0x80]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8031e2 // str q2, [x15, #0xc0]
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8041e2 // str q2, [x15, #0x100]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8051e2 // str q2, [x15, #0x140]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8061e2 // str q2, [x15, #0x180]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8071e2 // str q2, [x15, #0x1c0]
+	WORD $0xfc6d6942 // ldr d2, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8081e2 // str q2, [x15, #0x200]
+	WORD $0x54fffa81 // b.ne 0x1ee0 <k_untile_iq4_nl+0x28>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9104814a // add x10, x10, #0x120
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff9a1 // b.ne 0x1ed8 <k_untile_iq4_nl+0x20>
+	WORD $0xd65f03c0 // ret
+
+	// untile_iq4_xs
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f0005e1 // movi v1.4s, #0xf
+	WORD $0x1001dc8c // adr x12, 0x5b50 <k_tile_panel_16_min+0xee8>
+	WORD $0x4f010602 // movi v2.4s, #0x30
+	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x5282400c // mov w12, #0x1200 // =4608
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9120016e // add x14, x11, #0x800
+	WORD $0x9121016f // add x15, x11, #0x840
+	WORD $0x91218170 // add x16, x11, #0x860
+	WORD $0xd37cedb1 // lsl x17, x13, #4
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x8b110161 // add x1, x11, x17
+	WORD $0x8b032824 // add x4, x1, x3, lsl #10
+	WORD $0x531d7065 // lsl w5, w3, #3
+	WORD $0x52800086 // mov w6, #0x4 // =4
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x531c6c65 // lsl w5, w3, #4
+	WORD $0x331c6866 // bfi w6, w3, #4, #27
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e040ca7 // dup v7.4s, w5
+	WORD $0x52800045 // mov w5, #0x2 // =2
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x331d6c65 // bfi w5, w3, #3, #28
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x3d800005 // str q5, [x0]
+	WORD $0x3dc01085 // ldr q5, [x4, #0x40]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d801005 // str q5, [x0, #0x40]
+	WORD $0x3dc02085 // ldr q5, [x4, #0x80]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d802005 // str q5, [x0, #0x80]
+	WORD $0x3dc03085 // ldr q5, [x4, #0xc0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d803005 // str q5, [x0, #0xc0]
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d804005 // str q5, [x0, #0x100]
+	WORD $0x3dc01085 // ldr q5, [x4, #0x40]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d805005 // str q5, [x0, #0x140]
+	WORD $0x3dc02085 // ldr q5, [x4, #0x80]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d806005 // str q5, [x0, #0x180]
+	WORD $0x3dc03085 // ldr q5, [x4, #0xc0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d807005 // str q5, [x0, #0x1c0]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040cc7 // dup v7.4s, w6
+	WORD $0x52800106 // mov w6, #0x8 // =8
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x331c6866 // bfi w6, w3, #4, #27
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x52800085 // mov w5, #0x4 // =4
+	WORD $0x331d6c65 // bfi w5, w3, #3, #28
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3d808005 // str q5, [x0, #0x200]
+	WORD $0x3dc04085 // ldr q5, [x4, #0x100]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d809005 // str q5, [x0, #0x240]
+	WORD $0x3dc05085 // ldr q5, [x4, #0x140]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80a005 // str q5, [x0, #0x280]
+	WORD $0x3dc06085 // ldr q5, [x4, #0x180]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80b005 // str q5, [x0, #0x2c0]
+	WORD $0x3dc07085 // ldr q5, [x4, #0x1c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80c005 // str q5, [x0, #0x300]
+	WORD $0x3dc04085 // ldr q5, [x4, #0x100]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80d005 // str q5, [x0, #0x340]
+	WORD $0x3dc05085 // ldr q5, [x4, #0x140]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80e005 // str q5, [x0, #0x380]
+	WORD $0x3dc06085 // ldr q5, [x4, #0x180]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80f005 // str q5, [x0, #0x3c0]
+	WORD $0x3dc07085 // ldr q5, [x4, #0x1c0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d810005 // str q5, [x0, #0x400]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040cc7 // dup v7.4s, w6
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x52800185 // mov w5, #0xc // =12
+	WORD $0x331c6865 // bfi w5, w3, #4, #27
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3d811005 // str q5, [x0, #0x440]
+	WORD $0x3dc08085 // ldr q5, [x4, #0x200]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d812005 // str q5, [x0, #0x480]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d813005 // str q5, [x0, #0x4c0]
+	WORD $0x3dc0a085 // ldr q5, [x4, #0x280]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d814005 // str q5, [x0, #0x500]
+	WORD $0x3dc0b085 // ldr q5, [x4, #0x2c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d815005 // str q5, [x0, #0x540]
+	WORD $0x3dc08085 // ldr q5, [x4, #0x200]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d816005 // str q5, [x0, #0x580]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d817005 // str q5, [x0, #0x5c0]
+	WORD $0x3dc0a085 // ldr q5, [x4, #0x280]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d818005 // str q5, [x0, #0x600]
+	WORD $0x3dc0b085 // ldr q5, [x4, #0x2c0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d819005 // str q5, [x0, #0x640]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040ca7 // dup v7.4s, w5
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81a005 // str q5, [x0, #0x680]
+	WORD $0x3dc0c085 // ldr q5, [x4, #0x300]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81b005 // str q5, [x0, #0x6c0]
+	WORD $0x3dc0d085 // ldr q5, [x4, #0x340]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81c005 // str q5, [x0, #0x700]
+	WORD $0x3dc0e085 // ldr q5, [x4, #0x380]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81d005 // str q5, [x0, #0x740]
+	WORD $0x3dc0f085 // ldr q5, [x4, #0x3c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81e005 // str q5, [x0, #0x780]
+	WORD $0x3dc0c085 // ldr q5, [x4, #0x300]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81f005 // str q5, [x0, #0x7c0]
+	WORD $0x3dc0d085 // ldr q5, [x4, #0x340]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d820005 // str q5, [x0, #0x800]
+	WORD $0x3dc0e085 // ldr q5, [x4, #0x380]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d821005 // str q5, [x0, #0x840]
+	WORD $0x3dc0f085 // ldr q5, [x4, #0x3c0]
+	WORD $0x528000c4 // mov w4, #0x6 // =6
+	WORD $0x331d6c64 // bfi w4, w3, #3, #28
+	WORD $0x52800023 // mov w3, #0x1 // =1
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e040c86 // dup v6.4s, w4
+	WORD $0x2a0203e4 // mov w4, w2
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d822005 // str q5, [x0, #0x880]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d823005 // str q5, [x0, #0x8c0]
+	WORD $0x91240000 // add x0, x0, #0x900
+	WORD $0x3707e224 // tbnz w4, #0x0, 0x2000 <k_untile_iq4_xs+0x54>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54ffe121 // b.ne 0x1fec <k_untile_iq4_xs+0x40>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9122016b // add x11, x11, #0x880
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe001 // b.ne 0x1fdc <k_untile_iq4_xs+0x30>
+	WORD $0xd65f03c0 // ret
+
+	// untile_mxfp4
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x0f008421 // movi v1.4h, #0x1
+	WORD $0x1001ba4b // adr x11, 0x5b40 <k_tile_panel_16_min+0xed8>
+	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
+	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
+	WORD $0x3dc00164 // ldr q4, [x11]
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8001e5 // str q5, [x15]
+	WORD $0x3dc011c5 // ldr q5, [x14, #0x40]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8011e5 // str q5, [x15, #0x40]
+	WORD $0x3dc021c5 // ldr q5, [x14, #0x80]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8021e5 // str q5, [x15, #0x80]
+	WORD $0x3dc031c5 // ldr q5, [x14, #0xc0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8031e5 // str q5, [x15, #0xc0]
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8041e5 // str q5, [x15, #0x100]
+	WORD $0x3dc011c5 // ldr q5, [x14, #0x40]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8051e5 // str q5, [x15, #0x140]
+	WORD $0x3dc021c5 // ldr q5, [x14, #0x80]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8061e5 // str q5, [x15, #0x180]
+	WORD $0x3dc031c5 // ldr q5, [x14, #0xc0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8071e5 // str q5, [x15, #0x1c0]
+	WORD $0xbc6d6945 // ldr s5, [x10, x13]
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x2f08a4a5 // ushll v5.8h, v5.8b, #0x0
+	WORD $0x2f10a4a6 // ushll v6.4s, v5.4h, #0x0
+	WORD $0x2e6134a5 // cmhi v5.4h, v5.4h, v1.4h
+	WORD $0x4f3554c7 // shl v7.4s, v6.4s, #0x15
+	WORD $0x4f3754c6 // shl v6.4s, v6.4s, #0x17
+	WORD $0x0f10a4a5 // sshll v5.4s, v5.4h, #0x0
+	WORD $0x4ea284e7 // add v7.4s, v7.4s, v2.4s
+	WORD $0x4ea384c6 // add v6.4s, v6.4s, v3.4s
+	WORD $0x6e671cc5 // bsl v5.16b, v6.16b, v7.16b
+	WORD $0x3d8081e5 // str q5, [x15, #0x200]
+	WORD $0x54fff981 // b.ne 0x2418 <k_untile_mxfp4+0x34>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9104414a // add x10, x10, #0x110
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff8a1 // b.ne 0x2410 <k_untile_mxfp4+0x2c>
+	WORD $0xd65f03c0 // ret
+
 	// tile_panel
 	WORD $0xd10483ff // sub sp, sp, #0x120
 	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
@@ -2067,33 +2476,33 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d801bfd // str q29, [sp, #0x60]
-	WORD $0x14000005 // b 0x1fd8 <k_tile_panel+0x120>
+	WORD $0x14000005 // b 0x2624 <k_tile_panel+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005940 // b.eq 0x2afc <k_tile_panel+0xc44>
+	WORD $0x54005940 // b.eq 0x3148 <k_tile_panel+0xc44>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x3400190c // cbz w12, 0x22fc <k_tile_panel+0x444>
+	WORD $0x3400190c // cbz w12, 0x2948 <k_tile_panel+0x444>
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9400011 // ldr x17, [x0]
 	WORD $0xf9402010 // ldr x16, [x0, #0x40]
 	WORD $0x8b0a0222 // add x2, x17, x10
-	WORD $0xb4000130 // cbz x16, 0x2014 <k_tile_panel+0x15c>
+	WORD $0xb4000130 // cbz x16, 0x2660 <k_tile_panel+0x15c>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
 	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x8b0a002a // add x10, x1, x10
-	WORD $0x5400012a // b.ge 0x2030 <k_tile_panel+0x178>
-	WORD $0x1400002b // b 0x20bc <k_tile_panel+0x204>
+	WORD $0x5400012a // b.ge 0x267c <k_tile_panel+0x178>
+	WORD $0x1400002b // b 0x2708 <k_tile_panel+0x204>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
 	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x8b0a002a // add x10, x1, x10
-	WORD $0x5400048b // b.lt 0x20bc <k_tile_panel+0x204>
+	WORD $0x5400048b // b.lt 0x2708 <k_tile_panel+0x204>
 	WORD $0xf94067e1 // ldr x1, [sp, #0xc8]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa0a03e6 // mov x6, x10
@@ -2128,20 +2537,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402024 // ldr s4, [x1, #0x20]
 	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x204c <k_tile_panel+0x194>
+	WORD $0x54fffca8 // b.hi 0x2698 <k_tile_panel+0x194>
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340011ae // cbz w14, 0x22fc <k_tile_panel+0x444>
+	WORD $0x340011ae // cbz w14, 0x2948 <k_tile_panel+0x444>
 	WORD $0x8b010845 // add x5, x2, x1, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x20e4 <k_tile_panel+0x22c>
+	WORD $0xb40000b0 // cbz x16, 0x2730 <k_tile_panel+0x22c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x20f0 <k_tile_panel+0x238>
-	WORD $0x14000026 // b 0x2178 <k_tile_panel+0x2c0>
+	WORD $0x540000aa // b.ge 0x273c <k_tile_panel+0x238>
+	WORD $0x14000026 // b 0x27c4 <k_tile_panel+0x2c0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400046b // b.lt 0x2178 <k_tile_panel+0x2c0>
+	WORD $0x5400046b // b.lt 0x27c4 <k_tile_panel+0x2c0>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa0a03f3 // mov x19, x10
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -2175,20 +2584,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2108 <k_tile_panel+0x250>
+	WORD $0x54fffca8 // b.hi 0x2754 <k_tile_panel+0x250>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000bc5 // cbz w5, 0x22fc <k_tile_panel+0x444>
+	WORD $0x34000bc5 // cbz w5, 0x2948 <k_tile_panel+0x444>
 	WORD $0xd37df025 // lsl x5, x1, #3
-	WORD $0xb40000b0 // cbz x16, 0x21a0 <k_tile_panel+0x2e8>
+	WORD $0xb40000b0 // cbz x16, 0x27ec <k_tile_panel+0x2e8>
 	WORD $0x3ce56842 // ldr q2, [x2, x5]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x21ac <k_tile_panel+0x2f4>
-	WORD $0x14000026 // b 0x2234 <k_tile_panel+0x37c>
+	WORD $0x540000aa // b.ge 0x27f8 <k_tile_panel+0x2f4>
+	WORD $0x14000026 // b 0x2880 <k_tile_panel+0x37c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400046b // b.lt 0x2234 <k_tile_panel+0x37c>
+	WORD $0x5400046b // b.lt 0x2880 <k_tile_panel+0x37c>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa0a03f3 // mov x19, x10
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -2222,21 +2631,21 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x21c4 <k_tile_panel+0x30c>
+	WORD $0x54fffca8 // b.hi 0x2810 <k_tile_panel+0x30c>
 	WORD $0x3ca56842 // str q2, [x2, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x340005e5 // cbz w5, 0x22fc <k_tile_panel+0x444>
+	WORD $0x340005e5 // cbz w5, 0x2948 <k_tile_panel+0x444>
 	WORD $0x8b010421 // add x1, x1, x1, lsl #1
 	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xb40000b0 // cbz x16, 0x2260 <k_tile_panel+0x3a8>
+	WORD $0xb40000b0 // cbz x16, 0x28ac <k_tile_panel+0x3a8>
 	WORD $0x3ce16842 // ldr q2, [x2, x1]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x226c <k_tile_panel+0x3b4>
-	WORD $0x14000026 // b 0x22f4 <k_tile_panel+0x43c>
+	WORD $0x540000aa // b.ge 0x28b8 <k_tile_panel+0x3b4>
+	WORD $0x14000026 // b 0x2940 <k_tile_panel+0x43c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400046b // b.lt 0x22f4 <k_tile_panel+0x43c>
+	WORD $0x5400046b // b.lt 0x2940 <k_tile_panel+0x43c>
 	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x9b107c90 // mul x16, x4, x16
@@ -2270,23 +2679,23 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402204 // ldr s4, [x16, #0x20]
 	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2284 <k_tile_panel+0x3cc>
+	WORD $0x54fffca8 // b.hi 0x28d0 <k_tile_panel+0x3cc>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca16842 // str q2, [x2, x1]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x2370 <k_tile_panel+0x4b8>
+	WORD $0x5400036d // b.le 0x29bc <k_tile_panel+0x4b8>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001e4d // b.le 0x26dc <k_tile_panel+0x824>
+	WORD $0x54001e4d // b.le 0x2d28 <k_tile_panel+0x824>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002ded // b.le 0x28e0 <k_tile_panel+0xa28>
+	WORD $0x54002ded // b.le 0x2f2c <k_tile_panel+0xa28>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe4ea // b.ge 0x1fcc <k_tile_panel+0x114>
+	WORD $0x54ffe4ea // b.ge 0x2618 <k_tile_panel+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -2296,12 +2705,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb40037c1 // cbz x1, 0x2a50 <k_tile_panel+0xb98>
+	WORD $0xb40037c1 // cbz x1, 0x309c <k_tile_panel+0xb98>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540037ca // b.ge 0x2a60 <k_tile_panel+0xba8>
-	WORD $0x17ffff17 // b 0x1fc8 <k_tile_panel+0x110>
+	WORD $0x540037ca // b.ge 0x30ac <k_tile_panel+0xba8>
+	WORD $0x17ffff17 // b 0x2614 <k_tile_panel+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -2322,7 +2731,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x23f4 <k_tile_panel+0x53c>
+	WORD $0x1400000d // b 0x2a40 <k_tile_panel+0x53c>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800066 // str q6, [x3]
@@ -2334,7 +2743,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36864 // str q4, [x3, x19]
 	WORD $0x3cb46870 // str q16, [x3, x20]
 	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x230c <k_tile_panel+0x454>
+	WORD $0x54fff8ec // b.gt 0x2958 <k_tile_panel+0x454>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -2342,7 +2751,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x2440 <k_tile_panel+0x588>
+	WORD $0xb400019a // cbz x26, 0x2a8c <k_tile_panel+0x588>
 	WORD $0x3dc00066 // ldr q6, [x3]
 	WORD $0x3cf96865 // ldr q5, [x3, x25]
 	WORD $0x3cfd6863 // ldr q3, [x3, x29]
@@ -2352,8 +2761,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46870 // ldr q16, [x3, x20]
 	WORD $0x3ce46860 // ldr q0, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x2468 <k_tile_panel+0x5b0>
-	WORD $0x17ffffe2 // b 0x23c4 <k_tile_panel+0x50c>
+	WORD $0x5400018a // b.ge 0x2ab4 <k_tile_panel+0x5b0>
+	WORD $0x17ffffe2 // b 0x2a10 <k_tile_panel+0x50c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -2363,7 +2772,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x23c4 <k_tile_panel+0x50c>
+	WORD $0x54fffb0b // b.lt 0x2a10 <k_tile_panel+0x50c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -2519,8 +2928,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc01fe4 // ldr q4, [sp, #0x70]
 	WORD $0x4f961284 // fmla v4.4s, v20.4s, v22.s[0]
 	WORD $0x4f921340 // fmla v0.4s, v26.4s, v18.s[0]
-	WORD $0x54ffed68 // b.hi 0x2480 <k_tile_panel+0x5c8>
-	WORD $0x17ffff3b // b 0x23c4 <k_tile_panel+0x50c>
+	WORD $0x54ffed68 // b.hi 0x2acc <k_tile_panel+0x5c8>
+	WORD $0x17ffff3b // b 0x2a10 <k_tile_panel+0x50c>
 	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
 	WORD $0xd37ced01 // lsl x1, x8, #4
 	WORD $0xa9404413 // ldp x19, x17, [x0]
@@ -2532,7 +2941,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010273 // add x19, x19, x1
 	WORD $0xd37ef4c6 // lsl x6, x6, #2
 	WORD $0x91000474 // add x20, x3, #0x1
-	WORD $0x14000009 // b 0x272c <k_tile_panel+0x874>
+	WORD $0x14000009 // b 0x2d78 <k_tile_panel+0x874>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d8002c5 // str q5, [x22]
@@ -2540,7 +2949,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca16ac4 // str q4, [x22, x1]
 	WORD $0x3ca56ac3 // str q3, [x22, x5]
 	WORD $0x3ca66ac2 // str q2, [x22, x6]
-	WORD $0x54ffdfac // b.gt 0x231c <k_tile_panel+0x464>
+	WORD $0x54ffdfac // b.gt 0x2968 <k_tile_panel+0x464>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -2549,20 +2958,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a76 // add x22, x19, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000102 // cbz x2, 0x276c <k_tile_panel+0x8b4>
+	WORD $0xb4000102 // cbz x2, 0x2db8 <k_tile_panel+0x8b4>
 	WORD $0x3dc002c5 // ldr q5, [x22]
 	WORD $0x3ce16ac4 // ldr q4, [x22, x1]
 	WORD $0x3ce56ac3 // ldr q3, [x22, x5]
 	WORD $0x3ce66ac2 // ldr q2, [x22, x6]
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x5400010a // b.ge 0x2784 <k_tile_panel+0x8cc>
-	WORD $0x17ffffe9 // b 0x270c <k_tile_panel+0x854>
+	WORD $0x5400010a // b.ge 0x2dd0 <k_tile_panel+0x8cc>
+	WORD $0x17ffffe9 // b 0x2d58 <k_tile_panel+0x854>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54fffc6b // b.lt 0x270c <k_tile_panel+0x854>
+	WORD $0x54fffc6b // b.lt 0x2d58 <k_tile_panel+0x854>
 	WORD $0xd342fef8 // lsr x24, x23, #2
 	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
 	WORD $0xcb1702b5 // sub x21, x21, x23
@@ -2648,8 +3057,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f801225 // fmla v5.4s, v17.4s, v0.s[0]
 	WORD $0x4f901022 // fmla v2.4s, v1.4s, v16.s[0]
 	WORD $0x4f871243 // fmla v3.4s, v18.4s, v7.s[0]
-	WORD $0x54fff668 // b.hi 0x27a4 <k_tile_panel+0x8ec>
-	WORD $0x17ffff8c // b 0x270c <k_tile_panel+0x854>
+	WORD $0x54fff668 // b.hi 0x2df0 <k_tile_panel+0x8ec>
+	WORD $0x17ffff8c // b 0x2d58 <k_tile_panel+0x854>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -2658,13 +3067,13 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x291c <k_tile_panel+0xa64>
+	WORD $0x14000007 // b 0x2f68 <k_tile_panel+0xa64>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd0ac // b.gt 0x232c <k_tile_panel+0x474>
+	WORD $0x54ffd0ac // b.gt 0x2978 <k_tile_panel+0x474>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -2673,16 +3082,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x2954 <k_tile_panel+0xa9c>
+	WORD $0xb40000d1 // cbz x17, 0x2fa0 <k_tile_panel+0xa9c>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x2964 <k_tile_panel+0xaac>
-	WORD $0x17ffffed // b 0x2904 <k_tile_panel+0xa4c>
+	WORD $0x540000ca // b.ge 0x2fb0 <k_tile_panel+0xaac>
+	WORD $0x17ffffed // b 0x2f50 <k_tile_panel+0xa4c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x2904 <k_tile_panel+0xa4c>
+	WORD $0x54fffd2b // b.lt 0x2f50 <k_tile_panel+0xa4c>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -2740,12 +3149,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f8010c3 // fmla v3.4s, v6.4s, v0.s[0]
 	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
-	WORD $0x54fff9e8 // b.hi 0x2984 <k_tile_panel+0xacc>
-	WORD $0x17ffffae // b 0x2904 <k_tile_panel+0xa4c>
+	WORD $0x54fff9e8 // b.hi 0x2fd0 <k_tile_panel+0xacc>
+	WORD $0x17ffffae // b 0x2f50 <k_tile_panel+0xa4c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffab6b // b.lt 0x1fc8 <k_tile_panel+0x110>
+	WORD $0x54ffab6b // b.lt 0x2614 <k_tile_panel+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -2783,8 +3192,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402221 // ldr s1, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x2a88 <k_tile_panel+0xbd0>
-	WORD $0x17fffd34 // b 0x1fc8 <k_tile_panel+0x110>
+	WORD $0x54fffca8 // b.hi 0x30d4 <k_tile_panel+0xbd0>
+	WORD $0x17fffd34 // b 0x2614 <k_tile_panel+0x110>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -2866,33 +3275,33 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d801bfc // str q28, [sp, #0x60]
-	WORD $0x14000005 // b 0x2c4c <k_tile_panel_min+0x120>
+	WORD $0x14000005 // b 0x3298 <k_tile_panel_min+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005fa0 // b.eq 0x383c <k_tile_panel_min+0xd10>
+	WORD $0x54005fa0 // b.eq 0x3e88 <k_tile_panel_min+0xd10>
 	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001a8c // cbz w12, 0x2fa0 <k_tile_panel_min+0x474>
+	WORD $0x34001a8c // cbz w12, 0x35ec <k_tile_panel_min+0x474>
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf9402011 // ldr x17, [x0, #0x40]
 	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x2c88 <k_tile_panel_min+0x15c>
+	WORD $0xb4000131 // cbz x17, 0x32d4 <k_tile_panel_min+0x15c>
 	WORD $0x3dc00142 // ldr q2, [x10]
 	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
 	WORD $0xf9401c02 // ldr x2, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x8b100030 // add x16, x1, x16
-	WORD $0x5400012a // b.ge 0x2ca4 <k_tile_panel_min+0x178>
-	WORD $0x1400002e // b 0x2d3c <k_tile_panel_min+0x210>
+	WORD $0x5400012a // b.ge 0x32f0 <k_tile_panel_min+0x178>
+	WORD $0x1400002e // b 0x3388 <k_tile_panel_min+0x210>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
 	WORD $0xf9401c02 // ldr x2, [x0, #0x38]
 	WORD $0xf9401004 // ldr x4, [x0, #0x20]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x8b100030 // add x16, x1, x16
-	WORD $0x540004eb // b.lt 0x2d3c <k_tile_panel_min+0x210>
+	WORD $0x540004eb // b.lt 0x3388 <k_tile_panel_min+0x210>
 	WORD $0xf94067e1 // ldr x1, [sp, #0xc8]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa1003e6 // mov x6, x16
@@ -2930,20 +3339,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a00c6 // add x6, x6, #0x280
 	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2cc0 <k_tile_panel_min+0x194>
+	WORD $0x54fffc48 // b.hi 0x330c <k_tile_panel_min+0x194>
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xaa0b03f7 // mov x23, x11
 	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x340012ce // cbz w14, 0x2fa0 <k_tile_panel_min+0x474>
+	WORD $0x340012ce // cbz w14, 0x35ec <k_tile_panel_min+0x474>
 	WORD $0x8b010945 // add x5, x10, x1, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x2d64 <k_tile_panel_min+0x238>
+	WORD $0xb40000b1 // cbz x17, 0x33b0 <k_tile_panel_min+0x238>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000aa // b.ge 0x2d70 <k_tile_panel_min+0x244>
-	WORD $0x14000029 // b 0x2e04 <k_tile_panel_min+0x2d8>
+	WORD $0x540000aa // b.ge 0x33bc <k_tile_panel_min+0x244>
+	WORD $0x14000029 // b 0x3450 <k_tile_panel_min+0x2d8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540004cb // b.lt 0x2e04 <k_tile_panel_min+0x2d8>
+	WORD $0x540004cb // b.lt 0x3450 <k_tile_panel_min+0x2d8>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -2980,20 +3389,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2d88 <k_tile_panel_min+0x25c>
+	WORD $0x54fffc48 // b.hi 0x33d4 <k_tile_panel_min+0x25c>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000c85 // cbz w5, 0x2fa0 <k_tile_panel_min+0x474>
+	WORD $0x34000c85 // cbz w5, 0x35ec <k_tile_panel_min+0x474>
 	WORD $0xd37df025 // lsl x5, x1, #3
-	WORD $0xb40000b1 // cbz x17, 0x2e2c <k_tile_panel_min+0x300>
+	WORD $0xb40000b1 // cbz x17, 0x3478 <k_tile_panel_min+0x300>
 	WORD $0x3ce56942 // ldr q2, [x10, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000aa // b.ge 0x2e38 <k_tile_panel_min+0x30c>
-	WORD $0x14000029 // b 0x2ecc <k_tile_panel_min+0x3a0>
+	WORD $0x540000aa // b.ge 0x3484 <k_tile_panel_min+0x30c>
+	WORD $0x14000029 // b 0x3518 <k_tile_panel_min+0x3a0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540004cb // b.lt 0x2ecc <k_tile_panel_min+0x3a0>
+	WORD $0x540004cb // b.lt 0x3518 <k_tile_panel_min+0x3a0>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c86 // mul x6, x4, x6
@@ -3030,21 +3439,21 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2e50 <k_tile_panel_min+0x324>
+	WORD $0x54fffc48 // b.hi 0x349c <k_tile_panel_min+0x324>
 	WORD $0x3ca56942 // str q2, [x10, x5]
 	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000645 // cbz w5, 0x2fa0 <k_tile_panel_min+0x474>
+	WORD $0x34000645 // cbz w5, 0x35ec <k_tile_panel_min+0x474>
 	WORD $0x8b010421 // add x1, x1, x1, lsl #1
 	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xb40000b1 // cbz x17, 0x2ef8 <k_tile_panel_min+0x3cc>
+	WORD $0xb40000b1 // cbz x17, 0x3544 <k_tile_panel_min+0x3cc>
 	WORD $0x3ce16942 // ldr q2, [x10, x1]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000aa // b.ge 0x2f04 <k_tile_panel_min+0x3d8>
-	WORD $0x14000029 // b 0x2f98 <k_tile_panel_min+0x46c>
+	WORD $0x540000aa // b.ge 0x3550 <k_tile_panel_min+0x3d8>
+	WORD $0x14000029 // b 0x35e4 <k_tile_panel_min+0x46c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540004cb // b.lt 0x2f98 <k_tile_panel_min+0x46c>
+	WORD $0x540004cb // b.lt 0x35e4 <k_tile_panel_min+0x46c>
 	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x9b117c91 // mul x17, x4, x17
@@ -3081,23 +3490,23 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0210 // add x16, x16, #0x280
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x2f1c <k_tile_panel_min+0x3f0>
+	WORD $0x54fffc48 // b.hi 0x3568 <k_tile_panel_min+0x3f0>
 	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
 	WORD $0x3ca16942 // str q2, [x10, x1]
 	WORD $0x910022f1 // add x17, x23, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x3014 <k_tile_panel_min+0x4e8>
+	WORD $0x5400036d // b.le 0x3660 <k_tile_panel_min+0x4e8>
 	WORD $0xaa1703f5 // mov x21, x23
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400210d // b.le 0x33d8 <k_tile_panel_min+0x8ac>
+	WORD $0x5400210d // b.le 0x3a24 <k_tile_panel_min+0x8ac>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x540031cd // b.le 0x3600 <k_tile_panel_min+0xad4>
+	WORD $0x540031cd // b.le 0x3c4c <k_tile_panel_min+0xad4>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe36a // b.ge 0x2c40 <k_tile_panel_min+0x114>
+	WORD $0x54ffe36a // b.ge 0x328c <k_tile_panel_min+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -3107,12 +3516,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003c41 // cbz x1, 0x3784 <k_tile_panel_min+0xc58>
+	WORD $0xb4003c41 // cbz x1, 0x3dd0 <k_tile_panel_min+0xc58>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54003c4a // b.ge 0x3794 <k_tile_panel_min+0xc68>
-	WORD $0x17ffff0b // b 0x2c3c <k_tile_panel_min+0x110>
+	WORD $0x54003c4a // b.ge 0x3de0 <k_tile_panel_min+0xc68>
+	WORD $0x17ffff0b // b 0x3288 <k_tile_panel_min+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9400801 // ldp x1, x2, [x0]
@@ -3133,7 +3542,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb190024 // sub x4, x1, x25
 	WORD $0xd10400c5 // sub x5, x6, #0x100
 	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x3098 <k_tile_panel_min+0x56c>
+	WORD $0x1400000d // b 0x36e4 <k_tile_panel_min+0x56c>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f7 // mov x23, x21
 	WORD $0x3d800066 // str q6, [x3]
@@ -3145,7 +3554,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36871 // str q17, [x3, x19]
 	WORD $0x3cb46867 // str q7, [x3, x20]
 	WORD $0x3ca46863 // str q3, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x2fb0 <k_tile_panel_min+0x484>
+	WORD $0x54fff8ec // b.gt 0x35fc <k_tile_panel_min+0x484>
 	WORD $0xcb0902e1 // sub x1, x23, x9
 	WORD $0xf10002ff // cmp x23, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -3153,7 +3562,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
 	WORD $0x91000ee1 // add x1, x23, #0x3
 	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x30e4 <k_tile_panel_min+0x5b8>
+	WORD $0xb400019a // cbz x26, 0x3730 <k_tile_panel_min+0x5b8>
 	WORD $0x3dc00066 // ldr q6, [x3]
 	WORD $0x3cf96865 // ldr q5, [x3, x25]
 	WORD $0x3cfd6864 // ldr q4, [x3, x29]
@@ -3163,8 +3572,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46867 // ldr q7, [x3, x20]
 	WORD $0x3ce46863 // ldr q3, [x3, x4]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x310c <k_tile_panel_min+0x5e0>
-	WORD $0x17ffffe2 // b 0x3068 <k_tile_panel_min+0x53c>
+	WORD $0x5400018a // b.ge 0x3758 <k_tile_panel_min+0x5e0>
+	WORD $0x17ffffe2 // b 0x36b4 <k_tile_panel_min+0x53c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -3174,7 +3583,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x3068 <k_tile_panel_min+0x53c>
+	WORD $0x54fffb0b // b.lt 0x36b4 <k_tile_panel_min+0x53c>
 	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0x9b117cb1 // mul x17, x5, x17
@@ -3352,8 +3761,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f801250 // fmla v16.4s, v18.4s, v0.s[0]
 	WORD $0x4f811247 // fmla v7.4s, v18.4s, v1.s[0]
 	WORD $0x4f941243 // fmla v3.4s, v18.4s, v20.s[0]
-	WORD $0x54ffeaa8 // b.hi 0x3124 <k_tile_panel_min+0x5f8>
-	WORD $0x17ffff25 // b 0x3068 <k_tile_panel_min+0x53c>
+	WORD $0x54ffeaa8 // b.hi 0x3770 <k_tile_panel_min+0x5f8>
+	WORD $0x17ffff25 // b 0x36b4 <k_tile_panel_min+0x53c>
 	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
 	WORD $0xd37ced07 // lsl x7, x8, #4
 	WORD $0xa9404413 // ldp x19, x17, [x0]
@@ -3365,7 +3774,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b070141 // add x1, x10, x7
 	WORD $0x8b070267 // add x7, x19, x7
 	WORD $0x91000473 // add x19, x3, #0x1
-	WORD $0x14000009 // b 0x3428 <k_tile_panel_min+0x8fc>
+	WORD $0x14000009 // b 0x3a74 <k_tile_panel_min+0x8fc>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -3373,7 +3782,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca56a83 // str q3, [x20, x5]
 	WORD $0x3ca66a82 // str q2, [x20, x6]
-	WORD $0x54ffdcec // b.gt 0x2fc0 <k_tile_panel_min+0x494>
+	WORD $0x54ffdcec // b.gt 0x360c <k_tile_panel_min+0x494>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -3382,20 +3791,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000102 // cbz x2, 0x3468 <k_tile_panel_min+0x93c>
+	WORD $0xb4000102 // cbz x2, 0x3ab4 <k_tile_panel_min+0x93c>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce56a83 // ldr q3, [x20, x5]
 	WORD $0x3ce66a82 // ldr q2, [x20, x6]
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x5400010a // b.ge 0x3480 <k_tile_panel_min+0x954>
-	WORD $0x17ffffe9 // b 0x3408 <k_tile_panel_min+0x8dc>
+	WORD $0x5400010a // b.ge 0x3acc <k_tile_panel_min+0x954>
+	WORD $0x17ffffe9 // b 0x3a54 <k_tile_panel_min+0x8dc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54fffc6b // b.lt 0x3408 <k_tile_panel_min+0x8dc>
+	WORD $0x54fffc6b // b.lt 0x3a54 <k_tile_panel_min+0x8dc>
 	WORD $0xd342fef8 // lsr x24, x23, #2
 	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
 	WORD $0xcb1702b5 // sub x21, x21, x23
@@ -3490,8 +3899,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
 	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
-	WORD $0x54fff548 // b.hi 0x34a0 <k_tile_panel_min+0x974>
-	WORD $0x17ffff83 // b 0x3408 <k_tile_panel_min+0x8dc>
+	WORD $0x54fff548 // b.hi 0x3aec <k_tile_panel_min+0x974>
+	WORD $0x17ffff83 // b 0x3a54 <k_tile_panel_min+0x8dc>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -3500,13 +3909,13 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x363c <k_tile_panel_min+0xb10>
+	WORD $0x14000007 // b 0x3c88 <k_tile_panel_min+0xb10>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffcccc // b.gt 0x2fd0 <k_tile_panel_min+0x4a4>
+	WORD $0x54ffcccc // b.gt 0x361c <k_tile_panel_min+0x4a4>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -3515,16 +3924,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x3674 <k_tile_panel_min+0xb48>
+	WORD $0xb40000d1 // cbz x17, 0x3cc0 <k_tile_panel_min+0xb48>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x3684 <k_tile_panel_min+0xb58>
-	WORD $0x17ffffed // b 0x3624 <k_tile_panel_min+0xaf8>
+	WORD $0x540000ca // b.ge 0x3cd0 <k_tile_panel_min+0xb58>
+	WORD $0x17ffffed // b 0x3c70 <k_tile_panel_min+0xaf8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x3624 <k_tile_panel_min+0xaf8>
+	WORD $0x54fffd2b // b.lt 0x3c70 <k_tile_panel_min+0xaf8>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -3587,12 +3996,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff948 // b.hi 0x36a4 <k_tile_panel_min+0xb78>
-	WORD $0x17ffffa9 // b 0x3624 <k_tile_panel_min+0xaf8>
+	WORD $0x54fff948 // b.hi 0x3cf0 <k_tile_panel_min+0xb78>
+	WORD $0x17ffffa9 // b 0x3c70 <k_tile_panel_min+0xaf8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffa56b // b.lt 0x2c3c <k_tile_panel_min+0x110>
+	WORD $0x54ffa56b // b.lt 0x3288 <k_tile_panel_min+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -3633,8 +4042,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a0210 // add x16, x16, #0x280
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x37bc <k_tile_panel_min+0xc90>
-	WORD $0x17fffd01 // b 0x2c3c <k_tile_panel_min+0x110>
+	WORD $0x54fffc48 // b.hi 0x3e08 <k_tile_panel_min+0xc90>
+	WORD $0x17fffd01 // b 0x3288 <k_tile_panel_min+0x110>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -3716,33 +4125,33 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d8037e8 // str q8, [sp, #0xd0]
-	WORD $0x14000005 // b 0x398c <k_tile_panel_16+0x120>
+	WORD $0x14000005 // b 0x3fd8 <k_tile_panel_16+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54006320 // b.eq 0x45ec <k_tile_panel_16+0xd80>
+	WORD $0x54006320 // b.eq 0x4c38 <k_tile_panel_16+0xd80>
 	WORD $0xaa0903f8 // mov x24, x9
-	WORD $0x34001b0c // cbz w12, 0x3cf0 <k_tile_panel_16+0x484>
+	WORD $0x34001b0c // cbz w12, 0x433c <k_tile_panel_16+0x484>
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf9402011 // ldr x17, [x0, #0x40]
 	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x39c8 <k_tile_panel_16+0x15c>
+	WORD $0xb4000131 // cbz x17, 0x4014 <k_tile_panel_16+0x15c>
 	WORD $0x3dc00142 // ldr q2, [x10]
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400012a // b.ge 0x39e4 <k_tile_panel_16+0x178>
-	WORD $0x1400002f // b 0x3a80 <k_tile_panel_16+0x214>
+	WORD $0x5400012a // b.ge 0x4030 <k_tile_panel_16+0x178>
+	WORD $0x1400002f // b 0x40cc <k_tile_panel_16+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400050b // b.lt 0x3a80 <k_tile_panel_16+0x214>
+	WORD $0x5400050b // b.lt 0x40cc <k_tile_panel_16+0x214>
 	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa1003e6 // mov x6, x16
@@ -3781,20 +4190,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402084 // ldr s4, [x4, #0x20]
 	WORD $0x91040084 // add x4, x4, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x3a00 <k_tile_panel_16+0x194>
+	WORD $0x54fffc28 // b.hi 0x404c <k_tile_panel_16+0x194>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f8 // mov x24, x11
 	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x3400132e // cbz w14, 0x3cf0 <k_tile_panel_16+0x484>
+	WORD $0x3400132e // cbz w14, 0x433c <k_tile_panel_16+0x484>
 	WORD $0x8b040945 // add x5, x10, x4, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x3aa8 <k_tile_panel_16+0x23c>
+	WORD $0xb40000b1 // cbz x17, 0x40f4 <k_tile_panel_16+0x23c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x3ab4 <k_tile_panel_16+0x248>
-	WORD $0x1400002a // b 0x3b4c <k_tile_panel_16+0x2e0>
+	WORD $0x540000aa // b.ge 0x4100 <k_tile_panel_16+0x248>
+	WORD $0x1400002a // b 0x4198 <k_tile_panel_16+0x2e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540004eb // b.lt 0x3b4c <k_tile_panel_16+0x2e0>
+	WORD $0x540004eb // b.lt 0x4198 <k_tile_panel_16+0x2e0>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -3832,20 +4241,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x3acc <k_tile_panel_16+0x260>
+	WORD $0x54fffc28 // b.hi 0x4118 <k_tile_panel_16+0x260>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x34000cc5 // cbz w5, 0x3cf0 <k_tile_panel_16+0x484>
+	WORD $0x34000cc5 // cbz w5, 0x433c <k_tile_panel_16+0x484>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b1 // cbz x17, 0x3b74 <k_tile_panel_16+0x308>
+	WORD $0xb40000b1 // cbz x17, 0x41c0 <k_tile_panel_16+0x308>
 	WORD $0x3ce56942 // ldr q2, [x10, x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x3b80 <k_tile_panel_16+0x314>
-	WORD $0x1400002a // b 0x3c18 <k_tile_panel_16+0x3ac>
+	WORD $0x540000aa // b.ge 0x41cc <k_tile_panel_16+0x314>
+	WORD $0x1400002a // b 0x4264 <k_tile_panel_16+0x3ac>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540004eb // b.lt 0x3c18 <k_tile_panel_16+0x3ac>
+	WORD $0x540004eb // b.lt 0x4264 <k_tile_panel_16+0x3ac>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -3883,21 +4292,21 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x3b98 <k_tile_panel_16+0x32c>
+	WORD $0x54fffc28 // b.hi 0x41e4 <k_tile_panel_16+0x32c>
 	WORD $0x3ca56942 // str q2, [x10, x5]
 	WORD $0xf9401ff8 // ldr x24, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000665 // cbz w5, 0x3cf0 <k_tile_panel_16+0x484>
+	WORD $0x34000665 // cbz w5, 0x433c <k_tile_panel_16+0x484>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b1 // cbz x17, 0x3c44 <k_tile_panel_16+0x3d8>
+	WORD $0xb40000b1 // cbz x17, 0x4290 <k_tile_panel_16+0x3d8>
 	WORD $0x3ce46942 // ldr q2, [x10, x4]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x3c50 <k_tile_panel_16+0x3e4>
-	WORD $0x1400002a // b 0x3ce8 <k_tile_panel_16+0x47c>
+	WORD $0x540000aa // b.ge 0x429c <k_tile_panel_16+0x3e4>
+	WORD $0x1400002a // b 0x4334 <k_tile_panel_16+0x47c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540004eb // b.lt 0x3ce8 <k_tile_panel_16+0x47c>
+	WORD $0x540004eb // b.lt 0x4334 <k_tile_panel_16+0x47c>
 	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9b117c71 // mul x17, x3, x17
@@ -3935,23 +4344,23 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402224 // ldr s4, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x3c68 <k_tile_panel_16+0x3fc>
+	WORD $0x54fffc28 // b.hi 0x42b4 <k_tile_panel_16+0x3fc>
 	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
 	WORD $0x3ca46942 // str q2, [x10, x4]
 	WORD $0x91002311 // add x17, x24, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x3d64 <k_tile_panel_16+0x4f8>
+	WORD $0x5400036d // b.le 0x43b0 <k_tile_panel_16+0x4f8>
 	WORD $0xaa1803f5 // mov x21, x24
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400224d // b.le 0x4150 <k_tile_panel_16+0x8e4>
+	WORD $0x5400224d // b.le 0x479c <k_tile_panel_16+0x8e4>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x5400342d // b.le 0x439c <k_tile_panel_16+0xb30>
+	WORD $0x5400342d // b.le 0x49e8 <k_tile_panel_16+0xb30>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe2ea // b.ge 0x3980 <k_tile_panel_16+0x114>
+	WORD $0x54ffe2ea // b.ge 0x3fcc <k_tile_panel_16+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -3961,12 +4370,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003f21 // cbz x1, 0x4530 <k_tile_panel_16+0xcc4>
+	WORD $0xb4003f21 // cbz x1, 0x4b7c <k_tile_panel_16+0xcc4>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54003f2a // b.ge 0x4540 <k_tile_panel_16+0xcd4>
-	WORD $0x17ffff07 // b 0x397c <k_tile_panel_16+0x110>
+	WORD $0x54003f2a // b.ge 0x4b8c <k_tile_panel_16+0xcd4>
+	WORD $0x17ffff07 // b 0x3fc8 <k_tile_panel_16+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9405c01 // ldp x1, x23, [x0]
@@ -3985,7 +4394,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0027 // add x7, x1, x10
 	WORD $0xcb1a00a5 // sub x5, x5, x26
 	WORD $0x910007aa // add x10, x29, #0x1
-	WORD $0x1400000d // b 0x3de0 <k_tile_panel_16+0x574>
+	WORD $0x1400000d // b 0x442c <k_tile_panel_16+0x574>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f8 // mov x24, x21
 	WORD $0x3d800074 // str q20, [x3]
@@ -3997,7 +4406,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36871 // str q17, [x3, x19]
 	WORD $0x3cb46861 // str q1, [x3, x20]
 	WORD $0x3ca56860 // str q0, [x3, x5]
-	WORD $0x54fff92c // b.gt 0x3d00 <k_tile_panel_16+0x494>
+	WORD $0x54fff92c // b.gt 0x434c <k_tile_panel_16+0x494>
 	WORD $0xcb090301 // sub x1, x24, x9
 	WORD $0xf100031f // cmp x24, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -4005,7 +4414,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0108e3 // add x3, x7, x1, lsl #2
 	WORD $0x91000f01 // add x1, x24, #0x3
 	WORD $0x9a98b031 // csel x17, x1, x24, lt
-	WORD $0xb400019b // cbz x27, 0x3e2c <k_tile_panel_16+0x5c0>
+	WORD $0xb400019b // cbz x27, 0x4478 <k_tile_panel_16+0x5c0>
 	WORD $0x3dc00074 // ldr q20, [x3]
 	WORD $0x3cfa6870 // ldr q16, [x3, x26]
 	WORD $0x3cfe6866 // ldr q6, [x3, x30]
@@ -4015,8 +4424,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46861 // ldr q1, [x3, x20]
 	WORD $0x3ce56860 // ldr q0, [x3, x5]
 	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x5400018a // b.ge 0x3e54 <k_tile_panel_16+0x5e8>
-	WORD $0x17ffffe2 // b 0x3db0 <k_tile_panel_16+0x544>
+	WORD $0x5400018a // b.ge 0x44a0 <k_tile_panel_16+0x5e8>
+	WORD $0x17ffffe2 // b 0x43fc <k_tile_panel_16+0x544>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
@@ -4026,7 +4435,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x54fffb0b // b.lt 0x3db0 <k_tile_panel_16+0x544>
+	WORD $0x54fffb0b // b.lt 0x43fc <k_tile_panel_16+0x544>
 	WORD $0xd342fe21 // lsr x1, x17, #2
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
 	WORD $0xaa0a03e2 // mov x2, x10
@@ -4216,8 +4625,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f801321 // fmla v1.4s, v25.4s, v0.s[0]
 	WORD $0x3dc033e0 // ldr q0, [sp, #0xc0]
 	WORD $0x4f8313c0 // fmla v0.4s, v30.4s, v3.s[0]
-	WORD $0x54ffe968 // b.hi 0x3e74 <k_tile_panel_16+0x608>
-	WORD $0x17ffff19 // b 0x3db0 <k_tile_panel_16+0x544>
+	WORD $0x54ffe968 // b.hi 0x44c0 <k_tile_panel_16+0x608>
+	WORD $0x17ffff19 // b 0x43fc <k_tile_panel_16+0x544>
 	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
@@ -4232,7 +4641,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0xd10400e7 // sub x7, x7, #0x100
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x41ac <k_tile_panel_16+0x940>
+	WORD $0x14000009 // b 0x47f8 <k_tile_panel_16+0x940>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -4240,7 +4649,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdb4c // b.gt 0x3d10 <k_tile_panel_16+0x4a4>
+	WORD $0x54ffdb4c // b.gt 0x435c <k_tile_panel_16+0x4a4>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -4249,20 +4658,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x41ec <k_tile_panel_16+0x980>
+	WORD $0xb4000101 // cbz x1, 0x4838 <k_tile_panel_16+0x980>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x4204 <k_tile_panel_16+0x998>
-	WORD $0x17ffffe9 // b 0x418c <k_tile_panel_16+0x920>
+	WORD $0x5400010a // b.ge 0x4850 <k_tile_panel_16+0x998>
+	WORD $0x17ffffe9 // b 0x47d8 <k_tile_panel_16+0x920>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x418c <k_tile_panel_16+0x920>
+	WORD $0x54fffc6b // b.lt 0x47d8 <k_tile_panel_16+0x920>
 	WORD $0x9342fef7 // asr x23, x23, #2
 	WORD $0xaa1103f8 // mov x24, x17
 	WORD $0x9b177cf7 // mul x23, x7, x23
@@ -4363,8 +4772,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8012c5 // fmla v5.4s, v22.4s, v0.s[0]
 	WORD $0x4f9010c2 // fmla v2.4s, v6.4s, v16.s[0]
 	WORD $0x4f871223 // fmla v3.4s, v17.4s, v7.s[0]
-	WORD $0x54fff448 // b.hi 0x421c <k_tile_panel_16+0x9b0>
-	WORD $0x17ffff7d // b 0x418c <k_tile_panel_16+0x920>
+	WORD $0x54fff448 // b.hi 0x4868 <k_tile_panel_16+0x9b0>
+	WORD $0x17ffff7d // b 0x47d8 <k_tile_panel_16+0x920>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -4373,13 +4782,13 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x43d8 <k_tile_panel_16+0xb6c>
+	WORD $0x14000007 // b 0x4a24 <k_tile_panel_16+0xb6c>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffca6c // b.gt 0x3d20 <k_tile_panel_16+0x4b4>
+	WORD $0x54ffca6c // b.gt 0x436c <k_tile_panel_16+0x4b4>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -4388,16 +4797,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x4410 <k_tile_panel_16+0xba4>
+	WORD $0xb40000d1 // cbz x17, 0x4a5c <k_tile_panel_16+0xba4>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x4420 <k_tile_panel_16+0xbb4>
-	WORD $0x17ffffed // b 0x43c0 <k_tile_panel_16+0xb54>
+	WORD $0x540000ca // b.ge 0x4a6c <k_tile_panel_16+0xbb4>
+	WORD $0x17ffffed // b 0x4a0c <k_tile_panel_16+0xb54>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x43c0 <k_tile_panel_16+0xb54>
+	WORD $0x54fffd2b // b.lt 0x4a0c <k_tile_panel_16+0xb54>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -4464,12 +4873,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
 	WORD $0x4f8410a2 // fmla v2.4s, v5.4s, v4.s[0]
-	WORD $0x54fff8c8 // b.hi 0x4440 <k_tile_panel_16+0xbd4>
-	WORD $0x17ffffa5 // b 0x43c0 <k_tile_panel_16+0xb54>
+	WORD $0x54fff8c8 // b.hi 0x4a8c <k_tile_panel_16+0xbd4>
+	WORD $0x17ffffa5 // b 0x4a0c <k_tile_panel_16+0xb54>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffa20b // b.lt 0x397c <k_tile_panel_16+0x110>
+	WORD $0x54ffa20b // b.lt 0x3fc8 <k_tile_panel_16+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -4511,8 +4920,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402221 // ldr s1, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc28 // b.hi 0x4568 <k_tile_panel_16+0xcfc>
-	WORD $0x17fffce5 // b 0x397c <k_tile_panel_16+0x110>
+	WORD $0x54fffc28 // b.hi 0x4bb4 <k_tile_panel_16+0xcfc>
+	WORD $0x17fffce5 // b 0x3fc8 <k_tile_panel_16+0x110>
 	WORD $0xa9574ff4 // ldp x20, x19, [sp, #0x170]
 	WORD $0xf94093fd // ldr x29, [sp, #0x120]
 	WORD $0xa95657f6 // ldp x22, x21, [sp, #0x160]
@@ -4594,33 +5003,33 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001fe3 // str x3, [sp, #0x38]
 	WORD $0xf9000fea // str x10, [sp, #0x18]
 	WORD $0x3d801bed // str q13, [sp, #0x60]
-	WORD $0x14000005 // b 0x473c <k_tile_panel_16_min+0x120>
+	WORD $0x14000005 // b 0x4d88 <k_tile_panel_16_min+0x120>
 	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54006c00 // b.eq 0x54b8 <k_tile_panel_16_min+0xe9c>
+	WORD $0x54006c00 // b.eq 0x5b04 <k_tile_panel_16_min+0xe9c>
 	WORD $0xaa0903f8 // mov x24, x9
-	WORD $0x34001d8c // cbz w12, 0x4af0 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34001d8c // cbz w12, 0x513c <k_tile_panel_16_min+0x4d4>
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf9402011 // ldr x17, [x0, #0x40]
 	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x4778 <k_tile_panel_16_min+0x15c>
+	WORD $0xb4000131 // cbz x17, 0x4dc4 <k_tile_panel_16_min+0x15c>
 	WORD $0x3dc00142 // ldr q2, [x10]
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400012a // b.ge 0x4794 <k_tile_panel_16_min+0x178>
-	WORD $0x14000034 // b 0x4844 <k_tile_panel_16_min+0x228>
+	WORD $0x5400012a // b.ge 0x4de0 <k_tile_panel_16_min+0x178>
+	WORD $0x14000034 // b 0x4e90 <k_tile_panel_16_min+0x228>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x540005ab // b.lt 0x4844 <k_tile_panel_16_min+0x228>
+	WORD $0x540005ab // b.lt 0x4e90 <k_tile_panel_16_min+0x228>
 	WORD $0xf9408fe4 // ldr x4, [sp, #0x118]
 	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
 	WORD $0xaa1003e6 // mov x6, x16
@@ -4664,20 +5073,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b0c3 // ldr q3, [x6, #0x2c0]
 	WORD $0x910c00c6 // add x6, x6, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x47b0 <k_tile_panel_16_min+0x194>
+	WORD $0x54fffb88 // b.hi 0x4dfc <k_tile_panel_16_min+0x194>
 	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
 	WORD $0xaa0b03f8 // mov x24, x11
 	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x3400150e // cbz w14, 0x4af0 <k_tile_panel_16_min+0x4d4>
+	WORD $0x3400150e // cbz w14, 0x513c <k_tile_panel_16_min+0x4d4>
 	WORD $0x8b040945 // add x5, x10, x4, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x486c <k_tile_panel_16_min+0x250>
+	WORD $0xb40000b1 // cbz x17, 0x4eb8 <k_tile_panel_16_min+0x250>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4878 <k_tile_panel_16_min+0x25c>
-	WORD $0x1400002f // b 0x4924 <k_tile_panel_16_min+0x308>
+	WORD $0x540000aa // b.ge 0x4ec4 <k_tile_panel_16_min+0x25c>
+	WORD $0x1400002f // b 0x4f70 <k_tile_panel_16_min+0x308>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4924 <k_tile_panel_16_min+0x308>
+	WORD $0x5400058b // b.lt 0x4f70 <k_tile_panel_16_min+0x308>
 	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -4720,20 +5129,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b263 // ldr q3, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4890 <k_tile_panel_16_min+0x274>
+	WORD $0x54fffb88 // b.hi 0x4edc <k_tile_panel_16_min+0x274>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
 	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x34000e05 // cbz w5, 0x4af0 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34000e05 // cbz w5, 0x513c <k_tile_panel_16_min+0x4d4>
 	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b1 // cbz x17, 0x494c <k_tile_panel_16_min+0x330>
+	WORD $0xb40000b1 // cbz x17, 0x4f98 <k_tile_panel_16_min+0x330>
 	WORD $0x3ce56942 // ldr q2, [x10, x5]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4958 <k_tile_panel_16_min+0x33c>
-	WORD $0x1400002f // b 0x4a04 <k_tile_panel_16_min+0x3e8>
+	WORD $0x540000aa // b.ge 0x4fa4 <k_tile_panel_16_min+0x33c>
+	WORD $0x1400002f // b 0x5050 <k_tile_panel_16_min+0x3e8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4a04 <k_tile_panel_16_min+0x3e8>
+	WORD $0x5400058b // b.lt 0x5050 <k_tile_panel_16_min+0x3e8>
 	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x9b067c66 // mul x6, x3, x6
@@ -4776,21 +5185,21 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b263 // ldr q3, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4970 <k_tile_panel_16_min+0x354>
+	WORD $0x54fffb88 // b.hi 0x4fbc <k_tile_panel_16_min+0x354>
 	WORD $0x3ca56942 // str q2, [x10, x5]
 	WORD $0xf9401ff8 // ldr x24, [sp, #0x38]
 	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000705 // cbz w5, 0x4af0 <k_tile_panel_16_min+0x4d4>
+	WORD $0x34000705 // cbz w5, 0x513c <k_tile_panel_16_min+0x4d4>
 	WORD $0x8b040484 // add x4, x4, x4, lsl #1
 	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b1 // cbz x17, 0x4a30 <k_tile_panel_16_min+0x414>
+	WORD $0xb40000b1 // cbz x17, 0x507c <k_tile_panel_16_min+0x414>
 	WORD $0x3ce46942 // ldr q2, [x10, x4]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4a3c <k_tile_panel_16_min+0x420>
-	WORD $0x1400002f // b 0x4ae8 <k_tile_panel_16_min+0x4cc>
+	WORD $0x540000aa // b.ge 0x5088 <k_tile_panel_16_min+0x420>
+	WORD $0x1400002f // b 0x5134 <k_tile_panel_16_min+0x4cc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4ae8 <k_tile_panel_16_min+0x4cc>
+	WORD $0x5400058b // b.lt 0x5134 <k_tile_panel_16_min+0x4cc>
 	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9b117c71 // mul x17, x3, x17
@@ -4833,23 +5242,23 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b203 // ldr q3, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4a54 <k_tile_panel_16_min+0x438>
+	WORD $0x54fffb88 // b.hi 0x50a0 <k_tile_panel_16_min+0x438>
 	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
 	WORD $0x3ca46942 // str q2, [x10, x4]
 	WORD $0x91002311 // add x17, x24, #0x8
 	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x4b64 <k_tile_panel_16_min+0x548>
+	WORD $0x5400036d // b.le 0x51b0 <k_tile_panel_16_min+0x548>
 	WORD $0xaa1803f5 // mov x21, x24
 	WORD $0x910012b7 // add x23, x21, #0x4
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400254d // b.le 0x4fb0 <k_tile_panel_16_min+0x994>
+	WORD $0x5400254d // b.le 0x55fc <k_tile_panel_16_min+0x994>
 	WORD $0xaa1503ea // mov x10, x21
 	WORD $0x91000955 // add x21, x10, #0x2
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x540038ed // b.le 0x5234 <k_tile_panel_16_min+0xc18>
+	WORD $0x540038ed // b.le 0x5880 <k_tile_panel_16_min+0xc18>
 	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe06a // b.ge 0x4730 <k_tile_panel_16_min+0x114>
+	WORD $0x54ffe06a // b.ge 0x4d7c <k_tile_panel_16_min+0x114>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xcb090211 // sub x17, x16, x9
 	WORD $0xf9402001 // ldr x1, [x0, #0x40]
@@ -4859,12 +5268,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
 	WORD $0x91000e11 // add x17, x16, #0x3
 	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb40044e1 // cbz x1, 0x53e8 <k_tile_panel_16_min+0xdcc>
+	WORD $0xb40044e1 // cbz x1, 0x5a34 <k_tile_panel_16_min+0xdcc>
 	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540044ea // b.ge 0x53f8 <k_tile_panel_16_min+0xddc>
-	WORD $0x17fffef3 // b 0x472c <k_tile_panel_16_min+0x110>
+	WORD $0x540044ea // b.ge 0x5a44 <k_tile_panel_16_min+0xddc>
+	WORD $0x17fffef3 // b 0x4d78 <k_tile_panel_16_min+0x110>
 	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xa9405c01 // ldp x1, x23, [x0]
@@ -4883,7 +5292,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0027 // add x7, x1, x10
 	WORD $0xcb1a00a5 // sub x5, x5, x26
 	WORD $0x910007aa // add x10, x29, #0x1
-	WORD $0x1400000d // b 0x4be0 <k_tile_panel_16_min+0x5c4>
+	WORD $0x1400000d // b 0x522c <k_tile_panel_16_min+0x5c4>
 	WORD $0x910022b1 // add x17, x21, #0x8
 	WORD $0xaa1503f8 // mov x24, x21
 	WORD $0x3d800071 // str q17, [x3]
@@ -4895,7 +5304,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb36877 // str q23, [x3, x19]
 	WORD $0x3cb46876 // str q22, [x3, x20]
 	WORD $0x3ca56867 // str q7, [x3, x5]
-	WORD $0x54fff92c // b.gt 0x4b00 <k_tile_panel_16_min+0x4e4>
+	WORD $0x54fff92c // b.gt 0x514c <k_tile_panel_16_min+0x4e4>
 	WORD $0xcb090301 // sub x1, x24, x9
 	WORD $0xf100031f // cmp x24, #0x0
 	WORD $0xaa1103f5 // mov x21, x17
@@ -4903,7 +5312,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0108e3 // add x3, x7, x1, lsl #2
 	WORD $0x91000f01 // add x1, x24, #0x3
 	WORD $0x9a98b031 // csel x17, x1, x24, lt
-	WORD $0xb400019b // cbz x27, 0x4c2c <k_tile_panel_16_min+0x610>
+	WORD $0xb400019b // cbz x27, 0x5278 <k_tile_panel_16_min+0x610>
 	WORD $0x3dc00071 // ldr q17, [x3]
 	WORD $0x3cfa6870 // ldr q16, [x3, x26]
 	WORD $0x3cfe687a // ldr q26, [x3, x30]
@@ -4913,8 +5322,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf46876 // ldr q22, [x3, x20]
 	WORD $0x3ce56867 // ldr q7, [x3, x5]
 	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x5400018a // b.ge 0x4c54 <k_tile_panel_16_min+0x638>
-	WORD $0x17ffffe2 // b 0x4bb0 <k_tile_panel_16_min+0x594>
+	WORD $0x5400018a // b.ge 0x52a0 <k_tile_panel_16_min+0x638>
+	WORD $0x17ffffe2 // b 0x51fc <k_tile_panel_16_min+0x594>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
@@ -4924,7 +5333,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x54fffb0b // b.lt 0x4bb0 <k_tile_panel_16_min+0x594>
+	WORD $0x54fffb0b // b.lt 0x51fc <k_tile_panel_16_min+0x594>
 	WORD $0xd342fe21 // lsr x1, x17, #2
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
 	WORD $0xaa0a03e2 // mov x2, x10
@@ -5138,8 +5547,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931037 // fmla v23.4s, v1.4s, v19.s[0]
 	WORD $0x4f951036 // fmla v22.4s, v1.4s, v21.s[0]
 	WORD $0x4f941027 // fmla v7.4s, v1.4s, v20.s[0]
-	WORD $0x54ffe668 // b.hi 0x4c74 <k_tile_panel_16_min+0x658>
-	WORD $0x17ffff01 // b 0x4bb0 <k_tile_panel_16_min+0x594>
+	WORD $0x54ffe668 // b.hi 0x52c0 <k_tile_panel_16_min+0x658>
+	WORD $0x17ffff01 // b 0x51fc <k_tile_panel_16_min+0x594>
 	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
 	WORD $0xd37ced0a // lsl x10, x8, #4
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
@@ -5154,7 +5563,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
 	WORD $0xd10400e7 // sub x7, x7, #0x100
 	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x500c <k_tile_panel_16_min+0x9f0>
+	WORD $0x14000009 // b 0x5658 <k_tile_panel_16_min+0x9f0>
 	WORD $0x91001157 // add x23, x10, #0x4
 	WORD $0xaa0a03f5 // mov x21, x10
 	WORD $0x3d800285 // str q5, [x20]
@@ -5162,7 +5571,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb66a84 // str q4, [x20, x22]
 	WORD $0x3ca46a83 // str q3, [x20, x4]
 	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffd84c // b.gt 0x4b10 <k_tile_panel_16_min+0x4f4>
+	WORD $0x54ffd84c // b.gt 0x515c <k_tile_panel_16_min+0x4f4>
 	WORD $0xcb0902aa // sub x10, x21, x9
 	WORD $0x91000eb8 // add x24, x21, #0x3
 	WORD $0xf10002bf // cmp x21, #0x0
@@ -5171,20 +5580,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
 	WORD $0xaa1703ea // mov x10, x23
 	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x504c <k_tile_panel_16_min+0xa30>
+	WORD $0xb4000101 // cbz x1, 0x5698 <k_tile_panel_16_min+0xa30>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf66a84 // ldr q4, [x20, x22]
 	WORD $0x3ce46a83 // ldr q3, [x20, x4]
 	WORD $0x3ce56a82 // ldr q2, [x20, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x5064 <k_tile_panel_16_min+0xa48>
-	WORD $0x17ffffe9 // b 0x4fec <k_tile_panel_16_min+0x9d0>
+	WORD $0x5400010a // b.ge 0x56b0 <k_tile_panel_16_min+0xa48>
+	WORD $0x17ffffe9 // b 0x5638 <k_tile_panel_16_min+0x9d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x4fec <k_tile_panel_16_min+0x9d0>
+	WORD $0x54fffc6b // b.lt 0x5638 <k_tile_panel_16_min+0x9d0>
 	WORD $0x9342fef7 // asr x23, x23, #2
 	WORD $0xaa1103f8 // mov x24, x17
 	WORD $0x9b177cf7 // mul x23, x7, x23
@@ -5299,8 +5708,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fff288 // b.hi 0x507c <k_tile_panel_16_min+0xa60>
-	WORD $0x17ffff6f // b 0x4fec <k_tile_panel_16_min+0x9d0>
+	WORD $0x54fff288 // b.hi 0x56c8 <k_tile_panel_16_min+0xa60>
+	WORD $0x17ffff6f // b 0x5638 <k_tile_panel_16_min+0x9d0>
 	WORD $0xa9400c06 // ldp x6, x3, [x0]
 	WORD $0xd37ced10 // lsl x16, x8, #4
 	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
@@ -5309,13 +5718,13 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1000c6 // add x6, x6, x16
 	WORD $0x91000427 // add x7, x1, #0x1
 	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x5270 <k_tile_panel_16_min+0xc54>
+	WORD $0x14000007 // b 0x58bc <k_tile_panel_16_min+0xc54>
 	WORD $0x91000a15 // add x21, x16, #0x2
 	WORD $0xaa1003ea // mov x10, x16
 	WORD $0x3d800263 // str q3, [x19]
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffc5ac // b.gt 0x4b20 <k_tile_panel_16_min+0x504>
+	WORD $0x54ffc5ac // b.gt 0x516c <k_tile_panel_16_min+0x504>
 	WORD $0xcb090150 // sub x16, x10, x9
 	WORD $0x91000d56 // add x22, x10, #0x3
 	WORD $0xf100015f // cmp x10, #0x0
@@ -5324,16 +5733,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
 	WORD $0xaa1503f0 // mov x16, x21
 	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x52a8 <k_tile_panel_16_min+0xc8c>
+	WORD $0xb40000d1 // cbz x17, 0x58f4 <k_tile_panel_16_min+0xc8c>
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x3cf46a62 // ldr q2, [x19, x20]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x52b8 <k_tile_panel_16_min+0xc9c>
-	WORD $0x17ffffed // b 0x5258 <k_tile_panel_16_min+0xc3c>
+	WORD $0x540000ca // b.ge 0x5904 <k_tile_panel_16_min+0xc9c>
+	WORD $0x17ffffed // b 0x58a4 <k_tile_panel_16_min+0xc3c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x5258 <k_tile_panel_16_min+0xc3c>
+	WORD $0x54fffd2b // b.lt 0x58a4 <k_tile_panel_16_min+0xc3c>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb15014a // sub x10, x10, x21
@@ -5408,12 +5817,12 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c02d6 // add x22, x22, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff7c8 // b.hi 0x52d8 <k_tile_panel_16_min+0xcbc>
-	WORD $0x17ffff9d // b 0x5258 <k_tile_panel_16_min+0xc3c>
+	WORD $0x54fff7c8 // b.hi 0x5924 <k_tile_panel_16_min+0xcbc>
+	WORD $0x17ffff9d // b 0x58a4 <k_tile_panel_16_min+0xc3c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ff99cb // b.lt 0x472c <k_tile_panel_16_min+0x110>
+	WORD $0x54ff99cb // b.lt 0x4d78 <k_tile_panel_16_min+0x110>
 	WORD $0xd342fe22 // lsr x2, x17, #2
 	WORD $0xf9401003 // ldr x3, [x0, #0x20]
 	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
@@ -5460,8 +5869,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x5420 <k_tile_panel_16_min+0xe04>
-	WORD $0x17fffc9e // b 0x472c <k_tile_panel_16_min+0x110>
+	WORD $0x54fffb88 // b.hi 0x5a6c <k_tile_panel_16_min+0xe04>
+	WORD $0x17fffc9e // b 0x4d78 <k_tile_panel_16_min+0x110>
 	WORD $0xa9564ff4 // ldp x20, x19, [sp, #0x160]
 	WORD $0xf9408bfd // ldr x29, [sp, #0x110]
 	WORD $0xa95557f6 // ldp x22, x21, [sp, #0x150]
@@ -5477,6 +5886,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+	WORD $0x03020100 // <unknown>
+	WORD $0x0c080604 // <unknown>
+	WORD $0xfdfeff00 // <unknown>
+	WORD $0xf4f8fafc // <unknown>
+	WORD $0xbfad9881 // 81 98 ad bf .word 0xbfad9881
+	WORD $0xf6eaddcf // cf dd ea f6 .word 0xf6eaddcf
+	WORD $0x26190d01 // 01 0d 19 26 .word 0x26190d01
+	WORD $0x71594535 // 35 45 59 71 .word 0x71594535

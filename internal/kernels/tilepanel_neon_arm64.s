@@ -1999,6 +1999,415 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
+	// untile_iq4_nl
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x10017c4b // adr x11, 0x4e50 <k_tile_panel_16_min+0xb48>
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x3dc00161 // ldr q1, [x11]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8001e2 // str q2, [x15]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8011e2 // str q2, [x15, #0x40]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8021e2 // str q2, [x15, #0x80]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8031e2 // str q2, [x15, #0xc0]
+	WORD $0x3dc001c2 // ldr q2, [x14]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8041e2 // str q2, [x15, #0x100]
+	WORD $0x3dc011c2 // ldr q2, [x14, #0x40]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8051e2 // str q2, [x15, #0x140]
+	WORD $0x3dc021c2 // ldr q2, [x14, #0x80]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8061e2 // str q2, [x15, #0x180]
+	WORD $0x3dc031c2 // ldr q2, [x14, #0xc0]
+	WORD $0x6f3c0442 // ushr v2.4s, v2.4s, #0x4
+	WORD $0x4e201c42 // and v2.16b, v2.16b, v0.16b
+	WORD $0x4e020022 // tbl v2.16b, { v1.16b }, v2.16b
+	WORD $0x3d8071e2 // str q2, [x15, #0x1c0]
+	WORD $0xfc6d6942 // ldr d2, [x10, x13]
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x3d8081e2 // str q2, [x15, #0x200]
+	WORD $0x54fffa81 // b.ne 0x1ee0 <k_untile_iq4_nl+0x28>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9104814a // add x10, x10, #0x120
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff9a1 // b.ne 0x1ed8 <k_untile_iq4_nl+0x20>
+	WORD $0xd65f03c0 // ret
+
+	// untile_iq4_xs
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x4f0005e1 // movi v1.4s, #0xf
+	WORD $0x1001748c // adr x12, 0x4e50 <k_tile_panel_16_min+0xb48>
+	WORD $0x4f010602 // movi v2.4s, #0x30
+	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x5282400c // mov w12, #0x1200 // =4608
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9120016e // add x14, x11, #0x800
+	WORD $0x9121016f // add x15, x11, #0x840
+	WORD $0x91218170 // add x16, x11, #0x860
+	WORD $0xd37cedb1 // lsl x17, x13, #4
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x8b110161 // add x1, x11, x17
+	WORD $0x8b032824 // add x4, x1, x3, lsl #10
+	WORD $0x531d7065 // lsl w5, w3, #3
+	WORD $0x52800086 // mov w6, #0x4 // =4
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x531c6c65 // lsl w5, w3, #4
+	WORD $0x331c6866 // bfi w6, w3, #4, #27
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e040ca7 // dup v7.4s, w5
+	WORD $0x52800045 // mov w5, #0x2 // =2
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x331d6c65 // bfi w5, w3, #3, #28
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x3d800005 // str q5, [x0]
+	WORD $0x3dc01085 // ldr q5, [x4, #0x40]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d801005 // str q5, [x0, #0x40]
+	WORD $0x3dc02085 // ldr q5, [x4, #0x80]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d802005 // str q5, [x0, #0x80]
+	WORD $0x3dc03085 // ldr q5, [x4, #0xc0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d803005 // str q5, [x0, #0xc0]
+	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d804005 // str q5, [x0, #0x100]
+	WORD $0x3dc01085 // ldr q5, [x4, #0x40]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d805005 // str q5, [x0, #0x140]
+	WORD $0x3dc02085 // ldr q5, [x4, #0x80]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d806005 // str q5, [x0, #0x180]
+	WORD $0x3dc03085 // ldr q5, [x4, #0xc0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d807005 // str q5, [x0, #0x1c0]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040cc7 // dup v7.4s, w6
+	WORD $0x52800106 // mov w6, #0x8 // =8
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x331c6866 // bfi w6, w3, #4, #27
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x52800085 // mov w5, #0x4 // =4
+	WORD $0x331d6c65 // bfi w5, w3, #3, #28
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3d808005 // str q5, [x0, #0x200]
+	WORD $0x3dc04085 // ldr q5, [x4, #0x100]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d809005 // str q5, [x0, #0x240]
+	WORD $0x3dc05085 // ldr q5, [x4, #0x140]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80a005 // str q5, [x0, #0x280]
+	WORD $0x3dc06085 // ldr q5, [x4, #0x180]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80b005 // str q5, [x0, #0x2c0]
+	WORD $0x3dc07085 // ldr q5, [x4, #0x1c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80c005 // str q5, [x0, #0x300]
+	WORD $0x3dc04085 // ldr q5, [x4, #0x100]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80d005 // str q5, [x0, #0x340]
+	WORD $0x3dc05085 // ldr q5, [x4, #0x140]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80e005 // str q5, [x0, #0x380]
+	WORD $0x3dc06085 // ldr q5, [x4, #0x180]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d80f005 // str q5, [x0, #0x3c0]
+	WORD $0x3dc07085 // ldr q5, [x4, #0x1c0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d810005 // str q5, [x0, #0x400]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040cc7 // dup v7.4s, w6
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x4e040ca6 // dup v6.4s, w5
+	WORD $0x52800185 // mov w5, #0xc // =12
+	WORD $0x331c6865 // bfi w5, w3, #4, #27
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x3d811005 // str q5, [x0, #0x440]
+	WORD $0x3dc08085 // ldr q5, [x4, #0x200]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d812005 // str q5, [x0, #0x480]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d813005 // str q5, [x0, #0x4c0]
+	WORD $0x3dc0a085 // ldr q5, [x4, #0x280]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d814005 // str q5, [x0, #0x500]
+	WORD $0x3dc0b085 // ldr q5, [x4, #0x2c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d815005 // str q5, [x0, #0x540]
+	WORD $0x3dc08085 // ldr q5, [x4, #0x200]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d816005 // str q5, [x0, #0x580]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d817005 // str q5, [x0, #0x5c0]
+	WORD $0x3dc0a085 // ldr q5, [x4, #0x280]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d818005 // str q5, [x0, #0x600]
+	WORD $0x3dc0b085 // ldr q5, [x4, #0x2c0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d819005 // str q5, [x0, #0x640]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4e040ca7 // dup v7.4s, w5
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81a005 // str q5, [x0, #0x680]
+	WORD $0x3dc0c085 // ldr q5, [x4, #0x300]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81b005 // str q5, [x0, #0x6c0]
+	WORD $0x3dc0d085 // ldr q5, [x4, #0x340]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81c005 // str q5, [x0, #0x700]
+	WORD $0x3dc0e085 // ldr q5, [x4, #0x380]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81d005 // str q5, [x0, #0x740]
+	WORD $0x3dc0f085 // ldr q5, [x4, #0x3c0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81e005 // str q5, [x0, #0x780]
+	WORD $0x3dc0c085 // ldr q5, [x4, #0x300]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d81f005 // str q5, [x0, #0x7c0]
+	WORD $0x3dc0d085 // ldr q5, [x4, #0x340]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d820005 // str q5, [x0, #0x800]
+	WORD $0x3dc0e085 // ldr q5, [x4, #0x380]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d821005 // str q5, [x0, #0x840]
+	WORD $0x3dc0f085 // ldr q5, [x4, #0x3c0]
+	WORD $0x528000c4 // mov w4, #0x6 // =6
+	WORD $0x331d6c64 // bfi w4, w3, #3, #28
+	WORD $0x52800023 // mov w3, #0x1 // =1
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e040c86 // dup v6.4s, w4
+	WORD $0x2a0203e4 // mov w4, w2
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d822005 // str q5, [x0, #0x880]
+	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
+	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
+	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d823005 // str q5, [x0, #0x8c0]
+	WORD $0x91240000 // add x0, x0, #0x900
+	WORD $0x3707e224 // tbnz w4, #0x0, 0x2000 <k_untile_iq4_xs+0x54>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54ffe121 // b.ne 0x1fec <k_untile_iq4_xs+0x40>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9122016b // add x11, x11, #0x880
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe001 // b.ne 0x1fdc <k_untile_iq4_xs+0x30>
+	WORD $0xd65f03c0 // ret
+
+	// untile_mxfp4
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x0f008421 // movi v1.4h, #0x1
+	WORD $0x1001524b // adr x11, 0x4e40 <k_tile_panel_16_min+0xb38>
+	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
+	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
+	WORD $0x3dc00164 // ldr q4, [x11]
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280200d // mov w13, #0x100 // =256
+	WORD $0x8b0c014e // add x14, x10, x12
+	WORD $0x8b0c012f // add x15, x9, x12
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xf101019f // cmp x12, #0x40
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8001e5 // str q5, [x15]
+	WORD $0x3dc011c5 // ldr q5, [x14, #0x40]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8011e5 // str q5, [x15, #0x40]
+	WORD $0x3dc021c5 // ldr q5, [x14, #0x80]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8021e5 // str q5, [x15, #0x80]
+	WORD $0x3dc031c5 // ldr q5, [x14, #0xc0]
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8031e5 // str q5, [x15, #0xc0]
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8041e5 // str q5, [x15, #0x100]
+	WORD $0x3dc011c5 // ldr q5, [x14, #0x40]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8051e5 // str q5, [x15, #0x140]
+	WORD $0x3dc021c5 // ldr q5, [x14, #0x80]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8061e5 // str q5, [x15, #0x180]
+	WORD $0x3dc031c5 // ldr q5, [x14, #0xc0]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
+	WORD $0x3d8071e5 // str q5, [x15, #0x1c0]
+	WORD $0xbc6d6945 // ldr s5, [x10, x13]
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x2f08a4a5 // ushll v5.8h, v5.8b, #0x0
+	WORD $0x2f10a4a6 // ushll v6.4s, v5.4h, #0x0
+	WORD $0x2e6134a5 // cmhi v5.4h, v5.4h, v1.4h
+	WORD $0x4f3554c7 // shl v7.4s, v6.4s, #0x15
+	WORD $0x4f3754c6 // shl v6.4s, v6.4s, #0x17
+	WORD $0x0f10a4a5 // sshll v5.4s, v5.4h, #0x0
+	WORD $0x4ea284e7 // add v7.4s, v7.4s, v2.4s
+	WORD $0x4ea384c6 // add v6.4s, v6.4s, v3.4s
+	WORD $0x6e671cc5 // bsl v5.16b, v6.16b, v7.16b
+	WORD $0x3d8081e5 // str q5, [x15, #0x200]
+	WORD $0x54fff981 // b.ne 0x2418 <k_untile_mxfp4+0x34>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x9104414a // add x10, x10, #0x110
+	WORD $0x91090129 // add x9, x9, #0x240
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fff8a1 // b.ne 0x2410 <k_untile_mxfp4+0x2c>
+	WORD $0xd65f03c0 // ret
+
 	// tile_panel
 	WORD $0xfc1b0fec // str d12, [sp, #-0x50]!
 	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
@@ -2015,14 +2424,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
 	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x14000005 // b 0x1f08 <k_tile_panel+0x50>
+	WORD $0x14000005 // b 0x2554 <k_tile_panel+0x50>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004a60 // b.eq 0x2850 <k_tile_panel+0x998>
+	WORD $0x54004a60 // b.eq 0x2e9c <k_tile_panel+0x998>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000c2b // cbz w11, 0x2094 <k_tile_panel+0x1dc>
+	WORD $0x34000c2b // cbz w11, 0x26e0 <k_tile_panel+0x1dc>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -2037,14 +2446,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x1f60 <k_tile_panel+0xa8>
+	WORD $0xb40000ae // cbz x14, 0x25ac <k_tile_panel+0xa8>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x1f6c <k_tile_panel+0xb4>
-	WORD $0x14000048 // b 0x207c <k_tile_panel+0x1c4>
+	WORD $0x540000aa // b.ge 0x25b8 <k_tile_panel+0xb4>
+	WORD $0x14000048 // b 0x26c8 <k_tile_panel+0x1c4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540008ab // b.lt 0x207c <k_tile_panel+0x1c4>
+	WORD $0x540008ab // b.lt 0x26c8 <k_tile_panel+0x1c4>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -2112,23 +2521,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
 	WORD $0x910400a5 // add x5, x5, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x1f8c <k_tile_panel+0xd4>
+	WORD $0x54fff8a8 // b.hi 0x25d8 <k_tile_panel+0xd4>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x2094 <k_tile_panel+0x1dc>
+	WORD $0x54000060 // b.eq 0x26e0 <k_tile_panel+0x1dc>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff52b // b.lt 0x1f34 <k_tile_panel+0x7c>
+	WORD $0x54fff52b // b.lt 0x2580 <k_tile_panel+0x7c>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x20f8 <k_tile_panel+0x240>
+	WORD $0x540002ed // b.le 0x2744 <k_tile_panel+0x240>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x5400216d // b.le 0x24d8 <k_tile_panel+0x620>
+	WORD $0x5400216d // b.le 0x2b24 <k_tile_panel+0x620>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff22a // b.ge 0x1efc <k_tile_panel+0x44>
+	WORD $0x54fff22a // b.ge 0x2548 <k_tile_panel+0x44>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -2138,12 +2547,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb400322f // cbz x15, 0x2724 <k_tile_panel+0x86c>
+	WORD $0xb400322f // cbz x15, 0x2d70 <k_tile_panel+0x86c>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400322a // b.ge 0x2734 <k_tile_panel+0x87c>
-	WORD $0x17ffff81 // b 0x1ef8 <k_tile_panel+0x40>
+	WORD $0x5400322a // b.ge 0x2d80 <k_tile_panel+0x87c>
+	WORD $0x17ffff81 // b 0x2544 <k_tile_panel+0x40>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa9403c05 // ldp x5, x15, [x0]
@@ -2154,7 +2563,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c00a5 // add x5, x5, x12
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0x14000009 // b 0x2144 <k_tile_panel+0x28c>
+	WORD $0x14000009 // b 0x2790 <k_tile_panel+0x28c>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000e3 // str q3, [x7]
@@ -2162,7 +2571,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368e5 // str q5, [x7, x19]
 	WORD $0x3ca268e4 // str q4, [x7, x2]
 	WORD $0x3ca368e2 // str q2, [x7, x3]
-	WORD $0x54fffb2c // b.gt 0x20a4 <k_tile_panel+0x1ec>
+	WORD $0x54fffb2c // b.gt 0x26f0 <k_tile_panel+0x1ec>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -2171,20 +2580,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x2184 <k_tile_panel+0x2cc>
+	WORD $0xb4000110 // cbz x16, 0x27d0 <k_tile_panel+0x2cc>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
 	WORD $0x3ce268e4 // ldr q4, [x7, x2]
 	WORD $0x3ce368e2 // ldr q2, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x219c <k_tile_panel+0x2e4>
-	WORD $0x17ffffe9 // b 0x2124 <k_tile_panel+0x26c>
+	WORD $0x5400010a // b.ge 0x27e8 <k_tile_panel+0x2e4>
+	WORD $0x17ffffe9 // b 0x2770 <k_tile_panel+0x26c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x2124 <k_tile_panel+0x26c>
+	WORD $0x54fffc6b // b.lt 0x2770 <k_tile_panel+0x26c>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb150294 // sub x20, x20, x21
@@ -2390,8 +2799,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
 	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
 	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0x54ffe768 // b.hi 0x21bc <k_tile_panel+0x304>
-	WORD $0x17ffff14 // b 0x2124 <k_tile_panel+0x26c>
+	WORD $0x54ffe768 // b.hi 0x2808 <k_tile_panel+0x304>
+	WORD $0x17ffff14 // b 0x2770 <k_tile_panel+0x26c>
 	WORD $0xa9404403 // ldp x3, x17, [x0]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -2399,13 +2808,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0063 // add x3, x3, x12
 	WORD $0x910005e4 // add x4, x15, #0x1
 	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x14000007 // b 0x2510 <k_tile_panel+0x658>
+	WORD $0x14000007 // b 0x2b5c <k_tile_panel+0x658>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffdd4c // b.gt 0x20b4 <k_tile_panel+0x1fc>
+	WORD $0x54ffdd4c // b.gt 0x2700 <k_tile_panel+0x1fc>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -2414,16 +2823,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x2548 <k_tile_panel+0x690>
+	WORD $0xb40000ce // cbz x14, 0x2b94 <k_tile_panel+0x690>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x2558 <k_tile_panel+0x6a0>
-	WORD $0x17ffffed // b 0x24f8 <k_tile_panel+0x640>
+	WORD $0x540000ca // b.ge 0x2ba4 <k_tile_panel+0x6a0>
+	WORD $0x17ffffed // b 0x2b44 <k_tile_panel+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x24f8 <k_tile_panel+0x640>
+	WORD $0x54fffd2b // b.lt 0x2b44 <k_tile_panel+0x640>
 	WORD $0xd342fcf3 // lsr x19, x7, #2
 	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
 	WORD $0xcb0701ad // sub x13, x13, x7
@@ -2537,12 +2946,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x54fff2e8 // b.hi 0x2578 <k_tile_panel+0x6c0>
-	WORD $0x17ffff76 // b 0x24f8 <k_tile_panel+0x640>
+	WORD $0x54fff2e8 // b.hi 0x2bc4 <k_tile_panel+0x6c0>
+	WORD $0x17ffff76 // b 0x2b44 <k_tile_panel+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffbe4b // b.lt 0x1ef8 <k_tile_panel+0x40>
+	WORD $0x54ffbe4b // b.lt 0x2544 <k_tile_panel+0x40>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -2612,8 +3021,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c3 // ldr s3, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x275c <k_tile_panel+0x8a4>
-	WORD $0x17fffdab // b 0x1ef8 <k_tile_panel+0x40>
+	WORD $0x54fff8a8 // b.hi 0x2da8 <k_tile_panel+0x8a4>
+	WORD $0x17fffdab // b 0x2544 <k_tile_panel+0x40>
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
 	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
@@ -2637,14 +3046,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
 	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x14000005 // b 0x28b8 <k_tile_panel_min+0x50>
+	WORD $0x14000005 // b 0x2f04 <k_tile_panel_min+0x50>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004ce0 // b.eq 0x3250 <k_tile_panel_min+0x9e8>
+	WORD $0x54004ce0 // b.eq 0x389c <k_tile_panel_min+0x9e8>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000c8b // cbz w11, 0x2a50 <k_tile_panel_min+0x1e8>
+	WORD $0x34000c8b // cbz w11, 0x309c <k_tile_panel_min+0x1e8>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -2659,14 +3068,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x2910 <k_tile_panel_min+0xa8>
+	WORD $0xb40000ae // cbz x14, 0x2f5c <k_tile_panel_min+0xa8>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x291c <k_tile_panel_min+0xb4>
-	WORD $0x1400004b // b 0x2a38 <k_tile_panel_min+0x1d0>
+	WORD $0x540000aa // b.ge 0x2f68 <k_tile_panel_min+0xb4>
+	WORD $0x1400004b // b 0x3084 <k_tile_panel_min+0x1d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400090b // b.lt 0x2a38 <k_tile_panel_min+0x1d0>
+	WORD $0x5400090b // b.lt 0x3084 <k_tile_panel_min+0x1d0>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -2737,23 +3146,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a00e7 // add x7, x7, #0x280
 	WORD $0x910400a5 // add x5, x5, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x293c <k_tile_panel_min+0xd4>
+	WORD $0x54fff848 // b.hi 0x2f88 <k_tile_panel_min+0xd4>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x2a50 <k_tile_panel_min+0x1e8>
+	WORD $0x54000060 // b.eq 0x309c <k_tile_panel_min+0x1e8>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff4cb // b.lt 0x28e4 <k_tile_panel_min+0x7c>
+	WORD $0x54fff4cb // b.lt 0x2f30 <k_tile_panel_min+0x7c>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x2ab4 <k_tile_panel_min+0x24c>
+	WORD $0x540002ed // b.le 0x3100 <k_tile_panel_min+0x24c>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x5400228d // b.le 0x2eb8 <k_tile_panel_min+0x650>
+	WORD $0x5400228d // b.le 0x3504 <k_tile_panel_min+0x650>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff1ca // b.ge 0x28ac <k_tile_panel_min+0x44>
+	WORD $0x54fff1ca // b.ge 0x2ef8 <k_tile_panel_min+0x44>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -2763,12 +3172,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40033ef // cbz x15, 0x3118 <k_tile_panel_min+0x8b0>
+	WORD $0xb40033ef // cbz x15, 0x3764 <k_tile_panel_min+0x8b0>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540033ea // b.ge 0x3128 <k_tile_panel_min+0x8c0>
-	WORD $0x17ffff7e // b 0x28a8 <k_tile_panel_min+0x40>
+	WORD $0x540033ea // b.ge 0x3774 <k_tile_panel_min+0x8c0>
+	WORD $0x17ffff7e // b 0x2ef4 <k_tile_panel_min+0x40>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa9403c05 // ldp x5, x15, [x0]
@@ -2779,7 +3188,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c00a5 // add x5, x5, x12
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0x14000009 // b 0x2b00 <k_tile_panel_min+0x298>
+	WORD $0x14000009 // b 0x314c <k_tile_panel_min+0x298>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000e3 // str q3, [x7]
@@ -2787,7 +3196,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368e5 // str q5, [x7, x19]
 	WORD $0x3ca268e4 // str q4, [x7, x2]
 	WORD $0x3ca368e2 // str q2, [x7, x3]
-	WORD $0x54fffb2c // b.gt 0x2a60 <k_tile_panel_min+0x1f8>
+	WORD $0x54fffb2c // b.gt 0x30ac <k_tile_panel_min+0x1f8>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -2796,20 +3205,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x2b40 <k_tile_panel_min+0x2d8>
+	WORD $0xb4000110 // cbz x16, 0x318c <k_tile_panel_min+0x2d8>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
 	WORD $0x3ce268e4 // ldr q4, [x7, x2]
 	WORD $0x3ce368e2 // ldr q2, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x2b58 <k_tile_panel_min+0x2f0>
-	WORD $0x17ffffe9 // b 0x2ae0 <k_tile_panel_min+0x278>
+	WORD $0x5400010a // b.ge 0x31a4 <k_tile_panel_min+0x2f0>
+	WORD $0x17ffffe9 // b 0x312c <k_tile_panel_min+0x278>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x2ae0 <k_tile_panel_min+0x278>
+	WORD $0x54fffc6b // b.lt 0x312c <k_tile_panel_min+0x278>
 	WORD $0xd342feb6 // lsr x22, x21, #2
 	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
 	WORD $0xcb150294 // sub x20, x20, x21
@@ -3024,8 +3433,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
 	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
 	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
-	WORD $0x54ffe648 // b.hi 0x2b78 <k_tile_panel_min+0x310>
-	WORD $0x17ffff0b // b 0x2ae0 <k_tile_panel_min+0x278>
+	WORD $0x54ffe648 // b.hi 0x31c4 <k_tile_panel_min+0x310>
+	WORD $0x17ffff0b // b 0x312c <k_tile_panel_min+0x278>
 	WORD $0xa9404403 // ldp x3, x17, [x0]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -3033,13 +3442,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0063 // add x3, x3, x12
 	WORD $0x910005e4 // add x4, x15, #0x1
 	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x14000007 // b 0x2ef0 <k_tile_panel_min+0x688>
+	WORD $0x14000007 // b 0x353c <k_tile_panel_min+0x688>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffdc2c // b.gt 0x2a70 <k_tile_panel_min+0x208>
+	WORD $0x54ffdc2c // b.gt 0x30bc <k_tile_panel_min+0x208>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -3048,16 +3457,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x2f28 <k_tile_panel_min+0x6c0>
+	WORD $0xb40000ce // cbz x14, 0x3574 <k_tile_panel_min+0x6c0>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x2f38 <k_tile_panel_min+0x6d0>
-	WORD $0x17ffffed // b 0x2ed8 <k_tile_panel_min+0x670>
+	WORD $0x540000ca // b.ge 0x3584 <k_tile_panel_min+0x6d0>
+	WORD $0x17ffffed // b 0x3524 <k_tile_panel_min+0x670>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x2ed8 <k_tile_panel_min+0x670>
+	WORD $0x54fffd2b // b.lt 0x3524 <k_tile_panel_min+0x670>
 	WORD $0xd342fcf3 // lsr x19, x7, #2
 	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
 	WORD $0xcb0701ad // sub x13, x13, x7
@@ -3176,12 +3585,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff248 // b.hi 0x2f58 <k_tile_panel_min+0x6f0>
-	WORD $0x17ffff71 // b 0x2ed8 <k_tile_panel_min+0x670>
+	WORD $0x54fff248 // b.hi 0x35a4 <k_tile_panel_min+0x6f0>
+	WORD $0x17ffff71 // b 0x3524 <k_tile_panel_min+0x670>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffbc2b // b.lt 0x28a8 <k_tile_panel_min+0x40>
+	WORD $0x54ffbc2b // b.lt 0x2ef4 <k_tile_panel_min+0x40>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -3254,8 +3663,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a018c // add x12, x12, #0x280
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x3150 <k_tile_panel_min+0x8e8>
-	WORD $0x17fffd97 // b 0x28a8 <k_tile_panel_min+0x40>
+	WORD $0x54fff848 // b.hi 0x379c <k_tile_panel_min+0x8e8>
+	WORD $0x17fffd97 // b 0x2ef4 <k_tile_panel_min+0x40>
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
 	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
@@ -3282,14 +3691,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
 	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
 	WORD $0xad007bff // stp q31, q30, [sp]
-	WORD $0x14000005 // b 0x32c4 <k_tile_panel_16+0x5c>
+	WORD $0x14000005 // b 0x3910 <k_tile_panel_16+0x5c>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004ee0 // b.eq 0x3c9c <k_tile_panel_16+0xa34>
+	WORD $0x54004ee0 // b.eq 0x42e8 <k_tile_panel_16+0xa34>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000cab // cbz w11, 0x3460 <k_tile_panel_16+0x1f8>
+	WORD $0x34000cab // cbz w11, 0x3aac <k_tile_panel_16+0x1f8>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -3304,14 +3713,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x331c <k_tile_panel_16+0xb4>
+	WORD $0xb40000ae // cbz x14, 0x3968 <k_tile_panel_16+0xb4>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x3328 <k_tile_panel_16+0xc0>
-	WORD $0x1400004c // b 0x3448 <k_tile_panel_16+0x1e0>
+	WORD $0x540000aa // b.ge 0x3974 <k_tile_panel_16+0xc0>
+	WORD $0x1400004c // b 0x3a94 <k_tile_panel_16+0x1e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400092b // b.lt 0x3448 <k_tile_panel_16+0x1e0>
+	WORD $0x5400092b // b.lt 0x3a94 <k_tile_panel_16+0x1e0>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -3383,23 +3792,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
 	WORD $0x910400a5 // add x5, x5, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff828 // b.hi 0x3348 <k_tile_panel_16+0xe0>
+	WORD $0x54fff828 // b.hi 0x3994 <k_tile_panel_16+0xe0>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x3460 <k_tile_panel_16+0x1f8>
+	WORD $0x54000060 // b.eq 0x3aac <k_tile_panel_16+0x1f8>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff4ab // b.lt 0x32f0 <k_tile_panel_16+0x88>
+	WORD $0x54fff4ab // b.lt 0x393c <k_tile_panel_16+0x88>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x34c4 <k_tile_panel_16+0x25c>
+	WORD $0x540002ed // b.le 0x3b10 <k_tile_panel_16+0x25c>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x540023cd // b.le 0x38f0 <k_tile_panel_16+0x688>
+	WORD $0x540023cd // b.le 0x3f3c <k_tile_panel_16+0x688>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff1aa // b.ge 0x32b8 <k_tile_panel_16+0x50>
+	WORD $0x54fff1aa // b.ge 0x3904 <k_tile_panel_16+0x50>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -3409,12 +3818,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40035af // cbz x15, 0x3b60 <k_tile_panel_16+0x8f8>
+	WORD $0xb40035af // cbz x15, 0x41ac <k_tile_panel_16+0x8f8>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540035aa // b.ge 0x3b70 <k_tile_panel_16+0x908>
-	WORD $0x17ffff7d // b 0x32b4 <k_tile_panel_16+0x4c>
+	WORD $0x540035aa // b.ge 0x41bc <k_tile_panel_16+0x908>
+	WORD $0x17ffff7d // b 0x3900 <k_tile_panel_16+0x4c>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
@@ -3428,7 +3837,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b0c01a1 // add x1, x13, x12
 	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0x14000009 // b 0x351c <k_tile_panel_16+0x2b4>
+	WORD $0x14000009 // b 0x3b68 <k_tile_panel_16+0x2b4>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000f0 // str q16, [x7]
@@ -3436,7 +3845,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368e5 // str q5, [x7, x19]
 	WORD $0x3ca268e1 // str q1, [x7, x2]
 	WORD $0x3ca368e0 // str q0, [x7, x3]
-	WORD $0x54fffacc // b.gt 0x3470 <k_tile_panel_16+0x208>
+	WORD $0x54fffacc // b.gt 0x3abc <k_tile_panel_16+0x208>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -3445,20 +3854,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x355c <k_tile_panel_16+0x2f4>
+	WORD $0xb4000110 // cbz x16, 0x3ba8 <k_tile_panel_16+0x2f4>
 	WORD $0x3dc000f0 // ldr q16, [x7]
 	WORD $0x3cf368e5 // ldr q5, [x7, x19]
 	WORD $0x3ce268e1 // ldr q1, [x7, x2]
 	WORD $0x3ce368e0 // ldr q0, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x3574 <k_tile_panel_16+0x30c>
-	WORD $0x17ffffe9 // b 0x34fc <k_tile_panel_16+0x294>
+	WORD $0x5400010a // b.ge 0x3bc0 <k_tile_panel_16+0x30c>
+	WORD $0x17ffffe9 // b 0x3b48 <k_tile_panel_16+0x294>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x34fc <k_tile_panel_16+0x294>
+	WORD $0x54fffc6b // b.lt 0x3b48 <k_tile_panel_16+0x294>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0f03f6 // mov x22, x15
 	WORD $0x9b157cb5 // mul x21, x5, x21
@@ -3680,8 +4089,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4183e1 // ldp q1, q0, [sp, #0x30]
 	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
 	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0x54ffe528 // b.hi 0x358c <k_tile_panel_16+0x324>
-	WORD $0x17ffff04 // b 0x34fc <k_tile_panel_16+0x294>
+	WORD $0x54ffe528 // b.hi 0x3bd8 <k_tile_panel_16+0x324>
+	WORD $0x17ffff04 // b 0x3b48 <k_tile_panel_16+0x294>
 	WORD $0xf9401010 // ldr x16, [x0, #0x20]
 	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -3693,13 +4102,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91010042 // add x2, x2, #0x40
 	WORD $0xd1040063 // sub x3, x3, #0x100
 	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x14000007 // b 0x3938 <k_tile_panel_16+0x6d0>
+	WORD $0x14000007 // b 0x3f84 <k_tile_panel_16+0x6d0>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffda6c // b.gt 0x3480 <k_tile_panel_16+0x218>
+	WORD $0x54ffda6c // b.gt 0x3acc <k_tile_panel_16+0x218>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -3708,16 +4117,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x3970 <k_tile_panel_16+0x708>
+	WORD $0xb40000ce // cbz x14, 0x3fbc <k_tile_panel_16+0x708>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x3980 <k_tile_panel_16+0x718>
-	WORD $0x17ffffed // b 0x3920 <k_tile_panel_16+0x6b8>
+	WORD $0x540000ca // b.ge 0x3fcc <k_tile_panel_16+0x718>
+	WORD $0x17ffffed // b 0x3f6c <k_tile_panel_16+0x6b8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x3920 <k_tile_panel_16+0x6b8>
+	WORD $0x54fffd2b // b.lt 0x3f6c <k_tile_panel_16+0x6b8>
 	WORD $0x9342fce7 // asr x7, x7, #2
 	WORD $0xaa1103f3 // mov x19, x17
 	WORD $0x9b077c67 // mul x7, x3, x7
@@ -3836,12 +4245,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
 	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
-	WORD $0x54fff208 // b.hi 0x3998 <k_tile_panel_16+0x730>
-	WORD $0x17ffff71 // b 0x3920 <k_tile_panel_16+0x6b8>
+	WORD $0x54fff208 // b.hi 0x3fe4 <k_tile_panel_16+0x730>
+	WORD $0x17ffff71 // b 0x3f6c <k_tile_panel_16+0x6b8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffba4b // b.lt 0x32b4 <k_tile_panel_16+0x4c>
+	WORD $0x54ffba4b // b.lt 0x3900 <k_tile_panel_16+0x4c>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -3915,8 +4324,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c0 // ldr s0, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fff828 // b.hi 0x3b98 <k_tile_panel_16+0x930>
-	WORD $0x17fffd87 // b 0x32b4 <k_tile_panel_16+0x4c>
+	WORD $0x54fff828 // b.hi 0x41e4 <k_tile_panel_16+0x930>
+	WORD $0x17fffd87 // b 0x3900 <k_tile_panel_16+0x4c>
 	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
 	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
 	WORD $0x6d4823e9 // ldp d9, d8, [sp, #0x80]
@@ -3946,14 +4355,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
 	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
 	WORD $0xad007bff // stp q31, q30, [sp]
-	WORD $0x14000005 // b 0x3d1c <k_tile_panel_16_min+0x60>
+	WORD $0x14000005 // b 0x4368 <k_tile_panel_16_min+0x60>
 	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005420 // b.eq 0x479c <k_tile_panel_16_min+0xae0>
+	WORD $0x54005420 // b.eq 0x4de8 <k_tile_panel_16_min+0xae0>
 	WORD $0xd37ced0c // lsl x12, x8, #4
 	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000d4b // cbz w11, 0x3ecc <k_tile_panel_16_min+0x210>
+	WORD $0x34000d4b // cbz w11, 0x4518 <k_tile_panel_16_min+0x210>
 	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
 	WORD $0xaa0903f4 // mov x20, x9
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -3968,14 +4377,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b047da4 // mul x4, x13, x4
 	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
 	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x3d74 <k_tile_panel_16_min+0xb8>
+	WORD $0xb40000ae // cbz x14, 0x43c0 <k_tile_panel_16_min+0xb8>
 	WORD $0x3dc00082 // ldr q2, [x4]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x3d80 <k_tile_panel_16_min+0xc4>
-	WORD $0x14000051 // b 0x3eb4 <k_tile_panel_16_min+0x1f8>
+	WORD $0x540000aa // b.ge 0x43cc <k_tile_panel_16_min+0xc4>
+	WORD $0x14000051 // b 0x4500 <k_tile_panel_16_min+0x1f8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540009cb // b.lt 0x3eb4 <k_tile_panel_16_min+0x1f8>
+	WORD $0x540009cb // b.lt 0x4500 <k_tile_panel_16_min+0x1f8>
 	WORD $0xd342fca6 // lsr x6, x5, #2
 	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
 	WORD $0xaa1103e7 // mov x7, x17
@@ -4052,23 +4461,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b0e3 // ldr q3, [x7, #0x2c0]
 	WORD $0x910c00e7 // add x7, x7, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fff788 // b.hi 0x3da0 <k_tile_panel_16_min+0xe4>
+	WORD $0x54fff788 // b.hi 0x43ec <k_tile_panel_16_min+0xe4>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x3d800082 // str q2, [x4]
 	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x3ecc <k_tile_panel_16_min+0x210>
+	WORD $0x54000060 // b.eq 0x4518 <k_tile_panel_16_min+0x210>
 	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff40b // b.lt 0x3d48 <k_tile_panel_16_min+0x8c>
+	WORD $0x54fff40b // b.lt 0x4394 <k_tile_panel_16_min+0x8c>
 	WORD $0x91001295 // add x21, x20, #0x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x3f30 <k_tile_panel_16_min+0x274>
+	WORD $0x540002ed // b.le 0x457c <k_tile_panel_16_min+0x274>
 	WORD $0xaa1403ed // mov x13, x20
 	WORD $0x910009a7 // add x7, x13, #0x2
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x540026cd // b.le 0x43bc <k_tile_panel_16_min+0x700>
+	WORD $0x540026cd // b.le 0x4a08 <k_tile_panel_16_min+0x700>
 	WORD $0xaa0d03ec // mov x12, x13
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff10a // b.ge 0x3d10 <k_tile_panel_16_min+0x54>
+	WORD $0x54fff10a // b.ge 0x435c <k_tile_panel_16_min+0x54>
 	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
 	WORD $0xcb09018e // sub x14, x12, x9
 	WORD $0xf940200f // ldr x15, [x0, #0x40]
@@ -4078,12 +4487,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
 	WORD $0x91000d8e // add x14, x12, #0x3
 	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40039af // cbz x15, 0x464c <k_tile_panel_16_min+0x990>
+	WORD $0xb40039af // cbz x15, 0x4c98 <k_tile_panel_16_min+0x990>
 	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540039aa // b.ge 0x465c <k_tile_panel_16_min+0x9a0>
-	WORD $0x17ffff78 // b 0x3d0c <k_tile_panel_16_min+0x50>
+	WORD $0x540039aa // b.ge 0x4ca8 <k_tile_panel_16_min+0x9a0>
+	WORD $0x17ffff78 // b 0x4358 <k_tile_panel_16_min+0x50>
 	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
@@ -4097,7 +4506,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b0c01a1 // add x1, x13, x12
 	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0x14000009 // b 0x3f88 <k_tile_panel_16_min+0x2cc>
+	WORD $0x14000009 // b 0x45d4 <k_tile_panel_16_min+0x2cc>
 	WORD $0x910011b5 // add x21, x13, #0x4
 	WORD $0xaa0d03f4 // mov x20, x13
 	WORD $0x3d8000f2 // str q18, [x7]
@@ -4105,7 +4514,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb368f0 // str q16, [x7, x19]
 	WORD $0x3ca268e7 // str q7, [x7, x2]
 	WORD $0x3ca368e6 // str q6, [x7, x3]
-	WORD $0x54fffacc // b.gt 0x3edc <k_tile_panel_16_min+0x220>
+	WORD $0x54fffacc // b.gt 0x4528 <k_tile_panel_16_min+0x220>
 	WORD $0xcb09028d // sub x13, x20, x9
 	WORD $0x91000e96 // add x22, x20, #0x3
 	WORD $0xf100029f // cmp x20, #0x0
@@ -4114,20 +4523,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
 	WORD $0xaa1503ed // mov x13, x21
 	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x3fc8 <k_tile_panel_16_min+0x30c>
+	WORD $0xb4000110 // cbz x16, 0x4614 <k_tile_panel_16_min+0x30c>
 	WORD $0x3dc000f2 // ldr q18, [x7]
 	WORD $0x3cf368f0 // ldr q16, [x7, x19]
 	WORD $0x3ce268e7 // ldr q7, [x7, x2]
 	WORD $0x3ce368e6 // ldr q6, [x7, x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x3fe0 <k_tile_panel_16_min+0x324>
-	WORD $0x17ffffe9 // b 0x3f68 <k_tile_panel_16_min+0x2ac>
+	WORD $0x5400010a // b.ge 0x462c <k_tile_panel_16_min+0x324>
+	WORD $0x17ffffe9 // b 0x45b4 <k_tile_panel_16_min+0x2ac>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x3f68 <k_tile_panel_16_min+0x2ac>
+	WORD $0x54fffc6b // b.lt 0x45b4 <k_tile_panel_16_min+0x2ac>
 	WORD $0x9342feb5 // asr x21, x21, #2
 	WORD $0xaa0f03f6 // mov x22, x15
 	WORD $0x9b157cb5 // mul x21, x5, x21
@@ -4373,8 +4782,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851010 // fmla v16.4s, v0.4s, v5.s[0]
 	WORD $0x4f831007 // fmla v7.4s, v0.4s, v3.s[0]
 	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
-	WORD $0x54ffe228 // b.hi 0x3ff8 <k_tile_panel_16_min+0x33c>
-	WORD $0x17fffeec // b 0x3f68 <k_tile_panel_16_min+0x2ac>
+	WORD $0x54ffe228 // b.hi 0x4644 <k_tile_panel_16_min+0x33c>
+	WORD $0x17fffeec // b 0x45b4 <k_tile_panel_16_min+0x2ac>
 	WORD $0xf9401010 // ldr x16, [x0, #0x20]
 	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
 	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
@@ -4386,13 +4795,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91010042 // add x2, x2, #0x40
 	WORD $0xd1040063 // sub x3, x3, #0x100
 	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x14000007 // b 0x4404 <k_tile_panel_16_min+0x748>
+	WORD $0x14000007 // b 0x4a50 <k_tile_panel_16_min+0x748>
 	WORD $0x91000987 // add x7, x12, #0x2
 	WORD $0xaa0c03ed // mov x13, x12
 	WORD $0x3d8000a3 // str q3, [x5]
 	WORD $0xeb0a00ff // cmp x7, x10
 	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffd76c // b.gt 0x3eec <k_tile_panel_16_min+0x230>
+	WORD $0x54ffd76c // b.gt 0x4538 <k_tile_panel_16_min+0x230>
 	WORD $0xcb0901ac // sub x12, x13, x9
 	WORD $0x91000db3 // add x19, x13, #0x3
 	WORD $0xf10001bf // cmp x13, #0x0
@@ -4401,16 +4810,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
 	WORD $0xaa0703ec // mov x12, x7
 	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x443c <k_tile_panel_16_min+0x780>
+	WORD $0xb40000ce // cbz x14, 0x4a88 <k_tile_panel_16_min+0x780>
 	WORD $0x3dc000a3 // ldr q3, [x5]
 	WORD $0x3ce668a2 // ldr q2, [x5, x6]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x444c <k_tile_panel_16_min+0x790>
-	WORD $0x17ffffed // b 0x43ec <k_tile_panel_16_min+0x730>
+	WORD $0x540000ca // b.ge 0x4a98 <k_tile_panel_16_min+0x790>
+	WORD $0x17ffffed // b 0x4a38 <k_tile_panel_16_min+0x730>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x43ec <k_tile_panel_16_min+0x730>
+	WORD $0x54fffd2b // b.lt 0x4a38 <k_tile_panel_16_min+0x730>
 	WORD $0x9342fce7 // asr x7, x7, #2
 	WORD $0xaa1103f3 // mov x19, x17
 	WORD $0x9b077c67 // mul x7, x3, x7
@@ -4537,12 +4946,12 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff108 // b.hi 0x4464 <k_tile_panel_16_min+0x7a8>
-	WORD $0x17ffff69 // b 0x43ec <k_tile_panel_16_min+0x730>
+	WORD $0x54fff108 // b.hi 0x4ab0 <k_tile_panel_16_min+0x7a8>
+	WORD $0x17ffff69 // b 0x4a38 <k_tile_panel_16_min+0x730>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffb5ab // b.lt 0x3d0c <k_tile_panel_16_min+0x50>
+	WORD $0x54ffb5ab // b.lt 0x4358 <k_tile_panel_16_min+0x50>
 	WORD $0xd342fdd0 // lsr x16, x14, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
@@ -4621,8 +5030,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b180 // ldr q0, [x12, #0x2c0]
 	WORD $0x910c018c // add x12, x12, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fff788 // b.hi 0x4684 <k_tile_panel_16_min+0x9c8>
-	WORD $0x17fffd5d // b 0x3d0c <k_tile_panel_16_min+0x50>
+	WORD $0x54fff788 // b.hi 0x4cd0 <k_tile_panel_16_min+0x9c8>
+	WORD $0x17fffd5d // b 0x4358 <k_tile_panel_16_min+0x50>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -4632,3 +5041,24 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
 	WORD $0x910483ff // add sp, sp, #0x120
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x03020100 // <unknown>
+	WORD $0x0c080604 // <unknown>
+	WORD $0xfdfeff00 // <unknown>
+	WORD $0xf4f8fafc // <unknown>
+	WORD $0xbfad9881 // 81 98 ad bf .word 0xbfad9881
+	WORD $0xf6eaddcf // cf dd ea f6 .word 0xf6eaddcf
+	WORD $0x26190d01 // 01 0d 19 26 .word 0x26190d01
+	WORD $0x71594535 // 35 45 59 71 .word 0x71594535

@@ -24,7 +24,7 @@ type tiled struct {
 	fnPanel  int // product of a panel with many
 }
 
-// packing moves count fours or pairs of bytes from a block to a unit.
+// packing moves count fours or pairs of bytes, or bytes, from a block to a unit.
 type packing struct {
 	fn              int // a kernel
 	from, to, count int
@@ -36,16 +36,19 @@ func groups(from, to int) packing        { return packing{fnPackGroups, from, to
 func scales(from, to, count int) packing { return packing{fnPackHalves, from, to, count} }
 
 var tiledTypes = map[string]*tiled{
-	"q8_0": {544, 1, 1, false, []packing{lines(2, 0, 8), scales(0, 512, 1)}, untileQ80, fnTileQ80, fnUntileQ80, fnTilePanel},
-	"q4_0": {288, 1, 1, false, []packing{lines(2, 0, 4), scales(0, 256, 1)}, untileQ40, fnTileQ40, fnUntileQ40, fnTilePanel},
-	"q4_1": {320, 1, 1, true, []packing{lines(4, 0, 4), scales(0, 256, 2)}, untileQ41, fnTileQ41, fnUntileQ41, fnTilePanelMin},
-	"q5_0": {352, 1, 1, false, []packing{lines(6, 0, 4), fifths(2, 4), scales(0, 320, 1)}, untileQ50, fnTileQ50, fnUntileQ50, fnTilePanel},
-	"q5_1": {384, 1, 1, true, []packing{lines(8, 0, 4), fifths(4, 4), scales(0, 320, 2)}, untileQ51, fnTileQ51, fnUntileQ51, fnTilePanelMin},
-	"q2_k": {1344, 8, 2, true, []packing{lines(0, 0, 20), scales(80, 1280, 2)}, untileQ2K, fnTileQ2K, fnUntileQ2K, fnTilePanel16Min},
-	"q3_k": {1760, 8, 2, false, []packing{groups(0, 0), lines(32, 8, 19), scales(108, 1728, 1)}, untileQ3K, fnTileQ3K, fnUntileQ3K, fnTilePanel16},
-	"q4_k": {2304, 8, 1, true, []packing{lines(16, 0, 32), lines(4, 32, 3), scales(0, 2240, 2)}, untileQ4K, fnTileQ4K, fnUntileQ4K, fnTilePanelMin},
-	"q5_k": {2816, 8, 1, true, []packing{lines(48, 0, 32), groups(16, 32), lines(4, 40, 3), scales(0, 2752, 2)}, untileQ5K, fnTileQ5K, fnUntileQ5K, fnTilePanelMin},
-	"q6_k": {3360, 8, 2, false, []packing{lines(0, 0, 52), scales(208, 3328, 1)}, untileQ6K, fnTileQ6K, fnUntileQ6K, fnTilePanel16},
+	"q8_0":   {544, 1, 1, false, []packing{lines(2, 0, 8), scales(0, 512, 1)}, untileQ80, fnTileQ80, fnUntileQ80, fnTilePanel},
+	"q4_0":   {288, 1, 1, false, []packing{lines(2, 0, 4), scales(0, 256, 1)}, untileQ40, fnTileQ40, fnUntileQ40, fnTilePanel},
+	"q4_1":   {320, 1, 1, true, []packing{lines(4, 0, 4), scales(0, 256, 2)}, untileQ41, fnTileQ41, fnUntileQ41, fnTilePanelMin},
+	"q5_0":   {352, 1, 1, false, []packing{lines(6, 0, 4), fifths(2, 4), scales(0, 320, 1)}, untileQ50, fnTileQ50, fnUntileQ50, fnTilePanel},
+	"q5_1":   {384, 1, 1, true, []packing{lines(8, 0, 4), fifths(4, 4), scales(0, 320, 2)}, untileQ51, fnTileQ51, fnUntileQ51, fnTilePanelMin},
+	"q2_k":   {1344, 8, 2, true, []packing{lines(0, 0, 20), scales(80, 1280, 2)}, untileQ2K, fnTileQ2K, fnUntileQ2K, fnTilePanel16Min},
+	"q3_k":   {1760, 8, 2, false, []packing{groups(0, 0), lines(32, 8, 19), scales(108, 1728, 1)}, untileQ3K, fnTileQ3K, fnUntileQ3K, fnTilePanel16},
+	"q4_k":   {2304, 8, 1, true, []packing{lines(16, 0, 32), lines(4, 32, 3), scales(0, 2240, 2)}, untileQ4K, fnTileQ4K, fnUntileQ4K, fnTilePanelMin},
+	"q5_k":   {2816, 8, 1, true, []packing{lines(48, 0, 32), groups(16, 32), lines(4, 40, 3), scales(0, 2752, 2)}, untileQ5K, fnTileQ5K, fnUntileQ5K, fnTilePanelMin},
+	"q6_k":   {3360, 8, 2, false, []packing{lines(0, 0, 52), scales(208, 3328, 1)}, untileQ6K, fnTileQ6K, fnUntileQ6K, fnTilePanel16},
+	"iq4_nl": {288, 1, 1, false, []packing{lines(2, 0, 4), scales(0, 256, 1)}, untileIQ4NL, fnTileIq4Nl, fnUntileIq4Nl, fnTilePanel},
+	"iq4_xs": {2176, 8, 1, false, []packing{lines(8, 0, 32), lines(4, 32, 1), scales(2, 2112, 1), scales(0, 2144, 1)}, untileIQ4XS, fnTileIq4Xs, fnUntileIq4Xs, fnTilePanel},
+	"mxfp4":  {272, 1, 1, false, []packing{lines(1, 0, 4), {fnPackBytes, 0, 256, 1}}, untileMXFP4, fnTileMxfp4, fnUntileMxfp4, fnTilePanel},
 }
 
 // Tiler multiplies quantized activations with weights of a stored type that were packed into tiles: 16
@@ -60,13 +63,14 @@ var tiledTypes = map[string]*tiled{
 //	y = fma(u, d, y)        d is the scale of the activations
 //	y = fma(m, d*sum(q), y) for each minimum m, where the type has them; d*sum(q) is rounded
 //
-// so that an element has the same bits at every level, for one token or many, whole or in parts. A
-// weight with a factor that is not finite makes NaN.
+// so that an element has the same bits at every level, for one token or many, whole or in parts. The
+// first product is worked out as fma(magic+isum, f, -magic*f) with magic = 1.5*2^23, which is the same
+// for the few bits that factors have, and not a number, or infinite, for factors beyond 2^103.
 type Tiler struct {
-	code  *code
-	name  string
-	block block
-	t     *tiled
+	code         *code
+	name         string
+	elems, bytes int // of a block
+	t            *tiled
 }
 
 // Tiler returns the kernels for tiles of a stored type, by its name in package storage; nil when there
@@ -76,15 +80,15 @@ func (s *Set) Tiler(name string) *Tiler {
 	if t == nil {
 		return nil
 	}
-	return &Tiler{s.code, name, blocks[name], t}
+	return &Tiler{s.code, name, t.groups * actBlock, t.unit / TileRows, t}
 }
 
 // Bytes is the size of one tile of 16 rows of cols numbers; cols is a multiple of the type's block.
 func (t *Tiler) Bytes(cols int) int {
-	if cols < 0 || cols%t.block.elems != 0 {
+	if cols < 0 || cols%t.elems != 0 {
 		panic(fmt.Sprintf("kernels: %d numbers in blocks of %s", cols, t.name))
 	}
-	return cols / t.block.elems * t.t.unit
+	return cols / t.elems * t.t.unit
 }
 
 type tilePackArgs struct {
@@ -96,7 +100,7 @@ type tilePackArgs struct {
 // tile; rows that are missing become zeros. dst is exactly Bytes(cols) long.
 func (t *Tiler) Pack(dst, rows []byte, n, cols int) {
 	size := t.Bytes(cols)
-	ld := cols / t.block.elems * t.block.bytes
+	ld := cols / t.elems * t.bytes
 	if n < 1 || n > TileRows || len(dst) != size || len(rows) != n*ld {
 		panic(fmt.Sprintf("kernels: %d rows of %d numbers of %s, %d bytes, into a tile of %d", n, cols, t.name, len(rows), len(dst)))
 	}
@@ -104,7 +108,7 @@ func (t *Tiler) Pack(dst, rows []byte, n, cols int) {
 		return
 	}
 	for _, p := range t.t.pack {
-		args := tilePackArgs{at(dst), at(rows), n, ld, cols / t.block.elems, t.block.bytes, t.t.unit, p.from, p.to, p.count}
+		args := tilePackArgs{at(dst), at(rows), n, ld, cols / t.elems, t.bytes, t.t.unit, p.from, p.to, p.count}
 		if t.code == nil {
 			p.portable(dst, rows, &args)
 			continue
@@ -178,7 +182,7 @@ func flag(b bool) int {
 // one multiplies a single token with tiles as they come from memory.
 func (t *Tiler) one(dst []float32, x *Activations, tiles []byte, add bool) {
 	size := t.Bytes(x.cols)
-	args := oneArgs{x: unsafe.Pointer(x.block(0, 0)), blocks: x.cols / t.block.elems, step: x.group, add: flag(add)}
+	args := oneArgs{x: unsafe.Pointer(x.block(0, 0)), blocks: x.cols / t.elems, step: x.group, add: flag(add)}
 	step := max(1, oneBytes/size)
 	for len(dst) >= TileRows {
 		args.tiles = min(step, len(dst)/TileRows)

@@ -75,9 +75,9 @@ func BenchmarkPackTiles(b *testing.B) {
 		for _, name := range tiledNames() {
 			b.Run(name, func(b *testing.B) {
 				const cols, tiles = 2048, 512
-				tl, t := s.Tiler(name), blocks[name]
-				ld := cols / t.elems * t.bytes * TileRows
-				rows, dst := randomBlocks(newRand(), name, tiles*TileRows*cols/t.elems, true), make([]byte, tiles*tl.Bytes(cols))
+				tl := s.Tiler(name)
+				rows, dst := tileRows(newRand(), name, tiles*TileRows, cols, true), make([]byte, tiles*tl.Bytes(cols))
+				ld := len(rows) / tiles
 				b.SetBytes(int64(len(rows)))
 				for b.Loop() {
 					for i := range tiles {

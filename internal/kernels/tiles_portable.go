@@ -5,8 +5,11 @@ import "math"
 // portable is the packing in Go.
 func (p packing) portable(dst, rows []byte, a *tilePackArgs) {
 	width := 4
-	if p.fn == fnPackHalves {
+	switch p.fn {
+	case fnPackHalves:
 		width = 2
+	case fnPackBytes:
+		width = 1
 	}
 	var from, to [32]byte // the bytes of one row
 	for b := range a.blocks {
@@ -111,11 +114,8 @@ func (g *group) mul(y *[TileRows]float32, a *act, halves int, least bool) {
 	}
 }
 
-// firstTerm is isum*f rounded to float32, worked out as compiled kernels do: fma(magic+isum, f,
-// -magic*f), whose products are exact in float64 too. That makes NaN of an f that is not finite.
-func firstTerm(isum int32, f float32) float32 {
-	return float32(float64(magic+isum)*float64(f) + float64(-magic)*float64(f))
-}
+// firstTerm is isum*f rounded to float32, worked out as compiled kernels do.
+func firstTerm(isum int32, f float32) float32 { return fma32(float32(magic+isum), f, -magic*f) }
 
 // fma32 is a*b + c in float32, rounded once. The product is exact in float64; the sum is rounded to odd
 // there, which keeps what the second rounding has to know (Boldo and Melquiond, 2008).

@@ -134,13 +134,40 @@ func TestQuantize(t *testing.T) {
 	})
 }
 
+// Types without a decoder here are decoded by package storage, which the tests beside these may import.
+var storageDecode = map[string]func(dst []float32, src []byte){}
+
+// tileRows are n random encoded rows of cols numbers.
+func tileRows(rng *rand.Rand, name string, n, cols int, finite bool) []byte {
+	if b, ok := blocks[name]; ok {
+		return randomBlocks(rng, name, n*cols/b.elems, finite)
+	}
+	t := tiledTypes[name]
+	size := t.unit / TileRows
+	rows := make([]byte, n*cols/(32*t.groups)*size)
+	for i := range rows {
+		rows[i] = byte(rng.Uint32())
+	}
+	for i := 0; i < len(rows) && finite; i += size {
+		if name == "mxfp4" {
+			rows[i] = rows[i]&15 | 0x70
+		} else {
+			rows[i+1] = rows[i+1]&0x8f | 0x20
+		}
+	}
+	return rows
+}
+
 // tileWeights packs random encoded rows, at every level the same; it gives their real values too.
 func tileWeights(rng *rand.Rand, sets []*Set, name string, n, cols int, finite bool) (tiles []byte, real Matrix) {
-	b := blocks[name]
-	rows := randomBlocks(rng, name, n*cols/b.elems, finite)
+	rows := tileRows(rng, name, n, cols, finite)
 	real = View(make([]float32, n*cols), n, cols)
-	b.decode(real.Data, rows)
-	ld := cols / b.elems * b.bytes
+	if b, ok := blocks[name]; ok {
+		b.decode(real.Data, rows)
+	} else {
+		storageDecode[name](real.Data, rows)
+	}
+	ld := len(rows) / n
 	for _, s := range sets {
 		tl := s.Tiler(name)
 		size, guard := tl.Bytes(cols), slices.Repeat([]byte{0xa5}, 64)
@@ -183,7 +210,7 @@ func TestTiles(t *testing.T) {
 				{16384, []int{80}, []int{1}}, // more than one call takes
 				{256, []int{16}, []int{1100}},
 			} {
-				if c.cols%blocks[name].elems != 0 || testing.Short() && (c.cols > 2000 || c.m[0] > 1000) {
+				if c.cols%(32*tiledTypes[name].groups) != 0 || testing.Short() && (c.cols > 2000 || c.m[0] > 1000) {
 					continue
 				}
 				for _, n := range c.n {
@@ -241,7 +268,7 @@ func TestTilesExtremes(t *testing.T) {
 	for _, name := range tiledNames() {
 		rng := newRand()
 		const m, n = 15, 37
-		cols := 2 * max(32, blocks[name].elems)
+		cols := 64 * tiledTypes[name].groups
 		tiles, _ := tileWeights(rng, all, name, n, cols, false)
 		x := matrix(rng, m, cols, 0)
 		for i := range x.Data {

@@ -1,6 +1,9 @@
 package kernels
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // How the units of every type are read; tiletypes.h has the same for compiled kernels.
 
@@ -175,5 +178,50 @@ func untileQ3K(g []group, u tileUnit) {
 				g[i].factor[h][r] = d[r] * float32(int(l)-32)
 			}
 		}
+	}
+}
+
+// look replaces nibbles by the values of a table.
+func (c *codeLine) look(table *[16]int8) {
+	for i, q := range c {
+		c[i] = table[q&15]
+	}
+}
+
+var (
+	nonlinear  = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
+	tinyFloats = [16]int8{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
+)
+
+func untileIQ4NL(g []group, u tileUnit) {
+	g[0].nibbles(u, 0)
+	for j := range g[0].codes {
+		g[0].codes[j].look(&nonlinear)
+	}
+	u.halves(&g[0].factor[0], 256)
+}
+
+func untileIQ4XS(g []group, u tileUnit) {
+	var d [TileRows]float32
+	u.halves(&d, 2144)
+	for i := range g {
+		for j := range g[i].codes {
+			u.bits(&g[i].codes[j], 4*i+j%4, j/4*4, 15)
+			g[i].codes[j].look(&nonlinear)
+		}
+		for r, low := range u.bytes(32, i/2) {
+			high := binary.LittleEndian.Uint16(u[2112+2*r:]) >> (2 * i) & 3
+			g[i].factor[0][r] = d[r] * float32(int(low>>(i%2*4)&15)+int(high)<<4-32)
+		}
+	}
+}
+
+func untileMXFP4(g []group, u tileUnit) {
+	g[0].nibbles(u, 0)
+	for j := range g[0].codes {
+		g[0].codes[j].look(&tinyFloats)
+	}
+	for r, e := range u[256:272] {
+		g[0].factor[0][r] = float32(math.Ldexp(1, int(e)-128))
 	}
 }

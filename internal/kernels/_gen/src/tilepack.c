@@ -4,7 +4,7 @@
 #include "tile.h"
 
 // n rows, 0 < n <= 16, lie ld bytes apart; rows that are missing become zeros. Of every block, size
-// bytes long, count fours (or pairs) at offset from go to offset to of a unit of unit bytes.
+// bytes long, count fours (or pairs, or bytes) at offset from go to offset to of a unit of unit bytes.
 struct pack { uint8_t* dst; const uint8_t* src; long n, ld, blocks, size, unit, from, to, count; };
 typedef uint32_t u4 __attribute__((aligned(1)));
 typedef uint16_t u2 __attribute__((aligned(1)));
@@ -41,16 +41,19 @@ KERNEL(pack_lines, pack)
   }
 }
 
-KERNEL(pack_halves, pack)
-{
-  for (long b = 0; b < p->blocks; b++) {
-    u2* dst = (u2*)(p->dst + b * p->unit + p->to);
-    const uint8_t* src = p->src + b * p->size + p->from;
-    for (long r = 0; r < ROWS; r++, src += p->ld)
-#pragma clang loop vectorize(disable)
-      for (long i = 0; i < p->count; i++) dst[ROWS * i + r] = r < p->n ? ((const u2*)src)[i] : 0;
-  }
+#define PACK(name, type) \
+KERNEL(name, pack) \
+{ \
+  for (long b = 0; b < p->blocks; b++) { \
+    type* dst = (type*)(p->dst + b * p->unit + p->to); \
+    const uint8_t* src = p->src + b * p->size + p->from; \
+    for (long r = 0; r < ROWS; r++, src += p->ld) \
+      _Pragma("clang loop vectorize(disable)") \
+      for (long i = 0; i < p->count; i++) dst[ROWS * i + r] = r < p->n ? ((const type*)src)[i] : 0; \
+  } \
 }
+PACK(pack_halves, u2)
+PACK(pack_bytes, uint8_t)
 
 // spread moves bit 4j+i of a four to bit j of its byte i: the fifth bits of codes 4j..4j+3 in legacy types.
 INLINE uint32_t spread(uint32_t h)

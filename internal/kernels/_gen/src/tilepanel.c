@@ -51,6 +51,9 @@ UNTILE(q3_k)
 UNTILE(q4_k)
 UNTILE(q5_k)
 UNTILE(q6_k)
+UNTILE(iq4_nl)
+UNTILE(iq4_xs)
+UNTILE(mxfp4)
 
 // dst[m,16] (+)= x[m,32*blocks] times the panel. Rows of dst lie ldd numbers apart. Tokens come in groups
 // of four, ldx blocks apart, in which the four blocks of the same columns are neighbours; those to

@@ -184,6 +184,69 @@ CODE(q3_k)
 FACTOR(q3_k) { return HALVES_AT(1728) * (byte_of(kept(s, 2 * outer + inner / 2), inner % 2 * 2 + h) - 32); }
 NO_LEAST(q3_k)
 
+// look takes the values of nibbles from a table of sixteen.
+INLINE vb look(const int8_t* table, vb nibbles)
+{
+#if VL == 16
+  return (vb)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), (__m512i)nibbles);
+#elif VL == 8
+  return (vb)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), (__m256i)nibbles);
+#else
+  return (vb)vqtbl1q_s8(vld1q_s8(table), nibbles);
+#endif
+}
+static const int8_t nonlinear[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+static const int8_t tiny_floats[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// iq4_nl: as q4_0, the nibbles index a table
+#define BYTES_iq4_nl 288
+#define OUTER_iq4_nl 1
+#define INNER_iq4_nl 1
+#define HALVES_iq4_nl 1
+#define MIN_iq4_nl 0
+#define ZERO_iq4_nl 0
+NO_PREPARE(iq4_nl)
+CODE(iq4_nl) { return look(nonlinear, nibble(AT(j % 4), j / 4)); }
+FACTOR(iq4_nl) { return HALVES_AT(256); }
+NO_LEAST(iq4_nl)
+
+// mxfp4: the same with twice the values of E2M1 floats, and a byte e for the factor 2^(e-128)
+#define BYTES_mxfp4 272
+#define OUTER_mxfp4 1
+#define INNER_mxfp4 1
+#define HALVES_mxfp4 1
+#define MIN_mxfp4 0
+#define ZERO_mxfp4 0
+typedef uint8_t vsmallu __attribute__((vector_size(VL), aligned(1)));
+NO_PREPARE(mxfp4)
+CODE(mxfp4) { return look(tiny_floats, nibble(AT(j % 4), j / 4)); }
+FACTOR(mxfp4)
+{
+  const vu e = __builtin_convertvector(*(const vsmallu*)(w + 256 + r * VL), vu);
+  const vi subnormal = (vi)(e < 2);
+  return sel(subnormal, (vf)((e + 1) << 21), (vf)((e - 1) << 23)); // 2^-128 and 2^-127 for 0 and 1
+}
+NO_LEAST(mxfp4)
+
+// iq4_xs: 4 lines of nibbles for every group, a line of the low four bits of its factors, two bytes with
+// the upper two bits, d
+#define BYTES_iq4_xs 2176
+#define OUTER_iq4_xs 2
+#define INNER_iq4_xs 4
+#define HALVES_iq4_xs 1
+#define MIN_iq4_xs 0
+#define ZERO_iq4_xs 0
+typedef uint16_t vshortu __attribute__((vector_size(VL * 2), aligned(1)));
+NO_PREPARE(iq4_xs)
+CODE(iq4_xs) { return look(nonlinear, nibble(AT(16 * outer + 4 * inner + j % 4), j / 4)); }
+FACTOR(iq4_xs)
+{
+  const vu low = (vu)AT(32) >> (uint32_t)(16 * outer + 4 * inner) & 15;
+  const vu high = __builtin_convertvector(*(const vshortu*)(w + 2112 + r * (VL * 2)), vu) >> (uint32_t)(8 * outer + 2 * inner) & 3;
+  return HALVES_AT(2144) * (__builtin_convertvector((vi)(low | high << 4), vf) - 32);
+}
+NO_LEAST(iq4_xs)
+
 // APART keeps the compiler from loading the codes of several groups at once: it would have nowhere to
 // keep them.
 #define APART __asm__ volatile("" ::: "memory")
