@@ -62,10 +62,9 @@ const (
 	fnMulPanels
 	fnMulPanels64
 	fnPackRows
+	fnPackRowsF16
+	fnPackRowsBf16
 	fnPackRows64
-	fnPackPanel
-	fnPackPanelF16
-	fnPackPanelBf16
 	fnPackCols
 	fnPackCols64
 	fnMulFew

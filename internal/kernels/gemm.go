@@ -162,9 +162,8 @@ func gemmSmall[T float32 | float64](c *code, form Form, dst, a, b Dense[T], add 
 }
 
 // gemm is a large product under way. It takes the left operand block by block. In a first phase the
-// threads pack a block, with all its pieces of k; in a second one each takes bands of columns, packs
-// the right operand of a band a piece at a time and multiplies it with the block, while it lies in the
-// second-level cache.
+// threads pack a block; in a second one each takes bands of columns, packs the right operand of a band
+// and multiplies the block with it.
 type gemm[T float32 | float64] struct {
 	s            *Set
 	dst          Dense[T]
@@ -184,7 +183,7 @@ type gemm[T float32 | float64] struct {
 type panelFns struct{ mul, leftRows, rightRows, cols int }
 
 var (
-	panel32 = &panelFns{fnMulPanels, fnPackRows, fnPackPanel, fnPackCols}
+	panel32 = &panelFns{fnMulPanels, fnPackRows, fnPackRows, fnPackCols}
 	panel64 = &panelFns{fnMulPanels64, fnPackRows64, fnPackRows64, fnPackCols64}
 )
 
@@ -268,19 +267,16 @@ func (g *gemm[T]) pack(block, item int) {
 // the rows of one.
 func (g *gemm[T]) multiply(worker, block, item int) {
 	if g.panels[worker] == nil {
-		g.panels[worker] = take[T](g.width * pieceK)
+		g.panels[worker] = take[T](g.width * g.depth)
 	}
 	l, row, k := g.block(block)
 	parts := (l.rows + g.height - 1) / g.height
 	lo, from := item/parts*g.width, item%parts*g.height
 	hi, to := min(g.dst.Cols, lo+g.width), min(l.rows, from+g.height)
 	dst, x := g.dst.Slice(row+from, row+to, lo, hi), l.slice(from, to)
-	for p := 0; p < l.k; p += pieceK {
-		end := min(l.k, p+pieceK)
-		r := newPacked(*g.panels[worker], hi-lo, end-p, g.group, roundTo(g.lanes))
-		r.pack(g.s.code, g.fns.rightRows, g.fns.cols, g.right.part(lo, hi, k+p, k+end), 0, hi-lo)
-		mulPiece(g.s.code, g.fns.mul, dst, &x, &r, p, 0, g.add || k+p > 0)
-	}
+	r := newPacked(*g.panels[worker], hi-lo, l.k, g.group, roundTo(g.lanes))
+	r.pack(g.s.code, g.fns.rightRows, g.fns.cols, g.right.part(lo, hi, k, k+l.k), 0, hi-lo)
+	mulPacked(g.s.code, g.fns.mul, dst, &x, &r, g.add || k > 0)
 }
 
 func isDouble[T float32 | float64]() bool { return unsafe.Sizeof(T(0)) == 8 }

@@ -179,18 +179,18 @@ func (s *Set) PackLeft(l Left, x Matrix, lo, hi int) {
 func (s *Set) PackRight(buf []float32, w Matrix) Right {
 	w.check("w")
 	r := s.newRight(buf, w.Rows, w.Cols)
-	packRows(s, fnPackPanel, &r.packed, w, 0, w.Rows)
+	packRows(s, fnPackRows, &r.packed, w, 0, w.Rows)
 	return r
 }
 
 // PackStored returns a PackRight for n adjacent rows of k numbers as they are stored in f16 or bf16;
 // nil for other types, whose rows are decoded first.
 func (s *Set) PackStored(name string) func(buf []float32, rows []byte, n, k int) Right {
-	fn, decode := fnPackPanelF16, s.DecodeRow(name)
+	fn, decode := fnPackRowsF16, s.DecodeRow(name)
 	switch name {
 	case "f16":
 	case "bf16":
-		fn = fnPackPanelBf16
+		fn = fnPackRowsBf16
 	default:
 		return nil
 	}
@@ -253,19 +253,19 @@ func (p *packed[T]) pack(c *code, rows, cols int, x operand[T], lo, hi int) {
 
 // fill packs rows [lo,hi) from src, where rows and the numbers of a row lie so many bytes apart.
 func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, byRow, byK, lo, hi int) {
-	for k := 0; k < p.k && lo < hi; k += pieceK {
-		args := packArgs{ld: stride, k: min(pieceK, p.k-k)}
-		for row := lo; row < hi; row += p.group {
-			args.n, args.width = min(p.group, hi-row), p.width(row)
-			args.dst, args.src = p.at(row, k), unsafe.Add(src, row*byRow+k*byK)
+	args := packArgs{ld: stride}
+	for row := lo; row < hi; row += p.group {
+		args.n, args.width = min(p.group, hi-row), p.width(row)
+		for k := 0; k < p.k; k += pieceK { // rows are read to their ends, which is how memory likes it
+			args.k, args.dst, args.src = min(pieceK, p.k-k), p.at(row, k), unsafe.Add(src, row*byRow+k*byK)
 			c.call(fn, unsafe.Pointer(&args))
 		}
 	}
 }
 
 // MulPacked is dst = x w^T, or dst += x w^T, for the rows of x in use: dst is [rows, n]. It must not
-// overlap the operands. A right operand of up to half a mebibyte a piece of 256 k (512 rows), and
-// of a mebibyte in all, is read from the second-level cache.
+// overlap the operands. 128 to 256 rows of w are best: few enough to stay in the second-level cache
+// for a piece of k, many enough to pay for reading x from beyond it.
 func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
 	dst.check("dst")
 	if x.k != w.k || dst.Rows != x.hi-x.lo || dst.Cols != w.rows {
@@ -282,9 +282,7 @@ func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
 		clearProduct(dst, add)
 		return
 	}
-	for k := 0; k < x.k; k += pieceK {
-		mulPiece(s.code, fnMulPanels, dst, &x.packed, &w.packed, k, k, add || k > 0)
-	}
+	mulPacked(s.code, fnMulPanels, dst, &x.packed, &w.packed, add)
 }
 
 type mulPanelsArgs struct {
@@ -292,19 +290,24 @@ type mulPanelsArgs struct {
 	ldd, m, n, k, add int
 }
 
-// mulWork is the most multiplications in one call of a kernel, well below a millisecond.
-const mulWork = 1 << 24
+const (
+	mulWork = 1 << 25 // most multiplications in one call of a kernel, well below a millisecond
+	mulDst  = 1 << 17 // numbers of dst that stay in the second-level cache while k passes
+)
 
-// mulPiece multiplies a piece of k, which begins at kx in x and at kw in w.
-func mulPiece[T float32 | float64](c *code, fn int, dst Dense[T], x, w *packed[T], kx, kw int, add bool) {
-	args := mulPanelsArgs{right: w.at(0, kw), ldd: dst.Stride, n: dst.Cols, k: min(pieceK, x.k-kx)}
-	if add {
-		args.add = 1
-	}
-	step := max(1, mulWork/(args.k*dst.Cols*x.group)) * x.group
-	for i := 0; i < dst.Rows; i += step {
-		args.m = min(step, dst.Rows-i)
-		args.left, args.dst = x.at(x.lo+i, kx), unsafe.Pointer(&dst.Data[i*dst.Stride])
-		c.call(fn, unsafe.Pointer(&args))
+func mulPacked[T float32 | float64](c *code, fn int, dst Dense[T], x, w *packed[T], add bool) {
+	args := mulPanelsArgs{ldd: dst.Stride, n: dst.Cols}
+	rows := max(1, min(mulDst, mulWork/pieceK)/(dst.Cols*x.group)) * x.group
+	for i := 0; i < dst.Rows; i += rows {
+		args.m = min(rows, dst.Rows-i)
+		args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride])
+		for k := 0; k < x.k; k += pieceK {
+			args.left, args.right, args.k = x.at(x.lo+i, k), w.at(0, k), min(pieceK, x.k-k)
+			args.add = 0
+			if add || k > 0 {
+				args.add = 1
+			}
+			c.call(fn, unsafe.Pointer(&args))
+		}
 	}
 }

@@ -21,182 +21,235 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// mul_panels
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x195d8e0f; WORD $0x0000 // jle 0x198a <k_mul_panels+0x196a>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x194e8e0f; WORD $0x0000 // jle 0x1991 <k_mul_panels+0x1971>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08588b48 // movq 0x8(%rax), %rbx
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x28508b48 // movq 0x28(%rax), %rdx
+	LONG $0x30688b48 // movq 0x30(%rax), %rbp
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	WORD $0x2eeb // jmp 0x89 <k_mul_panels+0x69>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x38eb // jmp 0xa2 <k_mul_panels+0x82>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30688b48 // movq 0x30(%rax), %rbp
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
 	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x54af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rdx
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0xfcc38348 // addq $-0x4, %rbx
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x831c8d48 // leaq (%rbx,%rax,4), %rbx
+	LONG $0x24048348; BYTE $0xfc // addq $-0x4, (%rsp)
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x18f08d0f; WORD $0x0000 // jge 0x1979 <k_mul_panels+0x1959>
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
-	LONG $0x03508d49 // leaq 0x3(%r8), %rdx
-	LONG $0xfce28348 // andq $-0x4, %rdx
-	LONG $0x01f88349 // cmpq $0x1, %r8
-	LONG $0xd0440f49 // cmoveq %r8, %rdx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
-	LONG $0xd14d0f48 // cmovgeq %rcx, %rdx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	WORD $0xa57e // jle 0x60 <k_mul_panels+0x40>
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0xeeaf0f4c // imulq %rsi, %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x2f // addq (%rdi), %r13
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xd14d0f49 // cmovgeq %r9, %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	WORD $0x9f0f; BYTE $0xc1 // setg %cl
-	WORD $0xc901 // addl %ecx, %ecx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x240c894c // movq %r9, (%rsp)
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	WORD $0x78eb // jmp 0x19c <k_mul_panels+0x17c>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x0c3d8d4c; WORD $0x0078; BYTE $0x00 // leaq 0x780c(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x9754; BYTE $0x20 // vmovups 0x20(%r15,%r10,4), %ymm2
-	LONG $0x2e6dc2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%r9)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0a2c840f; WORD $0x0000 // je 0xb78 <k_mul_panels+0xb58>
-	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0xe4058d4c; WORD $0x0077; BYTE $0x00 // leaq 0x77e4(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x884c; BYTE $0x20 // vmovups 0x20(%r8,%r9,4), %ymm1
-	LONG $0x2c75e2c4; BYTE $0x12 // vmaskmovps (%rdx), %ymm1, %ymm2
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x2e75e2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%rdx)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0x05e6c149 // shlq $0x5, %r14
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	LONG $0x18c18348 // addq $0x18, %rcx
-	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	LONG $0xfec88d0f; WORD $0xffff // jge 0x64 <k_mul_panels+0x44>
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x0003be41; WORD $0x0000 // movl $0x3, %r14d
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	WORD $0x137f // jg 0x1c1 <k_mul_panels+0x1a1>
-	LONG $0x07508d49 // leaq 0x7(%r8), %rdx
-	LONG $0x0e708d4d // leaq 0xe(%r8), %r14
+	LONG $0x18ef8d0f; WORD $0x0000 // jge 0x1991 <k_mul_panels+0x1971>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x03788d48 // leaq 0x3(%rax), %rdi
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xf8440f48 // cmoveq %rax, %rdi
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xf84d0f48 // cmovgeq %rax, %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	WORD $0x2f7e // jle 0x100 <k_mul_panels+0xe0>
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	LONG $0x3f478d48 // leaq 0x3f(%rdi), %rax
+	LONG $0x7ec78348 // addq $0x7e, %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf8490f48 // cmovnsq %rax, %rdi
+	LONG $0x06ffc148 // sarq $0x6, %rdi
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf2490f4c // cmovnsq %rdx, %r14
+	WORD $0x1d7f // jg 0x112 <k_mul_panels+0xf2>
+	WORD $0x8ceb // jmp 0x83 <k_mul_panels+0x63>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000602444c748; BYTE $0x00 // movq $0x0, 0x60(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xff718e0f; WORD $0xffff // jle 0x83 <k_mul_panels+0x63>
+	LONG $0x03458d48 // leaq 0x3(%rbp), %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc5490f48 // cmovnsq %rbp, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x18788b48 // movq 0x18(%rax), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	WORD $0x0348; BYTE $0x08 // addq (%rax), %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	QUAD $0x00000000ed348d48 // leaq (,%rbp,8), %rsi
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	WORD $0xc001 // addl %eax, %eax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x71eb // jmp 0x232 <k_mul_panels+0x212>
+	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x6f1d8d4c; WORD $0x007a; BYTE $0x00 // leaq 0x7a6f(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0x8b54; BYTE $0x20 // vmovups 0x20(%r11,%r9,4), %ymm2
+	LONG $0x2e6de2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%rcx)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x0e16840f; WORD $0x0000 // je 0xfff <k_mul_panels+0xfdf>
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x48358d48; WORD $0x007a; BYTE $0x00 // leaq 0x7a48(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
+	LONG $0x2c75e2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm1, %ymm2
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0x2e75e2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%rax)
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000000982494034c // addq 0x98(%rsp), %r10
+	QUAD $0x00008024b4af0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r14
+	LONG $0xb73c8d4a // leaq (%rdi,%r14,4), %rdi
+	LONG $0x18c08349 // addq $0x18, %r8
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0xfe3e8d0f; WORD $0xffff // jge 0x70 <k_mul_panels+0x50>
+	LONG $0x24543b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r10
+	WORD $0x277d // jge 0x260 <k_mul_panels+0x240>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30408b48 // movq 0x30(%rax), %rax
+	LONG $0x44af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rax
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	WORD $0x0beb // jmp 0x264 <k_mul_panels+0x244>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x0003be41; WORD $0x0000 // movl $0x3, %r14d
+	LONG $0x17fe8348 // cmpq $0x17, %rsi
+	WORD $0x137f // jg 0x289 <k_mul_panels+0x269>
+	LONG $0x074e8d4c // leaq 0x7(%rsi), %r9
+	LONG $0x0e768d4c // leaq 0xe(%rsi), %r14
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf1490f4d // cmovnsq %r9, %r14
 	LONG $0x03fec149 // sarq $0x3, %r14
-	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	LONG $0x00b28f0f; WORD $0x0000 // jg 0x290 <k_mul_panels+0x270>
-	LONG $0x05fa8348 // cmpq $0x5, %rdx
-	LONG $0x0239840f; WORD $0x0000 // je 0x421 <k_mul_panels+0x401>
-	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x035a840f; WORD $0x0000 // je 0x54c <k_mul_panels+0x52c>
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x8875 // jne 0x180 <k_mul_panels+0x160>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x04be8e0f; WORD $0x0000 // jle 0x6d4 <k_mul_panels+0x6b4>
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x07e5840f; WORD $0x0000 // je 0xa08 <k_mul_panels+0x9e8>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
+	LONG $0x8b2c8d4c // leaq (%rbx,%rcx,4), %r13
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x811c8d4e // leaq (%rcx,%r8,4), %r11
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x01228f0f; WORD $0x0000 // jg 0x3d0 <k_mul_panels+0x3b0>
+	LONG $0x05f98348 // cmpq $0x5, %rcx
+	LONG $0x04a3840f; WORD $0x0000 // je 0x75b <k_mul_panels+0x73b>
+	LONG $0x06f98348 // cmpq $0x6, %rcx
+	LONG $0x0725840f; WORD $0x0000 // je 0x9e7 <k_mul_panels+0x9c7>
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xff44850f; WORD $0xffff // jne 0x210 <k_mul_panels+0x1f0>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
+	LONG $0x4b180f41; BYTE $0x40 // prefetcht0 0x40(%r11)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x187dc2c4; BYTE $0x19 // vbroadcastss (%r9), %ymm3
-	LONG $0xb865c2c4; BYTE $0x17 // vfmadd231ps (%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb865c2c4; WORD $0x204f // vfmadd231ps 0x20(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb865c2c4; WORD $0x4047 // vfmadd231ps 0x40(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x60c78349 // addq $0x60, %r15
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0xdd75 // jne 0x250 <k_mul_panels+0x230>
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x07aa830f; WORD $0x0000 // jae 0xa27 <k_mul_panels+0xa07>
-	LONG $0x00083de9; BYTE $0x00 // jmp 0xabf <k_mul_panels+0xa9f>
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00b28c0f; WORD $0x0000 // jl 0x3ab <k_mul_panels+0x38b>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x11fa8348 // cmpq $0x11, %rdx
-	LONG $0x0200840f; WORD $0x0000 // je 0x49a <k_mul_panels+0x47a>
-	LONG $0x12fa8348 // cmpq $0x12, %rdx
-	LONG $0x0318840f; WORD $0x0000 // je 0x5bc <k_mul_panels+0x59c>
-	LONG $0x13fa8348 // cmpq $0x13, %rdx
-	LONG $0xfed2850f; WORD $0xffff // jne 0x180 <k_mul_panels+0x160>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2094 // prefetcht0 0x20(%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x4094 // prefetcht0 0x40(%r12,%rdx,4)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2094 // prefetcht0 0x20(%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x4094 // prefetcht0 0x40(%r12,%rdx,4)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2094 // prefetcht0 0x20(%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x4094 // prefetcht0 0x40(%r12,%rdx,4)
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x03d78e0f; WORD $0x0000 // jle 0x6e5 <k_mul_panels+0x6c5>
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x0868840f; WORD $0x0000 // je 0xb83 <k_mul_panels+0xb63>
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x187dc2c4; BYTE $0x1f // vbroadcastss (%r15), %ymm3
+	LONG $0xb865e2c4; BYTE $0x11 // vfmadd231ps (%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x2049 // vfmadd231ps 0x20(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4041 // vfmadd231ps 0x40(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x045f // vbroadcastss 0x4(%r15), %ymm3
+	LONG $0xb865e2c4; WORD $0x6051 // vfmadd231ps 0x60(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x00008089b865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a081b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x085f // vbroadcastss 0x8(%r15), %ymm3
+	QUAD $0x0000c091b865e2c4; BYTE $0x00 // vfmadd231ps 0xc0(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000e089b865e2c4; BYTE $0x00 // vfmadd231ps 0xe0(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00010081b865e2c4; BYTE $0x00 // vfmadd231ps 0x100(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0c5f // vbroadcastss 0xc(%r15), %ymm3
+	QUAD $0x00012091b865e2c4; BYTE $0x00 // vfmadd231ps 0x120(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x00014089b865e2c4; BYTE $0x00 // vfmadd231ps 0x140(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00016081b865e2c4; BYTE $0x00 // vfmadd231ps 0x160(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0x80c18148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rcx # imm = 0x180
+	LONG $0x244c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r9
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xff65870f; WORD $0xffff // ja 0x310 <k_mul_panels+0x2f0>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x0b218e0f; WORD $0x0000 // jle 0xed5 <k_mul_panels+0xeb5>
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0x0aa5850f; WORD $0x0000 // jne 0xe63 <k_mul_panels+0xe43>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x0ac0850f; WORD $0x0000 // jne 0xe8b <k_mul_panels+0xe6b>
+	LONG $0x000b05e9; BYTE $0x00 // jmp 0xed5 <k_mul_panels+0xeb5>
+	LONG $0x11f98348 // cmpq $0x11, %rcx
+	LONG $0x0445840f; WORD $0x0000 // je 0x81f <k_mul_panels+0x7ff>
+	LONG $0x12f98348 // cmpq $0x12, %rcx
+	LONG $0x06d4840f; WORD $0x0000 // je 0xab8 <k_mul_panels+0xa98>
+	LONG $0x13f98348 // cmpq $0x13, %rcx
+	LONG $0xfe22850f; WORD $0xffff // jne 0x210 <k_mul_panels+0x1f0>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
+	LONG $0x4b180f41; BYTE $0x40 // prefetcht0 0x40(%r11)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x208b // prefetcht0 0x20(%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408b // prefetcht0 0x40(%r11,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x208b // prefetcht0 0x20(%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408b // prefetcht0 0x40(%r11,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x208b // prefetcht0 0x20(%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408b // prefetcht0 0x40(%r11,%rcx,4)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -206,1193 +259,1151 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107c41c4; BYTE $0x21 // vmovups (%r9), %ymm12
-	LONG $0x107c41c4; WORD $0x2069 // vmovups 0x20(%r9), %ymm13
-	LONG $0x107c41c4; WORD $0x4071 // vmovups 0x40(%r9), %ymm14
-	LONG $0x187d62c4; BYTE $0x3a // vbroadcastss (%rdx), %ymm15
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x020c8c0f; WORD $0x0000 // jl 0x697 <k_mul_panels+0x677>
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x187d62c4; BYTE $0x21 // vbroadcastss (%rcx), %ymm12
+	LONG $0x107c41c4; BYTE $0x2f // vmovups (%r15), %ymm13
+	LONG $0x107c41c4; WORD $0x2077 // vmovups 0x20(%r15), %ymm14
+	LONG $0x107c41c4; WORD $0x407f // vmovups 0x40(%r15), %ymm15
+	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
+	LONG $0xb81dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm13) + ymm0
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	LONG $0xb81d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
 	LONG $0xb80542c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm12) + ymm10
-	LONG $0xb80542c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm15, %ymm11 # ymm11 = (ymm15 * ymm13) + ymm11
-	LONG $0xb80dc2c4; BYTE $0xc7 // vfmadd231ps %ymm15, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm15) + ymm0
-	LONG $0x4411fcc5; WORD $0x0824 // vmovups %ymm0, 0x8(%rsp)
-	LONG $0x187d62c4; WORD $0x047a // vbroadcastss 0x4(%rdx), %ymm15
-	LONG $0xb80542c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm12) + ymm9
-	LONG $0xb80542c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm13) + ymm8
-	LONG $0x187de2c4; WORD $0x0842 // vbroadcastss 0x8(%rdx), %ymm0
-	LONG $0xb80dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm15) + ymm7
-	LONG $0xb87dc2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm12) + ymm6
-	LONG $0xb87dc2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm13) + ymm5
-	LONG $0xb80de2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm0) + ymm4
-	LONG $0x187de2c4; WORD $0x0c42 // vbroadcastss 0xc(%rdx), %ymm0
-	LONG $0xb87dc2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm12) + ymm3
-	LONG $0xb87dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm13) + ymm2
-	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
-	LONG $0x4410fcc5; WORD $0x0824 // vmovups 0x8(%rsp), %ymm0
-	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x60c18349 // addq $0x60, %r9
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0x8375 // jne 0x370 <k_mul_panels+0x350>
-	LONG $0x287c41c4; BYTE $0xe2 // vmovaps %ymm10, %ymm12
-	LONG $0xe9287cc5 // vmovaps %ymm1, %ymm13
-	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x07cb830f; WORD $0x0000 // jae 0xbcf <k_mul_panels+0xbaf>
-	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
-	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
-	LONG $0xdc28fcc5 // vmovaps %ymm4, %ymm3
-	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
-	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
-	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	LONG $0x0009dee9; BYTE $0x00 // jmp 0xdff <k_mul_panels+0xddf>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x02838e0f; WORD $0x0000 // jle 0x6b6 <k_mul_panels+0x696>
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x03e28348 // andq $0x3, %rdx
-	LONG $0x0312840f; WORD $0x0000 // je 0x752 <k_mul_panels+0x732>
-	QUAD $0x00000000950c8d44 // leal (,%rdx,4), %r9d
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	QUAD $0xfffffffffffcbd48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rbp # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xea // andq %rbp, %r10
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x187de2c4; WORD $0x0441 // vbroadcastss 0x4(%rcx), %ymm0
+	LONG $0x107c41c4; WORD $0x6067 // vmovups 0x60(%r15), %ymm12
+	LONG $0xb87d42c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm13) + ymm9
+	LONG $0xb87d42c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
+	LONG $0xb805e2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm0) + ymm7
+	LONG $0x187de2c4; WORD $0x0841 // vbroadcastss 0x8(%rcx), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm13) + ymm6
+	LONG $0xb87dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
+	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
+	LONG $0x187de2c4; WORD $0x0c41 // vbroadcastss 0xc(%rcx), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm13) + ymm3
+	LONG $0xb87dc2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm14) + ymm2
+	LONG $0xb87dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
+	QUAD $0x00008087107cc1c4; BYTE $0x00 // vmovups 0x80(%r15), %ymm0
+	QUAD $0x0000a0af107c41c4; BYTE $0x00 // vmovups 0xa0(%r15), %ymm13
+	LONG $0x187d62c4; WORD $0x1071 // vbroadcastss 0x10(%rcx), %ymm14
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	LONG $0xb80d42c4; BYTE $0xfc // vfmadd231ps %ymm12, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm12) + ymm15
+	LONG $0x7c117cc5; WORD $0x4024 // vmovups %ymm15, 0x40(%rsp)
+	LONG $0xb80d62c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
+	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0x187d62c4; WORD $0x1471 // vbroadcastss 0x14(%rcx), %ymm14
+	LONG $0xb80d42c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm12) + ymm9
+	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
+	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x187d62c4; WORD $0x1871 // vbroadcastss 0x18(%rcx), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm12) + ymm6
+	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
+	LONG $0x187d62c4; WORD $0x1c79 // vbroadcastss 0x1c(%rcx), %ymm15
+	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xb805c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm12) + ymm3
+	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0xb805c2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
+	QUAD $0x0000c087107cc1c4; BYTE $0x00 // vmovups 0xc0(%r15), %ymm0
+	QUAD $0x0000e0a7107c41c4; BYTE $0x00 // vmovups 0xe0(%r15), %ymm12
+	LONG $0x187d62c4; WORD $0x2069 // vbroadcastss 0x20(%rcx), %ymm13
+	QUAD $0x000100b7107c41c4; BYTE $0x00 // vmovups 0x100(%r15), %ymm14
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	LONG $0xb81562c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm13, %ymm15 # ymm15 = (ymm13 * ymm0) + ymm15
+	LONG $0xb81542c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm12) + ymm11
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0x187d62c4; WORD $0x2469 // vbroadcastss 0x24(%rcx), %ymm13
+	LONG $0xb81562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
+	LONG $0xb81542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm12) + ymm8
+	LONG $0xb80dc2c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
+	LONG $0x187d62c4; WORD $0x2869 // vbroadcastss 0x28(%rcx), %ymm13
+	LONG $0xb815e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm0) + ymm6
+	LONG $0xb815c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm12) + ymm5
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x187d62c4; WORD $0x2c69 // vbroadcastss 0x2c(%rcx), %ymm13
+	LONG $0xb815e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm0) + ymm3
+	LONG $0xb815c2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm12) + ymm2
+	LONG $0xb815c2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm14) + ymm1
+	QUAD $0x00012087107cc1c4; BYTE $0x00 // vmovups 0x120(%r15), %ymm0
+	QUAD $0x000140a7107c41c4; BYTE $0x00 // vmovups 0x140(%r15), %ymm12
+	QUAD $0x000160af107c41c4; BYTE $0x00 // vmovups 0x160(%r15), %ymm13
+	LONG $0x187d62c4; WORD $0x3071 // vbroadcastss 0x30(%rcx), %ymm14
+	LONG $0xb80d62c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	LONG $0x7c117cc5; WORD $0x4024 // vmovups %ymm15, 0x40(%rsp)
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0x187d62c4; WORD $0x3479 // vbroadcastss 0x34(%rcx), %ymm15
+	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0xb80562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
+	LONG $0xb80542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm12) + ymm8
+	LONG $0xb815c2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
+	LONG $0x187d62c4; WORD $0x3871 // vbroadcastss 0x38(%rcx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
+	LONG $0xb80dc2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
+	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0x187d62c4; WORD $0x3c71 // vbroadcastss 0x3c(%rcx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0xb80dc2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm12) + ymm2
+	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
+	LONG $0x40c18348 // addq $0x40, %rcx
+	LONG $0x80c78149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r15 # imm = 0x180
+	LONG $0x244c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r9
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xfe09870f; WORD $0xffff // ja 0x4a0 <k_mul_panels+0x480>
+	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x069d8e0f; WORD $0x0000 // jle 0xd43 <k_mul_panels+0xd23>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xe1287cc5 // vmovaps %ymm1, %ymm12
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x187de2c4; WORD $0x280c // vbroadcastss (%rax,%rbp), %ymm1
-	LONG $0xb875e2c4; WORD $0xee04 // vfmadd231ps (%rsi,%rbp,8), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0xeb75 // jne 0x470 <k_mul_panels+0x450>
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x64117cc5; WORD $0x4024 // vmovups %ymm12, 0x40(%rsp)
+	LONG $0x107cc1c4; BYTE $0x07 // vmovups (%r15), %ymm0
+	LONG $0x107c41c4; WORD $0x2067 // vmovups 0x20(%r15), %ymm12
+	LONG $0x107c41c4; WORD $0x406f // vmovups 0x40(%r15), %ymm13
+	LONG $0x187d62c4; BYTE $0x31 // vbroadcastss (%rcx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm0) + ymm1
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0x187d62c4; WORD $0x0471 // vbroadcastss 0x4(%rcx), %ymm14
+	LONG $0xb80d62c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
+	LONG $0xb80d42c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm12) + ymm8
+	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x187d62c4; WORD $0x0871 // vbroadcastss 0x8(%rcx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
+	LONG $0xb80dc2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
+	LONG $0x187d62c4; WORD $0x0c79 // vbroadcastss 0xc(%rcx), %ymm15
+	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
+	LONG $0xb805c2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm12) + ymm2
+	LONG $0x64107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm12
+	LONG $0xb80542c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm15, %ymm12 # ymm12 = (ymm15 * ymm13) + ymm12
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x60c78349 // addq $0x60, %r15
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xff7b870f; WORD $0xffff // ja 0x6c0 <k_mul_panels+0x6a0>
+	LONG $0x5c11fcc5; WORD $0x4024 // vmovups %ymm3, 0x40(%rsp)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0x06068f0f; WORD $0x0000 // jg 0xd5c <k_mul_panels+0xd3c>
+	LONG $0xfffab5e9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x5a7c // jl 0x7cc <k_mul_panels+0x7ac>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x187dc2c4; BYTE $0x09 // vbroadcastss (%r9), %ymm1
+	LONG $0x987de2c4; BYTE $0x09 // vfmadd132ps (%rcx), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0441 // vbroadcastss 0x4(%r9), %ymm0
+	LONG $0x9875e2c4; WORD $0x2041 // vfmadd132ps 0x20(%rcx), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187dc2c4; WORD $0x0849 // vbroadcastss 0x8(%r9), %ymm1
+	LONG $0x987de2c4; WORD $0x4049 // vfmadd132ps 0x40(%rcx), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0c41 // vbroadcastss 0xc(%r9), %ymm0
+	LONG $0x9875e2c4; WORD $0x6041 // vfmadd132ps 0x60(%rcx), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x247c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r15
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0xb477 // ja 0x780 <k_mul_panels+0x760>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x09cf8e0f; WORD $0x0000 // jle 0x11a4 <k_mul_panels+0x1184>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x03e08348 // andq $0x3, %rax
+	LONG $0x096e840f; WORD $0x0000 // je 0x1150 <k_mul_panels+0x1130>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x187dc2c4; BYTE $0x09 // vbroadcastss (%r9), %ymm1
+	LONG $0xb875e2c4; BYTE $0x01 // vfmadd231ps (%rcx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	WORD $0xe675 // jne 0x7f0 <k_mul_panels+0x7d0>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0x02d0830f; WORD $0x0000 // jae 0x765 <k_mul_panels+0x745>
-	LONG $0x00031ae9; BYTE $0x00 // jmp 0x7b4 <k_mul_panels+0x794>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x01f58e0f; WORD $0x0000 // jle 0x6bf <k_mul_panels+0x69f>
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x0334840f; WORD $0x0000 // je 0x80b <k_mul_panels+0x7eb>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
+	LONG $0x093f830f; WORD $0x0000 // jae 0x1159 <k_mul_panels+0x1139>
+	LONG $0x000985e9; BYTE $0x00 // jmp 0x11a4 <k_mul_panels+0x1184>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00f08c0f; WORD $0x0000 // jl 0x954 <k_mul_panels+0x934>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	LONG $0x187dc2c4; BYTE $0x29 // vbroadcastss (%r9), %ymm5
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x187dc2c4; BYTE $0x31 // vbroadcastss (%r9), %ymm6
+	LONG $0x3910fcc5 // vmovups (%rcx), %ymm7
+	LONG $0x41107cc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm8
+	LONG $0x6910fcc5; BYTE $0x40 // vmovups 0x40(%rcx), %ymm5
+	LONG $0xa845e2c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
+	LONG $0x187dc2c4; WORD $0x0459 // vbroadcastss 0x4(%r9), %ymm3
+	LONG $0x187d42c4; WORD $0x0849 // vbroadcastss 0x8(%r9), %ymm9
+	LONG $0xa845e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm2
+	LONG $0xa84562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
+	LONG $0x187dc2c4; WORD $0x0c49 // vbroadcastss 0xc(%r9), %ymm1
+	LONG $0x6110fcc5; BYTE $0x60 // vmovups 0x60(%rcx), %ymm4
+	LONG $0xa845e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
+	LONG $0x187dc2c4; WORD $0x1041 // vbroadcastss 0x10(%r9), %ymm0
+	LONG $0xa83de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
+	LONG $0x187dc2c4; WORD $0x1451 // vbroadcastss 0x14(%r9), %ymm2
+	LONG $0xa83de2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm3
+	LONG $0x187dc2c4; WORD $0x1859 // vbroadcastss 0x18(%r9), %ymm3
+	LONG $0x187dc2c4; WORD $0x1c71 // vbroadcastss 0x1c(%r9), %ymm6
+	LONG $0xa83dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
+	LONG $0xa83de2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm1
+	LONG $0x187dc2c4; WORD $0x2049 // vbroadcastss 0x20(%r9), %ymm1
+	LONG $0xa855e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
+	LONG $0x187dc2c4; WORD $0x2441 // vbroadcastss 0x24(%r9), %ymm0
+	LONG $0xa855e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
+	LONG $0x187dc2c4; WORD $0x2879 // vbroadcastss 0x28(%r9), %ymm7
+	LONG $0x187d42c4; WORD $0x2c41 // vbroadcastss 0x2c(%r9), %ymm8
+	LONG $0xa855e2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
+	LONG $0xa85562c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm6
+	LONG $0x187dc2c4; WORD $0x3059 // vbroadcastss 0x30(%r9), %ymm3
+	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
+	LONG $0x187dc2c4; WORD $0x3451 // vbroadcastss 0x34(%r9), %ymm2
+	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
+	LONG $0x187dc2c4; WORD $0x3849 // vbroadcastss 0x38(%r9), %ymm1
+	LONG $0x187dc2c4; WORD $0x3c41 // vbroadcastss 0x3c(%r9), %ymm0
+	LONG $0xa85de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
+	LONG $0xa85dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm8
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x247c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r15
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xff1c870f; WORD $0xffff // ja 0x870 <k_mul_panels+0x850>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x487e // jle 0x9a1 <k_mul_panels+0x981>
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x9066 // nop
+	LONG $0x2410fcc5; BYTE $0x41 // vmovups (%rcx,%rax,2), %ymm4
+	LONG $0x187dc2c4; WORD $0x012c // vbroadcastss (%r9,%rax), %ymm5
 	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x187dc2c4; WORD $0x0469 // vbroadcastss 0x4(%r9), %ymm5
-	LONG $0x187dc2c4; WORD $0x0871 // vbroadcastss 0x8(%r9), %ymm6
+	LONG $0x187dc2c4; WORD $0x016c; BYTE $0x04 // vbroadcastss 0x4(%r9,%rax), %ymm5
+	LONG $0x187dc2c4; WORD $0x0174; BYTE $0x08 // vbroadcastss 0x8(%r9,%rax), %ymm6
 	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
 	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x187dc2c4; WORD $0x0c69 // vbroadcastss 0xc(%r9), %ymm5
+	LONG $0x187dc2c4; WORD $0x016c; BYTE $0x0c // vbroadcastss 0xc(%r9,%rax), %ymm5
 	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	LONG $0x10c18349 // addq $0x10, %r9
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0xc375 // jne 0x500 <k_mul_panels+0x4e0>
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x02e7830f; WORD $0x0000 // jae 0x82e <k_mul_panels+0x80e>
-	LONG $0x0003e0e9; BYTE $0x00 // jmp 0x92c <k_mul_panels+0x90c>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01bc8e0f; WORD $0x0000 // jle 0x720 <k_mul_panels+0x700>
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x094e840f; WORD $0x0000 // je 0xebf <k_mul_panels+0xe9f>
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
+	LONG $0x10c08348 // addq $0x10, %rax
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	WORD $0xbf77 // ja 0x960 <k_mul_panels+0x940>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xf8648e0f; WORD $0xffff // jle 0x210 <k_mul_panels+0x1f0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0x040a8c0f; WORD $0x0000 // jl 0xdc9 <k_mul_panels+0xda9>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x9c9 <k_mul_panels+0x9a9>
+	LONG $0x5864c1c4; BYTE $0x1b // vaddps (%r11), %ymm3, %ymm3
+	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xf837840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8b0c8d4d // leaq (%r11,%rcx,4), %r9
+	LONG $0x000427e9; BYTE $0x00 // jmp 0xe0e <k_mul_panels+0xdee>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	BYTE $0x90 // nop
-	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
-	LONG $0xb86dc2c4; BYTE $0x0a // vfmadd231ps (%r10), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86dc2c4; WORD $0x2042 // vfmadd231ps 0x20(%r10), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0xe375 // jne 0x590 <k_mul_panels+0x570>
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0x091f830f; WORD $0x0000 // jae 0xed6 <k_mul_panels+0xeb6>
-	LONG $0x00098be9; BYTE $0x00 // jmp 0xf47 <k_mul_panels+0xf27>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2094 // prefetcht0 0x20(%r12,%rdx,4)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2094 // prefetcht0 0x20(%r12,%rdx,4)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x94 // prefetcht0 (%r12,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2094 // prefetcht0 0x20(%r12,%rdx,4)
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x01298e0f; WORD $0x0000 // jle 0x72d <k_mul_panels+0x70d>
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
-	LONG $0x03e28349 // andq $0x3, %r10
-	LONG $0x09b6840f; WORD $0x0000 // je 0xfc7 <k_mul_panels+0xfa7>
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x107c41c4; BYTE $0x07 // vmovups (%r15), %ymm8
-	LONG $0x107c41c4; WORD $0x204f // vmovups 0x20(%r15), %ymm9
-	LONG $0x187d42c4; BYTE $0x11 // vbroadcastss (%r9), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x187d42c4; WORD $0x0451 // vbroadcastss 0x4(%r9), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
-	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x187d42c4; WORD $0x0851 // vbroadcastss 0x8(%r9), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
-	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x187d42c4; WORD $0x0c51 // vbroadcastss 0xc(%r9), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
-	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
-	LONG $0x10c18349 // addq $0x10, %r9
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xa975 // jne 0x650 <k_mul_panels+0x630>
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x0949830f; WORD $0x0000 // jae 0xffa <k_mul_panels+0xfda>
-	LONG $0x000aaee9; BYTE $0x00 // jmp 0x1164 <k_mul_panels+0x1144>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x7b4 <k_mul_panels+0x794>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x000258e9; BYTE $0x00 // jmp 0x92c <k_mul_panels+0x90c>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x0003dae9; BYTE $0x00 // jmp 0xabf <k_mul_panels+0xa9f>
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x0006dfe9; BYTE $0x00 // jmp 0xdff <k_mul_panels+0xddf>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x00081ae9; BYTE $0x00 // jmp 0xf47 <k_mul_panels+0xf27>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x000a12e9; BYTE $0x00 // jmp 0x1164 <k_mul_panels+0x1144>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	WORD $0x4f72 // jb 0x7b4 <k_mul_panels+0x794>
-	LONG $0x04c28349 // addq $0x4, %r10
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x187d82c4; WORD $0x390c // vbroadcastss (%r9,%r15), %ymm1
-	LONG $0x987da2c4; WORD $0xfa0c // vfmadd132ps (%rdx,%r15,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187d82c4; WORD $0x3944; BYTE $0x04 // vbroadcastss 0x4(%r9,%r15), %ymm0
-	LONG $0x9875a2c4; WORD $0xfa44; BYTE $0x20 // vfmadd132ps 0x20(%rdx,%r15,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187d82c4; WORD $0x394c; BYTE $0x08 // vbroadcastss 0x8(%r9,%r15), %ymm1
-	LONG $0x987da2c4; WORD $0xfa4c; BYTE $0x40 // vfmadd132ps 0x40(%rdx,%r15,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187d82c4; WORD $0x3944; BYTE $0x0c // vbroadcastss 0xc(%r9,%r15), %ymm0
-	LONG $0x9875a2c4; WORD $0xfa44; BYTE $0x60 // vfmadd132ps 0x60(%rdx,%r15,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x10c78349 // addq $0x10, %r15
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	WORD $0xbc7f // jg 0x770 <k_mul_panels+0x750>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf9c08e0f; WORD $0xffff // jle 0x180 <k_mul_panels+0x160>
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x167c // jl 0x7e0 <k_mul_panels+0x7c0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x7d5 <k_mul_panels+0x7b5>
-	LONG $0x587cc1c4; WORD $0x2404 // vaddps (%r12), %ymm0, %ymm0
-	LONG $0x117cc1c4; WORD $0x2404 // vmovups %ymm0, (%r12)
-	LONG $0xfff9a0e9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0x560d8d4c; WORD $0x0071; BYTE $0x00 // leaq 0x7156(%rip), %r9 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x814c; BYTE $0x20 // vmovups 0x20(%r9,%r8,4), %ymm1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0a74 // je 0x800 <k_mul_panels+0x7e0>
-	LONG $0x2c75c2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm1, %ymm2
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x2e75c2c4; WORD $0x2404 // vmaskmovps %ymm0, %ymm1, (%r12)
-	LONG $0xfff975e9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x00fe820f; WORD $0x0000 // jb 0x92c <k_mul_panels+0x90c>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x187d82c4; WORD $0x1134 // vbroadcastss (%r9,%r10), %ymm6
-	LONG $0x107c81c4; WORD $0x573c // vmovups (%r15,%r10,2), %ymm7
-	LONG $0x107c01c4; WORD $0x5744; BYTE $0x20 // vmovups 0x20(%r15,%r10,2), %ymm8
-	LONG $0x107c81c4; WORD $0x576c; BYTE $0x40 // vmovups 0x40(%r15,%r10,2), %ymm5
-	LONG $0x187d02c4; WORD $0x114c; BYTE $0x04 // vbroadcastss 0x4(%r9,%r10), %ymm9
-	LONG $0xa845e2c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
-	LONG $0xa84562c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm2
-	LONG $0x187d82c4; WORD $0x1154; BYTE $0x08 // vbroadcastss 0x8(%r9,%r10), %ymm2
-	LONG $0x107c81c4; WORD $0x5764; BYTE $0x60 // vmovups 0x60(%r15,%r10,2), %ymm4
-	LONG $0xa845e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm1
-	LONG $0x187d82c4; WORD $0x114c; BYTE $0x0c // vbroadcastss 0xc(%r9,%r10), %ymm1
-	LONG $0xa845e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
-	LONG $0x187d82c4; WORD $0x1144; BYTE $0x10 // vbroadcastss 0x10(%r9,%r10), %ymm0
-	LONG $0xa83de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
-	LONG $0x187d82c4; WORD $0x115c; BYTE $0x14 // vbroadcastss 0x14(%r9,%r10), %ymm3
-	LONG $0x187d82c4; WORD $0x1174; BYTE $0x18 // vbroadcastss 0x18(%r9,%r10), %ymm6
-	LONG $0xa83dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
-	LONG $0xa83de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
-	LONG $0x187d82c4; WORD $0x1154; BYTE $0x1c // vbroadcastss 0x1c(%r9,%r10), %ymm2
-	LONG $0xa83de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm1
-	LONG $0x187d82c4; WORD $0x114c; BYTE $0x20 // vbroadcastss 0x20(%r9,%r10), %ymm1
-	LONG $0xa855e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
-	LONG $0x187d82c4; WORD $0x1144; BYTE $0x24 // vbroadcastss 0x24(%r9,%r10), %ymm0
-	LONG $0x187d82c4; WORD $0x117c; BYTE $0x28 // vbroadcastss 0x28(%r9,%r10), %ymm7
-	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
-	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	LONG $0x187d82c4; WORD $0x1174; BYTE $0x2c // vbroadcastss 0x2c(%r9,%r10), %ymm6
-	LONG $0xa855e2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm2
-	LONG $0x187d82c4; WORD $0x115c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r10), %ymm3
-	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
-	LONG $0x187d82c4; WORD $0x1154; BYTE $0x34 // vbroadcastss 0x34(%r9,%r10), %ymm2
-	LONG $0x187d82c4; WORD $0x114c; BYTE $0x38 // vbroadcastss 0x38(%r9,%r10), %ymm1
-	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
-	LONG $0xa85de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
-	LONG $0x187d82c4; WORD $0x1144; BYTE $0x3c // vbroadcastss 0x3c(%r9,%r10), %ymm0
-	LONG $0xa85de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm6
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0xff148f0f; WORD $0xffff // jg 0x840 <k_mul_panels+0x820>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf84b8e0f; WORD $0xffff // jle 0x180 <k_mul_panels+0x160>
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x257c // jl 0x964 <k_mul_panels+0x944>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x94a <k_mul_panels+0x92a>
-	LONG $0x5864c1c4; WORD $0x241c // vaddps (%r12), %ymm3, %ymm3
-	LONG $0x117cc1c4; WORD $0x241c // vmovups %ymm3, (%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xf826840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x84148d4f // leaq (%r12,%r8,4), %r10
-	WORD $0x45eb // jmp 0x9a9 <k_mul_panels+0x989>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0xcf158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6fcf(%rip), %r10 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x8a64; BYTE $0x20 // vmovups 0x20(%r10,%r9,4), %ymm4
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0a74 // je 0x987 <k_mul_panels+0x967>
-	LONG $0x2c5dc2c4; WORD $0x242c // vmaskmovps (%r12), %ymm4, %ymm5
-	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
-	LONG $0x2e5dc2c4; WORD $0x241c // vmaskmovps %ymm3, %ymm4, (%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xf7e9840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x94148d4f // leaq (%r12,%r10,4), %r10
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x0ccd8e0f; WORD $0x0000 // jle 0x1676 <k_mul_panels+0x1656>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x9b3 <k_mul_panels+0x993>
-	LONG $0x586cc1c4; BYTE $0x12 // vaddps (%r10), %ymm2, %ymm2
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x117c81c4; WORD $0x8414 // vmovups %ymm2, (%r12,%r8,4)
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xf7b9840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x8c048d4f // leaq (%r12,%r9,4), %r8
-	LONG $0x88148d4f // leaq (%r8,%r9,4), %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x9dd <k_mul_panels+0x9bd>
-	LONG $0x5874c1c4; BYTE $0x0a // vaddps (%r10), %ymm1, %ymm1
-	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xf794840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x82148d4f // leaq (%r10,%r8,4), %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x9fe <k_mul_panels+0x9de>
-	LONG $0x587cc1c4; BYTE $0x02 // vaddps (%r10), %ymm0, %ymm0
-	LONG $0x117cc1c4; BYTE $0x02 // vmovups %ymm0, (%r10)
-	LONG $0xfff778e9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x0098820f; WORD $0x0000 // jb 0xabf <k_mul_panels+0xa9f>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x187dc2c4; BYTE $0x19 // vbroadcastss (%r9), %ymm3
-	LONG $0xb865c2c4; BYTE $0x17 // vfmadd231ps (%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb865c2c4; WORD $0x204f // vfmadd231ps 0x20(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb865c2c4; WORD $0x4047 // vfmadd231ps 0x40(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0459 // vbroadcastss 0x4(%r9), %ymm3
-	LONG $0xb865c2c4; WORD $0x6057 // vfmadd231ps 0x60(%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000808fb865c2c4; BYTE $0x00 // vfmadd231ps 0x80(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x0000a087b865c2c4; BYTE $0x00 // vfmadd231ps 0xa0(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0859 // vbroadcastss 0x8(%r9), %ymm3
-	QUAD $0x0000c097b865c2c4; BYTE $0x00 // vfmadd231ps 0xc0(%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000e08fb865c2c4; BYTE $0x00 // vfmadd231ps 0xe0(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00010087b865c2c4; BYTE $0x00 // vfmadd231ps 0x100(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0c59 // vbroadcastss 0xc(%r9), %ymm3
-	QUAD $0x00012097b865c2c4; BYTE $0x00 // vfmadd231ps 0x120(%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0001408fb865c2c4; BYTE $0x00 // vfmadd231ps 0x140(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00016087b865c2c4; BYTE $0x00 // vfmadd231ps 0x160(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x10c18349 // addq $0x10, %r9
-	LONG $0x80c78149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r15 # imm = 0x180
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0xff718f0f; WORD $0xffff // jg 0xa30 <k_mul_panels+0xa10>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf6b58e0f; WORD $0xffff // jle 0x180 <k_mul_panels+0x160>
-	LONG $0x244c8d4d; BYTE $0x20 // leaq 0x20(%r12), %r9
-	LONG $0x24548d49; BYTE $0x40 // leaq 0x40(%r12), %rdx
-	LONG $0x38578b4c // movq 0x38(%rdi), %r10
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x367e // jle 0xb15 <k_mul_panels+0xaf5>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0722840f; WORD $0x0000 // je 0x120a <k_mul_panels+0x11ea>
-	LONG $0x586cc1c4; WORD $0x2414 // vaddps (%r12), %ymm2, %ymm2
-	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x4776 // jbe 0xb41 <k_mul_panels+0xb21>
-	LONG $0x5874c1c4; BYTE $0x09 // vaddps (%r9), %ymm1, %ymm1
-	LONG $0x117cc1c4; BYTE $0x09 // vmovups %ymm1, (%r9)
-	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	WORD $0x5f76 // jbe 0xb6f <k_mul_panels+0xb4f>
-	LONG $0x000468e9; BYTE $0x00 // jmp 0xf7d <k_mul_panels+0xf5d>
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	LONG $0x1c2d8d48; WORD $0x006e; BYTE $0x00 // leaq 0x6e1c(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	LONG $0x5d10fcc5; BYTE $0x20 // vmovups 0x20(%rbp), %ymm3
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0a74 // je 0xb3b <k_mul_panels+0xb1b>
-	LONG $0x2c65c2c4; WORD $0x2424 // vmaskmovps (%r12), %ymm3, %ymm4
-	LONG $0xd258dcc5 // vaddps %ymm2, %ymm4, %ymm2
-	LONG $0x2e65c2c4; WORD $0x2414 // vmaskmovps %ymm2, %ymm3, (%r12)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf5da840f; WORD $0xffff // je 0x124 <k_mul_panels+0x104>
-	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
-	WORD $0x294d; BYTE $0xc7 // subq %r8, %r15
-	LONG $0xe6258d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6de6(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0xbc54; BYTE $0x20 // vmovups 0x20(%r12,%r15,4), %ymm2
-	LONG $0x2c6dc2c4; BYTE $0x19 // vmaskmovps (%r9), %ymm2, %ymm3
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0x2e6dc2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%r9)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf5d4850f; WORD $0xffff // jne 0x14c <k_mul_panels+0x12c>
-	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
-	LONG $0x00096de9; BYTE $0x00 // jmp 0x14f0 <k_mul_panels+0x14d0>
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0xf835820f; WORD $0xffff // jb 0x404 <k_mul_panels+0x3e4>
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
-	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
-	LONG $0xdc28fcc5 // vmovaps %ymm4, %ymm3
-	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
-	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
-	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x187de2c4; BYTE $0x02 // vbroadcastss (%rdx), %ymm0
-	LONG $0x107cc1c4; BYTE $0x39 // vmovups (%r9), %ymm7
-	LONG $0x107c41c4; WORD $0x2071 // vmovups 0x20(%r9), %ymm14
-	LONG $0x107c41c4; WORD $0x4079 // vmovups 0x40(%r9), %ymm15
-	LONG $0x7c117cc5; WORD $0x0824 // vmovups %ymm15, 0x8(%rsp)
-	LONG $0xb87d62c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm7) + ymm12
-	LONG $0xb87d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm14) + ymm11
-	LONG $0xb80562c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm0) + ymm10
-	LONG $0x187de2c4; WORD $0x0442 // vbroadcastss 0x4(%rdx), %ymm0
-	LONG $0xb87d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm7) + ymm9
-	LONG $0xb87d42c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
-	LONG $0xb805e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm0) + ymm6
-	LONG $0x187de2c4; WORD $0x0842 // vbroadcastss 0x8(%rdx), %ymm0
-	LONG $0xb87de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm7) + ymm5
-	LONG $0xb87dc2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm14) + ymm4
-	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
-	LONG $0x187de2c4; WORD $0x0c42 // vbroadcastss 0xc(%rdx), %ymm0
-	LONG $0x107c41c4; WORD $0x6079 // vmovups 0x60(%r9), %ymm15
-	LONG $0x7c117cc5; WORD $0x7024 // vmovups %ymm15, 0x70(%rsp)
-	LONG $0xb87de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm7) + ymm2
-	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
-	LONG $0xb87d62c4; WORD $0x246c; BYTE $0x08 // vfmadd231ps 0x8(%rsp), %ymm0, %ymm13 # ymm13 = (ymm0 * mem) + ymm13
-	QUAD $0x000080b9107cc1c4; BYTE $0x00 // vmovups 0x80(%r9), %ymm7
-	QUAD $0x0000a081107cc1c4; BYTE $0x00 // vmovups 0xa0(%r9), %ymm0
-	LONG $0x4411fcc5; WORD $0x0824 // vmovups %ymm0, 0x8(%rsp)
-	LONG $0x187d62c4; WORD $0x1072 // vbroadcastss 0x10(%rdx), %ymm14
-	LONG $0x4410fcc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm0
-	LONG $0xb80d62c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm0) + ymm12
-	LONG $0xb80d62c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm7) + ymm11
-	LONG $0x187d62c4; WORD $0x147a // vbroadcastss 0x14(%rdx), %ymm15
-	LONG $0xb80d62c4; WORD $0x2454; BYTE $0x08 // vfmadd231ps 0x8(%rsp), %ymm14, %ymm10 # ymm10 = (ymm14 * mem) + ymm10
-	LONG $0xb80562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
-	LONG $0xb80562c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm7) + ymm8
-	LONG $0x4410fcc5; WORD $0x0824 // vmovups 0x8(%rsp), %ymm0
-	LONG $0xb87dc2c4; BYTE $0xf7 // vfmadd231ps %ymm15, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm15) + ymm6
-	LONG $0x187d62c4; WORD $0x1872 // vbroadcastss 0x18(%rdx), %ymm14
-	LONG $0x7c107cc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm15
-	LONG $0xb80dc2c4; BYTE $0xef // vfmadd231ps %ymm15, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm15) + ymm5
-	LONG $0xb80de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm7) + ymm4
-	LONG $0xb87dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm14) + ymm3
-	LONG $0x187d62c4; WORD $0x1c72 // vbroadcastss 0x1c(%rdx), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xd7 // vfmadd231ps %ymm15, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm15) + ymm2
-	LONG $0xb80de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm7) + ymm1
-	LONG $0xb80d62c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm13 # ymm13 = (ymm14 * ymm0) + ymm13
-	QUAD $0x0000c0b9107cc1c4; BYTE $0x00 // vmovups 0xc0(%r9), %ymm7
-	QUAD $0x0000e081107cc1c4; BYTE $0x00 // vmovups 0xe0(%r9), %ymm0
-	LONG $0x4411fcc5; WORD $0x0824 // vmovups %ymm0, 0x8(%rsp)
-	QUAD $0x000100b9107c41c4; BYTE $0x00 // vmovups 0x100(%r9), %ymm15
-	LONG $0x7c117cc5; WORD $0x7024 // vmovups %ymm15, 0x70(%rsp)
-	LONG $0x187d62c4; WORD $0x2072 // vbroadcastss 0x20(%rdx), %ymm14
-	LONG $0xb80d62c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm7) + ymm12
-	LONG $0xb80d62c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
-	LONG $0xb80542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm14) + ymm10
-	LONG $0x187d62c4; WORD $0x2472 // vbroadcastss 0x24(%rdx), %ymm14
-	LONG $0xb80d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm7) + ymm9
-	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
-	LONG $0x187d62c4; WORD $0x287a // vbroadcastss 0x28(%rdx), %ymm15
-	LONG $0x4410fcc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm0
-	LONG $0xb87dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
-	LONG $0xb805e2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm7) + ymm5
-	LONG $0xb805e2c4; WORD $0x2464; BYTE $0x08 // vfmadd231ps 0x8(%rsp), %ymm15, %ymm4 # ymm4 = (ymm15 * mem) + ymm4
-	LONG $0xb87dc2c4; BYTE $0xdf // vfmadd231ps %ymm15, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm15) + ymm3
-	LONG $0x187d62c4; WORD $0x2c72 // vbroadcastss 0x2c(%rdx), %ymm14
-	LONG $0xb80de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm7) + ymm2
-	LONG $0xb80de2c4; WORD $0x244c; BYTE $0x08 // vfmadd231ps 0x8(%rsp), %ymm14, %ymm1 # ymm1 = (ymm14 * mem) + ymm1
-	LONG $0xb80d62c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm13 # ymm13 = (ymm14 * ymm0) + ymm13
-	QUAD $0x00012081107cc1c4; BYTE $0x00 // vmovups 0x120(%r9), %ymm0
-	QUAD $0x000140b9107cc1c4; BYTE $0x00 // vmovups 0x140(%r9), %ymm7
-	QUAD $0x000160b9107c41c4; BYTE $0x00 // vmovups 0x160(%r9), %ymm15
-	LONG $0x7c117cc5; WORD $0x0824 // vmovups %ymm15, 0x8(%rsp)
-	LONG $0x187d62c4; WORD $0x3072 // vbroadcastss 0x30(%rdx), %ymm14
-	LONG $0xb80d62c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm0) + ymm12
-	LONG $0xb80d62c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm7) + ymm11
-	LONG $0xb80542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm14) + ymm10
-	LONG $0x187d62c4; WORD $0x3472 // vbroadcastss 0x34(%rdx), %ymm14
-	LONG $0xb80d62c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
-	LONG $0xb80d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm7) + ymm8
-	LONG $0xb805c2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm14) + ymm6
-	LONG $0x187d62c4; WORD $0x3872 // vbroadcastss 0x38(%rdx), %ymm14
-	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
-	LONG $0xb80de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm7) + ymm4
-	LONG $0x187d62c4; WORD $0x3c7a // vbroadcastss 0x3c(%rdx), %ymm15
-	LONG $0xb80de2c4; WORD $0x245c; BYTE $0x08 // vfmadd231ps 0x8(%rsp), %ymm14, %ymm3 # ymm3 = (ymm14 * mem) + ymm3
-	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
-	LONG $0xb805e2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm7) + ymm1
-	LONG $0xb80562c4; WORD $0x246c; BYTE $0x08 // vfmadd231ps 0x8(%rsp), %ymm15, %ymm13 # ymm13 = (ymm15 * mem) + ymm13
-	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
-	LONG $0xfcc78349 // addq $-0x4, %r15
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0xfdf18f0f; WORD $0xffff // jg 0xbf0 <k_mul_panels+0xbd0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf3788e0f; WORD $0xffff // jle 0x180 <k_mul_panels+0x160>
-	LONG $0x287c41c4; BYTE $0xfb // vmovaps %ymm11, %ymm15
-	LONG $0xd7297cc5 // vmovaps %ymm10, %ymm7
-	LONG $0x287c41c4; BYTE $0xf1 // vmovaps %ymm9, %ymm14
-	LONG $0x244c8d4d; BYTE $0x20 // leaq 0x20(%r12), %r9
-	LONG $0x24548d49; BYTE $0x40 // leaq 0x40(%r12), %rdx
-	LONG $0x387f8b4c // movq 0x38(%rdi), %r15
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x3b7c // jl 0xe65 <k_mul_panels+0xe45>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x03fb840f; WORD $0x0000 // je 0x122e <k_mul_panels+0x120e>
-	LONG $0x581cc1c4; WORD $0x2404 // vaddps (%r12), %ymm12, %ymm0
-	LONG $0x117cc1c4; WORD $0x2404 // vmovups %ymm0, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x4c76 // jbe 0xe91 <k_mul_panels+0xe71>
-	LONG $0x5804c1c4; BYTE $0x01 // vaddps (%r9), %ymm15, %ymm0
-	LONG $0x117cc1c4; BYTE $0x01 // vmovups %ymm0, (%r9)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	LONG $0x0443860f; WORD $0x0000 // jbe 0x129f <k_mul_panels+0x127f>
-	LONG $0x3a58c4c5 // vaddps (%rdx), %ymm7, %ymm7
-	LONG $0x0003e7e9; BYTE $0x00 // jmp 0x124c <k_mul_panels+0x122c>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xcc2d8d48; WORD $0x006a; BYTE $0x00 // leaq 0x6acc(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xd5 // subq %r10, %rbp
-	LONG $0x4d107cc5; BYTE $0x20 // vmovups 0x20(%rbp), %ymm9
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0a74 // je 0xe8b <k_mul_panels+0xe6b>
-	LONG $0x2c35c2c4; WORD $0x2404 // vmaskmovps (%r12), %ymm9, %ymm0
-	LONG $0xe0581cc5 // vaddps %ymm0, %ymm12, %ymm12
-	LONG $0x2e3542c4; WORD $0x2424 // vmaskmovps %ymm12, %ymm9, (%r12)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x03e3840f; WORD $0x0000 // je 0x127d <k_mul_panels+0x125d>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x962d8d48; WORD $0x006a; BYTE $0x00 // leaq 0x6a96(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x107c21c4; WORD $0x955c; BYTE $0x20 // vmovups 0x20(%rbp,%r10,4), %ymm11
-	LONG $0x2c25c2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm11, %ymm0
-	LONG $0xf85804c5 // vaddps %ymm0, %ymm15, %ymm15
-	LONG $0x0003d8e9; BYTE $0x00 // jmp 0x1297 <k_mul_panels+0x1277>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	WORD $0x7172 // jb 0xf47 <k_mul_panels+0xf27>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x00888c0f; WORD $0x0000 // jl 0xa93 <k_mul_panels+0xa73>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
 	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
-	LONG $0xb86dc2c4; BYTE $0x0a // vfmadd231ps (%r10), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86dc2c4; WORD $0x2042 // vfmadd231ps 0x20(%r10), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0xb86de2c4; BYTE $0x09 // vfmadd231ps (%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2041 // vfmadd231ps 0x20(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0x187dc2c4; WORD $0x0451 // vbroadcastss 0x4(%r9), %ymm2
-	LONG $0xb86dc2c4; WORD $0x404a // vfmadd231ps 0x40(%r10), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86dc2c4; WORD $0x6042 // vfmadd231ps 0x60(%r10), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0xb86de2c4; WORD $0x4049 // vfmadd231ps 0x40(%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x6041 // vfmadd231ps 0x60(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0x187dc2c4; WORD $0x0851 // vbroadcastss 0x8(%r9), %ymm2
-	QUAD $0x0000808ab86dc2c4; BYTE $0x00 // vfmadd231ps 0x80(%r10), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x0000a082b86dc2c4; BYTE $0x00 // vfmadd231ps 0xa0(%r10), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	QUAD $0x00008089b86de2c4; BYTE $0x00 // vfmadd231ps 0x80(%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000a081b86de2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0x187dc2c4; WORD $0x0c51 // vbroadcastss 0xc(%r9), %ymm2
-	QUAD $0x0000c08ab86dc2c4; BYTE $0x00 // vfmadd231ps 0xc0(%r10), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x0000e082b86dc2c4; BYTE $0x00 // vfmadd231ps 0xe0(%r10), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	QUAD $0x0000c089b86de2c4; BYTE $0x00 // vfmadd231ps 0xc0(%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000e081b86de2c4; BYTE $0x00 // vfmadd231ps 0xe0(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0x10c18349 // addq $0x10, %r9
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	WORD $0x997f // jg 0xee0 <k_mul_panels+0xec0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf22d8e0f; WORD $0xffff // jle 0x180 <k_mul_panels+0x160>
-	LONG $0x24548d49; BYTE $0x20 // leaq 0x20(%r12), %rdx
-	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x247e // jle 0xf86 <k_mul_panels+0xf66>
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x056a840f; WORD $0x0000 // je 0x14d5 <k_mul_panels+0x14b5>
-	LONG $0x5874c1c4; WORD $0x240c // vaddps (%r12), %ymm1, %ymm1
-	LONG $0x117cc1c4; WORD $0x240c // vmovups %ymm1, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x3676 // jbe 0xfb3 <k_mul_panels+0xf93>
-	LONG $0x0258fcc5 // vaddps (%rdx), %ymm0, %ymm0
-	LONG $0x00055be9; BYTE $0x00 // jmp 0x14e1 <k_mul_panels+0x14c1>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xab3d8d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69ab(%rip), %r15 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
-	LONG $0x107cc1c4; WORD $0x2057 // vmovups 0x20(%r15), %ymm2
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x0a74 // je 0xfad <k_mul_panels+0xf8d>
-	LONG $0x2c6dc2c4; WORD $0x241c // vmaskmovps (%r12), %ymm2, %ymm3
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0x2e6dc2c4; WORD $0x240c // vmaskmovps %ymm1, %ymm2, (%r12)
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x052e840f; WORD $0x0000 // je 0x14ea <k_mul_panels+0x14ca>
-	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	LONG $0xfff18be9; BYTE $0xff // jmp 0x152 <k_mul_panels+0x132>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x247c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r15
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x8d77 // ja 0xa20 <k_mul_panels+0xa00>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x05c48e0f; WORD $0x0000 // jle 0x1060 <k_mul_panels+0x1040>
+	LONG $0x01c7f641 // testb $0x1, %r15b
+	LONG $0x0563850f; WORD $0x0000 // jne 0x1009 <k_mul_panels+0xfe9>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0x0578850f; WORD $0x0000 // jne 0x102b <k_mul_panels+0x100b>
+	LONG $0x0005a8e9; BYTE $0x00 // jmp 0x1060 <k_mul_panels+0x1040>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x208b // prefetcht0 0x20(%r11,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x208b // prefetcht0 0x20(%r11,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0x8b // prefetcht0 (%r11,%rcx,4)
+	LONG $0x4c180f41; WORD $0x208b // prefetcht0 0x20(%r11,%rcx,4)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x016a820f; WORD $0x0000 // jb 0x1164 <k_mul_panels+0x1144>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x187d42c4; WORD $0x2914 // vbroadcastss (%r9,%rbp), %ymm10
-	LONG $0x107c41c4; WORD $0xaf1c // vmovups (%r15,%rbp,4), %ymm11
-	LONG $0x107c41c4; WORD $0xaf64; BYTE $0x20 // vmovups 0x20(%r15,%rbp,4), %ymm12
-	LONG $0x107c41c4; WORD $0xaf4c; BYTE $0x40 // vmovups 0x40(%r15,%rbp,4), %ymm9
-	LONG $0x107c41c4; WORD $0xaf44; BYTE $0x60 // vmovups 0x60(%r15,%rbp,4), %ymm8
+	LONG $0x01638c0f; WORD $0x0000 // jl 0xc87 <k_mul_panels+0xc67>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x187d42c4; BYTE $0x17 // vbroadcastss (%r15), %ymm10
+	LONG $0x19107cc5 // vmovups (%rcx), %ymm11
+	LONG $0x61107cc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm12
+	LONG $0x49107cc5; BYTE $0x40 // vmovups 0x40(%rcx), %ymm9
+	LONG $0x41107cc5; BYTE $0x60 // vmovups 0x60(%rcx), %ymm8
 	LONG $0xb82dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm11) + ymm7
 	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x04 // vbroadcastss 0x4(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x0457 // vbroadcastss 0x4(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xeb // vfmadd231ps %ymm11, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm11) + ymm5
 	LONG $0xb81dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm10) + ymm4
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x08 // vbroadcastss 0x8(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x0857 // vbroadcastss 0x8(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
 	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x0c // vbroadcastss 0xc(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x0c57 // vbroadcastss 0xc(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm11) + ymm1
 	LONG $0xb82dc2c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm12) + ymm0
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x10 // vbroadcastss 0x10(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x1057 // vbroadcastss 0x10(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
 	LONG $0xb83dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x14 // vbroadcastss 0x14(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x1457 // vbroadcastss 0x14(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm9) + ymm5
 	LONG $0xb83dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm10) + ymm4
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x18 // vbroadcastss 0x18(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x1857 // vbroadcastss 0x18(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm9) + ymm3
 	LONG $0xb83dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm10) + ymm2
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x1c // vbroadcastss 0x1c(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x1c57 // vbroadcastss 0x1c(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm9) + ymm1
 	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
-	QUAD $0x0080af84107c41c4; WORD $0x0000 // vmovups 0x80(%r15,%rbp,4), %ymm8
-	LONG $0x187d42c4; WORD $0x294c; BYTE $0x20 // vbroadcastss 0x20(%r9,%rbp), %ymm9
-	QUAD $0x00a0af94107c41c4; WORD $0x0000 // vmovups 0xa0(%r15,%rbp,4), %ymm10
-	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	LONG $0x187d42c4; WORD $0x295c; BYTE $0x24 // vbroadcastss 0x24(%r9,%rbp), %ymm11
-	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
-	LONG $0xb825c2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm8) + ymm5
-	LONG $0x187d42c4; WORD $0x294c; BYTE $0x28 // vbroadcastss 0x28(%r9,%rbp), %ymm9
-	LONG $0xb82dc2c4; BYTE $0xe3 // vfmadd231ps %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
-	LONG $0xb835c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm8) + ymm3
-	LONG $0x187d42c4; WORD $0x295c; BYTE $0x2c // vbroadcastss 0x2c(%r9,%rbp), %ymm11
-	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
-	LONG $0xb825c2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm8) + ymm1
-	LONG $0xb825c2c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm10) + ymm0
-	QUAD $0x00c0af84107c41c4; WORD $0x0000 // vmovups 0xc0(%r15,%rbp,4), %ymm8
-	QUAD $0x00e0af8c107c41c4; WORD $0x0000 // vmovups 0xe0(%r15,%rbp,4), %ymm9
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x30 // vbroadcastss 0x30(%r9,%rbp), %ymm10
+	QUAD $0x0000008081107cc5 // vmovups 0x80(%rcx), %ymm8
+	QUAD $0x000000a089107cc5 // vmovups 0xa0(%rcx), %ymm9
+	LONG $0x187d42c4; WORD $0x2057 // vbroadcastss 0x20(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
 	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x34 // vbroadcastss 0x34(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x2457 // vbroadcastss 0x24(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
 	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x38 // vbroadcastss 0x38(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x2857 // vbroadcastss 0x28(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
 	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x187d42c4; WORD $0x2954; BYTE $0x3c // vbroadcastss 0x3c(%r9,%rbp), %ymm10
+	LONG $0x187d42c4; WORD $0x2c57 // vbroadcastss 0x2c(%r15), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
 	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
-	LONG $0x40c58348 // addq $0x40, %rbp
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0xfe9c8f0f; WORD $0xffff // jg 0x1000 <k_mul_panels+0xfe0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf0138e0f; WORD $0xffff // jle 0x180 <k_mul_panels+0x160>
-	LONG $0x24548d49; BYTE $0x20 // leaq 0x20(%r12), %rdx
-	LONG $0x387f8b4c // movq 0x38(%rdi), %r15
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x247c // jl 0x11a0 <k_mul_panels+0x1180>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x0381840f; WORD $0x0000 // je 0x1506 <k_mul_panels+0x14e6>
-	LONG $0x5844c1c4; WORD $0x243c // vaddps (%r12), %ymm7, %ymm7
-	LONG $0x117cc1c4; WORD $0x243c // vmovups %ymm7, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x3676 // jbe 0x11cd <k_mul_panels+0x11ad>
-	LONG $0x3258ccc5 // vaddps (%rdx), %ymm6, %ymm6
-	LONG $0x000372e9; BYTE $0x00 // jmp 0x1512 <k_mul_panels+0x14f2>
-	QUAD $0x00000000850c8d4e // leaq (,%r8,4), %r9
-	LONG $0x91158d4c; WORD $0x0067; BYTE $0x00 // leaq 0x6791(%rip), %r10 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	LONG $0x107c41c4; WORD $0x2042 // vmovups 0x20(%r10), %ymm8
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0a74 // je 0x11c7 <k_mul_panels+0x11a7>
-	LONG $0x2c3d42c4; WORD $0x240c // vmaskmovps (%r12), %ymm8, %ymm9
-	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
-	LONG $0x2e3dc2c4; WORD $0x243c // vmaskmovps %ymm7, %ymm8, (%r12)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x035f840f; WORD $0x0000 // je 0x1535 <k_mul_panels+0x1515>
-	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0x5a158d4c; WORD $0x0067; BYTE $0x00 // leaq 0x675a(%rip), %r10 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x8a7c; BYTE $0x20 // vmovups 0x20(%r10,%r9,4), %ymm7
-	LONG $0x2c4562c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm7, %ymm8
-	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
-	LONG $0x2e45e2c4; BYTE $0x32 // vmaskmovps %ymm6, %ymm7, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xef7b840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x000354e9; BYTE $0x00 // jmp 0x155e <k_mul_panels+0x153e>
-	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0xef0a860f; WORD $0xffff // jbe 0x124 <k_mul_panels+0x104>
+	QUAD $0x000000c081107cc5 // vmovups 0xc0(%rcx), %ymm8
+	QUAD $0x000000e089107cc5 // vmovups 0xe0(%rcx), %ymm9
+	LONG $0x187d42c4; WORD $0x3057 // vbroadcastss 0x30(%r15), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d42c4; WORD $0x3457 // vbroadcastss 0x34(%r15), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d42c4; WORD $0x3857 // vbroadcastss 0x38(%r15), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d42c4; WORD $0x3c57 // vbroadcastss 0x3c(%r15), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x244c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r9
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xfea9870f; WORD $0xffff // ja 0xb30 <k_mul_panels+0xb10>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x6f7e // jle 0xcfb <k_mul_panels+0xcdb>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04107cc5; BYTE $0x81 // vmovups (%rcx,%rax,4), %ymm8
+	LONG $0x4c107cc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm9
+	LONG $0x187d42c4; WORD $0x0714 // vbroadcastss (%r15,%rax), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d42c4; WORD $0x0754; BYTE $0x04 // vbroadcastss 0x4(%r15,%rax), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d42c4; WORD $0x0754; BYTE $0x08 // vbroadcastss 0x8(%r15,%rax), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d42c4; WORD $0x0754; BYTE $0x0c // vbroadcastss 0xc(%r15,%rax), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x10c08348 // addq $0x10, %rax
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	WORD $0xa577 // ja 0xca0 <k_mul_panels+0xc80>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xf50a8e0f; WORD $0xffff // jle 0x210 <k_mul_panels+0x1f0>
+	LONG $0x204b8d49 // leaq 0x20(%r11), %rcx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0x038c8c0f; WORD $0x0000 // jl 0x10a9 <k_mul_panels+0x1089>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x07aa840f; WORD $0x0000 // je 0x14d0 <k_mul_panels+0x14b0>
+	LONG $0x5844c1c4; BYTE $0x3b // vaddps (%r11), %ymm7, %ymm7
+	LONG $0x117cc1c4; BYTE $0x3b // vmovups %ymm7, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0x039a860f; WORD $0x0000 // jbe 0x10d4 <k_mul_panels+0x10b4>
+	LONG $0x3158ccc5 // vaddps (%rcx), %ymm6, %ymm6
+	LONG $0x000798e9; BYTE $0x00 // jmp 0x14db <k_mul_panels+0x14bb>
+	LONG $0xe1287cc5 // vmovaps %ymm1, %ymm12
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
+	LONG $0x5c11fcc5; WORD $0x4024 // vmovups %ymm3, 0x40(%rsp)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xf4b48e0f; WORD $0xffff // jle 0x210 <k_mul_panels+0x1f0>
+	LONG $0xc128fcc5 // vmovaps %ymm1, %ymm0
+	LONG $0x287c41c4; BYTE $0xf1 // vmovaps %ymm9, %ymm14
+	LONG $0xfe287cc5 // vmovaps %ymm6, %ymm15
+	LONG $0xe1297cc5 // vmovaps %ymm12, %ymm1
+	LONG $0x204b8d4d // leaq 0x20(%r11), %r9
+	LONG $0x404b8d49 // leaq 0x40(%r11), %rcx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0x01ae8c0f; WORD $0x0000 // jl 0xf36 <k_mul_panels+0xf16>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x046a840f; WORD $0x0000 // je 0x11fb <k_mul_panels+0x11db>
+	LONG $0x587cc1c4; BYTE $0x03 // vaddps (%r11), %ymm0, %ymm0
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0xd3297cc5 // vmovaps %ymm10, %ymm3
+	LONG $0x01c1860f; WORD $0x0000 // jbe 0xf6a <k_mul_panels+0xf4a>
+	LONG $0x5824c1c4; BYTE $0x01 // vaddps (%r9), %ymm11, %ymm0
+	LONG $0x117cc1c4; BYTE $0x01 // vmovups %ymm0, (%r9)
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x17fe8348 // cmpq $0x17, %rsi
+	LONG $0x04b2860f; WORD $0x0000 // jbe 0x1272 <k_mul_panels+0x1252>
+	LONG $0x1958e4c5 // vaddps (%rcx), %ymm3, %ymm3
+	LONG $0x000457e9; BYTE $0x00 // jmp 0x1220 <k_mul_panels+0x1200>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x6a0d8d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e6a(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0x107cc1c4; WORD $0x8964; BYTE $0x20 // vmovups 0x20(%r9,%rcx,4), %ymm4
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0xdeb <k_mul_panels+0xdcb>
+	LONG $0x2c5dc2c4; BYTE $0x2b // vmaskmovps (%r11), %ymm4, %ymm5
+	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
+	LONG $0x2e5dc2c4; BYTE $0x1b // vmaskmovps %ymm3, %ymm4, (%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xf415840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x08688e0f; WORD $0x0000 // jle 0x1676 <k_mul_panels+0x1656>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0xe18 <k_mul_panels+0xdf8>
+	LONG $0x586cc1c4; BYTE $0x11 // vaddps (%r9), %ymm2, %ymm2
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x117cc1c4; WORD $0x8b14 // vmovups %ymm2, (%r11,%rcx,4)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xf3e2840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0xb30c8d49 // leaq (%r11,%rsi,4), %rcx
+	LONG $0xb10c8d4c // leaq (%rcx,%rsi,4), %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0xe45 <k_mul_panels+0xe25>
+	LONG $0x5874c1c4; BYTE $0x09 // vaddps (%r9), %ymm1, %ymm1
 	LONG $0x117cc1c4; BYTE $0x09 // vmovups %ymm1, (%r9)
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	LONG $0xf94f860f; WORD $0xffff // jbe 0xb78 <k_mul_panels+0xb58>
-	LONG $0x0002b3e9; BYTE $0x00 // jmp 0x14e1 <k_mul_panels+0x14c1>
-	LONG $0x117c41c4; WORD $0x2424 // vmovups %ymm12, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x4376 // jbe 0x127d <k_mul_panels+0x125d>
-	LONG $0x117c41c4; BYTE $0x39 // vmovups %ymm15, (%r9)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	LONG $0x0089860f; WORD $0x0000 // jbe 0x12d5 <k_mul_panels+0x12b5>
-	LONG $0x117cc1c4; WORD $0x247c; BYTE $0x40 // vmovups %ymm7, 0x40(%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xef23840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0xc7297cc5 // vmovaps %ymm8, %ymm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x131c <k_mul_panels+0x12fc>
-	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x1320 <k_mul_panels+0x1300>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0xb33d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x66b3(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x107c01c4; WORD $0x975c; BYTE $0x20 // vmovups 0x20(%r15,%r10,4), %ymm11
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x2e2542c4; BYTE $0x39 // vmaskmovps %ymm15, %ymm11, (%r9)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x3174 // je 0x12d5 <k_mul_panels+0x12b5>
-	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x8c2d8d48; WORD $0x0066; BYTE $0x00 // leaq 0x668c(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x107c21c4; WORD $0x9554; BYTE $0x20 // vmovups 0x20(%rbp,%r10,4), %ymm10
-	LONG $0x2c2de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm10, %ymm0
-	LONG $0xff58fcc5 // vaddps %ymm7, %ymm0, %ymm7
-	LONG $0x2e2de2c4; BYTE $0x3a // vmaskmovps %ymm7, %ymm10, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xeead840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	WORD $0x29eb // jmp 0x12fe <k_mul_panels+0x12de>
-	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x5b3d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x665b(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x107c01c4; WORD $0x9754; BYTE $0x20 // vmovups 0x20(%r15,%r10,4), %ymm10
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x2e2de2c4; BYTE $0x3a // vmaskmovps %ymm7, %ymm10, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xee82840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x00888e0f; WORD $0x0000 // jle 0x1398 <k_mul_panels+0x1378>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0xc7297cc5 // vmovaps %ymm8, %ymm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x1320 <k_mul_panels+0x1300>
-	LONG $0x32580cc5 // vaddps (%rdx), %ymm14, %ymm14
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x117c41c4; WORD $0xac34 // vmovups %ymm14, (%r12,%rbp,4)
-	LONG $0xac248d4d // leaq (%r12,%rbp,4), %r12
-	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x009d840f; WORD $0x0000 // je 0x13d8 <k_mul_panels+0x13b8>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x1346 <k_mul_panels+0x1326>
-	LONG $0x5844c1c4; WORD $0x243c // vaddps (%r12), %ymm7, %ymm7
-	LONG $0x117cc1c4; WORD $0x243c // vmovups %ymm7, (%r12)
-	LONG $0x404a8d4c // leaq 0x40(%rdx), %r9
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	LONG $0x00b7850f; WORD $0x0000 // jne 0x1413 <k_mul_panels+0x13f3>
-	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0xd4258d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65d4(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x947c; BYTE $0x20 // vmovups 0x20(%r12,%r10,4), %ymm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x1381 <k_mul_panels+0x1361>
-	LONG $0x2c45c2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm7, %ymm0
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xf3bb840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
+	LONG $0x000b1ae9; BYTE $0x00 // jmp 0x197d <k_mul_panels+0x195d>
+	LONG $0x187dc2c4; BYTE $0x1f // vbroadcastss (%r15), %ymm3
+	LONG $0xb865e2c4; BYTE $0x11 // vfmadd231ps (%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x2049 // vfmadd231ps 0x20(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4041 // vfmadd231ps 0x40(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0xff418d49 // leaq -0x1(%r9), %rax
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x60c18348 // addq $0x60, %rcx
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	WORD $0x4a74 // je 0xed5 <k_mul_panels+0xeb5>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x9066 // nop
+	LONG $0x187dc2c4; BYTE $0x1f // vbroadcastss (%r15), %ymm3
+	LONG $0xb865e2c4; BYTE $0x11 // vfmadd231ps (%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x2049 // vfmadd231ps 0x20(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4041 // vfmadd231ps 0x40(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x045f // vbroadcastss 0x4(%r15), %ymm3
+	LONG $0xb865e2c4; WORD $0x6051 // vfmadd231ps 0x60(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x00008089b865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a081b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x08c78349 // addq $0x8, %r15
+	LONG $0xc0c18148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rcx
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xbb72 // jb 0xe90 <k_mul_panels+0xe70>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf32f8e0f; WORD $0xffff // jle 0x210 <k_mul_panels+0x1f0>
+	LONG $0x204b8d49 // leaq 0x20(%r11), %rcx
+	LONG $0x40438d49 // leaq 0x40(%r11), %rax
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x38498b4d // movq 0x38(%r9), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x00a08e0f; WORD $0x0000 // jle 0xf9c <k_mul_panels+0xf7c>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x05a9840f; WORD $0x0000 // je 0x14ae <k_mul_panels+0x148e>
+	LONG $0x586cc1c4; BYTE $0x13 // vaddps (%r11), %ymm2, %ymm2
+	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0x00af860f; WORD $0x0000 // jbe 0xfc8 <k_mul_panels+0xfa8>
+	LONG $0x0958f4c5 // vaddps (%rcx), %ymm1, %ymm1
+	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x17fe8348 // cmpq $0x17, %rsi
+	LONG $0x00c5860f; WORD $0x0000 // jbe 0xff6 <k_mul_panels+0xfd6>
+	LONG $0x00016ae9; BYTE $0x00 // jmp 0x10a0 <k_mul_panels+0x1080>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0xfb258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cfb(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x107c41c4; WORD $0x2464; BYTE $0x20 // vmovups 0x20(%r12), %ymm12
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	WORD $0x0974 // je 0xf61 <k_mul_panels+0xf41>
+	LONG $0x2c1dc2c4; BYTE $0x03 // vmaskmovps (%r11), %ymm12, %ymm0
+	LONG $0xdb58fcc5 // vaddps %ymm3, %ymm0, %ymm3
+	LONG $0x2e1dc2c4; BYTE $0x1b // vmaskmovps %ymm3, %ymm12, (%r11)
+	LONG $0xd3297cc5 // vmovaps %ymm10, %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xde297cc5 // vmovaps %ymm11, %ymm6
+	LONG $0x02db840f; WORD $0x0000 // je 0x1252 <k_mul_panels+0x1232>
+	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0xb9258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cb9(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x107c01c4; WORD $0xbc5c; BYTE $0x20 // vmovups 0x20(%r12,%r15,4), %ymm11
+	LONG $0x2c25c2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm11, %ymm0
 	LONG $0xf658fcc5 // vaddps %ymm6, %ymm0, %ymm6
-	LONG $0x2e45c2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm7, (%r9)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xeded840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x142f <k_mul_panels+0x140f>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x99258d4c; WORD $0x0065; BYTE $0x00 // leaq 0x6599(%rip), %r12 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
-	LONG $0x107c41c4; WORD $0x244c; BYTE $0x20 // vmovups 0x20(%r12), %ymm9
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xc7297cc5 // vmovaps %ymm8, %ymm7
-	WORD $0x0974 // je 0x13c3 <k_mul_panels+0x13a3>
-	LONG $0x2c35e2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm9, %ymm0
-	LONG $0xf0580cc5 // vaddps %ymm0, %ymm14, %ymm14
-	LONG $0x2e3562c4; BYTE $0x32 // vmaskmovps %ymm14, %ymm9, (%rdx)
-	LONG $0x20628d4c // leaq 0x20(%rdx), %r12
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff63850f; WORD $0xffff // jne 0x133b <k_mul_panels+0x131b>
+	LONG $0x0002cee9; BYTE $0x00 // jmp 0x126a <k_mul_panels+0x124a>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0x95258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c95(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x107cc1c4; WORD $0x245c; BYTE $0x20 // vmovups 0x20(%r12), %ymm3
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x0974 // je 0xfc3 <k_mul_panels+0xfa3>
+	LONG $0x2c65c2c4; BYTE $0x23 // vmaskmovps (%r11), %ymm3, %ymm4
+	LONG $0xd258dcc5 // vaddps %ymm2, %ymm4, %ymm2
+	LONG $0x2e65c2c4; BYTE $0x13 // vmaskmovps %ymm2, %ymm3, (%r11)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf1f0840f; WORD $0xffff // je 0x1c1 <k_mul_panels+0x1a1>
+	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
+	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
+	LONG $0x5f3d8d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c5f(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0x9f54; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm2
+	LONG $0x2c6de2c4; BYTE $0x19 // vmaskmovps (%rcx), %ymm2, %ymm3
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0x2e6de2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%rcx)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf1ea850f; WORD $0xffff // jne 0x1e9 <k_mul_panels+0x1c9>
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	LONG $0x00058ae9; BYTE $0x00 // jmp 0x1593 <k_mul_panels+0x1573>
+	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
+	LONG $0xb86de2c4; BYTE $0x09 // vfmadd231ps (%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2041 // vfmadd231ps 0x20(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0xff478d49 // leaq -0x1(%r15), %rax
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x40c18348 // addq $0x40, %rcx
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	WORD $0x3574 // je 0x1060 <k_mul_panels+0x1040>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x9066 // nop
+	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
+	LONG $0xb86de2c4; BYTE $0x09 // vfmadd231ps (%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2041 // vfmadd231ps 0x20(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0451 // vbroadcastss 0x4(%r9), %ymm2
+	LONG $0xb86de2c4; WORD $0x4049 // vfmadd231ps 0x40(%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x6041 // vfmadd231ps 0x60(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xd072 // jb 0x1030 <k_mul_panels+0x1010>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf1a48e0f; WORD $0xffff // jle 0x210 <k_mul_panels+0x1f0>
+	LONG $0x20438d49 // leaq 0x20(%r11), %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x38498b48 // movq 0x38(%rcx), %rcx
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x008f8e0f; WORD $0x0000 // jle 0x1112 <k_mul_panels+0x10f2>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x04ee840f; WORD $0x0000 // je 0x157a <k_mul_panels+0x155a>
+	LONG $0x5874c1c4; BYTE $0x0b // vaddps (%r11), %ymm1, %ymm1
+	LONG $0x117cc1c4; BYTE $0x0b // vmovups %ymm1, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0x009d860f; WORD $0x0000 // jbe 0x113d <k_mul_panels+0x111d>
+	LONG $0x0058fcc5 // vaddps (%rax), %ymm0, %ymm0
+	LONG $0x0004dce9; BYTE $0x00 // jmp 0x1585 <k_mul_panels+0x1565>
+	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
+	LONG $0x883d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b88(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
+	LONG $0x107c41c4; WORD $0x2047 // vmovups 0x20(%r15), %ymm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x10cf <k_mul_panels+0x10af>
+	LONG $0x2c3d42c4; BYTE $0x0b // vmaskmovps (%r11), %ymm8, %ymm9
+	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
+	LONG $0x2e3dc2c4; BYTE $0x3b // vmaskmovps %ymm7, %ymm8, (%r11)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0422840f; WORD $0x0000 // je 0x14ff <k_mul_panels+0x14df>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0x582d8d48; WORD $0x0065; BYTE $0x00 // leaq 0x6558(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x107c21c4; WORD $0x8d44; BYTE $0x20 // vmovups 0x20(%rbp,%r9,4), %ymm8
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0a74 // je 0x13fe <k_mul_panels+0x13de>
-	LONG $0x2c3dc2c4; WORD $0x2404 // vmaskmovps (%r12), %ymm8, %ymm0
-	LONG $0xff58fcc5 // vaddps %ymm7, %ymm0, %ymm7
-	LONG $0x2e3dc2c4; WORD $0x243c // vmaskmovps %ymm7, %ymm8, (%r12)
-	LONG $0x404a8d4c // leaq 0x40(%rdx), %r9
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	LONG $0xff49840f; WORD $0xffff // je 0x135c <k_mul_panels+0x133c>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x141d <k_mul_panels+0x13fd>
-	LONG $0x584cc1c4; BYTE $0x31 // vaddps (%r9), %ymm6, %ymm6
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x533d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b53(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0x8f7c; BYTE $0x20 // vmovups 0x20(%r15,%r9,4), %ymm7
+	LONG $0x2c4562c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm7, %ymm8
+	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
+	LONG $0x2e45e2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm7, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xf103840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x000415e9; BYTE $0x00 // jmp 0x1527 <k_mul_panels+0x1507>
+	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
+	LONG $0x1f3d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b1f(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
+	LONG $0x107cc1c4; WORD $0x2057 // vmovups 0x20(%r15), %ymm2
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0974 // je 0x1138 <k_mul_panels+0x1118>
+	LONG $0x2c6dc2c4; BYTE $0x1b // vmaskmovps (%r11), %ymm2, %ymm3
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0x2e6dc2c4; BYTE $0x0b // vmaskmovps %ymm1, %ymm2, (%r11)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0448840f; WORD $0x0000 // je 0x158e <k_mul_panels+0x156e>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	LONG $0xfff09ee9; BYTE $0xff // jmp 0x1ee <k_mul_panels+0x1ce>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	WORD $0x4b72 // jb 0x11a4 <k_mul_panels+0x1184>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	BYTE $0x90 // nop
+	LONG $0x187d82c4; WORD $0x390c // vbroadcastss (%r9,%r15), %ymm1
+	LONG $0x987da2c4; WORD $0xf90c // vfmadd132ps (%rcx,%r15,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187d82c4; WORD $0x3944; BYTE $0x04 // vbroadcastss 0x4(%r9,%r15), %ymm0
+	LONG $0x9875a2c4; WORD $0xf944; BYTE $0x20 // vfmadd132ps 0x20(%rcx,%r15,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187d82c4; WORD $0x394c; BYTE $0x08 // vbroadcastss 0x8(%r9,%r15), %ymm1
+	LONG $0x987da2c4; WORD $0xf94c; BYTE $0x40 // vfmadd132ps 0x40(%rcx,%r15,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187d82c4; WORD $0x3944; BYTE $0x0c // vbroadcastss 0xc(%r9,%r15), %ymm0
+	LONG $0x9875a2c4; WORD $0xf944; BYTE $0x60 // vfmadd132ps 0x60(%rcx,%r15,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	LONG $0xfef88348 // cmpq $-0x2, %rax
+	WORD $0xbc72 // jb 0x1160 <k_mul_panels+0x1140>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf0608e0f; WORD $0xffff // jle 0x210 <k_mul_panels+0x1f0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0x147c // jl 0x11d3 <k_mul_panels+0x11b3>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x11c9 <k_mul_panels+0x11a9>
+	LONG $0x587cc1c4; BYTE $0x03 // vaddps (%r11), %ymm0, %ymm0
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0xfff03de9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0x630d8d48; WORD $0x006a; BYTE $0x00 // leaq 0x6a63(%rip), %rcx # 0x7c40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x11f1 <k_mul_panels+0x11d1>
+	LONG $0x2c75c2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm1, %ymm2
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0x2e75c2c4; BYTE $0x03 // vmaskmovps %ymm0, %ymm1, (%r11)
+	LONG $0xfff015e9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0xd3297cc5 // vmovaps %ymm10, %ymm3
+	LONG $0xde297cc5 // vmovaps %ymm11, %ymm6
+	WORD $0x4476 // jbe 0x1252 <k_mul_panels+0x1232>
 	LONG $0x117cc1c4; BYTE $0x31 // vmovups %ymm6, (%r9)
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xed51840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x08246c89 // movl %ebp, 0x8(%rsp)
-	LONG $0x02d18e0f; WORD $0x0000 // jle 0x1716 <k_mul_panels+0x16f6>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x144e <k_mul_panels+0x142e>
-	LONG $0x2a58d4c5 // vaddps (%rdx), %ymm5, %ymm5
-	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0x02f2850f; WORD $0x0000 // jne 0x1751 <k_mul_panels+0x1731>
-	LONG $0x000008bd; BYTE $0x00 // movl $0x8, %ebp
-	WORD $0x294c; BYTE $0xc5 // subq %r8, %rbp
-	LONG $0xd2258d4c; WORD $0x0064; BYTE $0x00 // leaq 0x64d2(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x107cc1c4; WORD $0xac6c; BYTE $0x20 // vmovups 0x20(%r12,%rbp,4), %ymm5
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x1483 <k_mul_panels+0x1463>
-	LONG $0x2c55c2c4; BYTE $0x02 // vmaskmovps (%r10), %ymm5, %ymm0
-	LONG $0xe458fcc5 // vaddps %ymm4, %ymm0, %ymm4
-	LONG $0x2e55c2c4; BYTE $0x22 // vmaskmovps %ymm4, %ymm5, (%r10)
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x40528d4c // leaq 0x40(%rdx), %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x02d4850f; WORD $0x0000 // jne 0x176d <k_mul_panels+0x174d>
-	LONG $0x000010bd; BYTE $0x00 // movl $0x10, %ebp
-	WORD $0x294c; BYTE $0xc5 // subq %r8, %rbp
-	LONG $0x98258d4c; WORD $0x0064; BYTE $0x00 // leaq 0x6498(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x107cc1c4; WORD $0xac64; BYTE $0x20 // vmovups 0x20(%r12,%rbp,4), %ymm4
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x14bd <k_mul_panels+0x149d>
-	LONG $0x2c5dc2c4; BYTE $0x02 // vmaskmovps (%r10), %ymm4, %ymm0
+	LONG $0x17fe8348 // cmpq $0x17, %rsi
+	LONG $0x0089860f; WORD $0x0000 // jbe 0x12a9 <k_mul_panels+0x1289>
+	LONG $0x117cc1c4; WORD $0x405b // vmovups %ymm3, 0x40(%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xefdf840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8b3c8d4d // leaq (%r11,%rcx,4), %r15
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0xc3297cc5 // vmovaps %ymm8, %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a3850f; WORD $0x0000 // jne 0x12f0 <k_mul_panels+0x12d0>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x12f5 <k_mul_panels+0x12d5>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0xdf3d8d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69df(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x107c41c4; WORD $0x875c; BYTE $0x20 // vmovups 0x20(%r15,%rax,4), %ymm11
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2e25c2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm11, (%r9)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3274 // je 0x12a9 <k_mul_panels+0x1289>
+	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0xb9258d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69b9(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x107c01c4; WORD $0xbc54; BYTE $0x20 // vmovups 0x20(%r12,%r15,4), %ymm10
+	LONG $0x2c2de2c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm10, %ymm0
 	LONG $0xdb58fcc5 // vaddps %ymm3, %ymm0, %ymm3
-	LONG $0x2e5dc2c4; BYTE $0x1a // vmaskmovps %ymm3, %ymm4, (%r10)
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xecb0840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x0002b1e9; BYTE $0x00 // jmp 0x1786 <k_mul_panels+0x1766>
-	LONG $0x117cc1c4; WORD $0x240c // vmovups %ymm1, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x0976 // jbe 0x14ea <k_mul_panels+0x14ca>
-	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	LONG $0xffec96e9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
+	LONG $0x2e2de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm10, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xef69840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	WORD $0x28eb // jmp 0x12d1 <k_mul_panels+0x12b1>
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x883d8d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6988(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x107c41c4; WORD $0x8754; BYTE $0x20 // vmovups 0x20(%r15,%rax,4), %ymm10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2e2de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm10, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xef3f840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8b3c8d4d // leaq (%r11,%rcx,4), %r15
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x008a8e0f; WORD $0x0000 // jle 0x136e <k_mul_panels+0x134e>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0xc3297cc5 // vmovaps %ymm8, %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x12f5 <k_mul_panels+0x12d5>
+	LONG $0x580c41c4; BYTE $0x37 // vaddps (%r15), %ymm14, %ymm14
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x117c41c4; WORD $0x8b34 // vmovups %ymm14, (%r11,%rcx,4)
+	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x009c840f; WORD $0x0000 // je 0x13ad <k_mul_panels+0x138d>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0474 // je 0x131a <k_mul_panels+0x12fa>
+	LONG $0x1958e4c5 // vaddps (%rcx), %ymm3, %ymm3
+	LONG $0xef287cc5 // vmovaps %ymm7, %ymm13
+	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
+	LONG $0x404f8d4d // leaq 0x40(%r15), %r9
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x00b9850f; WORD $0x0000 // jne 0x13ea <k_mul_panels+0x13ca>
+	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
+	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
+	LONG $0xff258d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68ff(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0x9c7c; BYTE $0x20 // vmovups 0x20(%r12,%r11,4), %ymm7
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x1356 <k_mul_panels+0x1336>
+	LONG $0x2c45c2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm7, %ymm0
+	LONG $0xe85814c5 // vaddps %ymm0, %ymm13, %ymm13
+	LONG $0x2e4542c4; BYTE $0x29 // vmaskmovps %ymm13, %ymm7, (%r9)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xeea7840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x000099e9; BYTE $0x00 // jmp 0x1407 <k_mul_panels+0x13e7>
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	LONG $0xc31d8d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68c3(%rip), %r11 # 0x7c40 <lanes>
+	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
+	LONG $0x107c41c4; WORD $0x204b // vmovups 0x20(%r11), %ymm9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc3297cc5 // vmovaps %ymm8, %ymm3
+	WORD $0x0974 // je 0x1398 <k_mul_panels+0x1378>
+	LONG $0x2c35c2c4; BYTE $0x07 // vmaskmovps (%r15), %ymm9, %ymm0
+	LONG $0xf0580cc5 // vaddps %ymm0, %ymm14, %ymm14
+	LONG $0x2e3542c4; BYTE $0x37 // vmaskmovps %ymm14, %ymm9, (%r15)
+	LONG $0x204f8d49 // leaq 0x20(%r15), %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xff64850f; WORD $0xffff // jne 0x1311 <k_mul_panels+0x12f1>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0x46058d4c; WORD $0x0064; BYTE $0x00 // leaq 0x6446(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x884c; BYTE $0x20 // vmovups 0x20(%r8,%r9,4), %ymm1
-	LONG $0xffec66e9; BYTE $0xff // jmp 0x16c <k_mul_panels+0x14c>
-	LONG $0x117cc1c4; WORD $0x243c // vmovups %ymm7, (%r12)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x2376 // jbe 0x1535 <k_mul_panels+0x1515>
-	LONG $0x117cc1c4; WORD $0x2474; BYTE $0x20 // vmovups %ymm6, 0x20(%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xec5d840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x940c8d4d // leaq (%r12,%rdx,4), %r9
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x4175 // jne 0x1574 <k_mul_panels+0x1554>
-	WORD $0x44eb // jmp 0x1579 <k_mul_panels+0x1559>
-	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0xfb158d4c; WORD $0x0063; BYTE $0x00 // leaq 0x63fb(%rip), %r10 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x8a7c; BYTE $0x20 // vmovups 0x20(%r10,%r9,4), %ymm7
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x831d8d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6883(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x107c01c4; WORD $0x8b44; BYTE $0x20 // vmovups 0x20(%r11,%r9,4), %ymm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x13d2 <k_mul_panels+0x13b2>
+	LONG $0x2c3de2c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm8, %ymm0
+	LONG $0xdb58fcc5 // vaddps %ymm3, %ymm0, %ymm3
+	LONG $0x2e3de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm8, (%rcx)
+	LONG $0x404f8d4d // leaq 0x40(%r15), %r9
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xef287cc5 // vmovaps %ymm7, %ymm13
+	LONG $0xff47840f; WORD $0xffff // je 0x1331 <k_mul_panels+0x1311>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x13f4 <k_mul_panels+0x13d4>
+	LONG $0x581441c4; BYTE $0x29 // vaddps (%r9), %ymm13, %ymm13
+	LONG $0x117c41c4; BYTE $0x29 // vmovups %ymm13, (%r9)
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xee09840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x8f0c8d4f // leaq (%r15,%r9,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x02f58e0f; WORD $0x0000 // jle 0x170f <k_mul_panels+0x16ef>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x1424 <k_mul_panels+0x1404>
+	LONG $0x580441c4; BYTE $0x39 // vaddps (%r9), %ymm15, %ymm15
+	LONG $0xf5287cc5 // vmovaps %ymm5, %ymm14
+	LONG $0x117c41c4; BYTE $0x39 // vmovups %ymm15, (%r9)
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x0312850f; WORD $0x0000 // jne 0x174b <k_mul_panels+0x172b>
+	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
+	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
+	LONG $0xf72d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67f7(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0xa56c; BYTE $0x20 // vmovups 0x20(%r13,%r12,4), %ymm5
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x145e <k_mul_panels+0x143e>
+	LONG $0x2c55c2c4; BYTE $0x07 // vmaskmovps (%r15), %ymm5, %ymm0
+	LONG $0xf0580cc5 // vaddps %ymm0, %ymm14, %ymm14
+	LONG $0x2e5542c4; BYTE $0x37 // vmaskmovps %ymm14, %ymm5, (%r15)
+	LONG $0xec287cc5 // vmovaps %ymm4, %ymm13
+	LONG $0x40798d4d // leaq 0x40(%r9), %r15
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x02f7850f; WORD $0x0000 // jne 0x176b <k_mul_panels+0x174b>
+	LONG $0x0010bc41; WORD $0x0000 // movl $0x10, %r12d
+	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
+	LONG $0xbc2d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67bc(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0xa564; BYTE $0x20 // vmovups 0x20(%r13,%r12,4), %ymm4
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x1499 <k_mul_panels+0x1479>
+	LONG $0x2c5dc2c4; BYTE $0x07 // vmaskmovps (%r15), %ymm4, %ymm0
+	LONG $0xe85814c5 // vaddps %ymm0, %ymm13, %ymm13
+	LONG $0x2e5d42c4; BYTE $0x2f // vmaskmovps %ymm13, %ymm4, (%r15)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xed67840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x0002d7e9; BYTE $0x00 // jmp 0x1785 <k_mul_panels+0x1765>
+	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0xed04860f; WORD $0xffff // jbe 0x1c1 <k_mul_panels+0x1a1>
+	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
+	LONG $0x17fe8348 // cmpq $0x17, %rsi
+	LONG $0xfb34860f; WORD $0xffff // jbe 0xfff <k_mul_panels+0xfdf>
+	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x1585 <k_mul_panels+0x1565>
+	LONG $0x117cc1c4; BYTE $0x3b // vmovups %ymm7, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	WORD $0x2476 // jbe 0x14ff <k_mul_panels+0x14df>
+	LONG $0x117cc1c4; WORD $0x2073 // vmovups %ymm6, 0x20(%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xed24840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8b0c8d4d // leaq (%r11,%rcx,4), %r9
+	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x4175 // jne 0x153e <k_mul_panels+0x151e>
+	WORD $0x44eb // jmp 0x1543 <k_mul_panels+0x1523>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x320d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x6732(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0x107cc1c4; WORD $0x817c; BYTE $0x20 // vmovups 0x20(%r9,%rax,4), %ymm7
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2e45e2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm7, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xece9840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8b0c8d4d // leaq (%r11,%rcx,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	WORD $0x727e // jle 0x15a8 <k_mul_panels+0x1588>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x2e45e2c4; BYTE $0x32 // vmaskmovps %ymm6, %ymm7, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xec22840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x940c8d4d // leaq (%r12,%rdx,4), %r9
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x3f7e // jle 0x15ab <k_mul_panels+0x158b>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x1579 <k_mul_panels+0x1559>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x1543 <k_mul_panels+0x1523>
 	LONG $0x5854c1c4; BYTE $0x29 // vaddps (%r9), %ymm5, %ymm5
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117cc1c4; WORD $0x942c // vmovups %ymm5, (%r12,%rdx,4)
-	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
-	LONG $0x20c28348 // addq $0x20, %rdx
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	WORD $0x4a74 // je 0x15da <k_mul_panels+0x15ba>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x1599 <k_mul_panels+0x1579>
-	LONG $0x2258dcc5 // vaddps (%rdx), %ymm4, %ymm4
-	LONG $0x2211fcc5 // vmovups %ymm4, (%rdx)
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xebd7840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	WORD $0x65eb // jmp 0x1610 <k_mul_panels+0x15f0>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x86158d4c; WORD $0x0063; BYTE $0x00 // leaq 0x6386(%rip), %r10 # 0x7940 <lanes>
-	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
-	LONG $0x107cc1c4; WORD $0x2072 // vmovups 0x20(%r10), %ymm6
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x15d1 <k_mul_panels+0x15b1>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x117cc1c4; WORD $0x8b2c // vmovups %ymm5, (%r11,%rcx,4)
+	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
+	WORD $0x7c74 // je 0x15d7 <k_mul_panels+0x15b7>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0474 // je 0x1564 <k_mul_panels+0x1544>
+	LONG $0x2158dcc5 // vaddps (%rcx), %ymm4, %ymm4
+	LONG $0x2111fcc5 // vmovups %ymm4, (%rcx)
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xec9b840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x000094e9; BYTE $0x00 // jmp 0x160e <k_mul_panels+0x15ee>
+	LONG $0x117cc1c4; BYTE $0x0b // vmovups %ymm1, (%r11)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	WORD $0x0976 // jbe 0x158e <k_mul_panels+0x156e>
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0xffec82e9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xa3358d48; WORD $0x0066; BYTE $0x00 // leaq 0x66a3(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
+	LONG $0xffec5fe9; BYTE $0xff // jmp 0x207 <k_mul_panels+0x1e7>
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	LONG $0x891d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x6689(%rip), %r11 # 0x7c40 <lanes>
+	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
+	LONG $0x107cc1c4; WORD $0x2073 // vmovups 0x20(%r11), %ymm6
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x15ce <k_mul_panels+0x15ae>
 	LONG $0x2c4dc2c4; BYTE $0x39 // vmaskmovps (%r9), %ymm6, %ymm7
 	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
 	LONG $0x2e4dc2c4; BYTE $0x29 // vmaskmovps %ymm5, %ymm6, (%r9)
-	LONG $0x20518d49 // leaq 0x20(%r9), %rdx
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x56258d4c; WORD $0x0063; BYTE $0x00 // leaq 0x6356(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x946c; BYTE $0x20 // vmovups 0x20(%r12,%r10,4), %ymm5
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x15ff <k_mul_panels+0x15df>
-	LONG $0x2c55e2c4; BYTE $0x32 // vmaskmovps (%rdx), %ymm5, %ymm6
+	LONG $0x20498d49 // leaq 0x20(%r9), %rcx
+	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
+	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
+	LONG $0x593d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x6659(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0x9f6c; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm5
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x15fc <k_mul_panels+0x15dc>
+	LONG $0x2c55e2c4; BYTE $0x31 // vmaskmovps (%rcx), %ymm5, %ymm6
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
-	LONG $0x2e55e2c4; BYTE $0x22 // vmaskmovps %ymm4, %ymm5, (%rdx)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xeb70840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x910c8d4f // leaq (%r9,%r10,4), %r9
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x01f68e0f; WORD $0x0000 // jle 0x1818 <k_mul_panels+0x17f8>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x162c <k_mul_panels+0x160c>
+	LONG $0x2e55e2c4; BYTE $0x21 // vmaskmovps %ymm4, %ymm5, (%rcx)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xec02840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x02038e0f; WORD $0x0000 // jle 0x1824 <k_mul_panels+0x1804>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x162b <k_mul_panels+0x160b>
 	LONG $0x5864c1c4; BYTE $0x19 // vaddps (%r9), %ymm3, %ymm3
 	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
-	LONG $0x20518d4d // leaq 0x20(%r9), %r10
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0213850f; WORD $0x0000 // jne 0x1850 <k_mul_panels+0x1830>
-	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
-	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
-	LONG $0xf32d8d48; WORD $0x0062; BYTE $0x00 // leaq 0x62f3(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x107ca1c4; WORD $0xa55c; BYTE $0x20 // vmovups 0x20(%rbp,%r12,4), %ymm3
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x1662 <k_mul_panels+0x1642>
-	LONG $0x2c65c2c4; BYTE $0x22 // vmaskmovps (%r10), %ymm3, %ymm4
+	LONG $0x20598d4d // leaq 0x20(%r9), %r11
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x021f850f; WORD $0x0000 // jne 0x185b <k_mul_panels+0x183b>
+	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0xf4258d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65f4(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x107c81c4; WORD $0xbc5c; BYTE $0x20 // vmovups 0x20(%r12,%r15,4), %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x1661 <k_mul_panels+0x1641>
+	LONG $0x2c65c2c4; BYTE $0x23 // vmaskmovps (%r11), %ymm3, %ymm4
 	LONG $0xd258dcc5 // vaddps %ymm2, %ymm4, %ymm2
-	LONG $0x2e65c2c4; BYTE $0x12 // vmaskmovps %ymm2, %ymm3, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xeb0f840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x0001f3e9; BYTE $0x00 // jmp 0x1869 <k_mul_panels+0x1849>
-	LONG $0xc33d8d4c; WORD $0x0062; BYTE $0x00 // leaq 0x62c3(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x8f5c; BYTE $0x20 // vmovups 0x20(%r15,%r9,4), %ymm3
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x2e65c2c4; BYTE $0x13 // vmaskmovps %ymm2, %ymm3, (%r11)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xeb9f840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x0001ffe9; BYTE $0x00 // jmp 0x1875 <k_mul_panels+0x1855>
+	LONG $0xc31d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65c3(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x107cc1c4; WORD $0x8b5c; BYTE $0x20 // vmovups 0x20(%r11,%rcx,4), %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x1692 <k_mul_panels+0x1672>
-	LONG $0x2c65c2c4; BYTE $0x22 // vmaskmovps (%r10), %ymm3, %ymm4
+	LONG $0x2c65c2c4; BYTE $0x21 // vmaskmovps (%r9), %ymm3, %ymm4
 	LONG $0xd258dcc5 // vaddps %ymm2, %ymm4, %ymm2
-	LONG $0x2e65c2c4; BYTE $0x12 // vmaskmovps %ymm2, %ymm3, (%r10)
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xeadf840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xba148d4f // leaq (%r10,%r15,4), %r10
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0xf3208f0f; WORD $0xffff // jg 0x9d3 <k_mul_panels+0x9b3>
-	LONG $0x863d8d4c; WORD $0x0062; BYTE $0x00 // leaq 0x6286(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x8f54; BYTE $0x20 // vmovups 0x20(%r15,%r9,4), %ymm2
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0974 // je 0x16cf <k_mul_panels+0x16af>
-	LONG $0x2c6dc2c4; BYTE $0x1a // vmaskmovps (%r10), %ymm2, %ymm3
+	LONG $0x2e65c2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm3, (%r9)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xeb6e840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xf7868f0f; WORD $0xffff // jg 0xe3b <k_mul_panels+0xe1b>
+	LONG $0x841d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x6584(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x107cc1c4; WORD $0x8b54; BYTE $0x20 // vmovups 0x20(%r11,%rcx,4), %ymm2
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x16d1 <k_mul_panels+0x16b1>
+	LONG $0x2c6dc2c4; BYTE $0x19 // vmaskmovps (%r9), %ymm2, %ymm3
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0x2e6dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xeaa2840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xba148d4f // leaq (%r10,%r15,4), %r10
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0xf3048f0f; WORD $0xffff // jg 0x9f4 <k_mul_panels+0x9d4>
-	LONG $0x49058d4c; WORD $0x0062; BYTE $0x00 // leaq 0x6249(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x884c; BYTE $0x20 // vmovups 0x20(%r8,%r9,4), %ymm1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0974 // je 0x170c <k_mul_panels+0x16ec>
-	LONG $0x2c75c2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm1, %ymm2
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x2e75c2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%r10)
-	LONG $0xffea6ae9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x1b2d8d48; WORD $0x0062; BYTE $0x00 // leaq 0x621b(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xd5 // subq %r10, %rbp
-	LONG $0x7510fcc5; BYTE $0x20 // vmovups 0x20(%rbp), %ymm6
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x173b <k_mul_panels+0x171b>
-	LONG $0x2c4de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm6, %ymm0
-	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x2e4de2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm6, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfd0e840f; WORD $0xffff // je 0x145f <k_mul_panels+0x143f>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x175b <k_mul_panels+0x173b>
-	LONG $0x585cc1c4; BYTE $0x22 // vaddps (%r10), %ymm4, %ymm4
-	LONG $0x117cc1c4; BYTE $0x22 // vmovups %ymm4, (%r10)
-	LONG $0x40528d4c // leaq 0x40(%rdx), %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfd2c840f; WORD $0xffff // je 0x1499 <k_mul_panels+0x1479>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x1777 <k_mul_panels+0x1757>
-	LONG $0x5864c1c4; BYTE $0x1a // vaddps (%r10), %ymm3, %ymm3
-	LONG $0x117cc1c4; BYTE $0x1a // vmovups %ymm3, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xe9fa840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x012c8e0f; WORD $0x0000 // jle 0x18c4 <k_mul_panels+0x18a4>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x17a1 <k_mul_panels+0x1781>
-	LONG $0x1258ecc5 // vaddps (%rdx), %ymm2, %ymm2
-	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0x014d850f; WORD $0x0000 // jne 0x18ff <k_mul_panels+0x18df>
-	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
-	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
-	LONG $0x7e2d8d48; WORD $0x0061; BYTE $0x00 // leaq 0x617e(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x107ca1c4; WORD $0xa554; BYTE $0x20 // vmovups 0x20(%rbp,%r12,4), %ymm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x17d7 <k_mul_panels+0x17b7>
-	LONG $0x2c6dc2c4; BYTE $0x02 // vmaskmovps (%r10), %ymm2, %ymm0
-	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
-	LONG $0x2e6dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%r10)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0132850f; WORD $0x0000 // jne 0x191b <k_mul_panels+0x18fb>
-	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0x47058d4c; WORD $0x0061; BYTE $0x00 // leaq 0x6147(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x107c81c4; WORD $0x884c; BYTE $0x20 // vmovups 0x20(%r8,%r9,4), %ymm1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x180e <k_mul_panels+0x17ee>
-	LONG $0x2c75e2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm1, %ymm0
+	LONG $0x2e6dc2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%r9)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xeb2f840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x02898f0f; WORD $0x0000 // jg 0x197d <k_mul_panels+0x195d>
+	LONG $0x45358d48; WORD $0x0065; BYTE $0x00 // leaq 0x6545(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01b3850f; WORD $0x0000 // jne 0x18bd <k_mul_panels+0x189d>
+	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x18c6 <k_mul_panels+0x18a6>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0x22258d4c; WORD $0x0065; BYTE $0x00 // leaq 0x6522(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x107cc1c4; WORD $0x2474; BYTE $0x20 // vmovups 0x20(%r12), %ymm6
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x1736 <k_mul_panels+0x1716>
+	LONG $0x2c4dc2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm6, %ymm0
+	LONG $0xf85804c5 // vaddps %ymm0, %ymm15, %ymm15
+	LONG $0x2e4d42c4; BYTE $0x39 // vmaskmovps %ymm15, %ymm6, (%r9)
+	LONG $0xf5287cc5 // vmovaps %ymm5, %ymm14
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfcee840f; WORD $0xffff // je 0x1439 <k_mul_panels+0x1419>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xec287cc5 // vmovaps %ymm4, %ymm13
+	WORD $0x0574 // je 0x1759 <k_mul_panels+0x1739>
+	LONG $0x580c41c4; BYTE $0x37 // vaddps (%r15), %ymm14, %ymm14
+	LONG $0x117c41c4; BYTE $0x37 // vmovups %ymm14, (%r15)
+	LONG $0x40798d4d // leaq 0x40(%r9), %r15
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0xfd09840f; WORD $0xffff // je 0x1474 <k_mul_panels+0x1454>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x1775 <k_mul_panels+0x1755>
+	LONG $0x581441c4; BYTE $0x2f // vaddps (%r15), %ymm13, %ymm13
+	LONG $0x117c41c4; BYTE $0x2f // vmovups %ymm13, (%r15)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xea8b840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0xb90c8d4f // leaq (%r9,%r15,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x01388e0f; WORD $0x0000 // jle 0x18d0 <k_mul_panels+0x18b0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	WORD $0x0574 // je 0x17a8 <k_mul_panels+0x1788>
+	LONG $0x580441c4; BYTE $0x39 // vaddps (%r9), %ymm15, %ymm15
+	LONG $0xf2287cc5 // vmovaps %ymm2, %ymm14
+	LONG $0x117c41c4; BYTE $0x39 // vmovups %ymm15, (%r9)
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x0155850f; WORD $0x0000 // jne 0x1912 <k_mul_panels+0x18f2>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x74258d4c; WORD $0x0064; BYTE $0x00 // leaq 0x6474(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x107cc1c4; WORD $0x8c54; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm2
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x17e1 <k_mul_panels+0x17c1>
+	LONG $0x2c6dc2c4; BYTE $0x07 // vmaskmovps (%r15), %ymm2, %ymm0
+	LONG $0xf0580cc5 // vaddps %ymm0, %ymm14, %ymm14
+	LONG $0x2e6d42c4; BYTE $0x37 // vmaskmovps %ymm14, %ymm2, (%r15)
+	LONG $0xe9287cc5 // vmovaps %ymm1, %ymm13
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x013b850f; WORD $0x0000 // jne 0x1932 <k_mul_panels+0x1912>
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x3a358d48; WORD $0x0064; BYTE $0x00 // leaq 0x643a(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x181a <k_mul_panels+0x17fa>
+	LONG $0x2c75c2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm1, %ymm0
 	LONG $0xe85814c5 // vaddps %ymm0, %ymm13, %ymm13
-	LONG $0x2e7562c4; BYTE $0x2a // vmaskmovps %ymm13, %ymm1, (%rdx)
-	LONG $0xffe968e9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x19258d4c; WORD $0x0061; BYTE $0x00 // leaq 0x6119(%rip), %r12 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
-	LONG $0x107cc1c4; WORD $0x2464; BYTE $0x20 // vmovups 0x20(%r12), %ymm4
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x183f <k_mul_panels+0x181f>
+	LONG $0x2e7542c4; BYTE $0x29 // vmaskmovps %ymm13, %ymm1, (%r9)
+	LONG $0xffe9ece9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
+	LONG $0x0d3d8d4c; WORD $0x0064; BYTE $0x00 // leaq 0x640d(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
+	LONG $0x107cc1c4; WORD $0x2067 // vmovups 0x20(%r15), %ymm4
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x184a <k_mul_panels+0x182a>
 	LONG $0x2c5dc2c4; BYTE $0x29 // vmaskmovps (%r9), %ymm4, %ymm5
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0x2e5dc2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm4, (%r9)
-	LONG $0x20518d4d // leaq 0x20(%r9), %r10
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfded840f; WORD $0xffff // je 0x163d <k_mul_panels+0x161d>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x185a <k_mul_panels+0x183a>
-	LONG $0x586cc1c4; BYTE $0x12 // vaddps (%r10), %ymm2, %ymm2
-	LONG $0x117cc1c4; BYTE $0x12 // vmovups %ymm2, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xe917840f; WORD $0xffff // je 0x180 <k_mul_panels+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x910c8d4f // leaq (%r9,%r10,4), %r9
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x00b28e0f; WORD $0x0000 // jle 0x192d <k_mul_panels+0x190d>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x1885 <k_mul_panels+0x1865>
+	LONG $0x20598d4d // leaq 0x20(%r9), %r11
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfde1840f; WORD $0xffff // je 0x163c <k_mul_panels+0x161c>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x1865 <k_mul_panels+0x1845>
+	LONG $0x586cc1c4; BYTE $0x13 // vaddps (%r11), %ymm2, %ymm2
+	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xe99b840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x00be8e0f; WORD $0x0000 // jle 0x1946 <k_mul_panels+0x1926>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x1892 <k_mul_panels+0x1872>
 	LONG $0x5874c1c4; BYTE $0x09 // vaddps (%r9), %ymm1, %ymm1
 	LONG $0x117cc1c4; BYTE $0x09 // vmovups %ymm1, (%r9)
 	LONG $0x20c18349 // addq $0x20, %r9
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00cf850f; WORD $0x0000 // jne 0x1965 <k_mul_panels+0x1945>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x9b058d4c; WORD $0x0060; BYTE $0x00 // leaq 0x609b(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x107cc1c4; WORD $0x904c; BYTE $0x20 // vmovups 0x20(%r8,%rdx,4), %ymm1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x18ba <k_mul_panels+0x189a>
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x00da850f; WORD $0x0000 // jne 0x197d <k_mul_panels+0x195d>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x8e358d48; WORD $0x0063; BYTE $0x00 // leaq 0x638e(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x18c6 <k_mul_panels+0x18a6>
 	LONG $0x2c75c2c4; BYTE $0x11 // vmaskmovps (%r9), %ymm1, %ymm2
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0x2e75c2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%r9)
-	LONG $0xffe8bce9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x6d2d8d48; WORD $0x0060; BYTE $0x00 // leaq 0x606d(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xd5 // subq %r10, %rbp
-	LONG $0x5d10fcc5; BYTE $0x20 // vmovups 0x20(%rbp), %ymm3
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x18e9 <k_mul_panels+0x18c9>
-	LONG $0x2c65e2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm3, %ymm0
-	LONG $0xd258fcc5 // vaddps %ymm2, %ymm0, %ymm2
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x2e65e2c4; BYTE $0x12 // vmaskmovps %ymm2, %ymm3, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfeb3840f; WORD $0xffff // je 0x17b2 <k_mul_panels+0x1792>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x1909 <k_mul_panels+0x18e9>
-	LONG $0x5874c1c4; BYTE $0x0a // vaddps (%r10), %ymm1, %ymm1
-	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfece840f; WORD $0xffff // je 0x17e9 <k_mul_panels+0x17c9>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x1924 <k_mul_panels+0x1904>
-	LONG $0x2a5814c5 // vaddps (%rdx), %ymm13, %ymm13
-	LONG $0x2a117cc5 // vmovups %ymm13, (%rdx)
-	LONG $0xffe853e9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x04258d4c; WORD $0x0060; BYTE $0x00 // leaq 0x6004(%rip), %r12 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
-	LONG $0x107cc1c4; WORD $0x2454; BYTE $0x20 // vmovups 0x20(%r12), %ymm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x1954 <k_mul_panels+0x1934>
+	LONG $0xffe940e9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0x61258d4c; WORD $0x0063; BYTE $0x00 // leaq 0x6361(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x107cc1c4; WORD $0x245c; BYTE $0x20 // vmovups 0x20(%r12), %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	WORD $0x0974 // je 0x18fd <k_mul_panels+0x18dd>
+	LONG $0x2c65c2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm3, %ymm0
+	LONG $0xf85804c5 // vaddps %ymm0, %ymm15, %ymm15
+	LONG $0x2e6542c4; BYTE $0x39 // vmaskmovps %ymm15, %ymm3, (%r9)
+	LONG $0xf2287cc5 // vmovaps %ymm2, %ymm14
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfeab840f; WORD $0xffff // je 0x17bd <k_mul_panels+0x179d>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xe9287cc5 // vmovaps %ymm1, %ymm13
+	WORD $0x0574 // je 0x1920 <k_mul_panels+0x1900>
+	LONG $0x580c41c4; BYTE $0x37 // vaddps (%r15), %ymm14, %ymm14
+	LONG $0x117c41c4; BYTE $0x37 // vmovups %ymm14, (%r15)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0xfec5840f; WORD $0xffff // je 0x17f7 <k_mul_panels+0x17d7>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x193c <k_mul_panels+0x191c>
+	LONG $0x581441c4; BYTE $0x29 // vaddps (%r9), %ymm13, %ymm13
+	LONG $0x117c41c4; BYTE $0x29 // vmovups %ymm13, (%r9)
+	LONG $0xffe8cae9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
+	LONG $0xeb3d8d4c; WORD $0x0062; BYTE $0x00 // leaq 0x62eb(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
+	LONG $0x107cc1c4; WORD $0x2057 // vmovups 0x20(%r15), %ymm2
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x196c <k_mul_panels+0x194c>
 	LONG $0x2c6dc2c4; BYTE $0x19 // vmaskmovps (%r9), %ymm2, %ymm3
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0x2e6dc2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%r9)
 	LONG $0x20c18349 // addq $0x20, %r9
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xff31840f; WORD $0xffff // je 0x1896 <k_mul_panels+0x1876>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x196f <k_mul_panels+0x194f>
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xff26840f; WORD $0xffff // je 0x18a3 <k_mul_panels+0x1883>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x1987 <k_mul_panels+0x1967>
 	LONG $0x587cc1c4; BYTE $0x01 // vaddps (%r9), %ymm0, %ymm0
 	LONG $0x117cc1c4; BYTE $0x01 // vmovups %ymm0, (%r9)
-	LONG $0xffe807e9; BYTE $0xff // jmp 0x180 <k_mul_panels+0x160>
-	LONG $0x90c48148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rsp
+	LONG $0xffe87fe9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
+	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1401,185 +1412,236 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// mul_panels_64
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x196f8e0f; WORD $0x0000 // jle 0x330c <k_mul_panels_64+0x197c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x19738e0f; WORD $0x0000 // jle 0x3346 <k_mul_panels_64+0x1996>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08588b48 // movq 0x8(%rax), %rbx
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x28508b48 // movq 0x28(%rax), %rdx
+	LONG $0x30688b48 // movq 0x30(%rax), %rbp
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	WORD $0x2eeb // jmp 0x19f9 <k_mul_panels_64+0x69>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x38eb // jmp 0x1a32 <k_mul_panels_64+0x82>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30688b48 // movq 0x30(%rax), %rbp
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
 	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x54af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rdx
-	LONG $0xd0048d48 // leaq (%rax,%rdx,8), %rax
-	LONG $0xfcc38348 // addq $-0x4, %rbx
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0xc31c8d48 // leaq (%rbx,%rax,8), %rbx
+	LONG $0x24048348; BYTE $0xfc // addq $-0x4, (%rsp)
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x19028d0f; WORD $0x0000 // jge 0x32fb <k_mul_panels_64+0x196b>
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
-	LONG $0x03508d49 // leaq 0x3(%r8), %rdx
-	LONG $0xfce28348 // andq $-0x4, %rdx
-	LONG $0x01f88349 // cmpq $0x1, %r8
-	LONG $0xd0440f49 // cmoveq %r8, %rdx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
-	LONG $0xd14d0f48 // cmovgeq %rcx, %rdx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	WORD $0xa57e // jle 0x19d0 <k_mul_panels_64+0x40>
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0xeeaf0f4c // imulq %rsi, %r13
-	LONG $0x03e5c149 // shlq $0x3, %r13
-	WORD $0x034c; BYTE $0x2f // addq (%rdi), %r13
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xd14d0f49 // cmovgeq %r9, %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	WORD $0x9f0f; BYTE $0xc1 // setg %cl
-	WORD $0xc901 // addl %ecx, %ecx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x240c894c // movq %r9, (%rsp)
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	WORD $0x78eb // jmp 0x1b0c <k_mul_panels_64+0x17c>
-	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x9c3d8d4c; WORD $0x005e; BYTE $0x00 // leaq 0x5e9c(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x9754; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r10,4), %ymm2
-	LONG $0x2f6dc2c4; BYTE $0x09 // vmaskmovpd %ymm1, %ymm2, (%r9)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0a2d840f; WORD $0x0000 // je 0x24e9 <k_mul_panels_64+0xb59>
-	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0x74058d4c; WORD $0x005e; BYTE $0x00 // leaq 0x5e74(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x884c; BYTE $0x20 // vpmovsxdq 0x20(%r8,%r9,4), %ymm1
-	LONG $0x2d75e2c4; BYTE $0x12 // vmaskmovpd (%rdx), %ymm1, %ymm2
-	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
-	LONG $0x2f75e2c4; BYTE $0x02 // vmaskmovpd %ymm0, %ymm1, (%rdx)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0x05e6c149 // shlq $0x5, %r14
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	LONG $0x0cc18348 // addq $0xc, %rcx
-	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	LONG $0xfec88d0f; WORD $0xffff // jge 0x19d4 <k_mul_panels_64+0x44>
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x0003be41; WORD $0x0000 // movl $0x3, %r14d
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	WORD $0x137f // jg 0x1b31 <k_mul_panels_64+0x1a1>
-	LONG $0x03508d49 // leaq 0x3(%r8), %rdx
-	LONG $0x06708d4d // leaq 0x6(%r8), %r14
+	LONG $0x19148d0f; WORD $0x0000 // jge 0x3346 <k_mul_panels_64+0x1996>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x03788d48 // leaq 0x3(%rax), %rdi
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xf8440f48 // cmoveq %rax, %rdi
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xf84d0f48 // cmovgeq %rax, %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	WORD $0x2f7e // jle 0x1a90 <k_mul_panels_64+0xe0>
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x3f478d48 // leaq 0x3f(%rdi), %rax
+	LONG $0x7ec78348 // addq $0x7e, %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf8490f48 // cmovnsq %rax, %rdi
+	LONG $0x06ffc148 // sarq $0x6, %rdi
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf2490f4c // cmovnsq %rdx, %r14
+	WORD $0x1d7f // jg 0x1aa2 <k_mul_panels_64+0xf2>
+	WORD $0x8ceb // jmp 0x1a13 <k_mul_panels_64+0x63>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000602444c748; BYTE $0x00 // movq $0x0, 0x60(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xff718e0f; WORD $0xffff // jle 0x1a13 <k_mul_panels_64+0x63>
+	LONG $0x03458d48 // leaq 0x3(%rbp), %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc5490f48 // cmovnsq %rbp, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x18788b48 // movq 0x18(%rax), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x03e1c148 // shlq $0x3, %rcx
+	WORD $0x0348; BYTE $0x08 // addq (%rax), %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	QUAD $0x00000000ad348d48 // leaq (,%rbp,4), %rsi
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	WORD $0xc001 // addl %eax, %eax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x71eb // jmp 0x1bc2 <k_mul_panels_64+0x212>
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0xdf1d8d4c; WORD $0x0060; BYTE $0x00 // leaq 0x60df(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0x8b54; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r9,4), %ymm2
+	LONG $0x2f6de2c4; BYTE $0x09 // vmaskmovpd %ymm1, %ymm2, (%rcx)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x0e16840f; WORD $0x0000 // je 0x298f <k_mul_panels_64+0xfdf>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xb8358d48; WORD $0x0060; BYTE $0x00 // leaq 0x60b8(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
+	LONG $0x2d75e2c4; BYTE $0x10 // vmaskmovpd (%rax), %ymm1, %ymm2
+	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
+	LONG $0x2f75e2c4; BYTE $0x00 // vmaskmovpd %ymm0, %ymm1, (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000982494034c // addq 0x98(%rsp), %r10
+	QUAD $0x00008024b4af0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r14
+	LONG $0xf73c8d4a // leaq (%rdi,%r14,8), %rdi
+	LONG $0x0cc08349 // addq $0xc, %r8
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0xfe3e8d0f; WORD $0xffff // jge 0x1a00 <k_mul_panels_64+0x50>
+	LONG $0x24543b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r10
+	WORD $0x277d // jge 0x1bf0 <k_mul_panels_64+0x240>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30408b48 // movq 0x30(%rax), %rax
+	LONG $0x44af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rax
+	LONG $0xd00c8d4a // leaq (%rax,%r10,8), %rcx
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	WORD $0x11eb // jmp 0x1bf4 <k_mul_panels_64+0x244>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x0003be41; WORD $0x0000 // movl $0x3, %r14d
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	WORD $0x137f // jg 0x1c19 <k_mul_panels_64+0x269>
+	LONG $0x034e8d4c // leaq 0x3(%rsi), %r9
+	LONG $0x06768d4c // leaq 0x6(%rsi), %r14
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf1490f4d // cmovnsq %r9, %r14
 	LONG $0x02fec149 // sarq $0x2, %r14
-	QUAD $0x00000000cd248d4c // leaq (,%rcx,8), %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	LONG $0x00b28f0f; WORD $0x0000 // jg 0x1c00 <k_mul_panels_64+0x270>
-	LONG $0x05fa8348 // cmpq $0x5, %rdx
-	LONG $0x0239840f; WORD $0x0000 // je 0x1d91 <k_mul_panels_64+0x401>
-	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x035a840f; WORD $0x0000 // je 0x1ebc <k_mul_panels_64+0x52c>
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x8875 // jne 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x04be8e0f; WORD $0x0000 // jle 0x2044 <k_mul_panels_64+0x6b4>
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x07e5840f; WORD $0x0000 // je 0x2378 <k_mul_panels_64+0x9e8>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
+	LONG $0xcb2c8d4c // leaq (%rbx,%rcx,8), %r13
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0xc11c8d4e // leaq (%rcx,%r8,8), %r11
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x01228f0f; WORD $0x0000 // jg 0x1d60 <k_mul_panels_64+0x3b0>
+	LONG $0x05f98348 // cmpq $0x5, %rcx
+	LONG $0x04a3840f; WORD $0x0000 // je 0x20eb <k_mul_panels_64+0x73b>
+	LONG $0x06f98348 // cmpq $0x6, %rcx
+	LONG $0x0725840f; WORD $0x0000 // je 0x2377 <k_mul_panels_64+0x9c7>
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xff44850f; WORD $0xffff // jne 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
+	LONG $0x4b180f41; BYTE $0x40 // prefetcht0 0x40(%r11)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x197dc2c4; BYTE $0x19 // vbroadcastsd (%r9), %ymm3
-	LONG $0xb8e5c2c4; BYTE $0x17 // vfmadd231pd (%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb8e5c2c4; WORD $0x204f // vfmadd231pd 0x20(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb8e5c2c4; WORD $0x4047 // vfmadd231pd 0x40(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x08c18349 // addq $0x8, %r9
-	LONG $0x60c78349 // addq $0x60, %r15
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0xdd75 // jne 0x1bc0 <k_mul_panels_64+0x230>
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x07aa830f; WORD $0x0000 // jae 0x2397 <k_mul_panels_64+0xa07>
-	LONG $0x00083de9; BYTE $0x00 // jmp 0x242f <k_mul_panels_64+0xa9f>
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00b28c0f; WORD $0x0000 // jl 0x1d3b <k_mul_panels_64+0x38b>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x11fa8348 // cmpq $0x11, %rdx
-	LONG $0x0200840f; WORD $0x0000 // je 0x1e0a <k_mul_panels_64+0x47a>
-	LONG $0x12fa8348 // cmpq $0x12, %rdx
-	LONG $0x0318840f; WORD $0x0000 // je 0x1f2c <k_mul_panels_64+0x59c>
-	LONG $0x13fa8348 // cmpq $0x13, %rdx
-	LONG $0xfed2850f; WORD $0xffff // jne 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d4 // prefetcht0 0x20(%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x40d4 // prefetcht0 0x40(%r12,%rdx,8)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d4 // prefetcht0 0x20(%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x40d4 // prefetcht0 0x40(%r12,%rdx,8)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d4 // prefetcht0 0x20(%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x40d4 // prefetcht0 0x40(%r12,%rdx,8)
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x03d78e0f; WORD $0x0000 // jle 0x2055 <k_mul_panels_64+0x6c5>
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x0869840f; WORD $0x0000 // je 0x24f4 <k_mul_panels_64+0xb64>
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x197dc2c4; BYTE $0x1f // vbroadcastsd (%r15), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x11 // vfmadd231pd (%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x2049 // vfmadd231pd 0x20(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4041 // vfmadd231pd 0x40(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x085f // vbroadcastsd 0x8(%r15), %ymm3
+	LONG $0xb8e5e2c4; WORD $0x6051 // vfmadd231pd 0x60(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x00008089b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a081b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x105f // vbroadcastsd 0x10(%r15), %ymm3
+	QUAD $0x0000c091b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000e089b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00010081b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x100(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x185f // vbroadcastsd 0x18(%r15), %ymm3
+	QUAD $0x00012091b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x120(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x00014089b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x140(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00016081b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x160(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0x80c18148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rcx # imm = 0x180
+	LONG $0x244c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r9
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xff65870f; WORD $0xffff // ja 0x1ca0 <k_mul_panels_64+0x2f0>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x0b218e0f; WORD $0x0000 // jle 0x2865 <k_mul_panels_64+0xeb5>
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0x0aa5850f; WORD $0x0000 // jne 0x27f3 <k_mul_panels_64+0xe43>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x0ac0850f; WORD $0x0000 // jne 0x281b <k_mul_panels_64+0xe6b>
+	LONG $0x000b05e9; BYTE $0x00 // jmp 0x2865 <k_mul_panels_64+0xeb5>
+	LONG $0x11f98348 // cmpq $0x11, %rcx
+	LONG $0x0445840f; WORD $0x0000 // je 0x21af <k_mul_panels_64+0x7ff>
+	LONG $0x12f98348 // cmpq $0x12, %rcx
+	LONG $0x06d4840f; WORD $0x0000 // je 0x2448 <k_mul_panels_64+0xa98>
+	LONG $0x13f98348 // cmpq $0x13, %rcx
+	LONG $0xfe22850f; WORD $0xffff // jne 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
+	LONG $0x4b180f41; BYTE $0x40 // prefetcht0 0x40(%r11)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x20cb // prefetcht0 0x20(%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cb // prefetcht0 0x40(%r11,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x20cb // prefetcht0 0x20(%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cb // prefetcht0 0x40(%r11,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x20cb // prefetcht0 0x20(%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cb // prefetcht0 0x40(%r11,%rcx,8)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
@@ -1589,1194 +1651,1151 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107d41c4; BYTE $0x21 // vmovupd (%r9), %ymm12
-	LONG $0x107d41c4; WORD $0x2069 // vmovupd 0x20(%r9), %ymm13
-	LONG $0x107d41c4; WORD $0x4071 // vmovupd 0x40(%r9), %ymm14
-	LONG $0x197d62c4; BYTE $0x3a // vbroadcastsd (%rdx), %ymm15
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x020c8c0f; WORD $0x0000 // jl 0x2027 <k_mul_panels_64+0x677>
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x197d62c4; BYTE $0x21 // vbroadcastsd (%rcx), %ymm12
+	LONG $0x107d41c4; BYTE $0x2f // vmovupd (%r15), %ymm13
+	LONG $0x107d41c4; WORD $0x2077 // vmovupd 0x20(%r15), %ymm14
+	LONG $0x107d41c4; WORD $0x407f // vmovupd 0x40(%r15), %ymm15
+	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
+	LONG $0xb89dc2c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm13) + ymm0
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	LONG $0xb89d42c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
 	LONG $0xb88542c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm12) + ymm10
-	LONG $0xb88542c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm15, %ymm11 # ymm11 = (ymm15 * ymm13) + ymm11
-	LONG $0xb88dc2c4; BYTE $0xc7 // vfmadd231pd %ymm15, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm15) + ymm0
-	LONG $0x4411fdc5; WORD $0x0824 // vmovupd %ymm0, 0x8(%rsp)
-	LONG $0x197d62c4; WORD $0x087a // vbroadcastsd 0x8(%rdx), %ymm15
-	LONG $0xb88542c4; BYTE $0xcc // vfmadd231pd %ymm12, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm12) + ymm9
-	LONG $0xb88542c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm13) + ymm8
-	LONG $0x197de2c4; WORD $0x1042 // vbroadcastsd 0x10(%rdx), %ymm0
-	LONG $0xb88dc2c4; BYTE $0xff // vfmadd231pd %ymm15, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm15) + ymm7
-	LONG $0xb8fdc2c4; BYTE $0xf4 // vfmadd231pd %ymm12, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm12) + ymm6
-	LONG $0xb8fdc2c4; BYTE $0xed // vfmadd231pd %ymm13, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm13) + ymm5
-	LONG $0xb88de2c4; BYTE $0xe0 // vfmadd231pd %ymm0, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm0) + ymm4
-	LONG $0x197de2c4; WORD $0x1842 // vbroadcastsd 0x18(%rdx), %ymm0
-	LONG $0xb8fdc2c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm12) + ymm3
-	LONG $0xb8fdc2c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm13) + ymm2
-	LONG $0xb8fdc2c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
-	LONG $0x4410fdc5; WORD $0x0824 // vmovupd 0x8(%rsp), %ymm0
-	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x60c18349 // addq $0x60, %r9
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0x8375 // jne 0x1ce0 <k_mul_panels_64+0x350>
-	LONG $0x287d41c4; BYTE $0xe2 // vmovapd %ymm10, %ymm12
-	LONG $0xe9287dc5 // vmovapd %ymm1, %ymm13
-	LONG $0xd0287dc5 // vmovapd %ymm0, %ymm10
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x07cc830f; WORD $0x0000 // jae 0x2540 <k_mul_panels_64+0xbb0>
-	LONG $0xca28fdc5 // vmovapd %ymm2, %ymm1
-	LONG $0xd328fdc5 // vmovapd %ymm3, %ymm2
-	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
-	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
-	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
-	LONG $0xf728fdc5 // vmovapd %ymm7, %ymm6
-	LONG $0x0009dee9; BYTE $0x00 // jmp 0x276f <k_mul_panels_64+0xddf>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x02838e0f; WORD $0x0000 // jle 0x2026 <k_mul_panels_64+0x696>
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x03e28348 // andq $0x3, %rdx
-	LONG $0x0312840f; WORD $0x0000 // je 0x20c2 <k_mul_panels_64+0x732>
-	QUAD $0x00000000d50c8d44 // leal (,%rdx,8), %r9d
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	QUAD $0xfffffffffffcbd48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rbp # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xea // andq %rbp, %r10
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x197de2c4; WORD $0x0841 // vbroadcastsd 0x8(%rcx), %ymm0
+	LONG $0x107d41c4; WORD $0x6067 // vmovupd 0x60(%r15), %ymm12
+	LONG $0xb8fd42c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm13) + ymm9
+	LONG $0xb8fd42c4; BYTE $0xc6 // vfmadd231pd %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
+	LONG $0xb885e2c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm0) + ymm7
+	LONG $0x197de2c4; WORD $0x1041 // vbroadcastsd 0x10(%rcx), %ymm0
+	LONG $0xb8fdc2c4; BYTE $0xf5 // vfmadd231pd %ymm13, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm13) + ymm6
+	LONG $0xb8fdc2c4; BYTE $0xee // vfmadd231pd %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
+	LONG $0xb885e2c4; BYTE $0xe0 // vfmadd231pd %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
+	LONG $0x197de2c4; WORD $0x1841 // vbroadcastsd 0x18(%rcx), %ymm0
+	LONG $0xb8fdc2c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm13) + ymm3
+	LONG $0xb8fdc2c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm14) + ymm2
+	LONG $0xb8fdc2c4; BYTE $0xcf // vfmadd231pd %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
+	QUAD $0x00008087107dc1c4; BYTE $0x00 // vmovupd 0x80(%r15), %ymm0
+	QUAD $0x0000a0af107d41c4; BYTE $0x00 // vmovupd 0xa0(%r15), %ymm13
+	LONG $0x197d62c4; WORD $0x2071 // vbroadcastsd 0x20(%rcx), %ymm14
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	LONG $0xb88d42c4; BYTE $0xfc // vfmadd231pd %ymm12, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm12) + ymm15
+	LONG $0x7c117dc5; WORD $0x4024 // vmovupd %ymm15, 0x40(%rsp)
+	LONG $0xb88d62c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
+	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0x197d62c4; WORD $0x2871 // vbroadcastsd 0x28(%rcx), %ymm14
+	LONG $0xb88d42c4; BYTE $0xcc // vfmadd231pd %ymm12, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm12) + ymm9
+	LONG $0xb88d62c4; BYTE $0xc0 // vfmadd231pd %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
+	LONG $0xb895c2c4; BYTE $0xfe // vfmadd231pd %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x197d62c4; WORD $0x3071 // vbroadcastsd 0x30(%rcx), %ymm14
+	LONG $0xb88dc2c4; BYTE $0xf4 // vfmadd231pd %ymm12, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm12) + ymm6
+	LONG $0xb88de2c4; BYTE $0xe8 // vfmadd231pd %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
+	LONG $0x197d62c4; WORD $0x3879 // vbroadcastsd 0x38(%rcx), %ymm15
+	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xb885c2c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm12) + ymm3
+	LONG $0xb885e2c4; BYTE $0xd0 // vfmadd231pd %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0xb885c2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
+	QUAD $0x0000c087107dc1c4; BYTE $0x00 // vmovupd 0xc0(%r15), %ymm0
+	QUAD $0x0000e0a7107d41c4; BYTE $0x00 // vmovupd 0xe0(%r15), %ymm12
+	LONG $0x197d62c4; WORD $0x4069 // vbroadcastsd 0x40(%rcx), %ymm13
+	QUAD $0x000100b7107d41c4; BYTE $0x00 // vmovupd 0x100(%r15), %ymm14
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	LONG $0xb89562c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm13, %ymm15 # ymm15 = (ymm13 * ymm0) + ymm15
+	LONG $0xb89542c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm12) + ymm11
+	LONG $0xb88d42c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0x197d62c4; WORD $0x4869 // vbroadcastsd 0x48(%rcx), %ymm13
+	LONG $0xb89562c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
+	LONG $0xb89542c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm12) + ymm8
+	LONG $0xb88dc2c4; BYTE $0xfd // vfmadd231pd %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
+	LONG $0x197d62c4; WORD $0x5069 // vbroadcastsd 0x50(%rcx), %ymm13
+	LONG $0xb895e2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm0) + ymm6
+	LONG $0xb895c2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm12) + ymm5
+	LONG $0xb88dc2c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x197d62c4; WORD $0x5869 // vbroadcastsd 0x58(%rcx), %ymm13
+	LONG $0xb895e2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm0) + ymm3
+	LONG $0xb895c2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm12) + ymm2
+	LONG $0xb895c2c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm14) + ymm1
+	QUAD $0x00012087107dc1c4; BYTE $0x00 // vmovupd 0x120(%r15), %ymm0
+	QUAD $0x000140a7107d41c4; BYTE $0x00 // vmovupd 0x140(%r15), %ymm12
+	QUAD $0x000160af107d41c4; BYTE $0x00 // vmovupd 0x160(%r15), %ymm13
+	LONG $0x197d62c4; WORD $0x6071 // vbroadcastsd 0x60(%rcx), %ymm14
+	LONG $0xb88d62c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	LONG $0x7c117dc5; WORD $0x4024 // vmovupd %ymm15, 0x40(%rsp)
+	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0x197d62c4; WORD $0x6879 // vbroadcastsd 0x68(%rcx), %ymm15
+	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0xb88562c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
+	LONG $0xb88542c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm12) + ymm8
+	LONG $0xb895c2c4; BYTE $0xff // vfmadd231pd %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
+	LONG $0x197d62c4; WORD $0x7071 // vbroadcastsd 0x70(%rcx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
+	LONG $0xb88dc2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
+	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0x197d62c4; WORD $0x7871 // vbroadcastsd 0x78(%rcx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0xb88dc2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm12) + ymm2
+	LONG $0xb88dc2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x80c78149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r15 # imm = 0x180
+	LONG $0x244c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r9
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xfe09870f; WORD $0xffff // ja 0x1e30 <k_mul_panels_64+0x480>
+	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x069d8e0f; WORD $0x0000 // jle 0x26d3 <k_mul_panels_64+0xd23>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xe1287dc5 // vmovapd %ymm1, %ymm12
+	LONG $0xc828fdc5 // vmovapd %ymm0, %ymm1
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x197de2c4; WORD $0x280c // vbroadcastsd (%rax,%rbp), %ymm1
-	LONG $0xb8f5e2c4; WORD $0xae04 // vfmadd231pd (%rsi,%rbp,4), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	LONG $0x08c58348 // addq $0x8, %rbp
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0xeb75 // jne 0x1de0 <k_mul_panels_64+0x450>
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x64117dc5; WORD $0x4024 // vmovupd %ymm12, 0x40(%rsp)
+	LONG $0x107dc1c4; BYTE $0x07 // vmovupd (%r15), %ymm0
+	LONG $0x107d41c4; WORD $0x2067 // vmovupd 0x20(%r15), %ymm12
+	LONG $0x107d41c4; WORD $0x406f // vmovupd 0x40(%r15), %ymm13
+	LONG $0x197d62c4; BYTE $0x31 // vbroadcastsd (%rcx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm0) + ymm1
+	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0x197d62c4; WORD $0x0871 // vbroadcastsd 0x8(%rcx), %ymm14
+	LONG $0xb88d62c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
+	LONG $0xb88d42c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm12) + ymm8
+	LONG $0xb895c2c4; BYTE $0xfe // vfmadd231pd %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x197d62c4; WORD $0x1071 // vbroadcastsd 0x10(%rcx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
+	LONG $0xb88dc2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
+	LONG $0x197d62c4; WORD $0x1879 // vbroadcastsd 0x18(%rcx), %ymm15
+	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xb885e2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
+	LONG $0xb885c2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm12) + ymm2
+	LONG $0x64107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm12
+	LONG $0xb88542c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm15, %ymm12 # ymm12 = (ymm15 * ymm13) + ymm12
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0x60c78349 // addq $0x60, %r15
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xff7b870f; WORD $0xffff // ja 0x2050 <k_mul_panels_64+0x6a0>
+	LONG $0x5c11fdc5; WORD $0x4024 // vmovupd %ymm3, 0x40(%rsp)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0x06068f0f; WORD $0x0000 // jg 0x26ec <k_mul_panels_64+0xd3c>
+	LONG $0xfffab5e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x5a7c // jl 0x215c <k_mul_panels_64+0x7ac>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x197dc2c4; BYTE $0x09 // vbroadcastsd (%r9), %ymm1
+	LONG $0x98fde2c4; BYTE $0x09 // vfmadd132pd (%rcx), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0841 // vbroadcastsd 0x8(%r9), %ymm0
+	LONG $0x98f5e2c4; WORD $0x2041 // vfmadd132pd 0x20(%rcx), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197dc2c4; WORD $0x1049 // vbroadcastsd 0x10(%r9), %ymm1
+	LONG $0x98fde2c4; WORD $0x4049 // vfmadd132pd 0x40(%rcx), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1841 // vbroadcastsd 0x18(%r9), %ymm0
+	LONG $0x98f5e2c4; WORD $0x6041 // vfmadd132pd 0x60(%rcx), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x247c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r15
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0xb477 // ja 0x2110 <k_mul_panels_64+0x760>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x09ef8e0f; WORD $0x0000 // jle 0x2b54 <k_mul_panels_64+0x11a4>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x03e08348 // andq $0x3, %rax
+	LONG $0x0980840f; WORD $0x0000 // je 0x2af2 <k_mul_panels_64+0x1142>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x197dc2c4; BYTE $0x09 // vbroadcastsd (%r9), %ymm1
+	LONG $0xb8f5e2c4; BYTE $0x01 // vfmadd231pd (%rcx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	WORD $0xe675 // jne 0x2180 <k_mul_panels_64+0x7d0>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0x02d0830f; WORD $0x0000 // jae 0x20d5 <k_mul_panels_64+0x745>
-	LONG $0x00031ae9; BYTE $0x00 // jmp 0x2124 <k_mul_panels_64+0x794>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x01f58e0f; WORD $0x0000 // jle 0x202f <k_mul_panels_64+0x69f>
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x0334840f; WORD $0x0000 // je 0x217b <k_mul_panels_64+0x7eb>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
+	LONG $0x0951830f; WORD $0x0000 // jae 0x2afb <k_mul_panels_64+0x114b>
+	LONG $0x0009a5e9; BYTE $0x00 // jmp 0x2b54 <k_mul_panels_64+0x11a4>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00f08c0f; WORD $0x0000 // jl 0x22e4 <k_mul_panels_64+0x934>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107dc1c4; BYTE $0x27 // vmovupd (%r15), %ymm4
-	LONG $0x197dc2c4; BYTE $0x29 // vbroadcastsd (%r9), %ymm5
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x197dc2c4; BYTE $0x31 // vbroadcastsd (%r9), %ymm6
+	LONG $0x3910fdc5 // vmovupd (%rcx), %ymm7
+	LONG $0x41107dc5; BYTE $0x20 // vmovupd 0x20(%rcx), %ymm8
+	LONG $0x6910fdc5; BYTE $0x40 // vmovupd 0x40(%rcx), %ymm5
+	LONG $0xa8c5e2c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
+	LONG $0x197dc2c4; WORD $0x0859 // vbroadcastsd 0x8(%r9), %ymm3
+	LONG $0x197d42c4; WORD $0x1049 // vbroadcastsd 0x10(%r9), %ymm9
+	LONG $0xa8c5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm2
+	LONG $0xa8c562c4; BYTE $0xc9 // vfmadd213pd %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
+	LONG $0x197dc2c4; WORD $0x1849 // vbroadcastsd 0x18(%r9), %ymm1
+	LONG $0x6110fdc5; BYTE $0x60 // vmovupd 0x60(%rcx), %ymm4
+	LONG $0xa8c5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
+	LONG $0x197dc2c4; WORD $0x2041 // vbroadcastsd 0x20(%r9), %ymm0
+	LONG $0xa8bde2c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
+	LONG $0x197dc2c4; WORD $0x2851 // vbroadcastsd 0x28(%r9), %ymm2
+	LONG $0xa8bde2c4; BYTE $0xd3 // vfmadd213pd %ymm3, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm3
+	LONG $0x197dc2c4; WORD $0x3059 // vbroadcastsd 0x30(%r9), %ymm3
+	LONG $0x197dc2c4; WORD $0x3871 // vbroadcastsd 0x38(%r9), %ymm6
+	LONG $0xa8bdc2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
+	LONG $0xa8bde2c4; BYTE $0xf1 // vfmadd213pd %ymm1, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm1
+	LONG $0x197dc2c4; WORD $0x4049 // vbroadcastsd 0x40(%r9), %ymm1
+	LONG $0xa8d5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
+	LONG $0x197dc2c4; WORD $0x4841 // vbroadcastsd 0x48(%r9), %ymm0
+	LONG $0xa8d5e2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
+	LONG $0x197dc2c4; WORD $0x5079 // vbroadcastsd 0x50(%r9), %ymm7
+	LONG $0x197d42c4; WORD $0x5841 // vbroadcastsd 0x58(%r9), %ymm8
+	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
+	LONG $0xa8d562c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm6
+	LONG $0x197dc2c4; WORD $0x6059 // vbroadcastsd 0x60(%r9), %ymm3
+	LONG $0xa8dde2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
+	LONG $0x197dc2c4; WORD $0x6851 // vbroadcastsd 0x68(%r9), %ymm2
+	LONG $0xa8dde2c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
+	LONG $0x197dc2c4; WORD $0x7049 // vbroadcastsd 0x70(%r9), %ymm1
+	LONG $0x197dc2c4; WORD $0x7841 // vbroadcastsd 0x78(%r9), %ymm0
+	LONG $0xa8dde2c4; BYTE $0xcf // vfmadd213pd %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
+	LONG $0xa8ddc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm8
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x247c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r15
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xff1c870f; WORD $0xffff // ja 0x2200 <k_mul_panels_64+0x850>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x487e // jle 0x2331 <k_mul_panels_64+0x981>
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x9066 // nop
+	LONG $0x2410fdc5; BYTE $0x01 // vmovupd (%rcx,%rax), %ymm4
+	LONG $0x197dc2c4; WORD $0x012c // vbroadcastsd (%r9,%rax), %ymm5
 	LONG $0xb8dde2c4; BYTE $0xdd // vfmadd231pd %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x197dc2c4; WORD $0x0869 // vbroadcastsd 0x8(%r9), %ymm5
-	LONG $0x197dc2c4; WORD $0x1071 // vbroadcastsd 0x10(%r9), %ymm6
+	LONG $0x197dc2c4; WORD $0x016c; BYTE $0x08 // vbroadcastsd 0x8(%r9,%rax), %ymm5
+	LONG $0x197dc2c4; WORD $0x0174; BYTE $0x10 // vbroadcastsd 0x10(%r9,%rax), %ymm6
 	LONG $0xb8dde2c4; BYTE $0xd5 // vfmadd231pd %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
 	LONG $0xb8dde2c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x197dc2c4; WORD $0x1869 // vbroadcastsd 0x18(%r9), %ymm5
+	LONG $0x197dc2c4; WORD $0x016c; BYTE $0x18 // vbroadcastsd 0x18(%r9,%rax), %ymm5
 	LONG $0xb8dde2c4; BYTE $0xc5 // vfmadd231pd %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0xc375 // jne 0x1e70 <k_mul_panels_64+0x4e0>
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x02e7830f; WORD $0x0000 // jae 0x219e <k_mul_panels_64+0x80e>
-	LONG $0x0003e0e9; BYTE $0x00 // jmp 0x229c <k_mul_panels_64+0x90c>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01bc8e0f; WORD $0x0000 // jle 0x2090 <k_mul_panels_64+0x700>
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	LONG $0x03e58348 // andq $0x3, %rbp
-	LONG $0x094f840f; WORD $0x0000 // je 0x2830 <k_mul_panels_64+0xea0>
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	WORD $0xbf77 // ja 0x22f0 <k_mul_panels_64+0x940>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xf8648e0f; WORD $0xffff // jle 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0x040a8c0f; WORD $0x0000 // jl 0x2759 <k_mul_panels_64+0xda9>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x2359 <k_mul_panels_64+0x9a9>
+	LONG $0x5865c1c4; BYTE $0x1b // vaddpd (%r11), %ymm3, %ymm3
+	LONG $0x117dc1c4; BYTE $0x1b // vmovupd %ymm3, (%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xf837840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xcb0c8d4d // leaq (%r11,%rcx,8), %r9
+	LONG $0x000427e9; BYTE $0x00 // jmp 0x279e <k_mul_panels_64+0xdee>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	BYTE $0x90 // nop
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00888c0f; WORD $0x0000 // jl 0x2423 <k_mul_panels_64+0xa73>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
 	LONG $0x197dc2c4; BYTE $0x11 // vbroadcastsd (%r9), %ymm2
-	LONG $0xb8edc2c4; BYTE $0x0a // vfmadd231pd (%r10), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8edc2c4; WORD $0x2042 // vfmadd231pd 0x20(%r10), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x08c18349 // addq $0x8, %r9
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	WORD $0xe375 // jne 0x1f00 <k_mul_panels_64+0x570>
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0x0920830f; WORD $0x0000 // jae 0x2847 <k_mul_panels_64+0xeb7>
-	LONG $0x000990e9; BYTE $0x00 // jmp 0x28bc <k_mul_panels_64+0xf2c>
-	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
-	LONG $0x4c180f41; WORD $0x2024 // prefetcht0 0x20(%r12)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d4 // prefetcht0 0x20(%r12,%rdx,8)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d4 // prefetcht0 0x20(%r12,%rdx,8)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0xd4 // prefetcht0 (%r12,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d4 // prefetcht0 0x20(%r12,%rdx,8)
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x01298e0f; WORD $0x0000 // jle 0x209d <k_mul_panels_64+0x70d>
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
-	LONG $0x03e28349 // andq $0x3, %r10
-	LONG $0x09bb840f; WORD $0x0000 // je 0x293c <k_mul_panels_64+0xfac>
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	QUAD $0xfffffffffffcb949; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r9 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xca // andq %r9, %rdx
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x107d41c4; BYTE $0x07 // vmovupd (%r15), %ymm8
-	LONG $0x107d41c4; WORD $0x204f // vmovupd 0x20(%r15), %ymm9
-	LONG $0x197d42c4; BYTE $0x11 // vbroadcastsd (%r9), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x197d42c4; WORD $0x0851 // vbroadcastsd 0x8(%r9), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
-	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x197d42c4; WORD $0x1051 // vbroadcastsd 0x10(%r9), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
-	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x197d42c4; WORD $0x1851 // vbroadcastsd 0x18(%r9), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
-	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0xb8ede2c4; BYTE $0x09 // vfmadd231pd (%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x2041 // vfmadd231pd 0x20(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0851 // vbroadcastsd 0x8(%r9), %ymm2
+	LONG $0xb8ede2c4; WORD $0x4049 // vfmadd231pd 0x40(%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x6041 // vfmadd231pd 0x60(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1051 // vbroadcastsd 0x10(%r9), %ymm2
+	QUAD $0x00008089b8ede2c4; BYTE $0x00 // vfmadd231pd 0x80(%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000a081b8ede2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1851 // vbroadcastsd 0x18(%r9), %ymm2
+	QUAD $0x0000c089b8ede2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000e081b8ede2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xa975 // jne 0x1fc0 <k_mul_panels_64+0x630>
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x247c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r15
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x8d77 // ja 0x23b0 <k_mul_panels_64+0xa00>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x05d68e0f; WORD $0x0000 // jle 0x2a02 <k_mul_panels_64+0x1052>
+	LONG $0x01c7f641 // testb $0x1, %r15b
+	LONG $0x0563850f; WORD $0x0000 // jne 0x2999 <k_mul_panels_64+0xfe9>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0x0578850f; WORD $0x0000 // jne 0x29bb <k_mul_panels_64+0x100b>
+	LONG $0x0005bae9; BYTE $0x00 // jmp 0x2a02 <k_mul_panels_64+0x1052>
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x4b180f41; BYTE $0x20 // prefetcht0 0x20(%r11)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x20cb // prefetcht0 0x20(%r11,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x20cb // prefetcht0 0x20(%r11,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcb // prefetcht0 (%r11,%rcx,8)
+	LONG $0x4c180f41; WORD $0x20cb // prefetcht0 0x20(%r11,%rcx,8)
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x094e830f; WORD $0x0000 // jae 0x296f <k_mul_panels_64+0xfdf>
-	LONG $0x000abee9; BYTE $0x00 // jmp 0x2ae4 <k_mul_panels_64+0x1154>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x2124 <k_mul_panels_64+0x794>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0x000258e9; BYTE $0x00 // jmp 0x229c <k_mul_panels_64+0x90c>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x0003dae9; BYTE $0x00 // jmp 0x242f <k_mul_panels_64+0xa9f>
-	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
-	LONG $0x0006dfe9; BYTE $0x00 // jmp 0x276f <k_mul_panels_64+0xddf>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x00081fe9; BYTE $0x00 // jmp 0x28bc <k_mul_panels_64+0xf2c>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0x000a22e9; BYTE $0x00 // jmp 0x2ae4 <k_mul_panels_64+0x1154>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	WORD $0x4f72 // jb 0x2124 <k_mul_panels_64+0x794>
-	LONG $0x04c28349 // addq $0x4, %r10
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x197d82c4; WORD $0x390c // vbroadcastsd (%r9,%r15), %ymm1
-	LONG $0x98fda2c4; WORD $0xba0c // vfmadd132pd (%rdx,%r15,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3944; BYTE $0x08 // vbroadcastsd 0x8(%r9,%r15), %ymm0
-	LONG $0x98f5a2c4; WORD $0xba44; BYTE $0x20 // vfmadd132pd 0x20(%rdx,%r15,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x197d82c4; WORD $0x394c; BYTE $0x10 // vbroadcastsd 0x10(%r9,%r15), %ymm1
-	LONG $0x98fda2c4; WORD $0xba4c; BYTE $0x40 // vfmadd132pd 0x40(%rdx,%r15,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3944; BYTE $0x18 // vbroadcastsd 0x18(%r9,%r15), %ymm0
-	LONG $0x98f5a2c4; WORD $0xba44; BYTE $0x60 // vfmadd132pd 0x60(%rdx,%r15,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x20c78349 // addq $0x20, %r15
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	WORD $0xbc7f // jg 0x20e0 <k_mul_panels_64+0x750>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf9c08e0f; WORD $0xffff // jle 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x167c // jl 0x2150 <k_mul_panels_64+0x7c0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x2145 <k_mul_panels_64+0x7b5>
-	LONG $0x587dc1c4; WORD $0x2404 // vaddpd (%r12), %ymm0, %ymm0
-	LONG $0x117dc1c4; WORD $0x2404 // vmovupd %ymm0, (%r12)
-	LONG $0xfff9a0e9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0xe60d8d4c; WORD $0x0057; BYTE $0x00 // leaq 0x57e6(%rip), %r9 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x814c; BYTE $0x20 // vpmovsxdq 0x20(%r9,%r8,4), %ymm1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0a74 // je 0x2170 <k_mul_panels_64+0x7e0>
-	LONG $0x2d75c2c4; WORD $0x2414 // vmaskmovpd (%r12), %ymm1, %ymm2
-	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
-	LONG $0x2f75c2c4; WORD $0x2404 // vmaskmovpd %ymm0, %ymm1, (%r12)
-	LONG $0xfff975e9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x00fe820f; WORD $0x0000 // jb 0x229c <k_mul_panels_64+0x90c>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x197d82c4; WORD $0x1134 // vbroadcastsd (%r9,%r10), %ymm6
-	LONG $0x107d81c4; WORD $0x173c // vmovupd (%r15,%r10), %ymm7
-	LONG $0x107d01c4; WORD $0x1744; BYTE $0x20 // vmovupd 0x20(%r15,%r10), %ymm8
-	LONG $0x107d81c4; WORD $0x176c; BYTE $0x40 // vmovupd 0x40(%r15,%r10), %ymm5
-	LONG $0x197d02c4; WORD $0x114c; BYTE $0x08 // vbroadcastsd 0x8(%r9,%r10), %ymm9
-	LONG $0xa8c5e2c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
-	LONG $0xa8c562c4; BYTE $0xca // vfmadd213pd %ymm2, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm2
-	LONG $0x197d82c4; WORD $0x1154; BYTE $0x10 // vbroadcastsd 0x10(%r9,%r10), %ymm2
-	LONG $0x107d81c4; WORD $0x1764; BYTE $0x60 // vmovupd 0x60(%r15,%r10), %ymm4
-	LONG $0xa8c5e2c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm1
-	LONG $0x197d82c4; WORD $0x114c; BYTE $0x18 // vbroadcastsd 0x18(%r9,%r10), %ymm1
-	LONG $0xa8c5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
-	LONG $0x197d82c4; WORD $0x1144; BYTE $0x20 // vbroadcastsd 0x20(%r9,%r10), %ymm0
-	LONG $0xa8bde2c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
-	LONG $0x197d82c4; WORD $0x115c; BYTE $0x28 // vbroadcastsd 0x28(%r9,%r10), %ymm3
-	LONG $0x197d82c4; WORD $0x1174; BYTE $0x30 // vbroadcastsd 0x30(%r9,%r10), %ymm6
-	LONG $0xa8bdc2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
-	LONG $0xa8bde2c4; BYTE $0xf2 // vfmadd213pd %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
-	LONG $0x197d82c4; WORD $0x1154; BYTE $0x38 // vbroadcastsd 0x38(%r9,%r10), %ymm2
-	LONG $0xa8bde2c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm1
-	LONG $0x197d82c4; WORD $0x114c; BYTE $0x40 // vbroadcastsd 0x40(%r9,%r10), %ymm1
-	LONG $0xa8d5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
-	LONG $0x197d82c4; WORD $0x1144; BYTE $0x48 // vbroadcastsd 0x48(%r9,%r10), %ymm0
-	LONG $0x197d82c4; WORD $0x117c; BYTE $0x50 // vbroadcastsd 0x50(%r9,%r10), %ymm7
-	LONG $0xa8d5e2c4; BYTE $0xc3 // vfmadd213pd %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
-	LONG $0xa8d5e2c4; BYTE $0xfe // vfmadd213pd %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	LONG $0x197d82c4; WORD $0x1174; BYTE $0x58 // vbroadcastsd 0x58(%r9,%r10), %ymm6
-	LONG $0xa8d5e2c4; BYTE $0xf2 // vfmadd213pd %ymm2, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm2
-	LONG $0x197d82c4; WORD $0x115c; BYTE $0x60 // vbroadcastsd 0x60(%r9,%r10), %ymm3
-	LONG $0xa8dde2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
-	LONG $0x197d82c4; WORD $0x1154; BYTE $0x68 // vbroadcastsd 0x68(%r9,%r10), %ymm2
-	LONG $0x197d82c4; WORD $0x114c; BYTE $0x70 // vbroadcastsd 0x70(%r9,%r10), %ymm1
-	LONG $0xa8dde2c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
-	LONG $0xa8dde2c4; BYTE $0xcf // vfmadd213pd %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
-	LONG $0x197d82c4; WORD $0x1144; BYTE $0x78 // vbroadcastsd 0x78(%r9,%r10), %ymm0
-	LONG $0xa8dde2c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm6
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0xff148f0f; WORD $0xffff // jg 0x21b0 <k_mul_panels_64+0x820>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf84b8e0f; WORD $0xffff // jle 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x257c // jl 0x22d4 <k_mul_panels_64+0x944>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x22ba <k_mul_panels_64+0x92a>
-	LONG $0x5865c1c4; WORD $0x241c // vaddpd (%r12), %ymm3, %ymm3
-	LONG $0x117dc1c4; WORD $0x241c // vmovupd %ymm3, (%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xf826840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0xc4148d4f // leaq (%r12,%r8,8), %r10
-	WORD $0x45eb // jmp 0x2319 <k_mul_panels_64+0x989>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0x5f158d4c; WORD $0x0056; BYTE $0x00 // leaq 0x565f(%rip), %r10 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x8a64; BYTE $0x20 // vpmovsxdq 0x20(%r10,%r9,4), %ymm4
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0a74 // je 0x22f7 <k_mul_panels_64+0x967>
-	LONG $0x2d5dc2c4; WORD $0x242c // vmaskmovpd (%r12), %ymm4, %ymm5
-	LONG $0xdb58d5c5 // vaddpd %ymm3, %ymm5, %ymm3
-	LONG $0x2f5dc2c4; WORD $0x241c // vmaskmovpd %ymm3, %ymm4, (%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xf7e9840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xd4148d4f // leaq (%r12,%r10,8), %r10
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x0cdd8e0f; WORD $0x0000 // jle 0x2ff6 <k_mul_panels_64+0x1666>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x2323 <k_mul_panels_64+0x993>
-	LONG $0x586dc1c4; BYTE $0x12 // vaddpd (%r10), %ymm2, %ymm2
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x117d81c4; WORD $0xc414 // vmovupd %ymm2, (%r12,%r8,8)
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xf7b9840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xcc048d4f // leaq (%r12,%r9,8), %r8
-	LONG $0xc8148d4f // leaq (%r8,%r9,8), %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x234d <k_mul_panels_64+0x9bd>
-	LONG $0x5875c1c4; BYTE $0x0a // vaddpd (%r10), %ymm1, %ymm1
-	LONG $0x117dc1c4; BYTE $0x0a // vmovupd %ymm1, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xf794840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0xc2148d4f // leaq (%r10,%r8,8), %r10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x236e <k_mul_panels_64+0x9de>
-	LONG $0x587dc1c4; BYTE $0x02 // vaddpd (%r10), %ymm0, %ymm0
-	LONG $0x117dc1c4; BYTE $0x02 // vmovupd %ymm0, (%r10)
-	LONG $0xfff778e9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x0098820f; WORD $0x0000 // jb 0x242f <k_mul_panels_64+0xa9f>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x197dc2c4; BYTE $0x19 // vbroadcastsd (%r9), %ymm3
-	LONG $0xb8e5c2c4; BYTE $0x17 // vfmadd231pd (%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb8e5c2c4; WORD $0x204f // vfmadd231pd 0x20(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb8e5c2c4; WORD $0x4047 // vfmadd231pd 0x40(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x0859 // vbroadcastsd 0x8(%r9), %ymm3
-	LONG $0xb8e5c2c4; WORD $0x6057 // vfmadd231pd 0x60(%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000808fb8e5c2c4; BYTE $0x00 // vfmadd231pd 0x80(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x0000a087b8e5c2c4; BYTE $0x00 // vfmadd231pd 0xa0(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x1059 // vbroadcastsd 0x10(%r9), %ymm3
-	QUAD $0x0000c097b8e5c2c4; BYTE $0x00 // vfmadd231pd 0xc0(%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000e08fb8e5c2c4; BYTE $0x00 // vfmadd231pd 0xe0(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00010087b8e5c2c4; BYTE $0x00 // vfmadd231pd 0x100(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x1859 // vbroadcastsd 0x18(%r9), %ymm3
-	QUAD $0x00012097b8e5c2c4; BYTE $0x00 // vfmadd231pd 0x120(%r15), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0001408fb8e5c2c4; BYTE $0x00 // vfmadd231pd 0x140(%r15), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00016087b8e5c2c4; BYTE $0x00 // vfmadd231pd 0x160(%r15), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0x80c78149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r15 # imm = 0x180
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0xff718f0f; WORD $0xffff // jg 0x23a0 <k_mul_panels_64+0xa10>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf6b58e0f; WORD $0xffff // jle 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x244c8d4d; BYTE $0x20 // leaq 0x20(%r12), %r9
-	LONG $0x24548d49; BYTE $0x40 // leaq 0x40(%r12), %rdx
-	LONG $0x38578b4c // movq 0x38(%rdi), %r10
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x367e // jle 0x2485 <k_mul_panels_64+0xaf5>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0732840f; WORD $0x0000 // je 0x2b8a <k_mul_panels_64+0x11fa>
-	LONG $0x586dc1c4; WORD $0x2414 // vaddpd (%r12), %ymm2, %ymm2
-	LONG $0x117dc1c4; WORD $0x2414 // vmovupd %ymm2, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x4876 // jbe 0x24b2 <k_mul_panels_64+0xb22>
-	LONG $0x5875c1c4; BYTE $0x09 // vaddpd (%r9), %ymm1, %ymm1
-	LONG $0x117dc1c4; BYTE $0x09 // vmovupd %ymm1, (%r9)
-	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	WORD $0x6076 // jbe 0x24e0 <k_mul_panels_64+0xb50>
-	LONG $0x00046de9; BYTE $0x00 // jmp 0x28f2 <k_mul_panels_64+0xf62>
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	LONG $0xac2d8d48; WORD $0x0054; BYTE $0x00 // leaq 0x54ac(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	LONG $0x257de2c4; WORD $0x205d // vpmovsxdq 0x20(%rbp), %ymm3
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0a74 // je 0x24ac <k_mul_panels_64+0xb1c>
-	LONG $0x2d65c2c4; WORD $0x2424 // vmaskmovpd (%r12), %ymm3, %ymm4
-	LONG $0xd258ddc5 // vaddpd %ymm2, %ymm4, %ymm2
-	LONG $0x2f65c2c4; WORD $0x2414 // vmaskmovpd %ymm2, %ymm3, (%r12)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf5d9840f; WORD $0xffff // je 0x1a94 <k_mul_panels_64+0x104>
-	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
-	WORD $0x294d; BYTE $0xc7 // subq %r8, %r15
-	LONG $0x75258d4c; WORD $0x0054; BYTE $0x00 // leaq 0x5475(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0xbc54; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r15,4), %ymm2
-	LONG $0x2d6dc2c4; BYTE $0x19 // vmaskmovpd (%r9), %ymm2, %ymm3
-	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
-	LONG $0x2f6dc2c4; BYTE $0x09 // vmaskmovpd %ymm1, %ymm2, (%r9)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf5d3850f; WORD $0xffff // jne 0x1abc <k_mul_panels_64+0x12c>
-	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	LONG $0x00097ce9; BYTE $0x00 // jmp 0x2e70 <k_mul_panels_64+0x14e0>
-	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0xd0287dc5 // vmovapd %ymm0, %ymm10
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0xf834820f; WORD $0xffff // jb 0x1d74 <k_mul_panels_64+0x3e4>
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xca28fdc5 // vmovapd %ymm2, %ymm1
-	LONG $0xd328fdc5 // vmovapd %ymm3, %ymm2
-	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
-	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
-	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
-	LONG $0xf728fdc5 // vmovapd %ymm7, %ymm6
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x197de2c4; BYTE $0x02 // vbroadcastsd (%rdx), %ymm0
-	LONG $0x107dc1c4; BYTE $0x39 // vmovupd (%r9), %ymm7
-	LONG $0x107d41c4; WORD $0x2071 // vmovupd 0x20(%r9), %ymm14
-	LONG $0x107d41c4; WORD $0x4079 // vmovupd 0x40(%r9), %ymm15
-	LONG $0x7c117dc5; WORD $0x0824 // vmovupd %ymm15, 0x8(%rsp)
-	LONG $0xb8fd62c4; BYTE $0xe7 // vfmadd231pd %ymm7, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm7) + ymm12
-	LONG $0xb8fd42c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm14) + ymm11
-	LONG $0xb88562c4; BYTE $0xd0 // vfmadd231pd %ymm0, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm0) + ymm10
-	LONG $0x197de2c4; WORD $0x0842 // vbroadcastsd 0x8(%rdx), %ymm0
-	LONG $0xb8fd62c4; BYTE $0xcf // vfmadd231pd %ymm7, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm7) + ymm9
-	LONG $0xb8fd42c4; BYTE $0xc6 // vfmadd231pd %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
-	LONG $0xb885e2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm0) + ymm6
-	LONG $0x197de2c4; WORD $0x1042 // vbroadcastsd 0x10(%rdx), %ymm0
-	LONG $0xb8fde2c4; BYTE $0xef // vfmadd231pd %ymm7, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm7) + ymm5
-	LONG $0xb8fdc2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm14) + ymm4
-	LONG $0xb885e2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
-	LONG $0x197de2c4; WORD $0x1842 // vbroadcastsd 0x18(%rdx), %ymm0
-	LONG $0x107c41c4; WORD $0x6079 // vmovups 0x60(%r9), %ymm15
-	LONG $0x7c117cc5; WORD $0x7024 // vmovups %ymm15, 0x70(%rsp)
-	LONG $0xb8fde2c4; BYTE $0xd7 // vfmadd231pd %ymm7, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm7) + ymm2
-	LONG $0xb8fdc2c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
-	LONG $0xb8fd62c4; WORD $0x246c; BYTE $0x08 // vfmadd231pd 0x8(%rsp), %ymm0, %ymm13 # ymm13 = (ymm0 * mem) + ymm13
-	QUAD $0x000080b9107dc1c4; BYTE $0x00 // vmovupd 0x80(%r9), %ymm7
-	QUAD $0x0000a081107cc1c4; BYTE $0x00 // vmovups 0xa0(%r9), %ymm0
-	LONG $0x4411fcc5; WORD $0x0824 // vmovups %ymm0, 0x8(%rsp)
-	LONG $0x197d62c4; WORD $0x2072 // vbroadcastsd 0x20(%rdx), %ymm14
-	LONG $0x4410fdc5; WORD $0x7024 // vmovupd 0x70(%rsp), %ymm0
-	LONG $0xb88d62c4; BYTE $0xe0 // vfmadd231pd %ymm0, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm0) + ymm12
-	LONG $0xb88d62c4; BYTE $0xdf // vfmadd231pd %ymm7, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm7) + ymm11
-	LONG $0x197d62c4; WORD $0x287a // vbroadcastsd 0x28(%rdx), %ymm15
-	LONG $0xb88d62c4; WORD $0x2454; BYTE $0x08 // vfmadd231pd 0x8(%rsp), %ymm14, %ymm10 # ymm10 = (ymm14 * mem) + ymm10
-	LONG $0xb88562c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
-	LONG $0xb88562c4; BYTE $0xc7 // vfmadd231pd %ymm7, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm7) + ymm8
-	LONG $0x4410fdc5; WORD $0x0824 // vmovupd 0x8(%rsp), %ymm0
-	LONG $0xb8fdc2c4; BYTE $0xf7 // vfmadd231pd %ymm15, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm15) + ymm6
-	LONG $0x197d62c4; WORD $0x3072 // vbroadcastsd 0x30(%rdx), %ymm14
-	LONG $0x7c107dc5; WORD $0x7024 // vmovupd 0x70(%rsp), %ymm15
-	LONG $0xb88dc2c4; BYTE $0xef // vfmadd231pd %ymm15, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm15) + ymm5
-	LONG $0xb88de2c4; BYTE $0xe7 // vfmadd231pd %ymm7, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm7) + ymm4
-	LONG $0xb8fdc2c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm14) + ymm3
-	LONG $0x197d62c4; WORD $0x3872 // vbroadcastsd 0x38(%rdx), %ymm14
-	LONG $0xb88dc2c4; BYTE $0xd7 // vfmadd231pd %ymm15, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm15) + ymm2
-	LONG $0xb88de2c4; BYTE $0xcf // vfmadd231pd %ymm7, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm7) + ymm1
-	LONG $0xb88d62c4; BYTE $0xe8 // vfmadd231pd %ymm0, %ymm14, %ymm13 # ymm13 = (ymm14 * ymm0) + ymm13
-	QUAD $0x0000c0b9107dc1c4; BYTE $0x00 // vmovupd 0xc0(%r9), %ymm7
-	QUAD $0x0000e081107dc1c4; BYTE $0x00 // vmovupd 0xe0(%r9), %ymm0
-	LONG $0x4411fdc5; WORD $0x0824 // vmovupd %ymm0, 0x8(%rsp)
-	QUAD $0x000100b9107d41c4; BYTE $0x00 // vmovupd 0x100(%r9), %ymm15
-	LONG $0x7c117dc5; WORD $0x7024 // vmovupd %ymm15, 0x70(%rsp)
-	LONG $0x197d62c4; WORD $0x4072 // vbroadcastsd 0x40(%rdx), %ymm14
-	LONG $0xb88d62c4; BYTE $0xe7 // vfmadd231pd %ymm7, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm7) + ymm12
-	LONG $0xb88d62c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
-	LONG $0xb88542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm14) + ymm10
-	LONG $0x197d62c4; WORD $0x4872 // vbroadcastsd 0x48(%rdx), %ymm14
-	LONG $0xb88d62c4; BYTE $0xcf // vfmadd231pd %ymm7, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm7) + ymm9
-	LONG $0xb88d62c4; BYTE $0xc0 // vfmadd231pd %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
-	LONG $0x197d62c4; WORD $0x507a // vbroadcastsd 0x50(%rdx), %ymm15
-	LONG $0x4410fdc5; WORD $0x7024 // vmovupd 0x70(%rsp), %ymm0
-	LONG $0xb8fdc2c4; BYTE $0xf6 // vfmadd231pd %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
-	LONG $0xb885e2c4; BYTE $0xef // vfmadd231pd %ymm7, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm7) + ymm5
-	LONG $0xb885e2c4; WORD $0x2464; BYTE $0x08 // vfmadd231pd 0x8(%rsp), %ymm15, %ymm4 # ymm4 = (ymm15 * mem) + ymm4
-	LONG $0xb8fdc2c4; BYTE $0xdf // vfmadd231pd %ymm15, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm15) + ymm3
-	LONG $0x197d62c4; WORD $0x5872 // vbroadcastsd 0x58(%rdx), %ymm14
-	LONG $0xb88de2c4; BYTE $0xd7 // vfmadd231pd %ymm7, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm7) + ymm2
-	LONG $0xb88de2c4; WORD $0x244c; BYTE $0x08 // vfmadd231pd 0x8(%rsp), %ymm14, %ymm1 # ymm1 = (ymm14 * mem) + ymm1
-	LONG $0xb88d62c4; BYTE $0xe8 // vfmadd231pd %ymm0, %ymm14, %ymm13 # ymm13 = (ymm14 * ymm0) + ymm13
-	QUAD $0x00012081107dc1c4; BYTE $0x00 // vmovupd 0x120(%r9), %ymm0
-	QUAD $0x000140b9107dc1c4; BYTE $0x00 // vmovupd 0x140(%r9), %ymm7
-	QUAD $0x000160b9107d41c4; BYTE $0x00 // vmovupd 0x160(%r9), %ymm15
-	LONG $0x7c117dc5; WORD $0x0824 // vmovupd %ymm15, 0x8(%rsp)
-	LONG $0x197d62c4; WORD $0x6072 // vbroadcastsd 0x60(%rdx), %ymm14
-	LONG $0xb88d62c4; BYTE $0xe0 // vfmadd231pd %ymm0, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm0) + ymm12
-	LONG $0xb88d62c4; BYTE $0xdf // vfmadd231pd %ymm7, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm7) + ymm11
-	LONG $0xb88542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm14) + ymm10
-	LONG $0x197d62c4; WORD $0x6872 // vbroadcastsd 0x68(%rdx), %ymm14
-	LONG $0xb88d62c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
-	LONG $0xb88d62c4; BYTE $0xc7 // vfmadd231pd %ymm7, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm7) + ymm8
-	LONG $0xb885c2c4; BYTE $0xf6 // vfmadd231pd %ymm14, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm14) + ymm6
-	LONG $0x197d62c4; WORD $0x7072 // vbroadcastsd 0x70(%rdx), %ymm14
-	LONG $0xb88de2c4; BYTE $0xe8 // vfmadd231pd %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
-	LONG $0xb88de2c4; BYTE $0xe7 // vfmadd231pd %ymm7, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm7) + ymm4
-	LONG $0x197d62c4; WORD $0x787a // vbroadcastsd 0x78(%rdx), %ymm15
-	LONG $0xb88de2c4; WORD $0x245c; BYTE $0x08 // vfmadd231pd 0x8(%rsp), %ymm14, %ymm3 # ymm3 = (ymm14 * mem) + ymm3
-	LONG $0xb885e2c4; BYTE $0xd0 // vfmadd231pd %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
-	LONG $0xb885e2c4; BYTE $0xcf // vfmadd231pd %ymm7, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm7) + ymm1
-	LONG $0xb88562c4; WORD $0x246c; BYTE $0x08 // vfmadd231pd 0x8(%rsp), %ymm15, %ymm13 # ymm13 = (ymm15 * mem) + ymm13
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
-	LONG $0xfcc78349 // addq $-0x4, %r15
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0xfdf18f0f; WORD $0xffff // jg 0x2560 <k_mul_panels_64+0xbd0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf3788e0f; WORD $0xffff // jle 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x287d41c4; BYTE $0xfb // vmovapd %ymm11, %ymm15
-	LONG $0xd7297dc5 // vmovapd %ymm10, %ymm7
-	LONG $0x287d41c4; BYTE $0xf1 // vmovapd %ymm9, %ymm14
-	LONG $0x244c8d4d; BYTE $0x20 // leaq 0x20(%r12), %r9
-	LONG $0x24548d49; BYTE $0x40 // leaq 0x40(%r12), %rdx
-	LONG $0x387f8b4c // movq 0x38(%rdi), %r15
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x3b7c // jl 0x27d5 <k_mul_panels_64+0xe45>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x040b840f; WORD $0x0000 // je 0x2bae <k_mul_panels_64+0x121e>
-	LONG $0x581dc1c4; WORD $0x2404 // vaddpd (%r12), %ymm12, %ymm0
-	LONG $0x117dc1c4; WORD $0x2404 // vmovupd %ymm0, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x4d76 // jbe 0x2802 <k_mul_panels_64+0xe72>
-	LONG $0x5805c1c4; BYTE $0x01 // vaddpd (%r9), %ymm15, %ymm0
-	LONG $0x117dc1c4; BYTE $0x01 // vmovupd %ymm0, (%r9)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	LONG $0x0453860f; WORD $0x0000 // jbe 0x2c1f <k_mul_panels_64+0x128f>
-	LONG $0x3a58c5c5 // vaddpd (%rdx), %ymm7, %ymm7
-	LONG $0x0003f7e9; BYTE $0x00 // jmp 0x2bcc <k_mul_panels_64+0x123c>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x5c2d8d48; WORD $0x0051; BYTE $0x00 // leaq 0x515c(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xd5 // subq %r10, %rbp
-	LONG $0x257d62c4; WORD $0x204d // vpmovsxdq 0x20(%rbp), %ymm9
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0a74 // je 0x27fc <k_mul_panels_64+0xe6c>
-	LONG $0x2d35c2c4; WORD $0x2404 // vmaskmovpd (%r12), %ymm9, %ymm0
-	LONG $0xe0581dc5 // vaddpd %ymm0, %ymm12, %ymm12
-	LONG $0x2f3542c4; WORD $0x2424 // vmaskmovpd %ymm12, %ymm9, (%r12)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x03f2840f; WORD $0x0000 // je 0x2bfd <k_mul_panels_64+0x126d>
-	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x252d8d48; WORD $0x0051; BYTE $0x00 // leaq 0x5125(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x257d22c4; WORD $0x955c; BYTE $0x20 // vpmovsxdq 0x20(%rbp,%r10,4), %ymm11
-	LONG $0x2d25c2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm11, %ymm0
-	LONG $0xf85805c5 // vaddpd %ymm0, %ymm15, %ymm15
-	LONG $0x0003e7e9; BYTE $0x00 // jmp 0x2c17 <k_mul_panels_64+0x1287>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x04ff8349 // cmpq $0x4, %r15
-	WORD $0x7572 // jb 0x28bc <k_mul_panels_64+0xf2c>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x9066 // nop
-	LONG $0x197d82c4; WORD $0x3914 // vbroadcastsd (%r9,%r15), %ymm2
-	LONG $0xb8ed82c4; WORD $0xfa0c // vfmadd231pd (%r10,%r15,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8ed82c4; WORD $0xfa44; BYTE $0x20 // vfmadd231pd 0x20(%r10,%r15,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3954; BYTE $0x08 // vbroadcastsd 0x8(%r9,%r15), %ymm2
-	LONG $0xb8ed82c4; WORD $0xfa4c; BYTE $0x40 // vfmadd231pd 0x40(%r10,%r15,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8ed82c4; WORD $0xfa44; BYTE $0x60 // vfmadd231pd 0x60(%r10,%r15,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3954; BYTE $0x10 // vbroadcastsd 0x10(%r9,%r15), %ymm2
-	QUAD $0x0080fa8cb8ed82c4; WORD $0x0000 // vfmadd231pd 0x80(%r10,%r15,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x00a0fa84b8ed82c4; WORD $0x0000 // vfmadd231pd 0xa0(%r10,%r15,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3954; BYTE $0x18 // vbroadcastsd 0x18(%r9,%r15), %ymm2
-	QUAD $0x00c0fa8cb8ed82c4; WORD $0x0000 // vfmadd231pd 0xc0(%r10,%r15,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x00e0fa84b8ed82c4; WORD $0x0000 // vfmadd231pd 0xe0(%r10,%r15,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x20c78349 // addq $0x20, %r15
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	WORD $0x947f // jg 0x2850 <k_mul_panels_64+0xec0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf2288e0f; WORD $0xffff // jle 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24548d49; BYTE $0x20 // leaq 0x20(%r12), %rdx
-	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x247e // jle 0x28fb <k_mul_panels_64+0xf6b>
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x0575840f; WORD $0x0000 // je 0x2e55 <k_mul_panels_64+0x14c5>
-	LONG $0x5875c1c4; WORD $0x240c // vaddpd (%r12), %ymm1, %ymm1
-	LONG $0x117dc1c4; WORD $0x240c // vmovupd %ymm1, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x3676 // jbe 0x2928 <k_mul_panels_64+0xf98>
-	LONG $0x0258fdc5 // vaddpd (%rdx), %ymm0, %ymm0
-	LONG $0x000566e9; BYTE $0x00 // jmp 0x2e61 <k_mul_panels_64+0x14d1>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x363d8d4c; WORD $0x0050; BYTE $0x00 // leaq 0x5036(%rip), %r15 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
-	LONG $0x257dc2c4; WORD $0x2057 // vpmovsxdq 0x20(%r15), %ymm2
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x0a74 // je 0x2922 <k_mul_panels_64+0xf92>
-	LONG $0x2d6dc2c4; WORD $0x241c // vmaskmovpd (%r12), %ymm2, %ymm3
-	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
-	LONG $0x2f6dc2c4; WORD $0x240c // vmaskmovpd %ymm1, %ymm2, (%r12)
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x0539840f; WORD $0x0000 // je 0x2e6a <k_mul_panels_64+0x14da>
-	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
-	LONG $0xfff186e9; BYTE $0xff // jmp 0x1ac2 <k_mul_panels_64+0x132>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x0175820f; WORD $0x0000 // jb 0x2ae4 <k_mul_panels_64+0x1154>
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x197d42c4; WORD $0x2914 // vbroadcastsd (%r9,%rbp), %ymm10
-	LONG $0x107d41c4; WORD $0x6f1c // vmovupd (%r15,%rbp,2), %ymm11
-	LONG $0x107d41c4; WORD $0x6f64; BYTE $0x20 // vmovupd 0x20(%r15,%rbp,2), %ymm12
-	LONG $0x107d41c4; WORD $0x6f4c; BYTE $0x40 // vmovupd 0x40(%r15,%rbp,2), %ymm9
-	LONG $0x107d41c4; WORD $0x6f44; BYTE $0x60 // vmovupd 0x60(%r15,%rbp,2), %ymm8
+	LONG $0x01638c0f; WORD $0x0000 // jl 0x2617 <k_mul_panels_64+0xc67>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x197d42c4; BYTE $0x17 // vbroadcastsd (%r15), %ymm10
+	LONG $0x19107dc5 // vmovupd (%rcx), %ymm11
+	LONG $0x61107dc5; BYTE $0x20 // vmovupd 0x20(%rcx), %ymm12
+	LONG $0x49107dc5; BYTE $0x40 // vmovupd 0x40(%rcx), %ymm9
+	LONG $0x41107dc5; BYTE $0x60 // vmovupd 0x60(%rcx), %ymm8
 	LONG $0xb8adc2c4; BYTE $0xfb // vfmadd231pd %ymm11, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm11) + ymm7
 	LONG $0xb89dc2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x08 // vbroadcastsd 0x8(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x0857 // vbroadcastsd 0x8(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xeb // vfmadd231pd %ymm11, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm11) + ymm5
 	LONG $0xb89dc2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm10) + ymm4
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x10 // vbroadcastsd 0x10(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x1057 // vbroadcastsd 0x10(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xdb // vfmadd231pd %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
 	LONG $0xb89dc2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x18 // vbroadcastsd 0x18(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x1857 // vbroadcastsd 0x18(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xcb // vfmadd231pd %ymm11, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm11) + ymm1
 	LONG $0xb8adc2c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm12) + ymm0
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x20 // vbroadcastsd 0x20(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x2057 // vbroadcastsd 0x20(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xf9 // vfmadd231pd %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
 	LONG $0xb8bdc2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x28 // vbroadcastsd 0x28(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x2857 // vbroadcastsd 0x28(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xe9 // vfmadd231pd %ymm9, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm9) + ymm5
 	LONG $0xb8bdc2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm10) + ymm4
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x30 // vbroadcastsd 0x30(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x3057 // vbroadcastsd 0x30(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xd9 // vfmadd231pd %ymm9, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm9) + ymm3
 	LONG $0xb8bdc2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm10) + ymm2
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x38 // vbroadcastsd 0x38(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x3857 // vbroadcastsd 0x38(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xc9 // vfmadd231pd %ymm9, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm9) + ymm1
 	LONG $0xb8adc2c4; BYTE $0xc0 // vfmadd231pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
-	QUAD $0x00806f84107d41c4; WORD $0x0000 // vmovupd 0x80(%r15,%rbp,2), %ymm8
-	LONG $0x197d42c4; WORD $0x294c; BYTE $0x40 // vbroadcastsd 0x40(%r9,%rbp), %ymm9
-	QUAD $0x00a06f94107d41c4; WORD $0x0000 // vmovupd 0xa0(%r15,%rbp,2), %ymm10
-	LONG $0xb8b5c2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	LONG $0x197d42c4; WORD $0x295c; BYTE $0x48 // vbroadcastsd 0x48(%r9,%rbp), %ymm11
-	LONG $0xb8adc2c4; BYTE $0xf1 // vfmadd231pd %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
-	LONG $0xb8a5c2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm8) + ymm5
-	LONG $0x197d42c4; WORD $0x294c; BYTE $0x50 // vbroadcastsd 0x50(%r9,%rbp), %ymm9
-	LONG $0xb8adc2c4; BYTE $0xe3 // vfmadd231pd %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
-	LONG $0xb8b5c2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm8) + ymm3
-	LONG $0x197d42c4; WORD $0x295c; BYTE $0x58 // vbroadcastsd 0x58(%r9,%rbp), %ymm11
-	LONG $0xb8adc2c4; BYTE $0xd1 // vfmadd231pd %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
-	LONG $0xb8a5c2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm8) + ymm1
-	LONG $0xb8a5c2c4; BYTE $0xc2 // vfmadd231pd %ymm10, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm10) + ymm0
-	QUAD $0x00c06f84107d41c4; WORD $0x0000 // vmovupd 0xc0(%r15,%rbp,2), %ymm8
-	QUAD $0x00e06f8c107d41c4; WORD $0x0000 // vmovupd 0xe0(%r15,%rbp,2), %ymm9
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x60 // vbroadcastsd 0x60(%r9,%rbp), %ymm10
+	QUAD $0x0000008081107dc5 // vmovupd 0x80(%rcx), %ymm8
+	QUAD $0x000000a089107dc5 // vmovupd 0xa0(%rcx), %ymm9
+	LONG $0x197d42c4; WORD $0x4057 // vbroadcastsd 0x40(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
 	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x68 // vbroadcastsd 0x68(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x4857 // vbroadcastsd 0x48(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
 	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x70 // vbroadcastsd 0x70(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x5057 // vbroadcastsd 0x50(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
 	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x197d42c4; WORD $0x2954; BYTE $0x78 // vbroadcastsd 0x78(%r9,%rbp), %ymm10
+	LONG $0x197d42c4; WORD $0x5857 // vbroadcastsd 0x58(%r15), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
 	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
-	LONG $0x80ed8348 // subq $-0x80, %rbp
-	LONG $0xfcc28348 // addq $-0x4, %rdx
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0xfe9c8f0f; WORD $0xffff // jg 0x2980 <k_mul_panels_64+0xff0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf0038e0f; WORD $0xffff // jle 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24548d49; BYTE $0x20 // leaq 0x20(%r12), %rdx
-	LONG $0x387f8b4c // movq 0x38(%rdi), %r15
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x247c // jl 0x2b20 <k_mul_panels_64+0x1190>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x0381840f; WORD $0x0000 // je 0x2e86 <k_mul_panels_64+0x14f6>
-	LONG $0x5845c1c4; WORD $0x243c // vaddpd (%r12), %ymm7, %ymm7
-	LONG $0x117dc1c4; WORD $0x243c // vmovupd %ymm7, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x3676 // jbe 0x2b4d <k_mul_panels_64+0x11bd>
-	LONG $0x3258cdc5 // vaddpd (%rdx), %ymm6, %ymm6
-	LONG $0x000372e9; BYTE $0x00 // jmp 0x2e92 <k_mul_panels_64+0x1502>
-	QUAD $0x00000000850c8d4e // leaq (,%r8,4), %r9
-	LONG $0x11158d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e11(%rip), %r10 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	LONG $0x257d42c4; WORD $0x2042 // vpmovsxdq 0x20(%r10), %ymm8
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0a74 // je 0x2b47 <k_mul_panels_64+0x11b7>
-	LONG $0x2d3d42c4; WORD $0x240c // vmaskmovpd (%r12), %ymm8, %ymm9
-	LONG $0xff58b5c5 // vaddpd %ymm7, %ymm9, %ymm7
-	LONG $0x2f3dc2c4; WORD $0x243c // vmaskmovpd %ymm7, %ymm8, (%r12)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x035f840f; WORD $0x0000 // je 0x2eb5 <k_mul_panels_64+0x1525>
-	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0xda158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4dda(%rip), %r10 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x8a7c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%r9,4), %ymm7
-	LONG $0x2d4562c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm7, %ymm8
-	LONG $0xf658bdc5 // vaddpd %ymm6, %ymm8, %ymm6
-	LONG $0x2f45e2c4; BYTE $0x32 // vmaskmovpd %ymm6, %ymm7, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xef6b840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x000354e9; BYTE $0x00 // jmp 0x2ede <k_mul_panels_64+0x154e>
-	LONG $0x117dc1c4; WORD $0x2414 // vmovupd %ymm2, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0xeefa860f; WORD $0xffff // jbe 0x1a94 <k_mul_panels_64+0x104>
+	QUAD $0x000000c081107dc5 // vmovupd 0xc0(%rcx), %ymm8
+	QUAD $0x000000e089107dc5 // vmovupd 0xe0(%rcx), %ymm9
+	LONG $0x197d42c4; WORD $0x6057 // vbroadcastsd 0x60(%r15), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x197d42c4; WORD $0x6857 // vbroadcastsd 0x68(%r15), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x197d42c4; WORD $0x7057 // vbroadcastsd 0x70(%r15), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x197d42c4; WORD $0x7857 // vbroadcastsd 0x78(%r15), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x244c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r9
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xfea9870f; WORD $0xffff // ja 0x24c0 <k_mul_panels_64+0xb10>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x6f7e // jle 0x268b <k_mul_panels_64+0xcdb>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04107dc5; BYTE $0x41 // vmovupd (%rcx,%rax,2), %ymm8
+	LONG $0x4c107dc5; WORD $0x2041 // vmovupd 0x20(%rcx,%rax,2), %ymm9
+	LONG $0x197d42c4; WORD $0x0714 // vbroadcastsd (%r15,%rax), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x197d42c4; WORD $0x0754; BYTE $0x08 // vbroadcastsd 0x8(%r15,%rax), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x197d42c4; WORD $0x0754; BYTE $0x10 // vbroadcastsd 0x10(%r15,%rax), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x197d42c4; WORD $0x0754; BYTE $0x18 // vbroadcastsd 0x18(%r15,%rax), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	WORD $0xa577 // ja 0x2630 <k_mul_panels_64+0xc80>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xf50a8e0f; WORD $0xffff // jle 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x204b8d49 // leaq 0x20(%r11), %rcx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0x039e8c0f; WORD $0x0000 // jl 0x2a4b <k_mul_panels_64+0x109b>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x07cb840f; WORD $0x0000 // je 0x2e81 <k_mul_panels_64+0x14d1>
+	LONG $0x5845c1c4; BYTE $0x3b // vaddpd (%r11), %ymm7, %ymm7
+	LONG $0x117dc1c4; BYTE $0x3b // vmovupd %ymm7, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x03ac860f; WORD $0x0000 // jbe 0x2a76 <k_mul_panels_64+0x10c6>
+	LONG $0x3158cdc5 // vaddpd (%rcx), %ymm6, %ymm6
+	LONG $0x0007b9e9; BYTE $0x00 // jmp 0x2e8c <k_mul_panels_64+0x14dc>
+	LONG $0xe1287dc5 // vmovapd %ymm1, %ymm12
+	LONG $0xc828fdc5 // vmovapd %ymm0, %ymm1
+	LONG $0x5c11fdc5; WORD $0x4024 // vmovupd %ymm3, 0x40(%rsp)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xf4b48e0f; WORD $0xffff // jle 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
+	LONG $0x287d41c4; BYTE $0xf1 // vmovapd %ymm9, %ymm14
+	LONG $0xfe287dc5 // vmovapd %ymm6, %ymm15
+	LONG $0xe1297dc5 // vmovapd %ymm12, %ymm1
+	LONG $0x204b8d4d // leaq 0x20(%r11), %r9
+	LONG $0x404b8d49 // leaq 0x40(%r11), %rcx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0x01ae8c0f; WORD $0x0000 // jl 0x28c6 <k_mul_panels_64+0xf16>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x048b840f; WORD $0x0000 // je 0x2bac <k_mul_panels_64+0x11fc>
+	LONG $0x587dc1c4; BYTE $0x03 // vaddpd (%r11), %ymm0, %ymm0
+	LONG $0x117dc1c4; BYTE $0x03 // vmovupd %ymm0, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xd3297dc5 // vmovapd %ymm10, %ymm3
+	LONG $0x01c1860f; WORD $0x0000 // jbe 0x28fa <k_mul_panels_64+0xf4a>
+	LONG $0x5825c1c4; BYTE $0x01 // vaddpd (%r9), %ymm11, %ymm0
+	LONG $0x117dc1c4; BYTE $0x01 // vmovupd %ymm0, (%r9)
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0x04d3860f; WORD $0x0000 // jbe 0x2c23 <k_mul_panels_64+0x1273>
+	LONG $0x1958e5c5 // vaddpd (%rcx), %ymm3, %ymm3
+	LONG $0x000478e9; BYTE $0x00 // jmp 0x2bd1 <k_mul_panels_64+0x1221>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0xda0d8d4c; WORD $0x0054; BYTE $0x00 // leaq 0x54da(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0x257dc2c4; WORD $0x8964; BYTE $0x20 // vpmovsxdq 0x20(%r9,%rcx,4), %ymm4
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x277b <k_mul_panels_64+0xdcb>
+	LONG $0x2d5dc2c4; BYTE $0x2b // vmaskmovpd (%r11), %ymm4, %ymm5
+	LONG $0xdb58d5c5 // vaddpd %ymm3, %ymm5, %ymm3
+	LONG $0x2f5dc2c4; BYTE $0x1b // vmaskmovpd %ymm3, %ymm4, (%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xf415840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0xcb0c8d4f // leaq (%r11,%r9,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x088a8e0f; WORD $0x0000 // jle 0x3028 <k_mul_panels_64+0x1678>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x27a8 <k_mul_panels_64+0xdf8>
+	LONG $0x586dc1c4; BYTE $0x11 // vaddpd (%r9), %ymm2, %ymm2
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x117dc1c4; WORD $0xcb14 // vmovupd %ymm2, (%r11,%rcx,8)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xf3e2840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0xf30c8d49 // leaq (%r11,%rsi,8), %rcx
+	LONG $0xf10c8d4c // leaq (%rcx,%rsi,8), %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x27d5 <k_mul_panels_64+0xe25>
+	LONG $0x5875c1c4; BYTE $0x09 // vaddpd (%r9), %ymm1, %ymm1
 	LONG $0x117dc1c4; BYTE $0x09 // vmovupd %ymm1, (%r9)
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	LONG $0xf940860f; WORD $0xffff // jbe 0x24e9 <k_mul_panels_64+0xb59>
-	LONG $0x0002b3e9; BYTE $0x00 // jmp 0x2e61 <k_mul_panels_64+0x14d1>
-	LONG $0x117d41c4; WORD $0x2424 // vmovupd %ymm12, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x4376 // jbe 0x2bfd <k_mul_panels_64+0x126d>
-	LONG $0x117d41c4; BYTE $0x39 // vmovupd %ymm15, (%r9)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	LONG $0x0089860f; WORD $0x0000 // jbe 0x2c55 <k_mul_panels_64+0x12c5>
-	LONG $0x117dc1c4; WORD $0x247c; BYTE $0x40 // vmovupd %ymm7, 0x40(%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xef13840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xd4148d49 // leaq (%r12,%rdx,8), %rdx
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0xc7297dc5 // vmovapd %ymm8, %ymm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x2c9c <k_mul_panels_64+0x130c>
-	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x2ca0 <k_mul_panels_64+0x1310>
-	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x333d8d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d33(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x257d02c4; WORD $0x975c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r10,4), %ymm11
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x2f2542c4; BYTE $0x39 // vmaskmovpd %ymm15, %ymm11, (%r9)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x3174 // je 0x2c55 <k_mul_panels_64+0x12c5>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x0c2d8d48; WORD $0x004d; BYTE $0x00 // leaq 0x4d0c(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x257d22c4; WORD $0x9554; BYTE $0x20 // vpmovsxdq 0x20(%rbp,%r10,4), %ymm10
-	LONG $0x2d2de2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm10, %ymm0
-	LONG $0xff58fdc5 // vaddpd %ymm7, %ymm0, %ymm7
-	LONG $0x2f2de2c4; BYTE $0x3a // vmaskmovpd %ymm7, %ymm10, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xee9d840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	WORD $0x29eb // jmp 0x2c7e <k_mul_panels_64+0x12ee>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0xdb3d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4cdb(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x257d02c4; WORD $0x9754; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r10,4), %ymm10
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x2f2de2c4; BYTE $0x3a // vmaskmovpd %ymm7, %ymm10, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xee72840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xd4148d49 // leaq (%r12,%rdx,8), %rdx
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x00888e0f; WORD $0x0000 // jle 0x2d18 <k_mul_panels_64+0x1388>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0xc7297dc5 // vmovapd %ymm8, %ymm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x2ca0 <k_mul_panels_64+0x1310>
-	LONG $0x32580dc5 // vaddpd (%rdx), %ymm14, %ymm14
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x117d41c4; WORD $0xec34 // vmovupd %ymm14, (%r12,%rbp,8)
-	LONG $0xec248d4d // leaq (%r12,%rbp,8), %r12
-	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x009d840f; WORD $0x0000 // je 0x2d58 <k_mul_panels_64+0x13c8>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x2cc6 <k_mul_panels_64+0x1336>
-	LONG $0x5845c1c4; WORD $0x243c // vaddpd (%r12), %ymm7, %ymm7
-	LONG $0x117dc1c4; WORD $0x243c // vmovupd %ymm7, (%r12)
-	LONG $0x404a8d4c // leaq 0x40(%rdx), %r9
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	LONG $0x00b7850f; WORD $0x0000 // jne 0x2d93 <k_mul_panels_64+0x1403>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x54258d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c54(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x947c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r10,4), %ymm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x2d01 <k_mul_panels_64+0x1371>
-	LONG $0x2d45c2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm7, %ymm0
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xf3bb840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xc90c8d4d // leaq (%r9,%rcx,8), %r9
+	LONG $0x000b3fe9; BYTE $0x00 // jmp 0x3332 <k_mul_panels_64+0x1982>
+	LONG $0x197dc2c4; BYTE $0x1f // vbroadcastsd (%r15), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x11 // vfmadd231pd (%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x2049 // vfmadd231pd 0x20(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4041 // vfmadd231pd 0x40(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0xff418d49 // leaq -0x1(%r9), %rax
+	LONG $0x08c78349 // addq $0x8, %r15
+	LONG $0x60c18348 // addq $0x60, %rcx
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	WORD $0x4a74 // je 0x2865 <k_mul_panels_64+0xeb5>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x9066 // nop
+	LONG $0x197dc2c4; BYTE $0x1f // vbroadcastsd (%r15), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x11 // vfmadd231pd (%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x2049 // vfmadd231pd 0x20(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4041 // vfmadd231pd 0x40(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x085f // vbroadcastsd 0x8(%r15), %ymm3
+	LONG $0xb8e5e2c4; WORD $0x6051 // vfmadd231pd 0x60(%rcx), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x00008089b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rcx), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a081b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rcx), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0xc0c18148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rcx
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xbb72 // jb 0x2820 <k_mul_panels_64+0xe70>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf32f8e0f; WORD $0xffff // jle 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x204b8d49 // leaq 0x20(%r11), %rcx
+	LONG $0x40438d49 // leaq 0x40(%r11), %rax
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x38498b4d // movq 0x38(%r9), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x00a08e0f; WORD $0x0000 // jle 0x292c <k_mul_panels_64+0xf7c>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x05ca840f; WORD $0x0000 // je 0x2e5f <k_mul_panels_64+0x14af>
+	LONG $0x586dc1c4; BYTE $0x13 // vaddpd (%r11), %ymm2, %ymm2
+	LONG $0x117dc1c4; BYTE $0x13 // vmovupd %ymm2, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x00af860f; WORD $0x0000 // jbe 0x2958 <k_mul_panels_64+0xfa8>
+	LONG $0x0958f5c5 // vaddpd (%rcx), %ymm1, %ymm1
+	LONG $0x0911fdc5 // vmovupd %ymm1, (%rcx)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0x00c5860f; WORD $0x0000 // jbe 0x2986 <k_mul_panels_64+0xfd6>
+	LONG $0x00017ce9; BYTE $0x00 // jmp 0x2a42 <k_mul_panels_64+0x1092>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0x6b258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x536b(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x257d42c4; WORD $0x2464; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm12
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd828fdc5 // vmovapd %ymm0, %ymm3
+	WORD $0x0974 // je 0x28f1 <k_mul_panels_64+0xf41>
+	LONG $0x2d1dc2c4; BYTE $0x03 // vmaskmovpd (%r11), %ymm12, %ymm0
+	LONG $0xdb58fdc5 // vaddpd %ymm3, %ymm0, %ymm3
+	LONG $0x2f1dc2c4; BYTE $0x1b // vmaskmovpd %ymm3, %ymm12, (%r11)
+	LONG $0xd3297dc5 // vmovapd %ymm10, %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xde297dc5 // vmovapd %ymm11, %ymm6
+	LONG $0x02fc840f; WORD $0x0000 // je 0x2c03 <k_mul_panels_64+0x1253>
+	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0x29258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x5329(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x257d02c4; WORD $0xbc5c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r15,4), %ymm11
+	LONG $0x2d25c2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm11, %ymm0
 	LONG $0xf658fdc5 // vaddpd %ymm6, %ymm0, %ymm6
-	LONG $0x2f45c2c4; BYTE $0x31 // vmaskmovpd %ymm6, %ymm7, (%r9)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xeddd840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x2daf <k_mul_panels_64+0x141f>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x19258d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c19(%rip), %r12 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
-	LONG $0x257d42c4; WORD $0x244c; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm9
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xc7297dc5 // vmovapd %ymm8, %ymm7
-	WORD $0x0974 // je 0x2d43 <k_mul_panels_64+0x13b3>
-	LONG $0x2d35e2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm9, %ymm0
-	LONG $0xf0580dc5 // vaddpd %ymm0, %ymm14, %ymm14
-	LONG $0x2f3562c4; BYTE $0x32 // vmaskmovpd %ymm14, %ymm9, (%rdx)
-	LONG $0x20628d4c // leaq 0x20(%rdx), %r12
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff63850f; WORD $0xffff // jne 0x2cbb <k_mul_panels_64+0x132b>
+	LONG $0x0002efe9; BYTE $0x00 // jmp 0x2c1b <k_mul_panels_64+0x126b>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0x05258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x5305(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x257dc2c4; WORD $0x245c; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm3
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x0974 // je 0x2953 <k_mul_panels_64+0xfa3>
+	LONG $0x2d65c2c4; BYTE $0x23 // vmaskmovpd (%r11), %ymm3, %ymm4
+	LONG $0xd258ddc5 // vaddpd %ymm2, %ymm4, %ymm2
+	LONG $0x2f65c2c4; BYTE $0x13 // vmaskmovpd %ymm2, %ymm3, (%r11)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf1f0840f; WORD $0xffff // je 0x1b51 <k_mul_panels_64+0x1a1>
+	LONG $0x0004bb41; WORD $0x0000 // movl $0x4, %r11d
+	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
+	LONG $0xcf3d8d4c; WORD $0x0052; BYTE $0x00 // leaq 0x52cf(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0x9f54; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r11,4), %ymm2
+	LONG $0x2d6de2c4; BYTE $0x19 // vmaskmovpd (%rcx), %ymm2, %ymm3
+	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
+	LONG $0x2f6de2c4; BYTE $0x09 // vmaskmovpd %ymm1, %ymm2, (%rcx)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf1ea850f; WORD $0xffff // jne 0x1b79 <k_mul_panels_64+0x1c9>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	LONG $0x0005abe9; BYTE $0x00 // jmp 0x2f44 <k_mul_panels_64+0x1594>
+	LONG $0x197dc2c4; BYTE $0x11 // vbroadcastsd (%r9), %ymm2
+	LONG $0xb8ede2c4; BYTE $0x09 // vfmadd231pd (%rcx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x2041 // vfmadd231pd 0x20(%rcx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0xff478d49 // leaq -0x1(%r15), %rax
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x40c18348 // addq $0x40, %rcx
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	WORD $0x4774 // je 0x2a02 <k_mul_panels_64+0x1052>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x197d82c4; WORD $0x3914 // vbroadcastsd (%r9,%r15), %ymm2
+	LONG $0xb8eda2c4; WORD $0xf90c // vfmadd231pd (%rcx,%r15,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8eda2c4; WORD $0xf944; BYTE $0x20 // vfmadd231pd 0x20(%rcx,%r15,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197d82c4; WORD $0x3954; BYTE $0x08 // vbroadcastsd 0x8(%r9,%r15), %ymm2
+	LONG $0xb8eda2c4; WORD $0xf94c; BYTE $0x40 // vfmadd231pd 0x40(%rcx,%r15,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8eda2c4; WORD $0xf944; BYTE $0x60 // vfmadd231pd 0x60(%rcx,%r15,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xce72 // jb 0x29d0 <k_mul_panels_64+0x1020>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf1928e0f; WORD $0xffff // jle 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x20438d49 // leaq 0x20(%r11), %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x38498b48 // movq 0x38(%rcx), %rcx
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x008f8e0f; WORD $0x0000 // jle 0x2ab4 <k_mul_panels_64+0x1104>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x04fd840f; WORD $0x0000 // je 0x2f2b <k_mul_panels_64+0x157b>
+	LONG $0x5875c1c4; BYTE $0x0b // vaddpd (%r11), %ymm1, %ymm1
+	LONG $0x117dc1c4; BYTE $0x0b // vmovupd %ymm1, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x009d860f; WORD $0x0000 // jbe 0x2adf <k_mul_panels_64+0x112f>
+	LONG $0x0058fdc5 // vaddpd (%rax), %ymm0, %ymm0
+	LONG $0x0004ebe9; BYTE $0x00 // jmp 0x2f36 <k_mul_panels_64+0x1586>
+	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
+	LONG $0xe63d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x51e6(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
+	LONG $0x257d42c4; WORD $0x2047 // vpmovsxdq 0x20(%r15), %ymm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2a71 <k_mul_panels_64+0x10c1>
+	LONG $0x2d3d42c4; BYTE $0x0b // vmaskmovpd (%r11), %ymm8, %ymm9
+	LONG $0xff58b5c5 // vaddpd %ymm7, %ymm9, %ymm7
+	LONG $0x2f3dc2c4; BYTE $0x3b // vmaskmovpd %ymm7, %ymm8, (%r11)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0431840f; WORD $0x0000 // je 0x2eb0 <k_mul_panels_64+0x1500>
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0xd82d8d48; WORD $0x004b; BYTE $0x00 // leaq 0x4bd8(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x257d22c4; WORD $0x8d44; BYTE $0x20 // vpmovsxdq 0x20(%rbp,%r9,4), %ymm8
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0a74 // je 0x2d7e <k_mul_panels_64+0x13ee>
-	LONG $0x2d3dc2c4; WORD $0x2404 // vmaskmovpd (%r12), %ymm8, %ymm0
-	LONG $0xff58fdc5 // vaddpd %ymm7, %ymm0, %ymm7
-	LONG $0x2f3dc2c4; WORD $0x243c // vmaskmovpd %ymm7, %ymm8, (%r12)
-	LONG $0x404a8d4c // leaq 0x40(%rdx), %r9
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	LONG $0xff49840f; WORD $0xffff // je 0x2cdc <k_mul_panels_64+0x134c>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x2d9d <k_mul_panels_64+0x140d>
-	LONG $0x584dc1c4; BYTE $0x31 // vaddpd (%r9), %ymm6, %ymm6
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0xb13d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x51b1(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0x8f7c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r9,4), %ymm7
+	LONG $0x2d4562c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm7, %ymm8
+	LONG $0xf658bdc5 // vaddpd %ymm6, %ymm8, %ymm6
+	LONG $0x2f45e2c4; BYTE $0x31 // vmaskmovpd %ymm6, %ymm7, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xf0f1840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x000424e9; BYTE $0x00 // jmp 0x2ed8 <k_mul_panels_64+0x1528>
+	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
+	LONG $0x7d3d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x517d(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
+	LONG $0x257dc2c4; WORD $0x2057 // vpmovsxdq 0x20(%r15), %ymm2
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0974 // je 0x2ada <k_mul_panels_64+0x112a>
+	LONG $0x2d6dc2c4; BYTE $0x1b // vmaskmovpd (%r11), %ymm2, %ymm3
+	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
+	LONG $0x2f6dc2c4; BYTE $0x0b // vmaskmovpd %ymm1, %ymm2, (%r11)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0457840f; WORD $0x0000 // je 0x2f3f <k_mul_panels_64+0x158f>
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	LONG $0xfff08ce9; BYTE $0xff // jmp 0x1b7e <k_mul_panels_64+0x1ce>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	WORD $0x5972 // jb 0x2b54 <k_mul_panels_64+0x11a4>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x197d82c4; WORD $0x390c // vbroadcastsd (%r9,%r15), %ymm1
+	LONG $0x98fda2c4; WORD $0xb90c // vfmadd132pd (%rcx,%r15,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197d82c4; WORD $0x3944; BYTE $0x08 // vbroadcastsd 0x8(%r9,%r15), %ymm0
+	LONG $0x98f5a2c4; WORD $0xb944; BYTE $0x20 // vfmadd132pd 0x20(%rcx,%r15,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197d82c4; WORD $0x394c; BYTE $0x10 // vbroadcastsd 0x10(%r9,%r15), %ymm1
+	LONG $0x98fda2c4; WORD $0xb94c; BYTE $0x40 // vfmadd132pd 0x40(%rcx,%r15,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197d82c4; WORD $0x3944; BYTE $0x18 // vbroadcastsd 0x18(%r9,%r15), %ymm0
+	LONG $0x98f5a2c4; WORD $0xb944; BYTE $0x60 // vfmadd132pd 0x60(%rcx,%r15,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	LONG $0xfef88348 // cmpq $-0x2, %rax
+	WORD $0xbc72 // jb 0x2b10 <k_mul_panels_64+0x1160>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf0408e0f; WORD $0xffff // jle 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x147c // jl 0x2b83 <k_mul_panels_64+0x11d3>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x2b79 <k_mul_panels_64+0x11c9>
+	LONG $0x587dc1c4; BYTE $0x03 // vaddpd (%r11), %ymm0, %ymm0
+	LONG $0x117dc1c4; BYTE $0x03 // vmovupd %ymm0, (%r11)
+	LONG $0xfff01de9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0xb30d8d48; WORD $0x0050; BYTE $0x00 // leaq 0x50b3(%rip), %rcx # 0x7c40 <lanes>
+	LONG $0x257de2c4; WORD $0xb14c; BYTE $0x20 // vpmovsxdq 0x20(%rcx,%rsi,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2ba2 <k_mul_panels_64+0x11f2>
+	LONG $0x2d75c2c4; BYTE $0x13 // vmaskmovpd (%r11), %ymm1, %ymm2
+	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
+	LONG $0x2f75c2c4; BYTE $0x03 // vmaskmovpd %ymm0, %ymm1, (%r11)
+	LONG $0xffeff4e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x117dc1c4; BYTE $0x03 // vmovupd %ymm0, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xd3297dc5 // vmovapd %ymm10, %ymm3
+	LONG $0xde297dc5 // vmovapd %ymm11, %ymm6
+	WORD $0x4476 // jbe 0x2c03 <k_mul_panels_64+0x1253>
 	LONG $0x117dc1c4; BYTE $0x31 // vmovupd %ymm6, (%r9)
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xed41840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xd2148d4a // leaq (%rdx,%r10,8), %rdx
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x08246c89 // movl %ebp, 0x8(%rsp)
-	LONG $0x02d18e0f; WORD $0x0000 // jle 0x3096 <k_mul_panels_64+0x1706>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x2dce <k_mul_panels_64+0x143e>
-	LONG $0x2a58d5c5 // vaddpd (%rdx), %ymm5, %ymm5
-	LONG $0x2a11fdc5 // vmovupd %ymm5, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0x02f3850f; WORD $0x0000 // jne 0x30d2 <k_mul_panels_64+0x1742>
-	LONG $0x000004bd; BYTE $0x00 // movl $0x4, %ebp
-	WORD $0x294c; BYTE $0xc5 // subq %r8, %rbp
-	LONG $0x52258d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b52(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x257dc2c4; WORD $0xac6c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rbp,4), %ymm5
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x2e03 <k_mul_panels_64+0x1473>
-	LONG $0x2d55c2c4; BYTE $0x02 // vmaskmovpd (%r10), %ymm5, %ymm0
-	LONG $0xe458fdc5 // vaddpd %ymm4, %ymm0, %ymm4
-	LONG $0x2f55c2c4; BYTE $0x22 // vmaskmovpd %ymm4, %ymm5, (%r10)
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x40528d4c // leaq 0x40(%rdx), %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x02d5850f; WORD $0x0000 // jne 0x30ee <k_mul_panels_64+0x175e>
-	LONG $0x000008bd; BYTE $0x00 // movl $0x8, %ebp
-	WORD $0x294c; BYTE $0xc5 // subq %r8, %rbp
-	LONG $0x18258d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b18(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x257dc2c4; WORD $0xac64; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rbp,4), %ymm4
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x2e3d <k_mul_panels_64+0x14ad>
-	LONG $0x2d5dc2c4; BYTE $0x02 // vmaskmovpd (%r10), %ymm4, %ymm0
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0x0089860f; WORD $0x0000 // jbe 0x2c5a <k_mul_panels_64+0x12aa>
+	LONG $0x117dc1c4; WORD $0x405b // vmovupd %ymm3, 0x40(%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xefbe840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xcb3c8d4d // leaq (%r11,%rcx,8), %r15
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0xc3297dc5 // vmovapd %ymm8, %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a3850f; WORD $0x0000 // jne 0x2ca1 <k_mul_panels_64+0x12f1>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x2ca6 <k_mul_panels_64+0x12f6>
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x2e3d8d4c; WORD $0x0050; BYTE $0x00 // leaq 0x502e(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x257d42c4; WORD $0x875c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%rax,4), %ymm11
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2f25c2c4; BYTE $0x31 // vmaskmovpd %ymm6, %ymm11, (%r9)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3274 // je 0x2c5a <k_mul_panels_64+0x12aa>
+	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0x08258d4c; WORD $0x0050; BYTE $0x00 // leaq 0x5008(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x257d02c4; WORD $0xbc54; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r15,4), %ymm10
+	LONG $0x2d2de2c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm10, %ymm0
 	LONG $0xdb58fdc5 // vaddpd %ymm3, %ymm0, %ymm3
-	LONG $0x2f5dc2c4; BYTE $0x1a // vmaskmovpd %ymm3, %ymm4, (%r10)
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xeca0840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x0002b2e9; BYTE $0x00 // jmp 0x3107 <k_mul_panels_64+0x1777>
-	LONG $0x117dc1c4; WORD $0x240c // vmovupd %ymm1, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x0976 // jbe 0x2e6a <k_mul_panels_64+0x14da>
-	LONG $0x0211fdc5 // vmovupd %ymm0, (%rdx)
-	LONG $0xffec86e9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
+	LONG $0x2f2de2c4; BYTE $0x19 // vmaskmovpd %ymm3, %ymm10, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xef48840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	WORD $0x28eb // jmp 0x2c82 <k_mul_panels_64+0x12d2>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0xd73d8d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4fd7(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x257d42c4; WORD $0x8754; BYTE $0x20 // vpmovsxdq 0x20(%r15,%rax,4), %ymm10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2f2de2c4; BYTE $0x19 // vmaskmovpd %ymm3, %ymm10, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xef1e840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xcb3c8d4d // leaq (%r11,%rcx,8), %r15
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x008a8e0f; WORD $0x0000 // jle 0x2d1f <k_mul_panels_64+0x136f>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0xc3297dc5 // vmovapd %ymm8, %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x2ca6 <k_mul_panels_64+0x12f6>
+	LONG $0x580d41c4; BYTE $0x37 // vaddpd (%r15), %ymm14, %ymm14
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x117d41c4; WORD $0xcb34 // vmovupd %ymm14, (%r11,%rcx,8)
+	LONG $0xcb0c8d49 // leaq (%r11,%rcx,8), %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x009c840f; WORD $0x0000 // je 0x2d5e <k_mul_panels_64+0x13ae>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0474 // je 0x2ccb <k_mul_panels_64+0x131b>
+	LONG $0x1958e5c5 // vaddpd (%rcx), %ymm3, %ymm3
+	LONG $0xef287dc5 // vmovapd %ymm7, %ymm13
+	LONG $0x1911fdc5 // vmovupd %ymm3, (%rcx)
+	LONG $0x404f8d4d // leaq 0x40(%r15), %r9
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x00b9850f; WORD $0x0000 // jne 0x2d9b <k_mul_panels_64+0x13eb>
+	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
+	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
+	LONG $0x4e258d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f4e(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0x9c7c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r11,4), %ymm7
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2d07 <k_mul_panels_64+0x1357>
+	LONG $0x2d45c2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm7, %ymm0
+	LONG $0xe85815c5 // vaddpd %ymm0, %ymm13, %ymm13
+	LONG $0x2f4542c4; BYTE $0x29 // vmaskmovpd %ymm13, %ymm7, (%r9)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xee86840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x000099e9; BYTE $0x00 // jmp 0x2db8 <k_mul_panels_64+0x1408>
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	LONG $0x121d8d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f12(%rip), %r11 # 0x7c40 <lanes>
+	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
+	LONG $0x257d42c4; WORD $0x204b // vpmovsxdq 0x20(%r11), %ymm9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc3297dc5 // vmovapd %ymm8, %ymm3
+	WORD $0x0974 // je 0x2d49 <k_mul_panels_64+0x1399>
+	LONG $0x2d35c2c4; BYTE $0x07 // vmaskmovpd (%r15), %ymm9, %ymm0
+	LONG $0xf0580dc5 // vaddpd %ymm0, %ymm14, %ymm14
+	LONG $0x2f3542c4; BYTE $0x37 // vmaskmovpd %ymm14, %ymm9, (%r15)
+	LONG $0x204f8d49 // leaq 0x20(%r15), %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xff64850f; WORD $0xffff // jne 0x2cc2 <k_mul_panels_64+0x1312>
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0xc6058d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4ac6(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x884c; BYTE $0x20 // vpmovsxdq 0x20(%r8,%r9,4), %ymm1
-	LONG $0xffec56e9; BYTE $0xff // jmp 0x1adc <k_mul_panels_64+0x14c>
-	LONG $0x117dc1c4; WORD $0x243c // vmovupd %ymm7, (%r12)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x2376 // jbe 0x2eb5 <k_mul_panels_64+0x1525>
-	LONG $0x117dc1c4; WORD $0x2474; BYTE $0x20 // vmovupd %ymm6, 0x20(%r12)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xec4d840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xd40c8d4d // leaq (%r12,%rdx,8), %r9
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x4175 // jne 0x2ef4 <k_mul_panels_64+0x1564>
-	WORD $0x44eb // jmp 0x2ef9 <k_mul_panels_64+0x1569>
-	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0x7b158d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a7b(%rip), %r10 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x8a7c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%r9,4), %ymm7
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0xd21d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4ed2(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x257d02c4; WORD $0x8b44; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r9,4), %ymm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2d83 <k_mul_panels_64+0x13d3>
+	LONG $0x2d3de2c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm8, %ymm0
+	LONG $0xdb58fdc5 // vaddpd %ymm3, %ymm0, %ymm3
+	LONG $0x2f3de2c4; BYTE $0x19 // vmaskmovpd %ymm3, %ymm8, (%rcx)
+	LONG $0x404f8d4d // leaq 0x40(%r15), %r9
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xef287dc5 // vmovapd %ymm7, %ymm13
+	LONG $0xff47840f; WORD $0xffff // je 0x2ce2 <k_mul_panels_64+0x1332>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x2da5 <k_mul_panels_64+0x13f5>
+	LONG $0x581541c4; BYTE $0x29 // vaddpd (%r9), %ymm13, %ymm13
+	LONG $0x117d41c4; BYTE $0x29 // vmovupd %ymm13, (%r9)
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xede8840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0xcf0c8d4f // leaq (%r15,%r9,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x02f78e0f; WORD $0x0000 // jle 0x30c2 <k_mul_panels_64+0x1712>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x2dd5 <k_mul_panels_64+0x1425>
+	LONG $0x580541c4; BYTE $0x39 // vaddpd (%r9), %ymm15, %ymm15
+	LONG $0xf5287dc5 // vmovapd %ymm5, %ymm14
+	LONG $0x117d41c4; BYTE $0x39 // vmovupd %ymm15, (%r9)
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x0314850f; WORD $0x0000 // jne 0x30fe <k_mul_panels_64+0x174e>
+	LONG $0x0004bc41; WORD $0x0000 // movl $0x4, %r12d
+	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
+	LONG $0x462d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e46(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0xa56c; BYTE $0x20 // vpmovsxdq 0x20(%r13,%r12,4), %ymm5
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2e0f <k_mul_panels_64+0x145f>
+	LONG $0x2d55c2c4; BYTE $0x07 // vmaskmovpd (%r15), %ymm5, %ymm0
+	LONG $0xf0580dc5 // vaddpd %ymm0, %ymm14, %ymm14
+	LONG $0x2f5542c4; BYTE $0x37 // vmaskmovpd %ymm14, %ymm5, (%r15)
+	LONG $0xec287dc5 // vmovapd %ymm4, %ymm13
+	LONG $0x40798d4d // leaq 0x40(%r9), %r15
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x02f9850f; WORD $0x0000 // jne 0x311e <k_mul_panels_64+0x176e>
+	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
+	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
+	LONG $0x0b2d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e0b(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0xa564; BYTE $0x20 // vpmovsxdq 0x20(%r13,%r12,4), %ymm4
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2e4a <k_mul_panels_64+0x149a>
+	LONG $0x2d5dc2c4; BYTE $0x07 // vmaskmovpd (%r15), %ymm4, %ymm0
+	LONG $0xe85815c5 // vaddpd %ymm0, %ymm13, %ymm13
+	LONG $0x2f5d42c4; BYTE $0x2f // vmaskmovpd %ymm13, %ymm4, (%r15)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xed46840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x0002d9e9; BYTE $0x00 // jmp 0x3138 <k_mul_panels_64+0x1788>
+	LONG $0x117dc1c4; BYTE $0x13 // vmovupd %ymm2, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xece3860f; WORD $0xffff // jbe 0x1b51 <k_mul_panels_64+0x1a1>
+	LONG $0x0911fdc5 // vmovupd %ymm1, (%rcx)
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0xfb13860f; WORD $0xffff // jbe 0x298f <k_mul_panels_64+0xfdf>
+	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x2f36 <k_mul_panels_64+0x1586>
+	LONG $0x117dc1c4; BYTE $0x3b // vmovupd %ymm7, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	WORD $0x2476 // jbe 0x2eb0 <k_mul_panels_64+0x1500>
+	LONG $0x117dc1c4; WORD $0x2073 // vmovupd %ymm6, 0x20(%r11)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xed03840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xcb0c8d4d // leaq (%r11,%rcx,8), %r9
+	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x4175 // jne 0x2eef <k_mul_panels_64+0x153f>
+	WORD $0x44eb // jmp 0x2ef4 <k_mul_panels_64+0x1544>
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x810d8d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d81(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0x257dc2c4; WORD $0x817c; BYTE $0x20 // vpmovsxdq 0x20(%r9,%rax,4), %ymm7
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2f45e2c4; BYTE $0x31 // vmaskmovpd %ymm6, %ymm7, (%rcx)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xecc8840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xcb0c8d4d // leaq (%r11,%rcx,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	WORD $0x737e // jle 0x2f5a <k_mul_panels_64+0x15aa>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x2f45e2c4; BYTE $0x32 // vmaskmovpd %ymm6, %ymm7, (%rdx)
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xec12840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xd40c8d4d // leaq (%r12,%rdx,8), %r9
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x3f7e // jle 0x2f2b <k_mul_panels_64+0x159b>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x2ef9 <k_mul_panels_64+0x1569>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x2ef4 <k_mul_panels_64+0x1544>
 	LONG $0x5855c1c4; BYTE $0x29 // vaddpd (%r9), %ymm5, %ymm5
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117dc1c4; WORD $0xd42c // vmovupd %ymm5, (%r12,%rdx,8)
-	LONG $0xd4148d49 // leaq (%r12,%rdx,8), %rdx
-	LONG $0x20c28348 // addq $0x20, %rdx
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	WORD $0x4a74 // je 0x2f5a <k_mul_panels_64+0x15ca>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x2f19 <k_mul_panels_64+0x1589>
-	LONG $0x2258ddc5 // vaddpd (%rdx), %ymm4, %ymm4
-	LONG $0x2211fdc5 // vmovupd %ymm4, (%rdx)
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xebc7840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	WORD $0x65eb // jmp 0x2f90 <k_mul_panels_64+0x1600>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x06158d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a06(%rip), %r10 # 0x7940 <lanes>
-	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
-	LONG $0x257dc2c4; WORD $0x2072 // vpmovsxdq 0x20(%r10), %ymm6
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x2f51 <k_mul_panels_64+0x15c1>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x117dc1c4; WORD $0xcb2c // vmovupd %ymm5, (%r11,%rcx,8)
+	LONG $0xcb0c8d49 // leaq (%r11,%rcx,8), %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
+	WORD $0x7d74 // je 0x2f89 <k_mul_panels_64+0x15d9>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0474 // je 0x2f15 <k_mul_panels_64+0x1565>
+	LONG $0x2158ddc5 // vaddpd (%rcx), %ymm4, %ymm4
+	LONG $0x2111fdc5 // vmovupd %ymm4, (%rcx)
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xec7a840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x000095e9; BYTE $0x00 // jmp 0x2fc0 <k_mul_panels_64+0x1610>
+	LONG $0x117dc1c4; BYTE $0x0b // vmovupd %ymm1, (%r11)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	WORD $0x0976 // jbe 0x2f3f <k_mul_panels_64+0x158f>
+	LONG $0x0011fdc5 // vmovupd %ymm0, (%rax)
+	LONG $0xffec61e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xf2358d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cf2(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
+	LONG $0xffec3ee9; BYTE $0xff // jmp 0x1b98 <k_mul_panels_64+0x1e8>
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	LONG $0xd71d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4cd7(%rip), %r11 # 0x7c40 <lanes>
+	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
+	LONG $0x257dc2c4; WORD $0x2073 // vpmovsxdq 0x20(%r11), %ymm6
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2f80 <k_mul_panels_64+0x15d0>
 	LONG $0x2d4dc2c4; BYTE $0x39 // vmaskmovpd (%r9), %ymm6, %ymm7
 	LONG $0xed58c5c5 // vaddpd %ymm5, %ymm7, %ymm5
 	LONG $0x2f4dc2c4; BYTE $0x29 // vmaskmovpd %ymm5, %ymm6, (%r9)
-	LONG $0x20518d49 // leaq 0x20(%r9), %rdx
-	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0xd6258d4c; WORD $0x0049; BYTE $0x00 // leaq 0x49d6(%rip), %r12 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x946c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r10,4), %ymm5
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x2f7f <k_mul_panels_64+0x15ef>
-	LONG $0x2d55e2c4; BYTE $0x32 // vmaskmovpd (%rdx), %ymm5, %ymm6
+	LONG $0x20498d49 // leaq 0x20(%r9), %rcx
+	LONG $0x0004bb41; WORD $0x0000 // movl $0x4, %r11d
+	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
+	LONG $0xa73d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4ca7(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0x9f6c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r11,4), %ymm5
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x2fae <k_mul_panels_64+0x15fe>
+	LONG $0x2d55e2c4; BYTE $0x31 // vmaskmovpd (%rcx), %ymm5, %ymm6
 	LONG $0xe458cdc5 // vaddpd %ymm4, %ymm6, %ymm4
-	LONG $0x2f55e2c4; BYTE $0x22 // vmaskmovpd %ymm4, %ymm5, (%rdx)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xeb60840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xd10c8d4f // leaq (%r9,%r10,8), %r9
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x01f78e0f; WORD $0x0000 // jle 0x3199 <k_mul_panels_64+0x1809>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x2fac <k_mul_panels_64+0x161c>
+	LONG $0x2f55e2c4; BYTE $0x21 // vmaskmovpd %ymm4, %ymm5, (%rcx)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xebe0840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0xd90c8d4f // leaq (%r9,%r11,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x02058e0f; WORD $0x0000 // jle 0x31d8 <k_mul_panels_64+0x1828>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x2fdd <k_mul_panels_64+0x162d>
 	LONG $0x5865c1c4; BYTE $0x19 // vaddpd (%r9), %ymm3, %ymm3
 	LONG $0x117dc1c4; BYTE $0x19 // vmovupd %ymm3, (%r9)
-	LONG $0x20518d4d // leaq 0x20(%r9), %r10
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0214850f; WORD $0x0000 // jne 0x31d1 <k_mul_panels_64+0x1841>
-	LONG $0x0004bc41; WORD $0x0000 // movl $0x4, %r12d
-	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
-	LONG $0x732d8d48; WORD $0x0049; BYTE $0x00 // leaq 0x4973(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x257da2c4; WORD $0xa55c; BYTE $0x20 // vpmovsxdq 0x20(%rbp,%r12,4), %ymm3
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x2fe2 <k_mul_panels_64+0x1652>
-	LONG $0x2d65c2c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm3, %ymm4
+	LONG $0x20598d4d // leaq 0x20(%r9), %r11
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x0221850f; WORD $0x0000 // jne 0x320f <k_mul_panels_64+0x185f>
+	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0x42258d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c42(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x257d82c4; WORD $0xbc5c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r15,4), %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x3013 <k_mul_panels_64+0x1663>
+	LONG $0x2d65c2c4; BYTE $0x23 // vmaskmovpd (%r11), %ymm3, %ymm4
 	LONG $0xd258ddc5 // vaddpd %ymm2, %ymm4, %ymm2
-	LONG $0x2f65c2c4; BYTE $0x12 // vmaskmovpd %ymm2, %ymm3, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xeaff840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x0001f4e9; BYTE $0x00 // jmp 0x31ea <k_mul_panels_64+0x185a>
-	LONG $0x433d8d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4943(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x8f5c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r9,4), %ymm3
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0974 // je 0x3012 <k_mul_panels_64+0x1682>
-	LONG $0x2d65c2c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm3, %ymm4
+	LONG $0x2f65c2c4; BYTE $0x13 // vmaskmovpd %ymm2, %ymm3, (%r11)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xeb7d840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x000201e9; BYTE $0x00 // jmp 0x3229 <k_mul_panels_64+0x1879>
+	LONG $0x111d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c11(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x257dc2c4; WORD $0x8b5c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%rcx,4), %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x3044 <k_mul_panels_64+0x1694>
+	LONG $0x2d65c2c4; BYTE $0x21 // vmaskmovpd (%r9), %ymm3, %ymm4
 	LONG $0xd258ddc5 // vaddpd %ymm2, %ymm4, %ymm2
-	LONG $0x2f65c2c4; BYTE $0x12 // vmaskmovpd %ymm2, %ymm3, (%r10)
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0xeacf840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xfa148d4f // leaq (%r10,%r15,8), %r10
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0xf3108f0f; WORD $0xffff // jg 0x2343 <k_mul_panels_64+0x9b3>
-	LONG $0x063d8d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4906(%rip), %r15 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x8f54; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r9,4), %ymm2
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0974 // je 0x304f <k_mul_panels_64+0x16bf>
-	LONG $0x2d6dc2c4; BYTE $0x1a // vmaskmovpd (%r10), %ymm2, %ymm3
+	LONG $0x2f65c2c4; BYTE $0x11 // vmaskmovpd %ymm2, %ymm3, (%r9)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xeb4c840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0xd90c8d4f // leaq (%r9,%r11,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xf7648f0f; WORD $0xffff // jg 0x27cb <k_mul_panels_64+0xe1b>
+	LONG $0xd21d8d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4bd2(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x257dc2c4; WORD $0x8b54; BYTE $0x20 // vpmovsxdq 0x20(%r11,%rcx,4), %ymm2
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x3083 <k_mul_panels_64+0x16d3>
+	LONG $0x2d6dc2c4; BYTE $0x19 // vmaskmovpd (%r9), %ymm2, %ymm3
 	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
-	LONG $0x2f6dc2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm2, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xea92840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xfa148d4f // leaq (%r10,%r15,8), %r10
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0xf2f48f0f; WORD $0xffff // jg 0x2364 <k_mul_panels_64+0x9d4>
-	LONG $0xc9058d4c; WORD $0x0048; BYTE $0x00 // leaq 0x48c9(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x884c; BYTE $0x20 // vpmovsxdq 0x20(%r8,%r9,4), %ymm1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0974 // je 0x308c <k_mul_panels_64+0x16fc>
-	LONG $0x2d75c2c4; BYTE $0x12 // vmaskmovpd (%r10), %ymm1, %ymm2
-	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
-	LONG $0x2f75c2c4; BYTE $0x02 // vmaskmovpd %ymm0, %ymm1, (%r10)
-	LONG $0xffea5ae9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x9b2d8d48; WORD $0x0048; BYTE $0x00 // leaq 0x489b(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xd5 // subq %r10, %rbp
-	LONG $0x257de2c4; WORD $0x2075 // vpmovsxdq 0x20(%rbp), %ymm6
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x30bc <k_mul_panels_64+0x172c>
-	LONG $0x2d4de2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm6, %ymm0
-	LONG $0xed58fdc5 // vaddpd %ymm5, %ymm0, %ymm5
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x2f4de2c4; BYTE $0x2a // vmaskmovpd %ymm5, %ymm6, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfd0d840f; WORD $0xffff // je 0x2ddf <k_mul_panels_64+0x144f>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x30dc <k_mul_panels_64+0x174c>
-	LONG $0x585dc1c4; BYTE $0x22 // vaddpd (%r10), %ymm4, %ymm4
-	LONG $0x117dc1c4; BYTE $0x22 // vmovupd %ymm4, (%r10)
-	LONG $0x40528d4c // leaq 0x40(%rdx), %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfd2b840f; WORD $0xffff // je 0x2e19 <k_mul_panels_64+0x1489>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x30f8 <k_mul_panels_64+0x1768>
-	LONG $0x5865c1c4; BYTE $0x1a // vaddpd (%r10), %ymm3, %ymm3
-	LONG $0x117dc1c4; BYTE $0x1a // vmovupd %ymm3, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xe9e9840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xd2148d4a // leaq (%rdx,%r10,8), %rdx
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x012c8e0f; WORD $0x0000 // jle 0x3245 <k_mul_panels_64+0x18b5>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x3122 <k_mul_panels_64+0x1792>
-	LONG $0x1258edc5 // vaddpd (%rdx), %ymm2, %ymm2
-	LONG $0x1211fdc5 // vmovupd %ymm2, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0x014e850f; WORD $0x0000 // jne 0x3281 <k_mul_panels_64+0x18f1>
-	LONG $0x0004bc41; WORD $0x0000 // movl $0x4, %r12d
-	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
-	LONG $0xfd2d8d48; WORD $0x0047; BYTE $0x00 // leaq 0x47fd(%rip), %rbp # 0x7940 <lanes>
-	LONG $0x257da2c4; WORD $0xa554; BYTE $0x20 // vpmovsxdq 0x20(%rbp,%r12,4), %ymm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x3158 <k_mul_panels_64+0x17c8>
-	LONG $0x2d6dc2c4; BYTE $0x02 // vmaskmovpd (%r10), %ymm2, %ymm0
-	LONG $0xc958fdc5 // vaddpd %ymm1, %ymm0, %ymm1
-	LONG $0x2f6dc2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm2, (%r10)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0133850f; WORD $0x0000 // jne 0x329d <k_mul_panels_64+0x190d>
-	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0xc6058d4c; WORD $0x0047; BYTE $0x00 // leaq 0x47c6(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x257d82c4; WORD $0x884c; BYTE $0x20 // vpmovsxdq 0x20(%r8,%r9,4), %ymm1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x318f <k_mul_panels_64+0x17ff>
-	LONG $0x2d75e2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm1, %ymm0
+	LONG $0x2f6dc2c4; BYTE $0x09 // vmaskmovpd %ymm1, %ymm2, (%r9)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xeb0d840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0xd90c8d4f // leaq (%r9,%r11,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x028c8f0f; WORD $0x0000 // jg 0x3332 <k_mul_panels_64+0x1982>
+	LONG $0x93358d48; WORD $0x004b; BYTE $0x00 // leaq 0x4b93(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01b5850f; WORD $0x0000 // jne 0x3272 <k_mul_panels_64+0x18c2>
+	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x327b <k_mul_panels_64+0x18cb>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0x6f258d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b6f(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x257dc2c4; WORD $0x2474; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm6
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x30e9 <k_mul_panels_64+0x1739>
+	LONG $0x2d4dc2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm6, %ymm0
+	LONG $0xf85805c5 // vaddpd %ymm0, %ymm15, %ymm15
+	LONG $0x2f4d42c4; BYTE $0x39 // vmaskmovpd %ymm15, %ymm6, (%r9)
+	LONG $0xf5287dc5 // vmovapd %ymm5, %ymm14
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfcec840f; WORD $0xffff // je 0x2dea <k_mul_panels_64+0x143a>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xec287dc5 // vmovapd %ymm4, %ymm13
+	WORD $0x0574 // je 0x310c <k_mul_panels_64+0x175c>
+	LONG $0x580d41c4; BYTE $0x37 // vaddpd (%r15), %ymm14, %ymm14
+	LONG $0x117d41c4; BYTE $0x37 // vmovupd %ymm14, (%r15)
+	LONG $0x40798d4d // leaq 0x40(%r9), %r15
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0xfd07840f; WORD $0xffff // je 0x2e25 <k_mul_panels_64+0x1475>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x3128 <k_mul_panels_64+0x1778>
+	LONG $0x581541c4; BYTE $0x2f // vaddpd (%r15), %ymm13, %ymm13
+	LONG $0x117d41c4; BYTE $0x2f // vmovupd %ymm13, (%r15)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xea68840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0xf90c8d4f // leaq (%r9,%r15,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x013a8e0f; WORD $0x0000 // jle 0x3285 <k_mul_panels_64+0x18d5>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	WORD $0x0574 // je 0x315b <k_mul_panels_64+0x17ab>
+	LONG $0x580541c4; BYTE $0x39 // vaddpd (%r9), %ymm15, %ymm15
+	LONG $0xf2287dc5 // vmovapd %ymm2, %ymm14
+	LONG $0x117d41c4; BYTE $0x39 // vmovupd %ymm15, (%r9)
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x0157850f; WORD $0x0000 // jne 0x32c7 <k_mul_panels_64+0x1917>
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xc1258d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4ac1(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x257dc2c4; WORD $0x8c54; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm2
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x3194 <k_mul_panels_64+0x17e4>
+	LONG $0x2d6dc2c4; BYTE $0x07 // vmaskmovpd (%r15), %ymm2, %ymm0
+	LONG $0xf0580dc5 // vaddpd %ymm0, %ymm14, %ymm14
+	LONG $0x2f6d42c4; BYTE $0x37 // vmaskmovpd %ymm14, %ymm2, (%r15)
+	LONG $0xe9287dc5 // vmovapd %ymm1, %ymm13
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x013d850f; WORD $0x0000 // jne 0x32e7 <k_mul_panels_64+0x1937>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x87358d48; WORD $0x004a; BYTE $0x00 // leaq 0x4a87(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x31ce <k_mul_panels_64+0x181e>
+	LONG $0x2d75c2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm1, %ymm0
 	LONG $0xe85815c5 // vaddpd %ymm0, %ymm13, %ymm13
-	LONG $0x2f7562c4; BYTE $0x2a // vmaskmovpd %ymm13, %ymm1, (%rdx)
-	LONG $0xffe957e9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x98258d4c; WORD $0x0047; BYTE $0x00 // leaq 0x4798(%rip), %r12 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
-	LONG $0x257dc2c4; WORD $0x2464; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm4
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x31c0 <k_mul_panels_64+0x1830>
+	LONG $0x2f7542c4; BYTE $0x29 // vmaskmovpd %ymm13, %ymm1, (%r9)
+	LONG $0xffe9c8e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
+	LONG $0x593d8d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a59(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
+	LONG $0x257dc2c4; WORD $0x2067 // vpmovsxdq 0x20(%r15), %ymm4
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x31fe <k_mul_panels_64+0x184e>
 	LONG $0x2d5dc2c4; BYTE $0x29 // vmaskmovpd (%r9), %ymm4, %ymm5
 	LONG $0xdb58d5c5 // vaddpd %ymm3, %ymm5, %ymm3
 	LONG $0x2f5dc2c4; BYTE $0x19 // vmaskmovpd %ymm3, %ymm4, (%r9)
-	LONG $0x20518d4d // leaq 0x20(%r9), %r10
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfdec840f; WORD $0xffff // je 0x2fbd <k_mul_panels_64+0x162d>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x31db <k_mul_panels_64+0x184b>
-	LONG $0x586dc1c4; BYTE $0x12 // vaddpd (%r10), %ymm2, %ymm2
-	LONG $0x117dc1c4; BYTE $0x12 // vmovupd %ymm2, (%r10)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xe906840f; WORD $0xffff // je 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xd10c8d4f // leaq (%r9,%r10,8), %r9
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x00b38e0f; WORD $0x0000 // jle 0x32af <k_mul_panels_64+0x191f>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x3206 <k_mul_panels_64+0x1876>
+	LONG $0x20598d4d // leaq 0x20(%r9), %r11
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfddf840f; WORD $0xffff // je 0x2fee <k_mul_panels_64+0x163e>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x3219 <k_mul_panels_64+0x1869>
+	LONG $0x586dc1c4; BYTE $0x13 // vaddpd (%r11), %ymm2, %ymm2
+	LONG $0x117dc1c4; BYTE $0x13 // vmovupd %ymm2, (%r11)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xe977840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0xd90c8d4f // leaq (%r9,%r11,8), %r9
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x00bf8e0f; WORD $0x0000 // jle 0x32fb <k_mul_panels_64+0x194b>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x3246 <k_mul_panels_64+0x1896>
 	LONG $0x5875c1c4; BYTE $0x09 // vaddpd (%r9), %ymm1, %ymm1
 	LONG $0x117dc1c4; BYTE $0x09 // vmovupd %ymm1, (%r9)
 	LONG $0x20c18349 // addq $0x20, %r9
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00d0850f; WORD $0x0000 // jne 0x32e7 <k_mul_panels_64+0x1957>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x1a058d4c; WORD $0x0047; BYTE $0x00 // leaq 0x471a(%rip), %r8 # 0x7940 <lanes>
-	LONG $0x257dc2c4; WORD $0x904c; BYTE $0x20 // vpmovsxdq 0x20(%r8,%rdx,4), %ymm1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x323b <k_mul_panels_64+0x18ab>
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x00db850f; WORD $0x0000 // jne 0x3332 <k_mul_panels_64+0x1982>
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xda358d48; WORD $0x0049; BYTE $0x00 // leaq 0x49da(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x327b <k_mul_panels_64+0x18cb>
 	LONG $0x2d75c2c4; BYTE $0x11 // vmaskmovpd (%r9), %ymm1, %ymm2
 	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
 	LONG $0x2f75c2c4; BYTE $0x01 // vmaskmovpd %ymm0, %ymm1, (%r9)
-	LONG $0xffe8abe9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xec2d8d48; WORD $0x0046; BYTE $0x00 // leaq 0x46ec(%rip), %rbp # 0x7940 <lanes>
-	WORD $0x294c; BYTE $0xd5 // subq %r10, %rbp
-	LONG $0x257de2c4; WORD $0x205d // vpmovsxdq 0x20(%rbp), %ymm3
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x326b <k_mul_panels_64+0x18db>
-	LONG $0x2d65e2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm3, %ymm0
-	LONG $0xd258fdc5 // vaddpd %ymm2, %ymm0, %ymm2
-	LONG $0x08246c8b // movl 0x8(%rsp), %ebp
-	LONG $0x2f65e2c4; BYTE $0x12 // vmaskmovpd %ymm2, %ymm3, (%rdx)
-	LONG $0x20528d4c // leaq 0x20(%rdx), %r10
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfeb2840f; WORD $0xffff // je 0x3133 <k_mul_panels_64+0x17a3>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x328b <k_mul_panels_64+0x18fb>
-	LONG $0x5875c1c4; BYTE $0x0a // vaddpd (%r10), %ymm1, %ymm1
-	LONG $0x117dc1c4; BYTE $0x0a // vmovupd %ymm1, (%r10)
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfecd840f; WORD $0xffff // je 0x316a <k_mul_panels_64+0x17da>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0474 // je 0x32a6 <k_mul_panels_64+0x1916>
-	LONG $0x2a5815c5 // vaddpd (%rdx), %ymm13, %ymm13
-	LONG $0x2a117dc5 // vmovupd %ymm13, (%rdx)
-	LONG $0xffe841e9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x82258d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4682(%rip), %r12 # 0x7940 <lanes>
-	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
-	LONG $0x257dc2c4; WORD $0x2454; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0974 // je 0x32d6 <k_mul_panels_64+0x1946>
+	LONG $0xffe91be9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
+	LONG $0xac258d4c; WORD $0x0049; BYTE $0x00 // leaq 0x49ac(%rip), %r12 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	LONG $0x257dc2c4; WORD $0x245c; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm3
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	WORD $0x0974 // je 0x32b2 <k_mul_panels_64+0x1902>
+	LONG $0x2d65c2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm3, %ymm0
+	LONG $0xf85805c5 // vaddpd %ymm0, %ymm15, %ymm15
+	LONG $0x2f6542c4; BYTE $0x39 // vmaskmovpd %ymm15, %ymm3, (%r9)
+	LONG $0xf2287dc5 // vmovapd %ymm2, %ymm14
+	LONG $0x20798d4d // leaq 0x20(%r9), %r15
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfea9840f; WORD $0xffff // je 0x3170 <k_mul_panels_64+0x17c0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xe9287dc5 // vmovapd %ymm1, %ymm13
+	WORD $0x0574 // je 0x32d5 <k_mul_panels_64+0x1925>
+	LONG $0x580d41c4; BYTE $0x37 // vaddpd (%r15), %ymm14, %ymm14
+	LONG $0x117d41c4; BYTE $0x37 // vmovupd %ymm14, (%r15)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0xfec3840f; WORD $0xffff // je 0x31aa <k_mul_panels_64+0x17fa>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x32f1 <k_mul_panels_64+0x1941>
+	LONG $0x581541c4; BYTE $0x29 // vaddpd (%r9), %ymm13, %ymm13
+	LONG $0x117d41c4; BYTE $0x29 // vmovupd %ymm13, (%r9)
+	LONG $0xffe8a5e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
+	LONG $0x363d8d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4936(%rip), %r15 # 0x7c40 <lanes>
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
+	LONG $0x257dc2c4; WORD $0x2057 // vpmovsxdq 0x20(%r15), %ymm2
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x3321 <k_mul_panels_64+0x1971>
 	LONG $0x2d6dc2c4; BYTE $0x19 // vmaskmovpd (%r9), %ymm2, %ymm3
 	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
 	LONG $0x2f6dc2c4; BYTE $0x09 // vmaskmovpd %ymm1, %ymm2, (%r9)
 	LONG $0x20c18349 // addq $0x20, %r9
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xff30840f; WORD $0xffff // je 0x3217 <k_mul_panels_64+0x1887>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0574 // je 0x32f1 <k_mul_panels_64+0x1961>
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xff25840f; WORD $0xffff // je 0x3257 <k_mul_panels_64+0x18a7>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0574 // je 0x333c <k_mul_panels_64+0x198c>
 	LONG $0x587dc1c4; BYTE $0x01 // vaddpd (%r9), %ymm0, %ymm0
 	LONG $0x117dc1c4; BYTE $0x01 // vmovupd %ymm0, (%r9)
-	LONG $0xffe7f5e9; BYTE $0xff // jmp 0x1af0 <k_mul_panels_64+0x160>
-	LONG $0x90c48148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rsp
+	LONG $0xffe85ae9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
+	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2785,467 +2804,582 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// pack_rows
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0a6a8e0f; WORD $0x0000 // jle 0x3dd7 <k_pack_rows+0xa77>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0a5d8e0f; WORD $0x0000 // jle 0x3dd7 <k_pack_rows+0xa77>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8348 // subq $0x48, %rsp
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x157e // jle 0x3349 <k_pack_rows+0x39>
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	WORD $0x6f7d // jge 0x33b1 <k_pack_rows+0xa1>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x3441 <k_pack_rows+0x131>
-	LONG $0x20478b4c // movq 0x20(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x079a8e0f; WORD $0x0000 // jle 0x3af0 <k_pack_rows+0x7e0>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x01078d0f; WORD $0x0000 // jge 0x3474 <k_pack_rows+0x164>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0x07788e0f; WORD $0x0000 // jle 0x3af0 <k_pack_rows+0x7e0>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x04e3c149 // shlq $0x4, %r11
+	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
+	QUAD $0x00000000ad1c8d4c // leaq (,%rbp,4), %r11
+	QUAD $0x00000000ed148d48 // leaq (,%rbp,8), %rdx
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x0000012024948948 // movq %rdx, 0x120(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x5b348d4b // leaq (%r11,%r11,2), %rsi
+	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0x08e3c148 // shlq $0x8, %rbx
+	QUAD $0x000000a8249c8948 // movq %rbx, 0xa8(%rsp)
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	QUAD $0x000001282494894c // movq %r10, 0x128(%rsp)
+	LONG $0x0f148d4c // leaq (%rdi,%rcx), %r10
+	QUAD $0x000001182494894c // movq %r10, 0x118(%rsp)
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	WORD $0xf748; BYTE $0xdb // negq %rbx
+	QUAD $0x000000d8249c8948 // movq %rbx, 0xd8(%rsp)
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x371c8d48 // leaq (%rdi,%rsi), %rbx
+	QUAD $0x00000108249c8948 // movq %rbx, 0x108(%rsp)
+	LONG $0x37748d48; BYTE $0x0c // leaq 0xc(%rdi,%rsi), %rsi
+	LONG $0x071c8d48 // leaq (%rdi,%rax), %rbx
+	QUAD $0x00000100249c8948 // movq %rbx, 0x100(%rsp)
+	LONG $0x075c8d48; BYTE $0x0c // leaq 0xc(%rdi,%rax), %rbx
+	LONG $0x9b048d4b // leaq (%r11,%r11,4), %rax
+	LONG $0x073c8d4c // leaq (%rdi,%rax), %r15
+	QUAD $0x000000f824bc894c // movq %r15, 0xf8(%rsp)
+	LONG $0x077c8d4c; BYTE $0x0c // leaq 0xc(%rdi,%rax), %r15
+	LONG $0x17048d48 // leaq (%rdi,%rdx), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	LONG $0x17448d48; BYTE $0x0c // leaq 0xc(%rdi,%rdx), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x00000000ed148d4e // leaq (,%r13,8), %r10
+	QUAD $0x00000000ad148d4a // leaq (,%r13,4), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0xaf248d4c // leaq (%rdi,%rbp,4), %r12
+	QUAD $0x000000e024a4894c // movq %r12, 0xe0(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x801c8d4a // leaq (%rax,%r8,4), %rbx
-	LONG $0x0cc38348 // addq $0xc, %rbx
-	LONG $0xc0348d4e // leaq (%rax,%r8,8), %r14
-	LONG $0x0cc68349 // addq $0xc, %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	LONG $0x000487e9; BYTE $0x00 // jmp 0x3838 <k_pack_rows+0x528>
-	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
-	LONG $0xc10c8d4c // leaq (%rcx,%rax,8), %r9
-	LONG $0x40348d48 // leaq (%rax,%rax,2), %rsi
-	LONG $0xb1148d4c // leaq (%rcx,%rsi,4), %r10
-	LONG $0x0004bb41; WORD $0x0000 // movl $0x4, %r11d
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0xc076f9c5 // vpcmpeqd %xmm0, %xmm0, %xmm0
-	LONG $0xc06ff9c5 // vmovdqa %xmm0, %xmm0
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x0c10f8c5; BYTE $0x99 // vmovups (%rcx,%rbx,4), %xmm1
-	LONG $0x1410f8c5; BYTE $0x9f // vmovups (%rdi,%rbx,4), %xmm2
-	LONG $0x1078c1c4; WORD $0x991c // vmovups (%r9,%rbx,4), %xmm3
-	LONG $0x1078c1c4; WORD $0x9a24 // vmovups (%r10,%rbx,4), %xmm4
-	LONG $0xea14f0c5 // vunpcklps %xmm2, %xmm1, %xmm5 # xmm5 = xmm1[0],xmm2[0],xmm1[1],xmm2[1]
-	LONG $0xca15f0c5 // vunpckhps %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[2],xmm2[2],xmm1[3],xmm2[3]
-	LONG $0xd414e0c5 // vunpcklps %xmm4, %xmm3, %xmm2 # xmm2 = xmm3[0],xmm4[0],xmm3[1],xmm4[1]
-	LONG $0xdc15e0c5 // vunpckhps %xmm4, %xmm3, %xmm3 # xmm3 = xmm3[2],xmm4[2],xmm3[3],xmm4[3]
-	LONG $0xe216d0c5 // vmovlhps %xmm2, %xmm5, %xmm4 # xmm4 = xmm5[0],xmm2[0]
-	LONG $0xd215d1c5 // vunpckhpd %xmm2, %xmm5, %xmm2 # xmm2 = xmm5[1],xmm2[1]
-	LONG $0xeb16f0c5 // vmovlhps %xmm3, %xmm1, %xmm5 # xmm5 = xmm1[0],xmm3[0]
-	LONG $0xcb15f1c5 // vunpckhpd %xmm3, %xmm1, %xmm1 # xmm1 = xmm1[1],xmm3[1]
-	LONG $0x2e7dc2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm0, (%r8)
-	LONG $0x2e7dc2c4; WORD $0x1050 // vmaskmovps %ymm2, %ymm0, 0x10(%r8)
-	LONG $0x2e7dc2c4; WORD $0x2068 // vmaskmovps %ymm5, %ymm0, 0x20(%r8)
-	LONG $0x2e7dc2c4; WORD $0x3048 // vmaskmovps %ymm1, %ymm0, 0x30(%r8)
-	LONG $0x40c08349 // addq $0x40, %r8
-	LONG $0x04c38349 // addq $0x4, %r11
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x241c3b4c // cmpq (%rsp), %r11
-	WORD $0x9f7e // jle 0x33e0 <k_pack_rows+0xd0>
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
-	LONG $0x06a28e0f; WORD $0x0000 // jle 0x3af0 <k_pack_rows+0x7e0>
-	QUAD $0x00000000c53c8d48 // leaq (,%rax,8), %rdi
-	QUAD $0x00000000850c8d4c // leaq (,%rax,4), %r9
-	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	LONG $0x0214870f; WORD $0x0000 // ja 0x3680 <k_pack_rows+0x370>
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x00058be9; BYTE $0x00 // jmp 0x39ff <k_pack_rows+0x6ef>
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0xb91c8d4c // leaq (%rcx,%rdi,4), %r11
-	LONG $0xf91c8d48 // leaq (%rcx,%rdi,8), %rbx
-	LONG $0x7f048d48 // leaq (%rdi,%rdi,2), %rax
-	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
-	QUAD $0x0000000085348d4e // leaq (,%r8,4), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x36248d4f // leaq (%r14,%r14), %r12
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	WORD $0x32eb // jmp 0x34ec <k_pack_rows+0x1dc>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc58349 // addq $-0x4, %r13
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x10148d48 // leaq (%rax,%rdx), %rdx
+	LONG $0x10248d4e // leaq (%rax,%r10), %r12
+	QUAD $0x0000015024ac894c // movq %r13, 0x150(%rsp)
+	LONG $0xa82c8d4e // leaq (%rax,%r13,4), %r13
+	LONG $0x0c478d48 // leaq 0xc(%rdi), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	LONG $0xaf448d48; BYTE $0x0c // leaq 0xc(%rdi,%rbp,4), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	QUAD $0x000000502444c748; BYTE $0x00 // movq $0x0, 0x50(%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000b02484894c // movq %r8, 0xb0(%rsp)
+	LONG $0x246c8948; BYTE $0x70 // movq %rbp, 0x70(%rsp)
+	QUAD $0x00000148249c894c // movq %r11, 0x148(%rsp)
+	QUAD $0x00000110248c894c // movq %r9, 0x110(%rsp)
+	QUAD $0x000000e82494894c // movq %r10, 0xe8(%rsp)
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x35a2 <k_pack_rows+0x242>
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	LONG $0x40c68349 // addq $0x40, %r14
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0x24440148; BYTE $0x50 // addq %rax, 0x50(%rsp)
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	QUAD $0x000000c824a48b4c // movq 0xc8(%rsp), %r12
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
+	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
+	QUAD $0x0001001824448148; BYTE $0x00 // addq $0x100, 0x18(%rsp) # imm = 0x100
+	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x06048d0f; WORD $0x0000 // jge 0x3af0 <k_pack_rows+0x7e0>
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0x24440148; BYTE $0x08 // addq %rax, 0x8(%rsp)
+	QUAD $0x000000b024848b4c // movq 0xb0(%rsp), %r8
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0x08248d0f; WORD $0x0000 // jge 0x3dc6 <k_pack_rows+0xa66>
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	WORD $0x294d; BYTE $0xf7 // subq %r14, %r15
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0xcf4c0f49 // cmovlq %r15, %rcx
+	LONG $0x08ff8349 // cmpq $0x8, %r15
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	QUAD $0x000000c824a4894c // movq %r12, 0xc8(%rsp)
+	QUAD $0x000000c024ac894c // movq %r13, 0xc0(%rsp)
+	QUAD $0x000000b824b4894c // movq %r14, 0xb8(%rsp)
+	WORD $0x317d // jge 0x3620 <k_pack_rows+0x2c0>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0xff108e0f; WORD $0xffff // jle 0x3510 <k_pack_rows+0x1b0>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000383e9; BYTE $0x00 // jmp 0x3998 <k_pack_rows+0x638>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xb80c8d4e // leaq (%rax,%r15,4), %r9
-	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
-	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x007c8c0f; WORD $0x0000 // jl 0x3584 <k_pack_rows+0x274>
+	LONG $0xb0048d4e // leaq (%rax,%r14,4), %r8
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x245c8948; BYTE $0x78 // movq %rbx, 0x78(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	QUAD $0x000001302484894c // movq %r8, 0x130(%rsp)
+	WORD $0x4beb // jmp 0x36b3 <k_pack_rows+0x353>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x1078a1c4; WORD $0x8104 // vmovups (%rcx,%r8,4), %xmm0
-	LONG $0x107881c4; WORD $0x830c // vmovups (%r11,%r8,4), %xmm1
-	LONG $0x1078a1c4; WORD $0x8314 // vmovups (%rbx,%r8,4), %xmm2
-	LONG $0x1078a1c4; WORD $0x871c // vmovups (%rdi,%r8,4), %xmm3
-	LONG $0xe114f8c5 // vunpcklps %xmm1, %xmm0, %xmm4 # xmm4 = xmm0[0],xmm1[0],xmm0[1],xmm1[1]
-	LONG $0xc115f8c5 // vunpckhps %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[2],xmm1[2],xmm0[3],xmm1[3]
-	LONG $0xcb14e8c5 // vunpcklps %xmm3, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm3[0],xmm2[1],xmm3[1]
-	LONG $0xd315e8c5 // vunpckhps %xmm3, %xmm2, %xmm2 # xmm2 = xmm2[2],xmm3[2],xmm2[3],xmm3[3]
-	LONG $0xd916d8c5 // vmovlhps %xmm1, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm1[0]
-	LONG $0x1178c1c4; BYTE $0x19 // vmovups %xmm3, (%r9)
-	LONG $0xc915d9c5 // vunpckhpd %xmm1, %xmm4, %xmm1 # xmm1 = xmm4[1],xmm1[1]
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x1178a1c4; WORD $0x300c // vmovups %xmm1, (%rax,%r14)
-	LONG $0xca16f8c5 // vmovlhps %xmm2, %xmm0, %xmm1 # xmm1 = xmm0[0],xmm2[0]
-	LONG $0x117881c4; WORD $0x0e0c // vmovups %xmm1, (%r14,%r9)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0xc215f9c5 // vunpckhpd %xmm2, %xmm0, %xmm0 # xmm0 = xmm0[1],xmm2[1]
-	LONG $0x117881c4; WORD $0x0e04 // vmovups %xmm0, (%r14,%r9)
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0x08c68348 // addq $0x8, %rsi
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	WORD $0x947e // jle 0x3510 <k_pack_rows+0x200>
-	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0xc69f0f40 // setg %sil
-	LONG $0x247c394c; BYTE $0x18 // cmpq %r15, 0x18(%rsp)
-	LONG $0xc29f0f41 // setg %r10b
-	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
-	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	LONG $0xff1b850f; WORD $0xffff // jne 0x34c0 <k_pack_rows+0x1b0>
-	LONG $0x0cc18349 // addq $0xc, %r9
-	LONG $0x87348d4a // leaq (%rdi,%r8,4), %rsi
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	LONG $0x83348d4a // leaq (%rbx,%r8,4), %rsi
-	LONG $0x83148d4f // leaq (%r11,%r8,4), %r10
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	LONG $0x81148d4e // leaq (%rcx,%r8,4), %r10
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
-	WORD $0x22eb // jmp 0x35ef <k_pack_rows+0x2df>
-	LONG $0x117ac1c4; BYTE $0x01 // vmovss %xmm0, (%r9)
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xfed1840f; WORD $0xffff // je 0x34c0 <k_pack_rows+0x1b0>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1c7e // jle 0x3610 <k_pack_rows+0x300>
-	LONG $0x107a81c4; WORD $0x8204 // vmovss (%r10,%r8,4), %xmm0
-	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xda7c // jl 0x35e0 <k_pack_rows+0x2d0>
-	WORD $0x18eb // jmp 0x3620 <k_pack_rows+0x310>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xc07c // jl 0x35e0 <k_pack_rows+0x2d0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0b7c // jl 0x3635 <k_pack_rows+0x325>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107aa1c4; WORD $0x8204 // vmovss (%rdx,%r8,4), %xmm0
-	LONG $0x117ac1c4; WORD $0xf841 // vmovss %xmm0, -0x8(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x9f74 // je 0x35e0 <k_pack_rows+0x2d0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x067c // jl 0x3651 <k_pack_rows+0x341>
-	LONG $0x107aa1c4; WORD $0x8604 // vmovss (%rsi,%r8,4), %xmm0
-	LONG $0x117ac1c4; WORD $0xfc41 // vmovss %xmm0, -0x4(%r9)
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x8374 // je 0x35e0 <k_pack_rows+0x2d0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xff628c0f; WORD $0xffff // jl 0x35cd <k_pack_rows+0x2bd>
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x107aa1c4; WORD $0x8204 // vmovss (%rdx,%r8,4), %xmm0
-	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
-	LONG $0xffff4de9; BYTE $0xff // jmp 0x35cd <k_pack_rows+0x2bd>
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x091c8d4a // leaq (%rcx,%r9), %rbx
-	LONG $0xb3348d4c // leaq (%rbx,%rsi,4), %r14
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x931c8d48 // leaq (%rbx,%rdx,4), %rbx
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x393c8d4c // leaq (%rcx,%rdi), %r15
-	LONG $0xb7248d4d // leaq (%r15,%rsi,4), %r12
-	LONG $0x973c8d4d // leaq (%r15,%rdx,4), %r15
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	LONG $0x061c8d48 // leaq (%rsi,%rax), %rbx
-	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
-	LONG $0x2444920f; BYTE $0x18 // setb 0x18(%rsp)
-	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
-	LONG $0xc7920f40 // setb %dil
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	LONG $0x02348d4c // leaq (%rdx,%rax), %r14
-	LONG $0xb1348d4e // leaq (%rcx,%r14,4), %r14
-	LONG $0xc5920f40 // setb %bpl
-	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0xc4920f41 // setb %r12b
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	LONG $0x913c8d4c // leaq (%rcx,%rdx,4), %r15
-	LONG $0xc6920f41 // setb %r14b
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	LONG $0xc5920f41 // setb %r13b
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	LONG $0xb11c8d48 // leaq (%rcx,%rsi,4), %rbx
-	LONG $0xc7920f41 // setb %r15b
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	LONG $0xc2920f41 // setb %r10b
-	LONG $0x247c8440; BYTE $0x18 // testb %dil, 0x18(%rsp)
-	LONG $0x02f0850f; WORD $0x0000 // jne 0x39f7 <k_pack_rows+0x6e7>
-	WORD $0x2044; BYTE $0xe5 // andb %r12b, %bpl
-	LONG $0x02e7850f; WORD $0x0000 // jne 0x39f7 <k_pack_rows+0x6e7>
-	WORD $0x2045; BYTE $0xee // andb %r13b, %r14b
-	LONG $0x02de850f; WORD $0x0000 // jne 0x39f7 <k_pack_rows+0x6e7>
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x02d5850f; WORD $0x0000 // jne 0x39f7 <k_pack_rows+0x6e7>
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	LONG $0xf8e68349 // andq $-0x8, %r14
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x0310fcc5 // vmovups (%rbx), %ymm0
-	LONG $0x0c10fcc5; BYTE $0x83 // vmovups (%rbx,%rax,4), %ymm1
-	LONG $0x1410fcc5; BYTE $0xc3 // vmovups (%rbx,%rax,8), %ymm2
-	LONG $0x107ca1c4; WORD $0x0b1c // vmovups (%rbx,%r9), %ymm3
-	LONG $0x1078a1c4; WORD $0x0b24 // vmovups (%rbx,%r9), %xmm4
-	LONG $0x2c10f8c5; BYTE $0xc3 // vmovups (%rbx,%rax,8), %xmm5
-	LONG $0xf414d0c5 // vunpcklps %xmm4, %xmm5, %xmm6 # xmm6 = xmm5[0],xmm4[0],xmm5[1],xmm4[1]
-	LONG $0x01fde3c4; WORD $0x60f6 // vpermpd $0x60, %ymm6, %ymm6 # ymm6 = ymm6[0,0,2,1]
-	LONG $0x3c10f8c5; BYTE $0x83 // vmovups (%rbx,%rax,4), %xmm7
-	LONG $0x031078c5 // vmovups (%rbx), %xmm8
-	LONG $0xcf1438c5 // vunpcklps %xmm7, %xmm8, %xmm9 # xmm9 = xmm8[0],xmm7[0],xmm8[1],xmm7[1]
-	LONG $0x01fd43c4; WORD $0xd4c9 // vpermpd $0xd4, %ymm9, %ymm9 # ymm9 = ymm9[0,1,1,3]
-	LONG $0x0c35e3c4; WORD $0xccf6 // vblendps $0xcc, %ymm6, %ymm9, %ymm6 # ymm6 = ymm9[0,1],ymm6[2,3],ymm9[4,5],ymm6[6,7]
-	LONG $0xe415d0c5 // vunpckhps %xmm4, %xmm5, %xmm4 # xmm4 = xmm5[2],xmm4[2],xmm5[3],xmm4[3]
-	LONG $0x01fde3c4; WORD $0x60e4 // vpermpd $0x60, %ymm4, %ymm4 # ymm4 = ymm4[0,0,2,1]
-	LONG $0xef15b8c5 // vunpckhps %xmm7, %xmm8, %xmm5 # xmm5 = xmm8[2],xmm7[2],xmm8[3],xmm7[3]
-	LONG $0x01fde3c4; WORD $0xd4ed // vpermpd $0xd4, %ymm5, %ymm5 # ymm5 = ymm5[0,1,1,3]
-	LONG $0x0c55e3c4; WORD $0xcce4 // vblendps $0xcc, %ymm4, %ymm5, %ymm4 # ymm4 = ymm5[0,1],ymm4[2,3],ymm5[4,5],ymm4[6,7]
-	LONG $0xeb15ecc5 // vunpckhps %ymm3, %ymm2, %ymm5 # ymm5 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
-	LONG $0x01fde3c4; WORD $0xe8ed // vpermpd $0xe8, %ymm5, %ymm5 # ymm5 = ymm5[0,2,2,3]
-	LONG $0xf915fcc5 // vunpckhps %ymm1, %ymm0, %ymm7 # ymm7 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
-	LONG $0x01fde3c4; WORD $0xf6ff // vpermpd $0xf6, %ymm7, %ymm7 # ymm7 = ymm7[2,1,3,3]
-	LONG $0x0c45e3c4; WORD $0xcced // vblendps $0xcc, %ymm5, %ymm7, %ymm5 # ymm5 = ymm7[0,1],ymm5[2,3],ymm7[4,5],ymm5[6,7]
-	LONG $0xd314ecc5 // vunpcklps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
-	LONG $0x01fde3c4; WORD $0xe8d2 // vpermpd $0xe8, %ymm2, %ymm2 # ymm2 = ymm2[0,2,2,3]
-	LONG $0xc114fcc5 // vunpcklps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
-	LONG $0x01fde3c4; WORD $0xf6c0 // vpermpd $0xf6, %ymm0, %ymm0 # ymm0 = ymm0[2,1,3,3]
-	LONG $0x0c7de3c4; WORD $0xccc2 // vblendps $0xcc, %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[0,1],ymm2[2,3],ymm0[4,5],ymm2[6,7]
-	LONG $0x117cc1c4; WORD $0x4040 // vmovups %ymm0, 0x40(%r8)
-	LONG $0x117cc1c4; WORD $0x6068 // vmovups %ymm5, 0x60(%r8)
-	LONG $0x117cc1c4; WORD $0x2060 // vmovups %ymm4, 0x20(%r8)
-	LONG $0x117cc1c4; BYTE $0x30 // vmovups %ymm6, (%r8)
-	LONG $0x20c38348 // addq $0x20, %rbx
-	LONG $0x80e88349 // subq $-0x80, %r8
-	LONG $0xf8c78349 // addq $-0x8, %r15
-	LONG $0xff47850f; WORD $0xffff // jne 0x3740 <k_pack_rows+0x430>
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x01f8850f; WORD $0x0000 // jne 0x39ff <k_pack_rows+0x6ef>
-	LONG $0x0002e4e9; BYTE $0x00 // jmp 0x3af0 <k_pack_rows+0x7e0>
-	LONG $0x117a81c4; WORD $0xbe04 // vmovss %xmm0, (%r14,%r15,4)
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
-	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	LONG $0x02b88d0f; WORD $0x0000 // jge 0x3af0 <k_pack_rows+0x7e0>
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	WORD $0xe37e // jle 0x3820 <k_pack_rows+0x510>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x067e // jle 0x3848 <k_pack_rows+0x538>
-	LONG $0x0110fac5 // vmovss (%rcx), %xmm0
-	WORD $0x04eb // jmp 0x384c <k_pack_rows+0x53c>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x392c8d4f // leaq (%r9,%r15), %r13
-	LONG $0x03c58349 // addq $0x3, %r13
-	LONG $0x392c8d4b // leaq (%r9,%r15), %rbp
-	LONG $0x02c58348 // addq $0x2, %rbp
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x637c // jl 0x38d0 <k_pack_rows+0x5c0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x057c // jl 0x387c <k_pack_rows+0x56c>
-	LONG $0x0410fac5; BYTE $0xb9 // vmovss (%rcx,%rdi,4), %xmm0
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4374 // je 0x38d0 <k_pack_rows+0x5c0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x057c // jl 0x389c <k_pack_rows+0x58c>
-	LONG $0x0410fac5; BYTE $0xf9 // vmovss (%rcx,%rdi,8), %xmm0
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2374 // je 0x38d0 <k_pack_rows+0x5c0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x067c // jl 0x38bd <k_pack_rows+0x5ad>
-	LONG $0x107aa1c4; WORD $0x1104 // vmovss (%rcx,%r10), %xmm0
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x0c // vmovss %xmm0, 0xc(%rax,%r15,4)
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xff45840f; WORD $0xffff // je 0x3820 <k_pack_rows+0x510>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x147e // jle 0x38f4 <k_pack_rows+0x5e4>
-	LONG $0x4110fac5; BYTE $0x04 // vmovss 0x4(%rcx), %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x137d // jge 0x3905 <k_pack_rows+0x5f5>
-	WORD $0x6ceb // jmp 0x3960 <k_pack_rows+0x650>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x5b7c // jl 0x3960 <k_pack_rows+0x650>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x067c // jl 0x3915 <k_pack_rows+0x605>
-	LONG $0x4410fac5; WORD $0x04b9 // vmovss 0x4(%rcx,%rdi,4), %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rbx,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3f74 // je 0x3960 <k_pack_rows+0x650>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x067c // jl 0x3931 <k_pack_rows+0x621>
-	LONG $0x4410fac5; WORD $0x04f9 // vmovss 0x4(%rcx,%rdi,8), %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xfc // vmovss %xmm0, -0x4(%rbx,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2374 // je 0x3960 <k_pack_rows+0x650>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x077c // jl 0x394e <k_pack_rows+0x63e>
-	LONG $0x107aa1c4; WORD $0x1144; BYTE $0x04 // vmovss 0x4(%rcx,%r10), %xmm0
-	LONG $0x117aa1c4; WORD $0xbb04 // vmovss %xmm0, (%rbx,%r15,4)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xfeb5840f; WORD $0xffff // je 0x3820 <k_pack_rows+0x510>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x187e // jle 0x3988 <k_pack_rows+0x678>
-	LONG $0x4110fac5; BYTE $0x08 // vmovss 0x8(%rcx), %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf4 // vmovss %xmm0, -0xc(%r14,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfe9a8c0f; WORD $0xffff // jl 0x3820 <k_pack_rows+0x510>
-	WORD $0x15eb // jmp 0x399d <k_pack_rows+0x68d>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf4 // vmovss %xmm0, -0xc(%r14,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfe838c0f; WORD $0xffff // jl 0x3820 <k_pack_rows+0x510>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x067c // jl 0x39ad <k_pack_rows+0x69d>
-	LONG $0x4410fac5; WORD $0x08b9 // vmovss 0x8(%rcx,%rdi,4), %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf8 // vmovss %xmm0, -0x8(%r14,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfe63840f; WORD $0xffff // je 0x3820 <k_pack_rows+0x510>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x067c // jl 0x39cd <k_pack_rows+0x6bd>
-	LONG $0x4410fac5; WORD $0x08f9 // vmovss 0x8(%rcx,%rdi,8), %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xfc // vmovss %xmm0, -0x4(%r14,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xfe43840f; WORD $0xffff // je 0x3820 <k_pack_rows+0x510>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xfe218c0f; WORD $0xffff // jl 0x380c <k_pack_rows+0x4fc>
-	LONG $0x107aa1c4; WORD $0x1144; BYTE $0x08 // vmovss 0x8(%rcx,%r10), %xmm0
-	LONG $0xfffe15e9; BYTE $0xff // jmp 0x380c <k_pack_rows+0x4fc>
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x8941; BYTE $0xd3 // movl %edx, %r11d
-	WORD $0x2941; BYTE $0xf3 // subl %esi, %r11d
-	LONG $0x01468d4c // leaq 0x1(%rsi), %r8
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x3974 // je 0x3a4c <k_pack_rows+0x73c>
-	LONG $0xb11c8d4c // leaq (%rcx,%rsi,4), %r11
-	LONG $0x0410fac5; BYTE $0xb1 // vmovss (%rcx,%rsi,4), %xmm0
-	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
-	LONG $0x107ac1c4; WORD $0x8304 // vmovss (%r11,%rax,4), %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x107ac1c4; WORD $0xc304 // vmovss (%r11,%rax,8), %xmm0
-	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
-	LONG $0x107a81c4; WORD $0x1904 // vmovss (%r9,%r11), %xmm0
-	LONG $0x117ac1c4; WORD $0x0c42 // vmovss %xmm0, 0xc(%r10)
-	LONG $0x10c28349 // addq $0x10, %r10
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x2404394c // cmpq %r8, (%rsp)
-	LONG $0x009a840f; WORD $0x0000 // je 0x3af0 <k_pack_rows+0x7e0>
-	LONG $0xb1048d4c // leaq (%rcx,%rsi,4), %r8
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
-	LONG $0x04c08348 // addq $0x4, %rax
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
 	LONG $0x04c78348 // addq $0x4, %rdi
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0x24342948 // subq %rsi, (%rsp)
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x9066 // nop
-	LONG $0x4410fac5; WORD $0xfc31 // vmovss -0x4(%rcx,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb204 // vmovss %xmm0, (%r10,%rsi,4)
-	LONG $0x4410fac5; WORD $0xfc30 // vmovss -0x4(%rax,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb244; BYTE $0x04 // vmovss %xmm0, 0x4(%r10,%rsi,4)
-	LONG $0x4410fac5; WORD $0xfc37 // vmovss -0x4(%rdi,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb244; BYTE $0x08 // vmovss %xmm0, 0x8(%r10,%rsi,4)
-	LONG $0x107ac1c4; WORD $0x3044; BYTE $0xfc // vmovss -0x4(%r8,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb244; BYTE $0x0c // vmovss %xmm0, 0xc(%r10,%rsi,4)
-	LONG $0x0410fac5; BYTE $0x31 // vmovss (%rcx,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb244; BYTE $0x10 // vmovss %xmm0, 0x10(%r10,%rsi,4)
-	LONG $0x0410fac5; BYTE $0x30 // vmovss (%rax,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb244; BYTE $0x14 // vmovss %xmm0, 0x14(%r10,%rsi,4)
-	LONG $0x0410fac5; BYTE $0x37 // vmovss (%rdi,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb244; BYTE $0x18 // vmovss %xmm0, 0x18(%r10,%rsi,4)
-	LONG $0x107ac1c4; WORD $0x3004 // vmovss (%r8,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0xb244; BYTE $0x1c // vmovss %xmm0, 0x1c(%r10,%rsi,4)
-	LONG $0x08c68348 // addq $0x8, %rsi
-	LONG $0x24048348; BYTE $0xfe // addq $-0x2, (%rsp)
-	WORD $0x9075 // jne 0x3a80 <k_pack_rows+0x770>
-	LONG $0x48c48348 // addq $0x48, %rsp
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	LONG $0x245c8948; BYTE $0x78 // movq %rbx, 0x78(%rsp)
+	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
+	LONG $0x10c68348 // addq $0x10, %rsi
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0xfe5d8d0f; WORD $0xffff // jge 0x3510 <k_pack_rows+0x1b0>
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	QUAD $0x000150248caf0f48; BYTE $0x00 // imulq 0x150(%rsp), %rcx
+	LONG $0x88348d4d // leaq (%r8,%rcx,4), %r14
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	QUAD $0x0000015824b48948 // movq %rsi, 0x158(%rsp)
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0x01638c0f; WORD $0x0000 // jl 0x3850 <k_pack_rows+0x4f0>
+	QUAD $0x0000014024948948 // movq %rdx, 0x140(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x00000128249c8b48 // movq 0x128(%rsp), %rbx
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	QUAD $0x0000012024bc8b48 // movq 0x120(%rsp), %rdi
+	QUAD $0x00000118248c8b4c // movq 0x118(%rsp), %r9
+	QUAD $0x0000010824948b4c // movq 0x108(%rsp), %r10
+	QUAD $0x000000a024ac894c // movq %r13, 0xa0(%rsp)
+	QUAD $0x0000010024ac8b4c // movq 0x100(%rsp), %r13
+	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
+	QUAD $0x0000009024ac8948 // movq %rbp, 0x90(%rsp)
+	QUAD $0x0000009824a4894c // movq %r12, 0x98(%rsp)
+	QUAD $0x000000f024a48b4c // movq 0xf0(%rsp), %r12
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	QUAD $0x000000e024bc8b4c // movq 0xe0(%rsp), %r15
+	QUAD $0x0000008824ac8b48 // movq 0x88(%rsp), %rbp
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x107cc1c4; WORD $0x8b04 // vmovups (%r11,%rcx,4), %ymm0
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	LONG $0x107cc1c4; WORD $0x8b0c // vmovups (%r11,%rcx,4), %ymm1
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	LONG $0x107cc1c4; WORD $0x8b14 // vmovups (%r11,%rcx,4), %ymm2
+	LONG $0x5c10fcc5; WORD $0x008d // vmovups (%rbp,%rcx,4), %ymm3
+	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
+	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
+	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
+	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
+	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
+	LONG $0x1c11f8c5; BYTE $0x30 // vmovups %xmm3, (%rax,%rsi)
+	QUAD $0x0100355c197dc3c4 // vextractf128 $0x1, %ymm3, (%r13,%rsi)
+	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
+	LONG $0x1178c1c4; WORD $0x370c // vmovups %xmm1, (%r15,%rsi)
+	LONG $0x197de3c4; WORD $0x320c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rdx,%rsi)
+	LONG $0xca14fdc5 // vunpcklpd %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
+	LONG $0x1178c1c4; WORD $0x310c // vmovups %xmm1, (%r9,%rsi)
+	LONG $0x197dc3c4; WORD $0x340c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%r12,%rsi)
+	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
+	LONG $0x1178c1c4; WORD $0x3204 // vmovups %xmm0, (%r10,%rsi)
+	LONG $0x197de3c4; WORD $0x3304; BYTE $0x01 // vextractf128 $0x1, %ymm0, (%rbx,%rsi)
+	LONG $0x20c68349 // addq $0x20, %r14
+	LONG $0x08598d4c // leaq 0x8(%rcx), %r11
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	LONG $0xff618e0f; WORD $0xffff // jle 0x3760 <k_pack_rows+0x400>
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	QUAD $0x00000110248c8b4c // movq 0x110(%rsp), %r9
+	QUAD $0x000000e824948b4c // movq 0xe8(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	QUAD $0x0000013024848b4c // movq 0x130(%rsp), %r8
+	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	QUAD $0x0000014024948b48 // movq 0x140(%rsp), %rdx
+	WORD $0x16eb // jmp 0x3862 <k_pack_rows+0x502>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0xb8348d48 // leaq (%rax,%rdi,4), %rsi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0xc39f0f41 // setg %r11b
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0x9f0f; BYTE $0xc3 // setg %bl
+	WORD $0x2044; BYTE $0xdb // andb %r11b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	QUAD $0x00000148249c8b4c // movq 0x148(%rsp), %r11
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	LONG $0x245c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbx
+	LONG $0xfde0850f; WORD $0xffff // jne 0x3670 <k_pack_rows+0x310>
+	LONG $0x0cc68348 // addq $0xc, %rsi
+	WORD $0x1aeb // jmp 0x38b0 <k_pack_rows+0x550>
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0xfdc0840f; WORD $0xffff // je 0x3670 <k_pack_rows+0x310>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x1b7e // jle 0x38d0 <k_pack_rows+0x570>
+	LONG $0x107ac1c4; BYTE $0x06 // vmovss (%r14), %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xdb7c // jl 0x38a0 <k_pack_rows+0x540>
+	WORD $0x18eb // jmp 0x38df <k_pack_rows+0x57f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xc17c // jl 0x38a0 <k_pack_rows+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x067c // jl 0x38ef <k_pack_rows+0x58f>
+	LONG $0x107ac1c4; WORD $0x3e04 // vmovss (%r14,%rdi), %xmm0
+	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xa674 // je 0x38a0 <k_pack_rows+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x067c // jl 0x390a <k_pack_rows+0x5aa>
+	LONG $0x107a81c4; WORD $0x1604 // vmovss (%r14,%r10), %xmm0
+	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x8b74 // je 0x38a0 <k_pack_rows+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0xff738c0f; WORD $0xffff // jl 0x3896 <k_pack_rows+0x536>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x107ac1c4; WORD $0x1604 // vmovss (%r14,%rdx), %xmm0
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0xffff2ee9; BYTE $0xff // jmp 0x3896 <k_pack_rows+0x536>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc58349 // addq $-0x4, %r13
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
+	LONG $0xfb788d0f; WORD $0xffff // jge 0x3510 <k_pack_rows+0x1b0>
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	WORD $0xe37e // jle 0x3980 <k_pack_rows+0x620>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x067e // jle 0x39a8 <k_pack_rows+0x648>
+	LONG $0x0210fac5 // vmovss (%rdx), %xmm0
+	WORD $0x04eb // jmp 0x39ac <k_pack_rows+0x64c>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
+	LONG $0x20348d4e // leaq (%rax,%r12), %r14
+	LONG $0x03c68349 // addq $0x3, %r14
+	LONG $0x202c8d4a // leaq (%rax,%r12), %rbp
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x117a81c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x5a7c // jl 0x3a30 <k_pack_rows+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x057c // jl 0x39e5 <k_pack_rows+0x685>
+	LONG $0x0410fac5; BYTE $0x32 // vmovss (%rdx,%rsi), %xmm0
+	LONG $0x117a81c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3f74 // je 0x3a30 <k_pack_rows+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x067c // jl 0x3a01 <k_pack_rows+0x6a1>
+	LONG $0x107aa1c4; WORD $0x1204 // vmovss (%rdx,%r10), %xmm0
+	LONG $0x117a81c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%r12,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2374 // je 0x3a30 <k_pack_rows+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x097c // jl 0x3a20 <k_pack_rows+0x6c0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x0410fac5; BYTE $0x02 // vmovss (%rdx,%rax), %xmm0
+	LONG $0x117a81c4; WORD $0xa004 // vmovss %xmm0, (%r8,%r12,4)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xff46840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x197e // jle 0x3a58 <k_pack_rows+0x6f8>
+	LONG $0x4210fac5; BYTE $0x04 // vmovss 0x4(%rdx), %xmm0
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x117a81c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x3a6e <k_pack_rows+0x70e>
+	WORD $0x78eb // jmp 0x3ad0 <k_pack_rows+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x117a81c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x627c // jl 0x3ad0 <k_pack_rows+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x067c // jl 0x3a7e <k_pack_rows+0x71e>
+	LONG $0x4410fac5; WORD $0x0432 // vmovss 0x4(%rdx,%rsi), %xmm0
+	LONG $0x117a81c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x4674 // je 0x3ad0 <k_pack_rows+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x3a9b <k_pack_rows+0x73b>
+	LONG $0x107aa1c4; WORD $0x1244; BYTE $0x04 // vmovss 0x4(%rdx,%r10), %xmm0
+	LONG $0x117a81c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%r12,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2974 // je 0x3ad0 <k_pack_rows+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0a7c // jl 0x3abb <k_pack_rows+0x75b>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4410fac5; WORD $0x0402 // vmovss 0x4(%rdx,%rax), %xmm0
+	LONG $0x117a81c4; WORD $0xa004 // vmovss %xmm0, (%r8,%r12,4)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x02ff8349 // cmpq $0x2, %r15
+	LONG $0xfea6840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x197e // jle 0x3af8 <k_pack_rows+0x798>
+	LONG $0x4210fac5; BYTE $0x08 // vmovss 0x8(%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x3b0e <k_pack_rows+0x7ae>
+	WORD $0x6aeb // jmp 0x3b62 <k_pack_rows+0x802>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x3b62 <k_pack_rows+0x802>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x067c // jl 0x3b1e <k_pack_rows+0x7be>
+	LONG $0x4410fac5; WORD $0x0832 // vmovss 0x8(%rdx,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3874 // je 0x3b62 <k_pack_rows+0x802>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x3b3b <k_pack_rows+0x7db>
+	LONG $0x107aa1c4; WORD $0x1244; BYTE $0x08 // vmovss 0x8(%rdx,%r10), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1b74 // je 0x3b62 <k_pack_rows+0x802>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x3b5c <k_pack_rows+0x7fc>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0244; BYTE $0x08 // vmovss 0x8(%rdx,%r8), %xmm0
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	LONG $0x03ff8349 // cmpq $0x3, %r15
+	LONG $0xfe14840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x197e // jle 0x3b8a <k_pack_rows+0x82a>
+	LONG $0x4210fac5; BYTE $0x0c // vmovss 0xc(%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x3ba0 <k_pack_rows+0x840>
+	WORD $0x6aeb // jmp 0x3bf4 <k_pack_rows+0x894>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x3bf4 <k_pack_rows+0x894>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x067c // jl 0x3bb0 <k_pack_rows+0x850>
+	LONG $0x4410fac5; WORD $0x0c32 // vmovss 0xc(%rdx,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3874 // je 0x3bf4 <k_pack_rows+0x894>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x3bcd <k_pack_rows+0x86d>
+	LONG $0x107aa1c4; WORD $0x1244; BYTE $0x0c // vmovss 0xc(%rdx,%r10), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1b74 // je 0x3bf4 <k_pack_rows+0x894>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x3bee <k_pack_rows+0x88e>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0244; BYTE $0x0c // vmovss 0xc(%rdx,%r8), %xmm0
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0xfd82840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x197e // jle 0x3c1c <k_pack_rows+0x8bc>
+	LONG $0x4210fac5; BYTE $0x10 // vmovss 0x10(%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x3c32 <k_pack_rows+0x8d2>
+	WORD $0x6aeb // jmp 0x3c86 <k_pack_rows+0x926>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x3c86 <k_pack_rows+0x926>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x067c // jl 0x3c42 <k_pack_rows+0x8e2>
+	LONG $0x4410fac5; WORD $0x1032 // vmovss 0x10(%rdx,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3874 // je 0x3c86 <k_pack_rows+0x926>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x3c5f <k_pack_rows+0x8ff>
+	LONG $0x107aa1c4; WORD $0x1244; BYTE $0x10 // vmovss 0x10(%rdx,%r10), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1b74 // je 0x3c86 <k_pack_rows+0x926>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x3c80 <k_pack_rows+0x920>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0244; BYTE $0x10 // vmovss 0x10(%rdx,%r8), %xmm0
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	LONG $0x05ff8349 // cmpq $0x5, %r15
+	LONG $0xfcf0840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x197e // jle 0x3cae <k_pack_rows+0x94e>
+	LONG $0x4210fac5; BYTE $0x14 // vmovss 0x14(%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x3cc4 <k_pack_rows+0x964>
+	WORD $0x6aeb // jmp 0x3d18 <k_pack_rows+0x9b8>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x3d18 <k_pack_rows+0x9b8>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x067c // jl 0x3cd4 <k_pack_rows+0x974>
+	LONG $0x4410fac5; WORD $0x1432 // vmovss 0x14(%rdx,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3874 // je 0x3d18 <k_pack_rows+0x9b8>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x3cf1 <k_pack_rows+0x991>
+	LONG $0x107aa1c4; WORD $0x1244; BYTE $0x14 // vmovss 0x14(%rdx,%r10), %xmm0
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1b74 // je 0x3d18 <k_pack_rows+0x9b8>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x3d12 <k_pack_rows+0x9b2>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0244; BYTE $0x14 // vmovss 0x14(%rdx,%r8), %xmm0
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	LONG $0x06ff8349 // cmpq $0x6, %r15
+	LONG $0xfc5e840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1d7e // jle 0x3d44 <k_pack_rows+0x9e4>
+	LONG $0x4210fac5; BYTE $0x18 // vmovss 0x18(%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfc3e8c0f; WORD $0xffff // jl 0x3980 <k_pack_rows+0x620>
+	WORD $0x1aeb // jmp 0x3d5e <k_pack_rows+0x9fe>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfc228c0f; WORD $0xffff // jl 0x3980 <k_pack_rows+0x620>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x067c // jl 0x3d6e <k_pack_rows+0xa0e>
+	LONG $0x4410fac5; WORD $0x1832 // vmovss 0x18(%rdx,%rsi), %xmm0
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xfbfd840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x3d94 <k_pack_rows+0xa34>
+	LONG $0x107aa1c4; WORD $0x1244; BYTE $0x18 // vmovss 0x18(%rdx,%r10), %xmm0
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfbd7840f; WORD $0xffff // je 0x3980 <k_pack_rows+0x620>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	LONG $0xfbb18c0f; WORD $0xffff // jl 0x3968 <k_pack_rows+0x608>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4410fac5; WORD $0x1802 // vmovss 0x18(%rdx,%rax), %xmm0
+	LONG $0xfffba2e9; BYTE $0xff // jmp 0x3968 <k_pack_rows+0x608>
+	LONG $0x60c48148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rsp # imm = 0x160
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3254,93 +3388,1403 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
-	// pack_rows_64
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x04b98e0f; WORD $0x0000 // jle 0x3fd6 <k_pack_rows_64+0x4c6>
+	// pack_rows_f16
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0b3f8e0f; WORD $0x0000 // jle 0x492c <k_pack_rows_f16+0xb4c>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0b328e0f; WORD $0x0000 // jle 0x492c <k_pack_rows_f16+0xb4c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8348 // subq $0x48, %rsp
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
-	WORD $0x557d // jge 0x3ba7 <k_pack_rows_64+0x97>
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	LONG $0x046a8e0f; WORD $0x0000 // jle 0x3fc8 <k_pack_rows_64+0x4b8>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
-	LONG $0x40248d4c // leaq (%rax,%rax,2), %r12
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	LONG $0x04e3c148 // shlq $0x4, %rbx
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xd2348d4e // leaq (%rdx,%r10,8), %r14
-	LONG $0x18c68349 // addq $0x18, %r14
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x58ec8148; WORD $0x0001; BYTE $0x00 // subq $0x158, %rsp # imm = 0x158
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x103c8d4c // leaq (%rax,%rdx), %r15
-	LONG $0x18c78349 // addq $0x18, %r15
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0x000266e9; BYTE $0x00 // jmp 0x3e0d <k_pack_rows_64+0x2fd>
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0xc11c8d4e // leaq (%rcx,%r8,8), %r11
-	LONG $0x40048d4b // leaq (%r8,%r8,2), %rax
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0xc11c8d48 // leaq (%rcx,%rax,8), %rbx
-	QUAD $0x00000000d5348d4e // leaq (,%r10,8), %r14
+	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
+	QUAD $0x00000000ad2c8d4a // leaq (,%r13,4), %rbp
+	QUAD $0x00000000ed148d4a // leaq (,%r13,8), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x0000011824948948 // movq %rdx, 0x118(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	QUAD $0x000000006d348d48 // leaq (,%rbp,2), %rsi
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x08e6c149 // shlq $0x8, %r14
+	QUAD $0x0000009824b4894c // movq %r14, 0x98(%rsp)
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	QUAD $0x000001202494894c // movq %r10, 0x120(%rsp)
+	LONG $0x33148d4d // leaq (%r11,%rsi), %r10
+	QUAD $0x000001102494894c // movq %r10, 0x110(%rsp)
+	LONG $0x0b148d4d // leaq (%r11,%rcx), %r10
+	QUAD $0x000001082494894c // movq %r10, 0x108(%rsp)
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	QUAD $0x000000d02494894c // movq %r10, 0xd0(%rsp)
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x334c8d49; BYTE $0x0c // leaq 0xc(%r11,%rsi), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x030c8d49 // leaq (%r11,%rax), %rcx
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	LONG $0x03448d49; BYTE $0x0c // leaq 0xc(%r11,%rax), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0xad448d48; BYTE $0x00 // leaq (%rbp,%rbp,4), %rax
+	LONG $0x030c8d49 // leaq (%r11,%rax), %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x03448d49; BYTE $0x0c // leaq 0xc(%r11,%rax), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x13048d49 // leaq (%r11,%rdx), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	LONG $0x13448d49; BYTE $0x0c // leaq 0xc(%r11,%rdx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
+	LONG $0x090c8d4b // leaq (%r9,%r9), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0xab348d4b // leaq (%r11,%r13,4), %rsi
+	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x0b348d48 // leaq (%rbx,%rcx), %rsi
+	QUAD $0x00000000cd3c8d4a // leaq (,%r9,8), %rdi
+	LONG $0x03148d4c // leaq (%rbx,%rax), %r10
+	QUAD $0x00000148248c894c // movq %r9, 0x148(%rsp)
+	LONG $0x4b348d4e // leaq (%rbx,%r9,2), %r14
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x0c438d49 // leaq 0xc(%r11), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	LONG $0xab048d4b // leaq (%r11,%r13,4), %rax
+	LONG $0x0cc08348 // addq $0xc, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x36248d4f // leaq (%r14,%r14), %r12
+	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
+	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
+	QUAD $0x0000014024ac8948 // movq %rbp, 0x140(%rsp)
+	QUAD $0x000000e8248c894c // movq %r9, 0xe8(%rsp)
+	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x4023 <k_pack_rows_f16+0x243>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x31eb // jmp 0x3c1c <k_pack_rows_64+0x10c>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc58349 // addq $-0x4, %r13
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x03ac8d0f; WORD $0x0000 // jge 0x3fc8 <k_pack_rows_64+0x4b8>
+	QUAD $0x000000a824a48b4c // movq 0xa8(%rsp), %r12
+	LONG $0x40c48349 // addq $0x40, %r12
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x000000b024bc8b4c // movq 0xb0(%rsp), %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	QUAD $0x000000c024948b4c // movq 0xc0(%rsp), %r10
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	LONG $0x24440148; BYTE $0x50 // addq %rax, 0x50(%rsp)
+	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
+	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0x08f88d0f; WORD $0x0000 // jge 0x491b <k_pack_rows_f16+0xb3b>
+	WORD $0x294d; BYTE $0xe0 // subq %r12, %r8
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0xc04c0f49 // cmovlq %r8, %rax
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
+	QUAD $0x000000c02494894c // movq %r10, 0xc0(%rsp)
+	QUAD $0x000000b824b4894c // movq %r14, 0xb8(%rsp)
+	QUAD $0x000000b024bc894c // movq %r15, 0xb0(%rsp)
+	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
+	QUAD $0x000000a824a4894c // movq %r12, 0xa8(%rsp)
+	WORD $0x2a7d // jge 0x4090 <k_pack_rows_f16+0x2b0>
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0xff2e8e0f; WORD $0xffff // jle 0x3fa0 <k_pack_rows_f16+0x1c0>
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000351e9; BYTE $0x00 // jmp 0x43d8 <k_pack_rows_f16+0x5f8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x61148d4a // leaq (%rcx,%r12,2), %rdx
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x0000012824948948 // movq %rdx, 0x128(%rsp)
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x30eb // jmp 0x4110 <k_pack_rows_f16+0x330>
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x24448348; WORD $0xfc18 // addq $-0x4, 0x18(%rsp)
+	QUAD $0x0000015024b48b48 // movq 0x150(%rsp), %rsi
+	LONG $0x10c68348 // addq $0x10, %rsi
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0xfe908d0f; WORD $0xffff // jge 0x3fa0 <k_pack_rows_f16+0x1c0>
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x000148248caf0f48; BYTE $0x00 // imulq 0x148(%rsp), %rcx
+	LONG $0x4a348d4c // leaq (%rdx,%rcx,2), %r14
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x0000015024b48948 // movq %rsi, 0x150(%rsp)
+	LONG $0x01518c0f; WORD $0x0000 // jl 0x4290 <k_pack_rows_f16+0x4b0>
+	QUAD $0x00000138249c894c // movq %r11, 0x138(%rsp)
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x0000012024948b4c // movq 0x120(%rsp), %r10
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
+	QUAD $0x00000110248c8b4c // movq 0x110(%rsp), %r9
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
+	QUAD $0x0000010024ac8b4c // movq 0x100(%rsp), %r13
+	QUAD $0x000000f8249c8b48 // movq 0xf8(%rsp), %rbx
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	QUAD $0x000000f024a48b4c // movq 0xf0(%rsp), %r12
+	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0x137dc2c4; WORD $0x6f04 // vcvtph2ps (%r15,%rbp,2), %ymm0
+	LONG $0x137dc2c4; WORD $0x680c // vcvtph2ps (%r8,%rbp,2), %ymm1
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x137de2c4; WORD $0x4d54; BYTE $0x00 // vcvtph2ps (%rbp,%rcx,2), %ymm2
+	QUAD $0x0000008824ac8b48 // movq 0x88(%rsp), %rbp
+	LONG $0x137de2c4; WORD $0x4d5c; BYTE $0x00 // vcvtph2ps (%rbp,%rcx,2), %ymm3
+	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
+	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
+	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
+	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
+	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
+	LONG $0x1178c1c4; WORD $0x331c // vmovups %xmm3, (%r11,%rsi)
+	QUAD $0x0100355c197dc3c4 // vextractf128 $0x1, %ymm3, (%r13,%rsi)
+	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
+	LONG $0x0c11f8c5; BYTE $0x37 // vmovups %xmm1, (%rdi,%rsi)
+	LONG $0x197de3c4; WORD $0x330c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rbx,%rsi)
+	LONG $0xca14fdc5 // vunpcklpd %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
+	LONG $0x0c11f8c5; BYTE $0x30 // vmovups %xmm1, (%rax,%rsi)
+	LONG $0x197dc3c4; WORD $0x340c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%r12,%rsi)
+	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
+	LONG $0x1178c1c4; WORD $0x3104 // vmovups %xmm0, (%r9,%rsi)
+	LONG $0x197dc3c4; WORD $0x3204; BYTE $0x01 // vextractf128 $0x1, %ymm0, (%r10,%rsi)
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x08698d48 // leaq 0x8(%rcx), %rbp
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
+	LONG $0xff668e0f; WORD $0xffff // jle 0x41b0 <k_pack_rows_f16+0x3d0>
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
+	QUAD $0x000000d824bc8b48 // movq 0xd8(%rsp), %rdi
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbx
+	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	WORD $0x12eb // jmp 0x42a1 <k_pack_rows_f16+0x4c1>
+	BYTE $0x90 // nop
+	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
+	LONG $0x98348d4a // leaq (%rax,%r11,4), %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	LONG $0xc59f0f40 // setg %bpl
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xc29f0f41 // setg %r10b
+	WORD $0x2041; BYTE $0xea // andb %bpl, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	QUAD $0x0000014024ac8b48 // movq 0x140(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0xfe11850f; WORD $0xffff // jne 0x40e0 <k_pack_rows_f16+0x300>
+	LONG $0x0cc68348 // addq $0xc, %rsi
+	WORD $0x1beb // jmp 0x42f0 <k_pack_rows_f16+0x510>
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0xfdf0840f; WORD $0xffff // je 0x40e0 <k_pack_rows_f16+0x300>
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x287e // jle 0x4320 <k_pack_rows_f16+0x540>
+	LONG $0x16b70f45 // movzwl (%r14), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x247c8348; WORD $0x0218 // cmpq $0x2, 0x18(%rsp)
+	WORD $0xcd7c // jl 0x42e0 <k_pack_rows_f16+0x500>
+	WORD $0x1ceb // jmp 0x4331 <k_pack_rows_f16+0x551>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x247c8348; WORD $0x0218 // cmpq $0x2, 0x18(%rsp)
+	WORD $0xaf7c // jl 0x42e0 <k_pack_rows_f16+0x500>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8348; WORD $0x0220 // cmpq $0x2, 0x20(%rsp)
+	WORD $0x0f7c // jl 0x434c <k_pack_rows_f16+0x56c>
+	LONG $0x14b70f45; BYTE $0x06 // movzwl (%r14,%rax), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
+	LONG $0x247c8348; WORD $0x0218 // cmpq $0x2, 0x18(%rsp)
+	WORD $0x8774 // je 0x42e0 <k_pack_rows_f16+0x500>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8348; WORD $0x0320 // cmpq $0x3, 0x20(%rsp)
+	WORD $0x0f7c // jl 0x4374 <k_pack_rows_f16+0x594>
+	LONG $0x14b70f47; BYTE $0x0e // movzwl (%r14,%r9), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
+	LONG $0x247c8348; WORD $0x0318 // cmpq $0x3, 0x18(%rsp)
+	LONG $0xff5b840f; WORD $0xffff // je 0x42e0 <k_pack_rows_f16+0x500>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8348; WORD $0x0420 // cmpq $0x4, 0x20(%rsp)
+	LONG $0xff408c0f; WORD $0xffff // jl 0x42d5 <k_pack_rows_f16+0x4f5>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x14b70f47; BYTE $0x16 // movzwl (%r14,%r10), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xffff28e9; BYTE $0xff // jmp 0x42d5 <k_pack_rows_f16+0x4f5>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa804 // vmovss %xmm0, (%rax,%r13,4)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	LONG $0xfbc88d0f; WORD $0xffff // jge 0x3fa0 <k_pack_rows_f16+0x1c0>
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	WORD $0xe37e // jle 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x107e // jle 0x43f2 <k_pack_rows_f16+0x612>
+	LONG $0x04b70f41; BYTE $0x24 // movzwl (%r12), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	WORD $0x04eb // jmp 0x43f6 <k_pack_rows_f16+0x616>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	LONG $0x28348d4e // leaq (%rax,%r13), %r14
+	LONG $0x03c68349 // addq $0x3, %r14
+	LONG $0x283c8d4e // leaq (%rax,%r13), %r15
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x707c // jl 0x4490 <k_pack_rows_f16+0x6b0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x137c // jl 0x443d <k_pack_rows_f16+0x65d>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x04b70f41; BYTE $0x04 // movzwl (%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x4774 // je 0x4490 <k_pack_rows_f16+0x6b0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x0e7c // jl 0x4461 <k_pack_rows_f16+0x681>
+	LONG $0x04b70f43; BYTE $0x0c // movzwl (%r12,%r9), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2374 // je 0x4490 <k_pack_rows_f16+0x6b0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x127c // jl 0x4489 <k_pack_rows_f16+0x6a9>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xf80c8d4e // leaq (%rax,%r15,8), %r9
-	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x00bf8c0f; WORD $0x0000 // jl 0x3cf5 <k_pack_rows_64+0x1e5>
+	LONG $0x04b70f41; BYTE $0x04 // movzwl (%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae04 // vmovss %xmm0, (%rsi,%r13,4)
+	BYTE $0x90 // nop
+	LONG $0x01f88349 // cmpq $0x1, %r8
+	LONG $0xff26840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x267e // jle 0x44c5 <k_pack_rows_f16+0x6e5>
+	LONG $0x44b70f41; WORD $0x0224 // movzwl 0x2(%r12), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1b7d // jge 0x44db <k_pack_rows_f16+0x6fb>
+	LONG $0x00008be9; BYTE $0x00 // jmp 0x4550 <k_pack_rows_f16+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x757c // jl 0x4550 <k_pack_rows_f16+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x44f9 <k_pack_rows_f16+0x719>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0204 // movzwl 0x2(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x4b74 // je 0x4550 <k_pack_rows_f16+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x0f7c // jl 0x451e <k_pack_rows_f16+0x73e>
+	LONG $0x44b70f43; WORD $0x020c // movzwl 0x2(%r12,%r9), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2674 // je 0x4550 <k_pack_rows_f16+0x770>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x4547 <k_pack_rows_f16+0x767>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0204 // movzwl 0x2(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae04 // vmovss %xmm0, (%rsi,%r13,4)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	LONG $0xfe66840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x267e // jle 0x4585 <k_pack_rows_f16+0x7a5>
+	LONG $0x44b70f41; WORD $0x0424 // movzwl 0x4(%r12), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1b7d // jge 0x459b <k_pack_rows_f16+0x7bb>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x460d <k_pack_rows_f16+0x82d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x727c // jl 0x460d <k_pack_rows_f16+0x82d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x45b9 <k_pack_rows_f16+0x7d9>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0404 // movzwl 0x4(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x4874 // je 0x460d <k_pack_rows_f16+0x82d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x0f7c // jl 0x45de <k_pack_rows_f16+0x7fe>
+	LONG $0x44b70f43; WORD $0x040c // movzwl 0x4(%r12,%r9), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2374 // je 0x460d <k_pack_rows_f16+0x82d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x4607 <k_pack_rows_f16+0x827>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0404 // movzwl 0x4(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae04 // vmovss %xmm0, (%rsi,%r13,4)
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0xfda9840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x267e // jle 0x4642 <k_pack_rows_f16+0x862>
+	LONG $0x44b70f41; WORD $0x0624 // movzwl 0x6(%r12), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1b7d // jge 0x4658 <k_pack_rows_f16+0x878>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x46ca <k_pack_rows_f16+0x8ea>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x727c // jl 0x46ca <k_pack_rows_f16+0x8ea>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x4676 <k_pack_rows_f16+0x896>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0604 // movzwl 0x6(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x4874 // je 0x46ca <k_pack_rows_f16+0x8ea>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x0f7c // jl 0x469b <k_pack_rows_f16+0x8bb>
+	LONG $0x44b70f43; WORD $0x060c // movzwl 0x6(%r12,%r9), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2374 // je 0x46ca <k_pack_rows_f16+0x8ea>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x46c4 <k_pack_rows_f16+0x8e4>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0604 // movzwl 0x6(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae04 // vmovss %xmm0, (%rsi,%r13,4)
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0xfcec840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x267e // jle 0x46ff <k_pack_rows_f16+0x91f>
+	LONG $0x44b70f41; WORD $0x0824 // movzwl 0x8(%r12), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1b7d // jge 0x4715 <k_pack_rows_f16+0x935>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x4787 <k_pack_rows_f16+0x9a7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x727c // jl 0x4787 <k_pack_rows_f16+0x9a7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x4733 <k_pack_rows_f16+0x953>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0804 // movzwl 0x8(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x4874 // je 0x4787 <k_pack_rows_f16+0x9a7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x0f7c // jl 0x4758 <k_pack_rows_f16+0x978>
+	LONG $0x44b70f43; WORD $0x080c // movzwl 0x8(%r12,%r9), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2374 // je 0x4787 <k_pack_rows_f16+0x9a7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x4781 <k_pack_rows_f16+0x9a1>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0804 // movzwl 0x8(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae04 // vmovss %xmm0, (%rsi,%r13,4)
+	LONG $0x05f88349 // cmpq $0x5, %r8
+	LONG $0xfc2f840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x267e // jle 0x47bc <k_pack_rows_f16+0x9dc>
+	LONG $0x44b70f41; WORD $0x0a24 // movzwl 0xa(%r12), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1b7d // jge 0x47d2 <k_pack_rows_f16+0x9f2>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x4844 <k_pack_rows_f16+0xa64>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x727c // jl 0x4844 <k_pack_rows_f16+0xa64>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x47f0 <k_pack_rows_f16+0xa10>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a04 // movzwl 0xa(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x4874 // je 0x4844 <k_pack_rows_f16+0xa64>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x0f7c // jl 0x4815 <k_pack_rows_f16+0xa35>
+	LONG $0x44b70f43; WORD $0x0a0c // movzwl 0xa(%r12,%r9), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae44; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2374 // je 0x4844 <k_pack_rows_f16+0xa64>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x483e <k_pack_rows_f16+0xa5e>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a04 // movzwl 0xa(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xae04 // vmovss %xmm0, (%rsi,%r13,4)
+	LONG $0x06f88349 // cmpq $0x6, %r8
+	LONG $0xfb72840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x277e // jle 0x487a <k_pack_rows_f16+0xa9a>
+	LONG $0x44b70f41; WORD $0x0c24 // movzwl 0xc(%r12), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfb488c0f; WORD $0xffff // jl 0x43c0 <k_pack_rows_f16+0x5e0>
+	WORD $0x1aeb // jmp 0x4894 <k_pack_rows_f16+0xab4>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfb2c8c0f; WORD $0xffff // jl 0x43c0 <k_pack_rows_f16+0x5e0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x48b2 <k_pack_rows_f16+0xad2>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c04 // movzwl 0xc(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xfaf9840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x0f7c // jl 0x48e0 <k_pack_rows_f16+0xb00>
+	LONG $0x44b70f43; WORD $0x0c0c // movzwl 0xc(%r12,%r9), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfacb840f; WORD $0xffff // je 0x43c0 <k_pack_rows_f16+0x5e0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0xfaaa8c0f; WORD $0xffff // jl 0x43ad <k_pack_rows_f16+0x5cd>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c04 // movzwl 0xc(%r12,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xfffa92e9; BYTE $0xff // jmp 0x43ad <k_pack_rows_f16+0x5cd>
+	LONG $0x58c48148; WORD $0x0001; BYTE $0x00 // addq $0x158, %rsp # imm = 0x158
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+
+	// pack_rows_bf16
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0a338e0f; WORD $0x0000 // jle 0x5370 <k_pack_rows_bf16+0xa40>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0a268e0f; WORD $0x0000 // jle 0x5370 <k_pack_rows_bf16+0xa40>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x68ec8148; WORD $0x0001; BYTE $0x00 // subq $0x168, %rsp # imm = 0x168
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
+	QUAD $0x00000000ad1c8d4e // leaq (,%r13,4), %r11
+	QUAD $0x00000000ed148d4a // leaq (,%r13,8), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x0000011824948948 // movq %rdx, 0x118(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x5b348d4b // leaq (%r11,%r11,2), %rsi
+	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x08e7c149 // shlq $0x8, %r15
+	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	QUAD $0x000001202494894c // movq %r10, 0x120(%rsp)
+	LONG $0x33148d4c // leaq (%rbx,%rsi), %r10
+	QUAD $0x000001082494894c // movq %r10, 0x108(%rsp)
+	LONG $0x0b148d4c // leaq (%rbx,%rcx), %r10
+	QUAD $0x000001002494894c // movq %r10, 0x100(%rsp)
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	QUAD $0x000000c82494894c // movq %r10, 0xc8(%rsp)
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x334c8d48; BYTE $0x0c // leaq 0xc(%rbx,%rsi), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x030c8d48 // leaq (%rbx,%rax), %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x03448d48; BYTE $0x0c // leaq 0xc(%rbx,%rax), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x00000148249c894c // movq %r11, 0x148(%rsp)
+	LONG $0x9b048d4b // leaq (%r11,%r11,4), %rax
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x030c8d48 // leaq (%rbx,%rax), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0x034c8d48; BYTE $0x0c // leaq 0xc(%rbx,%rax), %rcx
+	LONG $0x13048d48 // leaq (%rbx,%rdx), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	LONG $0x13448d48; BYTE $0x0c // leaq 0xc(%rbx,%rdx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
+	LONG $0x09348d4b // leaq (%r9,%r9), %rsi
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	LONG $0xab3c8d4a // leaq (%rbx,%r13,4), %rdi
+	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x36348d49 // leaq (%r14,%rsi), %rsi
+	QUAD $0x00000000cd3c8d4a // leaq (,%r9,8), %rdi
+	LONG $0x06148d4d // leaq (%r14,%rax), %r10
+	QUAD $0x00000150248c894c // movq %r9, 0x150(%rsp)
+	LONG $0x4e1c8d4b // leaq (%r14,%r9,2), %rbx
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0xaa048d4a // leaq (%rdx,%r13,4), %rax
+	LONG $0x0cc08348 // addq $0xc, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0000008824b4894c // movq %r14, 0x88(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x000000982484894c // movq %r8, 0x98(%rsp)
+	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
+	QUAD $0x00000110249c894c // movq %r11, 0x110(%rsp)
+	QUAD $0x000000e0248c894c // movq %r9, 0xe0(%rsp)
+	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x4b76 <k_pack_rows_bf16+0x246>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x0410fdc5; BYTE $0xf9 // vmovupd (%rcx,%rdi,8), %ymm0
-	LONG $0x107dc1c4; WORD $0xfb0c // vmovupd (%r11,%rdi,8), %ymm1
-	LONG $0x107dc1c4; WORD $0xf814 // vmovupd (%r8,%rdi,8), %ymm2
-	LONG $0x1c10fdc5; BYTE $0xfb // vmovupd (%rbx,%rdi,8), %ymm3
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x000000a024a48b4c // movq 0xa0(%rsp), %r12
+	LONG $0x40c48349 // addq $0x40, %r12
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
+	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
+	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0x07e98d0f; WORD $0x0000 // jge 0x535f <k_pack_rows_bf16+0xa2f>
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x294d; BYTE $0xe0 // subq %r12, %r8
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0xc04c0f49 // cmovlq %r8, %rax
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
+	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	QUAD $0x000000a024a4894c // movq %r12, 0xa0(%rsp)
+	WORD $0x227d // jge 0x4be0 <k_pack_rows_bf16+0x2b0>
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0xff268e0f; WORD $0xffff // jle 0x4af0 <k_pack_rows_bf16+0x1c0>
+	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x00036be9; BYTE $0x00 // jmp 0x4f48 <k_pack_rows_bf16+0x618>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x610c8d4a // leaq (%rcx,%r12,2), %rcx
+	QUAD $0x00000158248c8948 // movq %rcx, 0x158(%rsp)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x3eeb // jmp 0x4c68 <k_pack_rows_bf16+0x338>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	QUAD $0x0000016024ac8b48 // movq 0x160(%rsp), %rbp
+	LONG $0x10c58348 // addq $0x10, %rbp
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xfe888d0f; WORD $0xffff // jge 0x4af0 <k_pack_rows_bf16+0x1c0>
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	QUAD $0x000150248caf0f48; BYTE $0x00 // imulq 0x150(%rsp), %rcx
+	QUAD $0x0000015824848b48 // movq 0x158(%rsp), %rax
+	LONG $0x48348d4c // leaq (%rax,%rcx,2), %r14
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	QUAD $0x0000016024ac8948 // movq %rbp, 0x160(%rsp)
+	LONG $0x017e8c0f; WORD $0x0000 // jl 0x4e20 <k_pack_rows_bf16+0x4f0>
+	QUAD $0x000001302484894c // movq %r8, 0x130(%rsp)
+	QUAD $0x0000013824948948 // movq %rdx, 0x138(%rsp)
+	QUAD $0x00000140249c8948 // movq %rbx, 0x140(%rsp)
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x0000012024948b4c // movq 0x120(%rsp), %r10
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
+	QUAD $0x00000108248c8b4c // movq 0x108(%rsp), %r9
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
+	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
+	QUAD $0x000000f824ac8b4c // movq 0xf8(%rsp), %r13
+	QUAD $0x000000f0249c8b48 // movq 0xf0(%rsp), %rbx
+	QUAD $0x000000e824a48b4c // movq 0xe8(%rsp), %r12
+	QUAD $0x000000d824bc8b48 // movq 0xd8(%rsp), %rdi
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x337de2c4; WORD $0x4d44; BYTE $0x00 // vpmovzxwd (%rbp,%rcx,2), %ymm0
+	LONG $0xf072fdc5; BYTE $0x10 // vpslld $0x10, %ymm0, %ymm0
+	LONG $0x246c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbp
+	LONG $0x337de2c4; WORD $0x4d4c; BYTE $0x00 // vpmovzxwd (%rbp,%rcx,2), %ymm1
+	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
+	LONG $0x337dc2c4; WORD $0x4f14 // vpmovzxwd (%r15,%rcx,2), %ymm2
+	LONG $0xf272edc5; BYTE $0x10 // vpslld $0x10, %ymm2, %ymm2
+	LONG $0x337dc2c4; WORD $0x481c // vpmovzxwd (%r8,%rcx,2), %ymm3
+	LONG $0xf372e5c5; BYTE $0x10 // vpslld $0x10, %ymm3, %ymm3
+	LONG $0xe162fdc5 // vpunpckldq %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
+	LONG $0xc16afdc5 // vpunpckhdq %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
+	LONG $0xcb62edc5 // vpunpckldq %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
+	LONG $0xd36aedc5 // vpunpckhdq %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
+	LONG $0xd96cddc5 // vpunpcklqdq %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
+	LONG $0x7f7ac1c4; WORD $0x331c // vmovdqu %xmm3, (%r11,%rsi)
+	QUAD $0x0100355c397dc3c4 // vextracti128 $0x1, %ymm3, (%r13,%rsi)
+	LONG $0xc96dddc5 // vpunpckhqdq %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
+	LONG $0x0c7ffac5; BYTE $0x37 // vmovdqu %xmm1, (%rdi,%rsi)
+	LONG $0x397de3c4; WORD $0x330c; BYTE $0x01 // vextracti128 $0x1, %ymm1, (%rbx,%rsi)
+	LONG $0xca6cfdc5 // vpunpcklqdq %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
+	LONG $0x0c7ffac5; BYTE $0x30 // vmovdqu %xmm1, (%rax,%rsi)
+	LONG $0x397dc3c4; WORD $0x340c; BYTE $0x01 // vextracti128 $0x1, %ymm1, (%r12,%rsi)
+	LONG $0xc26dfdc5 // vpunpckhqdq %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
+	LONG $0x7f7ac1c4; WORD $0x3104 // vmovdqu %xmm0, (%r9,%rsi)
+	LONG $0x397dc3c4; WORD $0x3204; BYTE $0x01 // vextracti128 $0x1, %ymm0, (%r10,%rsi)
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x08698d48 // leaq 0x8(%rcx), %rbp
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x244c3b48; BYTE $0x70 // cmpq 0x70(%rsp), %rcx
+	LONG $0xff558e0f; WORD $0xffff // jle 0x4d20 <k_pack_rows_bf16+0x3f0>
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	QUAD $0x00000110249c8b4c // movq 0x110(%rsp), %r11
+	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	QUAD $0x00000140249c8b48 // movq 0x140(%rsp), %rbx
+	QUAD $0x0000013824948b48 // movq 0x138(%rsp), %rdx
+	QUAD $0x0000013024848b4c // movq 0x130(%rsp), %r8
+	WORD $0x17eb // jmp 0x4e2e <k_pack_rows_bf16+0x4fe>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	LONG $0x90348d48 // leaq (%rax,%rdx,4), %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	LONG $0xc59f0f40 // setg %bpl
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	LONG $0xc29f0f41 // setg %r10b
+	WORD $0x2041; BYTE $0xea // andb %bpl, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	QUAD $0x0000014824948b4c // movq 0x148(%rsp), %r10
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xfdd8850f; WORD $0xffff // jne 0x4c30 <k_pack_rows_bf16+0x300>
+	LONG $0x0cc68348 // addq $0xc, %rsi
+	WORD $0x12eb // jmp 0x4e70 <k_pack_rows_bf16+0x540>
+	WORD $0x2e89 // movl %ebp, (%rsi)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0xfdc0840f; WORD $0xffff // je 0x4c30 <k_pack_rows_bf16+0x300>
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1b7e // jle 0x4e90 <k_pack_rows_bf16+0x560>
+	LONG $0x2eb70f41 // movzwl (%r14), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xdb7c // jl 0x4e60 <k_pack_rows_bf16+0x530>
+	WORD $0x14eb // jmp 0x4e9b <k_pack_rows_bf16+0x56b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xc57c // jl 0x4e60 <k_pack_rows_bf16+0x530>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0x087c // jl 0x4eab <k_pack_rows_bf16+0x57b>
+	LONG $0x2cb70f41; BYTE $0x06 // movzwl (%r14,%rax), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	WORD $0x6e89; BYTE $0xf8 // movl %ebp, -0x8(%rsi)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xac74 // je 0x4e60 <k_pack_rows_bf16+0x530>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x087c // jl 0x4ec4 <k_pack_rows_bf16+0x594>
+	LONG $0x2cb70f43; BYTE $0x0e // movzwl (%r14,%r9), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	WORD $0x6e89; BYTE $0xfc // movl %ebp, -0x4(%rsi)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x9374 // je 0x4e60 <k_pack_rows_bf16+0x530>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x897c // jl 0x4e5e <k_pack_rows_bf16+0x52e>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x2cb70f41; BYTE $0x1e // movzwl (%r14,%rbx), %ebp
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xffff3de9; BYTE $0xff // jmp 0x4e5e <k_pack_rows_bf16+0x52e>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0xae048942 // movl %eax, (%rsi,%r13,4)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	LONG $0xfba88d0f; WORD $0xffff // jge 0x4af0 <k_pack_rows_bf16+0x1c0>
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	WORD $0xe37e // jle 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0a7e // jle 0x4f5c <k_pack_rows_bf16+0x62c>
+	LONG $0x04b70f41; BYTE $0x24 // movzwl (%r12), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0x02eb // jmp 0x4f5e <k_pack_rows_bf16+0x62e>
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x2e348d4e // leaq (%rsi,%r13), %r14
+	LONG $0x03c68349 // addq $0x3, %r14
+	LONG $0x2e3c8d4e // leaq (%rsi,%r13), %r15
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x5a7c // jl 0x4fe0 <k_pack_rows_bf16+0x6b0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0c7c // jl 0x4f9a <k_pack_rows_bf16+0x66a>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x04b70f41; BYTE $0x04 // movzwl (%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xf8 // movl %eax, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x3c74 // je 0x4fe0 <k_pack_rows_bf16+0x6b0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x087c // jl 0x4fb4 <k_pack_rows_bf16+0x684>
+	LONG $0x04b70f43; BYTE $0x0c // movzwl (%r12,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xfc // movl %eax, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2274 // je 0x4fe0 <k_pack_rows_bf16+0x6b0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0d7c // jl 0x4fd3 <k_pack_rows_bf16+0x6a3>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x04b70f41; BYTE $0x04 // movzwl (%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae048942 // movl %eax, (%rsi,%r13,4)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x01f88349 // cmpq $0x1, %r8
+	LONG $0xff46840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b7e // jle 0x500a <k_pack_rows_bf16+0x6da>
+	LONG $0x44b70f41; WORD $0x0224 // movzwl 0x2(%r12), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x147d // jge 0x501c <k_pack_rows_bf16+0x6ec>
+	WORD $0x66eb // jmp 0x5070 <k_pack_rows_bf16+0x740>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x5070 <k_pack_rows_bf16+0x740>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0d7c // jl 0x5031 <k_pack_rows_bf16+0x701>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0204 // movzwl 0x2(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xf8 // movl %eax, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x3574 // je 0x5070 <k_pack_rows_bf16+0x740>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x504c <k_pack_rows_bf16+0x71c>
+	LONG $0x44b70f43; WORD $0x020c // movzwl 0x2(%r12,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xfc // movl %eax, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1a74 // je 0x5070 <k_pack_rows_bf16+0x740>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0e7c // jl 0x506c <k_pack_rows_bf16+0x73c>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0204 // movzwl 0x2(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae048942 // movl %eax, (%rsi,%r13,4)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	LONG $0xfeb6840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b7e // jle 0x509a <k_pack_rows_bf16+0x76a>
+	LONG $0x44b70f41; WORD $0x0424 // movzwl 0x4(%r12), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x147d // jge 0x50ac <k_pack_rows_bf16+0x77c>
+	WORD $0x66eb // jmp 0x5100 <k_pack_rows_bf16+0x7d0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x5100 <k_pack_rows_bf16+0x7d0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0d7c // jl 0x50c1 <k_pack_rows_bf16+0x791>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0404 // movzwl 0x4(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xf8 // movl %eax, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x3574 // je 0x5100 <k_pack_rows_bf16+0x7d0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x50dc <k_pack_rows_bf16+0x7ac>
+	LONG $0x44b70f43; WORD $0x040c // movzwl 0x4(%r12,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xfc // movl %eax, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1a74 // je 0x5100 <k_pack_rows_bf16+0x7d0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0e7c // jl 0x50fc <k_pack_rows_bf16+0x7cc>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0404 // movzwl 0x4(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae048942 // movl %eax, (%rsi,%r13,4)
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0xfe26840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b7e // jle 0x512a <k_pack_rows_bf16+0x7fa>
+	LONG $0x44b70f41; WORD $0x0624 // movzwl 0x6(%r12), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x147d // jge 0x513c <k_pack_rows_bf16+0x80c>
+	WORD $0x66eb // jmp 0x5190 <k_pack_rows_bf16+0x860>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x5190 <k_pack_rows_bf16+0x860>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0d7c // jl 0x5151 <k_pack_rows_bf16+0x821>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0604 // movzwl 0x6(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xf8 // movl %eax, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x3574 // je 0x5190 <k_pack_rows_bf16+0x860>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x516c <k_pack_rows_bf16+0x83c>
+	LONG $0x44b70f43; WORD $0x060c // movzwl 0x6(%r12,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xfc // movl %eax, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1a74 // je 0x5190 <k_pack_rows_bf16+0x860>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0e7c // jl 0x518c <k_pack_rows_bf16+0x85c>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0604 // movzwl 0x6(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae048942 // movl %eax, (%rsi,%r13,4)
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0xfd96840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b7e // jle 0x51ba <k_pack_rows_bf16+0x88a>
+	LONG $0x44b70f41; WORD $0x0824 // movzwl 0x8(%r12), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x147d // jge 0x51cc <k_pack_rows_bf16+0x89c>
+	WORD $0x66eb // jmp 0x5220 <k_pack_rows_bf16+0x8f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x5220 <k_pack_rows_bf16+0x8f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0d7c // jl 0x51e1 <k_pack_rows_bf16+0x8b1>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0804 // movzwl 0x8(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xf8 // movl %eax, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x3574 // je 0x5220 <k_pack_rows_bf16+0x8f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x51fc <k_pack_rows_bf16+0x8cc>
+	LONG $0x44b70f43; WORD $0x080c // movzwl 0x8(%r12,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xfc // movl %eax, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1a74 // je 0x5220 <k_pack_rows_bf16+0x8f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0e7c // jl 0x521c <k_pack_rows_bf16+0x8ec>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0804 // movzwl 0x8(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae048942 // movl %eax, (%rsi,%r13,4)
+	LONG $0x05f88349 // cmpq $0x5, %r8
+	LONG $0xfd06840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b7e // jle 0x524a <k_pack_rows_bf16+0x91a>
+	LONG $0x44b70f41; WORD $0x0a24 // movzwl 0xa(%r12), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x147d // jge 0x525c <k_pack_rows_bf16+0x92c>
+	WORD $0x66eb // jmp 0x52b0 <k_pack_rows_bf16+0x980>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x547c // jl 0x52b0 <k_pack_rows_bf16+0x980>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0d7c // jl 0x5271 <k_pack_rows_bf16+0x941>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a04 // movzwl 0xa(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xf8 // movl %eax, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x3574 // je 0x52b0 <k_pack_rows_bf16+0x980>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x528c <k_pack_rows_bf16+0x95c>
+	LONG $0x44b70f43; WORD $0x0a0c // movzwl 0xa(%r12,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae448942; BYTE $0xfc // movl %eax, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1a74 // je 0x52b0 <k_pack_rows_bf16+0x980>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0e7c // jl 0x52ac <k_pack_rows_bf16+0x97c>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a04 // movzwl 0xa(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xae048942 // movl %eax, (%rsi,%r13,4)
+	LONG $0x06f88349 // cmpq $0x6, %r8
+	LONG $0xfc76840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1f7e // jle 0x52de <k_pack_rows_bf16+0x9ae>
+	LONG $0x44b70f41; WORD $0x0c24 // movzwl 0xc(%r12), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfc548c0f; WORD $0xffff // jl 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0x16eb // jmp 0x52f4 <k_pack_rows_bf16+0x9c4>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf4 // movl %eax, -0xc(%rsi,%r13,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfc3c8c0f; WORD $0xffff // jl 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0d7c // jl 0x5309 <k_pack_rows_bf16+0x9d9>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c04 // movzwl 0xc(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xf8 // movl %eax, -0x8(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xfc14840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x532d <k_pack_rows_bf16+0x9fd>
+	LONG $0x44b70f43; WORD $0x0c0c // movzwl 0xc(%r12,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0xae448942; BYTE $0xfc // movl %eax, -0x4(%rsi,%r13,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfbf0840f; WORD $0xffff // je 0x4f30 <k_pack_rows_bf16+0x600>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0xfbd58c0f; WORD $0xffff // jl 0x4f21 <k_pack_rows_bf16+0x5f1>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c04 // movzwl 0xc(%r12,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xfffbc2e9; BYTE $0xff // jmp 0x4f21 <k_pack_rows_bf16+0x5f1>
+	LONG $0x68c48148; WORD $0x0001; BYTE $0x00 // addq $0x168, %rsp # imm = 0x168
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_rows_64
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x06108e0f; WORD $0x0000 // jle 0x59ae <k_pack_rows_64+0x62e>
+	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x06038e0f; WORD $0x0000 // jle 0x59ae <k_pack_rows_64+0x62e>
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x00000000c51c8d48 // leaq (,%rax,8), %rbx
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	LONG $0x5b0c8d48 // leaq (%rbx,%rbx,2), %rcx
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x0e0c8d4c // leaq (%rsi,%rcx), %r9
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x06348d4e // leaq (%rsi,%r8), %r14
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0xc6148d4c // leaq (%rsi,%rax,8), %r10
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x18c08348 // addq $0x18, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
+	LONG $0x187a8d48 // leaq 0x18(%rdx), %rdi
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0xfa148d4a // leaq (%rdx,%r15,8), %rdx
+	LONG $0x18c28348 // addq $0x18, %rdx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0x246c894c; BYTE $0x50 // movq %r13, 0x50(%rsp)
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	QUAD $0x000000982484894c // movq %r8, 0x98(%rsp)
+	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
+	WORD $0x6eeb // jmp 0x54e0 <k_pack_rows_64+0x160>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x40c38349 // addq $0x40, %r11
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
+	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
+	LONG $0x00c68149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r14 # imm = 0x200
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x00c48149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r12 # imm = 0x200
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0x04ce8d0f; WORD $0x0000 // jge 0x59ae <k_pack_rows_64+0x62e>
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x294d; BYTE $0xdd // subq %r11, %r13
+	LONG $0x40fd8349 // cmpq $0x40, %r13
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0xfd4c0f49 // cmovlq %r13, %rdi
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	LONG $0x2474894c; BYTE $0x68 // movq %r14, 0x68(%rsp)
+	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	WORD $0x277d // jge 0x5540 <k_pack_rows_64+0x1c0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xff5e8e0f; WORD $0xffff // jle 0x5480 <k_pack_rows_64+0x100>
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000293e9; BYTE $0x00 // jmp 0x57ca <k_pack_rows_64+0x44a>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xca0c8d48 // leaq (%rdx,%rcx,8), %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0xd90c8d4a // leaq (%rcx,%r11,8), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x2beb // jmp 0x55a2 <k_pack_rows_64+0x222>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0xfcc58348 // addq $-0x4, %rbp
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	LONG $0xfede8d0f; WORD $0xffff // jge 0x5480 <k_pack_rows_64+0x100>
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0xd90c8d4a // leaq (%rcx,%r11,8), %rcx
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	QUAD $0x0000a024b4af0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rsi
+	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
+	LONG $0xf0148d4d // leaq (%r8,%rsi,8), %r10
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x294c; BYTE $0xde // subq %r11, %rsi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0x00ca8c0f; WORD $0x0000 // jl 0x56a5 <k_pack_rows_64+0x325>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x107d81c4; WORD $0xc404 // vmovupd (%r12,%r8,8), %ymm0
+	LONG $0x107d81c4; WORD $0xc54c; BYTE $0x00 // vmovupd (%r13,%r8,8), %ymm1
+	LONG $0x107d81c4; WORD $0xc614 // vmovupd (%r14,%r8,8), %ymm2
+	LONG $0x107da1c4; WORD $0xc21c // vmovupd (%rdx,%r8,8), %ymm3
 	LONG $0x01fde3c4; WORD $0x60e1 // vpermpd $0x60, %ymm1, %ymm4 # ymm4 = ymm1[0,0,2,1]
 	LONG $0x01fde3c4; WORD $0xd4e8 // vpermpd $0xd4, %ymm0, %ymm5 # ymm5 = ymm0[0,1,1,3]
 	LONG $0x0d55e3c4; WORD $0x0ae4 // vblendpd $0xa, %ymm4, %ymm5, %ymm4 # ymm4 = ymm5[0],ymm4[1],ymm5[2],ymm4[3]
@@ -3354,575 +4798,203 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01fde3c4; WORD $0xe6d2 // vpermpd $0xe6, %ymm2, %ymm2 # ymm2 = ymm2[2,1,2,3]
 	LONG $0xd3c6edc5; BYTE $0x0c // vshufpd $0xc, %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[0],ymm3[0],ymm2[3],ymm3[3]
 	LONG $0x185de3c4; WORD $0x01d9 // vinsertf128 $0x1, %xmm1, %ymm4, %ymm3
-	LONG $0x117dc1c4; BYTE $0x19 // vmovupd %ymm3, (%r9)
+	LONG $0x1911fdc5 // vmovupd %ymm3, (%rcx)
 	LONG $0x065de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[2,3],ymm1[2,3]
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x117da1c4; WORD $0x300c // vmovupd %ymm1, (%rax,%r14)
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x117dc1c4; WORD $0x010c // vmovupd %ymm1, (%r9,%rax)
 	LONG $0x187de3c4; WORD $0x01ca // vinsertf128 $0x1, %xmm2, %ymm0, %ymm1
-	LONG $0x117d81c4; WORD $0x0e0c // vmovupd %ymm1, (%r14,%r9)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	LONG $0x0c11fdc5; BYTE $0x08 // vmovupd %ymm1, (%rax,%rcx)
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
 	LONG $0x067de3c4; WORD $0x31c2 // vperm2f128 $0x31, %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm2[2,3]
-	LONG $0x117d81c4; WORD $0x0e04 // vmovupd %ymm0, (%r14,%r9)
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0x08c28348 // addq $0x8, %rdx
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x24543b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdx
-	LONG $0xff538e0f; WORD $0xffff // jle 0x3c40 <k_pack_rows_64+0x130>
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
-	WORD $0x9e0f; BYTE $0xc0 // setle %al
-	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
-	LONG $0xc29e0f41 // setle %r10b
-	WORD $0x0841; BYTE $0xc2 // orb %al, %r10b
-	LONG $0xfee0850f; WORD $0xffff // jne 0x3bf0 <k_pack_rows_64+0xe0>
-	LONG $0x18c18349 // addq $0x18, %r9
-	LONG $0xfb048d48 // leaq (%rbx,%rdi,8), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0xf8048d49 // leaq (%r8,%rdi,8), %rax
-	LONG $0xfb148d4d // leaq (%r11,%rdi,8), %r10
-	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
-	LONG $0xf9148d4c // leaq (%rcx,%rdi,8), %r10
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x18eb // jmp 0x3d4f <k_pack_rows_64+0x23f>
-	LONG $0x117bc1c4; BYTE $0x01 // vmovsd %xmm0, (%r9)
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xfea1840f; WORD $0xffff // je 0x3bf0 <k_pack_rows_64+0xe0>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1c7e // jle 0x3d70 <k_pack_rows_64+0x260>
-	LONG $0x107bc1c4; WORD $0xfa04 // vmovsd (%r10,%rdi,8), %xmm0
-	LONG $0x117bc1c4; WORD $0xe841 // vmovsd %xmm0, -0x18(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xda7c // jl 0x3d40 <k_pack_rows_64+0x230>
-	WORD $0x18eb // jmp 0x3d80 <k_pack_rows_64+0x270>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x117bc1c4; WORD $0xe841 // vmovsd %xmm0, -0x18(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xc07c // jl 0x3d40 <k_pack_rows_64+0x230>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0a7c // jl 0x3d94 <k_pack_rows_64+0x284>
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x0410fbc5; BYTE $0xfe // vmovsd (%rsi,%rdi,8), %xmm0
-	LONG $0x117bc1c4; WORD $0xf041 // vmovsd %xmm0, -0x10(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xa074 // je 0x3d40 <k_pack_rows_64+0x230>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x057c // jl 0x3daf <k_pack_rows_64+0x29f>
-	LONG $0x0410fbc5; BYTE $0xf8 // vmovsd (%rax,%rdi,8), %xmm0
-	LONG $0x117bc1c4; WORD $0xf841 // vmovsd %xmm0, -0x8(%r9)
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x8574 // je 0x3d40 <k_pack_rows_64+0x230>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xff6e8c0f; WORD $0xffff // jl 0x3d37 <k_pack_rows_64+0x227>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x0410fbc5; BYTE $0xfe // vmovsd (%rsi,%rdi,8), %xmm0
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xffff54e9; BYTE $0xff // jmp 0x3d37 <k_pack_rows_64+0x227>
-	LONG $0x117b81c4; WORD $0xe704 // vmovsd %xmm0, (%r15,%r12,8)
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0xfcc58349 // addq $-0x4, %r13
-	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0x01bb8d0f; WORD $0x0000 // jge 0x3fc8 <k_pack_rows_64+0x4b8>
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0xde7e // jle 0x3df0 <k_pack_rows_64+0x2e0>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x067e // jle 0x3e1d <k_pack_rows_64+0x30d>
-	LONG $0x0110fbc5 // vmovsd (%rcx), %xmm0
-	WORD $0x04eb // jmp 0x3e21 <k_pack_rows_64+0x311>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x212c8d4b // leaq (%r9,%r12), %rbp
-	LONG $0x03c58348 // addq $0x3, %rbp
-	LONG $0x21148d4f // leaq (%r9,%r12), %r10
-	LONG $0x02c28349 // addq $0x2, %r10
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117ba1c4; WORD $0xe004 // vmovsd %xmm0, (%rax,%r12,8)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x5f7c // jl 0x3ea0 <k_pack_rows_64+0x390>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x3e51 <k_pack_rows_64+0x341>
-	LONG $0x107ba1c4; WORD $0xc104 // vmovsd (%rcx,%r8,8), %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117ba1c4; WORD $0xe044; BYTE $0x08 // vmovsd %xmm0, 0x8(%rax,%r12,8)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3f74 // je 0x3ea0 <k_pack_rows_64+0x390>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x057c // jl 0x3e70 <k_pack_rows_64+0x360>
-	LONG $0x0410fbc5; BYTE $0x19 // vmovsd (%rcx,%rbx), %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117ba1c4; WORD $0xe044; BYTE $0x10 // vmovsd %xmm0, 0x10(%rax,%r12,8)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2074 // je 0x3ea0 <k_pack_rows_64+0x390>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x057c // jl 0x3e8f <k_pack_rows_64+0x37f>
-	LONG $0x0410fbc5; BYTE $0x11 // vmovsd (%rcx,%rdx), %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117ba1c4; WORD $0xe044; BYTE $0x18 // vmovsd %xmm0, 0x18(%rax,%r12,8)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x247c8348; WORD $0x0108 // cmpq $0x1, 0x8(%rsp)
-	LONG $0xff44840f; WORD $0xffff // je 0x3df0 <k_pack_rows_64+0x2e0>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x147e // jle 0x3ec5 <k_pack_rows_64+0x3b5>
-	LONG $0x4110fbc5; BYTE $0x08 // vmovsd 0x8(%rcx), %xmm0
-	LONG $0x117b81c4; WORD $0xe644; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r14,%r12,8)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x137d // jge 0x3ed6 <k_pack_rows_64+0x3c6>
-	WORD $0x6beb // jmp 0x3f30 <k_pack_rows_64+0x420>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x117b81c4; WORD $0xe644; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r14,%r12,8)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x5a7c // jl 0x3f30 <k_pack_rows_64+0x420>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x3ee7 <k_pack_rows_64+0x3d7>
-	LONG $0x107ba1c4; WORD $0xc144; BYTE $0x08 // vmovsd 0x8(%rcx,%r8,8), %xmm0
-	LONG $0x117b81c4; WORD $0xe644; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r14,%r12,8)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3d74 // je 0x3f30 <k_pack_rows_64+0x420>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0x3f03 <k_pack_rows_64+0x3f3>
-	LONG $0x4410fbc5; WORD $0x0819 // vmovsd 0x8(%rcx,%rbx), %xmm0
-	LONG $0x117b81c4; WORD $0xe644; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r14,%r12,8)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2174 // je 0x3f30 <k_pack_rows_64+0x420>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x067c // jl 0x3f1f <k_pack_rows_64+0x40f>
-	LONG $0x4410fbc5; WORD $0x0811 // vmovsd 0x8(%rcx,%rdx), %xmm0
-	LONG $0x117b81c4; WORD $0xe604 // vmovsd %xmm0, (%r14,%r12,8)
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x247c8348; WORD $0x0208 // cmpq $0x2, 0x8(%rsp)
-	LONG $0xfeb4840f; WORD $0xffff // je 0x3df0 <k_pack_rows_64+0x2e0>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x187e // jle 0x3f59 <k_pack_rows_64+0x449>
-	LONG $0x4110fbc5; BYTE $0x10 // vmovsd 0x10(%rcx), %xmm0
-	LONG $0x117b81c4; WORD $0xe744; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r15,%r12,8)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	LONG $0xfe998c0f; WORD $0xffff // jl 0x3df0 <k_pack_rows_64+0x2e0>
-	WORD $0x15eb // jmp 0x3f6e <k_pack_rows_64+0x45e>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x117b81c4; WORD $0xe744; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r15,%r12,8)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	LONG $0xfe828c0f; WORD $0xffff // jl 0x3df0 <k_pack_rows_64+0x2e0>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x3f7f <k_pack_rows_64+0x46f>
-	LONG $0x107ba1c4; WORD $0xc144; BYTE $0x10 // vmovsd 0x10(%rcx,%r8,8), %xmm0
-	LONG $0x117b81c4; WORD $0xe744; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r15,%r12,8)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xfe61840f; WORD $0xffff // je 0x3df0 <k_pack_rows_64+0x2e0>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0x3f9f <k_pack_rows_64+0x48f>
-	LONG $0x4410fbc5; WORD $0x1019 // vmovsd 0x10(%rcx,%rbx), %xmm0
-	LONG $0x117b81c4; WORD $0xe744; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r15,%r12,8)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfe41840f; WORD $0xffff // je 0x3df0 <k_pack_rows_64+0x2e0>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfe268c0f; WORD $0xffff // jl 0x3de3 <k_pack_rows_64+0x2d3>
-	LONG $0x4410fbc5; WORD $0x1011 // vmovsd 0x10(%rcx,%rdx), %xmm0
-	LONG $0xfffe1be9; BYTE $0xff // jmp 0x3de3 <k_pack_rows_64+0x2d3>
-	LONG $0x48c48348 // addq $0x48, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-
-	// pack_panel
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x071d8e0f; WORD $0x0000 // jle 0x4720 <k_pack_panel+0x740>
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	WORD $0x8b4c; BYTE $0x2f // movq (%rdi), %r13
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x00000000f50c8d4c // leaq (,%rsi,8), %r9
-	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
-	LONG $0xf60c8d48 // leaq (%rsi,%rsi,8), %rcx
-	LONG $0x491c8d4c // leaq (%rcx,%rcx,2), %r11
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x49148d4b // leaq (%r9,%r9,2), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x403c8d4c // leaq (%rax,%rax,2), %r15
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x034e8c0f; WORD $0x0000 // jl 0x43ad <k_pack_panel+0x3cd>
-	LONG $0x2444014c; BYTE $0x10 // addq %r8, 0x10(%rsp)
-	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	LONG $0x2444014c; BYTE $0x08 // addq %r8, 0x8(%rsp)
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x2404014c // addq %r8, (%rsp)
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	QUAD $0x00000000852c8d48 // leaq (,%rax,4), %rbp
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
-	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
-	WORD $0x5beb // jmp 0x4111 <k_pack_panel+0x131>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x0411fdc5; BYTE $0x08 // vmovupd %ymm0, (%rax,%rcx)
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x08c38348 // addq $0x8, %rbx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	LONG $0xff4e8e0f; WORD $0xffff // jle 0x55e0 <k_pack_rows_64+0x260>
+	QUAD $0x00000080248c034c // addq 0x80(%rsp), %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
+	LONG $0xc09f0f41 // setg %r8b
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	WORD $0x9f0f; BYTE $0xc3 // setg %bl
+	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	LONG $0xfeaf850f; WORD $0xffff // jne 0x5580 <k_pack_rows_64+0x200>
+	LONG $0x18c18348 // addq $0x18, %rcx
+	QUAD $0x000000b8249c894c // movq %r11, 0xb8(%rsp)
+	WORD $0x21eb // jmp 0x5700 <k_pack_rows_64+0x380>
+	LONG $0x0111fbc5 // vmovsd %xmm0, (%rcx)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x24740148; BYTE $0x10 // addq %rsi, 0x10(%rsp)
-	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
-	LONG $0x24740148; BYTE $0x08 // addq %rsi, 0x8(%rsp)
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x24340148 // addq %rsi, (%rsp)
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
-	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x24543b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r10
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0x060f8d0f; WORD $0x0000 // jge 0x4720 <k_pack_panel+0x740>
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0x294c; BYTE $0xd7 // subq %r10, %rdi
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	LONG $0x00f58c0f; WORD $0x0000 // jl 0x4220 <k_pack_panel+0x240>
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0xfe80840f; WORD $0xffff // je 0x5580 <k_pack_rows_64+0x200>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1b7e // jle 0x5720 <k_pack_rows_64+0x3a0>
+	LONG $0x107bc1c4; BYTE $0x02 // vmovsd (%r10), %xmm0
+	LONG $0x4111fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xdb7c // jl 0x56f0 <k_pack_rows_64+0x370>
+	WORD $0x18eb // jmp 0x572f <k_pack_rows_64+0x3af>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x4111fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xc17c // jl 0x56f0 <k_pack_rows_64+0x370>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x067c // jl 0x573f <k_pack_rows_64+0x3bf>
+	LONG $0x107bc1c4; WORD $0x1a04 // vmovsd (%r10,%rbx), %xmm0
+	LONG $0x4111fbc5; BYTE $0xf0 // vmovsd %xmm0, -0x10(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xa674 // je 0x56f0 <k_pack_rows_64+0x370>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	WORD $0x067c // jl 0x575a <k_pack_rows_64+0x3da>
+	LONG $0x107b81c4; WORD $0x0204 // vmovsd (%r10,%r8), %xmm0
+	LONG $0x4111fbc5; BYTE $0xf8 // vmovsd %xmm0, -0x8(%rcx)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x8b74 // je 0x56f0 <k_pack_rows_64+0x370>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xff6c8c0f; WORD $0xffff // jl 0x56df <k_pack_rows_64+0x35f>
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
 	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x1078c1c4; WORD $0x9404 // vmovups (%r12,%rdx,4), %xmm0
-	LONG $0x187dc3c4; WORD $0x9604; BYTE $0x01 // vinsertf128 $0x1, (%r14,%rdx,4), %ymm0, %ymm0
-	LONG $0x1078c1c4; WORD $0x920c // vmovups (%r10,%rdx,4), %xmm1
-	LONG $0x1875c3c4; WORD $0x910c; BYTE $0x01 // vinsertf128 $0x1, (%r9,%rdx,4), %ymm1, %ymm1
-	LONG $0x1078c1c4; WORD $0x9314 // vmovups (%r11,%rdx,4), %xmm2
-	LONG $0x186dc3c4; WORD $0x9714; BYTE $0x01 // vinsertf128 $0x1, (%r15,%rdx,4), %ymm2, %ymm2
-	LONG $0x1078c1c4; WORD $0x901c // vmovups (%r8,%rdx,4), %xmm3
-	LONG $0x1865e3c4; WORD $0x931c; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%rdx,4), %ymm3, %ymm3
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
-	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
-	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
-	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
-	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
-	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
-	LONG $0xe214fdc5 // vunpcklpd %ymm2, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
-	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
-	LONG $0x1e11fcc5 // vmovups %ymm3, (%rsi)
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x0c11fcc5; BYTE $0x28 // vmovups %ymm1, (%rax,%rbp)
-	LONG $0x6411fcc5; WORD $0x0035 // vmovups %ymm4, (%rbp,%rsi)
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x4411fcc5; WORD $0x0035 // vmovups %ymm0, (%rbp,%rsi)
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x08c18348 // addq $0x8, %rcx
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x244c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rcx
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xff6d8e0f; WORD $0xffff // jle 0x4160 <k_pack_panel+0x180>
-	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
-	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x107b81c4; WORD $0x3a04 // vmovsd (%r10,%r15), %xmm0
 	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0xfeae8e0f; WORD $0xffff // jle 0x40c0 <k_pack_panel+0xe0>
-	WORD $0x22eb // jmp 0x4236 <k_pack_panel+0x256>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000000095048d4a // leaq (,%r10,4), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0xfe8a8e0f; WORD $0xffff // jle 0x40c0 <k_pack_panel+0xe0>
-	LONG $0x93348d49 // leaq (%r11,%rdx,4), %rsi
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x96348d48 // leaq (%rsi,%rdx,4), %rsi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x96348d48 // leaq (%rsi,%rdx,4), %rsi
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x96348d48 // leaq (%rsi,%rdx,4), %rsi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	LONG $0x97348d49 // leaq (%r15,%rdx,4), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x960c8d4c // leaq (%rsi,%rdx,4), %r9
-	LONG $0x90348d49 // leaq (%r8,%rdx,4), %rsi
-	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00c78e0f; WORD $0x0000 // jle 0x4360 <k_pack_panel+0x380>
-	LONG $0x107aa1c4; WORD $0xae04 // vmovss (%rsi,%r13,4), %xmm0
-	LONG $0x0011fac5 // vmovss %xmm0, (%rax)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x00b9860f; WORD $0x0000 // jbe 0x4366 <k_pack_panel+0x386>
-	LONG $0x107aa1c4; WORD $0xaa04 // vmovss (%rdx,%r13,4), %xmm0
-	LONG $0x4011fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rax)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x00ab860f; WORD $0x0000 // jbe 0x436d <k_pack_panel+0x38d>
-	LONG $0x107a81c4; WORD $0xa904 // vmovss (%r9,%r13,4), %xmm0
-	LONG $0x4011fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rax)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x009d860f; WORD $0x0000 // jbe 0x4374 <k_pack_panel+0x394>
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	LONG $0x107a81c4; WORD $0xa904 // vmovss (%r9,%r13,4), %xmm0
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0x4011fac5; BYTE $0x0c // vmovss %xmm0, 0xc(%rax)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0x0084860f; WORD $0x0000 // jbe 0x437b <k_pack_panel+0x39b>
-	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
-	LONG $0x107a81c4; WORD $0xae04 // vmovss (%r14,%r13,4), %xmm0
-	LONG $0x4011fac5; BYTE $0x10 // vmovss %xmm0, 0x10(%rax)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	WORD $0x7576 // jbe 0x4382 <k_pack_panel+0x3a2>
-	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
-	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
-	LONG $0x107a81c4; WORD $0xae04 // vmovss (%r14,%r13,4), %xmm0
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x4011fac5; BYTE $0x14 // vmovss %xmm0, 0x14(%rax)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x5c76 // jbe 0x4389 <k_pack_panel+0x3a9>
-	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
-	LONG $0x107a81c4; WORD $0xa904 // vmovss (%r9,%r13,4), %xmm0
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0x4011fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x4a7c // jl 0x4394 <k_pack_panel+0x3b4>
-	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
-	LONG $0x107aa1c4; WORD $0xab04 // vmovss (%rbx,%r13,4), %xmm0
-	WORD $0x3deb // jmp 0x4394 <k_pack_panel+0x3b4>
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x000000b8249c8b4c // movq 0xb8(%rsp), %r11
+	LONG $0xffff42e9; BYTE $0xff // jmp 0x56df <k_pack_rows_64+0x35f>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117ba1c4; WORD $0xe204 // vmovsd %xmm0, (%rdx,%r12,8)
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x000000c7; WORD $0x0000 // movl $0x0, (%rax)
-	LONG $0x000440c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x4(%rax)
-	LONG $0x000840c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x8(%rax)
-	LONG $0x000c40c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0xc(%rax)
-	LONG $0x001040c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x10(%rax)
-	LONG $0x001440c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x14(%rax)
-	LONG $0x001840c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x18(%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x1c // vmovss %xmm0, 0x1c(%rax)
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xfee8850f; WORD $0xffff // jne 0x4290 <k_pack_panel+0x2b0>
-	LONG $0xfffd13e9; BYTE $0xff // jmp 0x40c0 <k_pack_panel+0xe0>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x036a8e0f; WORD $0x0000 // jle 0x4720 <k_pack_panel+0x740>
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xc56c8d4d; BYTE $0x00 // leaq (%r13,%rax,8), %r13
-	LONG $0x822c8d48 // leaq (%rdx,%rax,4), %rbp
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x60eb // jmp 0x4439 <k_pack_panel+0x459>
-	QUAD $0x00000000a544c743; BYTE $0x00 // movl $0x0, (%r13,%r12,4)
-	QUAD $0x00000004a544c743; BYTE $0x00 // movl $0x0, 0x4(%r13,%r12,4)
-	QUAD $0x00000008a544c743; BYTE $0x00 // movl $0x0, 0x8(%r13,%r12,4)
-	QUAD $0x0000000ca544c743; BYTE $0x00 // movl $0x0, 0xc(%r13,%r12,4)
-	QUAD $0x00000010a544c743; BYTE $0x00 // movl $0x0, 0x10(%r13,%r12,4)
-	QUAD $0x00000014a544c743; BYTE $0x00 // movl $0x0, 0x14(%r13,%r12,4)
-	QUAD $0x00000018a544c743; BYTE $0x00 // movl $0x0, 0x18(%r13,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x1c // vmovss %xmm0, 0x1c(%r13,%r12,4)
-	LONG $0x08c48349 // addq $0x8, %r12
-	LONG $0xf8c78348 // addq $-0x8, %rdi
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	LONG $0x24643b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r12
-	LONG $0x02e78d0f; WORD $0x0000 // jge 0x4720 <k_pack_panel+0x740>
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0x244c034c; BYTE $0x30 // addq 0x30(%rsp), %r9
+	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
+	LONG $0xfcb68d0f; WORD $0xffff // jge 0x5480 <k_pack_rows_64+0x100>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xe17e // jle 0x57b0 <k_pack_rows_64+0x430>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00ae8e0f; WORD $0x0000 // jle 0x44f0 <k_pack_panel+0x510>
-	LONG $0x107ac1c4; BYTE $0x00 // vmovss (%r8), %xmm0
-	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x00a1860f; WORD $0x0000 // jbe 0x44f8 <k_pack_panel+0x518>
-	LONG $0x107ac1c4; WORD $0xb004 // vmovss (%r8,%rsi,4), %xmm0
-	LONG $0x117aa1c4; WORD $0xa244; BYTE $0x04 // vmovss %xmm0, 0x4(%rdx,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x0093860f; WORD $0x0000 // jbe 0x4501 <k_pack_panel+0x521>
-	LONG $0x107ac1c4; WORD $0x0004 // vmovss (%r8,%rax), %xmm0
-	LONG $0x117aa1c4; WORD $0xa244; BYTE $0x08 // vmovss %xmm0, 0x8(%rdx,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x0085860f; WORD $0x0000 // jbe 0x450a <k_pack_panel+0x52a>
-	LONG $0x107a81c4; WORD $0x3804 // vmovss (%r8,%r15), %xmm0
-	LONG $0x117aa1c4; WORD $0xa244; BYTE $0x0c // vmovss %xmm0, 0xc(%rdx,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x7b76 // jbe 0x4513 <k_pack_panel+0x533>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107a81c4; WORD $0x0804 // vmovss (%r8,%r9), %xmm0
-	LONG $0x117aa1c4; WORD $0xa244; BYTE $0x10 // vmovss %xmm0, 0x10(%rdx,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	WORD $0x6c76 // jbe 0x451c <k_pack_panel+0x53c>
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x107ac1c4; WORD $0x1804 // vmovss (%r8,%rbx), %xmm0
-	LONG $0x117aa1c4; WORD $0xa244; BYTE $0x14 // vmovss %xmm0, 0x14(%rdx,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x5d76 // jbe 0x4525 <k_pack_panel+0x545>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x107a81c4; WORD $0x0804 // vmovss (%r8,%r9), %xmm0
-	LONG $0x117aa1c4; WORD $0xa244; BYTE $0x18 // vmovss %xmm0, 0x18(%rdx,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x4f72 // jb 0x4532 <k_pack_panel+0x552>
-	LONG $0x107a81c4; WORD $0x1804 // vmovss (%r8,%r11), %xmm0
-	WORD $0x47eb // jmp 0x4532 <k_pack_panel+0x552>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x00000000a204c742 // movl $0x0, (%rdx,%r12,4)
-	QUAD $0x00000004a244c742; BYTE $0x00 // movl $0x0, 0x4(%rdx,%r12,4)
-	QUAD $0x00000008a244c742; BYTE $0x00 // movl $0x0, 0x8(%rdx,%r12,4)
-	QUAD $0x0000000ca244c742; BYTE $0x00 // movl $0x0, 0xc(%rdx,%r12,4)
-	QUAD $0x00000010a244c742; BYTE $0x00 // movl $0x0, 0x10(%rdx,%r12,4)
-	QUAD $0x00000014a244c742; BYTE $0x00 // movl $0x0, 0x14(%rdx,%r12,4)
-	QUAD $0x00000018a244c742; BYTE $0x00 // movl $0x0, 0x18(%rdx,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa244; BYTE $0x1c // vmovss %xmm0, 0x1c(%rdx,%r12,4)
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfee0840f; WORD $0xffff // je 0x4423 <k_pack_panel+0x443>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00b28e0f; WORD $0x0000 // jle 0x45fe <k_pack_panel+0x61e>
-	LONG $0x107ac1c4; WORD $0x0440 // vmovss 0x4(%r8), %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x00 // vmovss %xmm0, (%rbp,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x00a4860f; WORD $0x0000 // jbe 0x4607 <k_pack_panel+0x627>
-	LONG $0x107ac1c4; WORD $0xb044; BYTE $0x04 // vmovss 0x4(%r8,%rsi,4), %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%rbp,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x0095860f; WORD $0x0000 // jbe 0x4610 <k_pack_panel+0x630>
-	LONG $0x107ac1c4; WORD $0x0044; BYTE $0x04 // vmovss 0x4(%r8,%rax), %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%rbp,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x0086860f; WORD $0x0000 // jbe 0x4619 <k_pack_panel+0x639>
-	LONG $0x107a81c4; WORD $0x3844; BYTE $0x04 // vmovss 0x4(%r8,%r15), %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x0c // vmovss %xmm0, 0xc(%rbp,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x7b76 // jbe 0x4622 <k_pack_panel+0x642>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107a81c4; WORD $0x0844; BYTE $0x04 // vmovss 0x4(%r8,%r9), %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x10 // vmovss %xmm0, 0x10(%rbp,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	WORD $0x6b76 // jbe 0x462b <k_pack_panel+0x64b>
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x107ac1c4; WORD $0x1844; BYTE $0x04 // vmovss 0x4(%r8,%rbx), %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x14 // vmovss %xmm0, 0x14(%rbp,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x5b76 // jbe 0x4634 <k_pack_panel+0x654>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x107a81c4; WORD $0x0844; BYTE $0x04 // vmovss 0x4(%r8,%r9), %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x18 // vmovss %xmm0, 0x18(%rbp,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x4c72 // jb 0x4641 <k_pack_panel+0x661>
-	LONG $0x107a81c4; WORD $0x1844; BYTE $0x04 // vmovss 0x4(%r8,%r11), %xmm0
-	WORD $0x43eb // jmp 0x4641 <k_pack_panel+0x661>
-	QUAD $0x00000000a544c742; BYTE $0x00 // movl $0x0, (%rbp,%r12,4)
-	QUAD $0x00000004a544c742; BYTE $0x00 // movl $0x0, 0x4(%rbp,%r12,4)
-	QUAD $0x00000008a544c742; BYTE $0x00 // movl $0x0, 0x8(%rbp,%r12,4)
-	QUAD $0x0000000ca544c742; BYTE $0x00 // movl $0x0, 0xc(%rbp,%r12,4)
-	QUAD $0x00000010a544c742; BYTE $0x00 // movl $0x0, 0x10(%rbp,%r12,4)
-	QUAD $0x00000014a544c742; BYTE $0x00 // movl $0x0, 0x14(%rbp,%r12,4)
-	QUAD $0x00000018a544c742; BYTE $0x00 // movl $0x0, 0x18(%rbp,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x1c // vmovss %xmm0, 0x1c(%rbp,%r12,4)
+	WORD $0x077e // jle 0x57db <k_pack_rows_64+0x45b>
+	LONG $0x107bc1c4; BYTE $0x01 // vmovsd (%r9), %xmm0
+	WORD $0x04eb // jmp 0x57df <k_pack_rows_64+0x45f>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x26148d4a // leaq (%rsi,%r12), %rdx
+	LONG $0x03c28348 // addq $0x3, %rdx
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x117b81c4; WORD $0xe344; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r12,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfdd1840f; WORD $0xffff // je 0x4423 <k_pack_panel+0x443>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfd7e8e0f; WORD $0xffff // jle 0x43d9 <k_pack_panel+0x3f9>
-	LONG $0x107ac1c4; WORD $0x0840 // vmovss 0x8(%r8), %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x00 // vmovss %xmm0, (%r13,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xfd70860f; WORD $0xffff // jbe 0x43e2 <k_pack_panel+0x402>
-	LONG $0x107ac1c4; WORD $0xb044; BYTE $0x08 // vmovss 0x8(%r8,%rsi,4), %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r12,4)
+	WORD $0x5b7c // jl 0x5860 <k_pack_rows_64+0x4e0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0xfd61860f; WORD $0xffff // jbe 0x43eb <k_pack_panel+0x40b>
-	LONG $0x107ac1c4; WORD $0x0044; BYTE $0x08 // vmovss 0x8(%r8,%rax), %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r12,4)
+	WORD $0x067c // jl 0x5815 <k_pack_rows_64+0x495>
+	LONG $0x107bc1c4; WORD $0x1904 // vmovsd (%r9,%rbx), %xmm0
+	LONG $0x117b81c4; WORD $0xe344; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r11,%r12,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x3f74 // je 0x5860 <k_pack_rows_64+0x4e0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0xfd52860f; WORD $0xffff // jbe 0x43f4 <k_pack_panel+0x414>
-	LONG $0x107a81c4; WORD $0x3844; BYTE $0x08 // vmovss 0x8(%r8,%r15), %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x0c // vmovss %xmm0, 0xc(%r13,%r12,4)
+	WORD $0x067c // jl 0x5831 <k_pack_rows_64+0x4b1>
+	LONG $0x107b81c4; WORD $0x0104 // vmovsd (%r9,%r8), %xmm0
+	LONG $0x117b81c4; WORD $0xe344; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r11,%r12,8)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2374 // je 0x5860 <k_pack_rows_64+0x4e0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfd43860f; WORD $0xffff // jbe 0x43fd <k_pack_panel+0x41d>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107a81c4; WORD $0x0844; BYTE $0x08 // vmovss 0x8(%r8,%r9), %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x10 // vmovss %xmm0, 0x10(%r13,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	LONG $0xfd2f860f; WORD $0xffff // jbe 0x4406 <k_pack_panel+0x426>
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x107ac1c4; WORD $0x1844; BYTE $0x08 // vmovss 0x8(%r8,%rbx), %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x14 // vmovss %xmm0, 0x14(%r13,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	LONG $0xfd1b860f; WORD $0xffff // jbe 0x440f <k_pack_panel+0x42f>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x107a81c4; WORD $0x0844; BYTE $0x08 // vmovss 0x8(%r8,%r9), %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x18 // vmovss %xmm0, 0x18(%r13,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	LONG $0xfd08820f; WORD $0xffff // jb 0x441c <k_pack_panel+0x43c>
-	LONG $0x107a81c4; WORD $0x1844; BYTE $0x08 // vmovss 0x8(%r8,%r11), %xmm0
-	LONG $0xfffcfce9; BYTE $0xff // jmp 0x441c <k_pack_panel+0x43c>
-	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
+	WORD $0x0b7c // jl 0x5852 <k_pack_rows_64+0x4d2>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1104 // vmovsd (%r9,%r10), %xmm0
+	LONG $0x117b81c4; WORD $0xe304 // vmovsd %xmm0, (%r11,%r12,8)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff46840f; WORD $0xffff // je 0x57b0 <k_pack_rows_64+0x430>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1a7e // jle 0x5889 <k_pack_rows_64+0x509>
+	LONG $0x107bc1c4; WORD $0x0841 // vmovsd 0x8(%r9), %xmm0
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x117b81c4; WORD $0xe344; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r12,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x589f <k_pack_rows_64+0x51f>
+	WORD $0x77eb // jmp 0x5900 <k_pack_rows_64+0x580>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x117b81c4; WORD $0xe344; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r12,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x617c // jl 0x5900 <k_pack_rows_64+0x580>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x077c // jl 0x58b0 <k_pack_rows_64+0x530>
+	LONG $0x107bc1c4; WORD $0x1944; BYTE $0x08 // vmovsd 0x8(%r9,%rbx), %xmm0
+	LONG $0x117b81c4; WORD $0xe344; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r11,%r12,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4474 // je 0x5900 <k_pack_rows_64+0x580>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x077c // jl 0x58cd <k_pack_rows_64+0x54d>
+	LONG $0x107b81c4; WORD $0x0144; BYTE $0x08 // vmovsd 0x8(%r9,%r8), %xmm0
+	LONG $0x117b81c4; WORD $0xe344; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r11,%r12,8)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2774 // je 0x5900 <k_pack_rows_64+0x580>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0c7c // jl 0x58ef <k_pack_rows_64+0x56f>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1144; BYTE $0x08 // vmovsd 0x8(%r9,%r10), %xmm0
+	LONG $0x117b81c4; WORD $0xe304 // vmovsd %xmm0, (%r11,%r12,8)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	LONG $0xfea6840f; WORD $0xffff // je 0x57b0 <k_pack_rows_64+0x430>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1d7e // jle 0x592c <k_pack_rows_64+0x5ac>
+	LONG $0x107bc1c4; WORD $0x1041 // vmovsd 0x10(%r9), %xmm0
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x117b81c4; WORD $0xe244; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r10,%r12,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfe868c0f; WORD $0xffff // jl 0x57b0 <k_pack_rows_64+0x430>
+	WORD $0x19eb // jmp 0x5945 <k_pack_rows_64+0x5c5>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x117b81c4; WORD $0xe244; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r10,%r12,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfe6b8c0f; WORD $0xffff // jl 0x57b0 <k_pack_rows_64+0x430>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x077c // jl 0x5956 <k_pack_rows_64+0x5d6>
+	LONG $0x107bc1c4; WORD $0x1944; BYTE $0x10 // vmovsd 0x10(%r9,%rbx), %xmm0
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x117b81c4; WORD $0xe244; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r10,%r12,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe46840f; WORD $0xffff // je 0x57b0 <k_pack_rows_64+0x430>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x077c // jl 0x597b <k_pack_rows_64+0x5fb>
+	LONG $0x107b81c4; WORD $0x0144; BYTE $0x10 // vmovsd 0x10(%r9,%r8), %xmm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117ba1c4; WORD $0xe644; BYTE $0xf8 // vmovsd %xmm0, -0x8(%rsi,%r12,8)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfe21840f; WORD $0xffff // je 0x57b0 <k_pack_rows_64+0x430>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfe008c0f; WORD $0xffff // jl 0x579d <k_pack_rows_64+0x41d>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x107bc1c4; WORD $0x1144; BYTE $0x10 // vmovsd 0x10(%r9,%rdx), %xmm0
+	LONG $0xfffdefe9; BYTE $0xff // jmp 0x579d <k_pack_rows_64+0x41d>
+	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3931,861 +5003,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-
-	// pack_panel_f16
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07e78e0f; WORD $0x0000 // jle 0x4f4a <k_pack_panel_f16+0x80a>
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x10678b4c // movq 0x10(%rdi), %r12
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	QUAD $0x00000000e5148d4a // leaq (,%r12,8), %rdx
-	QUAD $0x00000000a50c8d4e // leaq (,%r12,4), %r9
-	LONG $0x24048d4b // leaq (%r12,%r12), %rax
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0x04e3c148 // shlq $0x4, %rbx
-	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
-	LONG $0x80148d4c // leaq (%rax,%rax,4), %r10
-	LONG $0x49348d4f // leaq (%r9,%r9,2), %r14
-	LONG $0x403c8d4c // leaq (%rax,%rax,2), %r15
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x03908c0f; WORD $0x0000 // jl 0x4b3d <k_pack_panel_f16+0x3fd>
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0x66248d4e // leaq (%rsi,%r12,2), %r12
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x246c894c; BYTE $0x20 // movq %r13, 0x20(%rsp)
-	QUAD $0x00000000852c8d48 // leaq (,%rax,4), %rbp
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
-	WORD $0x56eb // jmp 0x484d <k_pack_panel_f16+0x10d>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0x08c08348 // addq $0x8, %rax
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
-	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
-	LONG $0x20c58349 // addq $0x20, %r13
-	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0x06fd8d0f; WORD $0x0000 // jge 0x4f4a <k_pack_panel_f16+0x80a>
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
-	LONG $0x01138c0f; WORD $0x0000 // jl 0x4980 <k_pack_panel_f16+0x240>
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x107b81c4; WORD $0x5104 // vmovsd (%r9,%r10,2), %xmm0
-	LONG $0x107b81c4; WORD $0x500c // vmovsd (%r8,%r10,2), %xmm1
-	LONG $0xc016f0c5 // vmovlhps %xmm0, %xmm1, %xmm0 # xmm0 = xmm1[0],xmm0[0]
-	LONG $0x137de2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %ymm0
-	LONG $0x107b81c4; WORD $0x560c // vmovsd (%r14,%r10,2), %xmm1
-	LONG $0x107ba1c4; WORD $0x5714 // vmovsd (%rdi,%r10,2), %xmm2
-	LONG $0xc916e8c5 // vmovlhps %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm1[0]
-	LONG $0x137de2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %ymm1
-	LONG $0x107b81c4; WORD $0x5714 // vmovsd (%r15,%r10,2), %xmm2
-	LONG $0x107ba1c4; WORD $0x531c // vmovsd (%rbx,%r10,2), %xmm3
-	LONG $0xd216e0c5 // vmovlhps %xmm2, %xmm3, %xmm2 # xmm2 = xmm3[0],xmm2[0]
-	LONG $0x137de2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %ymm2
-	LONG $0x107ba1c4; WORD $0x561c // vmovsd (%rsi,%r10,2), %xmm3
-	LONG $0x107b81c4; WORD $0x5324 // vmovsd (%r11,%r10,2), %xmm4
-	LONG $0xdb16d8c5 // vmovlhps %xmm3, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm3[0]
-	LONG $0x137de2c4; BYTE $0xdb // vcvtph2ps %xmm3, %ymm3
-	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
-	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
-	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
-	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
-	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
-	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
-	LONG $0xe214fdc5 // vunpcklpd %ymm2, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
-	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
-	LONG $0x1a11fcc5 // vmovups %ymm3, (%rdx)
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x0c11fcc5; BYTE $0x28 // vmovups %ymm1, (%rax,%rbp)
-	LONG $0x6411fcc5; WORD $0x0015 // vmovups %ymm4, (%rbp,%rdx)
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x4411fcc5; WORD $0x0015 // vmovups %ymm0, (%rbp,%rdx)
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x08c18348 // addq $0x8, %rcx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
-	LONG $0xff548e0f; WORD $0xffff // jle 0x48a0 <k_pack_panel_f16+0x160>
-	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	LONG $0xfe848e0f; WORD $0xffff // jle 0x4800 <k_pack_panel_f16+0xc0>
-	WORD $0x15eb // jmp 0x4993 <k_pack_panel_f16+0x253>
-	WORD $0x9066 // nop
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	LONG $0xfe6d8e0f; WORD $0xffff // jle 0x4800 <k_pack_panel_f16+0xc0>
-	LONG $0x53148d4b // leaq (%r11,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x52148d4a // leaq (%rdx,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x52148d4a // leaq (%rdx,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x57148d4b // leaq (%r15,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0x51148d4b // leaq (%r9,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x56148d4a // leaq (%rsi,%r10,2), %rdx
-	LONG $0x56048d4f // leaq (%r14,%r10,2), %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	LONG $0x54148d4f // leaq (%r12,%r10,2), %r10
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x01078e0f; WORD $0x0000 // jle 0x4af0 <k_pack_panel_f16+0x3b0>
-	LONG $0x04b70f46; BYTE $0x6a // movzwl (%rdx,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x0011fac5 // vmovss %xmm0, (%rax)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x00f0860f; WORD $0x0000 // jbe 0x4af6 <k_pack_panel_f16+0x3b6>
-	LONG $0x04b70f47; BYTE $0x6a // movzwl (%r10,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rax)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x00d9860f; WORD $0x0000 // jbe 0x4afd <k_pack_panel_f16+0x3bd>
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rax)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x00bd860f; WORD $0x0000 // jbe 0x4b04 <k_pack_panel_f16+0x3c4>
-	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x0c // vmovss %xmm0, 0xc(%rax)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0x00a1860f; WORD $0x0000 // jbe 0x4b0b <k_pack_panel_f16+0x3cb>
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x10 // vmovss %xmm0, 0x10(%rax)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	LONG $0x0085860f; WORD $0x0000 // jbe 0x4b12 <k_pack_panel_f16+0x3d2>
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x14 // vmovss %xmm0, 0x14(%rax)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x6d76 // jbe 0x4b19 <k_pack_panel_f16+0x3d9>
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x557c // jl 0x4b24 <k_pack_panel_f16+0x3e4>
-	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	WORD $0x3feb // jmp 0x4b24 <k_pack_panel_f16+0x3e4>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x000000c7; WORD $0x0000 // movl $0x0, (%rax)
-	LONG $0x000440c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x4(%rax)
-	LONG $0x000840c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x8(%rax)
-	LONG $0x000c40c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0xc(%rax)
-	LONG $0x001040c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x10(%rax)
-	LONG $0x001440c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x14(%rax)
-	LONG $0x001840c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x18(%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x1c // vmovss %xmm0, 0x1c(%rax)
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xfea8850f; WORD $0xffff // jne 0x49e0 <k_pack_panel_f16+0x2a0>
-	LONG $0xfffcc3e9; BYTE $0xff // jmp 0x4800 <k_pack_panel_f16+0xc0>
-	LONG $0x2424894c // movq %r12, (%rsp)
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x04008e0f; WORD $0x0000 // jle 0x4f4a <k_pack_panel_f16+0x80a>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0xc12c8d4c // leaq (%rcx,%rax,8), %r13
-	LONG $0x812c8d48 // leaq (%rcx,%rax,4), %rbp
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x60eb // jmp 0x4bbc <k_pack_panel_f16+0x47c>
-	QUAD $0x00000000a544c743; BYTE $0x00 // movl $0x0, (%r13,%r12,4)
-	QUAD $0x00000004a544c743; BYTE $0x00 // movl $0x0, 0x4(%r13,%r12,4)
-	QUAD $0x00000008a544c743; BYTE $0x00 // movl $0x0, 0x8(%r13,%r12,4)
-	QUAD $0x0000000ca544c743; BYTE $0x00 // movl $0x0, 0xc(%r13,%r12,4)
-	QUAD $0x00000010a544c743; BYTE $0x00 // movl $0x0, 0x10(%r13,%r12,4)
-	QUAD $0x00000014a544c743; BYTE $0x00 // movl $0x0, 0x14(%r13,%r12,4)
-	QUAD $0x00000018a544c743; BYTE $0x00 // movl $0x0, 0x18(%r13,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x1c // vmovss %xmm0, 0x1c(%r13,%r12,4)
-	LONG $0x08c48349 // addq $0x8, %r12
-	LONG $0xf8c78348 // addq $-0x8, %rdi
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	LONG $0x24643b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r12
-	LONG $0x038e8d0f; WORD $0x0000 // jge 0x4f4a <k_pack_panel_f16+0x80a>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00eb8e0f; WORD $0x0000 // jle 0x4cb0 <k_pack_panel_f16+0x570>
-	WORD $0xb70f; BYTE $0x06 // movzwl (%rsi), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa104 // vmovss %xmm0, (%rcx,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x00d7860f; WORD $0x0000 // jbe 0x4cb8 <k_pack_panel_f16+0x578>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4604b70f // movzwl (%rsi,%rax,2), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa144; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x00be860f; WORD $0x0000 // jbe 0x4cc1 <k_pack_panel_f16+0x581>
-	LONG $0x04b70f42; BYTE $0x0e // movzwl (%rsi,%r9), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa144; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x00a8860f; WORD $0x0000 // jbe 0x4cca <k_pack_panel_f16+0x58a>
-	LONG $0x04b70f42; BYTE $0x3e // movzwl (%rsi,%r15), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa144; BYTE $0x0c // vmovss %xmm0, 0xc(%rcx,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0x0092860f; WORD $0x0000 // jbe 0x4cd3 <k_pack_panel_f16+0x593>
-	LONG $0x1604b70f // movzwl (%rsi,%rdx), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa144; BYTE $0x10 // vmovss %xmm0, 0x10(%rcx,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	LONG $0x007d860f; WORD $0x0000 // jbe 0x4cdc <k_pack_panel_f16+0x59c>
-	LONG $0x04b70f42; BYTE $0x16 // movzwl (%rsi,%r10), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa144; BYTE $0x14 // vmovss %xmm0, 0x14(%rcx,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x6b76 // jbe 0x4ce5 <k_pack_panel_f16+0x5a5>
-	LONG $0x04b70f42; BYTE $0x36 // movzwl (%rsi,%r14), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa144; BYTE $0x18 // vmovss %xmm0, 0x18(%rcx,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x5972 // jb 0x4cf2 <k_pack_panel_f16+0x5b2>
-	LONG $0x04b70f42; BYTE $0x1e // movzwl (%rsi,%r11), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	WORD $0x49eb // jmp 0x4cf2 <k_pack_panel_f16+0x5b2>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x00000000a104c742 // movl $0x0, (%rcx,%r12,4)
-	QUAD $0x00000004a144c742; BYTE $0x00 // movl $0x0, 0x4(%rcx,%r12,4)
-	QUAD $0x00000008a144c742; BYTE $0x00 // movl $0x0, 0x8(%rcx,%r12,4)
-	QUAD $0x0000000ca144c742; BYTE $0x00 // movl $0x0, 0xc(%rcx,%r12,4)
-	QUAD $0x00000010a144c742; BYTE $0x00 // movl $0x0, 0x10(%rcx,%r12,4)
-	QUAD $0x00000014a144c742; BYTE $0x00 // movl $0x0, 0x14(%rcx,%r12,4)
-	QUAD $0x00000018a144c742; BYTE $0x00 // movl $0x0, 0x18(%rcx,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa144; BYTE $0x1c // vmovss %xmm0, 0x1c(%rcx,%r12,4)
-	LONG $0x01f88349 // cmpq $0x1, %r8
-	LONG $0xfea3840f; WORD $0xffff // je 0x4ba6 <k_pack_panel_f16+0x466>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x4df5 <k_pack_panel_f16+0x6b5>
-	LONG $0x0246b70f // movzwl 0x2(%rsi), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x00 // vmovss %xmm0, (%rbp,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x00d4860f; WORD $0x0000 // jbe 0x4dfe <k_pack_panel_f16+0x6be>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4644b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rax,2), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%rbp,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x00ba860f; WORD $0x0000 // jbe 0x4e07 <k_pack_panel_f16+0x6c7>
-	LONG $0x44b70f42; WORD $0x020e // movzwl 0x2(%rsi,%r9), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%rbp,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x00a3860f; WORD $0x0000 // jbe 0x4e10 <k_pack_panel_f16+0x6d0>
-	LONG $0x44b70f42; WORD $0x023e // movzwl 0x2(%rsi,%r15), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x0c // vmovss %xmm0, 0xc(%rbp,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0x008c860f; WORD $0x0000 // jbe 0x4e19 <k_pack_panel_f16+0x6d9>
-	LONG $0x1644b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x10 // vmovss %xmm0, 0x10(%rbp,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	WORD $0x7a76 // jbe 0x4e22 <k_pack_panel_f16+0x6e2>
-	LONG $0x44b70f42; WORD $0x0216 // movzwl 0x2(%rsi,%r10), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x14 // vmovss %xmm0, 0x14(%rbp,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x6776 // jbe 0x4e2b <k_pack_panel_f16+0x6eb>
-	LONG $0x44b70f42; WORD $0x0236 // movzwl 0x2(%rsi,%r14), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x18 // vmovss %xmm0, 0x18(%rbp,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x5472 // jb 0x4e38 <k_pack_panel_f16+0x6f8>
-	LONG $0x44b70f42; WORD $0x021e // movzwl 0x2(%rsi,%r11), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	WORD $0x43eb // jmp 0x4e38 <k_pack_panel_f16+0x6f8>
-	QUAD $0x00000000a544c742; BYTE $0x00 // movl $0x0, (%rbp,%r12,4)
-	QUAD $0x00000004a544c742; BYTE $0x00 // movl $0x0, 0x4(%rbp,%r12,4)
-	QUAD $0x00000008a544c742; BYTE $0x00 // movl $0x0, 0x8(%rbp,%r12,4)
-	QUAD $0x0000000ca544c742; BYTE $0x00 // movl $0x0, 0xc(%rbp,%r12,4)
-	QUAD $0x00000010a544c742; BYTE $0x00 // movl $0x0, 0x10(%rbp,%r12,4)
-	QUAD $0x00000014a544c742; BYTE $0x00 // movl $0x0, 0x14(%rbp,%r12,4)
-	QUAD $0x00000018a544c742; BYTE $0x00 // movl $0x0, 0x18(%rbp,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xa544; BYTE $0x1c // vmovss %xmm0, 0x1c(%rbp,%r12,4)
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	LONG $0xfd5d840f; WORD $0xffff // je 0x4ba6 <k_pack_panel_f16+0x466>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfd0a8e0f; WORD $0xffff // jle 0x4b5c <k_pack_panel_f16+0x41c>
-	LONG $0x0446b70f // movzwl 0x4(%rsi), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x00 // vmovss %xmm0, (%r13,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xfcf5860f; WORD $0xffff // jbe 0x4b65 <k_pack_panel_f16+0x425>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4644b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rax,2), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0xfcdb860f; WORD $0xffff // jbe 0x4b6e <k_pack_panel_f16+0x42e>
-	LONG $0x44b70f42; WORD $0x040e // movzwl 0x4(%rsi,%r9), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0xfcc4860f; WORD $0xffff // jbe 0x4b77 <k_pack_panel_f16+0x437>
-	LONG $0x44b70f42; WORD $0x043e // movzwl 0x4(%rsi,%r15), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x0c // vmovss %xmm0, 0xc(%r13,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfcad860f; WORD $0xffff // jbe 0x4b80 <k_pack_panel_f16+0x440>
-	LONG $0x1644b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x10 // vmovss %xmm0, 0x10(%r13,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	LONG $0xfc97860f; WORD $0xffff // jbe 0x4b89 <k_pack_panel_f16+0x449>
-	LONG $0x44b70f42; WORD $0x0416 // movzwl 0x4(%rsi,%r10), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x14 // vmovss %xmm0, 0x14(%r13,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	LONG $0xfc80860f; WORD $0xffff // jbe 0x4b92 <k_pack_panel_f16+0x452>
-	LONG $0x44b70f42; WORD $0x0436 // movzwl 0x4(%rsi,%r14), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x18 // vmovss %xmm0, 0x18(%r13,%r12,4)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	LONG $0xfc69820f; WORD $0xffff // jb 0x4b9f <k_pack_panel_f16+0x45f>
-	LONG $0x44b70f42; WORD $0x041e // movzwl 0x4(%rsi,%r11), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xfffc55e9; BYTE $0xff // jmp 0x4b9f <k_pack_panel_f16+0x45f>
-	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	BYTE $0x90 // nop
-
-	// pack_panel_bf16
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06f98e0f; WORD $0x0000 // jle 0x567c <k_pack_panel_bf16+0x71c>
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	LONG $0x10678b4c // movq 0x10(%rdi), %r12
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	QUAD $0x00000000e5048d4e // leaq (,%r12,8), %r8
-	QUAD $0x00000000a50c8d4e // leaq (,%r12,4), %r9
-	LONG $0x24048d4b // leaq (%r12,%r12), %rax
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0x04e3c148 // shlq $0x4, %rbx
-	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
-	LONG $0x80148d4c // leaq (%rax,%rax,4), %r10
-	LONG $0x49348d4f // leaq (%r9,%r9,2), %r14
-	LONG $0x403c8d4c // leaq (%rax,%rax,2), %r15
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x03698c0f; WORD $0x0000 // jl 0x533b <k_pack_panel_bf16+0x3db>
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x66248d4e // leaq (%rsi,%r12,2), %r12
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	QUAD $0x00000000852c8d48 // leaq (,%rax,4), %rbp
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
-	WORD $0x56eb // jmp 0x506d <k_pack_panel_bf16+0x10d>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0x08c08348 // addq $0x8, %rax
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
-	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x20c18348 // addq $0x20, %rcx
-	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	LONG $0x060f8d0f; WORD $0x0000 // jge 0x567c <k_pack_panel_bf16+0x71c>
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	LONG $0x2404894c // movq %r8, (%rsp)
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
-	LONG $0x011e8c0f; WORD $0x0000 // jl 0x51b0 <k_pack_panel_bf16+0x250>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x7e7a81c4; WORD $0x5004 // vmovq (%r8,%r10,2), %xmm0
-	LONG $0x7e7a81c4; WORD $0x540c // vmovq (%r12,%r10,2), %xmm1
-	LONG $0xc06cf1c5 // vpunpcklqdq %xmm0, %xmm1, %xmm0 # xmm0 = xmm1[0],xmm0[0]
-	LONG $0x337de2c4; BYTE $0xc0 // vpmovzxwd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,xmm0[1],zero,xmm0[2],zero,xmm0[3],zero,xmm0[4],zero,xmm0[5],zero,xmm0[6],zero,xmm0[7],zero
-	LONG $0xf072fdc5; BYTE $0x10 // vpslld $0x10, %ymm0, %ymm0
-	LONG $0x7e7a81c4; WORD $0x560c // vmovq (%r14,%r10,2), %xmm1
-	LONG $0x7e7a81c4; WORD $0x5114 // vmovq (%r9,%r10,2), %xmm2
-	LONG $0xc96ce9c5 // vpunpcklqdq %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm1[0]
-	LONG $0x337de2c4; BYTE $0xc9 // vpmovzxwd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,xmm1[1],zero,xmm1[2],zero,xmm1[3],zero,xmm1[4],zero,xmm1[5],zero,xmm1[6],zero,xmm1[7],zero
-	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
-	LONG $0x7e7a81c4; WORD $0x5714 // vmovq (%r15,%r10,2), %xmm2
-	LONG $0x7e7aa1c4; WORD $0x531c // vmovq (%rbx,%r10,2), %xmm3
-	LONG $0xd26ce1c5 // vpunpcklqdq %xmm2, %xmm3, %xmm2 # xmm2 = xmm3[0],xmm2[0]
-	LONG $0x337de2c4; BYTE $0xd2 // vpmovzxwd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,xmm2[1],zero,xmm2[2],zero,xmm2[3],zero,xmm2[4],zero,xmm2[5],zero,xmm2[6],zero,xmm2[7],zero
-	LONG $0xf272edc5; BYTE $0x10 // vpslld $0x10, %ymm2, %ymm2
-	LONG $0x7e7aa1c4; WORD $0x561c // vmovq (%rsi,%r10,2), %xmm3
-	LONG $0x7e7a81c4; WORD $0x5324 // vmovq (%r11,%r10,2), %xmm4
-	LONG $0xdb6cd9c5 // vpunpcklqdq %xmm3, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm3[0]
-	LONG $0x337de2c4; BYTE $0xdb // vpmovzxwd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,xmm3[1],zero,xmm3[2],zero,xmm3[3],zero,xmm3[4],zero,xmm3[5],zero,xmm3[6],zero,xmm3[7],zero
-	LONG $0xf372e5c5; BYTE $0x10 // vpslld $0x10, %ymm3, %ymm3
-	LONG $0xe162fdc5 // vpunpckldq %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
-	LONG $0xc16afdc5 // vpunpckhdq %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
-	LONG $0xcb62edc5 // vpunpckldq %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
-	LONG $0xd36aedc5 // vpunpckhdq %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
-	LONG $0xd96cddc5 // vpunpcklqdq %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
-	LONG $0xc96dddc5 // vpunpckhqdq %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
-	LONG $0xe26cfdc5 // vpunpcklqdq %ymm2, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
-	LONG $0xc26dfdc5 // vpunpckhqdq %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
-	LONG $0x1a7ffec5 // vmovdqu %ymm3, (%rdx)
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x0c7ffec5; BYTE $0x28 // vmovdqu %ymm1, (%rax,%rbp)
-	LONG $0x647ffec5; WORD $0x0015 // vmovdqu %ymm4, (%rbp,%rdx)
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x447ffec5; WORD $0x0015 // vmovdqu %ymm0, (%rbp,%rdx)
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x08c18348 // addq $0x8, %rcx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xff3c8e0f; WORD $0xffff // jle 0x50c0 <k_pack_panel_bf16+0x160>
-	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
-	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	LONG $0xfe778e0f; WORD $0xffff // jle 0x5020 <k_pack_panel_bf16+0xc0>
-	WORD $0x1deb // jmp 0x51c8 <k_pack_panel_bf16+0x268>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	LONG $0xfe588e0f; WORD $0xffff // jle 0x5020 <k_pack_panel_bf16+0xc0>
-	LONG $0x530c8d4f // leaq (%r11,%r10,2), %r9
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x52148d4a // leaq (%rdx,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x52148d4a // leaq (%rdx,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x57148d4b // leaq (%r15,%r10,2), %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x52148d4a // leaq (%rdx,%r10,2), %rdx
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	LONG $0x56148d4a // leaq (%rsi,%r10,2), %rdx
-	LONG $0x56048d4f // leaq (%r14,%r10,2), %r8
-	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
-	LONG $0x54148d4f // leaq (%r12,%r10,2), %r10
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00c78e0f; WORD $0x0000 // jle 0x52f0 <k_pack_panel_bf16+0x390>
-	LONG $0x04b70f46; BYTE $0x6a // movzwl (%rdx,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	WORD $0x8944; BYTE $0x00 // movl %r8d, (%rax)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x00b7860f; WORD $0x0000 // jbe 0x52f6 <k_pack_panel_bf16+0x396>
-	LONG $0x04b70f47; BYTE $0x6a // movzwl (%r10,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	LONG $0x04408944 // movl %r8d, 0x4(%rax)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x00a7860f; WORD $0x0000 // jbe 0x52fd <k_pack_panel_bf16+0x39d>
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	LONG $0x08408944 // movl %r8d, 0x8(%rax)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x008f860f; WORD $0x0000 // jbe 0x5304 <k_pack_panel_bf16+0x3a4>
-	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	LONG $0x0c408944 // movl %r8d, 0xc(%rax)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x7e76 // jbe 0x530b <k_pack_panel_bf16+0x3ab>
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	LONG $0x10408944 // movl %r8d, 0x10(%rax)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	WORD $0x6d76 // jbe 0x5312 <k_pack_panel_bf16+0x3b2>
-	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	LONG $0x14408944 // movl %r8d, 0x14(%rax)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x5c76 // jbe 0x5319 <k_pack_panel_bf16+0x3b9>
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0x04b70f47; BYTE $0x68 // movzwl (%r8,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x18488944 // movl %r9d, 0x18(%rax)
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x3e7c // jl 0x5323 <k_pack_panel_bf16+0x3c3>
-	LONG $0x04b70f47; BYTE $0x69 // movzwl (%r9,%r13,2), %r8d
-	LONG $0x10e0c141 // shll $0x10, %r8d
-	WORD $0x33eb // jmp 0x5323 <k_pack_panel_bf16+0x3c3>
-	LONG $0x000000c7; WORD $0x0000 // movl $0x0, (%rax)
-	LONG $0x000440c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x4(%rax)
-	LONG $0x000840c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x8(%rax)
-	LONG $0x000c40c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0xc(%rax)
-	LONG $0x001040c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x10(%rax)
-	LONG $0x001440c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x14(%rax)
-	LONG $0x001840c7; WORD $0x0000; BYTE $0x00 // movl $0x0, 0x18(%rax)
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x1c408944 // movl %r8d, 0x1c(%rax)
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xfeea850f; WORD $0xffff // jne 0x5220 <k_pack_panel_bf16+0x2c0>
-	LONG $0xfffce5e9; BYTE $0xff // jmp 0x5020 <k_pack_panel_bf16+0xc0>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03388e0f; WORD $0x0000 // jle 0x567c <k_pack_panel_bf16+0x71c>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0xc22c8d4c // leaq (%rdx,%rax,8), %r13
-	LONG $0x822c8d48 // leaq (%rdx,%rax,4), %rbp
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x5ceb // jmp 0x53b5 <k_pack_panel_bf16+0x455>
-	QUAD $0x00000000a544c743; BYTE $0x00 // movl $0x0, (%r13,%r12,4)
-	QUAD $0x00000004a544c743; BYTE $0x00 // movl $0x0, 0x4(%r13,%r12,4)
-	QUAD $0x00000008a544c743; BYTE $0x00 // movl $0x0, 0x8(%r13,%r12,4)
-	QUAD $0x0000000ca544c743; BYTE $0x00 // movl $0x0, 0xc(%r13,%r12,4)
-	QUAD $0x00000010a544c743; BYTE $0x00 // movl $0x0, 0x10(%r13,%r12,4)
-	QUAD $0x00000014a544c743; BYTE $0x00 // movl $0x0, 0x14(%r13,%r12,4)
-	QUAD $0x00000018a544c743; BYTE $0x00 // movl $0x0, 0x18(%r13,%r12,4)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xa5448943; BYTE $0x1c // movl %eax, 0x1c(%r13,%r12,4)
-	LONG $0x08c48349 // addq $0x8, %r12
-	LONG $0xf8c78348 // addq $-0x8, %rdi
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	LONG $0x24643b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r12
-	LONG $0x02c78d0f; WORD $0x0000 // jge 0x567c <k_pack_panel_bf16+0x71c>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00a28e0f; WORD $0x0000 // jle 0x5460 <k_pack_panel_bf16+0x500>
-	WORD $0xb70f; BYTE $0x06 // movzwl (%rsi), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x0096860f; WORD $0x0000 // jbe 0x5468 <k_pack_panel_bf16+0x508>
-	LONG $0x4e04b70f // movzwl (%rsi,%rcx,2), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa2448942; BYTE $0x04 // movl %eax, 0x4(%rdx,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x0089860f; WORD $0x0000 // jbe 0x5471 <k_pack_panel_bf16+0x511>
-	LONG $0x04b70f42; BYTE $0x0e // movzwl (%rsi,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa2448942; BYTE $0x08 // movl %eax, 0x8(%rdx,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x7f76 // jbe 0x547a <k_pack_panel_bf16+0x51a>
-	LONG $0x04b70f42; BYTE $0x3e // movzwl (%rsi,%r15), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa2448942; BYTE $0x0c // movl %eax, 0xc(%rdx,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x7576 // jbe 0x5483 <k_pack_panel_bf16+0x523>
-	LONG $0x04b70f42; BYTE $0x06 // movzwl (%rsi,%r8), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa2448942; BYTE $0x10 // movl %eax, 0x10(%rdx,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	WORD $0x6b76 // jbe 0x548c <k_pack_panel_bf16+0x52c>
-	LONG $0x04b70f42; BYTE $0x16 // movzwl (%rsi,%r10), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa2448942; BYTE $0x14 // movl %eax, 0x14(%rdx,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x6176 // jbe 0x5495 <k_pack_panel_bf16+0x535>
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x0cb70f42; BYTE $0x36 // movzwl (%rsi,%r14), %ecx
-	WORD $0xe1c1; BYTE $0x10 // shll $0x10, %ecx
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xa24c8942; BYTE $0x18 // movl %ecx, 0x18(%rdx,%r12,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x4f72 // jb 0x54a0 <k_pack_panel_bf16+0x540>
-	LONG $0x04b70f42; BYTE $0x1e // movzwl (%rsi,%r11), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x45eb // jmp 0x54a0 <k_pack_panel_bf16+0x540>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x00000000a204c742 // movl $0x0, (%rdx,%r12,4)
-	QUAD $0x00000004a244c742; BYTE $0x00 // movl $0x0, 0x4(%rdx,%r12,4)
-	QUAD $0x00000008a244c742; BYTE $0x00 // movl $0x0, 0x8(%rdx,%r12,4)
-	QUAD $0x0000000ca244c742; BYTE $0x00 // movl $0x0, 0xc(%rdx,%r12,4)
-	QUAD $0x00000010a244c742; BYTE $0x00 // movl $0x0, 0x10(%rdx,%r12,4)
-	QUAD $0x00000014a244c742; BYTE $0x00 // movl $0x0, 0x14(%rdx,%r12,4)
-	QUAD $0x00000018a244c742; BYTE $0x00 // movl $0x0, 0x18(%rdx,%r12,4)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xa2448942; BYTE $0x1c // movl %eax, 0x1c(%rdx,%r12,4)
-	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
-	LONG $0xfeee840f; WORD $0xffff // je 0x539f <k_pack_panel_bf16+0x43f>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00aa8e0f; WORD $0x0000 // jle 0x5564 <k_pack_panel_bf16+0x604>
-	LONG $0x0246b70f // movzwl 0x2(%rsi), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448942; BYTE $0x00 // movl %eax, (%rbp,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x009d860f; WORD $0x0000 // jbe 0x556d <k_pack_panel_bf16+0x60d>
-	LONG $0x4e44b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rcx,2), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448942; BYTE $0x04 // movl %eax, 0x4(%rbp,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x008f860f; WORD $0x0000 // jbe 0x5576 <k_pack_panel_bf16+0x616>
-	LONG $0x44b70f42; WORD $0x020e // movzwl 0x2(%rsi,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448942; BYTE $0x08 // movl %eax, 0x8(%rbp,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0x0080860f; WORD $0x0000 // jbe 0x557f <k_pack_panel_bf16+0x61f>
-	LONG $0x44b70f42; WORD $0x023e // movzwl 0x2(%rsi,%r15), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448942; BYTE $0x0c // movl %eax, 0xc(%rbp,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x7576 // jbe 0x5588 <k_pack_panel_bf16+0x628>
-	LONG $0x44b70f42; WORD $0x0206 // movzwl 0x2(%rsi,%r8), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448942; BYTE $0x10 // movl %eax, 0x10(%rbp,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	WORD $0x6a76 // jbe 0x5591 <k_pack_panel_bf16+0x631>
-	LONG $0x44b70f42; WORD $0x0216 // movzwl 0x2(%rsi,%r10), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448942; BYTE $0x14 // movl %eax, 0x14(%rbp,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	WORD $0x5f76 // jbe 0x559a <k_pack_panel_bf16+0x63a>
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x4cb70f42; WORD $0x0236 // movzwl 0x2(%rsi,%r14), %ecx
-	WORD $0xe1c1; BYTE $0x10 // shll $0x10, %ecx
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xa54c8942; BYTE $0x18 // movl %ecx, 0x18(%rbp,%r12,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	WORD $0x4c72 // jb 0x55a5 <k_pack_panel_bf16+0x645>
-	LONG $0x44b70f42; WORD $0x021e // movzwl 0x2(%rsi,%r11), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x41eb // jmp 0x55a5 <k_pack_panel_bf16+0x645>
-	QUAD $0x00000000a544c742; BYTE $0x00 // movl $0x0, (%rbp,%r12,4)
-	QUAD $0x00000004a544c742; BYTE $0x00 // movl $0x0, 0x4(%rbp,%r12,4)
-	QUAD $0x00000008a544c742; BYTE $0x00 // movl $0x0, 0x8(%rbp,%r12,4)
-	QUAD $0x0000000ca544c742; BYTE $0x00 // movl $0x0, 0xc(%rbp,%r12,4)
-	QUAD $0x00000010a544c742; BYTE $0x00 // movl $0x0, 0x10(%rbp,%r12,4)
-	QUAD $0x00000014a544c742; BYTE $0x00 // movl $0x0, 0x14(%rbp,%r12,4)
-	QUAD $0x00000018a544c742; BYTE $0x00 // movl $0x0, 0x18(%rbp,%r12,4)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xa5448942; BYTE $0x1c // movl %eax, 0x1c(%rbp,%r12,4)
-	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
-	LONG $0xfde9840f; WORD $0xffff // je 0x539f <k_pack_panel_bf16+0x43f>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfd9a8e0f; WORD $0xffff // jle 0x5359 <k_pack_panel_bf16+0x3f9>
-	LONG $0x0446b70f // movzwl 0x4(%rsi), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448943; BYTE $0x00 // movl %eax, (%r13,%r12,4)
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xfd8d860f; WORD $0xffff // jbe 0x5362 <k_pack_panel_bf16+0x402>
-	LONG $0x4e44b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rcx,2), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448943; BYTE $0x04 // movl %eax, 0x4(%r13,%r12,4)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0xfd7f860f; WORD $0xffff // jbe 0x536b <k_pack_panel_bf16+0x40b>
-	LONG $0x44b70f42; WORD $0x040e // movzwl 0x4(%rsi,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448943; BYTE $0x08 // movl %eax, 0x8(%r13,%r12,4)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0xfd70860f; WORD $0xffff // jbe 0x5374 <k_pack_panel_bf16+0x414>
-	LONG $0x44b70f42; WORD $0x043e // movzwl 0x4(%rsi,%r15), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448943; BYTE $0x0c // movl %eax, 0xc(%r13,%r12,4)
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfd61860f; WORD $0xffff // jbe 0x537d <k_pack_panel_bf16+0x41d>
-	LONG $0x44b70f42; WORD $0x0406 // movzwl 0x4(%rsi,%r8), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448943; BYTE $0x10 // movl %eax, 0x10(%r13,%r12,4)
-	LONG $0x05ff8348 // cmpq $0x5, %rdi
-	LONG $0xfd52860f; WORD $0xffff // jbe 0x5386 <k_pack_panel_bf16+0x426>
-	LONG $0x44b70f42; WORD $0x0416 // movzwl 0x4(%rsi,%r10), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xa5448943; BYTE $0x14 // movl %eax, 0x14(%r13,%r12,4)
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	LONG $0xfd43860f; WORD $0xffff // jbe 0x538f <k_pack_panel_bf16+0x42f>
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x4cb70f42; WORD $0x0436 // movzwl 0x4(%rsi,%r14), %ecx
-	WORD $0xe1c1; BYTE $0x10 // shll $0x10, %ecx
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xa54c8943; BYTE $0x18 // movl %ecx, 0x18(%r13,%r12,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	LONG $0xfd2c820f; WORD $0xffff // jb 0x539a <k_pack_panel_bf16+0x43a>
-	LONG $0x44b70f42; WORD $0x041e // movzwl 0x4(%rsi,%r11), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x539a <k_pack_panel_bf16+0x43a>
-	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// pack_cols
 	BYTE $0x55 // pushq %rbp
@@ -4802,16 +5020,16 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca4c0f49 // cmovlq %r10, %rcx
 	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x04278e0f; WORD $0x0000 // jle 0x5af4 <k_pack_cols+0x454>
+	LONG $0x04278e0f; WORD $0x0000 // jle 0x5e24 <k_pack_cols+0x454>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x020c8e0f; WORD $0x0000 // jle 0x58e5 <k_pack_cols+0x245>
+	LONG $0x020c8e0f; WORD $0x0000 // jle 0x5c15 <k_pack_cols+0x245>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	QUAD $0xffffffffffe0b949; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r9 # imm = 0x7FFFFFFFFFFFFFE0
 	QUAD $0x000000000000bb49; WORD $0x2000 // movabsq $0x2000000000000000, %r11 # imm = 0x2000000000000000
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x02848d0f; WORD $0x0000 // jge 0x5982 <k_pack_cols+0x2e2>
+	LONG $0x02848d0f; WORD $0x0000 // jge 0x5cb2 <k_pack_cols+0x2e2>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x2949; BYTE $0xca // subq %rcx, %r10
 	LONG $0xff7a8d48 // leaq -0x1(%rdx), %rdi
@@ -4847,21 +5065,21 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60c58349 // addq $0x60, %r13
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x16eb // jmp 0x5795 <k_pack_cols+0xf5>
+	WORD $0x16eb // jmp 0x5ac5 <k_pack_cols+0xf5>
 	BYTE $0x90 // nop
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	LONG $0x035f840f; WORD $0x0000 // je 0x5af4 <k_pack_cols+0x454>
+	LONG $0x035f840f; WORD $0x0000 // je 0x5e24 <k_pack_cols+0x454>
 	LONG $0x20f98348 // cmpq $0x20, %rcx
 	LONG $0xc3920f41 // setb %r11b
 	LONG $0x245c0a44; BYTE $0x07 // orb 0x7(%rsp), %r11b
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x0874 // je 0x57b0 <k_pack_cols+0x110>
+	WORD $0x0874 // je 0x5ae0 <k_pack_cols+0x110>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x5aeb // jmp 0x5807 <k_pack_cols+0x167>
+	WORD $0x5aeb // jmp 0x5b37 <k_pack_cols+0x167>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -4875,13 +5093,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0x9e64; BYTE $0x60 // vmovups %ymm4, 0x60(%rsi,%r11,4)
 	LONG $0x20c38349 // addq $0x20, %r11
 	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	WORD $0xc175 // jne 0x57c0 <k_pack_cols+0x120>
+	WORD $0xc175 // jne 0x5af0 <k_pack_cols+0x120>
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x7874 // je 0x587f <k_pack_cols+0x1df>
+	WORD $0x7874 // je 0x5baf <k_pack_cols+0x1df>
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x2574 // je 0x5834 <k_pack_cols+0x194>
+	WORD $0x2574 // je 0x5b64 <k_pack_cols+0x194>
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -4889,10 +5107,10 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xbe0c // vmovss %xmm1, (%rsi,%r15,4)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	WORD $0xec75 // jne 0x5820 <k_pack_cols+0x180>
+	WORD $0xec75 // jne 0x5b50 <k_pack_cols+0x180>
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0xfcfb8349 // cmpq $-0x4, %r11
-	WORD $0x4277 // ja 0x587f <k_pack_cols+0x1df>
+	WORD $0x4277 // ja 0x5baf <k_pack_cols+0x1df>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x107a81c4; WORD $0xb80c // vmovss (%r8,%r15,4), %xmm1
 	LONG $0x117aa1c4; WORD $0xbe0c // vmovss %xmm1, (%rsi,%r15,4)
@@ -4904,11 +5122,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xbe4c; BYTE $0x0c // vmovss %xmm1, 0xc(%rsi,%r15,4)
 	LONG $0x04c78349 // addq $0x4, %r15
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0xc175 // jne 0x5840 <k_pack_cols+0x1a0>
+	WORD $0xc175 // jne 0x5b70 <k_pack_cols+0x1a0>
 	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
 	LONG $0x20fa8349 // cmpq $0x20, %r10
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x4372 // jb 0x58d0 <k_pack_cols+0x230>
+	WORD $0x4372 // jb 0x5c00 <k_pack_cols+0x230>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x117c81c4; WORD $0x9d44; BYTE $0xa0 // vmovups %ymm0, -0x60(%r13,%r11,4)
 	LONG $0x117c81c4; WORD $0x9d44; BYTE $0xc0 // vmovups %ymm0, -0x40(%r13,%r11,4)
@@ -4916,18 +5134,18 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0x9d44; BYTE $0x00 // vmovups %ymm0, (%r13,%r11,4)
 	LONG $0x20c38349 // addq $0x20, %r11
 	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
-	WORD $0xdb75 // jne 0x5890 <k_pack_cols+0x1f0>
+	WORD $0xdb75 // jne 0x5bc0 <k_pack_cols+0x1f0>
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	LONG $0xfebd840f; WORD $0xffff // je 0x5780 <k_pack_cols+0xe0>
+	LONG $0xfebd840f; WORD $0xffff // je 0x5ab0 <k_pack_cols+0xe0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x000000009e04c742 // movl $0x0, (%rsi,%r11,4)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
-	WORD $0xf075 // jne 0x58d0 <k_pack_cols+0x230>
-	LONG $0xfffe9be9; BYTE $0xff // jmp 0x5780 <k_pack_cols+0xe0>
+	WORD $0xf075 // jne 0x5c00 <k_pack_cols+0x230>
+	LONG $0xfffe9be9; BYTE $0xff // jmp 0x5ab0 <k_pack_cols+0xe0>
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x02068d0f; WORD $0x0000 // jge 0x5af4 <k_pack_cols+0x454>
+	LONG $0x02068d0f; WORD $0x0000 // jge 0x5e24 <k_pack_cols+0x454>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
@@ -4938,16 +5156,16 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000851c8d4c // leaq (,%rax,4), %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1beb // jmp 0x5932 <k_pack_cols+0x292>
+	WORD $0x1beb // jmp 0x5c62 <k_pack_cols+0x292>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xda // addq %r11, %r10
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x01c2840f; WORD $0x0000 // je 0x5af4 <k_pack_cols+0x454>
+	LONG $0x01c2840f; WORD $0x0000 // je 0x5e24 <k_pack_cols+0x454>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x20ff8348 // cmpq $0x20, %rdi
-	WORD $0x3572 // jb 0x5970 <k_pack_cols+0x2d0>
+	WORD $0x3572 // jb 0x5ca0 <k_pack_cols+0x2d0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x9066 // nop
 	LONG $0x117c81c4; WORD $0xb244; BYTE $0xa0 // vmovups %ymm0, -0x60(%r10,%r14,4)
@@ -4956,16 +5174,16 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xb204 // vmovups %ymm0, (%r10,%r14,4)
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	WORD $0xdc75 // jne 0x5940 <k_pack_cols+0x2a0>
+	WORD $0xdc75 // jne 0x5c70 <k_pack_cols+0x2a0>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0xb474 // je 0x5920 <k_pack_cols+0x280>
+	WORD $0xb474 // je 0x5c50 <k_pack_cols+0x280>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x00000000b604c742 // movl $0x0, (%rsi,%r14,4)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	WORD $0xf075 // jne 0x5970 <k_pack_cols+0x2d0>
-	WORD $0x9eeb // jmp 0x5920 <k_pack_cols+0x280>
+	WORD $0xf075 // jne 0x5ca0 <k_pack_cols+0x2d0>
+	WORD $0x9eeb // jmp 0x5c50 <k_pack_cols+0x280>
 	LONG $0xff7a8d48 // leaq -0x1(%rdx), %rdi
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xd7af0f4c // imulq %rdi, %r10
@@ -4990,20 +5208,20 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e4c149 // shlq $0x2, %r12
 	LONG $0x02e0c148 // shlq $0x2, %rax
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x1deb // jmp 0x59f2 <k_pack_cols+0x352>
+	WORD $0x1deb // jmp 0x5d22 <k_pack_cols+0x352>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x0102840f; WORD $0x0000 // je 0x5af4 <k_pack_cols+0x454>
+	LONG $0x0102840f; WORD $0x0000 // je 0x5e24 <k_pack_cols+0x454>
 	LONG $0x20f98348 // cmpq $0x20, %rcx
 	LONG $0xc7920f40 // setb %dil
 	WORD $0x0844; BYTE $0xd7 // orb %r10b, %dil
 	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x0d74 // je 0x5a10 <k_pack_cols+0x370>
+	WORD $0x0d74 // je 0x5d40 <k_pack_cols+0x370>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x63eb // jmp 0x5a6b <k_pack_cols+0x3cb>
+	WORD $0x63eb // jmp 0x5d9b <k_pack_cols+0x3cb>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -5017,13 +5235,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0xb65c; BYTE $0x60 // vmovups %ymm3, 0x60(%rsi,%r14,4)
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0x394d; BYTE $0xf1 // cmpq %r14, %r9
-	WORD $0xc175 // jne 0x5a20 <k_pack_cols+0x380>
+	WORD $0xc175 // jne 0x5d50 <k_pack_cols+0x380>
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	LONG $0xff75840f; WORD $0xffff // je 0x59e0 <k_pack_cols+0x340>
+	LONG $0xff75840f; WORD $0xffff // je 0x5d10 <k_pack_cols+0x340>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x2174 // je 0x5a94 <k_pack_cols+0x3f4>
+	WORD $0x2174 // je 0x5dc4 <k_pack_cols+0x3f4>
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -5031,10 +5249,10 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xb604 // vmovss %xmm0, (%rsi,%r14,4)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xec75 // jne 0x5a80 <k_pack_cols+0x3e0>
+	WORD $0xec75 // jne 0x5db0 <k_pack_cols+0x3e0>
 	WORD $0x2949; BYTE $0xcf // subq %rcx, %r15
 	LONG $0xfcff8349 // cmpq $-0x4, %r15
-	LONG $0xff3f870f; WORD $0xffff // ja 0x59e0 <k_pack_cols+0x340>
+	LONG $0xff3f870f; WORD $0xffff // ja 0x5d10 <k_pack_cols+0x340>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107a81c4; WORD $0xb004 // vmovss (%r8,%r14,4), %xmm0
 	LONG $0x117aa1c4; WORD $0xb604 // vmovss %xmm0, (%rsi,%r14,4)
@@ -5046,8 +5264,8 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xb644; BYTE $0x0c // vmovss %xmm0, 0xc(%rsi,%r14,4)
 	LONG $0x04c68349 // addq $0x4, %r14
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	WORD $0xc175 // jne 0x5ab0 <k_pack_cols+0x410>
-	LONG $0xfffeece9; BYTE $0xff // jmp 0x59e0 <k_pack_cols+0x340>
+	WORD $0xc175 // jne 0x5de0 <k_pack_cols+0x410>
+	LONG $0xfffeece9; BYTE $0xff // jmp 0x5d10 <k_pack_cols+0x340>
 	LONG $0x18c48348 // addq $0x18, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5074,16 +5292,16 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca4c0f49 // cmovlq %r10, %rcx
 	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x04278e0f; WORD $0x0000 // jle 0x5f64 <k_pack_cols_64+0x454>
+	LONG $0x04278e0f; WORD $0x0000 // jle 0x6294 <k_pack_cols_64+0x454>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x020c8e0f; WORD $0x0000 // jle 0x5d55 <k_pack_cols_64+0x245>
+	LONG $0x020c8e0f; WORD $0x0000 // jle 0x6085 <k_pack_cols_64+0x245>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	QUAD $0xfffffffffff0b949; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %r9 # imm = 0x7FFFFFFFFFFFFFF0
 	QUAD $0x000000000000bb49; WORD $0x1000 // movabsq $0x1000000000000000, %r11 # imm = 0x1000000000000000
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x02848d0f; WORD $0x0000 // jge 0x5df2 <k_pack_cols_64+0x2e2>
+	LONG $0x02848d0f; WORD $0x0000 // jge 0x6122 <k_pack_cols_64+0x2e2>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x2949; BYTE $0xca // subq %rcx, %r10
 	LONG $0xff7a8d48 // leaq -0x1(%rdx), %rdi
@@ -5119,21 +5337,21 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60c58349 // addq $0x60, %r13
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x16eb // jmp 0x5c05 <k_pack_cols_64+0xf5>
+	WORD $0x16eb // jmp 0x5f35 <k_pack_cols_64+0xf5>
 	BYTE $0x90 // nop
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	LONG $0x035f840f; WORD $0x0000 // je 0x5f64 <k_pack_cols_64+0x454>
+	LONG $0x035f840f; WORD $0x0000 // je 0x6294 <k_pack_cols_64+0x454>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
 	LONG $0xc3920f41 // setb %r11b
 	LONG $0x245c0a44; BYTE $0x07 // orb 0x7(%rsp), %r11b
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x0874 // je 0x5c20 <k_pack_cols_64+0x110>
+	WORD $0x0874 // je 0x5f50 <k_pack_cols_64+0x110>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x5aeb // jmp 0x5c77 <k_pack_cols_64+0x167>
+	WORD $0x5aeb // jmp 0x5fa7 <k_pack_cols_64+0x167>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -5147,13 +5365,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0xde64; BYTE $0x60 // vmovups %ymm4, 0x60(%rsi,%r11,8)
 	LONG $0x10c38349 // addq $0x10, %r11
 	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	WORD $0xc175 // jne 0x5c30 <k_pack_cols_64+0x120>
+	WORD $0xc175 // jne 0x5f60 <k_pack_cols_64+0x120>
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x7874 // je 0x5cef <k_pack_cols_64+0x1df>
+	WORD $0x7874 // je 0x601f <k_pack_cols_64+0x1df>
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x2574 // je 0x5ca4 <k_pack_cols_64+0x194>
+	WORD $0x2574 // je 0x5fd4 <k_pack_cols_64+0x194>
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -5161,10 +5379,10 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xfe0c // vmovsd %xmm1, (%rsi,%r15,8)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	WORD $0xec75 // jne 0x5c90 <k_pack_cols_64+0x180>
+	WORD $0xec75 // jne 0x5fc0 <k_pack_cols_64+0x180>
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0xfcfb8349 // cmpq $-0x4, %r11
-	WORD $0x4277 // ja 0x5cef <k_pack_cols_64+0x1df>
+	WORD $0x4277 // ja 0x601f <k_pack_cols_64+0x1df>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x107b81c4; WORD $0xf80c // vmovsd (%r8,%r15,8), %xmm1
 	LONG $0x117ba1c4; WORD $0xfe0c // vmovsd %xmm1, (%rsi,%r15,8)
@@ -5176,11 +5394,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xfe4c; BYTE $0x18 // vmovsd %xmm1, 0x18(%rsi,%r15,8)
 	LONG $0x04c78349 // addq $0x4, %r15
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0xc175 // jne 0x5cb0 <k_pack_cols_64+0x1a0>
+	WORD $0xc175 // jne 0x5fe0 <k_pack_cols_64+0x1a0>
 	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
 	LONG $0x10fa8349 // cmpq $0x10, %r10
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x4372 // jb 0x5d40 <k_pack_cols_64+0x230>
+	WORD $0x4372 // jb 0x6070 <k_pack_cols_64+0x230>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x117c81c4; WORD $0xdd44; BYTE $0xa0 // vmovups %ymm0, -0x60(%r13,%r11,8)
 	LONG $0x117c81c4; WORD $0xdd44; BYTE $0xc0 // vmovups %ymm0, -0x40(%r13,%r11,8)
@@ -5188,18 +5406,18 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xdd44; BYTE $0x00 // vmovups %ymm0, (%r13,%r11,8)
 	LONG $0x10c38349 // addq $0x10, %r11
 	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
-	WORD $0xdb75 // jne 0x5d00 <k_pack_cols_64+0x1f0>
+	WORD $0xdb75 // jne 0x6030 <k_pack_cols_64+0x1f0>
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	LONG $0xfebd840f; WORD $0xffff // je 0x5bf0 <k_pack_cols_64+0xe0>
+	LONG $0xfebd840f; WORD $0xffff // je 0x5f20 <k_pack_cols_64+0xe0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x00000000de04c74a // movq $0x0, (%rsi,%r11,8)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
-	WORD $0xf075 // jne 0x5d40 <k_pack_cols_64+0x230>
-	LONG $0xfffe9be9; BYTE $0xff // jmp 0x5bf0 <k_pack_cols_64+0xe0>
+	WORD $0xf075 // jne 0x6070 <k_pack_cols_64+0x230>
+	LONG $0xfffe9be9; BYTE $0xff // jmp 0x5f20 <k_pack_cols_64+0xe0>
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x02068d0f; WORD $0x0000 // jge 0x5f64 <k_pack_cols_64+0x454>
+	LONG $0x02068d0f; WORD $0x0000 // jge 0x6294 <k_pack_cols_64+0x454>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
@@ -5210,16 +5428,16 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000c51c8d4c // leaq (,%rax,8), %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1beb // jmp 0x5da2 <k_pack_cols_64+0x292>
+	WORD $0x1beb // jmp 0x60d2 <k_pack_cols_64+0x292>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xda // addq %r11, %r10
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x01c2840f; WORD $0x0000 // je 0x5f64 <k_pack_cols_64+0x454>
+	LONG $0x01c2840f; WORD $0x0000 // je 0x6294 <k_pack_cols_64+0x454>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x10ff8348 // cmpq $0x10, %rdi
-	WORD $0x3572 // jb 0x5de0 <k_pack_cols_64+0x2d0>
+	WORD $0x3572 // jb 0x6110 <k_pack_cols_64+0x2d0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x9066 // nop
 	LONG $0x117c81c4; WORD $0xf244; BYTE $0xa0 // vmovups %ymm0, -0x60(%r10,%r14,8)
@@ -5228,16 +5446,16 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xf204 // vmovups %ymm0, (%r10,%r14,8)
 	LONG $0x10c68349 // addq $0x10, %r14
 	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	WORD $0xdc75 // jne 0x5db0 <k_pack_cols_64+0x2a0>
+	WORD $0xdc75 // jne 0x60e0 <k_pack_cols_64+0x2a0>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0xb474 // je 0x5d90 <k_pack_cols_64+0x280>
+	WORD $0xb474 // je 0x60c0 <k_pack_cols_64+0x280>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x00000000f604c74a // movq $0x0, (%rsi,%r14,8)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	WORD $0xf075 // jne 0x5de0 <k_pack_cols_64+0x2d0>
-	WORD $0x9eeb // jmp 0x5d90 <k_pack_cols_64+0x280>
+	WORD $0xf075 // jne 0x6110 <k_pack_cols_64+0x2d0>
+	WORD $0x9eeb // jmp 0x60c0 <k_pack_cols_64+0x280>
 	LONG $0xff7a8d48 // leaq -0x1(%rdx), %rdi
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xd7af0f4c // imulq %rdi, %r10
@@ -5262,20 +5480,20 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03e4c149 // shlq $0x3, %r12
 	LONG $0x03e0c148 // shlq $0x3, %rax
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x1deb // jmp 0x5e62 <k_pack_cols_64+0x352>
+	WORD $0x1deb // jmp 0x6192 <k_pack_cols_64+0x352>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x0102840f; WORD $0x0000 // je 0x5f64 <k_pack_cols_64+0x454>
+	LONG $0x0102840f; WORD $0x0000 // je 0x6294 <k_pack_cols_64+0x454>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
 	LONG $0xc7920f40 // setb %dil
 	WORD $0x0844; BYTE $0xd7 // orb %r10b, %dil
 	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x0d74 // je 0x5e80 <k_pack_cols_64+0x370>
+	WORD $0x0d74 // je 0x61b0 <k_pack_cols_64+0x370>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x63eb // jmp 0x5edb <k_pack_cols_64+0x3cb>
+	WORD $0x63eb // jmp 0x620b <k_pack_cols_64+0x3cb>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -5289,13 +5507,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0xf65c; BYTE $0x60 // vmovups %ymm3, 0x60(%rsi,%r14,8)
 	LONG $0x10c68349 // addq $0x10, %r14
 	WORD $0x394d; BYTE $0xf1 // cmpq %r14, %r9
-	WORD $0xc175 // jne 0x5e90 <k_pack_cols_64+0x380>
+	WORD $0xc175 // jne 0x61c0 <k_pack_cols_64+0x380>
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	LONG $0xff75840f; WORD $0xffff // je 0x5e50 <k_pack_cols_64+0x340>
+	LONG $0xff75840f; WORD $0xffff // je 0x6180 <k_pack_cols_64+0x340>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x2174 // je 0x5f04 <k_pack_cols_64+0x3f4>
+	WORD $0x2174 // je 0x6234 <k_pack_cols_64+0x3f4>
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -5303,10 +5521,10 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xf604 // vmovsd %xmm0, (%rsi,%r14,8)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xec75 // jne 0x5ef0 <k_pack_cols_64+0x3e0>
+	WORD $0xec75 // jne 0x6220 <k_pack_cols_64+0x3e0>
 	WORD $0x2949; BYTE $0xcf // subq %rcx, %r15
 	LONG $0xfcff8349 // cmpq $-0x4, %r15
-	LONG $0xff3f870f; WORD $0xffff // ja 0x5e50 <k_pack_cols_64+0x340>
+	LONG $0xff3f870f; WORD $0xffff // ja 0x6180 <k_pack_cols_64+0x340>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107b81c4; WORD $0xf004 // vmovsd (%r8,%r14,8), %xmm0
 	LONG $0x117ba1c4; WORD $0xf604 // vmovsd %xmm0, (%rsi,%r14,8)
@@ -5318,8 +5536,8 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xf644; BYTE $0x18 // vmovsd %xmm0, 0x18(%rsi,%r14,8)
 	LONG $0x04c68349 // addq $0x4, %r14
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	WORD $0xc175 // jne 0x5f20 <k_pack_cols_64+0x410>
-	LONG $0xfffeece9; BYTE $0xff // jmp 0x5e50 <k_pack_cols_64+0x340>
+	WORD $0xc175 // jne 0x6250 <k_pack_cols_64+0x410>
+	LONG $0xfffeece9; BYTE $0xff // jmp 0x6180 <k_pack_cols_64+0x340>
 	LONG $0x18c48348 // addq $0x18, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5343,26 +5561,26 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x029f8f0f; WORD $0x0000 // jg 0x6245 <k_mul_few+0x2c5>
+	LONG $0x029f8f0f; WORD $0x0000 // jg 0x6575 <k_mul_few+0x2c5>
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x0599840f; WORD $0x0000 // je 0x6549 <k_mul_few+0x5c9>
+	LONG $0x0599840f; WORD $0x0000 // je 0x6879 <k_mul_few+0x5c9>
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x193c850f; WORD $0x0000 // jne 0x78f6 <k_mul_few+0x1976>
+	LONG $0x193c850f; WORD $0x0000 // jne 0x7c26 <k_mul_few+0x1976>
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0aa58d0f; WORD $0x0000 // jge 0x6a77 <k_mul_few+0xaf7>
+	LONG $0x0aa58d0f; WORD $0x0000 // jge 0x6da7 <k_mul_few+0xaf7>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
 	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x190e8e0f; WORD $0x0000 // jle 0x78f6 <k_mul_few+0x1976>
+	LONG $0x190e8e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
 	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
 	WORD $0x0348; BYTE $0x0a // addq (%rdx), %rcx
 	LONG $0x40528b4c // movq 0x40(%rdx), %r10
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x18258e0f; WORD $0x0000 // jle 0x7825 <k_mul_few+0x18a5>
+	LONG $0x18258e0f; WORD $0x0000 // jle 0x7b55 <k_mul_few+0x18a5>
 	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
 	LONG $0x10428b48 // movq 0x10(%rdx), %rax
 	LONG $0x285a8b48 // movq 0x28(%rdx), %rbx
@@ -5395,19 +5613,19 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
 	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
-	WORD $0x37eb // jmp 0x60bf <k_mul_few+0x13f>
+	WORD $0x37eb // jmp 0x63ef <k_mul_few+0x13f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
 	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x014a840f; WORD $0x0000 // je 0x61f0 <k_mul_few+0x270>
+	LONG $0x014a840f; WORD $0x0000 // je 0x6520 <k_mul_few+0x270>
 	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
 	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
 	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	LONG $0x173f8d0f; WORD $0x0000 // jge 0x77fe <k_mul_few+0x187e>
+	LONG $0x173f8d0f; WORD $0x0000 // jge 0x7b2e <k_mul_few+0x187e>
 	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
@@ -5417,13 +5635,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0xb67d // jge 0x609d <k_mul_few+0x11d>
+	WORD $0xb67d // jge 0x63cd <k_mul_few+0x11d>
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
 	LONG $0x9e148d4e // leaq (%rsi,%r11,4), %r10
 	LONG $0xa0c28349 // addq $-0x60, %r10
 	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	WORD $0x3aeb // jmp 0x6137 <k_mul_few+0x1b7>
+	WORD $0x3aeb // jmp 0x6467 <k_mul_few+0x1b7>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x6c28fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm5
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
@@ -5436,14 +5654,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c28348 // addq $0x4, %rdx
 	LONG $0x04c28349 // addq $0x4, %r10
 	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
-	LONG $0xff59840f; WORD $0xffff // je 0x6090 <k_mul_few+0x110>
+	LONG $0xff59840f; WORD $0xffff // je 0x63c0 <k_mul_few+0x110>
 	LONG $0x4c29fcc5; WORD $0x6024 // vmovaps %ymm1, 0x60(%rsp)
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0xc37e // jle 0x6109 <k_mul_few+0x189>
+	WORD $0xc37e // jle 0x6439 <k_mul_few+0x189>
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x8445; BYTE $0xf6 // testb %r14b, %r14b
-	WORD $0x7274 // je 0x61c0 <k_mul_few+0x240>
+	WORD $0x7274 // je 0x64f0 <k_mul_few+0x240>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x826c; BYTE $0xa0 // vmovups -0x60(%rdx,%r8,4), %ymm5
@@ -5456,11 +5674,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00c08484117c21c4; WORD $0x0000 // vmovups %ymm8, 0xc0(%rsp,%r8,4)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0xb775 // jne 0x6160 <k_mul_few+0x1e0>
+	WORD $0xb775 // jne 0x6490 <k_mul_few+0x1e0>
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
-	LONG $0xff4b840f; WORD $0xffff // je 0x6100 <k_mul_few+0x180>
-	WORD $0x0ceb // jmp 0x61c3 <k_mul_few+0x243>
+	LONG $0xff4b840f; WORD $0xffff // je 0x6430 <k_mul_few+0x180>
+	WORD $0x0ceb // jmp 0x64f3 <k_mul_few+0x243>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
@@ -5472,14 +5690,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0xe975 // jne 0x61d0 <k_mul_few+0x250>
-	LONG $0xffff14e9; BYTE $0xff // jmp 0x6100 <k_mul_few+0x180>
+	WORD $0xe975 // jne 0x6500 <k_mul_few+0x250>
+	LONG $0xffff14e9; BYTE $0xff // jmp 0x6430 <k_mul_few+0x180>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	WORD $0x3774 // je 0x6233 <k_mul_few+0x2b3>
+	WORD $0x3774 // je 0x6563 <k_mul_few+0x2b3>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x38358d48; WORD $0x0017; BYTE $0x00 // leaq 0x1738(%rip), %rsi # 0x7940 <lanes>
+	LONG $0x08358d48; WORD $0x0017; BYTE $0x00 // leaq 0x1708(%rip), %rsi # 0x7c40 <lanes>
 	LONG $0x4410fcc5; WORD $0x2086 // vmovups 0x20(%rsi,%rax,4), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm0, %ymm2
 	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
@@ -5488,31 +5706,31 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
 	LONG $0xd358d4c5 // vaddps %ymm3, %ymm5, %ymm2
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0xfffe80e9; BYTE $0xff // jmp 0x60b3 <k_mul_few+0x133>
+	LONG $0xfffe80e9; BYTE $0xff // jmp 0x63e3 <k_mul_few+0x133>
 	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
 	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
 	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
-	LONG $0xfffe6ee9; BYTE $0xff // jmp 0x60b3 <k_mul_few+0x133>
+	LONG $0xfffe6ee9; BYTE $0xff // jmp 0x63e3 <k_mul_few+0x133>
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x056e840f; WORD $0x0000 // je 0x67bd <k_mul_few+0x83d>
+	LONG $0x056e840f; WORD $0x0000 // je 0x6aed <k_mul_few+0x83d>
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x169d850f; WORD $0x0000 // jne 0x78f6 <k_mul_few+0x1976>
+	LONG $0x169d850f; WORD $0x0000 // jne 0x7c26 <k_mul_few+0x1976>
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0af88d0f; WORD $0x0000 // jge 0x6d6c <k_mul_few+0xdec>
+	LONG $0x0af88d0f; WORD $0x0000 // jge 0x709c <k_mul_few+0xdec>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000a024a48b4c // movq 0xa0(%rsp), %r12
 	WORD $0x2949; BYTE $0xd4 // subq %rdx, %r12
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x16678e0f; WORD $0x0000 // jle 0x78f6 <k_mul_few+0x1976>
+	LONG $0x16678e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
 	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
 	WORD $0x034c; BYTE $0x02 // addq (%rdx), %r8
 	LONG $0x406a8b4c // movq 0x40(%rdx), %r13
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x15ab8e0f; WORD $0x0000 // jle 0x7852 <k_mul_few+0x18d2>
+	LONG $0x15ab8e0f; WORD $0x0000 // jle 0x7b82 <k_mul_few+0x18d2>
 	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
 	LONG $0x10428b48 // movq 0x10(%rdx), %rax
 	LONG $0x28728b48 // movq 0x28(%rdx), %rsi
@@ -5547,13 +5765,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	WORD $0x3feb // jmp 0x6379 <k_mul_few+0x3f9>
+	WORD $0x3feb // jmp 0x66a9 <k_mul_few+0x3f9>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x017a840f; WORD $0x0000 // je 0x64d0 <k_mul_few+0x550>
+	LONG $0x017a840f; WORD $0x0000 // je 0x6800 <k_mul_few+0x550>
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
 	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
 	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
@@ -5561,7 +5779,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x18 // addq 0x18(%rsp), %r8
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0x14918d0f; WORD $0x0000 // jge 0x780a <k_mul_few+0x188a>
+	LONG $0x14918d0f; WORD $0x0000 // jge 0x7b3a <k_mul_few+0x188a>
 	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
@@ -5573,14 +5791,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0xa47d // jge 0x634d <k_mul_few+0x3cd>
+	WORD $0xa47d // jge 0x667d <k_mul_few+0x3cd>
 	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x981c8d4c // leaq (%rax,%rbx,4), %r11
 	LONG $0x982c8d4c // leaq (%rax,%rbx,4), %r13
 	LONG $0xa0c58349 // addq $-0x60, %r13
 	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	WORD $0x59eb // jmp 0x641d <k_mul_few+0x49d>
+	WORD $0x59eb // jmp 0x674d <k_mul_few+0x49d>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x4c287cc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm9
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
@@ -5597,14 +5815,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c38349 // addq $0x4, %r11
 	LONG $0x04c58349 // addq $0x4, %r13
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xff23840f; WORD $0xffff // je 0x6340 <k_mul_few+0x3c0>
+	LONG $0xff23840f; WORD $0xffff // je 0x6670 <k_mul_few+0x3c0>
 	LONG $0x5c29fcc5; WORD $0x6024 // vmovaps %ymm3, 0x60(%rsp)
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xac7e // jle 0x63d9 <k_mul_few+0x459>
+	WORD $0xac7e // jle 0x6709 <k_mul_few+0x459>
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
 	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	WORD $0x6b74 // je 0x64a0 <k_mul_few+0x520>
+	WORD $0x6b74 // je 0x67d0 <k_mul_few+0x520>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x107c01c4; WORD $0x834c; BYTE $0xa0 // vmovups -0x60(%r11,%r8,4), %ymm9
@@ -5617,11 +5835,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00c084a4117c21c4; WORD $0x0000 // vmovups %ymm12, 0xc0(%rsp,%r8,4)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	WORD $0xb775 // jne 0x6440 <k_mul_few+0x4c0>
+	WORD $0xb775 // jne 0x6770 <k_mul_few+0x4c0>
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xff3b840f; WORD $0xffff // je 0x63d0 <k_mul_few+0x450>
-	WORD $0x0ceb // jmp 0x64a3 <k_mul_few+0x523>
+	LONG $0xff3b840f; WORD $0xffff // je 0x6700 <k_mul_few+0x450>
+	WORD $0x0ceb // jmp 0x67d3 <k_mul_few+0x523>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
@@ -5633,14 +5851,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
-	WORD $0xe975 // jne 0x64b0 <k_mul_few+0x530>
-	LONG $0xffff04e9; BYTE $0xff // jmp 0x63d0 <k_mul_few+0x450>
+	WORD $0xe975 // jne 0x67e0 <k_mul_few+0x530>
+	LONG $0xffff04e9; BYTE $0xff // jmp 0x6700 <k_mul_few+0x450>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	WORD $0x5374 // je 0x652f <k_mul_few+0x5af>
+	WORD $0x5374 // je 0x685f <k_mul_few+0x5af>
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x580d8d48; WORD $0x0014; BYTE $0x00 // leaq 0x1458(%rip), %rcx # 0x7940 <lanes>
+	LONG $0x280d8d48; WORD $0x0014; BYTE $0x00 // leaq 0x1428(%rip), %rcx # 0x7c40 <lanes>
 	LONG $0x4410fcc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm0
 	LONG $0x2c7dc2c4; BYTE $0x08 // vmaskmovps (%r8), %ymm0, %ymm1
 	LONG $0xe158bcc5 // vaddps %ymm1, %ymm8, %ymm4
@@ -5655,28 +5873,28 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
 	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
 	LONG $0x88048d4c // leaq (%rax,%rcx,4), %r8
-	LONG $0xfffe3ce9; BYTE $0xff // jmp 0x636b <k_mul_few+0x3eb>
+	LONG $0xfffe3ce9; BYTE $0xff // jmp 0x669b <k_mul_few+0x3eb>
 	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
 	LONG $0xc528fcc5 // vmovaps %ymm5, %ymm0
 	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
 	LONG $0xcf28fcc5 // vmovaps %ymm7, %ymm1
 	LONG $0xc4297cc5 // vmovaps %ymm8, %ymm4
-	LONG $0xfffe22e9; BYTE $0xff // jmp 0x636b <k_mul_few+0x3eb>
+	LONG $0xfffe22e9; BYTE $0xff // jmp 0x669b <k_mul_few+0x3eb>
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0cab8d0f; WORD $0x0000 // jge 0x720c <k_mul_few+0x128c>
+	LONG $0x0cab8d0f; WORD $0x0000 // jge 0x753c <k_mul_few+0x128c>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x245c294c; BYTE $0x20 // subq %r11, 0x20(%rsp)
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x13828e0f; WORD $0x0000 // jle 0x78f6 <k_mul_few+0x1976>
+	LONG $0x13828e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
 	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
 	WORD $0x0348; BYTE $0x08 // addq (%rax), %rcx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0x40508b48 // movq 0x40(%rax), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x13078e0f; WORD $0x0000 // jle 0x7898 <k_mul_few+0x1918>
+	LONG $0x13078e0f; WORD $0x0000 // jle 0x7bc8 <k_mul_few+0x1918>
 	LONG $0x08708b48 // movq 0x8(%rax), %rsi
 	LONG $0x10788b48 // movq 0x10(%rax), %rdi
 	LONG $0x28488b48 // movq 0x28(%rax), %rcx
@@ -5698,22 +5916,22 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x64eb // jmp 0x664e <k_mul_few+0x6ce>
+	WORD $0x64eb // jmp 0x697e <k_mul_few+0x6ce>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x1874 // je 0x6610 <k_mul_few+0x690>
+	WORD $0x1874 // je 0x6940 <k_mul_few+0x690>
 	LONG $0xd258f4c5 // vaddps %ymm2, %ymm1, %ymm2
 	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
 	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0x497c // jl 0x664e <k_mul_few+0x6ce>
-	LONG $0x001297e9; BYTE $0x00 // jmp 0x78a1 <k_mul_few+0x1921>
+	WORD $0x497c // jl 0x697e <k_mul_few+0x6ce>
+	LONG $0x001297e9; BYTE $0x00 // jmp 0x7bd1 <k_mul_few+0x1921>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	WORD $0x2074 // je 0x663c <k_mul_few+0x6bc>
+	WORD $0x2074 // je 0x696c <k_mul_few+0x6bc>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x183d8d48; WORD $0x0013; BYTE $0x00 // leaq 0x1318(%rip), %rdi # 0x7940 <lanes>
+	LONG $0xe83d8d48; WORD $0x0012; BYTE $0x00 // leaq 0x12e8(%rip), %rdi # 0x7c40 <lanes>
 	LONG $0x4c10fcc5; WORD $0x2087 // vmovups 0x20(%rdi,%rax,4), %ymm1
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x2c75e2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm1, %ymm1
@@ -5721,7 +5939,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
 	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x12538d0f; WORD $0x0000 // jge 0x78a1 <k_mul_few+0x1921>
+	LONG $0x12538d0f; WORD $0x0000 // jge 0x7bd1 <k_mul_few+0x1921>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
 	WORD $0x294c; BYTE $0xfb // subq %r15, %rbx
@@ -5730,14 +5948,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe24c0f4c // cmovlq %rdx, %r12
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x817d // jge 0x65f3 <k_mul_few+0x673>
+	WORD $0x817d // jge 0x6923 <k_mul_few+0x673>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00c08e0f; WORD $0x0000 // jle 0x673b <k_mul_few+0x7bb>
+	LONG $0x00c08e0f; WORD $0x0000 // jle 0x6a6b <k_mul_few+0x7bb>
 	LONG $0xb32c8d4f // leaq (%r11,%r14,4), %r13
 	LONG $0xb31c8d4b // leaq (%r11,%r14,4), %rbx
 	LONG $0xa0c38348 // addq $-0x60, %rbx
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	WORD $0x25eb // jmp 0x66b1 <k_mul_few+0x731>
+	WORD $0x25eb // jmp 0x69e1 <k_mul_few+0x731>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x187da2c4; WORD $0xbe1c // vbroadcastss (%rsi,%r15,4), %ymm3
 	LONG $0xb865e2c4; WORD $0x2454; BYTE $0x60 // vfmadd231ps 0x60(%rsp), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
@@ -5745,10 +5963,10 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c58349 // addq $0x4, %r13
 	LONG $0x04c38348 // addq $0x4, %rbx
 	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	LONG $0xff3f840f; WORD $0xffff // je 0x65f0 <k_mul_few+0x670>
+	LONG $0xff3f840f; WORD $0xffff // je 0x6920 <k_mul_few+0x670>
 	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
 	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x5474 // je 0x6710 <k_mul_few+0x790>
+	WORD $0x5474 // je 0x6a40 <k_mul_few+0x790>
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0x9066 // nop
 	LONG $0x107cc1c4; WORD $0xbd5c; BYTE $0xa0 // vmovups -0x60(%r13,%rdi,4), %ymm3
@@ -5761,11 +5979,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0bcb411fcc5; BYTE $0x00 // vmovups %ymm6, 0xc0(%rsp,%rdi,4)
 	LONG $0x20c78348 // addq $0x20, %rdi
 	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xba75 // jne 0x66c0 <k_mul_few+0x740>
+	WORD $0xba75 // jne 0x69f0 <k_mul_few+0x740>
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x8274 // je 0x6690 <k_mul_few+0x710>
-	WORD $0x03eb // jmp 0x6713 <k_mul_few+0x793>
+	WORD $0x8274 // je 0x69c0 <k_mul_few+0x710>
+	WORD $0x03eb // jmp 0x6a43 <k_mul_few+0x793>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0xfaaf0f49 // imulq %r10, %rdi
@@ -5776,24 +5994,24 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0xea75 // jne 0x6720 <k_mul_few+0x7a0>
-	LONG $0xffff55e9; BYTE $0xff // jmp 0x6690 <k_mul_few+0x710>
+	WORD $0xea75 // jne 0x6a50 <k_mul_few+0x7a0>
+	LONG $0xffff55e9; BYTE $0xff // jmp 0x69c0 <k_mul_few+0x710>
 	LONG $0x00fb8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rbx # imm = 0x100
 	LONG $0x000100bf; BYTE $0x00 // movl $0x100, %edi # imm = 0x100
 	LONG $0xdf4d0f48 // cmovgeq %rdi, %rbx
 	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0x03e28349 // andq $0x3, %r10
-	WORD $0x1c74 // je 0x6773 <k_mul_few+0x7f3>
+	WORD $0x1c74 // je 0x6aa3 <k_mul_few+0x7f3>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x187da2c4; WORD $0xbe1c // vbroadcastss (%rsi,%r15,4), %ymm3
 	LONG $0xb87de2c4; BYTE $0xd3 // vfmadd231ps %ymm3, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm3) + ymm2
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xed75 // jne 0x6760 <k_mul_few+0x7e0>
+	WORD $0xed75 // jne 0x6a90 <k_mul_few+0x7e0>
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xfe70820f; WORD $0xffff // jb 0x65f0 <k_mul_few+0x670>
+	LONG $0xfe70820f; WORD $0xffff // jb 0x6920 <k_mul_few+0x670>
 	LONG $0x187da2c4; WORD $0xbe1c // vbroadcastss (%rsi,%r15,4), %ymm3
 	LONG $0xa87de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm2
 	LONG $0x187da2c4; WORD $0xbe64; BYTE $0x04 // vbroadcastss 0x4(%rsi,%r15,4), %ymm4
@@ -5804,23 +6022,23 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa87de2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm2) + ymm3
 	LONG $0x04c78349 // addq $0x4, %r15
 	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
-	WORD $0xc875 // jne 0x6780 <k_mul_few+0x800>
-	LONG $0xfffe33e9; BYTE $0xff // jmp 0x65f0 <k_mul_few+0x670>
+	WORD $0xc875 // jne 0x6ab0 <k_mul_few+0x800>
+	LONG $0xfffe33e9; BYTE $0xff // jmp 0x6920 <k_mul_few+0x670>
 	LONG $0x38478b48 // movq 0x38(%rdi), %rax
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0c7a8d0f; WORD $0x0000 // jge 0x7452 <k_mul_few+0x14d2>
+	LONG $0x0c7a8d0f; WORD $0x0000 // jge 0x7782 <k_mul_few+0x14d2>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
 	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x11058e0f; WORD $0x0000 // jle 0x78f6 <k_mul_few+0x1976>
+	LONG $0x11058e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
 	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
 	WORD $0x0348; BYTE $0x0a // addq (%rdx), %rcx
 	LONG $0x40428b4c // movq 0x40(%rdx), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x10b78e0f; WORD $0x0000 // jle 0x78c0 <k_mul_few+0x1940>
+	LONG $0x10b78e0f; WORD $0x0000 // jle 0x7bf0 <k_mul_few+0x1940>
 	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
 	LONG $0x10428b48 // movq 0x10(%rdx), %rax
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
@@ -5855,20 +6073,20 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
 	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
-	WORD $0x3aeb // jmp 0x68d3 <k_mul_few+0x953>
+	WORD $0x3aeb // jmp 0x6c03 <k_mul_few+0x953>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x015a840f; WORD $0x0000 // je 0x6a10 <k_mul_few+0xa90>
+	LONG $0x015a840f; WORD $0x0000 // je 0x6d40 <k_mul_few+0xa90>
 	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
 	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
 	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
 	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
 	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0x0f438d0f; WORD $0x0000 // jge 0x7816 <k_mul_few+0x1896>
+	LONG $0x0f438d0f; WORD $0x0000 // jge 0x7b46 <k_mul_few+0x1896>
 	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
@@ -5879,13 +6097,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xae7d // jge 0x68ad <k_mul_few+0x92d>
+	WORD $0xae7d // jge 0x6bdd <k_mul_few+0x92d>
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
 	LONG $0xa0148d4a // leaq (%rax,%r12,4), %rdx
 	LONG $0xa01c8d4e // leaq (%rax,%r12,4), %r11
 	LONG $0xa0c38349 // addq $-0x60, %r11
 	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x4deb // jmp 0x6962 <k_mul_few+0x9e2>
+	WORD $0x4deb // jmp 0x6c92 <k_mul_few+0x9e2>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x7c28fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm7
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
@@ -5900,14 +6118,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c28348 // addq $0x4, %rdx
 	LONG $0x04c38349 // addq $0x4, %r11
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xff3e840f; WORD $0xffff // je 0x68a0 <k_mul_few+0x920>
+	LONG $0xff3e840f; WORD $0xffff // je 0x6bd0 <k_mul_few+0x920>
 	LONG $0x4c29fcc5; WORD $0x6024 // vmovaps %ymm1, 0x60(%rsp)
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0xb87e // jle 0x6929 <k_mul_few+0x9a9>
+	WORD $0xb87e // jle 0x6c59 <k_mul_few+0x9a9>
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x8445; BYTE $0xf6 // testb %r14b, %r14b
-	WORD $0x6774 // je 0x69e0 <k_mul_few+0xa60>
+	WORD $0x6774 // je 0x6d10 <k_mul_few+0xa60>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x107ca1c4; WORD $0x827c; BYTE $0xa0 // vmovups -0x60(%rdx,%r8,4), %ymm7
@@ -5920,11 +6138,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00c08494117c21c4; WORD $0x0000 // vmovups %ymm10, 0xc0(%rsp,%r8,4)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0xb775 // jne 0x6980 <k_mul_few+0xa00>
+	WORD $0xb775 // jne 0x6cb0 <k_mul_few+0xa00>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0xff4b840f; WORD $0xffff // je 0x6920 <k_mul_few+0x9a0>
-	WORD $0x0ceb // jmp 0x69e3 <k_mul_few+0xa63>
+	LONG $0xff4b840f; WORD $0xffff // je 0x6c50 <k_mul_few+0x9a0>
+	WORD $0x0ceb // jmp 0x6d13 <k_mul_few+0xa63>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
@@ -5936,14 +6154,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
 	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0xe975 // jne 0x69f0 <k_mul_few+0xa70>
-	LONG $0xffff14e9; BYTE $0xff // jmp 0x6920 <k_mul_few+0x9a0>
+	WORD $0xe975 // jne 0x6d20 <k_mul_few+0xa70>
+	LONG $0xffff14e9; BYTE $0xff // jmp 0x6c50 <k_mul_few+0x9a0>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x487a8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdx)
-	WORD $0x4574 // je 0x6a61 <k_mul_few+0xae1>
+	WORD $0x4574 // je 0x6d91 <k_mul_few+0xae1>
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x18358d48; WORD $0x000f; BYTE $0x00 // leaq 0xf18(%rip), %rsi # 0x7940 <lanes>
+	LONG $0xe8358d48; WORD $0x000e; BYTE $0x00 // leaq 0xee8(%rip), %rsi # 0x7c40 <lanes>
 	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm0, %ymm2
 	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
@@ -5955,12 +6173,12 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0xfffe66e9; BYTE $0xff // jmp 0x68c7 <k_mul_few+0x947>
+	LONG $0xfffe66e9; BYTE $0xff // jmp 0x6bf7 <k_mul_few+0x947>
 	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
 	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
-	LONG $0xfffe50e9; BYTE $0xff // jmp 0x68c7 <k_mul_few+0x947>
+	LONG $0xfffe50e9; BYTE $0xff // jmp 0x6bf7 <k_mul_few+0x947>
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x28578b4c // movq 0x28(%rdi), %r10
@@ -5996,7 +6214,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x4ceb // jmp 0x6b5c <k_mul_few+0xbdc>
+	WORD $0x4ceb // jmp 0x6e8c <k_mul_few+0xbdc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
@@ -6014,21 +6232,21 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
 	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
 	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
-	LONG $0xf4798f0f; WORD $0xffff // jg 0x5fd5 <k_mul_few+0x55>
+	LONG $0xf4798f0f; WORD $0xffff // jg 0x6305 <k_mul_few+0x55>
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
 	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
 	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x997e // jle 0x6b10 <k_mul_few+0xb90>
+	WORD $0x997e // jle 0x6e40 <k_mul_few+0xb90>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x4eeb // jmp 0x6bd2 <k_mul_few+0xc52>
+	WORD $0x4eeb // jmp 0x6f02 <k_mul_few+0xc52>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	LONG $0x01c2840f; WORD $0x0000 // je 0x6d62 <k_mul_few+0xde2>
+	LONG $0x01c2840f; WORD $0x0000 // je 0x7092 <k_mul_few+0xde2>
 	LONG $0x0758fcc5 // vaddps (%rdi), %ymm0, %ymm0
 	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
 	LONG $0x9f048d4a // leaq (%rdi,%r11,4), %rax
@@ -6039,7 +6257,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd928fcc5 // vmovaps %ymm1, %ymm3
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0xff468d0f; WORD $0xffff // jge 0x6b18 <k_mul_few+0xb98>
+	LONG $0xff468d0f; WORD $0xffff // jge 0x6e48 <k_mul_few+0xb98>
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
@@ -6053,7 +6271,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x01388f0f; WORD $0x0000 // jg 0x6d47 <k_mul_few+0xdc7>
+	LONG $0x01388f0f; WORD $0x0000 // jg 0x7077 <k_mul_few+0xdc7>
 	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x1078a1c4; WORD $0x9f24 // vmovups (%rdi,%r11,4), %xmm4
@@ -6092,8 +6310,8 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c38349 // addq $0x8, %r11
 	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0xff398e0f; WORD $0xffff // jle 0x6c20 <k_mul_few+0xca0>
-	WORD $0x5eeb // jmp 0x6d47 <k_mul_few+0xdc7>
+	LONG $0xff398e0f; WORD $0xffff // jle 0x6f50 <k_mul_few+0xca0>
+	WORD $0x5eeb // jmp 0x7077 <k_mul_few+0xdc7>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x107aa1c4; WORD $0x8e24 // vmovss (%rsi,%r9,4), %xmm4
 	LONG $0x215983c4; WORD $0x8f24; BYTE $0x10 // vinsertps $0x10, (%r15,%r9,4), %xmm4, %xmm4 # xmm4 = xmm4[0],mem[0],xmm4[2,3]
@@ -6110,14 +6328,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	WORD $0xa47c // jl 0x6cf0 <k_mul_few+0xd70>
+	WORD $0xa47c // jl 0x7020 <k_mul_few+0xd70>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xfe36840f; WORD $0xffff // je 0x6b90 <k_mul_few+0xc10>
+	LONG $0xfe36840f; WORD $0xffff // je 0x6ec0 <k_mul_few+0xc10>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	LONG $0xfffe4be9; BYTE $0xff // jmp 0x6bb7 <k_mul_few+0xc37>
+	LONG $0xfffe4be9; BYTE $0xff // jmp 0x6ee7 <k_mul_few+0xc37>
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
@@ -6161,7 +6379,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x6ea9 <k_mul_few+0xf29>
+	LONG $0x000080e9; BYTE $0x00 // jmp 0x71d9 <k_mul_few+0xf29>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -6186,12 +6404,12 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c014c; BYTE $0x58 // addq %r11, 0x58(%rsp)
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	QUAD $0x000000a024843b48 // cmpq 0xa0(%rsp), %rax
-	LONG $0xf3cd8f0f; WORD $0xffff // jg 0x6276 <k_mul_few+0x2f6>
+	LONG $0xf3cd8f0f; WORD $0xffff // jg 0x65a6 <k_mul_few+0x2f6>
 	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
 	LONG $0x931c8d4d // leaq (%r11,%rdx,4), %r11
 	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff6a8e0f; WORD $0xffff // jle 0x6e30 <k_mul_few+0xeb0>
+	LONG $0xff6a8e0f; WORD $0xffff // jle 0x7160 <k_mul_few+0xeb0>
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x18408b48 // movq 0x18(%rax), %rax
 	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
@@ -6205,10 +6423,10 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	WORD $0x5beb // jmp 0x6f62 <k_mul_few+0xfe2>
+	WORD $0x5beb // jmp 0x7292 <k_mul_few+0xfe2>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0x0284840f; WORD $0x0000 // je 0x71a0 <k_mul_few+0x1220>
+	LONG $0x0284840f; WORD $0x0000 // je 0x74d0 <k_mul_few+0x1220>
 	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
 	LONG $0xdb58ccc5 // vaddps %ymm3, %ymm6, %ymm3
 	LONG $0xc958dcc5 // vaddps %ymm1, %ymm4, %ymm1
@@ -6222,7 +6440,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf328fcc5 // vmovaps %ymm3, %ymm6
 	LONG $0xfd28fcc5 // vmovaps %ymm5, %ymm7
 	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0xfede8d0f; WORD $0xffff // jge 0x6e40 <k_mul_few+0xec0>
+	LONG $0xfede8d0f; WORD $0xffff // jge 0x7170 <k_mul_few+0xec0>
 	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
 	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
 	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
@@ -6242,7 +6460,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
 	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
 	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x01448f0f; WORD $0x0000 // jg 0x7101 <k_mul_few+0x1181>
+	LONG $0x01448f0f; WORD $0x0000 // jg 0x7431 <k_mul_few+0x1181>
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107841c4; WORD $0xb904 // vmovups (%r9,%rdi,4), %xmm8
@@ -6298,11 +6516,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c78348 // addq $0x8, %rdi
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xfecf8e0f; WORD $0xffff // jle 0x6fd0 <k_mul_few+0x1050>
+	LONG $0xfecf8e0f; WORD $0xffff // jle 0x7300 <k_mul_few+0x1050>
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
 	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0xfdfe8d0f; WORD $0xffff // jge 0x6f10 <k_mul_few+0xf90>
+	LONG $0xfdfe8d0f; WORD $0xffff // jge 0x7240 <k_mul_few+0xf90>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107a41c4; WORD $0x9104 // vmovss (%r9,%rdx,4), %xmm8
 	LONG $0x213943c4; WORD $0x9604; BYTE $0x10 // vinsertps $0x10, (%r14,%rdx,4), %xmm8, %xmm8 # xmm8 = xmm8[0],mem[0],xmm8[2,3]
@@ -6323,14 +6541,14 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb83dc2c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm10) + ymm0
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0x8e7c // jl 0x7120 <k_mul_few+0x11a0>
-	LONG $0xfffd79e9; BYTE $0xff // jmp 0x6f10 <k_mul_few+0xf90>
+	WORD $0x8e7c // jl 0x7450 <k_mul_few+0x11a0>
+	LONG $0xfffd79e9; BYTE $0xff // jmp 0x7240 <k_mul_few+0xf90>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
 	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
 	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
-	WORD $0x4674 // je 0x71ff <k_mul_few+0x127f>
+	WORD $0x4674 // je 0x752f <k_mul_few+0x127f>
 	LONG $0x5854c1c4; BYTE $0x2b // vaddps (%r11), %ymm5, %ymm5
 	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
 	LONG $0x586481c4; WORD $0xb31c // vaddps (%r11,%r14,4), %ymm3, %ymm3
@@ -6346,9 +6564,9 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	LONG $0xb01c8d4e // leaq (%rax,%r14,4), %r11
-	LONG $0xfffd42e9; BYTE $0xff // jmp 0x6f41 <k_mul_few+0xfc1>
+	LONG $0xfffd42e9; BYTE $0xff // jmp 0x7271 <k_mul_few+0xfc1>
 	QUAD $0x00000090249c034c // addq 0x90(%rsp), %r11
-	LONG $0xfffd35e9; BYTE $0xff // jmp 0x6f41 <k_mul_few+0xfc1>
+	LONG $0xfffd35e9; BYTE $0xff // jmp 0x7271 <k_mul_few+0xfc1>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
@@ -6376,7 +6594,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	QUAD $0x000000282444c748; BYTE $0x00 // movq $0x0, 0x28(%rsp)
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x4deb // jmp 0x72c9 <k_mul_few+0x1349>
+	WORD $0x4deb // jmp 0x75f9 <k_mul_few+0x1349>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
@@ -6395,19 +6613,19 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
 	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xf29b8f0f; WORD $0xffff // jg 0x6564 <k_mul_few+0x5e4>
+	LONG $0xf29b8f0f; WORD $0xffff // jg 0x6894 <k_mul_few+0x5e4>
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xad7e // jle 0x7280 <k_mul_few+0x1300>
+	WORD $0xad7e // jle 0x75b0 <k_mul_few+0x1300>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x16eb // jmp 0x72f2 <k_mul_few+0x1372>
+	WORD $0x16eb // jmp 0x7622 <k_mul_few+0x1372>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
 	LONG $0xc128fcc5 // vmovaps %ymm1, %ymm0
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0x927d // jge 0x7284 <k_mul_few+0x1304>
+	WORD $0x927d // jge 0x75b4 <k_mul_few+0x1304>
 	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
@@ -6418,7 +6636,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x044b8d49 // leaq 0x4(%r11), %rcx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0x00fa8f0f; WORD $0x0000 // jg 0x741b <k_mul_few+0x149b>
+	LONG $0x00fa8f0f; WORD $0x0000 // jg 0x774b <k_mul_few+0x149b>
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x1410f8c5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %xmm2
@@ -6449,8 +6667,8 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c18348 // addq $0x8, %rcx
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0xff6a8e0f; WORD $0xffff // jle 0x7330 <k_mul_few+0x13b0>
-	WORD $0x53eb // jmp 0x741b <k_mul_few+0x149b>
+	LONG $0xff6a8e0f; WORD $0xffff // jle 0x7660 <k_mul_few+0x13b0>
+	WORD $0x53eb // jmp 0x774b <k_mul_few+0x149b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x107a81c4; WORD $0x9914 // vmovss (%r9,%r11,4), %xmm2
 	LONG $0x216983c4; WORD $0x9e14; BYTE $0x10 // vinsertps $0x10, (%r14,%r11,4), %xmm2, %xmm2 # xmm2 = xmm2[0],mem[0],xmm2[2,3]
@@ -6465,17 +6683,17 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb86de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm4) + ymm1
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0xb07c // jl 0x73d0 <k_mul_few+0x1450>
+	WORD $0xb07c // jl 0x7700 <k_mul_few+0x1450>
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfeb7850f; WORD $0xffff // jne 0x72e0 <k_mul_few+0x1360>
+	LONG $0xfeb7850f; WORD $0xffff // jne 0x7610 <k_mul_few+0x1360>
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	LONG $0x48798348; BYTE $0x00 // cmpq $0x0, 0x48(%rcx)
 	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0xfeab840f; WORD $0xffff // je 0x72e9 <k_mul_few+0x1369>
+	LONG $0xfeab840f; WORD $0xffff // je 0x7619 <k_mul_few+0x1369>
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x0c58f4c5; BYTE $0xb9 // vaddps (%rcx,%rdi,4), %ymm1, %ymm1
-	LONG $0xfffe97e9; BYTE $0xff // jmp 0x72e9 <k_mul_few+0x1369>
+	LONG $0xfffe97e9; BYTE $0xff // jmp 0x7619 <k_mul_few+0x1369>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
@@ -6509,7 +6727,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x61eb // jmp 0x7540 <k_mul_few+0x15c0>
+	WORD $0x61eb // jmp 0x7870 <k_mul_few+0x15c0>
 	BYTE $0x90 // nop
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -6532,13 +6750,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
 	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
 	QUAD $0x0000008824843b48 // cmpq 0x88(%rsp), %rax
-	LONG $0xf29b8f0f; WORD $0xffff // jg 0x67db <k_mul_few+0x85b>
+	LONG $0xf29b8f0f; WORD $0xffff // jg 0x6b0b <k_mul_few+0x85b>
 	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
 	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
 	LONG $0xba3c8d49 // leaq (%r10,%rdi,4), %rdi
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x847e // jle 0x74e0 <k_mul_few+0x1560>
+	WORD $0x847e // jle 0x7810 <k_mul_few+0x1560>
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x18408b48 // movq 0x18(%rax), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
@@ -6553,11 +6771,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	WORD $0x7deb // jmp 0x761b <k_mul_few+0x169b>
+	WORD $0x7deb // jmp 0x794b <k_mul_few+0x169b>
 	WORD $0x9066 // nop
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	LONG $0x0244840f; WORD $0x0000 // je 0x77f4 <k_mul_few+0x1874>
+	LONG $0x0244840f; WORD $0x0000 // je 0x7b24 <k_mul_few+0x1874>
 	LONG $0x1f58e4c5 // vaddps (%rdi), %ymm3, %ymm3
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
 	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
@@ -6580,7 +6798,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0xfed18d0f; WORD $0xffff // jge 0x74ec <k_mul_few+0x156c>
+	LONG $0xfed18d0f; WORD $0xffff // jge 0x781c <k_mul_few+0x156c>
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x294c; BYTE $0xd7 // subq %r10, %rdi
@@ -6594,7 +6812,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0x01758f0f; WORD $0x0000 // jg 0x77d2 <k_mul_few+0x1852>
+	LONG $0x01758f0f; WORD $0x0000 // jg 0x7b02 <k_mul_few+0x1852>
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x3410f8c5; BYTE $0xbe // vmovups (%rsi,%rdi,4), %xmm6
@@ -6641,8 +6859,8 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c78348 // addq $0x8, %rdi
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
 	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0xff078e0f; WORD $0xffff // jle 0x7670 <k_mul_few+0x16f0>
-	WORD $0x67eb // jmp 0x77d2 <k_mul_few+0x1852>
+	LONG $0xff078e0f; WORD $0xffff // jle 0x79a0 <k_mul_few+0x16f0>
+	WORD $0x67eb // jmp 0x7b02 <k_mul_few+0x1852>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x107a81c4; WORD $0x9134 // vmovss (%r9,%r10,4), %xmm6
 	LONG $0x2149a3c4; WORD $0x9334; BYTE $0x10 // vinsertps $0x10, (%rbx,%r10,4), %xmm6, %xmm6 # xmm6 = xmm6[0],mem[0],xmm6[2,3]
@@ -6661,39 +6879,39 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb84dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm8) + ymm0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	WORD $0x997c // jl 0x7770 <k_mul_few+0x17f0>
+	WORD $0x997c // jl 0x7aa0 <k_mul_few+0x17f0>
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xfdb8840f; WORD $0xffff // je 0x75a0 <k_mul_few+0x1620>
+	LONG $0xfdb8840f; WORD $0xffff // je 0x78d0 <k_mul_few+0x1620>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xc958dcc5 // vaddps %ymm1, %ymm4, %ymm1
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0x247c0348; BYTE $0x50 // addq 0x50(%rsp), %rdi
-	LONG $0xfffdfee9; BYTE $0xff // jmp 0x75fc <k_mul_few+0x167c>
+	LONG $0xfffdfee9; BYTE $0xff // jmp 0x792c <k_mul_few+0x167c>
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	WORD $0x26eb // jmp 0x7830 <k_mul_few+0x18b0>
+	WORD $0x26eb // jmp 0x7b60 <k_mul_few+0x18b0>
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	WORD $0x4feb // jmp 0x7865 <k_mul_few+0x18e5>
+	WORD $0x4feb // jmp 0x7b95 <k_mul_few+0x18e5>
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x78cf <k_mul_few+0x194f>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x7bff <k_mul_few+0x194f>
 	WORD $0xf749; BYTE $0xdf // negq %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x09058d48; WORD $0x0001; BYTE $0x00 // leaq 0x109(%rip), %rax # 0x7940 <lanes>
+	LONG $0xd9058d48; WORD $0x0000; BYTE $0x00 // leaq 0xd9(%rip), %rax # 0x7c40 <lanes>
 	LONG $0x107ca1c4; WORD $0xb84c; BYTE $0x20 // vmovups 0x20(%rax,%r15,4), %ymm1
 	LONG $0x2e75e2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%rcx)
 	LONG $0x18428b48 // movq 0x18(%rdx), %rax
 	LONG $0x2e75e2c4; WORD $0x8114 // vmaskmovps %ymm2, %ymm1, (%rcx,%rax,4)
-	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x78f6 <k_mul_few+0x1976>
+	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x7c26 <k_mul_few+0x1976>
 	WORD $0xf749; BYTE $0xdc // negq %r12
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xd4058d48; WORD $0x0000; BYTE $0x00 // leaq 0xd4(%rip), %rax # 0x7940 <lanes>
+	LONG $0xa4058d48; WORD $0x0000; BYTE $0x00 // leaq 0xa4(%rip), %rax # 0x7c40 <lanes>
 	LONG $0x107ca1c4; WORD $0xa05c; BYTE $0x20 // vmovups 0x20(%rax,%r12,4), %ymm3
 	LONG $0x2e65c2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm3, (%r8)
 	LONG $0x18428b48 // movq 0x18(%rdx), %rax
@@ -6702,21 +6920,21 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x81148d48 // leaq (%rcx,%rax,4), %rdx
 	LONG $0x2e65e2c4; WORD $0x8114 // vmaskmovps %ymm2, %ymm3, (%rcx,%rax,4)
 	LONG $0x2e65e2c4; WORD $0x8204 // vmaskmovps %ymm0, %ymm3, (%rdx,%rax,4)
-	WORD $0x5eeb // jmp 0x78f6 <k_mul_few+0x1976>
+	WORD $0x5eeb // jmp 0x7c26 <k_mul_few+0x1976>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x940d8d48; WORD $0x0000; BYTE $0x00 // leaq 0x94(%rip), %rcx # 0x7940 <lanes>
+	LONG $0x640d8d48; WORD $0x0000; BYTE $0x00 // leaq 0x64(%rip), %rcx # 0x7c40 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x2e7de2c4; BYTE $0x10 // vmaskmovps %ymm2, %ymm0, (%rax)
-	WORD $0x36eb // jmp 0x78f6 <k_mul_few+0x1976>
+	WORD $0x36eb // jmp 0x7c26 <k_mul_few+0x1976>
 	WORD $0xf749; BYTE $0xdf // negq %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x6a058d48; WORD $0x0000; BYTE $0x00 // leaq 0x6a(%rip), %rax # 0x7940 <lanes>
+	LONG $0x3a058d48; WORD $0x0000; BYTE $0x00 // leaq 0x3a(%rip), %rax # 0x7c40 <lanes>
 	LONG $0x107ca1c4; WORD $0xb84c; BYTE $0x20 // vmovups 0x20(%rax,%r15,4), %ymm1
 	LONG $0x2e75e2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm1, (%rcx)
 	LONG $0x18428b48 // movq 0x18(%rdx), %rax
@@ -6732,54 +6950,6 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

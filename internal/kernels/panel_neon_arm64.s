@@ -14,7 +14,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// panel_shape
-	WORD $0x10048808 // adr x8, 0x9100 <k_mul_few+0x1424>
+	WORD $0x10048a08 // adr x8, 0x9140 <k_mul_few+0x142c>
 	WORD $0x3dc00100 // ldr q0, [x8]
 	WORD $0x52800088 // mov w8, #0x4 // =4
 	WORD $0xf9000808 // str x8, [x0, #0x10]
@@ -24,136 +24,172 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul_panels
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540202cb // b.lt 0x4078 <k_mul_panels+0x4060>
-	WORD $0xd102c3ff // sub sp, sp, #0xb0
+	WORD $0x540200ab // b.lt 0x4034 <k_mul_panels+0x401c>
+	WORD $0xd10343ff // sub sp, sp, #0xd0
 	WORD $0xa940ac0a // ldp x10, x11, [x0, #0x8]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xaa0803e2 // mov x2, x8
-	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
-	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
-	WORD $0xf90003eb // str x11, [sp]
+	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
+	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
+	WORD $0xf90007eb // str x11, [sp, #0x8]
 	WORD $0xa942ac0c // ldp x12, x11, [x0, #0x28]
-	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0xf9002bfd // str x29, [sp, #0x50]
-	WORD $0xa9066ffe // stp x30, x27, [sp, #0x60]
-	WORD $0xa90767fa // stp x26, x25, [sp, #0x70]
-	WORD $0xa9085ff8 // stp x24, x23, [sp, #0x80]
-	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
-	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
-	WORD $0xa900a3eb // stp x11, x8, [sp, #0x8]
+	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
+	WORD $0xf9003bfd // str x29, [sp, #0x70]
+	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
+	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
+	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
+	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
+	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
+	WORD $0xa90123eb // stp x11, x8, [sp, #0x10]
 	WORD $0x1400000a // b 0x8c <k_mul_panels+0x74>
-	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0xd1002042 // sub x2, x2, #0x8
-	WORD $0x9b0b7d08 // mul x8, x8, x11
-	WORD $0x8b08094a // add x10, x10, x8, lsl #2
 	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xd1002042 // sub x2, x2, #0x8
+	WORD $0x9b047d08 // mul x8, x8, x4
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0x8b08094a // add x10, x10, x8, lsl #2
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5401fe4a // b.ge 0x4050 <k_mul_panels+0x4038>
+	WORD $0x5401fc2a // b.ge 0x400c <k_mul_panels+0x3ff4>
 	WORD $0xcb090103 // sub x3, x8, x9
 	WORD $0x5280010b // mov w11, #0x8 // =8
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
 	WORD $0x91000c68 // add x8, x3, #0x3
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
 	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
 	WORD $0xf100207f // cmp x3, #0x8
-	WORD $0x9a8bb108 // csel x8, x8, x11, lt
+	WORD $0x9a8bb104 // csel x4, x8, x11, lt
+	WORD $0xf100247f // cmp x3, #0x9
+	WORD $0x5400014b // b.lt 0xdc <k_mul_panels+0xc4>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xd37be908 // lsl x8, x8, #5
+	WORD $0xb100fd09 // adds x9, x8, #0x3f
+	WORD $0x9101f908 // add x8, x8, #0x7e
+	WORD $0x9a89b108 // csel x8, x8, x9, lt
+	WORD $0x9346fd05 // asr x5, x8, #6
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x54fffdab // b.lt 0x68 <k_mul_panels+0x50>
-	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0xf9400c06 // ldr x6, [x0, #0x18]
+	WORD $0x540000aa // b.ge 0xe8 <k_mul_panels+0xd0>
+	WORD $0x17ffffe4 // b 0x68 <k_mul_panels+0x50>
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54fffc2b // b.lt 0x68 <k_mul_panels+0x50>
+	WORD $0xf9401819 // ldr x25, [x0, #0x30]
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0x5280006e // mov w14, #0x3 // =3
-	WORD $0x1a9fd7e8 // cset w8, gt
-	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
 	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0xd37ef49d // lsl x29, x4, #2
+	WORD $0x91000f28 // add x8, x25, #0x3
+	WORD $0xf100033f // cmp x25, #0x0
+	WORD $0xd37ef73e // lsl x30, x25, #2
+	WORD $0x9a99b108 // csel x8, x8, x25, lt
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0x9b097e89 // mul x9, x20, x9
+	WORD $0x1a9fd7eb // cset w11, gt
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x9342fd1a // asr x26, x8, #2
 	WORD $0x1a9fd7ed // cset w13, gt
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x9b097ccb // mul x11, x6, x9
-	WORD $0x9a9fc0c7 // csel x7, x6, xzr, gt
+	WORD $0x9b147d6b // mul x11, x11, x20
+	WORD $0x9a9fc295 // csel x21, x20, xzr, gt
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0xf94003fd // ldr x29, [sp]
+	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x9b067dad // mul x13, x13, x6
-	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x9b067dd3 // mul x19, x14, x6
+	WORD $0x9b147dad // mul x13, x13, x20
+	WORD $0x8b0909fb // add x27, x15, x9, lsl #2
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x9b147dd6 // mul x22, x14, x20
 	WORD $0x528000ae // mov w14, #0x5 // =5
 	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x8b0b09f7 // add x23, x15, x11, lsl #2
-	WORD $0x9b067dce // mul x14, x14, x6
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xd37ff9ba // lsl x26, x13, #1
-	WORD $0x9b067d08 // mul x8, x8, x6
-	WORD $0xd37ef578 // lsl x24, x11, #2
-	WORD $0xf9002fee // str x14, [sp, #0x58]
+	WORD $0xd37ef568 // lsl x8, x11, #2
+	WORD $0x9b147dce // mul x14, x14, x20
+	WORD $0xf94007eb // ldr x11, [sp, #0x8]
+	WORD $0xd37ff9af // lsl x15, x13, #1
+	WORD $0xf9003fee // str x14, [sp, #0x78]
 	WORD $0x528000ce // mov w14, #0x6 // =6
 	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x9b067dd5 // mul x21, x14, x6
+	WORD $0x9b147dce // mul x14, x14, x20
+	WORD $0xf9001fee // str x14, [sp, #0x38]
 	WORD $0x528000ee // mov w14, #0x7 // =7
-	WORD $0xd37ef51b // lsl x27, x8, #2
 	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
-	WORD $0x9b067dd6 // mul x22, x14, x6
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xd37ef5d9 // lsl x25, x14, #2
-	WORD $0x1400000a // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xb4000068 // cbz x8, 0x15c <k_mul_panels+0x144>
-	WORD $0x3dc00201 // ldr q1, [x16]
+	WORD $0x9b147dce // mul x14, x14, x20
+	WORD $0xa902bbe8 // stp x8, x14, [sp, #0x28]
+	WORD $0x1400000b // b 0x1c4 <k_mul_panels+0x1ac>
+	WORD $0xb4000068 // cbz x8, 0x1a8 <k_mul_panels+0x190>
+	WORD $0x3dc00221 // ldr q1, [x17]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x3d800200 // str q0, [x16]
-	WORD $0x9b197fc8 // mul x8, x30, x25
-	WORD $0x910030a5 // add x5, x5, #0xc
-	WORD $0xeb0c00bf // cmp x5, x12
-	WORD $0x8b080bbd // add x29, x29, x8, lsl #2
-	WORD $0x54fff7ca // b.ge 0x68 <k_mul_panels+0x50>
-	WORD $0xcb05018f // sub x15, x12, x5
-	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0x54000ead // b.le 0x350 <k_mul_panels+0x338>
-	WORD $0x5280007e // mov w30, #0x3 // =3
-	WORD $0x8b1803c8 // add x8, x30, x24
-	WORD $0x8b050af0 // add x16, x23, x5, lsl #2
-	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54000f0d // b.le 0x370 <k_mul_panels+0x358>
-	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x540016ad // b.le 0x46c <k_mul_panels+0x454>
-	WORD $0xf100851f // cmp x8, #0x21
-	WORD $0x54002460 // b.eq 0x62c <k_mul_panels+0x614>
-	WORD $0xf100891f // cmp x8, #0x22
-	WORD $0x54003040 // b.eq 0x7b0 <k_mul_panels+0x798>
-	WORD $0xf1008d1f // cmp x8, #0x23
-	WORD $0x54fffd81 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
-	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
+	WORD $0x3d800220 // str q0, [x17]
+	WORD $0x9b017fc8 // mul x8, x30, x1
+	WORD $0x910030e7 // add x7, x7, #0xc
+	WORD $0x8b060346 // add x6, x26, x6
+	WORD $0xeb0c00ff // cmp x7, x12
+	WORD $0x8b08096b // add x11, x11, x8, lsl #2
+	WORD $0x54fff54a // b.ge 0x68 <k_mul_panels+0x50>
+	WORD $0xeb0500df // cmp x6, x5
+	WORD $0x5400238a // b.ge 0x638 <k_mul_panels+0x620>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0x9b047d08 // mul x8, x8, x4
+	WORD $0x8b06110d // add x13, x8, x6, lsl #4
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xcb07018e // sub x14, x12, x7
+	WORD $0xf1002ddf // cmp x14, #0xb
+	WORD $0x5400234c // b.gt 0x64c <k_mul_panels+0x634>
+	WORD $0xb1000dc9 // adds x9, x14, #0x3
+	WORD $0x910019d0 // add x16, x14, #0x6
+	WORD $0x9a89b209 // csel x9, x16, x9, lt
+	WORD $0x9342fd21 // asr x1, x9, #2
+	WORD $0x8b1d0029 // add x9, x1, x29
+	WORD $0x8b0d094d // add x13, x10, x13, lsl #2
+	WORD $0x8b070b71 // add x17, x27, x7, lsl #2
+	WORD $0xf100453f // cmp x9, #0x11
+	WORD $0x540022ed // b.le 0x664 <k_mul_panels+0x64c>
+	WORD $0xf100813f // cmp x9, #0x20
+	WORD $0x5400396d // b.le 0x93c <k_mul_panels+0x924>
+	WORD $0xf100853f // cmp x9, #0x21
+	WORD $0x54005d80 // b.eq 0xdc8 <k_mul_panels+0xdb0>
+	WORD $0xf100893f // cmp x9, #0x22
+	WORD $0x54008200 // b.eq 0x1260 <k_mul_panels+0x1248>
+	WORD $0xf1008d3f // cmp x9, #0x23
+	WORD $0x54fffc21 // b.ne 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b150a29 // add x9, x17, x21, lsl #2
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0x8b160a33 // add x19, x17, x22, lsl #2
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9403ff0 // ldr x16, [sp, #0x78]
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf9801260 // prfm pldl1keep, [x19, #0x20]
+	WORD $0x8b090a29 // add x9, x17, x9, lsl #2
+	WORD $0xf9401ff3 // ldr x19, [sp, #0x38]
+	WORD $0x8b100a30 // add x16, x17, x16, lsl #2
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
+	WORD $0x8b130a33 // add x19, x17, x19, lsl #2
 	WORD $0xf9800200 // prfm pldl1keep, [x16]
 	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
 	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x8b1b0a08 // add x8, x16, x27, lsl #2
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
-	WORD $0x8b150a0d // add x13, x16, x21, lsl #2
-	WORD $0xf9402feb // ldr x11, [sp, #0x58]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
-	WORD $0x8b160a08 // add x8, x16, x22, lsl #2
-	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
-	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
-	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9401be9 // ldr x9, [sp, #0x30]
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
@@ -172,4113 +208,4099 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400a18b // b.lt 0x16cc <k_mul_panels+0x16b4>
-	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x540090c0 // b.eq 0x14bc <k_mul_panels+0x14a4>
-	WORD $0x927ef10d // and x13, x8, #0x7ffffffffffffffc
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ee // mov x14, x29
-	WORD $0xaa0b03e1 // mov x1, x11
-	WORD $0xad4021c9 // ldp q9, q8, [x14]
-	WORD $0x3dc009ca // ldr q10, [x14, #0x20]
-	WORD $0x4ddfc82b // ld1r { v11.4s }, [x1], #4
-	WORD $0xbd40002c // ldr s12, [x1]
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0x4f8c113c // fmla v28.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c111b // fmla v27.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c115a // fmla v26.4s, v10.4s, v12.s[0]
-	WORD $0x4e2bcd3f // fmla v31.4s, v9.4s, v11.4s
-	WORD $0x4e2bcd1e // fmla v30.4s, v8.4s, v11.4s
-	WORD $0x4e2bcd5d // fmla v29.4s, v10.4s, v11.4s
-	WORD $0x2d412d6c // ldp s12, s11, [x11, #0x8]
-	WORD $0x4f8c1139 // fmla v25.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1157 // fmla v23.4s, v10.4s, v12.s[0]
-	WORD $0x4f8b1136 // fmla v22.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1154 // fmla v20.4s, v10.4s, v11.s[0]
-	WORD $0x2d422d6c // ldp s12, s11, [x11, #0x10]
-	WORD $0x4f8c1133 // fmla v19.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1151 // fmla v17.4s, v10.4s, v12.s[0]
-	WORD $0x4f8b1130 // fmla v16.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1146 // fmla v6.4s, v10.4s, v11.s[0]
-	WORD $0x2d432d6c // ldp s12, s11, [x11, #0x18]
-	WORD $0x9100816b // add x11, x11, #0x20
-	WORD $0x4f8c1125 // fmla v5.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1143 // fmla v3.4s, v10.4s, v12.s[0]
-	WORD $0x4f8b1122 // fmla v2.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1140 // fmla v0.4s, v10.4s, v11.s[0]
-	WORD $0x54fffba1 // b.ne 0x2b4 <k_mul_panels+0x29c>
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54008c42 // b.hs 0x14d0 <k_mul_panels+0x14b8>
-	WORD $0x140004e0 // b 0x16cc <k_mul_panels+0x16b4>
-	WORD $0xb1000de8 // adds x8, x15, #0x3
-	WORD $0x910019eb // add x11, x15, #0x6
-	WORD $0x9a88b168 // csel x8, x11, x8, lt
-	WORD $0x9342fd1e // asr x30, x8, #2
-	WORD $0x8b1803c8 // add x8, x30, x24
-	WORD $0x8b050af0 // add x16, x23, x5, lsl #2
-	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54fff14c // b.gt 0x194 <k_mul_panels+0x17c>
-	WORD $0xf100191f // cmp x8, #0x6
-	WORD $0x5400034c // b.gt 0x3dc <k_mul_panels+0x3c4>
-	WORD $0xf100151f // cmp x8, #0x5
-	WORD $0x54000f80 // b.eq 0x56c <k_mul_panels+0x554>
-	WORD $0xf100191f // cmp x8, #0x6
-	WORD $0x54ffeee1 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54002d8b // b.lt 0x950 <k_mul_panels+0x938>
-	WORD $0xf24005b1 // ands x17, x13, #0x3
-	WORD $0x540029e0 // b.eq 0x8e4 <k_mul_panels+0x8cc>
-	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xacc10d62 // ldp q2, q3, [x11], #0x20
-	WORD $0x4ddfc904 // ld1r { v4.4s }, [x8], #4
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
-	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54ffff61 // b.ne 0x3b8 <k_mul_panels+0x3a0>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54002922 // b.hs 0x8f8 <k_mul_panels+0x8e0>
-	WORD $0x1400015e // b 0x950 <k_mul_panels+0x938>
-	WORD $0xf1001d1f // cmp x8, #0x7
-	WORD $0x54000f20 // b.eq 0x5c4 <k_mul_panels+0x5ac>
-	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54ffebc1 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
-	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540034eb // b.lt 0xabc <k_mul_panels+0xaa4>
-	WORD $0xf24005b1 // ands x17, x13, #0x3
-	WORD $0x54003000 // b.eq 0xa28 <k_mul_panels+0xa10>
-	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0x2d401905 // ldp s5, s6, [x8]
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x2d414107 // ldp s7, s16, [x8, #0x8]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x3cc10564 // ldr q4, [x11], #0x10
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54fffee1 // b.ne 0x438 <k_mul_panels+0x420>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54002ec2 // b.hs 0xa3c <k_mul_panels+0xa24>
-	WORD $0x14000195 // b 0xabc <k_mul_panels+0xaa4>
-	WORD $0xf100491f // cmp x8, #0x12
-	WORD $0x54001440 // b.eq 0x6f8 <k_mul_panels+0x6e0>
-	WORD $0xf1004d1f // cmp x8, #0x13
-	WORD $0x54ffe741 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
-	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003e2b // b.lt 0xcb4 <k_mul_panels+0xc9c>
-	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x54003460 // b.eq 0xb84 <k_mul_panels+0xb6c>
-	WORD $0x927ef10d // and x13, x8, #0x7ffffffffffffffc
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ee // mov x14, x29
-	WORD $0xaa0b03e1 // mov x1, x11
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0x4ddfc837 // ld1r { v23.4s }, [x1], #4
-	WORD $0xbd400038 // ldr s24, [x1]
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
-	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
-	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
-	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
-	WORD $0x2d415d78 // ldp s24, s23, [x11, #0x8]
-	WORD $0x9100416b // add x11, x11, #0x10
-	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
-	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
-	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
-	WORD $0x54fffd61 // b.ne 0x508 <k_mul_panels+0x4f0>
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x540031a2 // b.hs 0xb98 <k_mul_panels+0xb80>
-	WORD $0x140001d3 // b 0xcb4 <k_mul_panels+0xc9c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540049ab // b.lt 0xeb0 <k_mul_panels+0xe98>
-	WORD $0xf24005a8 // ands x8, x13, #0x3
-	WORD $0x54004700 // b.eq 0xe64 <k_mul_panels+0xe4c>
-	WORD $0xd37ef511 // lsl x17, x8, #2
-	WORD $0xd37ced0b // lsl x11, x8, #4
-	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
-	WORD $0xaa0a03e1 // mov x1, x10
-	WORD $0xaa1d03e4 // mov x4, x29
-	WORD $0x3cc10481 // ldr q1, [x4], #0x10
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xbc404422 // ldr s2, [x1], #0x4
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff81 // b.ne 0x59c <k_mul_panels+0x584>
-	WORD $0x8b110148 // add x8, x10, x17
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540045e2 // b.hs 0xe78 <k_mul_panels+0xe60>
-	WORD $0x1400023c // b 0xeb0 <k_mul_panels+0xe98>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54004ccb // b.lt 0xf7c <k_mul_panels+0xf64>
-	WORD $0xf24005b1 // ands x17, x13, #0x3
-	WORD $0x54004840 // b.eq 0xef4 <k_mul_panels+0xedc>
-	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xad401163 // ldp q3, q4, [x11]
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x3dc00965 // ldr q5, [x11, #0x20]
-	WORD $0x4ddfc906 // ld1r { v6.4s }, [x8], #4
-	WORD $0x9100c16b // add x11, x11, #0x30
-	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
-	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
-	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
-	WORD $0x54ffff01 // b.ne 0x5fc <k_mul_panels+0x5e4>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54004722 // b.hs 0xf08 <k_mul_panels+0xef0>
-	WORD $0x14000255 // b 0xf7c <k_mul_panels+0xf64>
-	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
-	WORD $0xf9402ff1 // ldr x17, [sp, #0x58]
-	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0x8b1b0a0e // add x14, x16, x27, lsl #2
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x8b150a08 // add x8, x16, x21, lsl #2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0x8b110a11 // add x17, x16, x17, lsl #2
-	WORD $0x8b160a0b // add x11, x16, x22, lsl #2
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400566b // b.lt 0x1160 <k_mul_panels+0x1148>
-	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x54004e80 // b.eq 0x106c <k_mul_panels+0x1054>
-	WORD $0x927ef10e // and x14, x8, #0x7ffffffffffffffc
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0x2d404971 // ldp s17, s18, [x11]
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x2d415173 // ldp s19, s20, [x11, #0x8]
-	WORD $0x3cc105b0 // ldr q16, [x13], #0x10
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x2d424971 // ldp s17, s18, [x11, #0x10]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x2d435173 // ldp s19, s20, [x11, #0x18]
-	WORD $0x9100816b // add x11, x11, #0x20
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
-	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffe21 // b.ne 0x6ac <k_mul_panels+0x694>
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004c82 // b.hs 0x1080 <k_mul_panels+0x1068>
-	WORD $0x1400029b // b 0x1160 <k_mul_panels+0x1148>
-	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
-	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400628b // b.lt 0x139c <k_mul_panels+0x1384>
-	WORD $0xf24005b1 // ands x17, x13, #0x3
-	WORD $0x54005b20 // b.eq 0x12b8 <k_mul_panels+0x12a0>
-	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xacc14570 // ldp q16, q17, [x11], #0x20
-	WORD $0xaa0803e1 // mov x1, x8
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x4ddfc832 // ld1r { v18.4s }, [x1], #4
-	WORD $0xbd400033 // ldr s19, [x1]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
-	WORD $0x2d414d14 // ldp s20, s19, [x8, #0x8]
-	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
-	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
-	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
-	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
-	WORD $0x4f931220 // fmla v0.4s, v17.4s, v19.s[0]
-	WORD $0x54fffe21 // b.ne 0x764 <k_mul_panels+0x74c>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54005922 // b.hs 0x12cc <k_mul_panels+0x12b4>
-	WORD $0x140002fc // b 0x139c <k_mul_panels+0x1384>
-	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
-	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0x8b1b0a08 // add x8, x16, x27, lsl #2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf9402feb // ldr x11, [sp, #0x58]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x8b150a0d // add x13, x16, x21, lsl #2
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0x8b160a08 // add x8, x16, x22, lsl #2
-	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54008d2b // b.lt 0x19fc <k_mul_panels+0x19e4>
-	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x540080c0 // b.eq 0x1878 <k_mul_panels+0x1860>
-	WORD $0x927ef10d // and x13, x8, #0x7ffffffffffffffc
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ee // mov x14, x29
-	WORD $0xacc165d8 // ldp q24, q25, [x14], #0x20
-	WORD $0xaa0b03e1 // mov x1, x11
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0x4ddfc83a // ld1r { v26.4s }, [x1], #4
-	WORD $0xbd40003b // ldr s27, [x1]
-	WORD $0x4f9b1315 // fmla v21.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1334 // fmla v20.4s, v25.4s, v27.s[0]
-	WORD $0x2d416d7c // ldp s28, s27, [x11, #0x8]
-	WORD $0x4e3acf17 // fmla v23.4s, v24.4s, v26.4s
-	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
-	WORD $0x4f9b1311 // fmla v17.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1330 // fmla v16.4s, v25.4s, v27.s[0]
-	WORD $0x2d426d7a // ldp s26, s27, [x11, #0x10]
-	WORD $0x4f9c1313 // fmla v19.4s, v24.4s, v28.s[0]
-	WORD $0x4f9c1332 // fmla v18.4s, v25.4s, v28.s[0]
-	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
-	WORD $0x4f9b1305 // fmla v5.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1324 // fmla v4.4s, v25.4s, v27.s[0]
-	WORD $0x2d436d7a // ldp s26, s27, [x11, #0x18]
-	WORD $0x9100816b // add x11, x11, #0x20
-	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
-	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffce1 // b.ne 0x870 <k_mul_panels+0x858>
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54007d82 // b.hs 0x188c <k_mul_panels+0x1874>
-	WORD $0x14000447 // b 0x19fc <k_mul_panels+0x19e4>
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xaa0d03ee // mov x14, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540002e3 // b.lo 0x950 <k_mul_panels+0x938>
-	WORD $0x910011cd // add x13, x14, #0x4
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xad400d62 // ldp q2, q3, [x11]
-	WORD $0x4ddfc9c4 // ld1r { v4.4s }, [x14], #4
-	WORD $0xd10011ad // sub x13, x13, #0x4
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
-	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0xbd4001c4 // ldr s4, [x14]
-	WORD $0xad410d62 // ldp q2, q3, [x11, #0x20]
-	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
-	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0xad420d62 // ldp q2, q3, [x11, #0x40]
-	WORD $0x2d411504 // ldp s4, s5, [x8, #0x8]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
-	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0xad430d62 // ldp q2, q3, [x11, #0x60]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0x4f851041 // fmla v1.4s, v2.4s, v5.s[0]
-	WORD $0x4f851060 // fmla v0.4s, v3.4s, v5.s[0]
-	WORD $0x54fffd8c // b.gt 0x8fc <k_mul_panels+0x8e4>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ffc06b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf10011e8 // subs x8, x15, #0x4
-	WORD $0x9100420b // add x11, x16, #0x10
-	WORD $0x5400014b // b.lt 0x98c <k_mul_panels+0x974>
-	WORD $0xb400952d // cbz x13, 0x1c0c <k_mul_panels+0x1bf4>
-	WORD $0x3dc00202 // ldr q2, [x16]
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3d800201 // str q1, [x16]
-	WORD $0x540002c9 // b.ls 0x9d4 <k_mul_panels+0x9bc>
-	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x140004a4 // b 0x1c18 <k_mul_panels+0x1c00>
-	WORD $0xb400014d // cbz x13, 0x9b4 <k_mul_panels+0x99c>
-	WORD $0xbd400202 // ldr s2, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x9b0 <k_mul_panels+0x998>
-	WORD $0x9100120e // add x14, x16, #0x4
-	WORD $0x0d4091c2 // ld1 { v2.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x9b0 <k_mul_panels+0x998>
-	WORD $0x9100220e // add x14, x16, #0x8
-	WORD $0x4d4081c2 // ld1 { v2.s }[2], [x14]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x540000cb // b.lt 0x9d4 <k_mul_panels+0x9bc>
-	WORD $0x9100120e // add x14, x16, #0x4
-	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x9d4 <k_mul_panels+0x9bc>
-	WORD $0x9100220e // add x14, x16, #0x8
-	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
-	WORD $0xb400016d // cbz x13, 0xa00 <k_mul_panels+0x9e8>
-	WORD $0xbd400161 // ldr s1, [x11]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x9fc <k_mul_panels+0x9e4>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x9fc <k_mul_panels+0x9e4>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x54ffbacb // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x9100520b // add x11, x16, #0x14
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54ffba40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fffdcf // b 0x160 <k_mul_panels+0x148>
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xaa0d03ee // mov x14, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54000423 // b.lo 0xabc <k_mul_panels+0xaa4>
-	WORD $0x910011cd // add x13, x14, #0x4
-	WORD $0xad404564 // ldp q4, q17, [x11]
-	WORD $0xd10011ad // sub x13, x13, #0x4
-	WORD $0x2d401905 // ldp s5, s6, [x8]
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x2d414107 // ldp s7, s16, [x8, #0x8]
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x2d421504 // ldp s4, s5, [x8, #0x10]
-	WORD $0x2d431d06 // ldp s6, s7, [x8, #0x18]
-	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
-	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
-	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
-	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0xad414564 // ldp q4, q17, [x11, #0x20]
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x2d441905 // ldp s5, s6, [x8, #0x20]
-	WORD $0x2d454107 // ldp s7, s16, [x8, #0x28]
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x2d461504 // ldp s4, s5, [x8, #0x30]
-	WORD $0x2d471d06 // ldp s6, s7, [x8, #0x38]
-	WORD $0x91010108 // add x8, x8, #0x40
-	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
-	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
-	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
-	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0x54fffc4c // b.gt 0xa40 <k_mul_panels+0xa28>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ffb50b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xf10011ff // cmp x15, #0x4
-	WORD $0x540003cb // b.lt 0xb44 <k_mul_panels+0xb2c>
-	WORD $0xb4000068 // cbz x8, 0xadc <k_mul_panels+0xac4>
-	WORD $0x3dc00204 // ldr q4, [x16]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x54ffb3e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0b // add x11, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54009c0d // b.le 0x1e70 <k_mul_panels+0x1e58>
-	WORD $0xb4000068 // cbz x8, 0xb00 <k_mul_panels+0xae8>
-	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x3d800162 // str q2, [x11]
-	WORD $0x54ffb2c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b06096b // add x11, x11, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400a3cd // b.le 0x1f8c <k_mul_panels+0x1f74>
-	WORD $0xb4000068 // cbz x8, 0xb24 <k_mul_panels+0xb0c>
-	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x3d800161 // str q1, [x11]
-	WORD $0x54ffb1a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b06096b // add x11, x11, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400b4cd // b.le 0x21d0 <k_mul_panels+0x21b8>
-	WORD $0xb5fff228 // cbnz x8, 0x980 <k_mul_panels+0x968>
-	WORD $0x14000436 // b 0x1c18 <k_mul_panels+0x1c00>
-	WORD $0xb40086e8 // cbz x8, 0x1c20 <k_mul_panels+0x1c08>
-	WORD $0xbd400205 // ldr s5, [x16]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400986d // b.le 0x1e5c <k_mul_panels+0x1e44>
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x9100120b // add x11, x16, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
-	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
-	WORD $0x5400abe1 // b.ne 0x20e4 <k_mul_panels+0x20cc>
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x0d009163 // st1 { v3.s }[1], [x11]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ffaf20 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x140004bb // b 0x1e6c <k_mul_panels+0x1e54>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ee // mov x14, x29
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54000903 // b.lo 0xcb4 <k_mul_panels+0xc9c>
-	WORD $0x910011a8 // add x8, x13, #0x4
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0xaa0b03ed // mov x13, x11
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0x4ddfc9b7 // ld1r { v23.4s }, [x13], #4
-	WORD $0xbd4001b8 // ldr s24, [x13]
-	WORD $0xd1001108 // sub x8, x8, #0x4
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
-	WORD $0x2d416578 // ldp s24, s25, [x11, #0x8]
-	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
-	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
-	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
-	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
-	WORD $0x4f991282 // fmla v2.4s, v20.4s, v25.s[0]
-	WORD $0x4f9912a1 // fmla v1.4s, v21.4s, v25.s[0]
-	WORD $0xad41d5d4 // ldp q20, q21, [x14, #0x30]
-	WORD $0x4f9912c0 // fmla v0.4s, v22.4s, v25.s[0]
-	WORD $0x2d425977 // ldp s23, s22, [x11, #0x10]
-	WORD $0xad42e5d8 // ldp q24, q25, [x14, #0x50]
-	WORD $0x4f971293 // fmla v19.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712b2 // fmla v18.4s, v21.4s, v23.s[0]
-	WORD $0x4f971311 // fmla v17.4s, v24.4s, v23.s[0]
-	WORD $0x4f961290 // fmla v16.4s, v20.4s, v22.s[0]
-	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
-	WORD $0x4f961306 // fmla v6.4s, v24.4s, v22.s[0]
-	WORD $0x2d435977 // ldp s23, s22, [x11, #0x18]
-	WORD $0x4f971285 // fmla v5.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712a4 // fmla v4.4s, v21.4s, v23.s[0]
-	WORD $0x4f971303 // fmla v3.4s, v24.4s, v23.s[0]
-	WORD $0x4f961282 // fmla v2.4s, v20.4s, v22.s[0]
-	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
-	WORD $0xad43ddd5 // ldp q21, q23, [x14, #0x70]
-	WORD $0x4f961300 // fmla v0.4s, v24.4s, v22.s[0]
-	WORD $0x2d445974 // ldp s20, s22, [x11, #0x20]
-	WORD $0x4f941333 // fmla v19.4s, v25.4s, v20.s[0]
-	WORD $0x4f9412b2 // fmla v18.4s, v21.4s, v20.s[0]
-	WORD $0x4f9412f1 // fmla v17.4s, v23.4s, v20.s[0]
-	WORD $0x4f961330 // fmla v16.4s, v25.4s, v22.s[0]
-	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
-	WORD $0x4f9612e6 // fmla v6.4s, v23.4s, v22.s[0]
-	WORD $0x2d455974 // ldp s20, s22, [x11, #0x28]
-	WORD $0x4f941325 // fmla v5.4s, v25.4s, v20.s[0]
-	WORD $0x4f9412a4 // fmla v4.4s, v21.4s, v20.s[0]
-	WORD $0x4f9412e3 // fmla v3.4s, v23.4s, v20.s[0]
-	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
-	WORD $0xad44d5d4 // ldp q20, q21, [x14, #0x90]
-	WORD $0x4f9612e0 // fmla v0.4s, v23.4s, v22.s[0]
-	WORD $0x2d465d78 // ldp s24, s23, [x11, #0x30]
-	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
-	WORD $0x3dc02dd6 // ldr q22, [x14, #0xb0]
-	WORD $0x910301ce // add x14, x14, #0xc0
-	WORD $0x4f981293 // fmla v19.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812b2 // fmla v18.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812d1 // fmla v17.4s, v22.4s, v24.s[0]
-	WORD $0x4f971290 // fmla v16.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712a7 // fmla v7.4s, v21.4s, v23.s[0]
-	WORD $0x4f9712c6 // fmla v6.4s, v22.4s, v23.s[0]
-	WORD $0x2d475d78 // ldp s24, s23, [x11, #0x38]
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
-	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
-	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
-	WORD $0x54fff76c // b.gt 0xb9c <k_mul_panels+0xb84>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ffa54b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf10011ee // subs x14, x15, #0x4
-	WORD $0x9100420d // add x13, x16, #0x10
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x5400020b // b.lt 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xb4007beb // cbz x11, 0x1c4c <k_mul_panels+0x1c34>
-	WORD $0x3dc00214 // ldr q20, [x16]
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0x3d800213 // str q19, [x16]
-	WORD $0x54000389 // b.ls 0xd54 <k_mul_panels+0xd3c>
-	WORD $0x3dc001b3 // ldr q19, [x13]
-	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0xd10021f1 // sub x17, x15, #0x8
-	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0x3d8001b2 // str q18, [x13]
-	WORD $0x5400a069 // b.ls 0x2108 <k_mul_panels+0x20f0>
-	WORD $0x3dc00112 // ldr q18, [x8]
-	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0x140003d8 // b 0x1c68 <k_mul_panels+0x1c50>
-	WORD $0xb400014b // cbz x11, 0xd34 <k_mul_panels+0xd1c>
-	WORD $0xbd400214 // ldr s20, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0xd30 <k_mul_panels+0xd18>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d409234 // ld1 { v20.s }[1], [x17]
-	WORD $0x54000060 // b.eq 0xd30 <k_mul_panels+0xd18>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d408234 // ld1 { v20.s }[2], [x17]
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000213 // str s19, [x16]
-	WORD $0x540000cb // b.lt 0xd54 <k_mul_panels+0xd3c>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d009233 // st1 { v19.s }[1], [x17]
-	WORD $0x54000060 // b.eq 0xd54 <k_mul_panels+0xd3c>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d008233 // st1 { v19.s }[2], [x17]
-	WORD $0xb400016b // cbz x11, 0xd80 <k_mul_panels+0xd68>
-	WORD $0xbd4001b3 // ldr s19, [x13]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0xd7c <k_mul_panels+0xd64>
-	WORD $0x91005211 // add x17, x16, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409233 // ld1 { v19.s }[1], [x17]
-	WORD $0x54000060 // b.eq 0xd7c <k_mul_panels+0xd64>
-	WORD $0x91006211 // add x17, x16, #0x18
-	WORD $0x4d408233 // ld1 { v19.s }[2], [x17]
-	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001b2 // str s18, [x13]
-	WORD $0x540000eb // b.lt 0xda4 <k_mul_panels+0xd8c>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d0091b2 // st1 { v18.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0xda4 <k_mul_panels+0xd8c>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d0081b2 // st1 { v18.s }[2], [x13]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xd10021f1 // sub x17, x15, #0x8
-	WORD $0xb400016b // cbz x11, 0xdd8 <k_mul_panels+0xdc0>
-	WORD $0xbd400112 // ldr s18, [x8]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0xdd4 <k_mul_panels+0xdbc>
-	WORD $0x91009201 // add x1, x16, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409032 // ld1 { v18.s }[1], [x1]
-	WORD $0x54000060 // b.eq 0xdd4 <k_mul_panels+0xdbc>
-	WORD $0x9100a201 // add x1, x16, #0x28
-	WORD $0x4d408032 // ld1 { v18.s }[2], [x1]
-	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd000111 // str s17, [x8]
-	WORD $0x540000eb // b.lt 0xdfc <k_mul_panels+0xde4>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009111 // st1 { v17.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0xdfc <k_mul_panels+0xde4>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d008111 // st1 { v17.s }[2], [x8]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff9b00 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a01 // add x1, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400688d // b.le 0x1b1c <k_mul_panels+0x1b04>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb400006b // cbz x11, 0xe20 <k_mul_panels+0xe08>
-	WORD $0x3dc00031 // ldr q17, [x1]
-	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0x8b060a10 // add x16, x16, x6, lsl #2
-	WORD $0x3d800030 // str q16, [x1]
-	WORD $0x91004210 // add x16, x16, #0x10
-	WORD $0x360069ed // tbz w13, #0x0, 0x1b68 <k_mul_panels+0x1b50>
-	WORD $0xb400006b // cbz x11, 0xe3c <k_mul_panels+0xe24>
-	WORD $0x3dc00210 // ldr q16, [x16]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x3d800207 // str q7, [x16]
-	WORD $0x91008030 // add x16, x1, #0x20
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x3600c0c8 // tbz w8, #0x0, 0x2660 <k_mul_panels+0x2648>
-	WORD $0xb400006b // cbz x11, 0xe58 <k_mul_panels+0xe40>
-	WORD $0x3dc00207 // ldr q7, [x16]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x3d800206 // str q6, [x16]
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x14000617 // b 0x26bc <k_mul_panels+0x26a4>
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xaa0d03ee // mov x14, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540001e3 // b.lo 0xeb0 <k_mul_panels+0xe98>
-	WORD $0x910011cd // add x13, x14, #0x4
-	WORD $0x2d401101 // ldp s1, s4, [x8]
-	WORD $0xd10011ad // sub x13, x13, #0x4
-	WORD $0xad400d62 // ldp q2, q3, [x11]
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
-	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x2d411101 // ldp s1, s4, [x8, #0x8]
-	WORD $0xad410d62 // ldp q2, q3, [x11, #0x20]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
-	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54fffe8c // b.gt 0xe7c <k_mul_panels+0xe64>
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0x54ff956d // b.le 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xf10011ff // cmp x15, #0x4
-	WORD $0x54ff948a // b.ge 0x150 <k_mul_panels+0x138>
-	WORD $0xb4006e28 // cbz x8, 0x1c88 <k_mul_panels+0x1c70>
-	WORD $0xbd400202 // ldr s2, [x16]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54007f2d // b.le 0x1eb4 <k_mul_panels+0x1e9c>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
-	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
-	WORD $0x54009161 // b.ne 0x2114 <k_mul_panels+0x20fc>
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x1400036c // b 0x1ca0 <k_mul_panels+0x1c88>
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xaa0d03ee // mov x14, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540003c3 // b.lo 0xf7c <k_mul_panels+0xf64>
-	WORD $0x910011cd // add x13, x14, #0x4
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xad401163 // ldp q3, q4, [x11]
-	WORD $0x3dc00965 // ldr q5, [x11, #0x20]
-	WORD $0x4ddfc9c6 // ld1r { v6.4s }, [x14], #4
-	WORD $0xd10011ad // sub x13, x13, #0x4
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
-	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
-	WORD $0xbd4001c3 // ldr s3, [x14]
-	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
-	WORD $0xad419564 // ldp q4, q5, [x11, #0x30]
-	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0xad429166 // ldp q6, q4, [x11, #0x50]
-	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
-	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
-	WORD $0x2d411d03 // ldp s3, s7, [x8, #0x8]
-	WORD $0xad439965 // ldp q5, q6, [x11, #0x70]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
-	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
-	WORD $0x3dc02d65 // ldr q5, [x11, #0xb0]
-	WORD $0xad449163 // ldp q3, q4, [x11, #0x90]
-	WORD $0x9103016b // add x11, x11, #0xc0
-	WORD $0x4f871062 // fmla v2.4s, v3.4s, v7.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f8710a0 // fmla v0.4s, v5.4s, v7.s[0]
-	WORD $0x54fffcac // b.gt 0xf0c <k_mul_panels+0xef4>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff8f0b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf10011ee // subs x14, x15, #0x4
-	WORD $0x9100420d // add x13, x16, #0x10
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x540001eb // b.lt 0xfd0 <k_mul_panels+0xfb8>
-	WORD $0xb400688b // cbz x11, 0x1ca8 <k_mul_panels+0x1c90>
-	WORD $0x3dc00203 // ldr q3, [x16]
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x3d800202 // str q2, [x16]
-	WORD $0x54000369 // b.ls 0x1018 <k_mul_panels+0x1000>
-	WORD $0x3dc001a2 // ldr q2, [x13]
-	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3d8001a1 // str q1, [x13]
-	WORD $0x54008b89 // b.ls 0x2130 <k_mul_panels+0x2118>
-	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x1400033d // b 0x1cc0 <k_mul_panels+0x1ca8>
-	WORD $0xb400014b // cbz x11, 0xff8 <k_mul_panels+0xfe0>
-	WORD $0xbd400203 // ldr s3, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0xff4 <k_mul_panels+0xfdc>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d409223 // ld1 { v3.s }[1], [x17]
-	WORD $0x54000060 // b.eq 0xff4 <k_mul_panels+0xfdc>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d408223 // ld1 { v3.s }[2], [x17]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000202 // str s2, [x16]
-	WORD $0x540000cb // b.lt 0x1018 <k_mul_panels+0x1000>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d009222 // st1 { v2.s }[1], [x17]
-	WORD $0x54000060 // b.eq 0x1018 <k_mul_panels+0x1000>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d008222 // st1 { v2.s }[2], [x17]
-	WORD $0xb400016b // cbz x11, 0x1044 <k_mul_panels+0x102c>
-	WORD $0xbd4001a2 // ldr s2, [x13]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x1040 <k_mul_panels+0x1028>
-	WORD $0x91005211 // add x17, x16, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409222 // ld1 { v2.s }[1], [x17]
-	WORD $0x54000060 // b.eq 0x1040 <k_mul_panels+0x1028>
-	WORD $0x91006211 // add x17, x16, #0x18
-	WORD $0x4d408222 // ld1 { v2.s }[2], [x17]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001a1 // str s1, [x13]
-	WORD $0x5400874b // b.lt 0x2134 <k_mul_panels+0x211c>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
-	WORD $0x540086c0 // b.eq 0x2134 <k_mul_panels+0x211c>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x14000433 // b 0x2134 <k_mul_panels+0x211c>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54000723 // b.lo 0x1160 <k_mul_panels+0x1148>
-	WORD $0x910011c8 // add x8, x14, #0x4
-	WORD $0xad4055b0 // ldp q16, q21, [x13]
-	WORD $0xd1001108 // sub x8, x8, #0x4
-	WORD $0x2d404971 // ldp s17, s18, [x11]
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x2d415173 // ldp s19, s20, [x11, #0x8]
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x2d424971 // ldp s17, s18, [x11, #0x10]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0x2d434d71 // ldp s17, s19, [x11, #0x18]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x2d445172 // ldp s18, s20, [x11, #0x20]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
-	WORD $0x2d454570 // ldp s16, s17, [x11, #0x28]
-	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
-	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
-	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
-	WORD $0x2d464970 // ldp s16, s18, [x11, #0x30]
-	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
-	WORD $0x2d474d71 // ldp s17, s19, [x11, #0x38]
-	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
-	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
-	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
-	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
-	WORD $0xad4155b0 // ldp q16, q21, [x13, #0x20]
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x2d484971 // ldp s17, s18, [x11, #0x40]
-	WORD $0x2d495173 // ldp s19, s20, [x11, #0x48]
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x2d4a4971 // ldp s17, s18, [x11, #0x50]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0x2d4b4d71 // ldp s17, s19, [x11, #0x58]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x2d4c5172 // ldp s18, s20, [x11, #0x60]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
-	WORD $0x2d4d4570 // ldp s16, s17, [x11, #0x68]
-	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
-	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
-	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
-	WORD $0x2d4e4970 // ldp s16, s18, [x11, #0x70]
-	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
-	WORD $0x2d4f4d71 // ldp s17, s19, [x11, #0x78]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
-	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
-	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
-	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
-	WORD $0x54fff94c // b.gt 0x1084 <k_mul_panels+0x106c>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff7feb // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf10011ff // cmp x15, #0x4
-	WORD $0x5400084b // b.lt 0x1278 <k_mul_panels+0x1260>
-	WORD $0xb400006b // cbz x11, 0x1180 <k_mul_panels+0x1168>
-	WORD $0x3dc00210 // ldr q16, [x16]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x3d800207 // str q7, [x16]
-	WORD $0x54ff7ec0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54006a0d // b.le 0x1ed4 <k_mul_panels+0x1ebc>
-	WORD $0xb400006b // cbz x11, 0x11a4 <k_mul_panels+0x118c>
-	WORD $0x3dc00107 // ldr q7, [x8]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x3d800106 // str q6, [x8]
-	WORD $0x54ff7da0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400718d // b.le 0x1fe8 <k_mul_panels+0x1fd0>
-	WORD $0xb400006b // cbz x11, 0x11c8 <k_mul_panels+0x11b0>
-	WORD $0x3dc00106 // ldr q6, [x8]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x3d800105 // str q5, [x8]
-	WORD $0x54ff7c80 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400820d // b.le 0x221c <k_mul_panels+0x2204>
-	WORD $0xb400006b // cbz x11, 0x11ec <k_mul_panels+0x11d4>
-	WORD $0x3dc00105 // ldr q5, [x8]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x3d800104 // str q4, [x8]
-	WORD $0x54ff7b60 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54009a8d // b.le 0x2550 <k_mul_panels+0x2538>
-	WORD $0xb400006b // cbz x11, 0x1210 <k_mul_panels+0x11f8>
-	WORD $0x3dc00104 // ldr q4, [x8]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0x3d800103 // str q3, [x8]
-	WORD $0x54ff7a40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400bb6d // b.le 0x2990 <k_mul_panels+0x2978>
-	WORD $0xb400006b // cbz x11, 0x1234 <k_mul_panels+0x121c>
-	WORD $0x3dc00103 // ldr q3, [x8]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0x3d800102 // str q2, [x8]
-	WORD $0x54ff7920 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400f00d // b.le 0x3048 <k_mul_panels+0x3030>
-	WORD $0xb400006b // cbz x11, 0x1258 <k_mul_panels+0x1240>
-	WORD $0x3dc00102 // ldr q2, [x8]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0x3d800101 // str q1, [x8]
-	WORD $0x54ff7800 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5401158d // b.le 0x351c <k_mul_panels+0x3504>
-	WORD $0xb5ffeaab // cbnz x11, 0xfc4 <k_mul_panels+0xfac>
-	WORD $0x14000293 // b 0x1cc0 <k_mul_panels+0x1ca8>
-	WORD $0xb400528b // cbz x11, 0x1cc8 <k_mul_panels+0x1cb0>
-	WORD $0xbd400211 // ldr s17, [x16]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540061ed // b.le 0x1ec0 <k_mul_panels+0x1ea8>
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
-	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
-	WORD $0x54007781 // b.ne 0x218c <k_mul_panels+0x2174>
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54ff7580 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000307 // b 0x1ed0 <k_mul_panels+0x1eb8>
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03eb // mov x11, x29
-	WORD $0xaa0d03ee // mov x14, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540006a3 // b.lo 0x139c <k_mul_panels+0x1384>
-	WORD $0x910011cd // add x13, x14, #0x4
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xad404570 // ldp q16, q17, [x11]
-	WORD $0x4ddfc9d2 // ld1r { v18.4s }, [x14], #4
-	WORD $0xbd4001d3 // ldr s19, [x14]
-	WORD $0x2d415514 // ldp s20, s21, [x8, #0x8]
-	WORD $0xd10011ad // sub x13, x13, #0x4
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
-	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
-	WORD $0xad415973 // ldp q19, q22, [x11, #0x20]
-	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
-	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
-	WORD $0x2d425112 // ldp s18, s20, [x8, #0x10]
-	WORD $0x4f951220 // fmla v0.4s, v17.4s, v21.s[0]
-	WORD $0x4f951201 // fmla v1.4s, v16.4s, v21.s[0]
-	WORD $0x2d434510 // ldp s16, s17, [x8, #0x18]
-	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
-	WORD $0x4f921267 // fmla v7.4s, v19.4s, v18.s[0]
-	WORD $0x4f9212c6 // fmla v6.4s, v22.4s, v18.s[0]
-	WORD $0x4f9412c4 // fmla v4.4s, v22.4s, v20.s[0]
-	WORD $0x2d445512 // ldp s18, s21, [x8, #0x20]
-	WORD $0x4f901263 // fmla v3.4s, v19.4s, v16.s[0]
-	WORD $0x4f9012c2 // fmla v2.4s, v22.4s, v16.s[0]
-	WORD $0xad424174 // ldp q20, q16, [x11, #0x40]
-	WORD $0x4f9112c0 // fmla v0.4s, v22.4s, v17.s[0]
-	WORD $0x4f911261 // fmla v1.4s, v19.4s, v17.s[0]
-	WORD $0x2d454d11 // ldp s17, s19, [x8, #0x28]
-	WORD $0x4f951285 // fmla v5.4s, v20.4s, v21.s[0]
-	WORD $0x4f921287 // fmla v7.4s, v20.4s, v18.s[0]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x4f951204 // fmla v4.4s, v16.4s, v21.s[0]
-	WORD $0xad435572 // ldp q18, q21, [x11, #0x60]
-	WORD $0x4f911283 // fmla v3.4s, v20.4s, v17.s[0]
-	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
-	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0x2d464111 // ldp s17, s16, [x8, #0x30]
-	WORD $0x4f931281 // fmla v1.4s, v20.4s, v19.s[0]
-	WORD $0x4f911247 // fmla v7.4s, v18.4s, v17.s[0]
-	WORD $0x4f9112a6 // fmla v6.4s, v21.4s, v17.s[0]
-	WORD $0x4f901245 // fmla v5.4s, v18.4s, v16.s[0]
-	WORD $0x4f9012a4 // fmla v4.4s, v21.4s, v16.s[0]
-	WORD $0x2d474111 // ldp s17, s16, [x8, #0x38]
-	WORD $0x91010108 // add x8, x8, #0x40
-	WORD $0x4f911243 // fmla v3.4s, v18.4s, v17.s[0]
-	WORD $0x4f9112a2 // fmla v2.4s, v21.4s, v17.s[0]
-	WORD $0x4f901241 // fmla v1.4s, v18.4s, v16.s[0]
-	WORD $0x4f9012a0 // fmla v0.4s, v21.4s, v16.s[0]
-	WORD $0x54fff9cc // b.gt 0x12d0 <k_mul_panels+0x12b8>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff6e0b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0xf10011eb // subs x11, x15, #0x4
-	WORD $0x91004208 // add x8, x16, #0x10
-	WORD $0x5400014b // b.lt 0x13d8 <k_mul_panels+0x13c0>
-	WORD $0xb4004a0e // cbz x14, 0x1cf4 <k_mul_panels+0x1cdc>
-	WORD $0x3dc00210 // ldr q16, [x16]
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x3d800207 // str q7, [x16]
-	WORD $0x540002c9 // b.ls 0x1420 <k_mul_panels+0x1408>
-	WORD $0x3dc00107 // ldr q7, [x8]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x1400024b // b 0x1d00 <k_mul_panels+0x1ce8>
-	WORD $0xb400014e // cbz x14, 0x1400 <k_mul_panels+0x13e8>
-	WORD $0xbd400210 // ldr s16, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x13fc <k_mul_panels+0x13e4>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x13fc <k_mul_panels+0x13e4>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x540000cb // b.lt 0x1420 <k_mul_panels+0x1408>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d0091a7 // st1 { v7.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1420 <k_mul_panels+0x1408>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
-	WORD $0xb400016e // cbz x14, 0x144c <k_mul_panels+0x1434>
-	WORD $0xbd400107 // ldr s7, [x8]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x1448 <k_mul_panels+0x1430>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d4091a7 // ld1 { v7.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1448 <k_mul_panels+0x1430>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d4081a7 // ld1 { v7.s }[2], [x13]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x540000eb // b.lt 0x1470 <k_mul_panels+0x1458>
-	WORD $0x91005208 // add x8, x16, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009106 // st1 { v6.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1470 <k_mul_panels+0x1458>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d008106 // st1 { v6.s }[2], [x8]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff6760 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x540044ed // b.le 0x1d1c <k_mul_panels+0x1d04>
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xb400006e // cbz x14, 0x1494 <k_mul_panels+0x147c>
-	WORD $0x3dc001a6 // ldr q6, [x13]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
-	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x36004611 // tbz w17, #0x0, 0x1d60 <k_mul_panels+0x1d48>
-	WORD $0xb400006e // cbz x14, 0x14b0 <k_mul_panels+0x1498>
-	WORD $0x3dc00105 // ldr q5, [x8]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x3d800104 // str q4, [x8]
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x140003a3 // b 0x2344 <k_mul_panels+0x232c>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ee // mov x14, x29
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54001003 // b.lo 0x16cc <k_mul_panels+0x16b4>
-	WORD $0x910011b1 // add x17, x13, #0x4
-	WORD $0xad4025ca // ldp q10, q9, [x14]
-	WORD $0xaa0b03e8 // mov x8, x11
-	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
-	WORD $0x4ddfc90b // ld1r { v11.4s }, [x8], #4
-	WORD $0xbd40010c // ldr s12, [x8]
-	WORD $0xd1001231 // sub x17, x17, #0x4
-	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x8b090a29 // add x9, x17, x9, lsl #2
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf9801260 // prfm pldl1keep, [x19, #0x20]
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
+	WORD $0xaa1903e9 // mov x9, x25
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0xaa0a03f7 // mov x23, x10
+	WORD $0x540010ab // b.lt 0x53c <k_mul_panels+0x524>
+	WORD $0xaa0a03f7 // mov x23, x10
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0xaa1903f3 // mov x19, x25
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0x3dc00b08 // ldr q8, [x24, #0x20]
+	WORD $0xad40270a // ldp q10, q9, [x24]
+	WORD $0xf1001e7f // cmp x19, #0x7
+	WORD $0x4ddfc92b // ld1r { v11.4s }, [x9], #4
+	WORD $0xbd40012c // ldr s12, [x9]
+	WORD $0xd1001269 // sub x9, x19, #0x4
+	WORD $0x8b0801ad // add x13, x13, x8
 	WORD $0x4f8c115c // fmla v28.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c113b // fmla v27.4s, v9.4s, v12.s[0]
+	WORD $0xaa0903f3 // mov x19, x9
 	WORD $0x4f8c111a // fmla v26.4s, v8.4s, v12.s[0]
-	WORD $0x2d41356c // ldp s12, s13, [x11, #0x8]
 	WORD $0x4e2bcd5f // fmla v31.4s, v10.4s, v11.4s
 	WORD $0x4e2bcd3e // fmla v30.4s, v9.4s, v11.4s
 	WORD $0x4e2bcd1d // fmla v29.4s, v8.4s, v11.4s
+	WORD $0x2d412eec // ldp s12, s11, [x23, #0x8]
 	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1138 // fmla v24.4s, v9.4s, v12.s[0]
 	WORD $0x4f8c1117 // fmla v23.4s, v8.4s, v12.s[0]
-	WORD $0x2d42316b // ldp s11, s12, [x11, #0x10]
-	WORD $0x4f8d1156 // fmla v22.4s, v10.4s, v13.s[0]
-	WORD $0x4f8d1135 // fmla v21.4s, v9.4s, v13.s[0]
-	WORD $0x4f8d1114 // fmla v20.4s, v8.4s, v13.s[0]
-	WORD $0x4f8b1153 // fmla v19.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1132 // fmla v18.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1111 // fmla v17.4s, v8.4s, v11.s[0]
-	WORD $0x2d43356b // ldp s11, s13, [x11, #0x18]
-	WORD $0x4f8c1150 // fmla v16.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1127 // fmla v7.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1106 // fmla v6.4s, v8.4s, v12.s[0]
-	WORD $0x4f8b1145 // fmla v5.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1124 // fmla v4.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1103 // fmla v3.4s, v8.4s, v11.s[0]
-	WORD $0x4f8d1142 // fmla v2.4s, v10.4s, v13.s[0]
-	WORD $0x4f8d1121 // fmla v1.4s, v9.4s, v13.s[0]
-	WORD $0xad41a5ca // ldp q10, q9, [x14, #0x30]
-	WORD $0x4f8d1100 // fmla v0.4s, v8.4s, v13.s[0]
-	WORD $0x2d44356c // ldp s12, s13, [x11, #0x20]
-	WORD $0xad42a1cb // ldp q11, q8, [x14, #0x50]
+	WORD $0x4f8b1156 // fmla v22.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1135 // fmla v21.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1114 // fmla v20.4s, v8.4s, v11.s[0]
+	WORD $0x2d422eec // ldp s12, s11, [x23, #0x10]
+	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1132 // fmla v18.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1111 // fmla v17.4s, v8.4s, v12.s[0]
+	WORD $0x4f8b1150 // fmla v16.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1127 // fmla v7.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1106 // fmla v6.4s, v8.4s, v11.s[0]
+	WORD $0x2d432eec // ldp s12, s11, [x23, #0x18]
+	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1124 // fmla v4.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1103 // fmla v3.4s, v8.4s, v12.s[0]
+	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1121 // fmla v1.4s, v9.4s, v11.s[0]
+	WORD $0xad41a70a // ldp q10, q9, [x24, #0x30]
+	WORD $0x2d4436ec // ldp s12, s13, [x23, #0x20]
+	WORD $0x4f8b1100 // fmla v0.4s, v8.4s, v11.s[0]
+	WORD $0xad42a30b // ldp q11, q8, [x24, #0x50]
 	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c113e // fmla v30.4s, v9.4s, v12.s[0]
 	WORD $0x4f8c117d // fmla v29.4s, v11.4s, v12.s[0]
 	WORD $0x4f8d115c // fmla v28.4s, v10.4s, v13.s[0]
 	WORD $0x4f8d113b // fmla v27.4s, v9.4s, v13.s[0]
 	WORD $0x4f8d117a // fmla v26.4s, v11.4s, v13.s[0]
-	WORD $0x2d45356c // ldp s12, s13, [x11, #0x28]
+	WORD $0x2d4536ec // ldp s12, s13, [x23, #0x28]
 	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1138 // fmla v24.4s, v9.4s, v12.s[0]
 	WORD $0x4f8c1177 // fmla v23.4s, v11.4s, v12.s[0]
 	WORD $0x4f8d1156 // fmla v22.4s, v10.4s, v13.s[0]
 	WORD $0x4f8d1135 // fmla v21.4s, v9.4s, v13.s[0]
 	WORD $0x4f8d1174 // fmla v20.4s, v11.4s, v13.s[0]
-	WORD $0x2d46356c // ldp s12, s13, [x11, #0x30]
+	WORD $0x2d4636ec // ldp s12, s13, [x23, #0x30]
 	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1132 // fmla v18.4s, v9.4s, v12.s[0]
 	WORD $0x4f8c1171 // fmla v17.4s, v11.4s, v12.s[0]
 	WORD $0x4f8d1150 // fmla v16.4s, v10.4s, v13.s[0]
 	WORD $0x4f8d1127 // fmla v7.4s, v9.4s, v13.s[0]
 	WORD $0x4f8d1166 // fmla v6.4s, v11.4s, v13.s[0]
-	WORD $0x2d47356c // ldp s12, s13, [x11, #0x38]
+	WORD $0x2d4736ec // ldp s12, s13, [x23, #0x38]
 	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1124 // fmla v4.4s, v9.4s, v12.s[0]
 	WORD $0x4f8c1163 // fmla v3.4s, v11.4s, v12.s[0]
 	WORD $0x4f8d1142 // fmla v2.4s, v10.4s, v13.s[0]
 	WORD $0x4f8d1121 // fmla v1.4s, v9.4s, v13.s[0]
-	WORD $0xad43a5ca // ldp q10, q9, [x14, #0x70]
+	WORD $0xad43a70a // ldp q10, q9, [x24, #0x70]
 	WORD $0x4f8d1160 // fmla v0.4s, v11.4s, v13.s[0]
-	WORD $0x2d482d6c // ldp s12, s11, [x11, #0x40]
+	WORD $0x2d482eec // ldp s12, s11, [x23, #0x40]
 	WORD $0x4f8c111f // fmla v31.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c115e // fmla v30.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b111c // fmla v28.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b115b // fmla v27.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
-	WORD $0x2d492d6c // ldp s12, s11, [x11, #0x48]
+	WORD $0x2d492eec // ldp s12, s11, [x23, #0x48]
 	WORD $0x4f8c1119 // fmla v25.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c1158 // fmla v24.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b1116 // fmla v22.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1155 // fmla v21.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
-	WORD $0x2d4a2d6c // ldp s12, s11, [x11, #0x50]
+	WORD $0x2d4a2eec // ldp s12, s11, [x23, #0x50]
 	WORD $0x4f8c1113 // fmla v19.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c1152 // fmla v18.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b1110 // fmla v16.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1147 // fmla v7.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
-	WORD $0x2d4b2d6c // ldp s12, s11, [x11, #0x58]
+	WORD $0x2d4b2eec // ldp s12, s11, [x23, #0x58]
 	WORD $0x4f8c1105 // fmla v5.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c1144 // fmla v4.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b1102 // fmla v2.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1141 // fmla v1.4s, v10.4s, v11.s[0]
-	WORD $0xad44a1ca // ldp q10, q8, [x14, #0x90]
+	WORD $0xad44a30a // ldp q10, q8, [x24, #0x90]
 	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
-	WORD $0x2d4c2d6c // ldp s12, s11, [x11, #0x60]
-	WORD $0x3dc02dc9 // ldr q9, [x14, #0xb0]
-	WORD $0x910301ce // add x14, x14, #0xc0
+	WORD $0x2d4c2eec // ldp s12, s11, [x23, #0x60]
+	WORD $0x3dc02f09 // ldr q9, [x24, #0xb0]
+	WORD $0x91030318 // add x24, x24, #0xc0
 	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c111e // fmla v30.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b115c // fmla v28.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b111b // fmla v27.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
-	WORD $0x2d4d2d6c // ldp s12, s11, [x11, #0x68]
+	WORD $0x2d4d2eec // ldp s12, s11, [x23, #0x68]
 	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b1156 // fmla v22.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
-	WORD $0x2d4e2d6c // ldp s12, s11, [x11, #0x70]
+	WORD $0x2d4e2eec // ldp s12, s11, [x23, #0x70]
 	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b1150 // fmla v16.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
-	WORD $0x2d4f2d6c // ldp s12, s11, [x11, #0x78]
-	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x2d4f2eec // ldp s12, s11, [x23, #0x78]
+	WORD $0x910202f7 // add x23, x23, #0x80
 	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
 	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
 	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
 	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
-	WORD $0x54fff06c // b.gt 0x14d4 <k_mul_panels+0x14bc>
+	WORD $0x54fff008 // b.hi 0x338 <k_mul_panels+0x320>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540004eb // b.lt 0x5dc <k_mul_panels+0x5c4>
+	WORD $0x91000528 // add x8, x9, #0x1
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0xad402309 // ldp q9, q8, [x24]
+	WORD $0x3dc00b0a // ldr q10, [x24, #0x20]
+	WORD $0x4ddfc92b // ld1r { v11.4s }, [x9], #4
+	WORD $0xbd40012c // ldr s12, [x9]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x9100c318 // add x24, x24, #0x30
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4f8c113c // fmla v28.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c111b // fmla v27.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c115a // fmla v26.4s, v10.4s, v12.s[0]
+	WORD $0x4e2bcd3f // fmla v31.4s, v9.4s, v11.4s
+	WORD $0x4e2bcd1e // fmla v30.4s, v8.4s, v11.4s
+	WORD $0x4e2bcd5d // fmla v29.4s, v10.4s, v11.4s
+	WORD $0x2d412eec // ldp s12, s11, [x23, #0x8]
+	WORD $0x4f8c1139 // fmla v25.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1157 // fmla v23.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1136 // fmla v22.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1154 // fmla v20.4s, v10.4s, v11.s[0]
+	WORD $0x2d422eec // ldp s12, s11, [x23, #0x10]
+	WORD $0x4f8c1133 // fmla v19.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1151 // fmla v17.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1130 // fmla v16.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1146 // fmla v6.4s, v10.4s, v11.s[0]
+	WORD $0x2d432eec // ldp s12, s11, [x23, #0x18]
+	WORD $0x910082f7 // add x23, x23, #0x20
+	WORD $0x4f8c1125 // fmla v5.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1143 // fmla v3.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1122 // fmla v2.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1140 // fmla v0.4s, v10.4s, v11.s[0]
+	WORD $0x54fffb88 // b.hi 0x548 <k_mul_panels+0x530>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff548b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x8b060a0e // add x14, x16, x6, lsl #2
-	WORD $0xf10011f1 // subs x17, x15, #0x4
-	WORD $0x9100420d // add x13, x16, #0x10
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x5400020b // b.lt 0x1728 <k_mul_panels+0x1710>
-	WORD $0xb400350b // cbz x11, 0x1d8c <k_mul_panels+0x1d74>
-	WORD $0x3dc00208 // ldr q8, [x16]
-	WORD $0xf1001dff // cmp x15, #0x7
+	WORD $0x54ffde6b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c18 // ldr x24, [x0, #0x38]
+	WORD $0x8b140a37 // add x23, x17, x20, lsl #2
+	WORD $0xf10011cd // subs x13, x14, #0x4
+	WORD $0x91004228 // add x8, x17, #0x10
+	WORD $0x91008230 // add x16, x17, #0x20
+	WORD $0x54009a8b // b.lt 0x1948 <k_mul_panels+0x1930>
+	WORD $0xb400bf78 // cbz x24, 0x1de8 <k_mul_panels+0x1dd0>
+	WORD $0x3dc00228 // ldr q8, [x17]
+	WORD $0xf1001ddf // cmp x14, #0x7
 	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
-	WORD $0x3d80021f // str q31, [x16]
-	WORD $0x54000389 // b.ls 0x1770 <k_mul_panels+0x1758>
-	WORD $0x3dc001bf // ldr q31, [x13]
-	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0xd10021e1 // sub x1, x15, #0x8
+	WORD $0x3d80023f // str q31, [x17]
+	WORD $0x54009c09 // b.ls 0x1990 <k_mul_panels+0x1978>
+	WORD $0x3dc0011f // ldr q31, [x8]
+	WORD $0xf1002ddf // cmp x14, #0xb
 	WORD $0x4e3ed7fe // fadd v30.4s, v31.4s, v30.4s
-	WORD $0x3d8001be // str q30, [x13]
-	WORD $0x540054c9 // b.ls 0x21b0 <k_mul_panels+0x2198>
-	WORD $0x3dc0011e // ldr q30, [x8]
+	WORD $0x3d80011e // str q30, [x8]
+	WORD $0xd10021c8 // sub x8, x14, #0x8
+	WORD $0x5400df29 // b.ls 0x220c <k_mul_panels+0x21f4>
+	WORD $0x3dc0021e // ldr q30, [x16]
 	WORD $0x4e3dd7dd // fadd v29.4s, v30.4s, v29.4s
-	WORD $0x140001a1 // b 0x1da8 <k_mul_panels+0x1d90>
-	WORD $0xb400014b // cbz x11, 0x1750 <k_mul_panels+0x1738>
-	WORD $0xbd400208 // ldr s8, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x174c <k_mul_panels+0x1734>
-	WORD $0x91001201 // add x1, x16, #0x4
-	WORD $0x0d409028 // ld1 { v8.s }[1], [x1]
-	WORD $0x54000060 // b.eq 0x174c <k_mul_panels+0x1734>
-	WORD $0x91002201 // add x1, x16, #0x8
-	WORD $0x4d408028 // ld1 { v8.s }[2], [x1]
-	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd00021f // str s31, [x16]
-	WORD $0x540000cb // b.lt 0x1770 <k_mul_panels+0x1758>
-	WORD $0x91001201 // add x1, x16, #0x4
-	WORD $0x0d00903f // st1 { v31.s }[1], [x1]
-	WORD $0x54000060 // b.eq 0x1770 <k_mul_panels+0x1758>
-	WORD $0x91002201 // add x1, x16, #0x8
-	WORD $0x4d00803f // st1 { v31.s }[2], [x1]
-	WORD $0xb400016b // cbz x11, 0x179c <k_mul_panels+0x1784>
-	WORD $0xbd4001bf // ldr s31, [x13]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x1798 <k_mul_panels+0x1780>
-	WORD $0x91005201 // add x1, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d40903f // ld1 { v31.s }[1], [x1]
-	WORD $0x54000060 // b.eq 0x1798 <k_mul_panels+0x1780>
-	WORD $0x91006201 // add x1, x16, #0x18
-	WORD $0x4d40803f // ld1 { v31.s }[2], [x1]
-	WORD $0x4e3ed7fe // fadd v30.4s, v31.4s, v30.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001be // str s30, [x13]
-	WORD $0x540000eb // b.lt 0x17c0 <k_mul_panels+0x17a8>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d0091be // st1 { v30.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x17c0 <k_mul_panels+0x17a8>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d0081be // st1 { v30.s }[2], [x13]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xd10021e1 // sub x1, x15, #0x8
-	WORD $0xb400016b // cbz x11, 0x17f4 <k_mul_panels+0x17dc>
-	WORD $0xbd40011e // ldr s30, [x8]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x17f0 <k_mul_panels+0x17d8>
-	WORD $0x91009204 // add x4, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d40909e // ld1 { v30.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x17f0 <k_mul_panels+0x17d8>
-	WORD $0x9100a204 // add x4, x16, #0x28
-	WORD $0x4d40809e // ld1 { v30.s }[2], [x4]
-	WORD $0x4e3dd7dd // fadd v29.4s, v30.4s, v29.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd00011d // str s29, [x8]
-	WORD $0x540000eb // b.lt 0x1818 <k_mul_panels+0x1800>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d00911d // st1 { v29.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1818 <k_mul_panels+0x1800>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d00811d // st1 { v29.s }[2], [x8]
+	WORD $0x140005f4 // b 0x1e04 <k_mul_panels+0x1dec>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xcb07018e // sub x14, x12, x7
+	WORD $0xf1002ddf // cmp x14, #0xb
+	WORD $0x54ffdd0d // b.le 0x1e8 <k_mul_panels+0x1d0>
+	WORD $0x52800061 // mov w1, #0x3 // =3
+	WORD $0x8b1d0029 // add x9, x1, x29
+	WORD $0x8b0d094d // add x13, x10, x13, lsl #2
+	WORD $0x8b070b71 // add x17, x27, x7, lsl #2
+	WORD $0xf100453f // cmp x9, #0x11
+	WORD $0x54ffdd6c // b.gt 0x20c <k_mul_panels+0x1f4>
+	WORD $0xf100193f // cmp x9, #0x6
+	WORD $0x5400080c // b.gt 0x768 <k_mul_panels+0x750>
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x54002a60 // b.eq 0xbbc <k_mul_panels+0xba4>
+	WORD $0xf100193f // cmp x9, #0x6
+	WORD $0x54ffd9a1 // b.ne 0x1ac <k_mul_panels+0x194>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0x5400038b // b.lt 0x70c <k_mul_panels+0x6f4>
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa1903f3 // mov x19, x25
+	WORD $0xaa0903f7 // mov x23, x9
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf1001e7f // cmp x19, #0x7
+	WORD $0xad400e02 // ldp q2, q3, [x16]
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0x4ddfcae4 // ld1r { v4.4s }, [x23], #4
+	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
+	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
+	WORD $0xbd4002e4 // ldr s4, [x23]
+	WORD $0xad410e02 // ldp q2, q3, [x16, #0x20]
+	WORD $0xd1001277 // sub x23, x19, #0x4
+	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0xad420e02 // ldp q2, q3, [x16, #0x40]
+	WORD $0x2d411524 // ldp s4, s5, [x9, #0x8]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0xad430e02 // ldp q2, q3, [x16, #0x60]
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x4f851041 // fmla v1.4s, v2.4s, v5.s[0]
+	WORD $0x4f851060 // fmla v0.4s, v3.4s, v5.s[0]
+	WORD $0x54fffd28 // b.hi 0x6ac <k_mul_panels+0x694>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x5400012b // b.lt 0x734 <k_mul_panels+0x71c>
+	WORD $0x910006e8 // add x8, x23, #0x1
+	WORD $0xacc10e02 // ldp q2, q3, [x16], #0x20
+	WORD $0x4ddfc924 // ld1r { v4.4s }, [x9], #4
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
+	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
+	WORD $0x54ffff48 // b.hi 0x718 <k_mul_panels+0x700>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x54ffd3ab // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0xf10011c8 // subs x8, x14, #0x4
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x5400706b // b.lt 0x1554 <k_mul_panels+0x153c>
+	WORD $0xb400a90d // cbz x13, 0x1c6c <k_mul_panels+0x1c54>
+	WORD $0x3dc00222 // ldr q2, [x17]
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x3d800221 // str q1, [x17]
+	WORD $0x540071e9 // b.ls 0x159c <k_mul_panels+0x1584>
+	WORD $0x14000a6e // b 0x311c <k_mul_panels+0x3104>
+	WORD $0xf1001d3f // cmp x9, #0x7
+	WORD $0x54002900 // b.eq 0xc8c <k_mul_panels+0xc74>
+	WORD $0xf100453f // cmp x9, #0x11
+	WORD $0x54ffd1c1 // b.ne 0x1ac <k_mul_panels+0x194>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b150a29 // add x9, x17, x21, lsl #2
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0x8b160a33 // add x19, x17, x22, lsl #2
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0x540004cb // b.lt 0x84c <k_mul_panels+0x834>
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa1903f3 // mov x19, x25
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xad404604 // ldp q4, q17, [x16]
+	WORD $0x2d401925 // ldp s5, s6, [x9]
+	WORD $0xd1001277 // sub x23, x19, #0x4
+	WORD $0x2d414127 // ldp s7, s16, [x9, #0x8]
+	WORD $0xf1001e7f // cmp x19, #0x7
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x2d421524 // ldp s4, s5, [x9, #0x10]
+	WORD $0x2d431d26 // ldp s6, s7, [x9, #0x18]
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
+	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0xad414604 // ldp q4, q17, [x16, #0x20]
+	WORD $0x91010210 // add x16, x16, #0x40
+	WORD $0x2d441925 // ldp s5, s6, [x9, #0x20]
+	WORD $0x2d454127 // ldp s7, s16, [x9, #0x28]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x2d461524 // ldp s4, s5, [x9, #0x30]
+	WORD $0x2d471d26 // ldp s6, s7, [x9, #0x38]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
+	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0x54fffbe8 // b.hi 0x7c4 <k_mul_panels+0x7ac>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x540001ab // b.lt 0x884 <k_mul_panels+0x86c>
+	WORD $0x910006e8 // add x8, x23, #0x1
+	WORD $0x2d401925 // ldp s5, s6, [x9]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x2d414127 // ldp s7, s16, [x9, #0x8]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x3cc10604 // ldr q4, [x16], #0x10
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54fffec8 // b.hi 0x858 <k_mul_panels+0x840>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff4a20 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54001b8d // b.le 0x1b94 <k_mul_panels+0x1b7c>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb400006b // cbz x11, 0x1838 <k_mul_panels+0x1820>
-	WORD $0x3dc001dd // ldr q29, [x14]
-	WORD $0x4e3cd7bc // fadd v28.4s, v29.4s, v28.4s
-	WORD $0x3d8001dc // str q28, [x14]
-	WORD $0x910041d0 // add x16, x14, #0x10
-	WORD $0x36001d0d // tbz w13, #0x0, 0x1be0 <k_mul_panels+0x1bc8>
-	WORD $0xb400006b // cbz x11, 0x1850 <k_mul_panels+0x1838>
-	WORD $0x3dc0021c // ldr q28, [x16]
-	WORD $0x4e3bd79b // fadd v27.4s, v28.4s, v27.4s
-	WORD $0x3d80021b // str q27, [x16]
-	WORD $0x910081d0 // add x16, x14, #0x20
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x36007cc8 // tbz w8, #0x0, 0x27f4 <k_mul_panels+0x27dc>
-	WORD $0xb400006b // cbz x11, 0x186c <k_mul_panels+0x1854>
-	WORD $0x3dc0021b // ldr q27, [x16]
-	WORD $0x4e3ad77a // fadd v26.4s, v27.4s, v26.4s
-	WORD $0x3d80021a // str q26, [x16]
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x140003f7 // b 0x2850 <k_mul_panels+0x2838>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ee // mov x14, x29
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54000ba3 // b.lo 0x19fc <k_mul_panels+0x19e4>
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xad406dda // ldp q26, q27, [x14]
-	WORD $0xaa0b03e8 // mov x8, x11
-	WORD $0x4ddfc918 // ld1r { v24.4s }, [x8], #4
-	WORD $0xbd400119 // ldr s25, [x8]
-	WORD $0xd10011ad // sub x13, x13, #0x4
+	WORD $0x54ffc92b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54006aeb // b.lt 0x15f0 <k_mul_panels+0x15d8>
+	WORD $0xb4000068 // cbz x8, 0x8a4 <k_mul_panels+0x88c>
+	WORD $0x3dc00224 // ldr q4, [x17]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x3d800223 // str q3, [x17]
+	WORD $0x54ffc800 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a29 // add x9, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400b0ad // b.le 0x1ecc <k_mul_panels+0x1eb4>
+	WORD $0xb4000068 // cbz x8, 0x8c8 <k_mul_panels+0x8b0>
+	WORD $0x3dc00123 // ldr q3, [x9]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0xf100085f // cmp x2, #0x2
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x54ffc6e0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400b86d // b.le 0x1fe8 <k_mul_panels+0x1fd0>
+	WORD $0xb4000068 // cbz x8, 0x8ec <k_mul_panels+0x8d4>
+	WORD $0x3dc00122 // ldr q2, [x9]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0xf1000c5f // cmp x2, #0x3
+	WORD $0x3d800121 // str q1, [x9]
+	WORD $0x54ffc5c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x540140cc // b.gt 0x3118 <k_mul_panels+0x3100>
+	WORD $0xb400c968 // cbz x8, 0x2230 <k_mul_panels+0x2218>
+	WORD $0xbd400122 // ldr s2, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400e24b // b.lt 0x2558 <k_mul_panels+0x2540>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
+	WORD $0x540103e1 // b.ne 0x29a4 <k_mul_panels+0x298c>
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x17fffe1d // b 0x1ac <k_mul_panels+0x194>
+	WORD $0xf100493f // cmp x9, #0x12
+	WORD $0x54003a80 // b.eq 0x1090 <k_mul_panels+0x1078>
+	WORD $0xf1004d3f // cmp x9, #0x13
+	WORD $0x54ffc321 // b.ne 0x1ac <k_mul_panels+0x194>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b150a29 // add x9, x17, x21, lsl #2
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x8b160a33 // add x19, x17, x22, lsl #2
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf9801260 // prfm pldl1keep, [x19, #0x20]
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xaa1903e9 // mov x9, x25
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0x540009ab // b.lt 0xafc <k_mul_panels+0xae4>
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa1303e9 // mov x9, x19
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0x3dc00af6 // ldr q22, [x23, #0x20]
+	WORD $0xad4056f4 // ldp q20, q21, [x23]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x4ddfc937 // ld1r { v23.4s }, [x9], #4
+	WORD $0xbd400138 // ldr s24, [x9]
+	WORD $0xd1001209 // sub x9, x16, #0x4
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0xaa0903f0 // mov x16, x9
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
+	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
+	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
+	WORD $0x2d415e78 // ldp s24, s23, [x19, #0x8]
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
+	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
+	WORD $0xad41d6f4 // ldp q20, q21, [x23, #0x30]
+	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
+	WORD $0x2d425a78 // ldp s24, s22, [x19, #0x10]
+	WORD $0xad42e6f7 // ldp q23, q25, [x23, #0x50]
+	WORD $0x4f981293 // fmla v19.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812b2 // fmla v18.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812f1 // fmla v17.4s, v23.4s, v24.s[0]
+	WORD $0x4f961290 // fmla v16.4s, v20.4s, v22.s[0]
+	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
+	WORD $0x4f9612e6 // fmla v6.4s, v23.4s, v22.s[0]
+	WORD $0x2d435a78 // ldp s24, s22, [x19, #0x18]
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812e3 // fmla v3.4s, v23.4s, v24.s[0]
+	WORD $0x4f961282 // fmla v2.4s, v20.4s, v22.s[0]
+	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
+	WORD $0xad43e2f5 // ldp q21, q24, [x23, #0x70]
+	WORD $0x4f9612e0 // fmla v0.4s, v23.4s, v22.s[0]
+	WORD $0x2d445a74 // ldp s20, s22, [x19, #0x20]
+	WORD $0x4f941333 // fmla v19.4s, v25.4s, v20.s[0]
+	WORD $0x4f9412b2 // fmla v18.4s, v21.4s, v20.s[0]
+	WORD $0x4f941311 // fmla v17.4s, v24.4s, v20.s[0]
+	WORD $0x4f961330 // fmla v16.4s, v25.4s, v22.s[0]
+	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
+	WORD $0x4f961306 // fmla v6.4s, v24.4s, v22.s[0]
+	WORD $0x2d455a74 // ldp s20, s22, [x19, #0x28]
+	WORD $0x4f941325 // fmla v5.4s, v25.4s, v20.s[0]
+	WORD $0x4f9412a4 // fmla v4.4s, v21.4s, v20.s[0]
+	WORD $0x4f941303 // fmla v3.4s, v24.4s, v20.s[0]
+	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
+	WORD $0xad44d6f4 // ldp q20, q21, [x23, #0x90]
+	WORD $0x4f961300 // fmla v0.4s, v24.4s, v22.s[0]
+	WORD $0x2d466277 // ldp s23, s24, [x19, #0x30]
+	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
+	WORD $0x3dc02ef6 // ldr q22, [x23, #0xb0]
+	WORD $0x910302f7 // add x23, x23, #0xc0
+	WORD $0x4f971293 // fmla v19.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712b2 // fmla v18.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712d1 // fmla v17.4s, v22.4s, v23.s[0]
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x2d476277 // ldp s23, s24, [x19, #0x38]
+	WORD $0x91010273 // add x19, x19, #0x40
+	WORD $0x4f971285 // fmla v5.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a4 // fmla v4.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c3 // fmla v3.4s, v22.4s, v23.s[0]
+	WORD $0x4f981282 // fmla v2.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c0 // fmla v0.4s, v22.4s, v24.s[0]
+	WORD $0x54fff708 // b.hi 0x9d8 <k_mul_panels+0x9c0>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400032b // b.lt 0xb64 <k_mul_panels+0xb4c>
+	WORD $0x91000528 // add x8, x9, #0x1
+	WORD $0xaa1303e9 // mov x9, x19
+	WORD $0xad4056f4 // ldp q20, q21, [x23]
+	WORD $0x3dc00af6 // ldr q22, [x23, #0x20]
+	WORD $0x4ddfc937 // ld1r { v23.4s }, [x9], #4
+	WORD $0xbd400138 // ldr s24, [x9]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x9100c2f7 // add x23, x23, #0x30
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
+	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
+	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
+	WORD $0x2d415e78 // ldp s24, s23, [x19, #0x8]
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
+	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
+	WORD $0x54fffd48 // b.hi 0xb08 <k_mul_panels+0xaf0>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ffb22b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10011cd // subs x13, x14, #0x4
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x91008230 // add x16, x17, #0x20
+	WORD $0x540055ab // b.lt 0x1630 <k_mul_panels+0x1618>
+	WORD $0xb4008948 // cbz x8, 0x1ca8 <k_mul_panels+0x1c90>
+	WORD $0x3dc00234 // ldr q20, [x17]
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0x3d800233 // str q19, [x17]
+	WORD $0x54005729 // b.ls 0x1678 <k_mul_panels+0x1660>
+	WORD $0x3dc00133 // ldr q19, [x9]
+	WORD $0xf1002ddf // cmp x14, #0xb
+	WORD $0xd10021d7 // sub x23, x14, #0x8
+	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
+	WORD $0x3d800132 // str q18, [x9]
+	WORD $0x5400adc9 // b.ls 0x2164 <k_mul_panels+0x214c>
+	WORD $0x3dc00212 // ldr q18, [x16]
+	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
+	WORD $0x14000443 // b 0x1cc4 <k_mul_panels+0x1cac>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0x5400028b // b.lt 0xc24 <k_mul_panels+0xc0c>
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa1903f3 // mov x19, x25
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0x2d401121 // ldp s1, s4, [x9]
+	WORD $0xad400e02 // ldp q2, q3, [x16]
+	WORD $0xd1001277 // sub x23, x19, #0x4
+	WORD $0xf1001e7f // cmp x19, #0x7
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0x2d411121 // ldp s1, s4, [x9, #0x8]
+	WORD $0xad410e02 // ldp q2, q3, [x16, #0x20]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x91010210 // add x16, x16, #0x40
+	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0x54fffe28 // b.hi 0xbe4 <k_mul_panels+0xbcc>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x5400010b // b.lt 0xc48 <k_mul_panels+0xc30>
+	WORD $0x910006e8 // add x8, x23, #0x1
+	WORD $0x3cc10601 // ldr q1, [x16], #0x10
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0xbc404522 // ldr s2, [x9], #0x4
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54ffff68 // b.hi 0xc30 <k_mul_panels+0xc18>
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0x54ffab0d // b.le 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54ffaa2a // b.ge 0x19c <k_mul_panels+0x184>
+	WORD $0xb4008448 // cbz x8, 0x1ce4 <k_mul_panels+0x1ccc>
+	WORD $0xbd400222 // ldr s2, [x17]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400954d // b.le 0x1f10 <k_mul_panels+0x1ef8>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x91001228 // add x8, x17, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
+	WORD $0x5400a781 // b.ne 0x2170 <k_mul_panels+0x2158>
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x1400041d // b 0x1cfc <k_mul_panels+0x1ce4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
+	WORD $0x5400046b // b.lt 0xd40 <k_mul_panels+0xd28>
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0xaa1903f3 // mov x19, x25
+	WORD $0xaa0903f7 // mov x23, x9
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0x3dc00a05 // ldr q5, [x16, #0x20]
+	WORD $0xad401203 // ldp q3, q4, [x16]
+	WORD $0xf1001e7f // cmp x19, #0x7
+	WORD $0x4ddfcae6 // ld1r { v6.4s }, [x23], #4
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
+	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
+	WORD $0xbd4002e3 // ldr s3, [x23]
+	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
+	WORD $0xad419604 // ldp q4, q5, [x16, #0x30]
+	WORD $0xd1001277 // sub x23, x19, #0x4
+	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0xad429206 // ldp q6, q4, [x16, #0x50]
+	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
+	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
+	WORD $0x2d411d23 // ldp s3, s7, [x9, #0x8]
+	WORD $0xad439a05 // ldp q5, q6, [x16, #0x70]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
+	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
+	WORD $0x3dc02e05 // ldr q5, [x16, #0xb0]
+	WORD $0xad449203 // ldp q3, q4, [x16, #0x90]
+	WORD $0x91030210 // add x16, x16, #0xc0
+	WORD $0x4f871062 // fmla v2.4s, v3.4s, v7.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f8710a0 // fmla v0.4s, v5.4s, v7.s[0]
+	WORD $0x54fffc48 // b.hi 0xcc4 <k_mul_panels+0xcac>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0x5400018b // b.lt 0xd74 <k_mul_panels+0xd5c>
+	WORD $0x910006e8 // add x8, x23, #0x1
+	WORD $0xad401203 // ldp q3, q4, [x16]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x3dc00a05 // ldr q5, [x16, #0x20]
+	WORD $0x4ddfc926 // ld1r { v6.4s }, [x9], #4
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x9100c210 // add x16, x16, #0x30
+	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
+	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
+	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
+	WORD $0x54fffee8 // b.hi 0xd4c <k_mul_panels+0xd34>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x54ffa1ab // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xf10011d0 // subs x16, x14, #0x4
+	WORD $0x9100422d // add x13, x17, #0x10
+	WORD $0x91008228 // add x8, x17, #0x20
+	WORD $0x54004feb // b.lt 0x1788 <k_mul_panels+0x1770>
+	WORD $0xb4007ba9 // cbz x9, 0x1d04 <k_mul_panels+0x1cec>
+	WORD $0x3dc00223 // ldr q3, [x17]
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x54005169 // b.ls 0x17d0 <k_mul_panels+0x17b8>
+	WORD $0x3dc001a2 // ldr q2, [x13]
+	WORD $0xf1002ddf // cmp x14, #0xb
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x3d8001a1 // str q1, [x13]
+	WORD $0x54009ea9 // b.ls 0x218c <k_mul_panels+0x2174>
+	WORD $0x3dc00101 // ldr q1, [x8]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x140003d6 // b 0x1d1c <k_mul_panels+0x1d04>
+	WORD $0x8b150a29 // add x9, x17, x21, lsl #2
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9403ff8 // ldr x24, [sp, #0x78]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9401fe9 // ldr x9, [sp, #0x38]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xa942c3f7 // ldp x23, x16, [sp, #0x28]
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b160a33 // add x19, x17, x22, lsl #2
+	WORD $0x8b170a37 // add x23, x17, x23, lsl #2
+	WORD $0x8b180a38 // add x24, x17, x24, lsl #2
+	WORD $0x8b090a29 // add x9, x17, x9, lsl #2
+	WORD $0x8b100a30 // add x16, x17, x16, lsl #2
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xf98002e0 // prfm pldl1keep, [x23]
+	WORD $0xf9800300 // prfm pldl1keep, [x24]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0x540007cb // b.lt 0xf38 <k_mul_panels+0xf20>
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0xaa1903e9 // mov x9, x25
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xad4056f0 // ldp q16, q21, [x23]
+	WORD $0x2d404a71 // ldp s17, s18, [x19]
+	WORD $0xd1001130 // sub x16, x9, #0x4
+	WORD $0x2d415273 // ldp s19, s20, [x19, #0x8]
+	WORD $0xf1001d3f // cmp x9, #0x7
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0xaa1003e9 // mov x9, x16
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x2d424a71 // ldp s17, s18, [x19, #0x10]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x2d434e71 // ldp s17, s19, [x19, #0x18]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x2d445272 // ldp s18, s20, [x19, #0x20]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
+	WORD $0x2d454670 // ldp s16, s17, [x19, #0x28]
+	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
+	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x2d464a70 // ldp s16, s18, [x19, #0x30]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d474e71 // ldp s17, s19, [x19, #0x38]
+	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
+	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
+	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
+	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
+	WORD $0xad4156f0 // ldp q16, q21, [x23, #0x20]
+	WORD $0x910102f7 // add x23, x23, #0x40
+	WORD $0x2d484a71 // ldp s17, s18, [x19, #0x40]
+	WORD $0x2d495273 // ldp s19, s20, [x19, #0x48]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x2d4a4a71 // ldp s17, s18, [x19, #0x50]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x2d4b4e71 // ldp s17, s19, [x19, #0x58]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x2d4c5272 // ldp s18, s20, [x19, #0x60]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
+	WORD $0x2d4d4670 // ldp s16, s17, [x19, #0x68]
+	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
+	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x2d4e4a70 // ldp s16, s18, [x19, #0x70]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d4f4e71 // ldp s17, s19, [x19, #0x78]
+	WORD $0x91020273 // add x19, x19, #0x80
+	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
+	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
+	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
+	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
+	WORD $0x54fff8e8 // b.hi 0xe50 <k_mul_panels+0xe38>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400026b // b.lt 0xf88 <k_mul_panels+0xf70>
+	WORD $0x91000608 // add x8, x16, #0x1
+	WORD $0x2d404a71 // ldp s17, s18, [x19]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x2d415273 // ldp s19, s20, [x19, #0x8]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x3cc106f0 // ldr q16, [x23], #0x10
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x2d424a71 // ldp s17, s18, [x19, #0x10]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x2d435273 // ldp s19, s20, [x19, #0x18]
+	WORD $0x91008273 // add x19, x19, #0x20
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x54fffe08 // b.hi 0xf44 <k_mul_panels+0xf2c>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ff910b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x5400446b // b.lt 0x1824 <k_mul_panels+0x180c>
+	WORD $0xb4000068 // cbz x8, 0xfa8 <k_mul_panels+0xf90>
+	WORD $0x3dc00230 // ldr q16, [x17]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x54ff8fe0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a29 // add x9, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x54007bad // b.le 0x1f30 <k_mul_panels+0x1f18>
+	WORD $0xb4000068 // cbz x8, 0xfcc <k_mul_panels+0xfb4>
+	WORD $0x3dc00127 // ldr q7, [x9]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0xf100085f // cmp x2, #0x2
+	WORD $0x3d800126 // str q6, [x9]
+	WORD $0x54ff8ec0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400832d // b.le 0x2044 <k_mul_panels+0x202c>
+	WORD $0xb4000068 // cbz x8, 0xff0 <k_mul_panels+0xfd8>
+	WORD $0x3dc00126 // ldr q6, [x9]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0xf1000c5f // cmp x2, #0x3
+	WORD $0x3d800125 // str q5, [x9]
+	WORD $0x54ff8da0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400932d // b.le 0x2268 <k_mul_panels+0x2250>
+	WORD $0xb4000068 // cbz x8, 0x1014 <k_mul_panels+0xffc>
+	WORD $0x3dc00125 // ldr q5, [x9]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0xf100105f // cmp x2, #0x4
+	WORD $0x3d800124 // str q4, [x9]
+	WORD $0x54ff8c80 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400aa8d // b.le 0x2578 <k_mul_panels+0x2560>
+	WORD $0xb4000068 // cbz x8, 0x1038 <k_mul_panels+0x1020>
+	WORD $0x3dc00124 // ldr q4, [x9]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0xf100145f // cmp x2, #0x5
+	WORD $0x3d800123 // str q3, [x9]
+	WORD $0x54ff8b60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400cc4d // b.le 0x29d4 <k_mul_panels+0x29bc>
+	WORD $0xb4000068 // cbz x8, 0x105c <k_mul_panels+0x1044>
+	WORD $0x3dc00123 // ldr q3, [x9]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0xf100185f // cmp x2, #0x6
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x54ff8a40 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5401006d // b.le 0x307c <k_mul_panels+0x3064>
+	WORD $0xb4000068 // cbz x8, 0x1080 <k_mul_panels+0x1068>
+	WORD $0x3dc00122 // ldr q2, [x9]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0xf1001c5f // cmp x2, #0x7
+	WORD $0x3d800121 // str q1, [x9]
+	WORD $0x54ff8920 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffe1b // b 0x8f8 <k_mul_panels+0x8e0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b150a29 // add x9, x17, x21, lsl #2
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x8b160a33 // add x19, x17, x22, lsl #2
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0x5400074b // b.lt 0x11d4 <k_mul_panels+0x11bc>
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0xaa1903e9 // mov x9, x25
+	WORD $0xaa1303f0 // mov x16, x19
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf1001d3f // cmp x9, #0x7
+	WORD $0xad4046f0 // ldp q16, q17, [x23]
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0x4ddfca12 // ld1r { v18.4s }, [x16], #4
+	WORD $0xbd400213 // ldr s19, [x16]
+	WORD $0x2d415674 // ldp s20, s21, [x19, #0x8]
+	WORD $0xd1001130 // sub x16, x9, #0x4
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
+	WORD $0xaa1003e9 // mov x9, x16
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x2d425a73 // ldp s19, s22, [x19, #0x10]
+	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
+	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
+	WORD $0x4f951201 // fmla v1.4s, v16.4s, v21.s[0]
+	WORD $0xad4142f2 // ldp q18, q16, [x23, #0x20]
+	WORD $0x4f951220 // fmla v0.4s, v17.4s, v21.s[0]
+	WORD $0x2d435271 // ldp s17, s20, [x19, #0x18]
+	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
+	WORD $0x4f931206 // fmla v6.4s, v16.4s, v19.s[0]
+	WORD $0x4f961245 // fmla v5.4s, v18.4s, v22.s[0]
+	WORD $0x2d445673 // ldp s19, s21, [x19, #0x20]
+	WORD $0x4f911243 // fmla v3.4s, v18.4s, v17.s[0]
+	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
+	WORD $0x4f941241 // fmla v1.4s, v18.4s, v20.s[0]
+	WORD $0xad424af1 // ldp q17, q18, [x23, #0x40]
+	WORD $0x4f961204 // fmla v4.4s, v16.4s, v22.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
+	WORD $0x4f931246 // fmla v6.4s, v18.4s, v19.s[0]
+	WORD $0x2d454e70 // ldp s16, s19, [x19, #0x28]
+	WORD $0x4f951225 // fmla v5.4s, v17.4s, v21.s[0]
+	WORD $0x4f951244 // fmla v4.4s, v18.4s, v21.s[0]
+	WORD $0xad4356f4 // ldp q20, q21, [x23, #0x60]
+	WORD $0x910202f7 // add x23, x23, #0x80
+	WORD $0x4f901223 // fmla v3.4s, v17.4s, v16.s[0]
+	WORD $0x4f901242 // fmla v2.4s, v18.4s, v16.s[0]
+	WORD $0x4f931221 // fmla v1.4s, v17.4s, v19.s[0]
+	WORD $0x2d464670 // ldp s16, s17, [x19, #0x30]
+	WORD $0x4f931240 // fmla v0.4s, v18.4s, v19.s[0]
+	WORD $0x4f901287 // fmla v7.4s, v20.4s, v16.s[0]
+	WORD $0x4f9012a6 // fmla v6.4s, v21.4s, v16.s[0]
+	WORD $0x4f911285 // fmla v5.4s, v20.4s, v17.s[0]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d474670 // ldp s16, s17, [x19, #0x38]
+	WORD $0x91010273 // add x19, x19, #0x40
+	WORD $0x4f901283 // fmla v3.4s, v20.4s, v16.s[0]
+	WORD $0x4f9012a2 // fmla v2.4s, v21.4s, v16.s[0]
+	WORD $0x4f911281 // fmla v1.4s, v20.4s, v17.s[0]
+	WORD $0x4f9112a0 // fmla v0.4s, v21.4s, v17.s[0]
+	WORD $0x54fff968 // b.hi 0x10fc <k_mul_panels+0x10e4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400026b // b.lt 0x1224 <k_mul_panels+0x120c>
+	WORD $0x91000608 // add x8, x16, #0x1
+	WORD $0xacc146f0 // ldp q16, q17, [x23], #0x20
+	WORD $0xaa1303e9 // mov x9, x19
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x4ddfc932 // ld1r { v18.4s }, [x9], #4
+	WORD $0xbd400133 // ldr s19, [x9]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
+	WORD $0x2d414e74 // ldp s20, s19, [x19, #0x8]
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
+	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f931220 // fmla v0.4s, v17.4s, v19.s[0]
+	WORD $0x54fffe08 // b.hi 0x11e0 <k_mul_panels+0x11c8>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ff7c2b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0xf10011c8 // subs x8, x14, #0x4
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x5400316b // b.lt 0x1864 <k_mul_panels+0x184c>
+	WORD $0xb40058ad // cbz x13, 0x1d50 <k_mul_panels+0x1d38>
+	WORD $0x3dc00230 // ldr q16, [x17]
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x540032e9 // b.ls 0x18ac <k_mul_panels+0x1894>
+	WORD $0x3dc00127 // ldr q7, [x9]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0x140002c0 // b 0x1d5c <k_mul_panels+0x1d44>
+	WORD $0x8b150a29 // add x9, x17, x21, lsl #2
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf94017f7 // ldr x23, [sp, #0x28]
+	WORD $0x8b160a33 // add x19, x17, x22, lsl #2
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9403fe9 // ldr x9, [sp, #0x78]
+	WORD $0x8b170a37 // add x23, x17, x23, lsl #2
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x8b090a29 // add x9, x17, x9, lsl #2
+	WORD $0xf98002e0 // prfm pldl1keep, [x23]
+	WORD $0xf9800ae0 // prfm pldl1keep, [x23, #0x10]
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xa94343f3 // ldp x19, x16, [sp, #0x30]
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b100a30 // add x16, x17, x16, lsl #2
+	WORD $0x8b130a33 // add x19, x17, x19, lsl #2
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0xaa1903e9 // mov x9, x25
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0xaa0a03f7 // mov x23, x10
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0x54000c4b // b.lt 0x14a0 <k_mul_panels+0x1488>
+	WORD $0xaa0a03f7 // mov x23, x10
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0xaa1903f3 // mov x19, x25
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0xf1001e7f // cmp x19, #0x7
+	WORD $0xad406f1a // ldp q26, q27, [x24]
+	WORD $0x8b0801ad // add x13, x13, x8
+	WORD $0x4ddfc938 // ld1r { v24.4s }, [x9], #4
+	WORD $0xbd400139 // ldr s25, [x9]
+	WORD $0xd1001269 // sub x9, x19, #0x4
 	WORD $0x4f991355 // fmla v21.4s, v26.4s, v25.s[0]
 	WORD $0x4f991374 // fmla v20.4s, v27.4s, v25.s[0]
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x2d41657c // ldp s28, s25, [x11, #0x8]
+	WORD $0xaa0903f3 // mov x19, x9
+	WORD $0x2d4166fc // ldp s28, s25, [x23, #0x8]
 	WORD $0x4e38cf57 // fmla v23.4s, v26.4s, v24.4s
 	WORD $0x4e38cf76 // fmla v22.4s, v27.4s, v24.4s
 	WORD $0x4f991351 // fmla v17.4s, v26.4s, v25.s[0]
 	WORD $0x4f991370 // fmla v16.4s, v27.4s, v25.s[0]
-	WORD $0x2d426578 // ldp s24, s25, [x11, #0x10]
+	WORD $0x2d4266f8 // ldp s24, s25, [x23, #0x10]
 	WORD $0x4f9c1353 // fmla v19.4s, v26.4s, v28.s[0]
 	WORD $0x4f9c1372 // fmla v18.4s, v27.4s, v28.s[0]
 	WORD $0x4f981347 // fmla v7.4s, v26.4s, v24.s[0]
 	WORD $0x4f981366 // fmla v6.4s, v27.4s, v24.s[0]
-	WORD $0x2d437178 // ldp s24, s28, [x11, #0x18]
+	WORD $0x2d4372f8 // ldp s24, s28, [x23, #0x18]
 	WORD $0x4f991345 // fmla v5.4s, v26.4s, v25.s[0]
 	WORD $0x4f991364 // fmla v4.4s, v27.4s, v25.s[0]
 	WORD $0x4f981343 // fmla v3.4s, v26.4s, v24.s[0]
 	WORD $0x4f981362 // fmla v2.4s, v27.4s, v24.s[0]
-	WORD $0xad4165d8 // ldp q24, q25, [x14, #0x20]
+	WORD $0xad416718 // ldp q24, q25, [x24, #0x20]
 	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
-	WORD $0x2d44697d // ldp s29, s26, [x11, #0x20]
+	WORD $0x2d446afd // ldp s29, s26, [x23, #0x20]
 	WORD $0x4f9c1360 // fmla v0.4s, v27.4s, v28.s[0]
 	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
 	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
-	WORD $0x2d45697b // ldp s27, s26, [x11, #0x28]
+	WORD $0x2d456afb // ldp s27, s26, [x23, #0x28]
 	WORD $0x4f9d1317 // fmla v23.4s, v24.4s, v29.s[0]
 	WORD $0x4f9d1336 // fmla v22.4s, v25.4s, v29.s[0]
 	WORD $0x4f9b1313 // fmla v19.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1332 // fmla v18.4s, v25.4s, v27.s[0]
 	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
 	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
-	WORD $0x2d46697b // ldp s27, s26, [x11, #0x30]
+	WORD $0x2d466afb // ldp s27, s26, [x23, #0x30]
 	WORD $0x4f9b1307 // fmla v7.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1326 // fmla v6.4s, v25.4s, v27.s[0]
-	WORD $0x2d47717b // ldp s27, s28, [x11, #0x38]
+	WORD $0x2d4772fb // ldp s27, s28, [x23, #0x38]
 	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
 	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1303 // fmla v3.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1322 // fmla v2.4s, v25.4s, v27.s[0]
-	WORD $0xad426dda // ldp q26, q27, [x14, #0x40]
+	WORD $0xad426f1a // ldp q26, q27, [x24, #0x40]
 	WORD $0x4f9c1301 // fmla v1.4s, v24.4s, v28.s[0]
-	WORD $0x2d48617d // ldp s29, s24, [x11, #0x40]
+	WORD $0x2d4862fd // ldp s29, s24, [x23, #0x40]
 	WORD $0x4f9c1320 // fmla v0.4s, v25.4s, v28.s[0]
 	WORD $0x4f981355 // fmla v21.4s, v26.4s, v24.s[0]
 	WORD $0x4f981374 // fmla v20.4s, v27.4s, v24.s[0]
-	WORD $0x2d496179 // ldp s25, s24, [x11, #0x48]
+	WORD $0x2d4962f9 // ldp s25, s24, [x23, #0x48]
 	WORD $0x4f9d1357 // fmla v23.4s, v26.4s, v29.s[0]
 	WORD $0x4f9d1376 // fmla v22.4s, v27.4s, v29.s[0]
 	WORD $0x4f991353 // fmla v19.4s, v26.4s, v25.s[0]
 	WORD $0x4f991372 // fmla v18.4s, v27.4s, v25.s[0]
 	WORD $0x4f981351 // fmla v17.4s, v26.4s, v24.s[0]
 	WORD $0x4f981370 // fmla v16.4s, v27.4s, v24.s[0]
-	WORD $0x2d4a6179 // ldp s25, s24, [x11, #0x50]
+	WORD $0x2d4a62f9 // ldp s25, s24, [x23, #0x50]
 	WORD $0x4f991347 // fmla v7.4s, v26.4s, v25.s[0]
 	WORD $0x4f991366 // fmla v6.4s, v27.4s, v25.s[0]
 	WORD $0x4f981345 // fmla v5.4s, v26.4s, v24.s[0]
 	WORD $0x4f981364 // fmla v4.4s, v27.4s, v24.s[0]
-	WORD $0x2d4b6179 // ldp s25, s24, [x11, #0x58]
+	WORD $0x2d4b62f9 // ldp s25, s24, [x23, #0x58]
 	WORD $0x4f991343 // fmla v3.4s, v26.4s, v25.s[0]
 	WORD $0x4f991362 // fmla v2.4s, v27.4s, v25.s[0]
-	WORD $0xad4371d9 // ldp q25, q28, [x14, #0x60]
+	WORD $0xad437319 // ldp q25, q28, [x24, #0x60]
 	WORD $0x4f981341 // fmla v1.4s, v26.4s, v24.s[0]
 	WORD $0x4f981360 // fmla v0.4s, v27.4s, v24.s[0]
-	WORD $0x2d4c617d // ldp s29, s24, [x11, #0x60]
-	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x2d4c62fd // ldp s29, s24, [x23, #0x60]
+	WORD $0x91020318 // add x24, x24, #0x80
 	WORD $0x4f981335 // fmla v21.4s, v25.4s, v24.s[0]
 	WORD $0x4f981394 // fmla v20.4s, v28.4s, v24.s[0]
-	WORD $0x2d4d617a // ldp s26, s24, [x11, #0x68]
+	WORD $0x2d4d62fa // ldp s26, s24, [x23, #0x68]
 	WORD $0x4f9d1337 // fmla v23.4s, v25.4s, v29.s[0]
 	WORD $0x4f9d1396 // fmla v22.4s, v28.4s, v29.s[0]
 	WORD $0x4f9a1333 // fmla v19.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1392 // fmla v18.4s, v28.4s, v26.s[0]
 	WORD $0x4f981331 // fmla v17.4s, v25.4s, v24.s[0]
 	WORD $0x4f981390 // fmla v16.4s, v28.4s, v24.s[0]
-	WORD $0x2d4e617a // ldp s26, s24, [x11, #0x70]
+	WORD $0x2d4e62fa // ldp s26, s24, [x23, #0x70]
 	WORD $0x4f9a1327 // fmla v7.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1386 // fmla v6.4s, v28.4s, v26.s[0]
 	WORD $0x4f981325 // fmla v5.4s, v25.4s, v24.s[0]
 	WORD $0x4f981384 // fmla v4.4s, v28.4s, v24.s[0]
-	WORD $0x2d4f617a // ldp s26, s24, [x11, #0x78]
-	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x2d4f62fa // ldp s26, s24, [x23, #0x78]
+	WORD $0x910202f7 // add x23, x23, #0x80
 	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1382 // fmla v2.4s, v28.4s, v26.s[0]
 	WORD $0x4f981321 // fmla v1.4s, v25.4s, v24.s[0]
 	WORD $0x4f981380 // fmla v0.4s, v28.4s, v24.s[0]
-	WORD $0x54fff4cc // b.gt 0x1890 <k_mul_panels+0x1878>
+	WORD $0x54fff468 // b.hi 0x1328 <k_mul_panels+0x1310>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540003ab // b.lt 0x1518 <k_mul_panels+0x1500>
+	WORD $0x91000528 // add x8, x9, #0x1
+	WORD $0xacc16718 // ldp q24, q25, [x24], #0x20
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x4ddfc93a // ld1r { v26.4s }, [x9], #4
+	WORD $0xbd40013b // ldr s27, [x9]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4f9b1315 // fmla v21.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1334 // fmla v20.4s, v25.4s, v27.s[0]
+	WORD $0x2d416efc // ldp s28, s27, [x23, #0x8]
+	WORD $0x4e3acf17 // fmla v23.4s, v24.4s, v26.4s
+	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
+	WORD $0x4f9b1311 // fmla v17.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1330 // fmla v16.4s, v25.4s, v27.s[0]
+	WORD $0x2d426efa // ldp s26, s27, [x23, #0x10]
+	WORD $0x4f9c1313 // fmla v19.4s, v24.4s, v28.s[0]
+	WORD $0x4f9c1332 // fmla v18.4s, v25.4s, v28.s[0]
+	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1305 // fmla v5.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1324 // fmla v4.4s, v25.4s, v27.s[0]
+	WORD $0x2d436efa // ldp s26, s27, [x23, #0x18]
+	WORD $0x910082f7 // add x23, x23, #0x20
+	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
+	WORD $0x54fffcc8 // b.hi 0x14ac <k_mul_panels+0x1494>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff3b0b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf10011f1 // subs x17, x15, #0x4
-	WORD $0x91004208 // add x8, x16, #0x10
-	WORD $0x5400014b // b.lt 0x1a38 <k_mul_panels+0x1a20>
-	WORD $0xb4001d8b // cbz x11, 0x1dc4 <k_mul_panels+0x1dac>
-	WORD $0x3dc00218 // ldr q24, [x16]
-	WORD $0xf1001dff // cmp x15, #0x7
+	WORD $0x54ff648b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0xf10011c8 // subs x8, x14, #0x4
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x54002b6b // b.lt 0x1a98 <k_mul_panels+0x1a80>
+	WORD $0xb400478d // cbz x13, 0x1e20 <k_mul_panels+0x1e08>
+	WORD $0x3dc00238 // ldr q24, [x17]
+	WORD $0xf1001ddf // cmp x14, #0x7
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0x3d800217 // str q23, [x16]
-	WORD $0x540002c9 // b.ls 0x1a80 <k_mul_panels+0x1a68>
-	WORD $0x3dc00117 // ldr q23, [x8]
+	WORD $0x3d800237 // str q23, [x17]
+	WORD $0x54002ce9 // b.ls 0x1ae0 <k_mul_panels+0x1ac8>
+	WORD $0x3dc00137 // ldr q23, [x9]
 	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
-	WORD $0x140000e7 // b 0x1dd0 <k_mul_panels+0x1db8>
-	WORD $0xb400014b // cbz x11, 0x1a60 <k_mul_panels+0x1a48>
-	WORD $0xbd400218 // ldr s24, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1a5c <k_mul_panels+0x1a44>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d4091b8 // ld1 { v24.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1a5c <k_mul_panels+0x1a44>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d4081b8 // ld1 { v24.s }[2], [x13]
-	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000217 // str s23, [x16]
-	WORD $0x540000cb // b.lt 0x1a80 <k_mul_panels+0x1a68>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d0091b7 // st1 { v23.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1a80 <k_mul_panels+0x1a68>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d0081b7 // st1 { v23.s }[2], [x13]
-	WORD $0xb400016b // cbz x11, 0x1aac <k_mul_panels+0x1a94>
-	WORD $0xbd400117 // ldr s23, [x8]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x1aa8 <k_mul_panels+0x1a90>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091b7 // ld1 { v23.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1aa8 <k_mul_panels+0x1a90>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d4081b7 // ld1 { v23.s }[2], [x13]
-	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000116 // str s22, [x8]
-	WORD $0x540000eb // b.lt 0x1ad0 <k_mul_panels+0x1ab8>
-	WORD $0x91005208 // add x8, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009116 // st1 { v22.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1ad0 <k_mul_panels+0x1ab8>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d008116 // st1 { v22.s }[2], [x8]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff3460 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0e // add x14, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400186d // b.le 0x1dec <k_mul_panels+0x1dd4>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xb400006b // cbz x11, 0x1af4 <k_mul_panels+0x1adc>
-	WORD $0x3dc001d6 // ldr q22, [x14]
-	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
-	WORD $0x3d8001d5 // str q21, [x14]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x3600198d // tbz w13, #0x0, 0x1e30 <k_mul_panels+0x1e18>
-	WORD $0xb400006b // cbz x11, 0x1b10 <k_mul_panels+0x1af8>
-	WORD $0x3dc00115 // ldr q21, [x8]
-	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
-	WORD $0x3d800114 // str q20, [x8]
-	WORD $0x52800030 // mov w16, #0x1 // =1
-	WORD $0x14000249 // b 0x243c <k_mul_panels+0x2424>
-	WORD $0xb400014b // cbz x11, 0x1b44 <k_mul_panels+0x1b2c>
-	WORD $0xbd400031 // ldr s17, [x1]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1b40 <k_mul_panels+0x1b28>
-	WORD $0x91001028 // add x8, x1, #0x4
-	WORD $0x0d409111 // ld1 { v17.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1b40 <k_mul_panels+0x1b28>
-	WORD $0x91002028 // add x8, x1, #0x8
-	WORD $0x4d408111 // ld1 { v17.s }[2], [x8]
-	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000030 // str s16, [x1]
-	WORD $0x5400008b // b.lt 0x1b5c <k_mul_panels+0x1b44>
-	WORD $0x91001028 // add x8, x1, #0x4
-	WORD $0x0d009110 // st1 { v16.s }[1], [x8]
-	WORD $0x54003a61 // b.ne 0x22a4 <k_mul_panels+0x228c>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x91004030 // add x16, x1, #0x10
-	WORD $0x3707966d // tbnz w13, #0x0, 0xe30 <k_mul_panels+0xe18>
-	WORD $0xb400568b // cbz x11, 0x2638 <k_mul_panels+0x2620>
-	WORD $0xbd400210 // ldr s16, [x16]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400560b // b.lt 0x2634 <k_mul_panels+0x261c>
-	WORD $0x9100502d // add x13, x1, #0x14
+	WORD $0x14000237 // b 0x1e2c <k_mul_panels+0x1e14>
+	WORD $0xb400014d // cbz x13, 0x157c <k_mul_panels+0x1564>
+	WORD $0xbd400222 // ldr s2, [x17]
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
-	WORD $0x54005580 // b.eq 0x2634 <k_mul_panels+0x261c>
-	WORD $0x9100602d // add x13, x1, #0x18
-	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
-	WORD $0x140002a9 // b 0x2634 <k_mul_panels+0x261c>
-	WORD $0xb400014b // cbz x11, 0x1bbc <k_mul_panels+0x1ba4>
-	WORD $0xbd4001dd // ldr s29, [x14]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1bb8 <k_mul_panels+0x1ba0>
-	WORD $0x910011c8 // add x8, x14, #0x4
-	WORD $0x0d40911d // ld1 { v29.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1bb8 <k_mul_panels+0x1ba0>
-	WORD $0x910021c8 // add x8, x14, #0x8
-	WORD $0x4d40811d // ld1 { v29.s }[2], [x8]
-	WORD $0x4e3cd7bc // fadd v28.4s, v29.4s, v28.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd0001dc // str s28, [x14]
-	WORD $0x5400008b // b.lt 0x1bd4 <k_mul_panels+0x1bbc>
-	WORD $0x910011c8 // add x8, x14, #0x4
-	WORD $0x0d00911c // st1 { v28.s }[1], [x8]
-	WORD $0x54003781 // b.ne 0x22c0 <k_mul_panels+0x22a8>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x910041d0 // add x16, x14, #0x10
-	WORD $0x3707e34d // tbnz w13, #0x0, 0x1844 <k_mul_panels+0x182c>
-	WORD $0xb4005f6b // cbz x11, 0x27cc <k_mul_panels+0x27b4>
-	WORD $0xbd40021c // ldr s28, [x16]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54005eeb // b.lt 0x27c8 <k_mul_panels+0x27b0>
-	WORD $0x910051cd // add x13, x14, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091bc // ld1 { v28.s }[1], [x13]
-	WORD $0x54005e60 // b.eq 0x27c8 <k_mul_panels+0x27b0>
-	WORD $0x910061cd // add x13, x14, #0x18
-	WORD $0x4d4081bc // ld1 { v28.s }[2], [x13]
-	WORD $0x140002f0 // b 0x27c8 <k_mul_panels+0x27b0>
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3d800201 // str q1, [x16]
-	WORD $0x54ff6f69 // b.ls 0xa00 <k_mul_panels+0x9e8>
-	WORD $0x3d800160 // str q0, [x11]
-	WORD $0x17fff951 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540011eb // b.lt 0x1e60 <k_mul_panels+0x1e48>
-	WORD $0x54000060 // b.eq 0x1c34 <k_mul_panels+0x1c1c>
-	WORD $0x9100220b // add x11, x16, #0x8
-	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
-	WORD $0x9100120b // add x11, x16, #0x4
-	WORD $0x0d009163 // st1 { v3.s }[1], [x11]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ff28e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000089 // b 0x1e6c <k_mul_panels+0x1e54>
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3d800213 // str q19, [x16]
-	WORD $0x54001ea9 // b.ls 0x2028 <k_mul_panels+0x2010>
-	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0xd10021f1 // sub x17, x15, #0x8
-	WORD $0x3d8001b2 // str q18, [x13]
-	WORD $0x540033c9 // b.ls 0x22dc <k_mul_panels+0x22c4>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x3d800a11 // str q17, [x16, #0x20]
-	WORD $0x54ff2780 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a01 // add x1, x16, x6, lsl #2
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ff8ccb // cbnz x11, 0xe18 <k_mul_panels+0xe00>
-	WORD $0x17fffc67 // b 0xe20 <k_mul_panels+0xe08>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540024eb // b.lt 0x2128 <k_mul_panels+0x2110>
-	WORD $0x54000060 // b.eq 0x1c9c <k_mul_panels+0x1c84>
-	WORD $0x91002208 // add x8, x16, #0x8
+	WORD $0x540000cb // b.lt 0x1578 <k_mul_panels+0x1560>
+	WORD $0x91001230 // add x16, x17, #0x4
+	WORD $0x0d409202 // ld1 { v2.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1578 <k_mul_panels+0x1560>
+	WORD $0x91002230 // add x16, x17, #0x8
+	WORD $0x4d408202 // ld1 { v2.s }[2], [x16]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000221 // str s1, [x17]
+	WORD $0x540000cb // b.lt 0x159c <k_mul_panels+0x1584>
+	WORD $0x91001230 // add x16, x17, #0x4
+	WORD $0x0d009201 // st1 { v1.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x159c <k_mul_panels+0x1584>
+	WORD $0x91002230 // add x16, x17, #0x8
+	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
+	WORD $0xb400016d // cbz x13, 0x15c8 <k_mul_panels+0x15b0>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x540000eb // b.lt 0x15c4 <k_mul_panels+0x15ac>
+	WORD $0x9100522d // add x13, x17, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x15c4 <k_mul_panels+0x15ac>
+	WORD $0x9100622d // add x13, x17, #0x18
+	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x54ff5eeb // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0x54ff5e60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x91006228 // add x8, x17, #0x18
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x14000121 // b 0x2128 <k_mul_panels+0x2110>
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3d800202 // str q2, [x16]
-	WORD $0x54001c69 // b.ls 0x203c <k_mul_panels+0x2024>
-	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0x3d8001a1 // str q1, [x13]
-	WORD $0x54003169 // b.ls 0x22e8 <k_mul_panels+0x22d0>
-	WORD $0x3d800100 // str q0, [x8]
-	WORD $0x17fff927 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54000fcb // b.lt 0x1ec4 <k_mul_panels+0x1eac>
-	WORD $0x54000060 // b.eq 0x1cdc <k_mul_panels+0x1cc4>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d008107 // st1 { v7.s }[2], [x8]
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
+	WORD $0x17fffaf0 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0xb4003468 // cbz x8, 0x1c7c <k_mul_panels+0x1c64>
+	WORD $0xbd400225 // ldr s5, [x17]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540045ed // b.le 0x1eb8 <k_mul_panels+0x1ea0>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
+	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
+	WORD $0x54005961 // b.ne 0x2140 <k_mul_panels+0x2128>
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54ff23a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000078 // b 0x1ed0 <k_mul_panels+0x1eb8>
-	WORD $0xf1001dff // cmp x15, #0x7
+	WORD $0xbd000223 // str s3, [x17]
+	WORD $0x54ff5c20 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000227 // b 0x1ec8 <k_mul_panels+0x1eb0>
+	WORD $0xb4000148 // cbz x8, 0x1658 <k_mul_panels+0x1640>
+	WORD $0xbd400234 // ldr s20, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x1654 <k_mul_panels+0x163c>
+	WORD $0x91001233 // add x19, x17, #0x4
+	WORD $0x0d409274 // ld1 { v20.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x1654 <k_mul_panels+0x163c>
+	WORD $0x91002233 // add x19, x17, #0x8
+	WORD $0x4d408274 // ld1 { v20.s }[2], [x19]
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000233 // str s19, [x17]
+	WORD $0x540000cb // b.lt 0x1678 <k_mul_panels+0x1660>
+	WORD $0x91001233 // add x19, x17, #0x4
+	WORD $0x0d009273 // st1 { v19.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x1678 <k_mul_panels+0x1660>
+	WORD $0x91002233 // add x19, x17, #0x8
+	WORD $0x4d008273 // st1 { v19.s }[2], [x19]
+	WORD $0xb4000168 // cbz x8, 0x16a4 <k_mul_panels+0x168c>
+	WORD $0xbd400133 // ldr s19, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x540000eb // b.lt 0x16a0 <k_mul_panels+0x1688>
+	WORD $0x91005233 // add x19, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409273 // ld1 { v19.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x16a0 <k_mul_panels+0x1688>
+	WORD $0x91006233 // add x19, x17, #0x18
+	WORD $0x4d408273 // ld1 { v19.s }[2], [x19]
+	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000132 // str s18, [x9]
+	WORD $0x540000eb // b.lt 0x16c8 <k_mul_panels+0x16b0>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009132 // st1 { v18.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x16c8 <k_mul_panels+0x16b0>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x4d008132 // st1 { v18.s }[2], [x9]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0xd10021d7 // sub x23, x14, #0x8
+	WORD $0xb4000168 // cbz x8, 0x16fc <k_mul_panels+0x16e4>
+	WORD $0xbd400212 // ldr s18, [x16]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x16f8 <k_mul_panels+0x16e0>
+	WORD $0x91009233 // add x19, x17, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x0d409272 // ld1 { v18.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x16f8 <k_mul_panels+0x16e0>
+	WORD $0x9100a233 // add x19, x17, #0x28
+	WORD $0x4d408272 // ld1 { v18.s }[2], [x19]
+	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000211 // str s17, [x16]
+	WORD $0x540000eb // b.lt 0x1720 <k_mul_panels+0x1708>
+	WORD $0x91009230 // add x16, x17, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x0d009211 // st1 { v17.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1720 <k_mul_panels+0x1708>
+	WORD $0x9100a230 // add x16, x17, #0x28
+	WORD $0x4d008211 // st1 { v17.s }[2], [x16]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ff5440 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a38 // add x24, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400226d // b.le 0x1b7c <k_mul_panels+0x1b64>
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0xb4000068 // cbz x8, 0x1744 <k_mul_panels+0x172c>
+	WORD $0x3dc00311 // ldr q17, [x24]
+	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
+	WORD $0x8b140a30 // add x16, x17, x20, lsl #2
+	WORD $0x3d800310 // str q16, [x24]
+	WORD $0x91004210 // add x16, x16, #0x10
+	WORD $0x360023c9 // tbz w9, #0x0, 0x1bc8 <k_mul_panels+0x1bb0>
+	WORD $0xb4000068 // cbz x8, 0x1760 <k_mul_panels+0x1748>
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0x3d800207 // str q7, [x16]
-	WORD $0x54001aa9 // b.ls 0x2050 <k_mul_panels+0x2038>
+	WORD $0x91008309 // add x9, x24, #0x20
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x360078f3 // tbz w19, #0x0, 0x2688 <k_mul_panels+0x2670>
+	WORD $0xb4000068 // cbz x8, 0x177c <k_mul_panels+0x1764>
+	WORD $0x3dc00127 // ldr q7, [x9]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0x3d800126 // str q6, [x9]
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x140003d8 // b 0x26e4 <k_mul_panels+0x26cc>
+	WORD $0xb4000149 // cbz x9, 0x17b0 <k_mul_panels+0x1798>
+	WORD $0xbd400223 // ldr s3, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x17ac <k_mul_panels+0x1794>
+	WORD $0x91001233 // add x19, x17, #0x4
+	WORD $0x0d409263 // ld1 { v3.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x17ac <k_mul_panels+0x1794>
+	WORD $0x91002233 // add x19, x17, #0x8
+	WORD $0x4d408263 // ld1 { v3.s }[2], [x19]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000222 // str s2, [x17]
+	WORD $0x540000cb // b.lt 0x17d0 <k_mul_panels+0x17b8>
+	WORD $0x91001233 // add x19, x17, #0x4
+	WORD $0x0d009262 // st1 { v2.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x17d0 <k_mul_panels+0x17b8>
+	WORD $0x91002233 // add x19, x17, #0x8
+	WORD $0x4d008262 // st1 { v2.s }[2], [x19]
+	WORD $0xb4000169 // cbz x9, 0x17fc <k_mul_panels+0x17e4>
+	WORD $0xbd4001a2 // ldr s2, [x13]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x540000eb // b.lt 0x17f8 <k_mul_panels+0x17e0>
+	WORD $0x91005233 // add x19, x17, #0x14
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x0d409262 // ld1 { v2.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x17f8 <k_mul_panels+0x17e0>
+	WORD $0x91006233 // add x19, x17, #0x18
+	WORD $0x4d408262 // ld1 { v2.s }[2], [x19]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd0001a1 // str s1, [x13]
+	WORD $0x54004c6b // b.lt 0x2190 <k_mul_panels+0x2178>
+	WORD $0x9100522d // add x13, x17, #0x14
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
+	WORD $0x54004be0 // b.eq 0x2190 <k_mul_panels+0x2178>
+	WORD $0x9100622d // add x13, x17, #0x18
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x1400025c // b 0x2190 <k_mul_panels+0x2178>
+	WORD $0xb4002808 // cbz x8, 0x1d24 <k_mul_panels+0x1d0c>
+	WORD $0xbd400231 // ldr s17, [x17]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400376d // b.le 0x1f1c <k_mul_panels+0x1f04>
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
+	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
+	WORD $0x54004d01 // b.ne 0x21e8 <k_mul_panels+0x21d0>
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x0d009127 // st1 { v7.s }[1], [x9]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x3d800606 // str q6, [x16, #0x10]
-	WORD $0x54ff22c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0xb5ffbbce // cbnz x14, 0x148c <k_mul_panels+0x1474>
-	WORD $0x17fffddf // b 0x1494 <k_mul_panels+0x147c>
-	WORD $0xb400014e // cbz x14, 0x1d44 <k_mul_panels+0x1d2c>
-	WORD $0xbd4001a6 // ldr s6, [x13]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1d40 <k_mul_panels+0x1d28>
-	WORD $0x910011a8 // add x8, x13, #0x4
-	WORD $0x0d409106 // ld1 { v6.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1d40 <k_mul_panels+0x1d28>
-	WORD $0x910021a8 // add x8, x13, #0x8
-	WORD $0x4d408106 // ld1 { v6.s }[2], [x8]
+	WORD $0xbd000227 // str s7, [x17]
+	WORD $0x54ff4a80 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x140001b3 // b 0x1f2c <k_mul_panels+0x1f14>
+	WORD $0xb400014d // cbz x13, 0x188c <k_mul_panels+0x1874>
+	WORD $0xbd400230 // ldr s16, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x1888 <k_mul_panels+0x1870>
+	WORD $0x91001230 // add x16, x17, #0x4
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1888 <k_mul_panels+0x1870>
+	WORD $0x91002230 // add x16, x17, #0x8
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000227 // str s7, [x17]
+	WORD $0x540000cb // b.lt 0x18ac <k_mul_panels+0x1894>
+	WORD $0x91001230 // add x16, x17, #0x4
+	WORD $0x0d009207 // st1 { v7.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x18ac <k_mul_panels+0x1894>
+	WORD $0x91002230 // add x16, x17, #0x8
+	WORD $0x4d008207 // st1 { v7.s }[2], [x16]
+	WORD $0xb400016d // cbz x13, 0x18d8 <k_mul_panels+0x18c0>
+	WORD $0xbd400127 // ldr s7, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x540000eb // b.lt 0x18d4 <k_mul_panels+0x18bc>
+	WORD $0x91005230 // add x16, x17, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409207 // ld1 { v7.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x18d4 <k_mul_panels+0x18bc>
+	WORD $0x91006230 // add x16, x17, #0x18
+	WORD $0x4d408207 // ld1 { v7.s }[2], [x16]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x540000eb // b.lt 0x18fc <k_mul_panels+0x18e4>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009126 // st1 { v6.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x18fc <k_mul_panels+0x18e4>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ff4560 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a33 // add x19, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400236d // b.le 0x1d78 <k_mul_panels+0x1d60>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xb400006d // cbz x13, 0x1920 <k_mul_panels+0x1908>
+	WORD $0x3dc00266 // ldr q6, [x19]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd0001a5 // str s5, [x13]
-	WORD $0x5400008b // b.lt 0x1d5c <k_mul_panels+0x1d44>
-	WORD $0x910011a8 // add x8, x13, #0x4
-	WORD $0x0d009105 // st1 { v5.s }[1], [x8]
-	WORD $0x54002d21 // b.ne 0x22fc <k_mul_panels+0x22e4>
-	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0xb4002dae // cbz x14, 0x2314 <k_mul_panels+0x22fc>
-	WORD $0xbd400105 // ldr s5, [x8]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54002d2b // b.lt 0x2310 <k_mul_panels+0x22f8>
-	WORD $0x910051b0 // add x16, x13, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409205 // ld1 { v5.s }[1], [x16]
-	WORD $0x54002ca0 // b.eq 0x2310 <k_mul_panels+0x22f8>
-	WORD $0x910061b0 // add x16, x13, #0x18
-	WORD $0x4d408205 // ld1 { v5.s }[2], [x16]
-	WORD $0x14000162 // b 0x2310 <k_mul_panels+0x22f8>
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3d80021f // str q31, [x16]
-	WORD $0x54001689 // b.ls 0x2064 <k_mul_panels+0x204c>
-	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0xd10021e1 // sub x1, x15, #0x8
-	WORD $0x3d8001be // str q30, [x13]
-	WORD $0x54003229 // b.ls 0x23e8 <k_mul_panels+0x23d0>
+	WORD $0x8b140a29 // add x9, x17, x20, lsl #2
+	WORD $0x3d800265 // str q5, [x19]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x36002490 // tbz w16, #0x0, 0x1dbc <k_mul_panels+0x1da4>
+	WORD $0xb400006d // cbz x13, 0x193c <k_mul_panels+0x1924>
+	WORD $0x3dc00125 // ldr q5, [x9]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0x3d800124 // str q4, [x9]
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x14000293 // b 0x2390 <k_mul_panels+0x2378>
+	WORD $0xb4000158 // cbz x24, 0x1970 <k_mul_panels+0x1958>
+	WORD $0xbd400228 // ldr s8, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x196c <k_mul_panels+0x1954>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d409128 // ld1 { v8.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x196c <k_mul_panels+0x1954>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d408128 // ld1 { v8.s }[2], [x9]
+	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd00023f // str s31, [x17]
+	WORD $0x540000cb // b.lt 0x1990 <k_mul_panels+0x1978>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d00913f // st1 { v31.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x1990 <k_mul_panels+0x1978>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d00813f // st1 { v31.s }[2], [x9]
+	WORD $0xb4000178 // cbz x24, 0x19bc <k_mul_panels+0x19a4>
+	WORD $0xbd40011f // ldr s31, [x8]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x540000eb // b.lt 0x19b8 <k_mul_panels+0x19a0>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d40913f // ld1 { v31.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x19b8 <k_mul_panels+0x19a0>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x4d40813f // ld1 { v31.s }[2], [x9]
+	WORD $0x4e3ed7fe // fadd v30.4s, v31.4s, v30.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd00011e // str s30, [x8]
+	WORD $0x540000eb // b.lt 0x19e0 <k_mul_panels+0x19c8>
+	WORD $0x91005228 // add x8, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d00911e // st1 { v30.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x19e0 <k_mul_panels+0x19c8>
+	WORD $0x91006228 // add x8, x17, #0x18
+	WORD $0x4d00811e // st1 { v30.s }[2], [x8]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0xd10021c8 // sub x8, x14, #0x8
+	WORD $0xb4000178 // cbz x24, 0x1a14 <k_mul_panels+0x19fc>
+	WORD $0xbd40021e // ldr s30, [x16]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x1a10 <k_mul_panels+0x19f8>
+	WORD $0x91009233 // add x19, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d40927e // ld1 { v30.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x1a10 <k_mul_panels+0x19f8>
+	WORD $0x9100a233 // add x19, x17, #0x28
+	WORD $0x4d40827e // ld1 { v30.s }[2], [x19]
+	WORD $0x4e3dd7dd // fadd v29.4s, v30.4s, v29.4s
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd00021d // str s29, [x16]
+	WORD $0x540000eb // b.lt 0x1a38 <k_mul_panels+0x1a20>
+	WORD $0x91009230 // add x16, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d00921d // st1 { v29.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1a38 <k_mul_panels+0x1a20>
+	WORD $0x9100a230 // add x16, x17, #0x28
+	WORD $0x4d00821d // st1 { v29.s }[2], [x16]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x3d800a1d // str q29, [x16, #0x20]
-	WORD $0x54ff1d80 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffd3ab // cbnz x11, 0x1830 <k_mul_panels+0x1818>
-	WORD $0x17fffe9e // b 0x1838 <k_mul_panels+0x1820>
-	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3d800217 // str q23, [x16]
-	WORD $0x54001569 // b.ls 0x2078 <k_mul_panels+0x2060>
+	WORD $0x54ff3b80 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x54000d8d // b.le 0x1bf4 <k_mul_panels+0x1bdc>
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xb4000078 // cbz x24, 0x1a58 <k_mul_panels+0x1a40>
+	WORD $0x3dc002fd // ldr q29, [x23]
+	WORD $0x4e3cd7bc // fadd v28.4s, v29.4s, v28.4s
+	WORD $0x3d8002fc // str q28, [x23]
+	WORD $0x910042f0 // add x16, x23, #0x10
+	WORD $0x36000f09 // tbz w9, #0x0, 0x1c40 <k_mul_panels+0x1c28>
+	WORD $0xb4000078 // cbz x24, 0x1a70 <k_mul_panels+0x1a58>
+	WORD $0x3dc0021c // ldr q28, [x16]
+	WORD $0x4e3bd79b // fadd v27.4s, v28.4s, v27.4s
+	WORD $0x3d80021b // str q27, [x16]
+	WORD $0x910082e9 // add x9, x23, #0x20
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x36006d11 // tbz w17, #0x0, 0x281c <k_mul_panels+0x2804>
+	WORD $0xb4000078 // cbz x24, 0x1a8c <k_mul_panels+0x1a74>
+	WORD $0x3dc0013b // ldr q27, [x9]
+	WORD $0x4e3ad77a // fadd v26.4s, v27.4s, v26.4s
+	WORD $0x3d80013a // str q26, [x9]
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x14000379 // b 0x2878 <k_mul_panels+0x2860>
+	WORD $0xb400014d // cbz x13, 0x1ac0 <k_mul_panels+0x1aa8>
+	WORD $0xbd400238 // ldr s24, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x1abc <k_mul_panels+0x1aa4>
+	WORD $0x91001230 // add x16, x17, #0x4
+	WORD $0x0d409218 // ld1 { v24.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1abc <k_mul_panels+0x1aa4>
+	WORD $0x91002230 // add x16, x17, #0x8
+	WORD $0x4d408218 // ld1 { v24.s }[2], [x16]
+	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000237 // str s23, [x17]
+	WORD $0x540000cb // b.lt 0x1ae0 <k_mul_panels+0x1ac8>
+	WORD $0x91001230 // add x16, x17, #0x4
+	WORD $0x0d009217 // st1 { v23.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1ae0 <k_mul_panels+0x1ac8>
+	WORD $0x91002230 // add x16, x17, #0x8
+	WORD $0x4d008217 // st1 { v23.s }[2], [x16]
+	WORD $0xb400016d // cbz x13, 0x1b0c <k_mul_panels+0x1af4>
+	WORD $0xbd400137 // ldr s23, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x540000eb // b.lt 0x1b08 <k_mul_panels+0x1af0>
+	WORD $0x91005230 // add x16, x17, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409217 // ld1 { v23.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1b08 <k_mul_panels+0x1af0>
+	WORD $0x91006230 // add x16, x17, #0x18
+	WORD $0x4d408217 // ld1 { v23.s }[2], [x16]
+	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000136 // str s22, [x9]
+	WORD $0x540000eb // b.lt 0x1b30 <k_mul_panels+0x1b18>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009136 // st1 { v22.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x1b30 <k_mul_panels+0x1b18>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x4d008136 // st1 { v22.s }[2], [x9]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x3d800616 // str q22, [x16, #0x10]
-	WORD $0x54ff1c40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0e // add x14, x16, x6, lsl #2
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffe84b // cbnz x11, 0x1aec <k_mul_panels+0x1ad4>
-	WORD $0x17ffff43 // b 0x1af4 <k_mul_panels+0x1adc>
-	WORD $0xb400014b // cbz x11, 0x1e14 <k_mul_panels+0x1dfc>
-	WORD $0xbd4001d6 // ldr s22, [x14]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1e10 <k_mul_panels+0x1df8>
-	WORD $0x910011c8 // add x8, x14, #0x4
-	WORD $0x0d409116 // ld1 { v22.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1e10 <k_mul_panels+0x1df8>
-	WORD $0x910021c8 // add x8, x14, #0x8
-	WORD $0x4d408116 // ld1 { v22.s }[2], [x8]
+	WORD $0x54ff33c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a37 // add x23, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400184d // b.le 0x1e48 <k_mul_panels+0x1e30>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xb400006d // cbz x13, 0x1b54 <k_mul_panels+0x1b3c>
+	WORD $0x3dc002f6 // ldr q22, [x23]
 	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd0001d5 // str s21, [x14]
-	WORD $0x5400008b // b.lt 0x1e2c <k_mul_panels+0x1e14>
-	WORD $0x910011c8 // add x8, x14, #0x4
-	WORD $0x0d009115 // st1 { v21.s }[1], [x8]
-	WORD $0x54002e61 // b.ne 0x23f4 <k_mul_panels+0x23dc>
-	WORD $0x910041c8 // add x8, x14, #0x10
-	WORD $0xb4002eeb // cbz x11, 0x240c <k_mul_panels+0x23f4>
-	WORD $0xbd400115 // ldr s21, [x8]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54002e6b // b.lt 0x2408 <k_mul_panels+0x23f0>
-	WORD $0x910051cd // add x13, x14, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091b5 // ld1 { v21.s }[1], [x13]
-	WORD $0x54002de0 // b.eq 0x2408 <k_mul_panels+0x23f0>
-	WORD $0x910061cd // add x13, x14, #0x18
-	WORD $0x4d4081b5 // ld1 { v21.s }[2], [x13]
-	WORD $0x1400016c // b 0x2408 <k_mul_panels+0x23f0>
+	WORD $0x8b140a29 // add x9, x17, x20, lsl #2
+	WORD $0x3d8002f5 // str q21, [x23]
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x36001970 // tbz w16, #0x0, 0x1e8c <k_mul_panels+0x1e74>
+	WORD $0xb400006d // cbz x13, 0x1b70 <k_mul_panels+0x1b58>
+	WORD $0x3dc00135 // ldr q21, [x9]
+	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
+	WORD $0x3d800134 // str q20, [x9]
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x14000244 // b 0x2488 <k_mul_panels+0x2470>
+	WORD $0xb4000148 // cbz x8, 0x1ba4 <k_mul_panels+0x1b8c>
+	WORD $0xbd400311 // ldr s17, [x24]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x1ba0 <k_mul_panels+0x1b88>
+	WORD $0x91001310 // add x16, x24, #0x4
+	WORD $0x0d409211 // ld1 { v17.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1ba0 <k_mul_panels+0x1b88>
+	WORD $0x91002310 // add x16, x24, #0x8
+	WORD $0x4d408211 // ld1 { v17.s }[2], [x16]
+	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000310 // str s16, [x24]
+	WORD $0x5400008b // b.lt 0x1bbc <k_mul_panels+0x1ba4>
+	WORD $0x91001310 // add x16, x24, #0x4
+	WORD $0x0d009210 // st1 { v16.s }[1], [x16]
+	WORD $0x540039c1 // b.ne 0x22f0 <k_mul_panels+0x22d8>
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x91004310 // add x16, x24, #0x10
+	WORD $0x3707dc89 // tbnz w9, #0x0, 0x1754 <k_mul_panels+0x173c>
+	WORD $0xb40054c8 // cbz x8, 0x2660 <k_mul_panels+0x2648>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400544b // b.lt 0x265c <k_mul_panels+0x2644>
+	WORD $0x91005309 // add x9, x24, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
+	WORD $0x540053c0 // b.eq 0x265c <k_mul_panels+0x2644>
+	WORD $0x91006309 // add x9, x24, #0x18
+	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0x1400029b // b 0x265c <k_mul_panels+0x2644>
+	WORD $0xb4000158 // cbz x24, 0x1c1c <k_mul_panels+0x1c04>
+	WORD $0xbd4002fd // ldr s29, [x23]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x1c18 <k_mul_panels+0x1c00>
+	WORD $0x910012f0 // add x16, x23, #0x4
+	WORD $0x0d40921d // ld1 { v29.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1c18 <k_mul_panels+0x1c00>
+	WORD $0x910022f0 // add x16, x23, #0x8
+	WORD $0x4d40821d // ld1 { v29.s }[2], [x16]
+	WORD $0x4e3cd7bc // fadd v28.4s, v29.4s, v28.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd0002fc // str s28, [x23]
+	WORD $0x5400008b // b.lt 0x1c34 <k_mul_panels+0x1c1c>
+	WORD $0x910012f0 // add x16, x23, #0x4
+	WORD $0x0d00921c // st1 { v28.s }[1], [x16]
+	WORD $0x540036e1 // b.ne 0x230c <k_mul_panels+0x22f4>
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0x910042f0 // add x16, x23, #0x10
+	WORD $0x3707f149 // tbnz w9, #0x0, 0x1a64 <k_mul_panels+0x1a4c>
+	WORD $0xb4005db8 // cbz x24, 0x27f4 <k_mul_panels+0x27dc>
+	WORD $0xbd40021c // ldr s28, [x16]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54005d2b // b.lt 0x27f0 <k_mul_panels+0x27d8>
+	WORD $0x910052e9 // add x9, x23, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d40913c // ld1 { v28.s }[1], [x9]
+	WORD $0x54005ca0 // b.eq 0x27f0 <k_mul_panels+0x27d8>
+	WORD $0x910062e9 // add x9, x23, #0x18
+	WORD $0x4d40813c // ld1 { v28.s }[2], [x9]
+	WORD $0x140002e2 // b 0x27f0 <k_mul_panels+0x27d8>
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x3d800221 // str q1, [x17]
+	WORD $0x54ffcaa9 // b.ls 0x15c8 <k_mul_panels+0x15b0>
+	WORD $0x1400052b // b 0x3124 <k_mul_panels+0x310c>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540011eb // b.lt 0x1ebc <k_mul_panels+0x1ea4>
+	WORD $0x54000060 // b.eq 0x1c90 <k_mul_panels+0x1c78>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xbd000223 // str s3, [x17]
+	WORD $0x54ff2860 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000089 // b 0x1ec8 <k_mul_panels+0x1eb0>
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x3d800233 // str q19, [x17]
+	WORD $0x54001ea9 // b.ls 0x2084 <k_mul_panels+0x206c>
+	WORD $0xf1002ddf // cmp x14, #0xb
+	WORD $0xd10021d7 // sub x23, x14, #0x8
+	WORD $0x3d800132 // str q18, [x9]
+	WORD $0x54003349 // b.ls 0x2328 <k_mul_panels+0x2310>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x3d800a31 // str q17, [x17, #0x20]
+	WORD $0x54ff2700 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a38 // add x24, x17, x20, lsl #2
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0xb5ffd308 // cbnz x8, 0x173c <k_mul_panels+0x1724>
+	WORD $0x17fffe99 // b 0x1744 <k_mul_panels+0x172c>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540024eb // b.lt 0x2184 <k_mul_panels+0x216c>
+	WORD $0x54000060 // b.eq 0x1cf8 <k_mul_panels+0x1ce0>
+	WORD $0x91002228 // add x8, x17, #0x8
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001228 // add x8, x17, #0x4
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x14000121 // b 0x2184 <k_mul_panels+0x216c>
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x54001c69 // b.ls 0x2098 <k_mul_panels+0x2080>
+	WORD $0xf1002ddf // cmp x14, #0xb
+	WORD $0x3d8001a1 // str q1, [x13]
+	WORD $0x540030e9 // b.ls 0x2334 <k_mul_panels+0x231c>
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x17fff923 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54000fcb // b.lt 0x1f20 <k_mul_panels+0x1f08>
+	WORD $0x54000060 // b.eq 0x1d38 <k_mul_panels+0x1d20>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d009127 // st1 { v7.s }[1], [x9]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xbd000227 // str s7, [x17]
+	WORD $0x54ff2320 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000078 // b 0x1f2c <k_mul_panels+0x1f14>
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x54001aa9 // b.ls 0x20ac <k_mul_panels+0x2094>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x3d800626 // str q6, [x17, #0x10]
+	WORD $0x54ff2240 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a33 // add x19, x17, x20, lsl #2
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xb5ffdd4d // cbnz x13, 0x1918 <k_mul_panels+0x1900>
+	WORD $0x17fffeeb // b 0x1920 <k_mul_panels+0x1908>
+	WORD $0xb400014d // cbz x13, 0x1da0 <k_mul_panels+0x1d88>
+	WORD $0xbd400266 // ldr s6, [x19]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x1d9c <k_mul_panels+0x1d84>
+	WORD $0x91001269 // add x9, x19, #0x4
+	WORD $0x0d409126 // ld1 { v6.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x1d9c <k_mul_panels+0x1d84>
+	WORD $0x91002269 // add x9, x19, #0x8
+	WORD $0x4d408126 // ld1 { v6.s }[2], [x9]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000265 // str s5, [x19]
+	WORD $0x5400008b // b.lt 0x1db8 <k_mul_panels+0x1da0>
+	WORD $0x91001269 // add x9, x19, #0x4
+	WORD $0x0d009125 // st1 { v5.s }[1], [x9]
+	WORD $0x54002ca1 // b.ne 0x2348 <k_mul_panels+0x2330>
+	WORD $0x91004269 // add x9, x19, #0x10
+	WORD $0xb4002d2d // cbz x13, 0x2360 <k_mul_panels+0x2348>
+	WORD $0xbd400125 // ldr s5, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54002cab // b.lt 0x235c <k_mul_panels+0x2344>
+	WORD $0x91005270 // add x16, x19, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409205 // ld1 { v5.s }[1], [x16]
+	WORD $0x54002c20 // b.eq 0x235c <k_mul_panels+0x2344>
+	WORD $0x91006270 // add x16, x19, #0x18
+	WORD $0x4d408205 // ld1 { v5.s }[2], [x16]
+	WORD $0x1400015e // b 0x235c <k_mul_panels+0x2344>
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x3d80023f // str q31, [x17]
+	WORD $0x54001689 // b.ls 0x20c0 <k_mul_panels+0x20a8>
+	WORD $0xf1002ddf // cmp x14, #0xb
+	WORD $0x3d80011e // str q30, [x8]
+	WORD $0xd10021c8 // sub x8, x14, #0x8
+	WORD $0x540031a9 // b.ls 0x2434 <k_mul_panels+0x241c>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x3d800a3d // str q29, [x17, #0x20]
+	WORD $0x54ff1d00 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0xb5ffe1d8 // cbnz x24, 0x1a50 <k_mul_panels+0x1a38>
+	WORD $0x17ffff0f // b 0x1a58 <k_mul_panels+0x1a40>
+	WORD $0xf1001ddf // cmp x14, #0x7
+	WORD $0x3d800237 // str q23, [x17]
+	WORD $0x54001569 // b.ls 0x20d4 <k_mul_panels+0x20bc>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x3d800636 // str q22, [x17, #0x10]
+	WORD $0x54ff1bc0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a37 // add x23, x17, x20, lsl #2
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xb5ffe86d // cbnz x13, 0x1b4c <k_mul_panels+0x1b34>
+	WORD $0x17ffff44 // b 0x1b54 <k_mul_panels+0x1b3c>
+	WORD $0xb400014d // cbz x13, 0x1e70 <k_mul_panels+0x1e58>
+	WORD $0xbd4002f6 // ldr s22, [x23]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x1e6c <k_mul_panels+0x1e54>
+	WORD $0x910012e9 // add x9, x23, #0x4
+	WORD $0x0d409136 // ld1 { v22.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x1e6c <k_mul_panels+0x1e54>
+	WORD $0x910022e9 // add x9, x23, #0x8
+	WORD $0x4d408136 // ld1 { v22.s }[2], [x9]
+	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd0002f5 // str s21, [x23]
+	WORD $0x5400008b // b.lt 0x1e88 <k_mul_panels+0x1e70>
+	WORD $0x910012e9 // add x9, x23, #0x4
+	WORD $0x0d009135 // st1 { v21.s }[1], [x9]
+	WORD $0x54002de1 // b.ne 0x2440 <k_mul_panels+0x2428>
+	WORD $0x910042e9 // add x9, x23, #0x10
+	WORD $0xb4002e6d // cbz x13, 0x2458 <k_mul_panels+0x2440>
+	WORD $0xbd400135 // ldr s21, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54002deb // b.lt 0x2454 <k_mul_panels+0x243c>
+	WORD $0x910052f0 // add x16, x23, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409215 // ld1 { v21.s }[1], [x16]
+	WORD $0x54002d60 // b.eq 0x2454 <k_mul_panels+0x243c>
+	WORD $0x910062f0 // add x16, x23, #0x18
+	WORD $0x4d408215 // ld1 { v21.s }[2], [x16]
+	WORD $0x14000168 // b 0x2454 <k_mul_panels+0x243c>
 	WORD $0x1e2328a3 // fadd s3, s5, s3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ff17c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0b // add x11, x16, x6, lsl #2
-	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0xb4000528 // cbz x8, 0x1f18 <k_mul_panels+0x1f00>
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400078b // b.lt 0x1f70 <k_mul_panels+0x1f58>
+	WORD $0xbd000223 // str s3, [x17]
+	WORD $0x54ff1740 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a29 // add x9, x17, x20, lsl #2
+	WORD $0x8b140a2d // add x13, x17, x20, lsl #2
+	WORD $0xb4000528 // cbz x8, 0x1f74 <k_mul_panels+0x1f5c>
+	WORD $0xbd400124 // ldr s4, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400078b // b.lt 0x1fcc <k_mul_panels+0x1fb4>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x910011ae // add x14, x13, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x910011b0 // add x16, x13, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x6e040483 // mov v3.s[0], v4.s[0]
-	WORD $0x0d4091c3 // ld1 { v3.s }[1], [x14]
-	WORD $0x54001e21 // b.ne 0x225c <k_mul_panels+0x2244>
+	WORD $0x0d409203 // ld1 { v3.s }[1], [x16]
+	WORD $0x54001da1 // b.ne 0x22a8 <k_mul_panels+0x2290>
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x0d0091c2 // st1 { v2.s }[1], [x14]
+	WORD $0x0d009202 // st1 { v2.s }[1], [x16]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54ff15a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000034 // b 0x1f80 <k_mul_panels+0x1f68>
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54ff1520 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000034 // b 0x1fdc <k_mul_panels+0x1fc4>
 	WORD $0x1e202840 // fadd s0, s2, s0
-	WORD $0xbd000200 // str s0, [x16]
-	WORD $0x17fff8a9 // b 0x160 <k_mul_panels+0x148>
+	WORD $0xbd000220 // str s0, [x17]
+	WORD $0x17fff8a5 // b 0x1ac <k_mul_panels+0x194>
 	WORD $0x1e272a27 // fadd s7, s17, s7
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54ff14a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
-	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0xb400036b // cbz x11, 0x1f44 <k_mul_panels+0x1f2c>
-	WORD $0xbd400110 // ldr s16, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400074b // b.lt 0x1fcc <k_mul_panels+0x1fb4>
+	WORD $0xbd000227 // str s7, [x17]
+	WORD $0x54ff1420 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a29 // add x9, x17, x20, lsl #2
+	WORD $0x8b140a2d // add x13, x17, x20, lsl #2
+	WORD $0xb4000368 // cbz x8, 0x1fa0 <k_mul_panels+0x1f88>
+	WORD $0xbd400130 // ldr s16, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400074b // b.lt 0x2028 <k_mul_panels+0x2010>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x910011ae // add x14, x13, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x910011b0 // add x16, x13, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x6e040607 // mov v7.s[0], v16.s[0]
-	WORD $0x0d4091c7 // ld1 { v7.s }[1], [x14]
-	WORD $0x54001c21 // b.ne 0x2280 <k_mul_panels+0x2268>
+	WORD $0x0d409207 // ld1 { v7.s }[1], [x16]
+	WORD $0x54001ba1 // b.ne 0x22cc <k_mul_panels+0x22b4>
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x0d0091c6 // st1 { v6.s }[1], [x14]
+	WORD $0x0d009206 // st1 { v6.s }[1], [x16]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff1280 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000032 // b 0x1fdc <k_mul_panels+0x1fc4>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540002cb // b.lt 0x1f74 <k_mul_panels+0x1f5c>
-	WORD $0x54000060 // b.eq 0x1f2c <k_mul_panels+0x1f14>
-	WORD $0x910021ae // add x14, x13, #0x8
-	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x54ff1200 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000032 // b 0x2038 <k_mul_panels+0x2020>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540002cb // b.lt 0x1fd0 <k_mul_panels+0x1fb8>
+	WORD $0x54000060 // b.eq 0x1f88 <k_mul_panels+0x1f70>
+	WORD $0x910021b0 // add x16, x13, #0x8
+	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54ff1120 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000010 // b 0x1f80 <k_mul_panels+0x1f68>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400044b // b.lt 0x1fd0 <k_mul_panels+0x1fb8>
-	WORD $0x54000060 // b.eq 0x1f58 <k_mul_panels+0x1f40>
-	WORD $0x910021ae // add x14, x13, #0x8
-	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54ff10a0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000010 // b 0x1fdc <k_mul_panels+0x1fc4>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400044b // b.lt 0x202c <k_mul_panels+0x2014>
+	WORD $0x54000060 // b.eq 0x1fb4 <k_mul_panels+0x1f9c>
+	WORD $0x910021b0 // add x16, x13, #0x8
+	WORD $0x4d008206 // st1 { v6.s }[2], [x16]
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0x0d0091a6 // st1 { v6.s }[1], [x13]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff0fc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400001c // b 0x1fdc <k_mul_panels+0x1fc4>
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x54ff0f40 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x1400001c // b 0x2038 <k_mul_panels+0x2020>
 	WORD $0x1e222882 // fadd s2, s4, s2
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54ff0f20 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4cb // lsl x11, x6, #2
-	WORD $0x8b0b020d // add x13, x16, x11
-	WORD $0x8b0b01ab // add x11, x13, x11
-	WORD $0xb4000808 // cbz x8, 0x208c <k_mul_panels+0x2074>
-	WORD $0xbd400163 // ldr s3, [x11]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400112b // b.lt 0x21bc <k_mul_panels+0x21a4>
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54ff0ea0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef689 // lsl x9, x20, #2
+	WORD $0x8b09022d // add x13, x17, x9
+	WORD $0x8b0901a9 // add x9, x13, x9
+	WORD $0xb4000808 // cbz x8, 0x20e8 <k_mul_panels+0x20d0>
+	WORD $0xbd400123 // ldr s3, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400112b // b.lt 0x2218 <k_mul_panels+0x2200>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x9100116d // add x13, x11, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
 	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54002f01 // b.ne 0x2590 <k_mul_panels+0x2578>
+	WORD $0x54002d61 // b.ne 0x25b8 <k_mul_panels+0x25a0>
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54ff0ce0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000081 // b 0x21cc <k_mul_panels+0x21b4>
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54ff0c60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000081 // b 0x2228 <k_mul_panels+0x2210>
 	WORD $0x1e262a06 // fadd s6, s16, s6
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff0c40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0x8b08020d // add x13, x16, x8
-	WORD $0x8b0801a8 // add x8, x13, x8
-	WORD $0xb400068b // cbz x11, 0x20b8 <k_mul_panels+0x20a0>
-	WORD $0xbd400107 // ldr s7, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540010ab // b.lt 0x2208 <k_mul_panels+0x21f0>
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x54ff0bc0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef689 // lsl x9, x20, #2
+	WORD $0x8b09022d // add x13, x17, x9
+	WORD $0x8b0901a9 // add x9, x13, x9
+	WORD $0xb4000688 // cbz x8, 0x2114 <k_mul_panels+0x20fc>
+	WORD $0xbd400127 // ldr s7, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400102b // b.lt 0x2254 <k_mul_panels+0x223c>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x6e0404e6 // mov v6.s[0], v7.s[0]
 	WORD $0x0d4091a6 // ld1 { v6.s }[1], [x13]
-	WORD $0x54002d41 // b.ne 0x25b4 <k_mul_panels+0x259c>
+	WORD $0x54002ba1 // b.ne 0x25dc <k_mul_panels+0x25c4>
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0x0d0091a5 // st1 { v5.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54ff0a00 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400007d // b 0x2218 <k_mul_panels+0x2200>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001b2 // str s18, [x13]
-	WORD $0x54ff6aca // b.ge 0xd8c <k_mul_panels+0xd74>
-	WORD $0x17fffb5b // b 0xda4 <k_mul_panels+0xd8c>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd000125 // str s5, [x9]
+	WORD $0x54ff0980 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000079 // b 0x2264 <k_mul_panels+0x224c>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000132 // str s18, [x9]
+	WORD $0x54ffb10a // b.ge 0x16b0 <k_mul_panels+0x1698>
+	WORD $0x17fffd8d // b 0x16c8 <k_mul_panels+0x16b0>
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xf10019df // cmp x14, #0x6
 	WORD $0xbd0001a1 // str s1, [x13]
-	WORD $0x54ff804a // b.ge 0x1050 <k_mul_panels+0x1038>
-	WORD $0x1400003a // b 0x2134 <k_mul_panels+0x211c>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff9fea // b.ge 0x1458 <k_mul_panels+0x1440>
-	WORD $0x17fffd04 // b 0x1470 <k_mul_panels+0x1458>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001be // str s30, [x13]
-	WORD $0x54ffb9ca // b.ge 0x17a8 <k_mul_panels+0x1790>
-	WORD $0x17fffdd3 // b 0x17c0 <k_mul_panels+0x17a8>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000116 // str s22, [x8]
-	WORD $0x54ffd1aa // b.ge 0x1ab8 <k_mul_panels+0x1aa0>
-	WORD $0x17fffe92 // b 0x1ad0 <k_mul_panels+0x1ab8>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400098b // b.lt 0x21c0 <k_mul_panels+0x21a8>
-	WORD $0x54000060 // b.eq 0x20a0 <k_mul_panels+0x2088>
-	WORD $0x9100216d // add x13, x11, #0x8
+	WORD $0x54ffbb2a // b.ge 0x1808 <k_mul_panels+0x17f0>
+	WORD $0x1400003a // b 0x2190 <k_mul_panels+0x2178>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x54ffc16a // b.ge 0x18e4 <k_mul_panels+0x18cc>
+	WORD $0x17fffe10 // b 0x18fc <k_mul_panels+0x18e4>
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd00011e // str s30, [x8]
+	WORD $0x54ffc7ea // b.ge 0x19c8 <k_mul_panels+0x19b0>
+	WORD $0x17fffe44 // b 0x19e0 <k_mul_panels+0x19c8>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000136 // str s22, [x9]
+	WORD $0x54ffd1ca // b.ge 0x1b18 <k_mul_panels+0x1b00>
+	WORD $0x17fffe93 // b 0x1b30 <k_mul_panels+0x1b18>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400098b // b.lt 0x221c <k_mul_panels+0x2204>
+	WORD $0x54000060 // b.eq 0x20fc <k_mul_panels+0x20e4>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x9100116d // add x13, x11, #0x4
+	WORD $0x9100112d // add x13, x9, #0x4
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54ff0580 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000046 // b 0x21cc <k_mul_panels+0x21b4>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54000a8b // b.lt 0x220c <k_mul_panels+0x21f4>
-	WORD $0x54000060 // b.eq 0x20cc <k_mul_panels+0x20b4>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54ff0500 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000046 // b 0x2228 <k_mul_panels+0x2210>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54000a0b // b.lt 0x2258 <k_mul_panels+0x2240>
+	WORD $0x54000060 // b.eq 0x2128 <k_mul_panels+0x2110>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
-	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x9100112d // add x13, x9, #0x4
 	WORD $0x0d0091a5 // st1 { v5.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54ff0420 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400004e // b 0x2218 <k_mul_panels+0x2200>
-	WORD $0x9100220b // add x11, x16, #0x8
-	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
+	WORD $0xbd000125 // str s5, [x9]
+	WORD $0x54ff03a0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x1400004a // b 0x2264 <k_mul_panels+0x224c>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d408124 // ld1 { v4.s }[2], [x9]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0x6e032064 // ext v4.16b, v3.16b, v3.16b, #0x4
-	WORD $0xfc004204 // stur d4, [x16, #0x4]
+	WORD $0xfc004224 // stur d4, [x17, #0x4]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ff0300 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff5a // b 0x1e6c <k_mul_panels+0x1e54>
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ff652b // cbnz x11, 0xdb0 <k_mul_panels+0xd98>
-	WORD $0x17fffb32 // b 0xdd8 <k_mul_panels+0xdc0>
-	WORD $0x91002208 // add x8, x16, #0x8
+	WORD $0xbd000223 // str s3, [x17]
+	WORD $0x54ff0280 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17ffff5a // b 0x1ec8 <k_mul_panels+0x1eb0>
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0xb5ffab68 // cbnz x8, 0x16d4 <k_mul_panels+0x16bc>
+	WORD $0x17fffd64 // b 0x16fc <k_mul_panels+0x16e4>
+	WORD $0x91002228 // add x8, x17, #0x8
 	WORD $0x4d408101 // ld1 { v1.s }[2], [x8]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
-	WORD $0xfc004201 // stur d1, [x16, #0x4]
-	WORD $0xbd000200 // str s0, [x16]
-	WORD $0x17fff80d // b 0x160 <k_mul_panels+0x148>
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xd10021ed // sub x13, x15, #0x8
-	WORD $0xb400016b // cbz x11, 0x2164 <k_mul_panels+0x214c>
+	WORD $0xfc004221 // stur d1, [x17, #0x4]
+	WORD $0xbd000220 // str s0, [x17]
+	WORD $0x17fff809 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0xd10021cd // sub x13, x14, #0x8
+	WORD $0xb4000169 // cbz x9, 0x21c0 <k_mul_panels+0x21a8>
 	WORD $0xbd400101 // ldr s1, [x8]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2160 <k_mul_panels+0x2148>
-	WORD $0x9100920b // add x11, x16, #0x24
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x21bc <k_mul_panels+0x21a4>
+	WORD $0x91009229 // add x9, x17, #0x24
 	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x2160 <k_mul_panels+0x2148>
-	WORD $0x9100a20b // add x11, x16, #0x28
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
+	WORD $0x0d409121 // ld1 { v1.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x21bc <k_mul_panels+0x21a4>
+	WORD $0x9100a229 // add x9, x17, #0x28
+	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf10029ff // cmp x15, #0xa
+	WORD $0xf10029df // cmp x14, #0xa
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x54feffab // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x91009208 // add x8, x16, #0x24
+	WORD $0x54feff2b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0x91009228 // add x8, x17, #0x24
 	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x54feff20 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x9100a208 // add x8, x16, #0x28
+	WORD $0x54fefea0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x9100a228 // add x8, x17, #0x28
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fff7f6 // b 0x160 <k_mul_panels+0x148>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x17fff7f2 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0x6e0720f0 // ext v16.16b, v7.16b, v7.16b, #0x4
-	WORD $0xfc004210 // stur d16, [x16, #0x4]
+	WORD $0xfc004230 // stur d16, [x17, #0x4]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54fefdc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff49 // b 0x1ed0 <k_mul_panels+0x1eb8>
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffb0cb // cbnz x11, 0x17cc <k_mul_panels+0x17b4>
-	WORD $0x17fffd8f // b 0x17f4 <k_mul_panels+0x17dc>
+	WORD $0xbd000227 // str s7, [x17]
+	WORD $0x54fefd40 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17ffff49 // b 0x1f2c <k_mul_panels+0x1f14>
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0xb5ffbef8 // cbnz x24, 0x19ec <k_mul_panels+0x19d4>
+	WORD $0x17fffe00 // b 0x1a14 <k_mul_panels+0x19fc>
 	WORD $0x1e212861 // fadd s1, s3, s1
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54fefcc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b06096b // add x11, x11, x6, lsl #2
-	WORD $0xb4001888 // cbz x8, 0x24e0 <k_mul_panels+0x24c8>
-	WORD $0xbd400162 // ldr s2, [x11]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54001aab // b.lt 0x2530 <k_mul_panels+0x2518>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x91001168 // add x8, x11, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
-	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
-	WORD $0x54003ee1 // b.ne 0x29d0 <k_mul_panels+0x29b8>
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54fefc40 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xb5ff36e8 // cbnz x8, 0x908 <k_mul_panels+0x8f0>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x224c <k_mul_panels+0x2234>
+	WORD $0x54000060 // b.eq 0x2244 <k_mul_panels+0x222c>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001128 // add x8, x9, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x17fff7d7 // b 0x160 <k_mul_panels+0x148>
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x17fff7d7 // b 0x1ac <k_mul_panels+0x194>
 	WORD $0x1e2528e5 // fadd s5, s7, s5
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54fefa60 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400174b // cbz x11, 0x2504 <k_mul_panels+0x24ec>
-	WORD $0xbd400106 // ldr s6, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540018ab // b.lt 0x253c <k_mul_panels+0x2524>
+	WORD $0xbd000125 // str s5, [x9]
+	WORD $0x54fefa60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xb4001628 // cbz x8, 0x252c <k_mul_panels+0x2514>
+	WORD $0xbd400126 // ldr s6, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400178b // b.lt 0x2564 <k_mul_panels+0x254c>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x6e0404c5 // mov v5.s[0], v6.s[0]
 	WORD $0x0d4091a5 // ld1 { v5.s }[1], [x13]
-	WORD $0x54003d61 // b.ne 0x29ec <k_mul_panels+0x29d4>
+	WORD $0x54003c41 // b.ne 0x2a14 <k_mul_panels+0x29fc>
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fef860 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x140000bd // b 0x254c <k_mul_panels+0x2534>
-	WORD $0x910021ae // add x14, x13, #0x8
-	WORD $0x4d4081c3 // ld1 { v3.s }[2], [x14]
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x54fef860 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x140000b4 // b 0x2574 <k_mul_panels+0x255c>
+	WORD $0x910021b0 // add x16, x13, #0x8
+	WORD $0x4d408203 // ld1 { v3.s }[2], [x16]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x6e022043 // ext v3.16b, v2.16b, v2.16b, #0x4
 	WORD $0xfc0041a3 // stur d3, [x13, #0x4]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54fef740 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff41 // b 0x1f80 <k_mul_panels+0x1f68>
-	WORD $0x910021ae // add x14, x13, #0x8
-	WORD $0x4d4081c7 // ld1 { v7.s }[2], [x14]
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54fef740 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17ffff45 // b 0x1fdc <k_mul_panels+0x1fc4>
+	WORD $0x910021b0 // add x16, x13, #0x8
+	WORD $0x4d408207 // ld1 { v7.s }[2], [x16]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0x6e0620c7 // ext v7.16b, v6.16b, v6.16b, #0x4
 	WORD $0xfc0041a7 // stur d7, [x13, #0x4]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54fef620 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff4f // b 0x1fdc <k_mul_panels+0x1fc4>
-	WORD $0x91002028 // add x8, x1, #0x8
-	WORD $0x91004030 // add x16, x1, #0x10
-	WORD $0x4d008110 // st1 { v16.s }[2], [x8]
-	WORD $0x36001bcd // tbz w13, #0x0, 0x2628 <k_mul_panels+0x2610>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb5ff5beb // cbnz x11, 0xe34 <k_mul_panels+0xe1c>
-	WORD $0x17fffae0 // b 0xe3c <k_mul_panels+0xe24>
-	WORD $0x910021c8 // add x8, x14, #0x8
-	WORD $0x910041d0 // add x16, x14, #0x10
-	WORD $0x4d00811c // st1 { v28.s }[2], [x8]
-	WORD $0x3600278d // tbz w13, #0x0, 0x27bc <k_mul_panels+0x27a4>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb5ffabab // cbnz x11, 0x1848 <k_mul_panels+0x1830>
-	WORD $0x17fffd5e // b 0x1850 <k_mul_panels+0x1838>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x17fffabd // b 0xdd8 <k_mul_panels+0xdc0>
-	WORD $0xd10021ed // sub x13, x15, #0x8
-	WORD $0xf10029ff // cmp x15, #0xa
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x54fef620 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17ffff53 // b 0x2038 <k_mul_panels+0x2020>
+	WORD $0x91002310 // add x16, x24, #0x8
+	WORD $0x4d008210 // st1 { v16.s }[2], [x16]
+	WORD $0x91004310 // add x16, x24, #0x10
+	WORD $0x36001aa9 // tbz w9, #0x0, 0x2650 <k_mul_panels+0x2638>
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0xb5ffa2a8 // cbnz x8, 0x1758 <k_mul_panels+0x1740>
+	WORD $0x17fffd16 // b 0x1760 <k_mul_panels+0x1748>
+	WORD $0x910022f0 // add x16, x23, #0x8
+	WORD $0x4d00821c // st1 { v28.s }[2], [x16]
+	WORD $0x910042f0 // add x16, x23, #0x10
+	WORD $0x36002669 // tbz w9, #0x0, 0x27e4 <k_mul_panels+0x27cc>
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xb5ffba58 // cbnz x24, 0x1a68 <k_mul_panels+0x1a50>
+	WORD $0x17fffdd3 // b 0x1a70 <k_mul_panels+0x1a58>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x17fffcf3 // b 0x16fc <k_mul_panels+0x16e4>
+	WORD $0xd10021cd // sub x13, x14, #0x8
+	WORD $0xf10029df // cmp x14, #0xa
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x54fef36b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff9e // b 0x2170 <k_mul_panels+0x2158>
-	WORD $0x910021a8 // add x8, x13, #0x8
-	WORD $0x4d008105 // st1 { v5.s }[2], [x8]
-	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0xb400384e // cbz x14, 0x2a10 <k_mul_panels+0x29f8>
-	WORD $0xbd400105 // ldr s5, [x8]
+	WORD $0x54fef36b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0x17ffffa2 // b 0x21cc <k_mul_panels+0x21b4>
+	WORD $0x91002269 // add x9, x19, #0x8
+	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
+	WORD $0x91004269 // add x9, x19, #0x10
+	WORD $0xb400372d // cbz x13, 0x2a38 <k_mul_panels+0x2a20>
+	WORD $0xbd400125 // ldr s5, [x9]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x5400012b // b.lt 0x2340 <k_mul_panels+0x2328>
-	WORD $0x910051a8 // add x8, x13, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x5400012b // b.lt 0x238c <k_mul_panels+0x2374>
+	WORD $0x91005269 // add x9, x19, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x2344 <k_mul_panels+0x232c>
-	WORD $0x910061a8 // add x8, x13, #0x18
-	WORD $0x4d008104 // st1 { v4.s }[2], [x8]
-	WORD $0x14000002 // b 0x2344 <k_mul_panels+0x232c>
+	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x2390 <k_mul_panels+0x2378>
+	WORD $0x91006269 // add x9, x19, #0x18
+	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
+	WORD $0x14000002 // b 0x2390 <k_mul_panels+0x2378>
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54fef0c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609a8 // add x8, x13, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2374 <k_mul_panels+0x235c>
-	WORD $0xb400006e // cbz x14, 0x2364 <k_mul_panels+0x234c>
-	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x54fef0c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a70 // add x16, x19, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x23c0 <k_mul_panels+0x23a8>
+	WORD $0xb400006d // cbz x13, 0x23b0 <k_mul_panels+0x2398>
+	WORD $0x3dc00204 // ldr q4, [x16]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xaa0803f0 // mov x16, x8
-	WORD $0x3c810603 // str q3, [x16], #0x10
-	WORD $0x36000291 // tbz w17, #0x0, 0x23bc <k_mul_panels+0x23a4>
-	WORD $0x1400009e // b 0x25e8 <k_mul_panels+0x25d0>
-	WORD $0xb400014e // cbz x14, 0x239c <k_mul_panels+0x2384>
-	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2398 <k_mul_panels+0x2380>
-	WORD $0x91001110 // add x16, x8, #0x4
-	WORD $0x0d409204 // ld1 { v4.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x2398 <k_mul_panels+0x2380>
-	WORD $0x91002110 // add x16, x8, #0x8
-	WORD $0x4d408204 // ld1 { v4.s }[2], [x16]
+	WORD $0xaa1003e9 // mov x9, x16
+	WORD $0x3c810523 // str q3, [x9], #0x10
+	WORD $0x36000291 // tbz w17, #0x0, 0x2408 <k_mul_panels+0x23f0>
+	WORD $0x14000095 // b 0x2610 <k_mul_panels+0x25f8>
+	WORD $0xb400014d // cbz x13, 0x23e8 <k_mul_panels+0x23d0>
+	WORD $0xbd400204 // ldr s4, [x16]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x23e4 <k_mul_panels+0x23cc>
+	WORD $0x91001209 // add x9, x16, #0x4
+	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x23e4 <k_mul_panels+0x23cc>
+	WORD $0x91002209 // add x9, x16, #0x8
+	WORD $0x4d408124 // ld1 { v4.s }[2], [x9]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x5400008b // b.lt 0x23b4 <k_mul_panels+0x239c>
-	WORD $0x91001110 // add x16, x8, #0x4
-	WORD $0x0d009203 // st1 { v3.s }[1], [x16]
-	WORD $0x54001141 // b.ne 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x37001191 // tbnz w17, #0x0, 0x25e8 <k_mul_panels+0x25d0>
-	WORD $0xb4004d4e // cbz x14, 0x2d64 <k_mul_panels+0x2d4c>
-	WORD $0xbd400203 // ldr s3, [x16]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54004ccb // b.lt 0x2d60 <k_mul_panels+0x2d48>
-	WORD $0x9100510d // add x13, x8, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
-	WORD $0x54004c40 // b.eq 0x2d60 <k_mul_panels+0x2d48>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
-	WORD $0x1400025f // b 0x2d60 <k_mul_panels+0x2d48>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x17fffd01 // b 0x17f4 <k_mul_panels+0x17dc>
-	WORD $0x910021c8 // add x8, x14, #0x8
-	WORD $0x4d008115 // st1 { v21.s }[2], [x8]
-	WORD $0x910041c8 // add x8, x14, #0x10
-	WORD $0xb40031ab // cbz x11, 0x2a34 <k_mul_panels+0x2a1c>
-	WORD $0xbd400115 // ldr s21, [x8]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000203 // str s3, [x16]
+	WORD $0x5400008b // b.lt 0x2400 <k_mul_panels+0x23e8>
+	WORD $0x91001209 // add x9, x16, #0x4
+	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
+	WORD $0x54001021 // b.ne 0x2600 <k_mul_panels+0x25e8>
+	WORD $0x91004209 // add x9, x16, #0x10
+	WORD $0x37001071 // tbnz w17, #0x0, 0x2610 <k_mul_panels+0x25f8>
+	WORD $0xb4004c2d // cbz x13, 0x2d8c <k_mul_panels+0x2d74>
+	WORD $0xbd400123 // ldr s3, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54004bab // b.lt 0x2d88 <k_mul_panels+0x2d70>
+	WORD $0x91005211 // add x17, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409223 // ld1 { v3.s }[1], [x17]
+	WORD $0x54004b20 // b.eq 0x2d88 <k_mul_panels+0x2d70>
+	WORD $0x91006211 // add x17, x16, #0x18
+	WORD $0x4d408223 // ld1 { v3.s }[2], [x17]
+	WORD $0x14000256 // b 0x2d88 <k_mul_panels+0x2d70>
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x17fffd76 // b 0x1a14 <k_mul_panels+0x19fc>
+	WORD $0x910022e9 // add x9, x23, #0x8
+	WORD $0x4d008135 // st1 { v21.s }[2], [x9]
+	WORD $0x910042e9 // add x9, x23, #0x10
+	WORD $0xb400308d // cbz x13, 0x2a5c <k_mul_panels+0x2a44>
+	WORD $0xbd400135 // ldr s21, [x9]
 	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000114 // str s20, [x8]
-	WORD $0x5400012b // b.lt 0x2438 <k_mul_panels+0x2420>
-	WORD $0x910051c8 // add x8, x14, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03f0 // mov w16, wzr
-	WORD $0x0d009114 // st1 { v20.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x243c <k_mul_panels+0x2424>
-	WORD $0x910061c8 // add x8, x14, #0x18
-	WORD $0x4d008114 // st1 { v20.s }[2], [x8]
-	WORD $0x14000002 // b 0x243c <k_mul_panels+0x2424>
-	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000134 // str s20, [x9]
+	WORD $0x5400012b // b.lt 0x2484 <k_mul_panels+0x246c>
+	WORD $0x910052e9 // add x9, x23, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x2488 <k_mul_panels+0x2470>
+	WORD $0x910062e9 // add x9, x23, #0x18
+	WORD $0x4d008134 // st1 { v20.s }[2], [x9]
+	WORD $0x14000002 // b 0x2488 <k_mul_panels+0x2470>
+	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54fee900 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x246c <k_mul_panels+0x2454>
-	WORD $0xb400006b // cbz x11, 0x245c <k_mul_panels+0x2444>
-	WORD $0x3dc00114 // ldr q20, [x8]
+	WORD $0x54fee900 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140af0 // add x16, x23, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x24b8 <k_mul_panels+0x24a0>
+	WORD $0xb400006d // cbz x13, 0x24a8 <k_mul_panels+0x2490>
+	WORD $0x3dc00214 // ldr q20, [x16]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0x3c8105b3 // str q19, [x13], #0x10
-	WORD $0x36000290 // tbz w16, #0x0, 0x24b4 <k_mul_panels+0x249c>
-	WORD $0x1400006a // b 0x2610 <k_mul_panels+0x25f8>
-	WORD $0xb400014b // cbz x11, 0x2494 <k_mul_panels+0x247c>
-	WORD $0xbd400114 // ldr s20, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2490 <k_mul_panels+0x2478>
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0x0d4091b4 // ld1 { v20.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x2490 <k_mul_panels+0x2478>
-	WORD $0x9100210d // add x13, x8, #0x8
-	WORD $0x4d4081b4 // ld1 { v20.s }[2], [x13]
+	WORD $0xaa1003e9 // mov x9, x16
+	WORD $0x3c810533 // str q19, [x9], #0x10
+	WORD $0x36000291 // tbz w17, #0x0, 0x2500 <k_mul_panels+0x24e8>
+	WORD $0x14000061 // b 0x2638 <k_mul_panels+0x2620>
+	WORD $0xb400014d // cbz x13, 0x24e0 <k_mul_panels+0x24c8>
+	WORD $0xbd400214 // ldr s20, [x16]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x24dc <k_mul_panels+0x24c4>
+	WORD $0x91001209 // add x9, x16, #0x4
+	WORD $0x0d409134 // ld1 { v20.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x24dc <k_mul_panels+0x24c4>
+	WORD $0x91002209 // add x9, x16, #0x8
+	WORD $0x4d408134 // ld1 { v20.s }[2], [x9]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000113 // str s19, [x8]
-	WORD $0x5400008b // b.lt 0x24ac <k_mul_panels+0x2494>
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0x0d0091b3 // st1 { v19.s }[1], [x13]
-	WORD $0x54000ac1 // b.ne 0x2600 <k_mul_panels+0x25e8>
-	WORD $0x9100410d // add x13, x8, #0x10
-	WORD $0x37000b10 // tbnz w16, #0x0, 0x2610 <k_mul_panels+0x25f8>
-	WORD $0xb4004c8b // cbz x11, 0x2e44 <k_mul_panels+0x2e2c>
-	WORD $0xbd4001b3 // ldr s19, [x13]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54004c0b // b.lt 0x2e40 <k_mul_panels+0x2e28>
-	WORD $0x91005110 // add x16, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409213 // ld1 { v19.s }[1], [x16]
-	WORD $0x54004b80 // b.eq 0x2e40 <k_mul_panels+0x2e28>
-	WORD $0x91006110 // add x16, x8, #0x18
-	WORD $0x4d408213 // ld1 { v19.s }[2], [x16]
-	WORD $0x14000259 // b 0x2e40 <k_mul_panels+0x2e28>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x24fc <k_mul_panels+0x24e4>
-	WORD $0x54000060 // b.eq 0x24f4 <k_mul_panels+0x24dc>
-	WORD $0x91002168 // add x8, x11, #0x8
-	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x91001168 // add x8, x11, #0x4
-	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x17fff718 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540001cb // b.lt 0x2540 <k_mul_panels+0x2528>
-	WORD $0x54000060 // b.eq 0x2518 <k_mul_panels+0x2500>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000213 // str s19, [x16]
+	WORD $0x5400008b // b.lt 0x24f8 <k_mul_panels+0x24e0>
+	WORD $0x91001209 // add x9, x16, #0x4
+	WORD $0x0d009133 // st1 { v19.s }[1], [x9]
+	WORD $0x540009a1 // b.ne 0x2628 <k_mul_panels+0x2610>
+	WORD $0x91004209 // add x9, x16, #0x10
+	WORD $0x370009f1 // tbnz w17, #0x0, 0x2638 <k_mul_panels+0x2620>
+	WORD $0xb4004b6d // cbz x13, 0x2e6c <k_mul_panels+0x2e54>
+	WORD $0xbd400133 // ldr s19, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54004aeb // b.lt 0x2e68 <k_mul_panels+0x2e50>
+	WORD $0x91005211 // add x17, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409233 // ld1 { v19.s }[1], [x17]
+	WORD $0x54004a60 // b.eq 0x2e68 <k_mul_panels+0x2e50>
+	WORD $0x91006211 // add x17, x16, #0x18
+	WORD $0x4d408233 // ld1 { v19.s }[2], [x17]
+	WORD $0x14000250 // b 0x2e68 <k_mul_panels+0x2e50>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540001cb // b.lt 0x2568 <k_mul_panels+0x2550>
+	WORD $0x54000060 // b.eq 0x2540 <k_mul_panels+0x2528>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
-	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x9100112d // add x13, x9, #0x4
 	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fee1c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000008 // b 0x254c <k_mul_panels+0x2534>
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x54fee2e0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000008 // b 0x2574 <k_mul_panels+0x255c>
 	WORD $0x1e202840 // fadd s0, s2, s0
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x17fff70a // b 0x160 <k_mul_panels+0x148>
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x17fff713 // b 0x1ac <k_mul_panels+0x194>
 	WORD $0x1e2428c4 // fadd s4, s6, s4
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fee0c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400200b // cbz x11, 0x2950 <k_mul_panels+0x2938>
-	WORD $0xbd400105 // ldr s5, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400210b // b.lt 0x297c <k_mul_panels+0x2964>
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x54fee1e0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xb4002008 // cbz x8, 0x2978 <k_mul_panels+0x2960>
+	WORD $0xbd400125 // ldr s5, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540021eb // b.lt 0x29c0 <k_mul_panels+0x29a8>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
 	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
-	WORD $0x540058a1 // b.ne 0x3088 <k_mul_panels+0x3070>
+	WORD $0x54005901 // b.ne 0x30bc <k_mul_panels+0x30a4>
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0x0d0091a3 // st1 { v3.s }[1], [x13]
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fedec0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000100 // b 0x298c <k_mul_panels+0x2974>
-	WORD $0x9100216d // add x13, x11, #0x8
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54fedfe0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x14000107 // b 0x29d0 <k_mul_panels+0x29b8>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x6e012022 // ext v2.16b, v1.16b, v1.16b, #0x4
-	WORD $0xfc004162 // stur d2, [x11, #0x4]
+	WORD $0xfc004122 // stur d2, [x9, #0x4]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54fedda0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff07 // b 0x21cc <k_mul_panels+0x21b4>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54fedec0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17ffff14 // b 0x2228 <k_mul_panels+0x2210>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d4081a6 // ld1 { v6.s }[2], [x13]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0x6e0520a6 // ext v6.16b, v5.16b, v5.16b, #0x4
-	WORD $0xfc004106 // stur d6, [x8, #0x4]
+	WORD $0xfc004126 // stur d6, [x9, #0x4]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54fedc80 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff11 // b 0x2218 <k_mul_panels+0x2200>
-	WORD $0x91002110 // add x16, x8, #0x8
-	WORD $0x4d008203 // st1 { v3.s }[2], [x16]
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x36003bb1 // tbz w17, #0x0, 0x2d58 <k_mul_panels+0x2d40>
-	WORD $0xb400006e // cbz x14, 0x25f4 <k_mul_panels+0x25dc>
-	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0xbd000125 // str s5, [x9]
+	WORD $0x54fedda0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17ffff1a // b 0x2264 <k_mul_panels+0x224c>
+	WORD $0x91002209 // add x9, x16, #0x8
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
+	WORD $0x91004209 // add x9, x16, #0x10
+	WORD $0x36003bb1 // tbz w17, #0x0, 0x2d80 <k_mul_panels+0x2d68>
+	WORD $0xb400006d // cbz x13, 0x261c <k_mul_panels+0x2604>
+	WORD $0x3dc00123 // ldr q3, [x9]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x3d800202 // str q2, [x16]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x140001e6 // b 0x2d94 <k_mul_panels+0x2d7c>
-	WORD $0x9100210d // add x13, x8, #0x8
-	WORD $0x4d0081b3 // st1 { v19.s }[2], [x13]
-	WORD $0x9100410d // add x13, x8, #0x10
-	WORD $0x36004170 // tbz w16, #0x0, 0x2e38 <k_mul_panels+0x2e20>
-	WORD $0xb400006b // cbz x11, 0x261c <k_mul_panels+0x2604>
-	WORD $0x3dc001b3 // ldr q19, [x13]
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x140001e6 // b 0x2dbc <k_mul_panels+0x2da4>
+	WORD $0x91002209 // add x9, x16, #0x8
+	WORD $0x4d008133 // st1 { v19.s }[2], [x9]
+	WORD $0x91004209 // add x9, x16, #0x10
+	WORD $0x36004171 // tbz w17, #0x0, 0x2e60 <k_mul_panels+0x2e48>
+	WORD $0xb400006d // cbz x13, 0x2644 <k_mul_panels+0x262c>
+	WORD $0x3dc00133 // ldr q19, [x9]
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0x3d8001b2 // str q18, [x13]
-	WORD $0x52800030 // mov w16, #0x1 // =1
-	WORD $0x14000214 // b 0x2e74 <k_mul_panels+0x2e5c>
-	WORD $0xb4004dab // cbz x11, 0x2fdc <k_mul_panels+0x2fc4>
+	WORD $0x3d800132 // str q18, [x9]
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x14000214 // b 0x2e9c <k_mul_panels+0x2e84>
+	WORD $0xb4004e08 // cbz x8, 0x3010 <k_mul_panels+0x2ff8>
 	WORD $0xbd400210 // ldr s16, [x16]
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x2a1f03f3 // mov w19, wzr
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xf10019df // cmp x14, #0x6
 	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x540000ab // b.lt 0x2654 <k_mul_panels+0x263c>
-	WORD $0x9100502d // add x13, x1, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d0091a7 // st1 { v7.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x2760 <k_mul_panels+0x2748>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x91008030 // add x16, x1, #0x20
-	WORD $0x37073f88 // tbnz w8, #0x0, 0xe4c <k_mul_panels+0xe34>
-	WORD $0xb400016b // cbz x11, 0x268c <k_mul_panels+0x2674>
-	WORD $0xbd400207 // ldr s7, [x16]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2688 <k_mul_panels+0x2670>
-	WORD $0x91009028 // add x8, x1, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409107 // ld1 { v7.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x2688 <k_mul_panels+0x2670>
-	WORD $0x9100a028 // add x8, x1, #0x28
-	WORD $0x4d408107 // ld1 { v7.s }[2], [x8]
+	WORD $0x540000ab // b.lt 0x267c <k_mul_panels+0x2664>
+	WORD $0x91005309 // add x9, x24, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009127 // st1 { v7.s }[1], [x9]
+	WORD $0x54000881 // b.ne 0x2788 <k_mul_panels+0x2770>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x91008309 // add x9, x24, #0x20
+	WORD $0x37078773 // tbnz w19, #0x0, 0x1770 <k_mul_panels+0x1758>
+	WORD $0xb4000168 // cbz x8, 0x26b4 <k_mul_panels+0x269c>
+	WORD $0xbd400127 // ldr s7, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x26b0 <k_mul_panels+0x2698>
+	WORD $0x91009311 // add x17, x24, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x0d409227 // ld1 { v7.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0x26b0 <k_mul_panels+0x2698>
+	WORD $0x9100a311 // add x17, x24, #0x28
+	WORD $0x4d408227 // ld1 { v7.s }[2], [x17]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd000206 // str s6, [x16]
-	WORD $0x5400012b // b.lt 0x26b8 <k_mul_panels+0x26a0>
-	WORD $0x91009028 // add x8, x1, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009106 // st1 { v6.s }[1], [x8]
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x540000a0 // b.eq 0x26bc <k_mul_panels+0x26a4>
-	WORD $0x9100a030 // add x16, x1, #0x28
-	WORD $0x4d008206 // st1 { v6.s }[2], [x16]
-	WORD $0x14000002 // b 0x26bc <k_mul_panels+0x26a4>
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x5400012b // b.lt 0x26e0 <k_mul_panels+0x26c8>
+	WORD $0x91009309 // add x9, x24, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x0d009126 // st1 { v6.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x26e4 <k_mul_panels+0x26cc>
+	WORD $0x9100a309 // add x9, x24, #0x28
+	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
+	WORD $0x14000002 // b 0x26e4 <k_mul_panels+0x26cc>
+	WORD $0x2a1f03f3 // mov w19, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54fed500 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060830 // add x16, x1, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x26ec <k_mul_panels+0x26d4>
-	WORD $0xb400006b // cbz x11, 0x26dc <k_mul_panels+0x26c4>
-	WORD $0x3dc00206 // ldr q6, [x16]
+	WORD $0x54fed620 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140b11 // add x17, x24, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x2714 <k_mul_panels+0x26fc>
+	WORD $0xb4000068 // cbz x8, 0x2704 <k_mul_panels+0x26ec>
+	WORD $0x3dc00226 // ldr q6, [x17]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0x3c810485 // str q5, [x4], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x2734 <k_mul_panels+0x271c>
-	WORD $0x14000028 // b 0x2788 <k_mul_panels+0x2770>
-	WORD $0xb400014b // cbz x11, 0x2714 <k_mul_panels+0x26fc>
-	WORD $0xbd400206 // ldr s6, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2710 <k_mul_panels+0x26f8>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d409086 // ld1 { v6.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x2710 <k_mul_panels+0x26f8>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d408086 // ld1 { v6.s }[2], [x4]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000205 // str s5, [x16]
-	WORD $0x5400008b // b.lt 0x272c <k_mul_panels+0x2714>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d009085 // st1 { v5.s }[1], [x4]
-	WORD $0x54000281 // b.ne 0x2778 <k_mul_panels+0x2760>
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370002cd // tbnz w13, #0x0, 0x2788 <k_mul_panels+0x2770>
-	WORD $0xb400198b // cbz x11, 0x2a64 <k_mul_panels+0x2a4c>
-	WORD $0xbd400085 // ldr s5, [x4]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400190b // b.lt 0x2a60 <k_mul_panels+0x2a48>
-	WORD $0x9100520d // add x13, x16, #0x14
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0x3c810525 // str q5, [x9], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x275c <k_mul_panels+0x2744>
+	WORD $0x14000028 // b 0x27b0 <k_mul_panels+0x2798>
+	WORD $0xb4000148 // cbz x8, 0x273c <k_mul_panels+0x2724>
+	WORD $0xbd400226 // ldr s6, [x17]
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4091a5 // ld1 { v5.s }[1], [x13]
-	WORD $0x54001880 // b.eq 0x2a60 <k_mul_panels+0x2a48>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d4081a5 // ld1 { v5.s }[2], [x13]
-	WORD $0x140000c1 // b 0x2a60 <k_mul_panels+0x2a48>
-	WORD $0x91006030 // add x16, x1, #0x18
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x4d008207 // st1 { v7.s }[2], [x16]
-	WORD $0x91008030 // add x16, x1, #0x20
-	WORD $0x370736e8 // tbnz w8, #0x0, 0xe4c <k_mul_panels+0xe34>
-	WORD $0x17ffffbb // b 0x2660 <k_mul_panels+0x2648>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d008085 // st1 { v5.s }[2], [x4]
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x360016ad // tbz w13, #0x0, 0x2a58 <k_mul_panels+0x2a40>
-	WORD $0xb400006b // cbz x11, 0x2794 <k_mul_panels+0x277c>
-	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0x540000cb // b.lt 0x2738 <k_mul_panels+0x2720>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d409126 // ld1 { v6.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x2738 <k_mul_panels+0x2720>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d408126 // ld1 { v6.s }[2], [x9]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000225 // str s5, [x17]
+	WORD $0x5400008b // b.lt 0x2754 <k_mul_panels+0x273c>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d009125 // st1 { v5.s }[1], [x9]
+	WORD $0x54000281 // b.ne 0x27a0 <k_mul_panels+0x2788>
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x370002d0 // tbnz w16, #0x0, 0x27b0 <k_mul_panels+0x2798>
+	WORD $0xb4001988 // cbz x8, 0x2a8c <k_mul_panels+0x2a74>
+	WORD $0xbd400125 // ldr s5, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400190b // b.lt 0x2a88 <k_mul_panels+0x2a70>
+	WORD $0x91005230 // add x16, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409205 // ld1 { v5.s }[1], [x16]
+	WORD $0x54001880 // b.eq 0x2a88 <k_mul_panels+0x2a70>
+	WORD $0x91006230 // add x16, x17, #0x18
+	WORD $0x4d408205 // ld1 { v5.s }[2], [x16]
+	WORD $0x140000c1 // b 0x2a88 <k_mul_panels+0x2a70>
+	WORD $0x91006309 // add x9, x24, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
+	WORD $0x91008309 // add x9, x24, #0x20
+	WORD $0x37077ed3 // tbnz w19, #0x0, 0x1770 <k_mul_panels+0x1758>
+	WORD $0x17ffffbb // b 0x2688 <k_mul_panels+0x2670>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x360016b0 // tbz w16, #0x0, 0x2a80 <k_mul_panels+0x2a68>
+	WORD $0xb4000068 // cbz x8, 0x27bc <k_mul_panels+0x27a4>
+	WORD $0x3dc00125 // ldr q5, [x9]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x3d800604 // str q4, [x16, #0x10]
-	WORD $0x36001768 // tbz w8, #0x0, 0x2a8c <k_mul_panels+0x2a74>
-	WORD $0xb400006b // cbz x11, 0x27b0 <k_mul_panels+0x2798>
-	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x3d800624 // str q4, [x17, #0x10]
+	WORD $0x36001773 // tbz w19, #0x0, 0x2ab4 <k_mul_panels+0x2a9c>
+	WORD $0xb4000068 // cbz x8, 0x27d8 <k_mul_panels+0x27c0>
+	WORD $0x3dc00124 // ldr q4, [x9]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x3d800083 // str q3, [x4]
-	WORD $0x52800021 // mov w1, #0x1 // =1
-	WORD $0x140000cc // b 0x2ae8 <k_mul_panels+0x2ad0>
-	WORD $0xb400426b // cbz x11, 0x3008 <k_mul_panels+0x2ff0>
+	WORD $0x3d800123 // str q3, [x9]
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x140000cc // b 0x2b10 <k_mul_panels+0x2af8>
+	WORD $0xb40042d8 // cbz x24, 0x303c <k_mul_panels+0x3024>
 	WORD $0xbd40021c // ldr s28, [x16]
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0x4e3bd79b // fadd v27.4s, v28.4s, v27.4s
-	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xf10019df // cmp x14, #0x6
 	WORD $0xbd00021b // str s27, [x16]
-	WORD $0x540000ab // b.lt 0x27e8 <k_mul_panels+0x27d0>
-	WORD $0x910051cd // add x13, x14, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d0091bb // st1 { v27.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x28f4 <k_mul_panels+0x28dc>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x910081d0 // add x16, x14, #0x20
-	WORD $0x37078388 // tbnz w8, #0x0, 0x1860 <k_mul_panels+0x1848>
-	WORD $0xb400016b // cbz x11, 0x2820 <k_mul_panels+0x2808>
-	WORD $0xbd40021b // ldr s27, [x16]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x281c <k_mul_panels+0x2804>
-	WORD $0x910091c8 // add x8, x14, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d40911b // ld1 { v27.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x281c <k_mul_panels+0x2804>
-	WORD $0x9100a1c8 // add x8, x14, #0x28
-	WORD $0x4d40811b // ld1 { v27.s }[2], [x8]
+	WORD $0x540000ab // b.lt 0x2810 <k_mul_panels+0x27f8>
+	WORD $0x910052e9 // add x9, x23, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d00913b // st1 { v27.s }[1], [x9]
+	WORD $0x54000881 // b.ne 0x291c <k_mul_panels+0x2904>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x910082e9 // add x9, x23, #0x20
+	WORD $0x37079351 // tbnz w17, #0x0, 0x1a80 <k_mul_panels+0x1a68>
+	WORD $0xb4000178 // cbz x24, 0x2848 <k_mul_panels+0x2830>
+	WORD $0xbd40013b // ldr s27, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x2844 <k_mul_panels+0x282c>
+	WORD $0x910092f1 // add x17, x23, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d40923b // ld1 { v27.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0x2844 <k_mul_panels+0x282c>
+	WORD $0x9100a2f1 // add x17, x23, #0x28
+	WORD $0x4d40823b // ld1 { v27.s }[2], [x17]
 	WORD $0x4e3ad77a // fadd v26.4s, v27.4s, v26.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd00021a // str s26, [x16]
-	WORD $0x5400012b // b.lt 0x284c <k_mul_panels+0x2834>
-	WORD $0x910091c8 // add x8, x14, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d00911a // st1 { v26.s }[1], [x8]
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x540000a0 // b.eq 0x2850 <k_mul_panels+0x2838>
-	WORD $0x9100a1d0 // add x16, x14, #0x28
-	WORD $0x4d00821a // st1 { v26.s }[2], [x16]
-	WORD $0x14000002 // b 0x2850 <k_mul_panels+0x2838>
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd00013a // str s26, [x9]
+	WORD $0x5400012b // b.lt 0x2874 <k_mul_panels+0x285c>
+	WORD $0x910092e9 // add x9, x23, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x0d00913a // st1 { v26.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x2878 <k_mul_panels+0x2860>
+	WORD $0x9100a2e9 // add x9, x23, #0x28
+	WORD $0x4d00813a // st1 { v26.s }[2], [x9]
+	WORD $0x14000002 // b 0x2878 <k_mul_panels+0x2860>
+	WORD $0x2a1f03f3 // mov w19, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54fec860 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609d0 // add x16, x14, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2880 <k_mul_panels+0x2868>
-	WORD $0xb400006b // cbz x11, 0x2870 <k_mul_panels+0x2858>
-	WORD $0x3dc0021a // ldr q26, [x16]
+	WORD $0x54fec980 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140af1 // add x17, x23, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x28a8 <k_mul_panels+0x2890>
+	WORD $0xb4000078 // cbz x24, 0x2898 <k_mul_panels+0x2880>
+	WORD $0x3dc0023a // ldr q26, [x17]
 	WORD $0x4e39d759 // fadd v25.4s, v26.4s, v25.4s
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0x3c810499 // str q25, [x4], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x28c8 <k_mul_panels+0x28b0>
-	WORD $0x14000028 // b 0x291c <k_mul_panels+0x2904>
-	WORD $0xb400014b // cbz x11, 0x28a8 <k_mul_panels+0x2890>
-	WORD $0xbd40021a // ldr s26, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x28a4 <k_mul_panels+0x288c>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d40909a // ld1 { v26.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x28a4 <k_mul_panels+0x288c>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d40809a // ld1 { v26.s }[2], [x4]
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0x3c810539 // str q25, [x9], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x28f0 <k_mul_panels+0x28d8>
+	WORD $0x14000028 // b 0x2944 <k_mul_panels+0x292c>
+	WORD $0xb4000158 // cbz x24, 0x28d0 <k_mul_panels+0x28b8>
+	WORD $0xbd40023a // ldr s26, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x28cc <k_mul_panels+0x28b4>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d40913a // ld1 { v26.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x28cc <k_mul_panels+0x28b4>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d40813a // ld1 { v26.s }[2], [x9]
 	WORD $0x4e39d759 // fadd v25.4s, v26.4s, v25.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000219 // str s25, [x16]
-	WORD $0x5400008b // b.lt 0x28c0 <k_mul_panels+0x28a8>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d009099 // st1 { v25.s }[1], [x4]
-	WORD $0x54000281 // b.ne 0x290c <k_mul_panels+0x28f4>
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370002cd // tbnz w13, #0x0, 0x291c <k_mul_panels+0x2904>
-	WORD $0xb400174b // cbz x11, 0x2bb0 <k_mul_panels+0x2b98>
-	WORD $0xbd400099 // ldr s25, [x4]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540016cb // b.lt 0x2bac <k_mul_panels+0x2b94>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091b9 // ld1 { v25.s }[1], [x13]
-	WORD $0x54001640 // b.eq 0x2bac <k_mul_panels+0x2b94>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d4081b9 // ld1 { v25.s }[2], [x13]
-	WORD $0x140000af // b 0x2bac <k_mul_panels+0x2b94>
-	WORD $0x910061d0 // add x16, x14, #0x18
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x4d00821b // st1 { v27.s }[2], [x16]
-	WORD $0x910081d0 // add x16, x14, #0x20
-	WORD $0x37077ae8 // tbnz w8, #0x0, 0x1860 <k_mul_panels+0x1848>
-	WORD $0x17ffffbb // b 0x27f4 <k_mul_panels+0x27dc>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d008099 // st1 { v25.s }[2], [x4]
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x3600146d // tbz w13, #0x0, 0x2ba4 <k_mul_panels+0x2b8c>
-	WORD $0xb400006b // cbz x11, 0x2928 <k_mul_panels+0x2910>
-	WORD $0x3dc00099 // ldr q25, [x4]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000239 // str s25, [x17]
+	WORD $0x5400008b // b.lt 0x28e8 <k_mul_panels+0x28d0>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d009139 // st1 { v25.s }[1], [x9]
+	WORD $0x54000281 // b.ne 0x2934 <k_mul_panels+0x291c>
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x370002d0 // tbnz w16, #0x0, 0x2944 <k_mul_panels+0x292c>
+	WORD $0xb4001758 // cbz x24, 0x2bd8 <k_mul_panels+0x2bc0>
+	WORD $0xbd400139 // ldr s25, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x540016cb // b.lt 0x2bd4 <k_mul_panels+0x2bbc>
+	WORD $0x91005230 // add x16, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409219 // ld1 { v25.s }[1], [x16]
+	WORD $0x54001640 // b.eq 0x2bd4 <k_mul_panels+0x2bbc>
+	WORD $0x91006230 // add x16, x17, #0x18
+	WORD $0x4d408219 // ld1 { v25.s }[2], [x16]
+	WORD $0x140000af // b 0x2bd4 <k_mul_panels+0x2bbc>
+	WORD $0x910062e9 // add x9, x23, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d00813b // st1 { v27.s }[2], [x9]
+	WORD $0x910082e9 // add x9, x23, #0x20
+	WORD $0x37078ab1 // tbnz w17, #0x0, 0x1a80 <k_mul_panels+0x1a68>
+	WORD $0x17ffffbb // b 0x281c <k_mul_panels+0x2804>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d008139 // st1 { v25.s }[2], [x9]
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x36001470 // tbz w16, #0x0, 0x2bcc <k_mul_panels+0x2bb4>
+	WORD $0xb4000078 // cbz x24, 0x2950 <k_mul_panels+0x2938>
+	WORD $0x3dc00139 // ldr q25, [x9]
 	WORD $0x4e38d738 // fadd v24.4s, v25.4s, v24.4s
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x3d800618 // str q24, [x16, #0x10]
-	WORD $0x36001528 // tbz w8, #0x0, 0x2bd8 <k_mul_panels+0x2bc0>
-	WORD $0xb400006b // cbz x11, 0x2944 <k_mul_panels+0x292c>
-	WORD $0x3dc00098 // ldr q24, [x4]
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x3d800638 // str q24, [x17, #0x10]
+	WORD $0x36001533 // tbz w19, #0x0, 0x2c00 <k_mul_panels+0x2be8>
+	WORD $0xb4000078 // cbz x24, 0x296c <k_mul_panels+0x2954>
+	WORD $0x3dc00138 // ldr q24, [x9]
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0x3d800097 // str q23, [x4]
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x140000ba // b 0x2c34 <k_mul_panels+0x2c1c>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400016b // b.lt 0x2980 <k_mul_panels+0x2968>
-	WORD $0x54000060 // b.eq 0x2964 <k_mul_panels+0x294c>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x3d800137 // str q23, [x9]
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x140000ba // b 0x2c5c <k_mul_panels+0x2c44>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400024b // b.lt 0x29c4 <k_mul_panels+0x29ac>
+	WORD $0x54000060 // b.eq 0x298c <k_mul_panels+0x2974>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
-	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x9100112d // add x13, x9, #0x4
 	WORD $0x0d0091a3 // st1 { v3.s }[1], [x13]
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54febf60 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000005 // b 0x298c <k_mul_panels+0x2974>
-	WORD $0x1e2328a3 // fadd s3, s5, s3
-	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54febec0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400310b // cbz x11, 0x2fb0 <k_mul_panels+0x2f98>
-	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540034cb // b.lt 0x3034 <k_mul_panels+0x301c>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x6e040483 // mov v3.s[0], v4.s[0]
-	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
-	WORD $0x54005d01 // b.ne 0x3554 <k_mul_panels+0x353c>
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
-	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54febcc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400019e // b 0x3044 <k_mul_panels+0x302c>
-	WORD $0x91002168 // add x8, x11, #0x8
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54fec080 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x1400000c // b 0x29d0 <k_mul_panels+0x29b8>
+	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d408101 // ld1 { v1.s }[2], [x8]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0xfc004161 // stur d1, [x11, #0x4]
-	WORD $0x17fff5de // b 0x160 <k_mul_panels+0x148>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0xfc004121 // stur d1, [x9, #0x4]
+	WORD $0x17fff5fc // b 0x1ac <k_mul_panels+0x194>
+	WORD $0x1e2328a3 // fadd s3, s5, s3
+	WORD $0xf100145f // cmp x2, #0x5
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54febf00 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xb4003088 // cbz x8, 0x2fe4 <k_mul_panels+0x2fcc>
+	WORD $0xbd400124 // ldr s4, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400344b // b.lt 0x3068 <k_mul_panels+0x3050>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e040483 // mov v3.s[0], v4.s[0]
+	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
+	WORD $0x54005ac1 // b.ne 0x3550 <k_mul_panels+0x3538>
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
+	WORD $0xf100185f // cmp x2, #0x6
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54febd00 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x1400019a // b 0x3078 <k_mul_panels+0x3060>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d4081a5 // ld1 { v5.s }[2], [x13]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0x6e042085 // ext v5.16b, v4.16b, v4.16b, #0x4
-	WORD $0xfc004105 // stur d5, [x8, #0x4]
+	WORD $0xfc004125 // stur d5, [x9, #0x4]
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54febac0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffed0 // b 0x254c <k_mul_panels+0x2534>
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x54febbe0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffed0 // b 0x2574 <k_mul_panels+0x255c>
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54feba40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609a8 // add x8, x13, x6, lsl #2
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x91004110 // add x16, x8, #0x10
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x54febb60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a68 // add x8, x19, x20, lsl #2
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0xfd000103 // str d3, [x8]
-	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
-	WORD $0x1400014a // b 0x2f58 <k_mul_panels+0x2f40>
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
+	WORD $0x91004109 // add x9, x8, #0x10
+	WORD $0x1400014d // b 0x2f8c <k_mul_panels+0x2f74>
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000114 // str s20, [x8]
-	WORD $0x54feb920 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x9100410d // add x13, x8, #0x10
-	WORD $0xfd000113 // str d19, [x8]
-	WORD $0x4d008173 // st1 { v19.s }[2], [x11]
-	WORD $0x1400014c // b 0x2f84 <k_mul_panels+0x2f6c>
-	WORD $0xb400510b // cbz x11, 0x3478 <k_mul_panels+0x3460>
-	WORD $0xbd400085 // ldr s5, [x4]
+	WORD $0xbd000134 // str s20, [x9]
+	WORD $0x54feba40 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140ae9 // add x9, x23, x20, lsl #2
+	WORD $0xfd000133 // str d19, [x9]
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x4d0081b3 // st1 { v19.s }[2], [x13]
+	WORD $0x1400014f // b 0x2fb8 <k_mul_panels+0x2fa0>
+	WORD $0xb4005168 // cbz x8, 0x34ac <k_mul_panels+0x3494>
+	WORD $0xbd400125 // ldr s5, [x9]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000084 // str s4, [x4]
-	WORD $0x540000ab // b.lt 0x2a80 <k_mul_panels+0x2a68>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x2b8c <k_mul_panels+0x2b74>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707e8e8 // tbnz w8, #0x0, 0x27a4 <k_mul_panels+0x278c>
-	WORD $0xb400016b // cbz x11, 0x2ab8 <k_mul_panels+0x2aa0>
-	WORD $0xbd400084 // ldr s4, [x4]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2ab4 <k_mul_panels+0x2a9c>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409104 // ld1 { v4.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x2ab4 <k_mul_panels+0x2a9c>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x540000ab // b.lt 0x2aa8 <k_mul_panels+0x2a90>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
+	WORD $0x54000881 // b.ne 0x2bb4 <k_mul_panels+0x2b9c>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707e8f3 // tbnz w19, #0x0, 0x27cc <k_mul_panels+0x27b4>
+	WORD $0xb4000168 // cbz x8, 0x2ae0 <k_mul_panels+0x2ac8>
+	WORD $0xbd400124 // ldr s4, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x2adc <k_mul_panels+0x2ac4>
+	WORD $0x91009233 // add x19, x17, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x0d409264 // ld1 { v4.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x2adc <k_mul_panels+0x2ac4>
+	WORD $0x9100a233 // add x19, x17, #0x28
+	WORD $0x4d408264 // ld1 { v4.s }[2], [x19]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd000083 // str s3, [x4]
-	WORD $0x5400012b // b.lt 0x2ae4 <k_mul_panels+0x2acc>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03e1 // mov w1, wzr
-	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x2ae8 <k_mul_panels+0x2ad0>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
-	WORD $0x14000002 // b 0x2ae8 <k_mul_panels+0x2ad0>
-	WORD $0x2a1f03e1 // mov w1, wzr
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x5400012b // b.lt 0x2b0c <k_mul_panels+0x2af4>
+	WORD $0x91009229 // add x9, x17, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x2b10 <k_mul_panels+0x2af8>
+	WORD $0x9100a229 // add x9, x17, #0x28
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
+	WORD $0x14000002 // b 0x2b10 <k_mul_panels+0x2af8>
+	WORD $0x2a1f03f3 // mov w19, wzr
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54feb3a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2b18 <k_mul_panels+0x2b00>
-	WORD $0xb400006b // cbz x11, 0x2b08 <k_mul_panels+0x2af0>
-	WORD $0x3dc00103 // ldr q3, [x8]
+	WORD $0x54feb4c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a31 // add x17, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x2b40 <k_mul_panels+0x2b28>
+	WORD $0xb4000068 // cbz x8, 0x2b30 <k_mul_panels+0x2b18>
+	WORD $0x3dc00223 // ldr q3, [x17]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xaa0803f0 // mov x16, x8
-	WORD $0x3c810602 // str q2, [x16], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x2b60 <k_mul_panels+0x2b48>
-	WORD $0x1400007b // b 0x2d00 <k_mul_panels+0x2ce8>
-	WORD $0xb400014b // cbz x11, 0x2b40 <k_mul_panels+0x2b28>
-	WORD $0xbd400103 // ldr s3, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2b3c <k_mul_panels+0x2b24>
-	WORD $0x91001110 // add x16, x8, #0x4
-	WORD $0x0d409203 // ld1 { v3.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x2b3c <k_mul_panels+0x2b24>
-	WORD $0x91002110 // add x16, x8, #0x8
-	WORD $0x4d408203 // ld1 { v3.s }[2], [x16]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x5400008b // b.lt 0x2b58 <k_mul_panels+0x2b40>
-	WORD $0x91001110 // add x16, x8, #0x4
-	WORD $0x0d009202 // st1 { v2.s }[1], [x16]
-	WORD $0x54000ce1 // b.ne 0x2cf0 <k_mul_panels+0x2cd8>
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x37000d2d // tbnz w13, #0x0, 0x2d00 <k_mul_panels+0x2ce8>
-	WORD $0xb4002acb // cbz x11, 0x30b8 <k_mul_panels+0x30a0>
-	WORD $0xbd400202 // ldr s2, [x16]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54002a4b // b.lt 0x30b4 <k_mul_panels+0x309c>
-	WORD $0x9100510d // add x13, x8, #0x14
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0x3c810522 // str q2, [x9], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x2b88 <k_mul_panels+0x2b70>
+	WORD $0x1400007b // b 0x2d28 <k_mul_panels+0x2d10>
+	WORD $0xb4000148 // cbz x8, 0x2b68 <k_mul_panels+0x2b50>
+	WORD $0xbd400223 // ldr s3, [x17]
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x540029c0 // b.eq 0x30b4 <k_mul_panels+0x309c>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
-	WORD $0x1400014b // b 0x30b4 <k_mul_panels+0x309c>
-	WORD $0x91006201 // add x1, x16, #0x18
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x4d008024 // st1 { v4.s }[2], [x1]
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707e048 // tbnz w8, #0x0, 0x27a4 <k_mul_panels+0x278c>
-	WORD $0x17ffffbb // b 0x2a8c <k_mul_panels+0x2a74>
-	WORD $0xb40048eb // cbz x11, 0x34c0 <k_mul_panels+0x34a8>
-	WORD $0xbd400099 // ldr s25, [x4]
-	WORD $0x4e38d738 // fadd v24.4s, v25.4s, v24.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000098 // str s24, [x4]
-	WORD $0x540000ab // b.lt 0x2bcc <k_mul_panels+0x2bb4>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d0091b8 // st1 { v24.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x2cd8 <k_mul_panels+0x2cc0>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707eb28 // tbnz w8, #0x0, 0x2938 <k_mul_panels+0x2920>
-	WORD $0xb400016b // cbz x11, 0x2c04 <k_mul_panels+0x2bec>
-	WORD $0xbd400098 // ldr s24, [x4]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2c00 <k_mul_panels+0x2be8>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x2c00 <k_mul_panels+0x2be8>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
-	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd000097 // str s23, [x4]
-	WORD $0x5400012b // b.lt 0x2c30 <k_mul_panels+0x2c18>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d009117 // st1 { v23.s }[1], [x8]
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x540000a0 // b.eq 0x2c34 <k_mul_panels+0x2c1c>
-	WORD $0x9100a204 // add x4, x16, #0x28
-	WORD $0x4d008097 // st1 { v23.s }[2], [x4]
-	WORD $0x14000002 // b 0x2c34 <k_mul_panels+0x2c1c>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54fea940 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a10 // add x16, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2c64 <k_mul_panels+0x2c4c>
-	WORD $0xb400006b // cbz x11, 0x2c54 <k_mul_panels+0x2c3c>
-	WORD $0x3dc00217 // ldr q23, [x16]
-	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0x3c810496 // str q22, [x4], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x2cac <k_mul_panels+0x2c94>
-	WORD $0x14000031 // b 0x2d24 <k_mul_panels+0x2d0c>
-	WORD $0xb400014b // cbz x11, 0x2c8c <k_mul_panels+0x2c74>
-	WORD $0xbd400217 // ldr s23, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d409097 // ld1 { v23.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d408097 // ld1 { v23.s }[2], [x4]
-	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000216 // str s22, [x16]
-	WORD $0x5400008b // b.lt 0x2ca4 <k_mul_panels+0x2c8c>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d009096 // st1 { v22.s }[1], [x4]
-	WORD $0x540003a1 // b.ne 0x2d14 <k_mul_panels+0x2cfc>
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370003ed // tbnz w13, #0x0, 0x2d24 <k_mul_panels+0x2d0c>
-	WORD $0xb400256b // cbz x11, 0x3158 <k_mul_panels+0x3140>
-	WORD $0xbd400096 // ldr s22, [x4]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540024eb // b.lt 0x3154 <k_mul_panels+0x313c>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091b6 // ld1 { v22.s }[1], [x13]
-	WORD $0x54002460 // b.eq 0x3154 <k_mul_panels+0x313c>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d4081b6 // ld1 { v22.s }[2], [x13]
-	WORD $0x14000120 // b 0x3154 <k_mul_panels+0x313c>
-	WORD $0x91006204 // add x4, x16, #0x18
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x4d008098 // st1 { v24.s }[2], [x4]
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707e288 // tbnz w8, #0x0, 0x2938 <k_mul_panels+0x2920>
-	WORD $0x17ffffbb // b 0x2bd8 <k_mul_panels+0x2bc0>
-	WORD $0x91002110 // add x16, x8, #0x8
-	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x36001d8d // tbz w13, #0x0, 0x30ac <k_mul_panels+0x3094>
-	WORD $0xb400006b // cbz x11, 0x2d0c <k_mul_panels+0x2cf4>
-	WORD $0x3dc00202 // ldr q2, [x16]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3d800501 // str q1, [x8, #0x10]
-	WORD $0x140000f3 // b 0x30dc <k_mul_panels+0x30c4>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d008096 // st1 { v22.s }[2], [x4]
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x3600216d // tbz w13, #0x0, 0x314c <k_mul_panels+0x3134>
-	WORD $0xb400006b // cbz x11, 0x2d30 <k_mul_panels+0x2d18>
-	WORD $0x3dc00096 // ldr q22, [x4]
-	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
-	WORD $0x9100820d // add x13, x16, #0x20
-	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0x3d800615 // str q21, [x16, #0x10]
-	WORD $0x36002228 // tbz w8, #0x0, 0x3180 <k_mul_panels+0x3168>
-	WORD $0xb400006b // cbz x11, 0x2d4c <k_mul_panels+0x2d34>
-	WORD $0x3dc001b5 // ldr q21, [x13]
-	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
-	WORD $0x3d8001b4 // str q20, [x13]
-	WORD $0x52800024 // mov w4, #0x1 // =1
-	WORD $0x14000122 // b 0x31dc <k_mul_panels+0x31c4>
-	WORD $0xb400100e // cbz x14, 0x2f58 <k_mul_panels+0x2f40>
-	WORD $0xbd400203 // ldr s3, [x16]
+	WORD $0x540000cb // b.lt 0x2b64 <k_mul_panels+0x2b4c>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d409123 // ld1 { v3.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x2b64 <k_mul_panels+0x2b4c>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d408123 // ld1 { v3.s }[2], [x9]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000202 // str s2, [x16]
-	WORD $0x5400012b // b.lt 0x2d90 <k_mul_panels+0x2d78>
-	WORD $0x9100510d // add x13, x8, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x540000a0 // b.eq 0x2d94 <k_mul_panels+0x2d7c>
-	WORD $0x91006110 // add x16, x8, #0x18
-	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
-	WORD $0x14000002 // b 0x2d94 <k_mul_panels+0x2d7c>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54fe9e40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2dc4 <k_mul_panels+0x2dac>
-	WORD $0xb400006e // cbz x14, 0x2db4 <k_mul_panels+0x2d9c>
-	WORD $0x3dc00102 // ldr q2, [x8]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xaa0803f0 // mov x16, x8
-	WORD $0x3c810601 // str q1, [x16], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x2e0c <k_mul_panels+0x2df4>
-	WORD $0x1400005a // b 0x2f28 <k_mul_panels+0x2f10>
-	WORD $0xb400014e // cbz x14, 0x2dec <k_mul_panels+0x2dd4>
-	WORD $0xbd400102 // ldr s2, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2de8 <k_mul_panels+0x2dd0>
-	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000222 // str s2, [x17]
+	WORD $0x5400008b // b.lt 0x2b80 <k_mul_panels+0x2b68>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
+	WORD $0x54000ce1 // b.ne 0x2d18 <k_mul_panels+0x2d00>
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x37000d30 // tbnz w16, #0x0, 0x2d28 <k_mul_panels+0x2d10>
+	WORD $0xb4002b28 // cbz x8, 0x30ec <k_mul_panels+0x30d4>
+	WORD $0xbd400122 // ldr s2, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54002aab // b.lt 0x30e8 <k_mul_panels+0x30d0>
+	WORD $0x91005230 // add x16, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0x0d409202 // ld1 { v2.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x2de8 <k_mul_panels+0x2dd0>
-	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0x54002a20 // b.eq 0x30e8 <k_mul_panels+0x30d0>
+	WORD $0x91006230 // add x16, x17, #0x18
+	WORD $0x4d408202 // ld1 { v2.s }[2], [x16]
+	WORD $0x1400014e // b 0x30e8 <k_mul_panels+0x30d0>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707e053 // tbnz w19, #0x0, 0x27cc <k_mul_panels+0x27b4>
+	WORD $0x17ffffbb // b 0x2ab4 <k_mul_panels+0x2a9c>
+	WORD $0xb4004958 // cbz x24, 0x34f4 <k_mul_panels+0x34dc>
+	WORD $0xbd400139 // ldr s25, [x9]
+	WORD $0x4e38d738 // fadd v24.4s, v25.4s, v24.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000138 // str s24, [x9]
+	WORD $0x540000ab // b.lt 0x2bf4 <k_mul_panels+0x2bdc>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009138 // st1 { v24.s }[1], [x9]
+	WORD $0x54000881 // b.ne 0x2d00 <k_mul_panels+0x2ce8>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707eb33 // tbnz w19, #0x0, 0x2960 <k_mul_panels+0x2948>
+	WORD $0xb4000178 // cbz x24, 0x2c2c <k_mul_panels+0x2c14>
+	WORD $0xbd400138 // ldr s24, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0x91009233 // add x19, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409278 // ld1 { v24.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0x9100a233 // add x19, x17, #0x28
+	WORD $0x4d408278 // ld1 { v24.s }[2], [x19]
+	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000137 // str s23, [x9]
+	WORD $0x5400012b // b.lt 0x2c58 <k_mul_panels+0x2c40>
+	WORD $0x91009229 // add x9, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x0d009137 // st1 { v23.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x2c5c <k_mul_panels+0x2c44>
+	WORD $0x9100a229 // add x9, x17, #0x28
+	WORD $0x4d008137 // st1 { v23.s }[2], [x9]
+	WORD $0x14000002 // b 0x2c5c <k_mul_panels+0x2c44>
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0xf1000c5f // cmp x2, #0x3
+	WORD $0x54feaa60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a31 // add x17, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x2c8c <k_mul_panels+0x2c74>
+	WORD $0xb4000078 // cbz x24, 0x2c7c <k_mul_panels+0x2c64>
+	WORD $0x3dc00237 // ldr q23, [x17]
+	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0x3c810536 // str q22, [x9], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x2cd4 <k_mul_panels+0x2cbc>
+	WORD $0x14000031 // b 0x2d4c <k_mul_panels+0x2d34>
+	WORD $0xb4000158 // cbz x24, 0x2cb4 <k_mul_panels+0x2c9c>
+	WORD $0xbd400237 // ldr s23, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x2cb0 <k_mul_panels+0x2c98>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d409137 // ld1 { v23.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x2cb0 <k_mul_panels+0x2c98>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d408137 // ld1 { v23.s }[2], [x9]
+	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000236 // str s22, [x17]
+	WORD $0x5400008b // b.lt 0x2ccc <k_mul_panels+0x2cb4>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d009136 // st1 { v22.s }[1], [x9]
+	WORD $0x540003a1 // b.ne 0x2d3c <k_mul_panels+0x2d24>
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x370003f0 // tbnz w16, #0x0, 0x2d4c <k_mul_panels+0x2d34>
+	WORD $0xb4002598 // cbz x24, 0x3184 <k_mul_panels+0x316c>
+	WORD $0xbd400136 // ldr s22, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400250b // b.lt 0x3180 <k_mul_panels+0x3168>
+	WORD $0x91005230 // add x16, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409216 // ld1 { v22.s }[1], [x16]
+	WORD $0x54002480 // b.eq 0x3180 <k_mul_panels+0x3168>
+	WORD $0x91006230 // add x16, x17, #0x18
+	WORD $0x4d408216 // ld1 { v22.s }[2], [x16]
+	WORD $0x14000121 // b 0x3180 <k_mul_panels+0x3168>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d008138 // st1 { v24.s }[2], [x9]
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707e293 // tbnz w19, #0x0, 0x2960 <k_mul_panels+0x2948>
+	WORD $0x17ffffbb // b 0x2c00 <k_mul_panels+0x2be8>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x36001df0 // tbz w16, #0x0, 0x30e0 <k_mul_panels+0x30c8>
+	WORD $0xb4000068 // cbz x8, 0x2d34 <k_mul_panels+0x2d1c>
+	WORD $0x3dc00122 // ldr q2, [x9]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x3d800621 // str q1, [x17, #0x10]
+	WORD $0x140000f6 // b 0x3110 <k_mul_panels+0x30f8>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d008136 // st1 { v22.s }[2], [x9]
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x36002190 // tbz w16, #0x0, 0x3178 <k_mul_panels+0x3160>
+	WORD $0xb4000078 // cbz x24, 0x2d58 <k_mul_panels+0x2d40>
+	WORD $0x3dc00136 // ldr q22, [x9]
+	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x3d800635 // str q21, [x17, #0x10]
+	WORD $0x36002253 // tbz w19, #0x0, 0x31ac <k_mul_panels+0x3194>
+	WORD $0xb4000078 // cbz x24, 0x2d74 <k_mul_panels+0x2d5c>
+	WORD $0x3dc00135 // ldr q21, [x9]
+	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
+	WORD $0x3d800134 // str q20, [x9]
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x14000123 // b 0x3208 <k_mul_panels+0x31f0>
+	WORD $0xb400106d // cbz x13, 0x2f8c <k_mul_panels+0x2f74>
+	WORD $0xbd400123 // ldr s3, [x9]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x5400012b // b.lt 0x2db8 <k_mul_panels+0x2da0>
+	WORD $0x91005209 // add x9, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x2dbc <k_mul_panels+0x2da4>
+	WORD $0x91006209 // add x9, x16, #0x18
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x14000002 // b 0x2dbc <k_mul_panels+0x2da4>
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xf1000c5f // cmp x2, #0x3
+	WORD $0x54fe9f60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a09 // add x9, x16, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x2dec <k_mul_panels+0x2dd4>
+	WORD $0xb400006d // cbz x13, 0x2ddc <k_mul_panels+0x2dc4>
+	WORD $0x3dc00122 // ldr q2, [x9]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0xaa0903f0 // mov x16, x9
+	WORD $0x3c810601 // str q1, [x16], #0x10
+	WORD $0x36000291 // tbz w17, #0x0, 0x2e34 <k_mul_panels+0x2e1c>
+	WORD $0x1400005a // b 0x2f50 <k_mul_panels+0x2f38>
+	WORD $0xb400014d // cbz x13, 0x2e14 <k_mul_panels+0x2dfc>
+	WORD $0xbd400122 // ldr s2, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x2e10 <k_mul_panels+0x2df8>
+	WORD $0x91001130 // add x16, x9, #0x4
+	WORD $0x0d409202 // ld1 { v2.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x2e10 <k_mul_panels+0x2df8>
+	WORD $0x91002130 // add x16, x9, #0x8
 	WORD $0x4d408202 // ld1 { v2.s }[2], [x16]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x5400008b // b.lt 0x2e04 <k_mul_panels+0x2dec>
-	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x5400008b // b.lt 0x2e2c <k_mul_panels+0x2e14>
+	WORD $0x91001130 // add x16, x9, #0x4
 	WORD $0x0d009201 // st1 { v1.s }[1], [x16]
-	WORD $0x540008c1 // b.ne 0x2f18 <k_mul_panels+0x2f00>
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x3700090d // tbnz w13, #0x0, 0x2f28 <k_mul_panels+0x2f10>
-	WORD $0xb40026ee // cbz x14, 0x32e8 <k_mul_panels+0x32d0>
+	WORD $0x540008c1 // b.ne 0x2f40 <k_mul_panels+0x2f28>
+	WORD $0x91004130 // add x16, x9, #0x10
+	WORD $0x37000911 // tbnz w17, #0x0, 0x2f50 <k_mul_panels+0x2f38>
+	WORD $0xb400270d // cbz x13, 0x3314 <k_mul_panels+0x32fc>
 	WORD $0xbd400201 // ldr s1, [x16]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400266b // b.lt 0x32e4 <k_mul_panels+0x32cc>
-	WORD $0x9100510d // add x13, x8, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400268b // b.lt 0x3310 <k_mul_panels+0x32f8>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
-	WORD $0x540025e0 // b.eq 0x32e4 <k_mul_panels+0x32cc>
-	WORD $0x9100610d // add x13, x8, #0x18
+	WORD $0x54002600 // b.eq 0x3310 <k_mul_panels+0x32f8>
+	WORD $0x9100612d // add x13, x9, #0x18
 	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
-	WORD $0x1400012c // b 0x32e4 <k_mul_panels+0x32cc>
-	WORD $0xb4000a6b // cbz x11, 0x2f84 <k_mul_panels+0x2f6c>
-	WORD $0xbd4001b3 // ldr s19, [x13]
+	WORD $0x1400012d // b 0x3310 <k_mul_panels+0x32f8>
+	WORD $0xb4000acd // cbz x13, 0x2fb8 <k_mul_panels+0x2fa0>
+	WORD $0xbd400133 // ldr s19, [x9]
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001b2 // str s18, [x13]
-	WORD $0x5400012b // b.lt 0x2e70 <k_mul_panels+0x2e58>
-	WORD $0x9100510d // add x13, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03f0 // mov w16, wzr
-	WORD $0x0d0091b2 // st1 { v18.s }[1], [x13]
-	WORD $0x540000a0 // b.eq 0x2e74 <k_mul_panels+0x2e5c>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d0081b2 // st1 { v18.s }[2], [x13]
-	WORD $0x14000002 // b 0x2e74 <k_mul_panels+0x2e5c>
-	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000132 // str s18, [x9]
+	WORD $0x5400012b // b.lt 0x2e98 <k_mul_panels+0x2e80>
+	WORD $0x91005209 // add x9, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0x0d009132 // st1 { v18.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x2e9c <k_mul_panels+0x2e84>
+	WORD $0x91006209 // add x9, x16, #0x18
+	WORD $0x4d008132 // st1 { v18.s }[2], [x9]
+	WORD $0x14000002 // b 0x2e9c <k_mul_panels+0x2e84>
+	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54fe9740 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2ea4 <k_mul_panels+0x2e8c>
-	WORD $0xb400006b // cbz x11, 0x2e94 <k_mul_panels+0x2e7c>
-	WORD $0x3dc00112 // ldr q18, [x8]
+	WORD $0x54fe9860 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a09 // add x9, x16, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x2ecc <k_mul_panels+0x2eb4>
+	WORD $0xb400006d // cbz x13, 0x2ebc <k_mul_panels+0x2ea4>
+	WORD $0x3dc00132 // ldr q18, [x9]
 	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0x3c8105b1 // str q17, [x13], #0x10
-	WORD $0x36000290 // tbz w16, #0x0, 0x2eec <k_mul_panels+0x2ed4>
-	WORD $0x14000028 // b 0x2f40 <k_mul_panels+0x2f28>
-	WORD $0xb400014b // cbz x11, 0x2ecc <k_mul_panels+0x2eb4>
-	WORD $0xbd400112 // ldr s18, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2ec8 <k_mul_panels+0x2eb0>
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0x0d4091b2 // ld1 { v18.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x2ec8 <k_mul_panels+0x2eb0>
-	WORD $0x9100210d // add x13, x8, #0x8
-	WORD $0x4d4081b2 // ld1 { v18.s }[2], [x13]
+	WORD $0xaa0903f0 // mov x16, x9
+	WORD $0x3c810611 // str q17, [x16], #0x10
+	WORD $0x36000291 // tbz w17, #0x0, 0x2f14 <k_mul_panels+0x2efc>
+	WORD $0x1400002b // b 0x2f74 <k_mul_panels+0x2f5c>
+	WORD $0xb400014d // cbz x13, 0x2ef4 <k_mul_panels+0x2edc>
+	WORD $0xbd400132 // ldr s18, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x2ef0 <k_mul_panels+0x2ed8>
+	WORD $0x91001130 // add x16, x9, #0x4
+	WORD $0x0d409212 // ld1 { v18.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x2ef0 <k_mul_panels+0x2ed8>
+	WORD $0x91002130 // add x16, x9, #0x8
+	WORD $0x4d408212 // ld1 { v18.s }[2], [x16]
 	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000111 // str s17, [x8]
-	WORD $0x5400008b // b.lt 0x2ee4 <k_mul_panels+0x2ecc>
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0x0d0091b1 // st1 { v17.s }[1], [x13]
-	WORD $0x54000281 // b.ne 0x2f30 <k_mul_panels+0x2f18>
-	WORD $0x9100410d // add x13, x8, #0x10
-	WORD $0x370002d0 // tbnz w16, #0x0, 0x2f40 <k_mul_panels+0x2f28>
-	WORD $0xb400218b // cbz x11, 0x331c <k_mul_panels+0x3304>
-	WORD $0xbd4001b1 // ldr s17, [x13]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400210b // b.lt 0x3318 <k_mul_panels+0x3300>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409171 // ld1 { v17.s }[1], [x11]
-	WORD $0x54002080 // b.eq 0x3318 <k_mul_panels+0x3300>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408171 // ld1 { v17.s }[2], [x11]
-	WORD $0x14000101 // b 0x3318 <k_mul_panels+0x3300>
-	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000131 // str s17, [x9]
+	WORD $0x5400008b // b.lt 0x2f0c <k_mul_panels+0x2ef4>
+	WORD $0x91001130 // add x16, x9, #0x4
+	WORD $0x0d009211 // st1 { v17.s }[1], [x16]
+	WORD $0x540002e1 // b.ne 0x2f64 <k_mul_panels+0x2f4c>
+	WORD $0x91004130 // add x16, x9, #0x10
+	WORD $0x37000331 // tbnz w17, #0x0, 0x2f74 <k_mul_panels+0x2f5c>
+	WORD $0xb40021ed // cbz x13, 0x3350 <k_mul_panels+0x3338>
+	WORD $0xbd400211 // ldr s17, [x16]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400216b // b.lt 0x334c <k_mul_panels+0x3334>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b1 // ld1 { v17.s }[1], [x13]
+	WORD $0x540020e0 // b.eq 0x334c <k_mul_panels+0x3334>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d4081b1 // ld1 { v17.s }[2], [x13]
+	WORD $0x14000104 // b 0x334c <k_mul_panels+0x3334>
+	WORD $0x91002130 // add x16, x9, #0x8
 	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x36001dcd // tbz w13, #0x0, 0x32dc <k_mul_panels+0x32c4>
-	WORD $0xb5fe916e // cbnz x14, 0x154 <k_mul_panels+0x13c>
-	WORD $0x17fff48c // b 0x15c <k_mul_panels+0x144>
-	WORD $0x9100210d // add x13, x8, #0x8
-	WORD $0x4d0081b1 // st1 { v17.s }[2], [x13]
-	WORD $0x9100410d // add x13, x8, #0x10
-	WORD $0x36001eb0 // tbz w16, #0x0, 0x3310 <k_mul_panels+0x32f8>
-	WORD $0xb400006b // cbz x11, 0x2f4c <k_mul_panels+0x2f34>
-	WORD $0x3dc001b1 // ldr q17, [x13]
+	WORD $0x91004130 // add x16, x9, #0x10
+	WORD $0x36001df1 // tbz w17, #0x0, 0x3308 <k_mul_panels+0x32f0>
+	WORD $0xb400006d // cbz x13, 0x2f5c <k_mul_panels+0x2f44>
+	WORD $0x3dc00201 // ldr q1, [x16]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x3d800200 // str q0, [x16]
+	WORD $0x17fff493 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0x91002130 // add x16, x9, #0x8
+	WORD $0x4d008211 // st1 { v17.s }[2], [x16]
+	WORD $0x91004130 // add x16, x9, #0x10
+	WORD $0x36001eb1 // tbz w17, #0x0, 0x3344 <k_mul_panels+0x332c>
+	WORD $0xb400006d // cbz x13, 0x2f80 <k_mul_panels+0x2f68>
+	WORD $0x3dc00211 // ldr q17, [x16]
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0x3d8001b0 // str q16, [x13]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x140000fe // b 0x334c <k_mul_panels+0x3334>
+	WORD $0x3d800210 // str q16, [x16]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x140000fe // b 0x3380 <k_mul_panels+0x3368>
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000202 // str s2, [x16]
-	WORD $0x54fe9000 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0x8b0801ab // add x11, x13, x8
-	WORD $0x8b080168 // add x8, x11, x8
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0xfd000101 // str d1, [x8]
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54fe90c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef688 // lsl x8, x20, #2
+	WORD $0x8b080269 // add x9, x19, x8
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x17fffc6a // b 0x2128 <k_mul_panels+0x2110>
+	WORD $0xfd000101 // str d1, [x8]
+	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
+	WORD $0x140000e2 // b 0x333c <k_mul_panels+0x3324>
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd0001b2 // str s18, [x13]
-	WORD $0x54fe8ea0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0x8b0801cb // add x11, x14, x8
-	WORD $0x8b080168 // add x8, x11, x8
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x9100410d // add x13, x8, #0x10
-	WORD $0xfd000111 // str d17, [x8]
-	WORD $0x4d008171 // st1 { v17.s }[2], [x11]
-	WORD $0x140000fd // b 0x33a0 <k_mul_panels+0x3388>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400042b // b.lt 0x3038 <k_mul_panels+0x3020>
-	WORD $0x54000060 // b.eq 0x2fc4 <k_mul_panels+0x2fac>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xbd000132 // str s18, [x9]
+	WORD $0x54fe8f60 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef689 // lsl x9, x20, #2
+	WORD $0x8b0902ed // add x13, x23, x9
+	WORD $0x8b0901a9 // add x9, x13, x9
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x91004130 // add x16, x9, #0x10
+	WORD $0xfd000131 // str d17, [x9]
+	WORD $0x4d0081b1 // st1 { v17.s }[2], [x13]
+	WORD $0x140000fd // b 0x33d4 <k_mul_panels+0x33bc>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400042b // b.lt 0x306c <k_mul_panels+0x3054>
+	WORD $0x54000060 // b.eq 0x2ff8 <k_mul_panels+0x2fe0>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
-	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x9100112d // add x13, x9, #0x4
 	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
 	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fe8c60 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400001b // b 0x3044 <k_mul_panels+0x302c>
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54fe8d20 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x1400001b // b 0x3078 <k_mul_panels+0x3060>
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd001027 // str s7, [x1, #0x10]
-	WORD $0xbd002026 // str s6, [x1, #0x20]
-	WORD $0x54fe8bc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060828 // add x8, x1, x6, lsl #2
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x91008104 // add x4, x8, #0x20
+	WORD $0xbd001307 // str s7, [x24, #0x10]
+	WORD $0xbd002306 // str s6, [x24, #0x20]
+	WORD $0x54fe8c80 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140b08 // add x8, x24, x20, lsl #2
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0xfd000105 // str d5, [x8]
-	WORD $0x4d008165 // st1 { v5.s }[2], [x11]
+	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
+	WORD $0x91008109 // add x9, x8, #0x20
 	WORD $0xbd001104 // str s4, [x8, #0x10]
-	WORD $0x14000123 // b 0x3490 <k_mul_panels+0x3478>
+	WORD $0x14000123 // b 0x34c4 <k_mul_panels+0x34ac>
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd0011db // str s27, [x14, #0x10]
-	WORD $0xbd0021da // str s26, [x14, #0x20]
-	WORD $0x54fe8a60 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x91008104 // add x4, x8, #0x20
-	WORD $0xfd000119 // str d25, [x8]
-	WORD $0x4d008179 // st1 { v25.s }[2], [x11]
-	WORD $0xbd001118 // str s24, [x8, #0x10]
-	WORD $0x1400012a // b 0x34d8 <k_mul_panels+0x34c0>
+	WORD $0xbd0012fb // str s27, [x23, #0x10]
+	WORD $0xbd0022fa // str s26, [x23, #0x20]
+	WORD $0x54fe8b20 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140ae9 // add x9, x23, x20, lsl #2
+	WORD $0xfd000139 // str d25, [x9]
+	WORD $0x91002130 // add x16, x9, #0x8
+	WORD $0xbd001138 // str s24, [x9, #0x10]
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0x4d008219 // st1 { v25.s }[2], [x16]
+	WORD $0x1400012a // b 0x350c <k_mul_panels+0x34f4>
 	WORD $0x1e222882 // fadd s2, s4, s2
 	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fe8900 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400202b // cbz x11, 0x344c <k_mul_panels+0x3434>
-	WORD $0xbd400103 // ldr s3, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540025ab // b.lt 0x3508 <k_mul_panels+0x34f0>
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54fe89c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140929 // add x9, x9, x20, lsl #2
+	WORD $0xb4002028 // cbz x8, 0x3480 <k_mul_panels+0x3468>
+	WORD $0xbd400123 // ldr s3, [x9]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540025ab // b.lt 0x353c <k_mul_panels+0x3524>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x9100110d // add x13, x8, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
 	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54003941 // b.ne 0x3794 <k_mul_panels+0x377c>
+	WORD $0x54003621 // b.ne 0x3764 <k_mul_panels+0x374c>
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe8700 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000125 // b 0x3518 <k_mul_panels+0x3500>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54fe87c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffc5c // b 0x2228 <k_mul_panels+0x2210>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d4081a4 // ld1 { v4.s }[2], [x13]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0x6e032064 // ext v4.16b, v3.16b, v3.16b, #0x4
-	WORD $0xfc004104 // stur d4, [x8, #0x4]
+	WORD $0xfc004124 // stur d4, [x9, #0x4]
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fe85e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffe39 // b 0x298c <k_mul_panels+0x2974>
-	WORD $0xb40033eb // cbz x11, 0x3728 <k_mul_panels+0x3710>
-	WORD $0xbd400202 // ldr s2, [x16]
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54fe86a0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffe3d // b 0x29d0 <k_mul_panels+0x29b8>
+	WORD $0xb4003148 // cbz x8, 0x3708 <k_mul_panels+0x36f0>
+	WORD $0xbd400122 // ldr s2, [x9]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x540000eb // b.lt 0x30dc <k_mul_panels+0x30c4>
-	WORD $0x9100510d // add x13, x8, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x30dc <k_mul_panels+0x30c4>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x9100810d // add x13, x8, #0x20
-	WORD $0x360000c1 // tbz w1, #0x0, 0x30f8 <k_mul_panels+0x30e0>
-	WORD $0xb400006b // cbz x11, 0x30f0 <k_mul_panels+0x30d8>
-	WORD $0x3dc001a1 // ldr q1, [x13]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000eb // b.lt 0x3110 <k_mul_panels+0x30f8>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x3110 <k_mul_panels+0x30f8>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x360000d3 // tbz w19, #0x0, 0x312c <k_mul_panels+0x3114>
+	WORD $0xb4000068 // cbz x8, 0x3124 <k_mul_panels+0x310c>
+	WORD $0x3dc00121 // ldr q1, [x9]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x3d8001a0 // str q0, [x13]
-	WORD $0x17fff41b // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb400016b // cbz x11, 0x3124 <k_mul_panels+0x310c>
-	WORD $0xbd4001a1 // ldr s1, [x13]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x3120 <k_mul_panels+0x3108>
-	WORD $0x9100910b // add x11, x8, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3120 <k_mul_panels+0x3108>
-	WORD $0x9100a10b // add x11, x8, #0x28
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x17fff421 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0xb4000168 // cbz x8, 0x3158 <k_mul_panels+0x3140>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x3154 <k_mul_panels+0x313c>
+	WORD $0x91009228 // add x8, x17, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3154 <k_mul_panels+0x313c>
+	WORD $0x9100a228 // add x8, x17, #0x28
+	WORD $0x4d408101 // ld1 { v1.s }[2], [x8]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd0001a0 // str s0, [x13]
-	WORD $0x54fe81ab // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x9100910b // add x11, x8, #0x24
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe8120 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x9100a108 // add x8, x8, #0x28
-	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fff406 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb4002f8b // cbz x11, 0x373c <k_mul_panels+0x3724>
-	WORD $0xbd400096 // ldr s22, [x4]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x54fe826b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0x91009228 // add x8, x17, #0x24
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54fe81e0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffc1a // b 0x21dc <k_mul_panels+0x21c4>
+	WORD $0xb4002d18 // cbz x24, 0x3718 <k_mul_panels+0x3700>
+	WORD $0xbd400136 // ldr s22, [x9]
 	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000095 // str s21, [x4]
-	WORD $0x540000ab // b.lt 0x3174 <k_mul_panels+0x315c>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d0091b5 // st1 { v21.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x3280 <k_mul_panels+0x3268>
-	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0x9100820d // add x13, x16, #0x20
-	WORD $0x3707de28 // tbnz w8, #0x0, 0x2d40 <k_mul_panels+0x2d28>
-	WORD $0xb400016b // cbz x11, 0x31ac <k_mul_panels+0x3194>
-	WORD $0xbd4001b5 // ldr s21, [x13]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x31a8 <k_mul_panels+0x3190>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d409115 // ld1 { v21.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x31a8 <k_mul_panels+0x3190>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d408115 // ld1 { v21.s }[2], [x8]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000135 // str s21, [x9]
+	WORD $0x540000ab // b.lt 0x31a0 <k_mul_panels+0x3188>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009135 // st1 { v21.s }[1], [x9]
+	WORD $0x54000881 // b.ne 0x32ac <k_mul_panels+0x3294>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707de13 // tbnz w19, #0x0, 0x2d68 <k_mul_panels+0x2d50>
+	WORD $0xb4000178 // cbz x24, 0x31d8 <k_mul_panels+0x31c0>
+	WORD $0xbd400135 // ldr s21, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x31d4 <k_mul_panels+0x31bc>
+	WORD $0x91009233 // add x19, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409275 // ld1 { v21.s }[1], [x19]
+	WORD $0x54000060 // b.eq 0x31d4 <k_mul_panels+0x31bc>
+	WORD $0x9100a233 // add x19, x17, #0x28
+	WORD $0x4d408275 // ld1 { v21.s }[2], [x19]
 	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd0001b4 // str s20, [x13]
-	WORD $0x5400012b // b.lt 0x31d8 <k_mul_panels+0x31c0>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x2a1f03e4 // mov w4, wzr
-	WORD $0x0d009114 // st1 { v20.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x31dc <k_mul_panels+0x31c4>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d008114 // st1 { v20.s }[2], [x8]
-	WORD $0x14000002 // b 0x31dc <k_mul_panels+0x31c4>
-	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000134 // str s20, [x9]
+	WORD $0x5400012b // b.lt 0x3204 <k_mul_panels+0x31ec>
+	WORD $0x91009229 // add x9, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x3208 <k_mul_panels+0x31f0>
+	WORD $0x9100a229 // add x9, x17, #0x28
+	WORD $0x4d008134 // st1 { v20.s }[2], [x9]
+	WORD $0x14000002 // b 0x3208 <k_mul_panels+0x31f0>
+	WORD $0x2a1f03f3 // mov w19, wzr
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54fe7c00 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x320c <k_mul_panels+0x31f4>
-	WORD $0xb400006b // cbz x11, 0x31fc <k_mul_panels+0x31e4>
-	WORD $0x3dc001b4 // ldr q20, [x13]
+	WORD $0x54fe7d00 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a31 // add x17, x17, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x3238 <k_mul_panels+0x3220>
+	WORD $0xb4000078 // cbz x24, 0x3228 <k_mul_panels+0x3210>
+	WORD $0x3dc00234 // ldr q20, [x17]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xaa0d03e8 // mov x8, x13
-	WORD $0x3c810513 // str q19, [x8], #0x10
-	WORD $0x36000294 // tbz w20, #0x0, 0x3254 <k_mul_panels+0x323c>
-	WORD $0x14000028 // b 0x32a8 <k_mul_panels+0x3290>
-	WORD $0xb400014b // cbz x11, 0x3234 <k_mul_panels+0x321c>
-	WORD $0xbd4001b4 // ldr s20, [x13]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x3230 <k_mul_panels+0x3218>
-	WORD $0x910011a8 // add x8, x13, #0x4
-	WORD $0x0d409114 // ld1 { v20.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x3230 <k_mul_panels+0x3218>
-	WORD $0x910021a8 // add x8, x13, #0x8
-	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
+	WORD $0xaa1103e9 // mov x9, x17
+	WORD $0x3c810533 // str q19, [x9], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x3280 <k_mul_panels+0x3268>
+	WORD $0x14000028 // b 0x32d4 <k_mul_panels+0x32bc>
+	WORD $0xb4000158 // cbz x24, 0x3260 <k_mul_panels+0x3248>
+	WORD $0xbd400234 // ldr s20, [x17]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x325c <k_mul_panels+0x3244>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d409134 // ld1 { v20.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x325c <k_mul_panels+0x3244>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d408134 // ld1 { v20.s }[2], [x9]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd0001b3 // str s19, [x13]
-	WORD $0x5400008b // b.lt 0x324c <k_mul_panels+0x3234>
-	WORD $0x910011a8 // add x8, x13, #0x4
-	WORD $0x0d009113 // st1 { v19.s }[1], [x8]
-	WORD $0x54000281 // b.ne 0x3298 <k_mul_panels+0x3280>
-	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0x370002d4 // tbnz w20, #0x0, 0x32a8 <k_mul_panels+0x3290>
-	WORD $0xb4001e0b // cbz x11, 0x3614 <k_mul_panels+0x35fc>
-	WORD $0xbd400113 // ldr s19, [x8]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54001d8b // b.lt 0x3610 <k_mul_panels+0x35f8>
-	WORD $0x910051ae // add x14, x13, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091d3 // ld1 { v19.s }[1], [x14]
-	WORD $0x54001d00 // b.eq 0x3610 <k_mul_panels+0x35f8>
-	WORD $0x910061ae // add x14, x13, #0x18
-	WORD $0x4d4081d3 // ld1 { v19.s }[2], [x14]
-	WORD $0x140000e5 // b 0x3610 <k_mul_panels+0x35f8>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0x4d0081b5 // st1 { v21.s }[2], [x13]
-	WORD $0x9100820d // add x13, x16, #0x20
-	WORD $0x3707d588 // tbnz w8, #0x0, 0x2d40 <k_mul_panels+0x2d28>
-	WORD $0x17ffffbb // b 0x3180 <k_mul_panels+0x3168>
-	WORD $0x910021a8 // add x8, x13, #0x8
-	WORD $0x4d008113 // st1 { v19.s }[2], [x8]
-	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0x36001b34 // tbz w20, #0x0, 0x3608 <k_mul_panels+0x35f0>
-	WORD $0xb400006b // cbz x11, 0x32b4 <k_mul_panels+0x329c>
-	WORD $0x3dc00113 // ldr q19, [x8]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000233 // str s19, [x17]
+	WORD $0x5400008b // b.lt 0x3278 <k_mul_panels+0x3260>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0x0d009133 // st1 { v19.s }[1], [x9]
+	WORD $0x54000281 // b.ne 0x32c4 <k_mul_panels+0x32ac>
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x370002d0 // tbnz w16, #0x0, 0x32d4 <k_mul_panels+0x32bc>
+	WORD $0xb4001c98 // cbz x24, 0x3610 <k_mul_panels+0x35f8>
+	WORD $0xbd400133 // ldr s19, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54001c0b // b.lt 0x360c <k_mul_panels+0x35f4>
+	WORD $0x91005230 // add x16, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409213 // ld1 { v19.s }[1], [x16]
+	WORD $0x54001b80 // b.eq 0x360c <k_mul_panels+0x35f4>
+	WORD $0x91006230 // add x16, x17, #0x18
+	WORD $0x4d408213 // ld1 { v19.s }[2], [x16]
+	WORD $0x140000d9 // b 0x360c <k_mul_panels+0x35f4>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d008135 // st1 { v21.s }[2], [x9]
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707d573 // tbnz w19, #0x0, 0x2d68 <k_mul_panels+0x2d50>
+	WORD $0x17ffffbb // b 0x31ac <k_mul_panels+0x3194>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x4d008133 // st1 { v19.s }[2], [x9]
+	WORD $0x91004229 // add x9, x17, #0x10
+	WORD $0x360019b0 // tbz w16, #0x0, 0x3604 <k_mul_panels+0x35ec>
+	WORD $0xb4000078 // cbz x24, 0x32e0 <k_mul_panels+0x32c8>
+	WORD $0x3dc00133 // ldr q19, [x9]
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0x910081b0 // add x16, x13, #0x20
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x3d8005b2 // str q18, [x13, #0x10]
-	WORD $0x36001be4 // tbz w4, #0x0, 0x363c <k_mul_panels+0x3624>
-	WORD $0xb400006b // cbz x11, 0x32d0 <k_mul_panels+0x32b8>
-	WORD $0x3dc00212 // ldr q18, [x16]
-	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0x3d800211 // str q17, [x16]
+	WORD $0x91008229 // add x9, x17, #0x20
 	WORD $0x52800030 // mov w16, #0x1 // =1
-	WORD $0x140000f0 // b 0x3698 <k_mul_panels+0x3680>
-	WORD $0xb4ff726e // cbz x14, 0x2128 <k_mul_panels+0x2110>
+	WORD $0x3d800632 // str q18, [x17, #0x10]
+	WORD $0x36001a73 // tbz w19, #0x0, 0x3638 <k_mul_panels+0x3620>
+	WORD $0xb4000078 // cbz x24, 0x32fc <k_mul_panels+0x32e4>
+	WORD $0x3dc00132 // ldr q18, [x9]
+	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
+	WORD $0x3d800131 // str q17, [x9]
+	WORD $0x52800038 // mov w24, #0x1 // =1
+	WORD $0x140000e6 // b 0x369c <k_mul_panels+0x3684>
+	WORD $0xb40001ad // cbz x13, 0x333c <k_mul_panels+0x3324>
 	WORD $0xbd400201 // ldr s1, [x16]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xf10019df // cmp x14, #0x6
 	WORD $0xbd000200 // str s0, [x16]
-	WORD $0x54fe738b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x9100510d // add x13, x8, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54fe748b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
-	WORD $0x54fe7300 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x91006108 // add x8, x8, #0x18
+	WORD $0x54fe7400 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x91006128 // add x8, x9, #0x18
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fff395 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb400048b // cbz x11, 0x33a0 <k_mul_panels+0x3388>
-	WORD $0xbd4001b1 // ldr s17, [x13]
+	WORD $0x17fff39d // b 0x1ac <k_mul_panels+0x194>
+	WORD $0xbd000200 // str s0, [x16]
+	WORD $0x17fff39b // b 0x1ac <k_mul_panels+0x194>
+	WORD $0xb400048d // cbz x13, 0x33d4 <k_mul_panels+0x33bc>
+	WORD $0xbd400211 // ldr s17, [x16]
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001b0 // str s16, [x13]
-	WORD $0x5400012b // b.lt 0x3348 <k_mul_panels+0x3330>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
-	WORD $0x540000a0 // b.eq 0x334c <k_mul_panels+0x3334>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d008170 // st1 { v16.s }[2], [x11]
-	WORD $0x14000002 // b 0x334c <k_mul_panels+0x3334>
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000210 // str s16, [x16]
+	WORD $0x5400012b // b.lt 0x337c <k_mul_panels+0x3364>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x0d0091b0 // st1 { v16.s }[1], [x13]
+	WORD $0x540000a0 // b.eq 0x3380 <k_mul_panels+0x3368>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d0081b0 // st1 { v16.s }[2], [x13]
+	WORD $0x14000002 // b 0x3380 <k_mul_panels+0x3368>
+	WORD $0x2a1f03f0 // mov w16, wzr
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54fe7080 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3380 <k_mul_panels+0x3368>
-	WORD $0xb400006b // cbz x11, 0x3370 <k_mul_panels+0x3358>
-	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0x54fe7140 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b14092d // add x13, x9, x20, lsl #2
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x33b4 <k_mul_panels+0x339c>
+	WORD $0xb4000069 // cbz x9, 0x33a4 <k_mul_panels+0x338c>
+	WORD $0x3dc001b0 // ldr q16, [x13]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105c7 // str q7, [x14], #0x10
-	WORD $0x3600040d // tbz w13, #0x0, 0x33f8 <k_mul_panels+0x33e0>
-	WORD $0x1400002e // b 0x3434 <k_mul_panels+0x341c>
-	WORD $0xb40002cb // cbz x11, 0x33d8 <k_mul_panels+0x33c0>
-	WORD $0xbd400110 // ldr s16, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400024b // b.lt 0x33d4 <k_mul_panels+0x33bc>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091d0 // ld1 { v16.s }[1], [x14]
-	WORD $0x540001e0 // b.eq 0x33d4 <k_mul_panels+0x33bc>
-	WORD $0x1400000c // b 0x33cc <k_mul_panels+0x33b4>
+	WORD $0xaa0d03f1 // mov x17, x13
+	WORD $0x3c810627 // str q7, [x17], #0x10
+	WORD $0x36000410 // tbz w16, #0x0, 0x342c <k_mul_panels+0x3414>
+	WORD $0x1400002e // b 0x3468 <k_mul_panels+0x3450>
+	WORD $0xb40002c9 // cbz x9, 0x340c <k_mul_panels+0x33f4>
+	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400024b // b.lt 0x3408 <k_mul_panels+0x33f0>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d409230 // ld1 { v16.s }[1], [x17]
+	WORD $0x540001e0 // b.eq 0x3408 <k_mul_panels+0x33f0>
+	WORD $0x1400000c // b 0x3400 <k_mul_panels+0x33e8>
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0xbd0001b0 // str s16, [x13]
-	WORD $0x54fe6dc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x8b0801cd // add x13, x14, x8
-	WORD $0x8b080108 // add x8, x8, x8
-	WORD $0x8b0801a8 // add x8, x13, x8
-	WORD $0xb4001fcb // cbz x11, 0x37b8 <k_mul_panels+0x37a0>
-	WORD $0xfd400110 // ldr d16, [x8]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d4081d0 // ld1 { v16.s }[2], [x14]
+	WORD $0xbd000210 // str s16, [x16]
+	WORD $0x54fe6e80 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef68d // lsl x13, x20, #2
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0x8b0d02f0 // add x16, x23, x13
+	WORD $0x8b0d01ad // add x13, x13, x13
+	WORD $0x8b0d020d // add x13, x16, x13
+	WORD $0xb4001ca9 // cbz x9, 0x3788 <k_mul_panels+0x3770>
+	WORD $0xfd4001b0 // ldr d16, [x13]
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d408230 // ld1 { v16.s }[2], [x17]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000107 // str s7, [x8]
-	WORD $0x5400008b // b.lt 0x33f0 <k_mul_panels+0x33d8>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d0091c7 // st1 { v7.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3424 <k_mul_panels+0x340c>
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020d // tbnz w13, #0x0, 0x3434 <k_mul_panels+0x341c>
-	WORD $0xb4000c6b // cbz x11, 0x3584 <k_mul_panels+0x356c>
-	WORD $0xbd4001c7 // ldr s7, [x14]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54000beb // b.lt 0x3580 <k_mul_panels+0x3568>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409167 // ld1 { v7.s }[1], [x11]
-	WORD $0x54000b60 // b.eq 0x3580 <k_mul_panels+0x3568>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408167 // ld1 { v7.s }[2], [x11]
-	WORD $0x14000058 // b 0x3580 <k_mul_panels+0x3568>
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d0081c7 // st1 { v7.s }[2], [x14]
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x36000a4d // tbz w13, #0x0, 0x3578 <k_mul_panels+0x3560>
-	WORD $0xb400006b // cbz x11, 0x3440 <k_mul_panels+0x3428>
-	WORD $0x3dc001c7 // ldr q7, [x14]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd0001a7 // str s7, [x13]
+	WORD $0x5400008b // b.lt 0x3424 <k_mul_panels+0x340c>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d009227 // st1 { v7.s }[1], [x17]
+	WORD $0x540001c1 // b.ne 0x3458 <k_mul_panels+0x3440>
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x37000210 // tbnz w16, #0x0, 0x3468 <k_mul_panels+0x3450>
+	WORD $0xb4000aa9 // cbz x9, 0x3580 <k_mul_panels+0x3568>
+	WORD $0xbd400227 // ldr s7, [x17]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54000a2b // b.lt 0x357c <k_mul_panels+0x3564>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409127 // ld1 { v7.s }[1], [x9]
+	WORD $0x540009a0 // b.eq 0x357c <k_mul_panels+0x3564>
+	WORD $0x910061a9 // add x9, x13, #0x18
+	WORD $0x4d408127 // ld1 { v7.s }[2], [x9]
+	WORD $0x1400004a // b 0x357c <k_mul_panels+0x3564>
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d008227 // st1 { v7.s }[2], [x17]
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x36000890 // tbz w16, #0x0, 0x3574 <k_mul_panels+0x355c>
+	WORD $0xb4000069 // cbz x9, 0x3474 <k_mul_panels+0x345c>
+	WORD $0x3dc00227 // ldr q7, [x17]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x3d8001c6 // str q6, [x14]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x1400005b // b 0x35b4 <k_mul_panels+0x359c>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540005eb // b.lt 0x350c <k_mul_panels+0x34f4>
-	WORD $0x54000060 // b.eq 0x3460 <k_mul_panels+0x3448>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x3d800226 // str q6, [x17]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x1400004d // b 0x35b0 <k_mul_panels+0x3598>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540005eb // b.lt 0x3540 <k_mul_panels+0x3528>
+	WORD $0x54000060 // b.eq 0x3494 <k_mul_panels+0x347c>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x9100112d // add x13, x9, #0x4
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe6780 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000029 // b 0x3518 <k_mul_panels+0x3500>
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0xbd001204 // str s4, [x16, #0x10]
-	WORD $0x36000088 // tbz w8, #0x0, 0x3490 <k_mul_panels+0x3478>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x17fffcc9 // b 0x27b0 <k_mul_panels+0x2798>
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54fe6840 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffb60 // b 0x2228 <k_mul_panels+0x2210>
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0xbd001224 // str s4, [x17, #0x10]
+	WORD $0x36000093 // tbz w19, #0x0, 0x34c4 <k_mul_panels+0x34ac>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x17fffcc6 // b 0x27d8 <k_mul_panels+0x27c0>
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000083 // str s3, [x4]
-	WORD $0x54fe6640 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0x8b08002b // add x11, x1, x8
-	WORD $0x8b080168 // add x8, x11, x8
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x9100810d // add x13, x8, #0x20
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54fe6700 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef688 // lsl x8, x20, #2
+	WORD $0x8b080309 // add x9, x24, x8
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0xfd000102 // str d2, [x8]
-	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x91008109 // add x9, x8, #0x20
 	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x1400009e // b 0x3734 <k_mul_panels+0x371c>
-	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0xbd001218 // str s24, [x16, #0x10]
-	WORD $0x36000088 // tbz w8, #0x0, 0x34d8 <k_mul_panels+0x34c0>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x17fffd1c // b 0x2944 <k_mul_panels+0x292c>
+	WORD $0x17fffb57 // b 0x224c <k_mul_panels+0x2234>
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0xbd001238 // str s24, [x17, #0x10]
+	WORD $0x36000093 // tbz w19, #0x0, 0x350c <k_mul_panels+0x34f4>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0x17fffd19 // b 0x296c <k_mul_panels+0x2954>
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000097 // str s23, [x4]
-	WORD $0x54fe6400 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0x8b0801cb // add x11, x14, x8
-	WORD $0x8b080168 // add x8, x11, x8
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x9100810d // add x13, x8, #0x20
-	WORD $0xfd000116 // str d22, [x8]
-	WORD $0x4d008176 // st1 { v22.s }[2], [x11]
-	WORD $0xbd001115 // str s21, [x8, #0x10]
-	WORD $0x14000094 // b 0x3754 <k_mul_panels+0x373c>
+	WORD $0xbd000137 // str s23, [x9]
+	WORD $0x54fe64c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef689 // lsl x9, x20, #2
+	WORD $0x8b0902f0 // add x16, x23, x9
+	WORD $0x8b090209 // add x9, x16, x9
+	WORD $0xfd000136 // str d22, [x9]
+	WORD $0x91002130 // add x16, x9, #0x8
+	WORD $0xbd001135 // str s21, [x9, #0x10]
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0x4d008216 // st1 { v22.s }[2], [x16]
+	WORD $0x1400007e // b 0x3730 <k_mul_panels+0x3718>
 	WORD $0x1e212861 // fadd s1, s3, s1
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe6260 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4000f4b // cbz x11, 0x3704 <k_mul_panels+0x36ec>
-	WORD $0xbd400102 // ldr s2, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400130b // b.lt 0x3788 <k_mul_panels+0x3770>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9100110b // add x11, x8, #0x4
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54003141 // b.ne 0x3b68 <k_mul_panels+0x3b50>
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fff304 // b 0x160 <k_mul_panels+0x148>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54fe6320 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffb37 // b 0x2228 <k_mul_panels+0x2210>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x6e022043 // ext v3.16b, v2.16b, v2.16b, #0x4
-	WORD $0xfc004103 // stur d3, [x8, #0x4]
+	WORD $0xfc004123 // stur d3, [x9, #0x4]
 	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fe5f80 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffeb4 // b 0x3044 <k_mul_panels+0x302c>
-	WORD $0xb400126b // cbz x11, 0x37c4 <k_mul_panels+0x37ac>
-	WORD $0xbd4001c7 // ldr s7, [x14]
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54fe6200 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffec2 // b 0x3078 <k_mul_panels+0x3060>
+	WORD $0xb4001109 // cbz x9, 0x3794 <k_mul_panels+0x377c>
+	WORD $0xbd400227 // ldr s7, [x17]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001c6 // str s6, [x14]
-	WORD $0x5400012b // b.lt 0x35b0 <k_mul_panels+0x3598>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x0d009166 // st1 { v6.s }[1], [x11]
-	WORD $0x540000a0 // b.eq 0x35b4 <k_mul_panels+0x359c>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d008166 // st1 { v6.s }[2], [x11]
-	WORD $0x14000002 // b 0x35b4 <k_mul_panels+0x359c>
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000226 // str s6, [x17]
+	WORD $0x5400012b // b.lt 0x35ac <k_mul_panels+0x3594>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x0d009126 // st1 { v6.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x35b0 <k_mul_panels+0x3598>
+	WORD $0x910061a9 // add x9, x13, #0x18
+	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
+	WORD $0x14000002 // b 0x35b0 <k_mul_panels+0x3598>
+	WORD $0x2a1f03f0 // mov w16, wzr
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0x54fe5d40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x35e8 <k_mul_panels+0x35d0>
-	WORD $0xb400006b // cbz x11, 0x35d8 <k_mul_panels+0x35c0>
-	WORD $0x3dc00106 // ldr q6, [x8]
+	WORD $0x54fe5fc0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b1409ad // add x13, x13, x20, lsl #2
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x35e4 <k_mul_panels+0x35cc>
+	WORD $0xb4000069 // cbz x9, 0x35d4 <k_mul_panels+0x35bc>
+	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105c5 // str q5, [x14], #0x10
-	WORD $0x3600118d // tbz w13, #0x0, 0x3810 <k_mul_panels+0x37f8>
-	WORD $0x1400009a // b 0x384c <k_mul_panels+0x3834>
-	WORD $0xb400104b // cbz x11, 0x37f0 <k_mul_panels+0x37d8>
-	WORD $0xbd400106 // ldr s6, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54000fcb // b.lt 0x37ec <k_mul_panels+0x37d4>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091c6 // ld1 { v6.s }[1], [x14]
-	WORD $0x54000f21 // b.ne 0x37e4 <k_mul_panels+0x37cc>
-	WORD $0x1400007a // b 0x37ec <k_mul_panels+0x37d4>
-	WORD $0xb400176b // cbz x11, 0x38f4 <k_mul_panels+0x38dc>
-	WORD $0xbd400113 // ldr s19, [x8]
+	WORD $0xaa0d03f1 // mov x17, x13
+	WORD $0x3c810625 // str q5, [x17], #0x10
+	WORD $0x36001030 // tbz w16, #0x0, 0x37e0 <k_mul_panels+0x37c8>
+	WORD $0x1400008f // b 0x381c <k_mul_panels+0x3804>
+	WORD $0xb4000ee9 // cbz x9, 0x37c0 <k_mul_panels+0x37a8>
+	WORD $0xbd4001a6 // ldr s6, [x13]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54000e6b // b.lt 0x37bc <k_mul_panels+0x37a4>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d409226 // ld1 { v6.s }[1], [x17]
+	WORD $0x54000dc1 // b.ne 0x37b4 <k_mul_panels+0x379c>
+	WORD $0x1400006f // b 0x37bc <k_mul_panels+0x37a4>
+	WORD $0xb4001618 // cbz x24, 0x38c4 <k_mul_panels+0x38ac>
+	WORD $0xbd400133 // ldr s19, [x9]
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000112 // str s18, [x8]
-	WORD $0x540000ab // b.lt 0x3630 <k_mul_panels+0x3618>
-	WORD $0x910051a8 // add x8, x13, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009112 // st1 { v18.s }[1], [x8]
-	WORD $0x54000601 // b.ne 0x36ec <k_mul_panels+0x36d4>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x910081b0 // add x16, x13, #0x20
-	WORD $0x3707e464 // tbnz w4, #0x0, 0x32c4 <k_mul_panels+0x32ac>
-	WORD $0xb400016b // cbz x11, 0x3668 <k_mul_panels+0x3650>
-	WORD $0xbd400212 // ldr s18, [x16]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x3664 <k_mul_panels+0x364c>
-	WORD $0x910091ab // add x11, x13, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d409172 // ld1 { v18.s }[1], [x11]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000132 // str s18, [x9]
+	WORD $0x540000ab // b.lt 0x362c <k_mul_panels+0x3614>
+	WORD $0x91005229 // add x9, x17, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009132 // st1 { v18.s }[1], [x9]
+	WORD $0x54000641 // b.ne 0x36f0 <k_mul_panels+0x36d8>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707e5f3 // tbnz w19, #0x0, 0x32f0 <k_mul_panels+0x32d8>
+	WORD $0xb40001b8 // cbz x24, 0x366c <k_mul_panels+0x3654>
+	WORD $0xbd400132 // ldr s18, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x5400012b // b.lt 0x3668 <k_mul_panels+0x3650>
+	WORD $0x2a1003f3 // mov w19, w16
+	WORD $0x91009230 // add x16, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409212 // ld1 { v18.s }[1], [x16]
 	WORD $0x54000060 // b.eq 0x3664 <k_mul_panels+0x364c>
-	WORD $0x9100a1ab // add x11, x13, #0x28
-	WORD $0x4d408172 // ld1 { v18.s }[2], [x11]
+	WORD $0x9100a230 // add x16, x17, #0x28
+	WORD $0x4d408212 // ld1 { v18.s }[2], [x16]
+	WORD $0x2a1303f0 // mov w16, w19
 	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd000211 // str s17, [x16]
-	WORD $0x5400012b // b.lt 0x3694 <k_mul_panels+0x367c>
-	WORD $0x910091ab // add x11, x13, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x2a1f03f0 // mov w16, wzr
-	WORD $0x0d009171 // st1 { v17.s }[1], [x11]
-	WORD $0x540000a0 // b.eq 0x3698 <k_mul_panels+0x3680>
-	WORD $0x9100a1ab // add x11, x13, #0x28
-	WORD $0x4d008171 // st1 { v17.s }[2], [x11]
-	WORD $0x14000002 // b 0x3698 <k_mul_panels+0x3680>
-	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000131 // str s17, [x9]
+	WORD $0x5400012b // b.lt 0x3698 <k_mul_panels+0x3680>
+	WORD $0x91009229 // add x9, x17, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f8 // mov w24, wzr
+	WORD $0x0d009131 // st1 { v17.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x369c <k_mul_panels+0x3684>
+	WORD $0x9100a229 // add x9, x17, #0x28
+	WORD $0x4d008131 // st1 { v17.s }[2], [x9]
+	WORD $0x14000002 // b 0x369c <k_mul_panels+0x3684>
+	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0x54fe5620 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609ae // add x14, x13, x6, lsl #2
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x36cc <k_mul_panels+0x36b4>
-	WORD $0xb400006b // cbz x11, 0x36bc <k_mul_panels+0x36a4>
-	WORD $0x3dc001d1 // ldr q17, [x14]
+	WORD $0x54fe5860 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a37 // add x23, x17, x20, lsl #2
+	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x36d0 <k_mul_panels+0x36b8>
+	WORD $0xb4000071 // cbz x17, 0x36c0 <k_mul_panels+0x36a8>
+	WORD $0x3dc002f1 // ldr q17, [x23]
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0xaa0e03ed // mov x13, x14
-	WORD $0x3c8105b0 // str q16, [x13], #0x10
-	WORD $0x36001528 // tbz w8, #0x0, 0x3968 <k_mul_panels+0x3950>
-	WORD $0x140000b7 // b 0x39a4 <k_mul_panels+0x398c>
-	WORD $0xb40013eb // cbz x11, 0x3948 <k_mul_panels+0x3930>
-	WORD $0xbd4001d1 // ldr s17, [x14]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400136b // b.lt 0x3944 <k_mul_panels+0x392c>
-	WORD $0x910011cd // add x13, x14, #0x4
-	WORD $0x0d4091b1 // ld1 { v17.s }[1], [x13]
-	WORD $0x540012c1 // b.ne 0x393c <k_mul_panels+0x3924>
-	WORD $0x14000097 // b 0x3944 <k_mul_panels+0x392c>
-	WORD $0x910061ae // add x14, x13, #0x18
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x4d0081d2 // st1 { v18.s }[2], [x14]
-	WORD $0x910081b0 // add x16, x13, #0x20
-	WORD $0x3707de44 // tbnz w4, #0x0, 0x32c4 <k_mul_panels+0x32ac>
-	WORD $0x17ffffcf // b 0x363c <k_mul_panels+0x3624>
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x3720 <k_mul_panels+0x3708>
-	WORD $0x54000060 // b.eq 0x3718 <k_mul_panels+0x3700>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x9100110b // add x11, x8, #0x4
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fff28f // b 0x160 <k_mul_panels+0x148>
-	WORD $0x9100810d // add x13, x8, #0x20
-	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x3707ce01 // tbnz w1, #0x0, 0x30f0 <k_mul_panels+0x30d8>
-	WORD $0xbd0001a0 // str s0, [x13]
-	WORD $0x17fff28a // b 0x160 <k_mul_panels+0x148>
-	WORD $0x9100820d // add x13, x16, #0x20
-	WORD $0xbd001215 // str s21, [x16, #0x10]
-	WORD $0x36000088 // tbz w8, #0x0, 0x3754 <k_mul_panels+0x373c>
-	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x17fffd7f // b 0x2d4c <k_mul_panels+0x2d34>
+	WORD $0xaa1703e9 // mov x9, x23
+	WORD $0x3c810530 // str q16, [x9], #0x10
+	WORD $0x36001390 // tbz w16, #0x0, 0x3938 <k_mul_panels+0x3920>
+	WORD $0x140000aa // b 0x3974 <k_mul_panels+0x395c>
+	WORD $0xb4001251 // cbz x17, 0x3918 <k_mul_panels+0x3900>
+	WORD $0xbd4002f1 // ldr s17, [x23]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540011cb // b.lt 0x3914 <k_mul_panels+0x38fc>
+	WORD $0x910012e9 // add x9, x23, #0x4
+	WORD $0x0d409131 // ld1 { v17.s }[1], [x9]
+	WORD $0x54001121 // b.ne 0x390c <k_mul_panels+0x38f4>
+	WORD $0x1400008a // b 0x3914 <k_mul_panels+0x38fc>
+	WORD $0x91006229 // add x9, x17, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d008132 // st1 { v18.s }[2], [x9]
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0x3707df93 // tbnz w19, #0x0, 0x32f0 <k_mul_panels+0x32d8>
+	WORD $0x17ffffcd // b 0x3638 <k_mul_panels+0x3620>
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0xbd001221 // str s1, [x17, #0x10]
+	WORD $0x3707d0b3 // tbnz w19, #0x0, 0x3124 <k_mul_panels+0x310c>
+	WORD $0x17ffface // b 0x224c <k_mul_panels+0x2234>
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0xbd001235 // str s21, [x17, #0x10]
+	WORD $0x36000093 // tbz w19, #0x0, 0x3730 <k_mul_panels+0x3718>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0x17fffd92 // b 0x2d74 <k_mul_panels+0x2d5c>
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0xbd0001b4 // str s20, [x13]
-	WORD $0x54fe5020 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0x8b0801cb // add x11, x14, x8
-	WORD $0x8b080108 // add x8, x8, x8
-	WORD $0x8b080168 // add x8, x11, x8
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x91008110 // add x16, x8, #0x20
-	WORD $0xfd000113 // str d19, [x8]
-	WORD $0x4d008173 // st1 { v19.s }[2], [x11]
-	WORD $0xbd001112 // str s18, [x8, #0x10]
-	WORD $0x14000061 // b 0x3908 <k_mul_panels+0x38f0>
-	WORD $0x1e202840 // fadd s0, s2, s0
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fff274 // b 0x160 <k_mul_panels+0x148>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xbd000134 // str s20, [x9]
+	WORD $0x54fe53a0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef689 // lsl x9, x20, #2
+	WORD $0x8b0902f0 // add x16, x23, x9
+	WORD $0x8b090129 // add x9, x9, x9
+	WORD $0x8b090209 // add x9, x16, x9
+	WORD $0xfd000133 // str d19, [x9]
+	WORD $0x91002130 // add x16, x9, #0x8
+	WORD $0xbd001132 // str s18, [x9, #0x10]
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0x4d008213 // st1 { v19.s }[2], [x16]
+	WORD $0x1400005e // b 0x38d8 <k_mul_panels+0x38c0>
+	WORD $0x9100212d // add x13, x9, #0x8
 	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x6e012022 // ext v2.16b, v1.16b, v1.16b, #0x4
-	WORD $0xfc004102 // stur d2, [x8, #0x4]
+	WORD $0xfc004122 // stur d2, [x9, #0x4]
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe4d80 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff59 // b 0x3518 <k_mul_panels+0x3500>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0xfd000107 // str d7, [x8]
-	WORD $0x4d008167 // st1 { v7.s }[2], [x11]
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54fe5160 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x17fffaa9 // b 0x2228 <k_mul_panels+0x2210>
+	WORD $0x910021a9 // add x9, x13, #0x8
+	WORD $0xfd0001a7 // str d7, [x13]
+	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0xbd001106 // str s6, [x8, #0x10]
-	WORD $0x54fe4ca0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4002b6b // cbz x11, 0x3d44 <k_mul_panels+0x3d2c>
-	WORD $0xfd400106 // ldr d6, [x8]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d4081c6 // ld1 { v6.s }[2], [x14]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x5400008b // b.lt 0x3808 <k_mul_panels+0x37f0>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d0091c5 // st1 { v5.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x383c <k_mul_panels+0x3824>
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020d // tbnz w13, #0x0, 0x384c <k_mul_panels+0x3834>
-	WORD $0xb400030b // cbz x11, 0x3870 <k_mul_panels+0x3858>
-	WORD $0xbd4001c5 // ldr s5, [x14]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400028b // b.lt 0x386c <k_mul_panels+0x3854>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409165 // ld1 { v5.s }[1], [x11]
-	WORD $0x54000200 // b.eq 0x386c <k_mul_panels+0x3854>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408165 // ld1 { v5.s }[2], [x11]
-	WORD $0x1400000d // b 0x386c <k_mul_panels+0x3854>
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d0081c5 // st1 { v5.s }[2], [x14]
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000ed // tbz w13, #0x0, 0x3864 <k_mul_panels+0x384c>
-	WORD $0xb400006b // cbz x11, 0x3858 <k_mul_panels+0x3840>
-	WORD $0x3dc001c5 // ldr q5, [x14]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x3d8001c4 // str q4, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x14000010 // b 0x38a0 <k_mul_panels+0x3888>
-	WORD $0xb400276b // cbz x11, 0x3d50 <k_mul_panels+0x3d38>
-	WORD $0xbd4001c5 // ldr s5, [x14]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001c4 // str s4, [x14]
-	WORD $0x5400012b // b.lt 0x389c <k_mul_panels+0x3884>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x540000a0 // b.eq 0x38a0 <k_mul_panels+0x3888>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
-	WORD $0x14000002 // b 0x38a0 <k_mul_panels+0x3888>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0x54fe45e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x38d4 <k_mul_panels+0x38bc>
-	WORD $0xb400006d // cbz x13, 0x38c4 <k_mul_panels+0x38ac>
-	WORD $0x3dc00104 // ldr q4, [x8]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105c3 // str q3, [x14], #0x10
-	WORD $0x3600268b // tbz w11, #0x0, 0x3d9c <k_mul_panels+0x3d84>
-	WORD $0x14000142 // b 0x3dd8 <k_mul_panels+0x3dc0>
-	WORD $0xb400254d // cbz x13, 0x3d7c <k_mul_panels+0x3d64>
-	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540024cb // b.lt 0x3d78 <k_mul_panels+0x3d60>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091c4 // ld1 { v4.s }[1], [x14]
-	WORD $0x54002421 // b.ne 0x3d70 <k_mul_panels+0x3d58>
-	WORD $0x14000122 // b 0x3d78 <k_mul_panels+0x3d60>
-	WORD $0x910081b0 // add x16, x13, #0x20
-	WORD $0xbd0011b2 // str s18, [x13, #0x10]
-	WORD $0x36000064 // tbz w4, #0x0, 0x3908 <k_mul_panels+0x38f0>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x17fffe73 // b 0x32d0 <k_mul_panels+0x32b8>
-	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0xbd000211 // str s17, [x16]
-	WORD $0x54fe4280 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x8b0801cd // add x13, x14, x8
-	WORD $0x8b08010e // add x14, x8, x8
-	WORD $0x8b0e01ad // add x13, x13, x14
-	WORD $0x8b0801ae // add x14, x13, x8
-	WORD $0xb4001f0b // cbz x11, 0x3d0c <k_mul_panels+0x3cf4>
-	WORD $0xfd4001d1 // ldr d17, [x14]
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xbd0011a6 // str s6, [x13, #0x10]
+	WORD $0x54fe5080 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0x8b1409ad // add x13, x13, x20, lsl #2
+	WORD $0xb4002ac9 // cbz x9, 0x3d00 <k_mul_panels+0x3ce8>
+	WORD $0xfd4001a6 // ldr d6, [x13]
 	WORD $0x2a1f03f0 // mov w16, wzr
-	WORD $0x910021cd // add x13, x14, #0x8
-	WORD $0x4d4081b1 // ld1 { v17.s }[2], [x13]
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d408226 // ld1 { v6.s }[2], [x17]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd0001a5 // str s5, [x13]
+	WORD $0x5400008b // b.lt 0x37d8 <k_mul_panels+0x37c0>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d009225 // st1 { v5.s }[1], [x17]
+	WORD $0x540001c1 // b.ne 0x380c <k_mul_panels+0x37f4>
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x37000210 // tbnz w16, #0x0, 0x381c <k_mul_panels+0x3804>
+	WORD $0xb4000309 // cbz x9, 0x3840 <k_mul_panels+0x3828>
+	WORD $0xbd400225 // ldr s5, [x17]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400028b // b.lt 0x383c <k_mul_panels+0x3824>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409125 // ld1 { v5.s }[1], [x9]
+	WORD $0x54000200 // b.eq 0x383c <k_mul_panels+0x3824>
+	WORD $0x910061a9 // add x9, x13, #0x18
+	WORD $0x4d408125 // ld1 { v5.s }[2], [x9]
+	WORD $0x1400000d // b 0x383c <k_mul_panels+0x3824>
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d008225 // st1 { v5.s }[2], [x17]
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x360000f0 // tbz w16, #0x0, 0x3834 <k_mul_panels+0x381c>
+	WORD $0xb4000069 // cbz x9, 0x3828 <k_mul_panels+0x3810>
+	WORD $0x3dc00225 // ldr q5, [x17]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0x3d800224 // str q4, [x17]
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x14000010 // b 0x3870 <k_mul_panels+0x3858>
+	WORD $0xb40026c9 // cbz x9, 0x3d0c <k_mul_panels+0x3cf4>
+	WORD $0xbd400225 // ldr s5, [x17]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000224 // str s4, [x17]
+	WORD $0x5400012b // b.lt 0x386c <k_mul_panels+0x3854>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x540000a0 // b.eq 0x3870 <k_mul_panels+0x3858>
+	WORD $0x910061b0 // add x16, x13, #0x18
+	WORD $0x4d008204 // st1 { v4.s }[2], [x16]
+	WORD $0x14000002 // b 0x3870 <k_mul_panels+0x3858>
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0xf100185f // cmp x2, #0x6
+	WORD $0x54fe49c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b1409ad // add x13, x13, x20, lsl #2
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x38a4 <k_mul_panels+0x388c>
+	WORD $0xb4000070 // cbz x16, 0x3894 <k_mul_panels+0x387c>
+	WORD $0x3dc001a4 // ldr q4, [x13]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0xaa0d03f1 // mov x17, x13
+	WORD $0x3c810623 // str q3, [x17], #0x10
+	WORD $0x360025e9 // tbz w9, #0x0, 0x3d58 <k_mul_panels+0x3d40>
+	WORD $0x1400013d // b 0x3d94 <k_mul_panels+0x3d7c>
+	WORD $0xb40024b0 // cbz x16, 0x3d38 <k_mul_panels+0x3d20>
+	WORD $0xbd4001a4 // ldr s4, [x13]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400242b // b.lt 0x3d34 <k_mul_panels+0x3d1c>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d409224 // ld1 { v4.s }[1], [x17]
+	WORD $0x54002381 // b.ne 0x3d2c <k_mul_panels+0x3d14>
+	WORD $0x1400011d // b 0x3d34 <k_mul_panels+0x3d1c>
+	WORD $0x91008229 // add x9, x17, #0x20
+	WORD $0xbd001232 // str s18, [x17, #0x10]
+	WORD $0x36000073 // tbz w19, #0x0, 0x38d8 <k_mul_panels+0x38c0>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x17fffe8a // b 0x32fc <k_mul_panels+0x32e4>
+	WORD $0xf100145f // cmp x2, #0x5
+	WORD $0xbd000131 // str s17, [x9]
+	WORD $0x54fe4660 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef689 // lsl x9, x20, #2
+	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
+	WORD $0x8b0902f0 // add x16, x23, x9
+	WORD $0x8b090133 // add x19, x9, x9
+	WORD $0x8b130210 // add x16, x16, x19
+	WORD $0x8b090217 // add x23, x16, x9
+	WORD $0xb4001e71 // cbz x17, 0x3cc8 <k_mul_panels+0x3cb0>
+	WORD $0xfd4002f1 // ldr d17, [x23]
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x2a1f03f8 // mov w24, wzr
+	WORD $0x910022e9 // add x9, x23, #0x8
+	WORD $0x4d408131 // ld1 { v17.s }[2], [x9]
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd0001d0 // str s16, [x14]
-	WORD $0x5400008b // b.lt 0x3960 <k_mul_panels+0x3948>
-	WORD $0x910011cd // add x13, x14, #0x4
-	WORD $0x0d0091b0 // st1 { v16.s }[1], [x13]
-	WORD $0x540001c1 // b.ne 0x3994 <k_mul_panels+0x397c>
-	WORD $0x910041cd // add x13, x14, #0x10
-	WORD $0x37000208 // tbnz w8, #0x0, 0x39a4 <k_mul_panels+0x398c>
-	WORD $0xb40003eb // cbz x11, 0x39e4 <k_mul_panels+0x39cc>
-	WORD $0xbd4001b0 // ldr s16, [x13]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400036b // b.lt 0x39e0 <k_mul_panels+0x39c8>
-	WORD $0x910051c8 // add x8, x14, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
-	WORD $0x540002e0 // b.eq 0x39e0 <k_mul_panels+0x39c8>
-	WORD $0x910061c8 // add x8, x14, #0x18
-	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
-	WORD $0x14000014 // b 0x39e0 <k_mul_panels+0x39c8>
-	WORD $0x910021cd // add x13, x14, #0x8
-	WORD $0x4d0081b0 // st1 { v16.s }[2], [x13]
-	WORD $0x910041cd // add x13, x14, #0x10
-	WORD $0x360001c8 // tbz w8, #0x0, 0x39d8 <k_mul_panels+0x39c0>
-	WORD $0xb400006b // cbz x11, 0x39b0 <k_mul_panels+0x3998>
-	WORD $0x3dc001b0 // ldr q16, [x13]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd0002f0 // str s16, [x23]
+	WORD $0x5400008b // b.lt 0x3930 <k_mul_panels+0x3918>
+	WORD $0x910012e9 // add x9, x23, #0x4
+	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
+	WORD $0x540001c1 // b.ne 0x3964 <k_mul_panels+0x394c>
+	WORD $0x910042e9 // add x9, x23, #0x10
+	WORD $0x37000210 // tbnz w16, #0x0, 0x3974 <k_mul_panels+0x395c>
+	WORD $0xb40003f1 // cbz x17, 0x39b4 <k_mul_panels+0x399c>
+	WORD $0xbd400130 // ldr s16, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400036b // b.lt 0x39b0 <k_mul_panels+0x3998>
+	WORD $0x910052f0 // add x16, x23, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x540002e0 // b.eq 0x39b0 <k_mul_panels+0x3998>
+	WORD $0x910062f0 // add x16, x23, #0x18
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
+	WORD $0x14000014 // b 0x39b0 <k_mul_panels+0x3998>
+	WORD $0x910022e9 // add x9, x23, #0x8
+	WORD $0x4d008130 // st1 { v16.s }[2], [x9]
+	WORD $0x910042e9 // add x9, x23, #0x10
+	WORD $0x360001d0 // tbz w16, #0x0, 0x39a8 <k_mul_panels+0x3990>
+	WORD $0xb4000071 // cbz x17, 0x3980 <k_mul_panels+0x3968>
+	WORD $0x3dc00130 // ldr q16, [x9]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x3d8001a7 // str q7, [x13]
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x36000290 // tbz w16, #0x0, 0x3a0c <k_mul_panels+0x39f4>
-	WORD $0xb400006b // cbz x11, 0x39cc <k_mul_panels+0x39b4>
-	WORD $0x3dc001a7 // ldr q7, [x13]
+	WORD $0x3d800127 // str q7, [x9]
+	WORD $0x910082e9 // add x9, x23, #0x20
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x36000298 // tbz w24, #0x0, 0x39dc <k_mul_panels+0x39c4>
+	WORD $0xb4000071 // cbz x17, 0x399c <k_mul_panels+0x3984>
+	WORD $0x3dc00127 // ldr q7, [x9]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x3d8001a6 // str q6, [x13]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x14000025 // b 0x3a68 <k_mul_panels+0x3a50>
-	WORD $0xb40018eb // cbz x11, 0x3cf4 <k_mul_panels+0x3cdc>
-	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0x3d800126 // str q6, [x9]
+	WORD $0x52800038 // mov w24, #0x1 // =1
+	WORD $0x14000027 // b 0x3a40 <k_mul_panels+0x3a28>
+	WORD $0xb4001851 // cbz x17, 0x3cb0 <k_mul_panels+0x3c98>
+	WORD $0xbd400130 // ldr s16, [x9]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001a7 // str s7, [x13]
-	WORD $0x540000ab // b.lt 0x3a00 <k_mul_panels+0x39e8>
-	WORD $0x910051c8 // add x8, x14, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
-	WORD $0x54000881 // b.ne 0x3b0c <k_mul_panels+0x3af4>
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x3707fdd0 // tbnz w16, #0x0, 0x39c0 <k_mul_panels+0x39a8>
-	WORD $0xb400016b // cbz x11, 0x3a38 <k_mul_panels+0x3a20>
-	WORD $0xbd4001a7 // ldr s7, [x13]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x3a34 <k_mul_panels+0x3a1c>
-	WORD $0x910091d0 // add x16, x14, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000127 // str s7, [x9]
+	WORD $0x540000ab // b.lt 0x39d0 <k_mul_panels+0x39b8>
+	WORD $0x910052e9 // add x9, x23, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009127 // st1 { v7.s }[1], [x9]
+	WORD $0x540008c1 // b.ne 0x3ae4 <k_mul_panels+0x3acc>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x910082e9 // add x9, x23, #0x20
+	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x3990 <k_mul_panels+0x3978>
+	WORD $0xb40001b1 // cbz x17, 0x3a10 <k_mul_panels+0x39f8>
+	WORD $0xbd400127 // ldr s7, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x5400012b // b.lt 0x3a0c <k_mul_panels+0x39f4>
+	WORD $0x2a1003f3 // mov w19, w16
+	WORD $0x910092f0 // add x16, x23, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0x0d409207 // ld1 { v7.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x3a34 <k_mul_panels+0x3a1c>
-	WORD $0x9100a1d0 // add x16, x14, #0x28
+	WORD $0x54000060 // b.eq 0x3a08 <k_mul_panels+0x39f0>
+	WORD $0x9100a2f0 // add x16, x23, #0x28
 	WORD $0x4d408207 // ld1 { v7.s }[2], [x16]
+	WORD $0x2a1303f0 // mov w16, w19
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd0001a6 // str s6, [x13]
-	WORD $0x5400012b // b.lt 0x3a64 <k_mul_panels+0x3a4c>
-	WORD $0x910091cd // add x13, x14, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d0091a6 // st1 { v6.s }[1], [x13]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x540000a0 // b.eq 0x3a68 <k_mul_panels+0x3a50>
-	WORD $0x9100a1d0 // add x16, x14, #0x28
-	WORD $0x4d008206 // st1 { v6.s }[2], [x16]
-	WORD $0x14000002 // b 0x3a68 <k_mul_panels+0x3a50>
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000126 // str s6, [x9]
+	WORD $0x5400012b // b.lt 0x3a3c <k_mul_panels+0x3a24>
+	WORD $0x910092e9 // add x9, x23, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f8 // mov w24, wzr
+	WORD $0x0d009126 // st1 { v6.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x3a40 <k_mul_panels+0x3a28>
+	WORD $0x9100a2e9 // add x9, x23, #0x28
+	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
+	WORD $0x14000002 // b 0x3a40 <k_mul_panels+0x3a28>
+	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0x54fe37a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609d0 // add x16, x14, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3a98 <k_mul_panels+0x3a80>
-	WORD $0xb400006b // cbz x11, 0x3a88 <k_mul_panels+0x3a70>
-	WORD $0x3dc00206 // ldr q6, [x16]
+	WORD $0x54fe3b40 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140af3 // add x19, x23, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x3a70 <k_mul_panels+0x3a58>
+	WORD $0xb4000071 // cbz x17, 0x3a60 <k_mul_panels+0x3a48>
+	WORD $0x3dc00266 // ldr q6, [x19]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0x3c810485 // str q5, [x4], #0x10
-	WORD $0x36000288 // tbz w8, #0x0, 0x3ae0 <k_mul_panels+0x3ac8>
-	WORD $0x14000028 // b 0x3b34 <k_mul_panels+0x3b1c>
-	WORD $0xb400014b // cbz x11, 0x3ac0 <k_mul_panels+0x3aa8>
-	WORD $0xbd400206 // ldr s6, [x16]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x3abc <k_mul_panels+0x3aa4>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d409086 // ld1 { v6.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x3abc <k_mul_panels+0x3aa4>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d408086 // ld1 { v6.s }[2], [x4]
+	WORD $0xaa1303e9 // mov x9, x19
+	WORD $0x3c810525 // str q5, [x9], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x3ab8 <k_mul_panels+0x3aa0>
+	WORD $0x14000028 // b 0x3b0c <k_mul_panels+0x3af4>
+	WORD $0xb4000151 // cbz x17, 0x3a98 <k_mul_panels+0x3a80>
+	WORD $0xbd400266 // ldr s6, [x19]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x3a94 <k_mul_panels+0x3a7c>
+	WORD $0x91001269 // add x9, x19, #0x4
+	WORD $0x0d409126 // ld1 { v6.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x3a94 <k_mul_panels+0x3a7c>
+	WORD $0x91002269 // add x9, x19, #0x8
+	WORD $0x4d408126 // ld1 { v6.s }[2], [x9]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000205 // str s5, [x16]
-	WORD $0x5400008b // b.lt 0x3ad8 <k_mul_panels+0x3ac0>
-	WORD $0x91001204 // add x4, x16, #0x4
-	WORD $0x0d009085 // st1 { v5.s }[1], [x4]
-	WORD $0x54000281 // b.ne 0x3b24 <k_mul_panels+0x3b0c>
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370002c8 // tbnz w8, #0x0, 0x3b34 <k_mul_panels+0x3b1c>
-	WORD $0xb400058b // cbz x11, 0x3b90 <k_mul_panels+0x3b78>
-	WORD $0xbd400085 // ldr s5, [x4]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400050b // b.lt 0x3b8c <k_mul_panels+0x3b74>
-	WORD $0x91005208 // add x8, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409105 // ld1 { v5.s }[1], [x8]
-	WORD $0x54000480 // b.eq 0x3b8c <k_mul_panels+0x3b74>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d408105 // ld1 { v5.s }[2], [x8]
-	WORD $0x14000021 // b 0x3b8c <k_mul_panels+0x3b74>
-	WORD $0x910061cd // add x13, x14, #0x18
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x3707f530 // tbnz w16, #0x0, 0x39c0 <k_mul_panels+0x39a8>
-	WORD $0x17ffffbb // b 0x3a0c <k_mul_panels+0x39f4>
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0x4d008085 // st1 { v5.s }[2], [x4]
-	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x360002a8 // tbz w8, #0x0, 0x3b84 <k_mul_panels+0x3b6c>
-	WORD $0xb400006b // cbz x11, 0x3b40 <k_mul_panels+0x3b28>
-	WORD $0x3dc00085 // ldr q5, [x4]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000265 // str s5, [x19]
+	WORD $0x5400008b // b.lt 0x3ab0 <k_mul_panels+0x3a98>
+	WORD $0x91001269 // add x9, x19, #0x4
+	WORD $0x0d009125 // st1 { v5.s }[1], [x9]
+	WORD $0x54000281 // b.ne 0x3afc <k_mul_panels+0x3ae4>
+	WORD $0x91004269 // add x9, x19, #0x10
+	WORD $0x370002d0 // tbnz w16, #0x0, 0x3b0c <k_mul_panels+0x3af4>
+	WORD $0xb40004b1 // cbz x17, 0x3b4c <k_mul_panels+0x3b34>
+	WORD $0xbd400125 // ldr s5, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400042b // b.lt 0x3b48 <k_mul_panels+0x3b30>
+	WORD $0x91005270 // add x16, x19, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409205 // ld1 { v5.s }[1], [x16]
+	WORD $0x540003a0 // b.eq 0x3b48 <k_mul_panels+0x3b30>
+	WORD $0x91006270 // add x16, x19, #0x18
+	WORD $0x4d408205 // ld1 { v5.s }[2], [x16]
+	WORD $0x1400001a // b 0x3b48 <k_mul_panels+0x3b30>
+	WORD $0x910062e9 // add x9, x23, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
+	WORD $0x910082e9 // add x9, x23, #0x20
+	WORD $0x3707f4f8 // tbnz w24, #0x0, 0x3990 <k_mul_panels+0x3978>
+	WORD $0x17ffffb9 // b 0x39dc <k_mul_panels+0x39c4>
+	WORD $0x91002269 // add x9, x19, #0x8
+	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
+	WORD $0x91004269 // add x9, x19, #0x10
+	WORD $0x360001d0 // tbz w16, #0x0, 0x3b40 <k_mul_panels+0x3b28>
+	WORD $0xb4000071 // cbz x17, 0x3b18 <k_mul_panels+0x3b00>
+	WORD $0x3dc00125 // ldr q5, [x9]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800604 // str q4, [x16, #0x10]
-	WORD $0x3600036d // tbz w13, #0x0, 0x3bb8 <k_mul_panels+0x3ba0>
-	WORD $0xb400006b // cbz x11, 0x3b5c <k_mul_panels+0x3b44>
-	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x91008269 // add x9, x19, #0x20
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x3d800664 // str q4, [x19, #0x10]
+	WORD $0x36000298 // tbz w24, #0x0, 0x3b74 <k_mul_panels+0x3b5c>
+	WORD $0xb4000071 // cbz x17, 0x3b34 <k_mul_panels+0x3b1c>
+	WORD $0x3dc00124 // ldr q4, [x9]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x3d800103 // str q3, [x8]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x1400002c // b 0x3c14 <k_mul_panels+0x3bfc>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0xfc004101 // stur d1, [x8, #0x4]
-	WORD $0x17fff178 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb4001c4b // cbz x11, 0x3f0c <k_mul_panels+0x3ef4>
-	WORD $0xbd400085 // ldr s5, [x4]
+	WORD $0x3d800123 // str q3, [x9]
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x14000025 // b 0x3bd0 <k_mul_panels+0x3bb8>
+	WORD $0xb4001c91 // cbz x17, 0x3ed0 <k_mul_panels+0x3eb8>
+	WORD $0xbd400125 // ldr s5, [x9]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000084 // str s4, [x4]
-	WORD $0x540000ab // b.lt 0x3bac <k_mul_panels+0x3b94>
-	WORD $0x91005208 // add x8, x16, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
-	WORD $0x54000881 // b.ne 0x3cb8 <k_mul_panels+0x3ca0>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x3707fced // tbnz w13, #0x0, 0x3b50 <k_mul_panels+0x3b38>
-	WORD $0xb400016b // cbz x11, 0x3be4 <k_mul_panels+0x3bcc>
-	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x3be0 <k_mul_panels+0x3bc8>
-	WORD $0x9100920d // add x13, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x3be0 <k_mul_panels+0x3bc8>
-	WORD $0x9100a20d // add x13, x16, #0x28
-	WORD $0x4d4081a4 // ld1 { v4.s }[2], [x13]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x540000ab // b.lt 0x3b68 <k_mul_panels+0x3b50>
+	WORD $0x91005269 // add x9, x19, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
+	WORD $0x54000881 // b.ne 0x3c74 <k_mul_panels+0x3c5c>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x91008269 // add x9, x19, #0x20
+	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x3b28 <k_mul_panels+0x3b10>
+	WORD $0xb4000171 // cbz x17, 0x3ba0 <k_mul_panels+0x3b88>
+	WORD $0xbd400124 // ldr s4, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x3b9c <k_mul_panels+0x3b84>
+	WORD $0x91009277 // add x23, x19, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4092e4 // ld1 { v4.s }[1], [x23]
+	WORD $0x54000060 // b.eq 0x3b9c <k_mul_panels+0x3b84>
+	WORD $0x9100a277 // add x23, x19, #0x28
+	WORD $0x4d4082e4 // ld1 { v4.s }[2], [x23]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x5400012b // b.lt 0x3c10 <k_mul_panels+0x3bf8>
-	WORD $0x91009208 // add x8, x16, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x3c14 <k_mul_panels+0x3bfc>
-	WORD $0x9100a208 // add x8, x16, #0x28
-	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
-	WORD $0x14000002 // b 0x3c14 <k_mul_panels+0x3bfc>
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x5400012b // b.lt 0x3bcc <k_mul_panels+0x3bb4>
+	WORD $0x91009269 // add x9, x19, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x2a1f03f7 // mov w23, wzr
+	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
+	WORD $0x540000a0 // b.eq 0x3bd0 <k_mul_panels+0x3bb8>
+	WORD $0x9100a269 // add x9, x19, #0x28
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
+	WORD $0x14000002 // b 0x3bd0 <k_mul_panels+0x3bb8>
+	WORD $0x2a1f03f7 // mov w23, wzr
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0x54fe2a40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3c44 <k_mul_panels+0x3c2c>
-	WORD $0xb400006b // cbz x11, 0x3c34 <k_mul_panels+0x3c1c>
-	WORD $0x3dc00103 // ldr q3, [x8]
+	WORD $0x54fe2ec0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140a73 // add x19, x19, x20, lsl #2
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x3c00 <k_mul_panels+0x3be8>
+	WORD $0xb4000071 // cbz x17, 0x3bf0 <k_mul_panels+0x3bd8>
+	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xaa0803f0 // mov x16, x8
-	WORD $0x3c810602 // str q2, [x16], #0x10
-	WORD $0x3600028e // tbz w14, #0x0, 0x3c8c <k_mul_panels+0x3c74>
-	WORD $0x14000028 // b 0x3ce0 <k_mul_panels+0x3cc8>
-	WORD $0xb400014b // cbz x11, 0x3c6c <k_mul_panels+0x3c54>
-	WORD $0xbd400103 // ldr s3, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x3c68 <k_mul_panels+0x3c50>
-	WORD $0x91001110 // add x16, x8, #0x4
-	WORD $0x0d409203 // ld1 { v3.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x3c68 <k_mul_panels+0x3c50>
-	WORD $0x91002110 // add x16, x8, #0x8
-	WORD $0x4d408203 // ld1 { v3.s }[2], [x16]
+	WORD $0xaa1303e9 // mov x9, x19
+	WORD $0x3c810522 // str q2, [x9], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x3c48 <k_mul_panels+0x3c30>
+	WORD $0x14000028 // b 0x3c9c <k_mul_panels+0x3c84>
+	WORD $0xb4000151 // cbz x17, 0x3c28 <k_mul_panels+0x3c10>
+	WORD $0xbd400263 // ldr s3, [x19]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x3c24 <k_mul_panels+0x3c0c>
+	WORD $0x91001269 // add x9, x19, #0x4
+	WORD $0x0d409123 // ld1 { v3.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x3c24 <k_mul_panels+0x3c0c>
+	WORD $0x91002269 // add x9, x19, #0x8
+	WORD $0x4d408123 // ld1 { v3.s }[2], [x9]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x5400008b // b.lt 0x3c84 <k_mul_panels+0x3c6c>
-	WORD $0x91001110 // add x16, x8, #0x4
-	WORD $0x0d009202 // st1 { v2.s }[1], [x16]
-	WORD $0x54000281 // b.ne 0x3cd0 <k_mul_panels+0x3cb8>
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x370002ce // tbnz w14, #0x0, 0x3ce0 <k_mul_panels+0x3cc8>
-	WORD $0xb400100b // cbz x11, 0x3e8c <k_mul_panels+0x3e74>
-	WORD $0xbd400202 // ldr s2, [x16]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54000f8b // b.lt 0x3e88 <k_mul_panels+0x3e70>
-	WORD $0x9100510e // add x14, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091c2 // ld1 { v2.s }[1], [x14]
-	WORD $0x54000f00 // b.eq 0x3e88 <k_mul_panels+0x3e70>
-	WORD $0x9100610e // add x14, x8, #0x18
-	WORD $0x4d4081c2 // ld1 { v2.s }[2], [x14]
-	WORD $0x14000075 // b 0x3e88 <k_mul_panels+0x3e70>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x4d008104 // st1 { v4.s }[2], [x8]
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x3707f44d // tbnz w13, #0x0, 0x3b50 <k_mul_panels+0x3b38>
-	WORD $0x17ffffbb // b 0x3bb8 <k_mul_panels+0x3ba0>
-	WORD $0x91002110 // add x16, x8, #0x8
-	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
-	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x36000d2e // tbz w14, #0x0, 0x3e80 <k_mul_panels+0x3e68>
-	WORD $0xb400006b // cbz x11, 0x3cec <k_mul_panels+0x3cd4>
-	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd000262 // str s2, [x19]
+	WORD $0x5400008b // b.lt 0x3c40 <k_mul_panels+0x3c28>
+	WORD $0x91001269 // add x9, x19, #0x4
+	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
+	WORD $0x54000281 // b.ne 0x3c8c <k_mul_panels+0x3c74>
+	WORD $0x91004269 // add x9, x19, #0x10
+	WORD $0x370002d0 // tbnz w16, #0x0, 0x3c9c <k_mul_panels+0x3c84>
+	WORD $0xb4001011 // cbz x17, 0x3e48 <k_mul_panels+0x3e30>
+	WORD $0xbd400122 // ldr s2, [x9]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x54000f8b // b.lt 0x3e44 <k_mul_panels+0x3e2c>
+	WORD $0x91005270 // add x16, x19, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409202 // ld1 { v2.s }[1], [x16]
+	WORD $0x54000f00 // b.eq 0x3e44 <k_mul_panels+0x3e2c>
+	WORD $0x91006270 // add x16, x19, #0x18
+	WORD $0x4d408202 // ld1 { v2.s }[2], [x16]
+	WORD $0x14000075 // b 0x3e44 <k_mul_panels+0x3e2c>
+	WORD $0x91006269 // add x9, x19, #0x18
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
+	WORD $0x91008269 // add x9, x19, #0x20
+	WORD $0x3707f538 // tbnz w24, #0x0, 0x3b28 <k_mul_panels+0x3b10>
+	WORD $0x17ffffbb // b 0x3b74 <k_mul_panels+0x3b5c>
+	WORD $0x91002269 // add x9, x19, #0x8
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x91004269 // add x9, x19, #0x10
+	WORD $0x36000d30 // tbz w16, #0x0, 0x3e3c <k_mul_panels+0x3e24>
+	WORD $0xb4000071 // cbz x17, 0x3ca8 <k_mul_panels+0x3c90>
+	WORD $0x3dc00122 // ldr q2, [x9]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3d800501 // str q1, [x8, #0x10]
-	WORD $0x14000070 // b 0x3eb0 <k_mul_panels+0x3e98>
-	WORD $0xbd0011c7 // str s7, [x14, #0x10]
-	WORD $0x36000130 // tbz w16, #0x0, 0x3d1c <k_mul_panels+0x3d04>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x17ffff31 // b 0x39cc <k_mul_panels+0x39b4>
-	WORD $0x910021c8 // add x8, x14, #0x8
-	WORD $0xfd0001d0 // str d16, [x14]
+	WORD $0x3d800661 // str q1, [x19, #0x10]
+	WORD $0x14000070 // b 0x3e6c <k_mul_panels+0x3e54>
+	WORD $0xbd0012e7 // str s7, [x23, #0x10]
+	WORD $0x36000138 // tbz w24, #0x0, 0x3cd8 <k_mul_panels+0x3cc0>
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x910082e9 // add x9, x23, #0x20
+	WORD $0x17ffff36 // b 0x399c <k_mul_panels+0x3984>
+	WORD $0x910022e8 // add x8, x23, #0x8
+	WORD $0xfd0002f0 // str d16, [x23]
 	WORD $0x4d008110 // st1 { v16.s }[2], [x8]
-	WORD $0xbd0011c7 // str s7, [x14, #0x10]
+	WORD $0xbd0012e7 // str s7, [x23, #0x10]
 	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0xbd0021c6 // str s6, [x14, #0x20]
-	WORD $0x54fe21e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
+	WORD $0xbd0022e6 // str s6, [x23, #0x20]
+	WORD $0x54fe2660 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b140ae8 // add x8, x23, x20, lsl #2
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0xfd000105 // str d5, [x8]
-	WORD $0x9100210b // add x11, x8, #0x8
+	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
+	WORD $0x91008109 // add x9, x8, #0x20
 	WORD $0xbd001104 // str s4, [x8, #0x10]
-	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0x4d008165 // st1 { v5.s }[2], [x11]
-	WORD $0x14000079 // b 0x3f24 <k_mul_panels+0x3f0c>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0xfd000105 // str d5, [x8]
-	WORD $0x4d008165 // st1 { v5.s }[2], [x11]
+	WORD $0x1400007b // b 0x3ee8 <k_mul_panels+0x3ed0>
+	WORD $0x910021a9 // add x9, x13, #0x8
+	WORD $0xfd0001a5 // str d5, [x13]
+	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
 	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0xbd001104 // str s4, [x8, #0x10]
-	WORD $0x54fe2040 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4000f8d // cbz x13, 0x3f54 <k_mul_panels+0x3f3c>
-	WORD $0xfd400104 // ldr d4, [x8]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d4081c4 // ld1 { v4.s }[2], [x14]
+	WORD $0xbd0011a4 // str s4, [x13, #0x10]
+	WORD $0x54fe24c0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0x8b1409ad // add x13, x13, x20, lsl #2
+	WORD $0xb4000fd0 // cbz x16, 0x3f18 <k_mul_panels+0x3f00>
+	WORD $0xfd4001a4 // ldr d4, [x13]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d408224 // ld1 { v4.s }[2], [x17]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x5400008b // b.lt 0x3d94 <k_mul_panels+0x3d7c>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d0091c3 // st1 { v3.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3dc8 <k_mul_panels+0x3db0>
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020b // tbnz w11, #0x0, 0x3dd8 <k_mul_panels+0x3dc0>
-	WORD $0xb400030d // cbz x13, 0x3dfc <k_mul_panels+0x3de4>
-	WORD $0xbd4001c3 // ldr s3, [x14]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400028b // b.lt 0x3df8 <k_mul_panels+0x3de0>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
-	WORD $0x54000200 // b.eq 0x3df8 <k_mul_panels+0x3de0>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
-	WORD $0x1400000d // b 0x3df8 <k_mul_panels+0x3de0>
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d0081c3 // st1 { v3.s }[2], [x14]
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000eb // tbz w11, #0x0, 0x3df0 <k_mul_panels+0x3dd8>
-	WORD $0xb400006d // cbz x13, 0x3de4 <k_mul_panels+0x3dcc>
-	WORD $0x3dc001c3 // ldr q3, [x14]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd0001a3 // str s3, [x13]
+	WORD $0x5400008b // b.lt 0x3d50 <k_mul_panels+0x3d38>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d009223 // st1 { v3.s }[1], [x17]
+	WORD $0x540001c1 // b.ne 0x3d84 <k_mul_panels+0x3d6c>
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x37000209 // tbnz w9, #0x0, 0x3d94 <k_mul_panels+0x3d7c>
+	WORD $0xb4000310 // cbz x16, 0x3db8 <k_mul_panels+0x3da0>
+	WORD $0xbd400223 // ldr s3, [x17]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400028b // b.lt 0x3db4 <k_mul_panels+0x3d9c>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409123 // ld1 { v3.s }[1], [x9]
+	WORD $0x54000200 // b.eq 0x3db4 <k_mul_panels+0x3d9c>
+	WORD $0x910061a9 // add x9, x13, #0x18
+	WORD $0x4d408123 // ld1 { v3.s }[2], [x9]
+	WORD $0x1400000d // b 0x3db4 <k_mul_panels+0x3d9c>
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d008223 // st1 { v3.s }[2], [x17]
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x360000e9 // tbz w9, #0x0, 0x3dac <k_mul_panels+0x3d94>
+	WORD $0xb4000070 // cbz x16, 0x3da0 <k_mul_panels+0x3d88>
+	WORD $0x3dc00223 // ldr q3, [x17]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x3d8001c2 // str q2, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x14000010 // b 0x3e2c <k_mul_panels+0x3e14>
-	WORD $0xb4000b8d // cbz x13, 0x3f60 <k_mul_panels+0x3f48>
-	WORD $0xbd4001c3 // ldr s3, [x14]
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x14000010 // b 0x3de8 <k_mul_panels+0x3dd0>
+	WORD $0xb4000bd0 // cbz x16, 0x3f24 <k_mul_panels+0x3f0c>
+	WORD $0xbd400223 // ldr s3, [x17]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001c2 // str s2, [x14]
-	WORD $0x5400012b // b.lt 0x3e28 <k_mul_panels+0x3e10>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009162 // st1 { v2.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x540000a0 // b.eq 0x3e2c <k_mul_panels+0x3e14>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
-	WORD $0x14000002 // b 0x3e2c <k_mul_panels+0x3e14>
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000222 // str s2, [x17]
+	WORD $0x5400012b // b.lt 0x3de4 <k_mul_panels+0x3dcc>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x540000a0 // b.eq 0x3de8 <k_mul_panels+0x3dd0>
+	WORD $0x910061b0 // add x16, x13, #0x18
+	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
+	WORD $0x14000002 // b 0x3de8 <k_mul_panels+0x3dd0>
+	WORD $0x2a1f03e9 // mov w9, wzr
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0x54fe1980 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3e60 <k_mul_panels+0x3e48>
-	WORD $0xb400006d // cbz x13, 0x3e50 <k_mul_panels+0x3e38>
-	WORD $0x3dc00102 // ldr q2, [x8]
+	WORD $0x54fe1e00 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x8b1409ad // add x13, x13, x20, lsl #2
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400010d // b.le 0x3e1c <k_mul_panels+0x3e04>
+	WORD $0xb4000070 // cbz x16, 0x3e0c <k_mul_panels+0x3df4>
+	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105c1 // str q1, [x14], #0x10
-	WORD $0x36000aab // tbz w11, #0x0, 0x3fac <k_mul_panels+0x3f94>
-	WORD $0x14000063 // b 0x3fe8 <k_mul_panels+0x3fd0>
-	WORD $0xb400096d // cbz x13, 0x3f8c <k_mul_panels+0x3f74>
-	WORD $0xbd400102 // ldr s2, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540008eb // b.lt 0x3f88 <k_mul_panels+0x3f70>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091c2 // ld1 { v2.s }[1], [x14]
-	WORD $0x54000841 // b.ne 0x3f80 <k_mul_panels+0x3f68>
-	WORD $0x14000043 // b 0x3f88 <k_mul_panels+0x3f70>
-	WORD $0xb4000d4b // cbz x11, 0x4028 <k_mul_panels+0x4010>
-	WORD $0xbd400202 // ldr s2, [x16]
+	WORD $0xaa0d03f1 // mov x17, x13
+	WORD $0x3c810621 // str q1, [x17], #0x10
+	WORD $0x36000ae9 // tbz w9, #0x0, 0x3f70 <k_mul_panels+0x3f58>
+	WORD $0x14000065 // b 0x3fac <k_mul_panels+0x3f94>
+	WORD $0xb40009b0 // cbz x16, 0x3f50 <k_mul_panels+0x3f38>
+	WORD $0xbd4001a2 // ldr s2, [x13]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400092b // b.lt 0x3f4c <k_mul_panels+0x3f34>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d409222 // ld1 { v2.s }[1], [x17]
+	WORD $0x54000881 // b.ne 0x3f44 <k_mul_panels+0x3f2c>
+	WORD $0x14000045 // b 0x3f4c <k_mul_panels+0x3f34>
+	WORD $0xb4000d71 // cbz x17, 0x3fe8 <k_mul_panels+0x3fd0>
+	WORD $0xbd400122 // ldr s2, [x9]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x540000eb // b.lt 0x3eb0 <k_mul_panels+0x3e98>
-	WORD $0x9100510e // add x14, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x3eb0 <k_mul_panels+0x3e98>
-	WORD $0x9100610e // add x14, x8, #0x18
-	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
-	WORD $0x9100810e // add x14, x8, #0x20
-	WORD $0x3600006d // tbz w13, #0x0, 0x3ec0 <k_mul_panels+0x3ea8>
-	WORD $0xb50009ab // cbnz x11, 0x3fec <k_mul_panels+0x3fd4>
-	WORD $0x1400004e // b 0x3ff4 <k_mul_panels+0x3fdc>
-	WORD $0xb400016b // cbz x11, 0x3eec <k_mul_panels+0x3ed4>
-	WORD $0xbd4001c1 // ldr s1, [x14]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x3ee8 <k_mul_panels+0x3ed0>
-	WORD $0x9100910b // add x11, x8, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3ee8 <k_mul_panels+0x3ed0>
-	WORD $0x9100a10b // add x11, x8, #0x28
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000eb // b.lt 0x3e6c <k_mul_panels+0x3e54>
+	WORD $0x91005269 // add x9, x19, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x3e6c <k_mul_panels+0x3e54>
+	WORD $0x91006269 // add x9, x19, #0x18
+	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
+	WORD $0x91008269 // add x9, x19, #0x20
+	WORD $0x36000077 // tbz w23, #0x0, 0x3e7c <k_mul_panels+0x3e64>
+	WORD $0xb5ff9551 // cbnz x17, 0x311c <k_mul_panels+0x3104>
+	WORD $0x17fffcab // b 0x3124 <k_mul_panels+0x310c>
+	WORD $0xb4000171 // cbz x17, 0x3ea8 <k_mul_panels+0x3e90>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0x540000eb // b.lt 0x3ea4 <k_mul_panels+0x3e8c>
+	WORD $0x9100926d // add x13, x19, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x3ea4 <k_mul_panels+0x3e8c>
+	WORD $0x9100a26d // add x13, x19, #0x28
+	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd0001c0 // str s0, [x14]
-	WORD $0x54fe136b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x9100910b // add x11, x8, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe12e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffc8e // b 0x3140 <k_mul_panels+0x3128>
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0xbd001204 // str s4, [x16, #0x10]
-	WORD $0x3600008d // tbz w13, #0x0, 0x3f24 <k_mul_panels+0x3f0c>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x17ffff0f // b 0x3b5c <k_mul_panels+0x3b44>
+	WORD $0xf10029df // cmp x14, #0xa
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x54fe17eb // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0x91009269 // add x9, x19, #0x24
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0x54fe1760 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x9100a268 // add x8, x19, #0x28
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17fff0b8 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0x91008269 // add x9, x19, #0x20
+	WORD $0xbd001264 // str s4, [x19, #0x10]
+	WORD $0x36000098 // tbz w24, #0x0, 0x3ee8 <k_mul_panels+0x3ed0>
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x17ffff14 // b 0x3b34 <k_mul_panels+0x3b1c>
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fe11a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54fe15e0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xd37ef688 // lsl x8, x20, #2
 	WORD $0x8b080108 // add x8, x8, x8
-	WORD $0x8b0801c8 // add x8, x14, x8
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x9100810e // add x14, x8, #0x20
+	WORD $0x8b0802e8 // add x8, x23, x8
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0xfd000102 // str d2, [x8]
-	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x91008109 // add x9, x8, #0x20
 	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x1400003e // b 0x4048 <k_mul_panels+0x4030>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0xfd000103 // str d3, [x8]
-	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
+	WORD $0x17fff8ce // b 0x224c <k_mul_panels+0x2234>
+	WORD $0x910021a9 // add x9, x13, #0x8
+	WORD $0xfd0001a3 // str d3, [x13]
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0xbd001102 // str s2, [x8, #0x10]
-	WORD $0x54fe0fc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400062d // cbz x13, 0x4038 <k_mul_panels+0x4020>
-	WORD $0xfd400102 // ldr d2, [x8]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d4081c2 // ld1 { v2.s }[2], [x14]
+	WORD $0xbd0011a2 // str s2, [x13, #0x10]
+	WORD $0x54fe1400 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0x8b1409ad // add x13, x13, x20, lsl #2
+	WORD $0xb4000610 // cbz x16, 0x3ff8 <k_mul_panels+0x3fe0>
+	WORD $0xfd4001a2 // ldr d2, [x13]
+	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d408222 // ld1 { v2.s }[2], [x17]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x5400008b // b.lt 0x3fa4 <k_mul_panels+0x3f8c>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3fd8 <k_mul_panels+0x3fc0>
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020b // tbnz w11, #0x0, 0x3fe8 <k_mul_panels+0x3fd0>
-	WORD $0xb40002ed // cbz x13, 0x4008 <k_mul_panels+0x3ff0>
-	WORD $0xbd4001c1 // ldr s1, [x14]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400026b // b.lt 0x4004 <k_mul_panels+0x3fec>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540001e0 // b.eq 0x4004 <k_mul_panels+0x3fec>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
-	WORD $0x1400000c // b 0x4004 <k_mul_panels+0x3fec>
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000cb // tbz w11, #0x0, 0x3ffc <k_mul_panels+0x3fe4>
-	WORD $0xb400006d // cbz x13, 0x3ff4 <k_mul_panels+0x3fdc>
-	WORD $0x3dc001c1 // ldr q1, [x14]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xbd0001a1 // str s1, [x13]
+	WORD $0x5400008b // b.lt 0x3f68 <k_mul_panels+0x3f50>
+	WORD $0x910011b1 // add x17, x13, #0x4
+	WORD $0x0d009221 // st1 { v1.s }[1], [x17]
+	WORD $0x540001c1 // b.ne 0x3f9c <k_mul_panels+0x3f84>
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x37000209 // tbnz w9, #0x0, 0x3fac <k_mul_panels+0x3f94>
+	WORD $0xb4000290 // cbz x16, 0x3fc0 <k_mul_panels+0x3fa8>
+	WORD $0xbd400221 // ldr s1, [x17]
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0x5400020b // b.lt 0x3fbc <k_mul_panels+0x3fa4>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409121 // ld1 { v1.s }[1], [x9]
+	WORD $0x54000180 // b.eq 0x3fbc <k_mul_panels+0x3fa4>
+	WORD $0x910061a9 // add x9, x13, #0x18
+	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
+	WORD $0x14000009 // b 0x3fbc <k_mul_panels+0x3fa4>
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x4d008221 // st1 { v1.s }[2], [x17]
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x36000069 // tbz w9, #0x0, 0x3fb4 <k_mul_panels+0x3f9c>
+	WORD $0xb5fe0fb0 // cbnz x16, 0x1a0 <k_mul_panels+0x188>
+	WORD $0x17fff07e // b 0x1a8 <k_mul_panels+0x190>
+	WORD $0xb4ff0e90 // cbz x16, 0x2184 <k_mul_panels+0x216c>
+	WORD $0xbd400221 // ldr s1, [x17]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x3d8001c0 // str q0, [x14]
-	WORD $0x17fff05a // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb400026d // cbz x13, 0x4048 <k_mul_panels+0x4030>
-	WORD $0xbd4001c1 // ldr s1, [x14]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001c0 // str s0, [x14]
-	WORD $0x54fe0a8b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe0a00 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffcb8 // b 0x3304 <k_mul_panels+0x32ec>
-	WORD $0x9100810e // add x14, x8, #0x20
-	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x3707fe2d // tbnz w13, #0x0, 0x3ff4 <k_mul_panels+0x3fdc>
-	WORD $0x14000005 // b 0x4048 <k_mul_panels+0x4030>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0xfd000101 // str d1, [x8]
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0xbd0001c0 // str s0, [x14]
-	WORD $0x17fff045 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
-	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
-	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
-	WORD $0xa9485ff8 // ldp x24, x23, [sp, #0x80]
-	WORD $0xa94767fa // ldp x26, x25, [sp, #0x70]
-	WORD $0xa9466ffe // ldp x30, x27, [sp, #0x60]
-	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
-	WORD $0x6d432beb // ldp d11, d10, [sp, #0x30]
-	WORD $0x6d4233ed // ldp d13, d12, [sp, #0x20]
-	WORD $0x9102c3ff // add sp, sp, #0xb0
+	WORD $0xf10019df // cmp x14, #0x6
+	WORD $0xbd000220 // str s0, [x17]
+	WORD $0x54fe0f2b // b.lt 0x1ac <k_mul_panels+0x194>
+	WORD $0x910051a9 // add x9, x13, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0x54fe0ea0 // b.eq 0x1ac <k_mul_panels+0x194>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17fff072 // b 0x1ac <k_mul_panels+0x194>
+	WORD $0x91008269 // add x9, x19, #0x20
+	WORD $0xbd001261 // str s1, [x19, #0x10]
+	WORD $0x370789b7 // tbnz w23, #0x0, 0x3124 <k_mul_panels+0x310c>
+	WORD $0x17fff896 // b 0x224c <k_mul_panels+0x2234>
+	WORD $0x910021a8 // add x8, x13, #0x8
+	WORD $0xfd0001a1 // str d1, [x13]
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0x17fff85f // b 0x2184 <k_mul_panels+0x216c>
+	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
+	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
+	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
+	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
+	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
+	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
+	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
+	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
+	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
+	WORD $0x910343ff // add sp, sp, #0xd0
 	WORD $0xd65f03c0 // ret
 
 	// mul_panels_64
-	WORD $0xf940100a // ldr x10, [x0, #0x20]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5401258b // b.lt 0x6534 <k_mul_panels_64+0x24b8>
-	WORD $0xd102c3ff // sub sp, sp, #0xb0
-	WORD $0xa940ac08 // ldp x8, x11, [x0, #0x8]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540129ab // b.lt 0x6574 <k_mul_panels_64+0x253c>
+	WORD $0xd10343ff // sub sp, sp, #0xd0
+	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
+	WORD $0xa940ac18 // ldp x24, x11, [x0, #0x8]
+	WORD $0xa942a80c // ldp x12, x10, [x0, #0x28]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xaa0a03e3 // mov x3, x10
-	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
-	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
-	WORD $0xf90007eb // str x11, [sp, #0x8]
-	WORD $0xa942ac0c // ldp x12, x11, [x0, #0x28]
-	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0xf9002bfd // str x29, [sp, #0x50]
-	WORD $0xa9066ffe // stp x30, x27, [sp, #0x60]
-	WORD $0xa90767fa // stp x26, x25, [sp, #0x70]
-	WORD $0xa9085ff8 // stp x24, x23, [sp, #0x80]
-	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
-	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
-	WORD $0xa9012beb // stp x11, x10, [sp, #0x10]
-	WORD $0x1400000a // b 0x40f0 <k_mul_panels_64+0x74>
-	WORD $0xf9400bea // ldr x10, [sp, #0x10]
-	WORD $0xf9402feb // ldr x11, [sp, #0x58]
-	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0xaa0803e3 // mov x3, x8
+	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
+	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
+	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
+	WORD $0xf9003bfd // str x29, [sp, #0x70]
+	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
+	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
+	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
+	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
+	WORD $0xa900abeb // stp x11, x10, [sp, #0x8]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x1400000a // b 0x40ac <k_mul_panels_64+0x74>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
 	WORD $0xd1002063 // sub x3, x3, #0x8
-	WORD $0x9b0b7d4a // mul x10, x10, x11
-	WORD $0x8b0a0d08 // add x8, x8, x10, lsl #3
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x5401210a // b.ge 0x650c <k_mul_panels_64+0x2490>
-	WORD $0xcb090144 // sub x4, x10, x9
-	WORD $0x5280010b // mov w11, #0x8 // =8
-	WORD $0x91000c8a // add x10, x4, #0x3
+	WORD $0x9b057d08 // mul x8, x8, x5
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0x8b080f18 // add x24, x24, x8, lsl #3
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x5401252a // b.ge 0x654c <k_mul_panels_64+0x2514>
+	WORD $0xcb090104 // sub x4, x8, x9
+	WORD $0x5280010a // mov w10, #0x8 // =8
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x91000c88 // add x8, x4, #0x3
 	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x927ef54a // and x10, x10, #0xfffffffffffffffc
-	WORD $0x9a9f154a // csinc x10, x10, xzr, ne
+	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
+	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
 	WORD $0xf100209f // cmp x4, #0x8
-	WORD $0x9a8bb14a // csel x10, x10, x11, lt
+	WORD $0x9a8ab105 // csel x5, x8, x10, lt
+	WORD $0xf100249f // cmp x4, #0x9
+	WORD $0x5400018b // b.lt 0x4104 <k_mul_panels_64+0xcc>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0x528007ea // mov w10, #0x3f // =63
+	WORD $0xd37ae50b // lsl x11, x8, #6
+	WORD $0xb37ae50a // bfi x10, x8, #6, #58
+	WORD $0x9101f968 // add x8, x11, #0x7e
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9a8ab108 // csel x8, x8, x10, lt
+	WORD $0x9346fd06 // asr x6, x8, #6
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xf9002fea // str x10, [sp, #0x58]
-	WORD $0x54fffdab // b.lt 0x40cc <k_mul_panels_64+0x50>
-	WORD $0xf100109f // cmp x4, #0x4
-	WORD $0xf9400c07 // ldr x7, [x0, #0x18]
-	WORD $0x5280006e // mov w14, #0x3 // =3
-	WORD $0x1a9fd7ea // cset w10, gt
-	WORD $0xf100089f // cmp x4, #0x2
+	WORD $0x540000aa // b.ge 0x4110 <k_mul_panels_64+0xd8>
+	WORD $0x17ffffe2 // b 0x4088 <k_mul_panels_64+0x50>
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54fffbeb // b.lt 0x4088 <k_mul_panels_64+0x50>
+	WORD $0xf9401811 // ldr x17, [x0, #0x30]
+	WORD $0xf9400c15 // ldr x21, [x0, #0x18]
+	WORD $0xd37ef4be // lsl x30, x5, #2
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
 	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x91000e28 // add x8, x17, #0x3
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0xf94007f9 // ldr x25, [sp, #0x8]
+	WORD $0x9a91b108 // csel x8, x8, x17, lt
+	WORD $0xf100109f // cmp x4, #0x4
+	WORD $0x9b097eaa // mul x10, x21, x9
+	WORD $0x1a9fd7eb // cset w11, gt
+	WORD $0xf100089f // cmp x4, #0x2
+	WORD $0x52800069 // mov w9, #0x3 // =3
 	WORD $0x1a9fd7ed // cset w13, gt
 	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x9b097ceb // mul x11, x7, x9
-	WORD $0x9a9fc0f3 // csel x19, x7, xzr, gt
+	WORD $0x9b157d6b // mul x11, x11, x21
+	WORD $0x9a9fc2b6 // csel x22, x21, xzr, gt
 	WORD $0xf1000c9f // cmp x4, #0x3
-	WORD $0xf94007e5 // ldr x5, [sp, #0x8]
-	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
+	WORD $0x9342fd1b // asr x27, x8, #2
+	WORD $0x9a9fc12e // csel x14, x9, xzr, gt
 	WORD $0xf100149f // cmp x4, #0x5
-	WORD $0x9b077dad // mul x13, x13, x7
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x9b077dd4 // mul x20, x14, x7
-	WORD $0x528000ae // mov w14, #0x5 // =5
-	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
+	WORD $0x528000a9 // mov w9, #0x5 // =5
+	WORD $0x9b157dd7 // mul x23, x14, x21
+	WORD $0x9a9fc12e // csel x14, x9, xzr, gt
 	WORD $0xf100189f // cmp x4, #0x6
-	WORD $0x8b0b0df8 // add x24, x15, x11, lsl #3
-	WORD $0x9b077dd5 // mul x21, x14, x7
-	WORD $0x528000ce // mov w14, #0x6 // =6
-	WORD $0xf9402feb // ldr x11, [sp, #0x58]
-	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
+	WORD $0x8b0a0dfd // add x29, x15, x10, lsl #3
+	WORD $0xd37ffa2f // lsl x15, x17, #1
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x9b157dc9 // mul x9, x14, x21
+	WORD $0xd37ef568 // lsl x8, x11, #2
+	WORD $0x9b157dad // mul x13, x13, x21
+	WORD $0xf9003fe9 // str x9, [sp, #0x78]
+	WORD $0x528000c9 // mov w9, #0x6 // =6
+	WORD $0x9a9fc12e // csel x14, x9, xzr, gt
 	WORD $0xf1001c9f // cmp x4, #0x7
-	WORD $0xd37ff9bb // lsl x27, x13, #1
-	WORD $0x9b077d4a // mul x10, x10, x7
-	WORD $0xd37ef579 // lsl x25, x11, #2
-	WORD $0x9b077dd6 // mul x22, x14, x7
-	WORD $0x528000ee // mov w14, #0x7 // =7
-	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
-	WORD $0x9b077dd7 // mul x23, x14, x7
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xd37ef55d // lsl x29, x10, #2
-	WORD $0xd37ff9da // lsl x26, x14, #1
-	WORD $0x1400000b // b 0x41d8 <k_mul_panels_64+0x15c>
-	WORD $0xfd400221 // ldr d1, [x17]
-	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b157dc9 // mul x9, x14, x21
+	WORD $0xd37ff9b0 // lsl x16, x13, #1
+	WORD $0xf9001fe9 // str x9, [sp, #0x38]
+	WORD $0x528000e9 // mov w9, #0x7 // =7
+	WORD $0x9a9fc12e // csel x14, x9, xzr, gt
+	WORD $0x9b157dc9 // mul x9, x14, x21
+	WORD $0xa902a7e8 // stp x8, x9, [sp, #0x28]
+	WORD $0x1400000c // b 0x41f0 <k_mul_panels_64+0x1b8>
+	WORD $0xfd400021 // ldr d1, [x1]
+	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0x1e602821 // fadd d1, d1, d0
 	WORD $0x1e610c00 // fcsel d0, d0, d1, eq
-	WORD $0xfd000220 // str d0, [x17]
-	WORD $0x9b1a7dea // mul x10, x15, x26
-	WORD $0x910018c6 // add x6, x6, #0x6
-	WORD $0xeb0c00df // cmp x6, x12
-	WORD $0x8b0a0ca5 // add x5, x5, x10, lsl #3
-	WORD $0x54fff7ca // b.ge 0x40cc <k_mul_panels_64+0x50>
-	WORD $0xcb060190 // sub x16, x12, x6
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54000e8d // b.le 0x43b0 <k_mul_panels_64+0x334>
-	WORD $0x5280006f // mov w15, #0x3 // =3
-	WORD $0x8b1901ed // add x13, x15, x25
-	WORD $0x8b060f11 // add x17, x24, x6, lsl #3
-	WORD $0xf10045bf // cmp x13, #0x11
-	WORD $0x54000ecd // b.le 0x43cc <k_mul_panels_64+0x350>
-	WORD $0xf10081bf // cmp x13, #0x20
-	WORD $0x5400166d // b.le 0x44c8 <k_mul_panels_64+0x44c>
-	WORD $0xf10085bf // cmp x13, #0x21
-	WORD $0x54002420 // b.eq 0x4688 <k_mul_panels_64+0x60c>
-	WORD $0xf10089bf // cmp x13, #0x22
-	WORD $0x54002fe0 // b.eq 0x4808 <k_mul_panels_64+0x78c>
-	WORD $0xf1008dbf // cmp x13, #0x23
-	WORD $0x54fffd81 // b.ne 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
-	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
-	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
-	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
+	WORD $0xfd000020 // str d0, [x1]
+	WORD $0x9b027de8 // mul x8, x15, x2
+	WORD $0x91001a73 // add x19, x19, #0x6
+	WORD $0x8b070367 // add x7, x27, x7
+	WORD $0xeb0c027f // cmp x19, x12
+	WORD $0x8b080f39 // add x25, x25, x8, lsl #3
+	WORD $0x54fff4ea // b.ge 0x4088 <k_mul_panels_64+0x50>
+	WORD $0xeb0600ff // cmp x7, x6
+	WORD $0x5400230a // b.ge 0x4654 <k_mul_panels_64+0x61c>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0x5280080d // mov w13, #0x40 // =64
+	WORD $0x9b057d08 // mul x8, x8, x5
+	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0xcb13018e // sub x14, x12, x19
+	WORD $0xf10015df // cmp x14, #0x5
+	WORD $0x540022cc // b.gt 0x4668 <k_mul_panels_64+0x630>
+	WORD $0x910005ca // add x10, x14, #0x1
+	WORD $0x8b4afd4a // add x10, x10, x10, lsr #63
+	WORD $0x9341fd42 // asr x2, x10, #1
+	WORD $0x8b1e004a // add x10, x2, x30
+	WORD $0x8b080f08 // add x8, x24, x8, lsl #3
+	WORD $0x8b130fa1 // add x1, x29, x19, lsl #3
+	WORD $0xf100455f // cmp x10, #0x11
+	WORD $0x5400228d // b.le 0x4680 <k_mul_panels_64+0x648>
+	WORD $0xf100815f // cmp x10, #0x20
+	WORD $0x5400380d // b.le 0x4938 <k_mul_panels_64+0x900>
+	WORD $0xf100855f // cmp x10, #0x21
+	WORD $0x54005b20 // b.eq 0x4da4 <k_mul_panels_64+0xd6c>
+	WORD $0xf100895f // cmp x10, #0x22
+	WORD $0x54008140 // b.eq 0x5270 <k_mul_panels_64+0x1238>
+	WORD $0xf1008d5f // cmp x10, #0x23
+	WORD $0x54fffc41 // b.ne 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b160c2a // add x10, x1, x22, lsl #3
+	WORD $0x8b100c2b // add x11, x1, x16, lsl #3
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xf9801020 // prfm pldl1keep, [x1, #0x20]
+	WORD $0x8b170c34 // add x20, x1, x23, lsl #3
 	WORD $0xf9800140 // prfm pldl1keep, [x10]
 	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
 	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0x8b1d0e2a // add x10, x17, x29, lsl #3
 	WORD $0xf9800160 // prfm pldl1keep, [x11]
 	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0x8b150e2b // add x11, x17, x21, lsl #3
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
-	WORD $0x8b160e2d // add x13, x17, x22, lsl #3
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0x8b170e2a // add x10, x17, x23, lsl #3
+	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xf9800280 // prfm pldl1keep, [x20]
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0x8b090c2a // add x10, x1, x9, lsl #3
+	WORD $0xf9403fe9 // ldr x9, [sp, #0x78]
+	WORD $0xf9800a80 // prfm pldl1keep, [x20, #0x10]
+	WORD $0xf9801280 // prfm pldl1keep, [x20, #0x20]
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x8b090c2b // add x11, x1, x9, lsl #3
+	WORD $0xf9401fe9 // ldr x9, [sp, #0x38]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x8b090c34 // add x20, x1, x9, lsl #3
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xf9800280 // prfm pldl1keep, [x20]
+	WORD $0xf9401be9 // ldr x9, [sp, #0x30]
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
@@ -4294,3420 +4316,3410 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0x8b090c2a // add x10, x1, x9, lsl #3
+	WORD $0xf9800a80 // prfm pldl1keep, [x20, #0x10]
+	WORD $0xf9801280 // prfm pldl1keep, [x20, #0x20]
+	WORD $0xf100123f // cmp x17, #0x4
 	WORD $0xf9800140 // prfm pldl1keep, [x10]
 	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
 	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400986b // b.lt 0x5608 <k_mul_panels_64+0x158c>
-	WORD $0xf24005cd // ands x13, x14, #0x3
-	WORD $0x540087a0 // b.eq 0x53f8 <k_mul_panels_64+0x137c>
-	WORD $0x927ef1c2 // and x2, x14, #0x7ffffffffffffffc
-	WORD $0xaa0803e1 // mov x1, x8
-	WORD $0xaa0503fe // mov x30, x5
-	WORD $0xaa0103ea // mov x10, x1
-	WORD $0xad4023c9 // ldp q9, q8, [x30]
-	WORD $0x3dc00bca // ldr q10, [x30, #0x20]
-	WORD $0x4ddfcd4b // ld1r { v11.2d }, [x10], #8
-	WORD $0xfd40014c // ldr d12, [x10]
-	WORD $0xf10005ad // subs x13, x13, #0x1
-	WORD $0x9100c3de // add x30, x30, #0x30
-	WORD $0x4fcc113c // fmla v28.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc111b // fmla v27.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc115a // fmla v26.2d, v10.2d, v12.d[0]
-	WORD $0x4e6bcd3f // fmla v31.2d, v9.2d, v11.2d
-	WORD $0x4e6bcd1e // fmla v30.2d, v8.2d, v11.2d
-	WORD $0x4e6bcd5d // fmla v29.2d, v10.2d, v11.2d
-	WORD $0x6d412c2c // ldp d12, d11, [x1, #0x10]
-	WORD $0x4fcc1139 // fmla v25.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1157 // fmla v23.2d, v10.2d, v12.d[0]
-	WORD $0x4fcb1136 // fmla v22.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1154 // fmla v20.2d, v10.2d, v11.d[0]
-	WORD $0x6d422c2c // ldp d12, d11, [x1, #0x20]
-	WORD $0x4fcc1133 // fmla v19.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1151 // fmla v17.2d, v10.2d, v12.d[0]
-	WORD $0x4fcb1130 // fmla v16.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1146 // fmla v6.2d, v10.2d, v11.d[0]
-	WORD $0x6d432c2c // ldp d12, d11, [x1, #0x30]
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4fcc1125 // fmla v5.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1143 // fmla v3.2d, v10.2d, v12.d[0]
-	WORD $0x4fcb1122 // fmla v2.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1140 // fmla v0.2d, v10.2d, v11.d[0]
-	WORD $0x54fffba1 // b.ne 0x4314 <k_mul_panels_64+0x298>
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54008322 // b.hs 0x540c <k_mul_panels_64+0x1390>
-	WORD $0x14000497 // b 0x5608 <k_mul_panels_64+0x158c>
-	WORD $0x9100060a // add x10, x16, #0x1
-	WORD $0x8b4afd4a // add x10, x10, x10, lsr #63
-	WORD $0x9341fd4f // asr x15, x10, #1
-	WORD $0x8b1901ed // add x13, x15, x25
-	WORD $0x8b060f11 // add x17, x24, x6, lsl #3
-	WORD $0xf10045bf // cmp x13, #0x11
-	WORD $0x54fff18c // b.gt 0x41f8 <k_mul_panels_64+0x17c>
-	WORD $0xf10019bf // cmp x13, #0x6
-	WORD $0x5400034c // b.gt 0x4438 <k_mul_panels_64+0x3bc>
-	WORD $0xf10015bf // cmp x13, #0x5
-	WORD $0x54000f80 // b.eq 0x45c8 <k_mul_panels_64+0x54c>
-	WORD $0xf10019bf // cmp x13, #0x6
-	WORD $0x54ffef21 // b.ne 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
-	WORD $0xf9401801 // ldr x1, [x0, #0x30]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54002d4b // b.lt 0x49a4 <k_mul_panels_64+0x928>
-	WORD $0xf240043e // ands x30, x1, #0x3
-	WORD $0x540029a0 // b.eq 0x4938 <k_mul_panels_64+0x8bc>
-	WORD $0x927ef022 // and x2, x1, #0x7ffffffffffffffc
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
-	WORD $0x4ddfcda4 // ld1r { v4.2d }, [x13], #8
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
-	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0x54ffff61 // b.ne 0x4414 <k_mul_panels_64+0x398>
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x540028e2 // b.hs 0x494c <k_mul_panels_64+0x8d0>
-	WORD $0x1400015c // b 0x49a4 <k_mul_panels_64+0x928>
-	WORD $0xf1001dbf // cmp x13, #0x7
-	WORD $0x54000f20 // b.eq 0x4620 <k_mul_panels_64+0x5a4>
-	WORD $0xf10045bf // cmp x13, #0x11
-	WORD $0x54ffec01 // b.ne 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
-	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
-	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540030cb // b.lt 0x4a94 <k_mul_panels_64+0xa18>
-	WORD $0xf24005be // ands x30, x13, #0x3
-	WORD $0x54002be0 // b.eq 0x4a00 <k_mul_panels_64+0x984>
-	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0x6d4019c5 // ldp d5, d6, [x14]
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x6d4141c7 // ldp d7, d16, [x14, #0x10]
-	WORD $0x910081ce // add x14, x14, #0x20
-	WORD $0x3cc10424 // ldr q4, [x1], #0x10
-	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
-	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
-	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
-	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x54fffee1 // b.ne 0x4494 <k_mul_panels_64+0x418>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54002aa2 // b.hs 0x4a14 <k_mul_panels_64+0x998>
-	WORD $0x14000174 // b 0x4a94 <k_mul_panels_64+0xa18>
-	WORD $0xf10049bf // cmp x13, #0x12
-	WORD $0x54001420 // b.eq 0x4750 <k_mul_panels_64+0x6d4>
-	WORD $0xf1004dbf // cmp x13, #0x13
-	WORD $0x54ffe781 // b.ne 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
-	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
-	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54003beb // b.lt 0x4cc8 <k_mul_panels_64+0xc4c>
-	WORD $0xf24005be // ands x30, x13, #0x3
-	WORD $0x54003220 // b.eq 0x4b98 <k_mul_panels_64+0xb1c>
-	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa0e03ea // mov x10, x14
-	WORD $0xad405434 // ldp q20, q21, [x1]
-	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
-	WORD $0x4ddfcd57 // ld1r { v23.2d }, [x10], #8
-	WORD $0xfd400158 // ldr d24, [x10]
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x9100c021 // add x1, x1, #0x30
-	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
-	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
-	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
-	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
-	WORD $0x6d415dd8 // ldp d24, d23, [x14, #0x10]
-	WORD $0x910081ce // add x14, x14, #0x20
-	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
-	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
-	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
-	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
-	WORD $0x54fffd61 // b.ne 0x4564 <k_mul_panels_64+0x4e8>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54002f62 // b.hs 0x4bac <k_mul_panels_64+0xb30>
-	WORD $0x140001c1 // b 0x4cc8 <k_mul_panels_64+0xc4c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9401801 // ldr x1, [x0, #0x30]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400412b // b.lt 0x4dfc <k_mul_panels_64+0xd80>
-	WORD $0xf240042d // ands x13, x1, #0x3
-	WORD $0x54003e80 // b.eq 0x4db0 <k_mul_panels_64+0xd34>
-	WORD $0xd37df1be // lsl x30, x13, #3
-	WORD $0xd37cedae // lsl x14, x13, #4
-	WORD $0x927ef022 // and x2, x1, #0x7ffffffffffffffc
-	WORD $0xaa0803ea // mov x10, x8
-	WORD $0xaa0503eb // mov x11, x5
-	WORD $0x3cc10561 // ldr q1, [x11], #0x10
-	WORD $0xf10005ad // subs x13, x13, #0x1
-	WORD $0xfc408542 // ldr d2, [x10], #0x8
-	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
-	WORD $0x54ffff81 // b.ne 0x45f8 <k_mul_panels_64+0x57c>
-	WORD $0x8b1e010d // add x13, x8, x30
-	WORD $0x8b0e00ae // add x14, x5, x14
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x54003d62 // b.hs 0x4dc4 <k_mul_panels_64+0xd48>
-	WORD $0x140001f8 // b 0x4dfc <k_mul_panels_64+0xd80>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
-	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
-	WORD $0xf9401801 // ldr x1, [x0, #0x30]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540043eb // b.lt 0x4ebc <k_mul_panels_64+0xe40>
-	WORD $0xf240043e // ands x30, x1, #0x3
-	WORD $0x54003f60 // b.eq 0x4e34 <k_mul_panels_64+0xdb8>
-	WORD $0x927ef022 // and x2, x1, #0x7ffffffffffffffc
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
-	WORD $0x4ddfcda6 // ld1r { v6.2d }, [x13], #8
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
-	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
-	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
-	WORD $0x54ffff01 // b.ne 0x4658 <k_mul_panels_64+0x5dc>
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x54003e42 // b.hs 0x4e48 <k_mul_panels_64+0xdcc>
-	WORD $0x1400020e // b 0x4ebc <k_mul_panels_64+0xe40>
-	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
-	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
-	WORD $0x8b1d0e2e // add x14, x17, x29, lsl #3
-	WORD $0x8b150e21 // add x1, x17, x21, lsl #3
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0x8b160e2a // add x10, x17, x22, lsl #3
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0x8b170e2b // add x11, x17, x23, lsl #3
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0xf9800020 // prfm pldl1keep, [x1]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54004a2b // b.lt 0x5030 <k_mul_panels_64+0xfb4>
-	WORD $0xf24005be // ands x30, x13, #0x3
-	WORD $0x54004240 // b.eq 0x4f3c <k_mul_panels_64+0xec0>
-	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0x6d4049d1 // ldp d17, d18, [x14]
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x6d4151d3 // ldp d19, d20, [x14, #0x10]
-	WORD $0x3cc10430 // ldr q16, [x1], #0x10
-	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
-	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0x6d4249d1 // ldp d17, d18, [x14, #0x20]
-	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
-	WORD $0x6d4351d3 // ldp d19, d20, [x14, #0x30]
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
-	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
-	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
-	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
-	WORD $0x54fffe21 // b.ne 0x4704 <k_mul_panels_64+0x688>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54004042 // b.hs 0x4f50 <k_mul_panels_64+0xed4>
-	WORD $0x14000239 // b 0x5030 <k_mul_panels_64+0xfb4>
-	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
-	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
-	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54005d6b // b.lt 0x5350 <k_mul_panels_64+0x12d4>
-	WORD $0xf24005be // ands x30, x13, #0x3
-	WORD $0x54005600 // b.eq 0x526c <k_mul_panels_64+0x11f0>
-	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xacc14430 // ldp q16, q17, [x1], #0x20
-	WORD $0xaa0e03ea // mov x10, x14
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x4ddfcd52 // ld1r { v18.2d }, [x10], #8
-	WORD $0xfd400153 // ldr d19, [x10]
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
-	WORD $0x6d414dd4 // ldp d20, d19, [x14, #0x10]
-	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
-	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
-	WORD $0x910081ce // add x14, x14, #0x20
-	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
-	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
-	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
-	WORD $0x4fd31220 // fmla v0.2d, v17.2d, v19.d[0]
-	WORD $0x54fffe21 // b.ne 0x47bc <k_mul_panels_64+0x740>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54005402 // b.hs 0x5280 <k_mul_panels_64+0x1204>
-	WORD $0x140002d3 // b 0x5350 <k_mul_panels_64+0x12d4>
-	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
-	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
-	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0x8b1d0e2a // add x10, x17, x29, lsl #3
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0x8b150e2b // add x11, x17, x21, lsl #3
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0x8b160e2d // add x13, x17, x22, lsl #3
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0x8b170e2a // add x10, x17, x23, lsl #3
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54007e2b // b.lt 0x5870 <k_mul_panels_64+0x17f4>
-	WORD $0xf24005c2 // ands x2, x14, #0x3
-	WORD $0x540071c0 // b.eq 0x56ec <k_mul_panels_64+0x1670>
-	WORD $0x927ef1cd // and x13, x14, #0x7ffffffffffffffc
-	WORD $0xaa0803e1 // mov x1, x8
-	WORD $0xaa0503fe // mov x30, x5
-	WORD $0xacc167d8 // ldp q24, q25, [x30], #0x20
-	WORD $0xaa0103ea // mov x10, x1
-	WORD $0xf1000442 // subs x2, x2, #0x1
-	WORD $0x4ddfcd5a // ld1r { v26.2d }, [x10], #8
-	WORD $0xfd40015b // ldr d27, [x10]
-	WORD $0x4fdb1315 // fmla v21.2d, v24.2d, v27.d[0]
-	WORD $0x4fdb1334 // fmla v20.2d, v25.2d, v27.d[0]
-	WORD $0x6d416c3c // ldp d28, d27, [x1, #0x10]
-	WORD $0x4e7acf17 // fmla v23.2d, v24.2d, v26.2d
-	WORD $0x4e7acf36 // fmla v22.2d, v25.2d, v26.2d
-	WORD $0x4fdb1311 // fmla v17.2d, v24.2d, v27.d[0]
-	WORD $0x4fdb1330 // fmla v16.2d, v25.2d, v27.d[0]
-	WORD $0x6d426c3a // ldp d26, d27, [x1, #0x20]
-	WORD $0x4fdc1313 // fmla v19.2d, v24.2d, v28.d[0]
-	WORD $0x4fdc1332 // fmla v18.2d, v25.2d, v28.d[0]
-	WORD $0x4fda1307 // fmla v7.2d, v24.2d, v26.d[0]
-	WORD $0x4fda1326 // fmla v6.2d, v25.2d, v26.d[0]
-	WORD $0x4fdb1305 // fmla v5.2d, v24.2d, v27.d[0]
-	WORD $0x4fdb1324 // fmla v4.2d, v25.2d, v27.d[0]
-	WORD $0x6d436c3a // ldp d26, d27, [x1, #0x30]
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4fda1303 // fmla v3.2d, v24.2d, v26.d[0]
-	WORD $0x4fda1322 // fmla v2.2d, v25.2d, v26.d[0]
-	WORD $0x4fdb1301 // fmla v1.2d, v24.2d, v27.d[0]
-	WORD $0x4fdb1320 // fmla v0.2d, v25.2d, v27.d[0]
-	WORD $0x54fffce1 // b.ne 0x48c4 <k_mul_panels_64+0x848>
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54006e82 // b.hs 0x5700 <k_mul_panels_64+0x1684>
-	WORD $0x140003cf // b 0x5870 <k_mul_panels_64+0x17f4>
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa0103e2 // mov x2, x1
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x540002e3 // b.lo 0x49a4 <k_mul_panels_64+0x928>
-	WORD $0x91001041 // add x1, x2, #0x4
-	WORD $0xaa0d03ea // mov x10, x13
-	WORD $0xad400dc2 // ldp q2, q3, [x14]
-	WORD $0x4ddfcd44 // ld1r { v4.2d }, [x10], #8
-	WORD $0xd1001021 // sub x1, x1, #0x4
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
-	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0xfd400144 // ldr d4, [x10]
-	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
-	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0xad420dc2 // ldp q2, q3, [x14, #0x40]
-	WORD $0x6d4115a4 // ldp d4, d5, [x13, #0x10]
-	WORD $0x910081ad // add x13, x13, #0x20
-	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0xad430dc2 // ldp q2, q3, [x14, #0x60]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4fc51041 // fmla v1.2d, v2.2d, v5.d[0]
-	WORD $0x4fc51060 // fmla v0.2d, v3.2d, v5.d[0]
-	WORD $0x54fffd8c // b.gt 0x4950 <k_mul_panels_64+0x8d4>
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x54ffc0eb // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400014d // b.le 0x49dc <k_mul_panels_64+0x960>
-	WORD $0xb4007ecd // cbz x13, 0x5990 <k_mul_panels_64+0x1914>
-	WORD $0x3dc00222 // ldr q2, [x17]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3d800221 // str q1, [x17]
-	WORD $0x54000109 // b.ls 0x49ec <k_mul_panels_64+0x970>
-	WORD $0x3cc10221 // ldur q1, [x17, #0x10]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x140003f1 // b 0x599c <k_mul_panels_64+0x1920>
-	WORD $0xb400006d // cbz x13, 0x49e8 <k_mul_panels_64+0x96c>
-	WORD $0xfd400222 // ldr d2, [x17]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xfd000221 // str d1, [x17]
-	WORD $0xb400006d // cbz x13, 0x49f8 <k_mul_panels_64+0x97c>
-	WORD $0xfc410221 // ldur d1, [x17, #0x10]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfc010220 // stur d0, [x17, #0x10]
-	WORD $0x17fffdf2 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54000423 // b.lo 0x4a94 <k_mul_panels_64+0xa18>
-	WORD $0x9100104d // add x13, x2, #0x4
-	WORD $0xad404424 // ldp q4, q17, [x1]
-	WORD $0xd10011ad // sub x13, x13, #0x4
-	WORD $0x6d4019c5 // ldp d5, d6, [x14]
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x6d4141c7 // ldp d7, d16, [x14, #0x10]
-	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
-	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
-	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
-	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x6d4215c4 // ldp d4, d5, [x14, #0x20]
-	WORD $0x6d431dc6 // ldp d6, d7, [x14, #0x30]
-	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
-	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
-	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
-	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
-	WORD $0xad414424 // ldp q4, q17, [x1, #0x20]
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x6d4419c5 // ldp d5, d6, [x14, #0x40]
-	WORD $0x6d4541c7 // ldp d7, d16, [x14, #0x50]
-	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
-	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
-	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
-	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x6d4615c4 // ldp d4, d5, [x14, #0x60]
-	WORD $0x6d471dc6 // ldp d6, d7, [x14, #0x70]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
-	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
-	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
-	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
-	WORD $0x54fffc4c // b.gt 0x4a18 <k_mul_panels_64+0x99c>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ffb96b // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400042b // b.lt 0x4b28 <k_mul_panels_64+0xaac>
-	WORD $0xb400006d // cbz x13, 0x4ab4 <k_mul_panels_64+0xa38>
-	WORD $0x3dc00224 // ldr q4, [x17]
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x3d800223 // str q3, [x17]
-	WORD $0x54ffb840 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2e // add x14, x17, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540003ed // b.le 0x4b44 <k_mul_panels_64+0xac8>
-	WORD $0xb400006d // cbz x13, 0x4ad8 <k_mul_panels_64+0xa5c>
-	WORD $0x3dc001c3 // ldr q3, [x14]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x3d8001c2 // str q2, [x14]
-	WORD $0x54ffb720 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dce // add x14, x14, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540003ed // b.le 0x4b68 <k_mul_panels_64+0xaec>
-	WORD $0xb400006d // cbz x13, 0x4afc <k_mul_panels_64+0xa80>
-	WORD $0x3dc001c2 // ldr q2, [x14]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x3d8001c1 // str q1, [x14]
-	WORD $0x54ffb600 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dce // add x14, x14, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540003ad // b.le 0x4b84 <k_mul_panels_64+0xb08>
-	WORD $0xb400006d // cbz x13, 0x4b20 <k_mul_panels_64+0xaa4>
-	WORD $0x3dc001c1 // ldr q1, [x14]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x3d8001c0 // str q0, [x14]
-	WORD $0x17fffda8 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xb400006d // cbz x13, 0x4b34 <k_mul_panels_64+0xab8>
-	WORD $0xfd400224 // ldr d4, [x17]
-	WORD $0x1e632883 // fadd d3, d4, d3
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd000223 // str d3, [x17]
-	WORD $0x54ffb440 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2e // add x14, x17, x7, lsl #3
-	WORD $0xb400006d // cbz x13, 0x4b50 <k_mul_panels_64+0xad4>
-	WORD $0xfd4001c3 // ldr d3, [x14]
-	WORD $0x1e622862 // fadd d2, d3, d2
-	WORD $0xd37df0ea // lsl x10, x7, #3
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x8b0a022b // add x11, x17, x10
-	WORD $0xfd000162 // str d2, [x11]
-	WORD $0x54ffb320 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b0a016e // add x14, x11, x10
-	WORD $0xb400006d // cbz x13, 0x4b74 <k_mul_panels_64+0xaf8>
-	WORD $0xfd4001c2 // ldr d2, [x14]
-	WORD $0x1e612841 // fadd d1, d2, d1
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0xfd0001c1 // str d1, [x14]
-	WORD $0x54ffb240 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dce // add x14, x14, x7, lsl #3
-	WORD $0xb400b02d // cbz x13, 0x6188 <k_mul_panels_64+0x210c>
-	WORD $0xfd4001c1 // ldr d1, [x14]
-	WORD $0x1e602820 // fadd d0, d1, d0
-	WORD $0xfd0001c0 // str d0, [x14]
-	WORD $0x17fffd8c // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54000903 // b.lo 0x4cc8 <k_mul_panels_64+0xc4c>
-	WORD $0x9100105e // add x30, x2, #0x4
-	WORD $0xad405434 // ldp q20, q21, [x1]
-	WORD $0xaa0e03ea // mov x10, x14
-	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
-	WORD $0x4ddfcd57 // ld1r { v23.2d }, [x10], #8
-	WORD $0xfd400158 // ldr d24, [x10]
-	WORD $0xd10013de // sub x30, x30, #0x4
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
-	WORD $0x6d4165d8 // ldp d24, d25, [x14, #0x10]
-	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
-	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
-	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
-	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
-	WORD $0x4fd91282 // fmla v2.2d, v20.2d, v25.d[0]
-	WORD $0x4fd912a1 // fmla v1.2d, v21.2d, v25.d[0]
-	WORD $0xad41d434 // ldp q20, q21, [x1, #0x30]
-	WORD $0x4fd912c0 // fmla v0.2d, v22.2d, v25.d[0]
-	WORD $0x6d4259d7 // ldp d23, d22, [x14, #0x20]
-	WORD $0xad42e438 // ldp q24, q25, [x1, #0x50]
-	WORD $0x4fd71293 // fmla v19.2d, v20.2d, v23.d[0]
-	WORD $0x4fd712b2 // fmla v18.2d, v21.2d, v23.d[0]
-	WORD $0x4fd71311 // fmla v17.2d, v24.2d, v23.d[0]
-	WORD $0x4fd61290 // fmla v16.2d, v20.2d, v22.d[0]
-	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
-	WORD $0x4fd61306 // fmla v6.2d, v24.2d, v22.d[0]
-	WORD $0x6d4359d7 // ldp d23, d22, [x14, #0x30]
-	WORD $0x4fd71285 // fmla v5.2d, v20.2d, v23.d[0]
-	WORD $0x4fd712a4 // fmla v4.2d, v21.2d, v23.d[0]
-	WORD $0x4fd71303 // fmla v3.2d, v24.2d, v23.d[0]
-	WORD $0x4fd61282 // fmla v2.2d, v20.2d, v22.d[0]
-	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
-	WORD $0xad43dc35 // ldp q21, q23, [x1, #0x70]
-	WORD $0x4fd61300 // fmla v0.2d, v24.2d, v22.d[0]
-	WORD $0x6d4459d4 // ldp d20, d22, [x14, #0x40]
-	WORD $0x4fd41333 // fmla v19.2d, v25.2d, v20.d[0]
-	WORD $0x4fd412b2 // fmla v18.2d, v21.2d, v20.d[0]
-	WORD $0x4fd412f1 // fmla v17.2d, v23.2d, v20.d[0]
-	WORD $0x4fd61330 // fmla v16.2d, v25.2d, v22.d[0]
-	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
-	WORD $0x4fd612e6 // fmla v6.2d, v23.2d, v22.d[0]
-	WORD $0x6d4559d4 // ldp d20, d22, [x14, #0x50]
-	WORD $0x4fd41325 // fmla v5.2d, v25.2d, v20.d[0]
-	WORD $0x4fd412a4 // fmla v4.2d, v21.2d, v20.d[0]
-	WORD $0x4fd412e3 // fmla v3.2d, v23.2d, v20.d[0]
-	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
-	WORD $0xad44d434 // ldp q20, q21, [x1, #0x90]
-	WORD $0x4fd612e0 // fmla v0.2d, v23.2d, v22.d[0]
-	WORD $0x6d465dd8 // ldp d24, d23, [x14, #0x60]
-	WORD $0x4fd61322 // fmla v2.2d, v25.2d, v22.d[0]
-	WORD $0x3dc02c36 // ldr q22, [x1, #0xb0]
-	WORD $0x91030021 // add x1, x1, #0xc0
-	WORD $0x4fd81293 // fmla v19.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812b2 // fmla v18.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812d1 // fmla v17.2d, v22.2d, v24.d[0]
-	WORD $0x4fd71290 // fmla v16.2d, v20.2d, v23.d[0]
-	WORD $0x4fd712a7 // fmla v7.2d, v21.2d, v23.d[0]
-	WORD $0x4fd712c6 // fmla v6.2d, v22.2d, v23.d[0]
-	WORD $0x6d475dd8 // ldp d24, d23, [x14, #0x70]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
-	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
-	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
-	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
-	WORD $0x54fff76c // b.gt 0x4bb0 <k_mul_panels_64+0xb34>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ffa7cb // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540001eb // b.lt 0x4d14 <k_mul_panels_64+0xc98>
-	WORD $0xb4006641 // cbz x1, 0x59a4 <k_mul_panels_64+0x1928>
-	WORD $0x3dc00234 // ldr q20, [x17]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0x3d800233 // str q19, [x17]
-	WORD $0x540001a9 // b.ls 0x4d24 <k_mul_panels_64+0xca8>
-	WORD $0x3cc10233 // ldur q19, [x17, #0x10]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0x3c810232 // stur q18, [x17, #0x10]
-	WORD $0x54008cc9 // b.ls 0x5e9c <k_mul_panels_64+0x1e20>
-	WORD $0x3cc20232 // ldur q18, [x17, #0x20]
-	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
-	WORD $0x1400032b // b 0x59bc <k_mul_panels_64+0x1940>
-	WORD $0xb4000061 // cbz x1, 0x4d20 <k_mul_panels_64+0xca4>
-	WORD $0xfd400234 // ldr d20, [x17]
-	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0xfd000233 // str d19, [x17]
-	WORD $0xb4000061 // cbz x1, 0x4d30 <k_mul_panels_64+0xcb4>
-	WORD $0xfc410233 // ldur d19, [x17, #0x10]
-	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfc010232 // stur d18, [x17, #0x10]
-	WORD $0xb4000061 // cbz x1, 0x4d44 <k_mul_panels_64+0xcc8>
-	WORD $0xfc420232 // ldur d18, [x17, #0x20]
-	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd001231 // str d17, [x17, #0x20]
-	WORD $0x54ffa3c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e3e // add x30, x17, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54005e0d // b.le 0x5918 <k_mul_panels_64+0x189c>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb40063c1 // cbz x1, 0x59dc <k_mul_panels_64+0x1960>
-	WORD $0x3dc003d1 // ldr q17, [x30]
-	WORD $0x91004151 // add x17, x10, #0x10
-	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
-	WORD $0x3d8003d0 // str q16, [x30]
-	WORD $0x36007a2d // tbz w13, #0x0, 0x5cbc <k_mul_panels_64+0x1c40>
-	WORD $0x3dc00230 // ldr q16, [x17]
-	WORD $0x910083cd // add x13, x30, #0x20
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x37007a22 // tbnz w2, #0x0, 0x5cd4 <k_mul_panels_64+0x1c58>
-	WORD $0xfd4013c7 // ldr d7, [x30, #0x20]
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xfd0001a6 // str d6, [x13]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ffa0e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x140004a6 // b 0x6044 <k_mul_panels_64+0x1fc8>
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa0103e2 // mov x2, x1
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x540001e3 // b.lo 0x4dfc <k_mul_panels_64+0xd80>
-	WORD $0x91001041 // add x1, x2, #0x4
-	WORD $0x6d4011a1 // ldp d1, d4, [x13]
-	WORD $0xd1001021 // sub x1, x1, #0x4
-	WORD $0xad400dc2 // ldp q2, q3, [x14]
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0x6d4111a1 // ldp d1, d4, [x13, #0x10]
-	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
-	WORD $0x910081ad // add x13, x13, #0x20
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0x54fffe8c // b.gt 0x4dc8 <k_mul_panels_64+0xd4c>
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x54ff9e2b // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ff9d2d // b.le 0x41b0 <k_mul_panels_64+0x134>
-	WORD $0x9e6703e1 // fmov d1, xzr
-	WORD $0x9e670142 // fmov d2, x10
-	WORD $0x6ee18c41 // cmeq v1.2d, v2.2d, v1.2d
-	WORD $0x3dc00222 // ldr q2, [x17]
-	WORD $0x4e60d442 // fadd v2.2d, v2.2d, v0.2d
-	WORD $0x4e080421 // dup v1.2d, v1.d[0]
-	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
-	WORD $0x3d800220 // str q0, [x17]
-	WORD $0x17fffce5 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xaa0803ed // mov x13, x8
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa0103e2 // mov x2, x1
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x540003c3 // b.lo 0x4ebc <k_mul_panels_64+0xe40>
-	WORD $0x91001041 // add x1, x2, #0x4
-	WORD $0xaa0d03ea // mov x10, x13
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
-	WORD $0x4ddfcd46 // ld1r { v6.2d }, [x10], #8
-	WORD $0xd1001021 // sub x1, x1, #0x4
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
-	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
-	WORD $0xfd400143 // ldr d3, [x10]
-	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
-	WORD $0xad4195c4 // ldp q4, q5, [x14, #0x30]
-	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
-	WORD $0xad4291c6 // ldp q6, q4, [x14, #0x50]
-	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
-	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
-	WORD $0x6d411da3 // ldp d3, d7, [x13, #0x10]
-	WORD $0xad4399c5 // ldp q5, q6, [x14, #0x70]
-	WORD $0x910081ad // add x13, x13, #0x20
-	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
-	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
-	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
-	WORD $0x3dc02dc5 // ldr q5, [x14, #0xb0]
-	WORD $0xad4491c3 // ldp q3, q4, [x14, #0x90]
-	WORD $0x910301ce // add x14, x14, #0xc0
-	WORD $0x4fc71062 // fmla v2.2d, v3.2d, v7.d[0]
-	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
-	WORD $0x4fc710a0 // fmla v0.2d, v5.2d, v7.d[0]
-	WORD $0x54fffcac // b.gt 0x4e4c <k_mul_panels_64+0xdd0>
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x54ff982b // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540001ed // b.le 0x4f08 <k_mul_panels_64+0xe8c>
-	WORD $0xb400596d // cbz x13, 0x59fc <k_mul_panels_64+0x1980>
-	WORD $0x3dc00223 // ldr q3, [x17]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x3d800222 // str q2, [x17]
-	WORD $0x540001a9 // b.ls 0x4f18 <k_mul_panels_64+0xe9c>
-	WORD $0x3cc10222 // ldur q2, [x17, #0x10]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3c810221 // stur q1, [x17, #0x10]
-	WORD $0x54007d89 // b.ls 0x5ea8 <k_mul_panels_64+0x1e2c>
-	WORD $0x3cc20221 // ldur q1, [x17, #0x20]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x140002c4 // b 0x5a14 <k_mul_panels_64+0x1998>
-	WORD $0xb400006d // cbz x13, 0x4f14 <k_mul_panels_64+0xe98>
-	WORD $0xfd400223 // ldr d3, [x17]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0xfd000222 // str d2, [x17]
-	WORD $0xb400006d // cbz x13, 0x4f24 <k_mul_panels_64+0xea8>
-	WORD $0xfc410222 // ldur d2, [x17, #0x10]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xfc010221 // stur d1, [x17, #0x10]
-	WORD $0xb400006d // cbz x13, 0x4f34 <k_mul_panels_64+0xeb8>
-	WORD $0xfc420221 // ldur d1, [x17, #0x20]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfc020220 // stur d0, [x17, #0x20]
-	WORD $0x17fffca3 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54000723 // b.lo 0x5030 <k_mul_panels_64+0xfb4>
-	WORD $0x9100105e // add x30, x2, #0x4
-	WORD $0xad405430 // ldp q16, q21, [x1]
-	WORD $0xd10013de // sub x30, x30, #0x4
-	WORD $0x6d4049d1 // ldp d17, d18, [x14]
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x6d4151d3 // ldp d19, d20, [x14, #0x10]
-	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
-	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0x6d4249d1 // ldp d17, d18, [x14, #0x20]
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
-	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
-	WORD $0x6d434dd1 // ldp d17, d19, [x14, #0x30]
-	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
-	WORD $0x6d4451d2 // ldp d18, d20, [x14, #0x40]
-	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
-	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
-	WORD $0x6d4545d0 // ldp d16, d17, [x14, #0x50]
-	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
-	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
-	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
-	WORD $0x6d4649d0 // ldp d16, d18, [x14, #0x60]
-	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
-	WORD $0x6d474dd1 // ldp d17, d19, [x14, #0x70]
-	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
-	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
-	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
-	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
-	WORD $0xad415430 // ldp q16, q21, [x1, #0x20]
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x6d4849d1 // ldp d17, d18, [x14, #0x80]
-	WORD $0x6d4951d3 // ldp d19, d20, [x14, #0x90]
-	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
-	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0x6d4a49d1 // ldp d17, d18, [x14, #0xa0]
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
-	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
-	WORD $0x6d4b4dd1 // ldp d17, d19, [x14, #0xb0]
-	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
-	WORD $0x6d4c51d2 // ldp d18, d20, [x14, #0xc0]
-	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
-	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
-	WORD $0x6d4d45d0 // ldp d16, d17, [x14, #0xd0]
-	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
-	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
-	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
-	WORD $0x6d4e49d0 // ldp d16, d18, [x14, #0xe0]
-	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
-	WORD $0x6d4f4dd1 // ldp d17, d19, [x14, #0xf0]
-	WORD $0x910401ce // add x14, x14, #0x100
-	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
-	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
-	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
-	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
-	WORD $0x54fff94c // b.gt 0x4f54 <k_mul_panels_64+0xed8>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff8c8b // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400098b // b.lt 0x5170 <k_mul_panels_64+0x10f4>
-	WORD $0xb400006a // cbz x10, 0x5050 <k_mul_panels_64+0xfd4>
-	WORD $0x3dc00230 // ldr q16, [x17]
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x54ff8b60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400094d // b.le 0x518c <k_mul_panels_64+0x1110>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x5078 <k_mul_panels_64+0xffc>
-	WORD $0x3dc001a7 // ldr q7, [x13]
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x3d8001a6 // str q6, [x13]
-	WORD $0x54ff8a20 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400094d // b.le 0x51b4 <k_mul_panels_64+0x1138>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x50a0 <k_mul_panels_64+0x1024>
-	WORD $0x3dc001a6 // ldr q6, [x13]
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x54ff88e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400090d // b.le 0x51d4 <k_mul_panels_64+0x1158>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x50c8 <k_mul_panels_64+0x104c>
-	WORD $0x3dc001a5 // ldr q5, [x13]
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x3d8001a4 // str q4, [x13]
-	WORD $0x54ff87a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540008cd // b.le 0x51f4 <k_mul_panels_64+0x1178>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x50f0 <k_mul_panels_64+0x1074>
-	WORD $0x3dc001a4 // ldr q4, [x13]
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x3d8001a3 // str q3, [x13]
-	WORD $0x54ff8660 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400088d // b.le 0x5214 <k_mul_panels_64+0x1198>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x5118 <k_mul_panels_64+0x109c>
-	WORD $0x3dc001a3 // ldr q3, [x13]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x3d8001a2 // str q2, [x13]
-	WORD $0x54ff8520 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400084d // b.le 0x5234 <k_mul_panels_64+0x11b8>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x5140 <k_mul_panels_64+0x10c4>
-	WORD $0x3dc001a2 // ldr q2, [x13]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x3d8001a1 // str q1, [x13]
-	WORD $0x54ff83e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400080d // b.le 0x5254 <k_mul_panels_64+0x11d8>
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x5168 <k_mul_panels_64+0x10ec>
-	WORD $0x3dc001a1 // ldr q1, [x13]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x3d8001a0 // str q0, [x13]
-	WORD $0x17fffc16 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xb400006a // cbz x10, 0x517c <k_mul_panels_64+0x1100>
-	WORD $0xfd400230 // ldr d16, [x17]
-	WORD $0x1e672a07 // fadd d7, d16, d7
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd000227 // str d7, [x17]
-	WORD $0x54ff8200 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x519c <k_mul_panels_64+0x1120>
-	WORD $0xfd4001a7 // ldr d7, [x13]
-	WORD $0x1e6628e6 // fadd d6, d7, d6
-	WORD $0xd37df0ea // lsl x10, x7, #3
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x8b0a022b // add x11, x17, x10
-	WORD $0xfd000166 // str d6, [x11]
-	WORD $0x54ff80c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b0a016d // add x13, x11, x10
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x51c4 <k_mul_panels_64+0x1148>
-	WORD $0xfd4001a6 // ldr d6, [x13]
-	WORD $0x1e6528c5 // fadd d5, d6, d5
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0xfd0001a5 // str d5, [x13]
-	WORD $0x54ff7fc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x51e4 <k_mul_panels_64+0x1168>
-	WORD $0xfd4001a5 // ldr d5, [x13]
-	WORD $0x1e6428a4 // fadd d4, d5, d4
-	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0xfd0001a4 // str d4, [x13]
-	WORD $0x54ff7ec0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x5204 <k_mul_panels_64+0x1188>
-	WORD $0xfd4001a4 // ldr d4, [x13]
-	WORD $0x1e632883 // fadd d3, d4, d3
-	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0xfd0001a3 // str d3, [x13]
-	WORD $0x54ff7dc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x5224 <k_mul_panels_64+0x11a8>
-	WORD $0xfd4001a3 // ldr d3, [x13]
-	WORD $0x1e622862 // fadd d2, d3, d2
-	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0xfd0001a2 // str d2, [x13]
-	WORD $0x54ff7cc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400006a // cbz x10, 0x5244 <k_mul_panels_64+0x11c8>
-	WORD $0xfd4001a2 // ldr d2, [x13]
-	WORD $0x1e612841 // fadd d1, d2, d1
-	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0xfd0001a1 // str d1, [x13]
-	WORD $0x54ff7bc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
-	WORD $0xb400956a // cbz x10, 0x6504 <k_mul_panels_64+0x2488>
-	WORD $0xfd4001a1 // ldr d1, [x13]
-	WORD $0x1e602820 // fadd d0, d1, d0
-	WORD $0xfd0001a0 // str d0, [x13]
-	WORD $0x17fffbd7 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540006a3 // b.lo 0x5350 <k_mul_panels_64+0x12d4>
-	WORD $0x91001042 // add x2, x2, #0x4
-	WORD $0xaa0e03ea // mov x10, x14
-	WORD $0xad404430 // ldp q16, q17, [x1]
-	WORD $0x4ddfcd52 // ld1r { v18.2d }, [x10], #8
-	WORD $0xfd400153 // ldr d19, [x10]
-	WORD $0x6d4155d4 // ldp d20, d21, [x14, #0x10]
-	WORD $0xd1001042 // sub x2, x2, #0x4
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
-	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
-	WORD $0xad415833 // ldp q19, q22, [x1, #0x20]
-	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
-	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
-	WORD $0x6d4251d2 // ldp d18, d20, [x14, #0x20]
-	WORD $0x4fd51220 // fmla v0.2d, v17.2d, v21.d[0]
-	WORD $0x4fd51201 // fmla v1.2d, v16.2d, v21.d[0]
-	WORD $0x6d4345d0 // ldp d16, d17, [x14, #0x30]
-	WORD $0x4fd41265 // fmla v5.2d, v19.2d, v20.d[0]
-	WORD $0x4fd21267 // fmla v7.2d, v19.2d, v18.d[0]
-	WORD $0x4fd212c6 // fmla v6.2d, v22.2d, v18.d[0]
-	WORD $0x4fd412c4 // fmla v4.2d, v22.2d, v20.d[0]
-	WORD $0x6d4455d2 // ldp d18, d21, [x14, #0x40]
-	WORD $0x4fd01263 // fmla v3.2d, v19.2d, v16.d[0]
-	WORD $0x4fd012c2 // fmla v2.2d, v22.2d, v16.d[0]
-	WORD $0xad424034 // ldp q20, q16, [x1, #0x40]
-	WORD $0x4fd112c0 // fmla v0.2d, v22.2d, v17.d[0]
-	WORD $0x4fd11261 // fmla v1.2d, v19.2d, v17.d[0]
-	WORD $0x6d454dd1 // ldp d17, d19, [x14, #0x50]
-	WORD $0x4fd51285 // fmla v5.2d, v20.2d, v21.d[0]
-	WORD $0x4fd21287 // fmla v7.2d, v20.2d, v18.d[0]
-	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0x4fd51204 // fmla v4.2d, v16.2d, v21.d[0]
-	WORD $0xad435432 // ldp q18, q21, [x1, #0x60]
-	WORD $0x4fd11283 // fmla v3.2d, v20.2d, v17.d[0]
-	WORD $0x4fd11202 // fmla v2.2d, v16.2d, v17.d[0]
-	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
-	WORD $0x91020021 // add x1, x1, #0x80
-	WORD $0x6d4641d1 // ldp d17, d16, [x14, #0x60]
-	WORD $0x4fd31281 // fmla v1.2d, v20.2d, v19.d[0]
-	WORD $0x4fd11247 // fmla v7.2d, v18.2d, v17.d[0]
-	WORD $0x4fd112a6 // fmla v6.2d, v21.2d, v17.d[0]
-	WORD $0x4fd01245 // fmla v5.2d, v18.2d, v16.d[0]
-	WORD $0x4fd012a4 // fmla v4.2d, v21.2d, v16.d[0]
-	WORD $0x6d4741d1 // ldp d17, d16, [x14, #0x70]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4fd11243 // fmla v3.2d, v18.2d, v17.d[0]
-	WORD $0x4fd112a2 // fmla v2.2d, v21.2d, v17.d[0]
-	WORD $0x4fd01241 // fmla v1.2d, v18.2d, v16.d[0]
-	WORD $0x4fd012a0 // fmla v0.2d, v21.2d, v16.d[0]
-	WORD $0x54fff9cc // b.gt 0x5284 <k_mul_panels_64+0x1208>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff738b // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400014b // b.lt 0x5388 <k_mul_panels_64+0x130c>
-	WORD $0xb40035ce // cbz x14, 0x5a1c <k_mul_panels_64+0x19a0>
-	WORD $0x3dc00230 // ldr q16, [x17]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x54000109 // b.ls 0x5398 <k_mul_panels_64+0x131c>
-	WORD $0x3cc10227 // ldur q7, [x17, #0x10]
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x140001a9 // b 0x5a28 <k_mul_panels_64+0x19ac>
-	WORD $0xb400006e // cbz x14, 0x5394 <k_mul_panels_64+0x1318>
-	WORD $0xfd400230 // ldr d16, [x17]
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0xfd000227 // str d7, [x17]
-	WORD $0xb400006e // cbz x14, 0x53a4 <k_mul_panels_64+0x1328>
-	WORD $0xfc410227 // ldur d7, [x17, #0x10]
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd000a26 // str d6, [x17, #0x10]
-	WORD $0x54ff70c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54003aad // b.le 0x5b0c <k_mul_panels_64+0x1a90>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb400340e // cbz x14, 0x5a44 <k_mul_panels_64+0x19c8>
-	WORD $0x3dc001a6 // ldr q6, [x13]
-	WORD $0x91004141 // add x1, x10, #0x10
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x36003a82 // tbz w2, #0x0, 0x5b28 <k_mul_panels_64+0x1aac>
-	WORD $0x3dc00025 // ldr q5, [x1]
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x3d800024 // str q4, [x1]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff6ea0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x140001d3 // b 0x5b40 <k_mul_panels_64+0x1ac4>
-	WORD $0xaa0803e1 // mov x1, x8
-	WORD $0xaa0503fe // mov x30, x5
-	WORD $0xaa0e03e2 // mov x2, x14
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54001003 // b.lo 0x5608 <k_mul_panels_64+0x158c>
-	WORD $0x9100104e // add x14, x2, #0x4
-	WORD $0xad4027ca // ldp q10, q9, [x30]
-	WORD $0xaa0103ea // mov x10, x1
-	WORD $0x3dc00bc8 // ldr q8, [x30, #0x20]
-	WORD $0x4ddfcd4b // ld1r { v11.2d }, [x10], #8
-	WORD $0xfd40014c // ldr d12, [x10]
-	WORD $0xd10011ce // sub x14, x14, #0x4
-	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0x540010ab // b.lt 0x4564 <k_mul_panels_64+0x52c>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa0a03f4 // mov x20, x10
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0x3dc00968 // ldr q8, [x11, #0x20]
+	WORD $0xad40256a // ldp q10, q9, [x11]
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x4ddfce8b // ld1r { v11.2d }, [x20], #8
+	WORD $0xfd40028c // ldr d12, [x20]
+	WORD $0xd1001354 // sub x20, x26, #0x4
+	WORD $0x8b0d0108 // add x8, x8, x13
 	WORD $0x4fcc115c // fmla v28.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc113b // fmla v27.2d, v9.2d, v12.d[0]
+	WORD $0xaa1403fa // mov x26, x20
 	WORD $0x4fcc111a // fmla v26.2d, v8.2d, v12.d[0]
-	WORD $0x6d41342c // ldp d12, d13, [x1, #0x10]
 	WORD $0x4e6bcd5f // fmla v31.2d, v10.2d, v11.2d
 	WORD $0x4e6bcd3e // fmla v30.2d, v9.2d, v11.2d
 	WORD $0x4e6bcd1d // fmla v29.2d, v8.2d, v11.2d
+	WORD $0x6d412d4c // ldp d12, d11, [x10, #0x10]
 	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1138 // fmla v24.2d, v9.2d, v12.d[0]
 	WORD $0x4fcc1117 // fmla v23.2d, v8.2d, v12.d[0]
-	WORD $0x6d42302b // ldp d11, d12, [x1, #0x20]
-	WORD $0x4fcd1156 // fmla v22.2d, v10.2d, v13.d[0]
-	WORD $0x4fcd1135 // fmla v21.2d, v9.2d, v13.d[0]
-	WORD $0x4fcd1114 // fmla v20.2d, v8.2d, v13.d[0]
-	WORD $0x4fcb1153 // fmla v19.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1132 // fmla v18.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1111 // fmla v17.2d, v8.2d, v11.d[0]
-	WORD $0x6d43342b // ldp d11, d13, [x1, #0x30]
-	WORD $0x4fcc1150 // fmla v16.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1127 // fmla v7.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1106 // fmla v6.2d, v8.2d, v12.d[0]
-	WORD $0x4fcb1145 // fmla v5.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1124 // fmla v4.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1103 // fmla v3.2d, v8.2d, v11.d[0]
-	WORD $0x4fcd1142 // fmla v2.2d, v10.2d, v13.d[0]
-	WORD $0x4fcd1121 // fmla v1.2d, v9.2d, v13.d[0]
-	WORD $0xad41a7ca // ldp q10, q9, [x30, #0x30]
-	WORD $0x4fcd1100 // fmla v0.2d, v8.2d, v13.d[0]
-	WORD $0x6d44342c // ldp d12, d13, [x1, #0x40]
-	WORD $0xad42a3cb // ldp q11, q8, [x30, #0x50]
+	WORD $0x4fcb1156 // fmla v22.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1135 // fmla v21.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1114 // fmla v20.2d, v8.2d, v11.d[0]
+	WORD $0x6d422d4c // ldp d12, d11, [x10, #0x20]
+	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1132 // fmla v18.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1111 // fmla v17.2d, v8.2d, v12.d[0]
+	WORD $0x4fcb1150 // fmla v16.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1127 // fmla v7.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1106 // fmla v6.2d, v8.2d, v11.d[0]
+	WORD $0x6d432d4c // ldp d12, d11, [x10, #0x30]
+	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1124 // fmla v4.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1103 // fmla v3.2d, v8.2d, v12.d[0]
+	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1121 // fmla v1.2d, v9.2d, v11.d[0]
+	WORD $0xad41a56a // ldp q10, q9, [x11, #0x30]
+	WORD $0x6d44354c // ldp d12, d13, [x10, #0x40]
+	WORD $0x4fcb1100 // fmla v0.2d, v8.2d, v11.d[0]
+	WORD $0xad42a16b // ldp q11, q8, [x11, #0x50]
 	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc113e // fmla v30.2d, v9.2d, v12.d[0]
 	WORD $0x4fcc117d // fmla v29.2d, v11.2d, v12.d[0]
 	WORD $0x4fcd115c // fmla v28.2d, v10.2d, v13.d[0]
 	WORD $0x4fcd113b // fmla v27.2d, v9.2d, v13.d[0]
 	WORD $0x4fcd117a // fmla v26.2d, v11.2d, v13.d[0]
-	WORD $0x6d45342c // ldp d12, d13, [x1, #0x50]
+	WORD $0x6d45354c // ldp d12, d13, [x10, #0x50]
 	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1138 // fmla v24.2d, v9.2d, v12.d[0]
 	WORD $0x4fcc1177 // fmla v23.2d, v11.2d, v12.d[0]
 	WORD $0x4fcd1156 // fmla v22.2d, v10.2d, v13.d[0]
 	WORD $0x4fcd1135 // fmla v21.2d, v9.2d, v13.d[0]
 	WORD $0x4fcd1174 // fmla v20.2d, v11.2d, v13.d[0]
-	WORD $0x6d46342c // ldp d12, d13, [x1, #0x60]
+	WORD $0x6d46354c // ldp d12, d13, [x10, #0x60]
 	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1132 // fmla v18.2d, v9.2d, v12.d[0]
 	WORD $0x4fcc1171 // fmla v17.2d, v11.2d, v12.d[0]
 	WORD $0x4fcd1150 // fmla v16.2d, v10.2d, v13.d[0]
 	WORD $0x4fcd1127 // fmla v7.2d, v9.2d, v13.d[0]
 	WORD $0x4fcd1166 // fmla v6.2d, v11.2d, v13.d[0]
-	WORD $0x6d47342c // ldp d12, d13, [x1, #0x70]
+	WORD $0x6d47354c // ldp d12, d13, [x10, #0x70]
 	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1124 // fmla v4.2d, v9.2d, v12.d[0]
 	WORD $0x4fcc1163 // fmla v3.2d, v11.2d, v12.d[0]
 	WORD $0x4fcd1142 // fmla v2.2d, v10.2d, v13.d[0]
 	WORD $0x4fcd1121 // fmla v1.2d, v9.2d, v13.d[0]
-	WORD $0xad43a7ca // ldp q10, q9, [x30, #0x70]
+	WORD $0xad43a56a // ldp q10, q9, [x11, #0x70]
 	WORD $0x4fcd1160 // fmla v0.2d, v11.2d, v13.d[0]
-	WORD $0x6d482c2c // ldp d12, d11, [x1, #0x80]
+	WORD $0x6d482d4c // ldp d12, d11, [x10, #0x80]
 	WORD $0x4fcc111f // fmla v31.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc115e // fmla v30.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb111c // fmla v28.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb115b // fmla v27.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
-	WORD $0x6d492c2c // ldp d12, d11, [x1, #0x90]
+	WORD $0x6d492d4c // ldp d12, d11, [x10, #0x90]
 	WORD $0x4fcc1119 // fmla v25.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc1158 // fmla v24.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb1116 // fmla v22.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1155 // fmla v21.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
-	WORD $0x6d4a2c2c // ldp d12, d11, [x1, #0xa0]
+	WORD $0x6d4a2d4c // ldp d12, d11, [x10, #0xa0]
 	WORD $0x4fcc1113 // fmla v19.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc1152 // fmla v18.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb1110 // fmla v16.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1147 // fmla v7.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
-	WORD $0x6d4b2c2c // ldp d12, d11, [x1, #0xb0]
+	WORD $0x6d4b2d4c // ldp d12, d11, [x10, #0xb0]
 	WORD $0x4fcc1105 // fmla v5.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc1144 // fmla v4.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb1102 // fmla v2.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1141 // fmla v1.2d, v10.2d, v11.d[0]
-	WORD $0xad44a3ca // ldp q10, q8, [x30, #0x90]
+	WORD $0xad44a16a // ldp q10, q8, [x11, #0x90]
 	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
-	WORD $0x6d4c2c2c // ldp d12, d11, [x1, #0xc0]
-	WORD $0x3dc02fc9 // ldr q9, [x30, #0xb0]
-	WORD $0x910303de // add x30, x30, #0xc0
+	WORD $0x6d4c2d4c // ldp d12, d11, [x10, #0xc0]
+	WORD $0x3dc02d69 // ldr q9, [x11, #0xb0]
+	WORD $0x9103016b // add x11, x11, #0xc0
 	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc111e // fmla v30.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb115c // fmla v28.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb111b // fmla v27.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
-	WORD $0x6d4d2c2c // ldp d12, d11, [x1, #0xd0]
+	WORD $0x6d4d2d4c // ldp d12, d11, [x10, #0xd0]
 	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb1156 // fmla v22.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
-	WORD $0x6d4e2c2c // ldp d12, d11, [x1, #0xe0]
+	WORD $0x6d4e2d4c // ldp d12, d11, [x10, #0xe0]
 	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb1150 // fmla v16.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
-	WORD $0x6d4f2c2c // ldp d12, d11, [x1, #0xf0]
-	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x6d4f2d4c // ldp d12, d11, [x10, #0xf0]
+	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
 	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
 	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
 	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
-	WORD $0x54fff06c // b.gt 0x5410 <k_mul_panels_64+0x1394>
+	WORD $0x54fff008 // b.hi 0x4360 <k_mul_panels_64+0x328>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540004eb // b.lt 0x4604 <k_mul_panels_64+0x5cc>
+	WORD $0x91000688 // add x8, x20, #0x1
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xad402169 // ldp q9, q8, [x11]
+	WORD $0x3dc0096a // ldr q10, [x11, #0x20]
+	WORD $0x4ddfcdab // ld1r { v11.2d }, [x13], #8
+	WORD $0xfd4001ac // ldr d12, [x13]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x9100c16b // add x11, x11, #0x30
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4fcc113c // fmla v28.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc111b // fmla v27.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc115a // fmla v26.2d, v10.2d, v12.d[0]
+	WORD $0x4e6bcd3f // fmla v31.2d, v9.2d, v11.2d
+	WORD $0x4e6bcd1e // fmla v30.2d, v8.2d, v11.2d
+	WORD $0x4e6bcd5d // fmla v29.2d, v10.2d, v11.2d
+	WORD $0x6d412d4c // ldp d12, d11, [x10, #0x10]
+	WORD $0x4fcc1139 // fmla v25.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1157 // fmla v23.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1136 // fmla v22.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1154 // fmla v20.2d, v10.2d, v11.d[0]
+	WORD $0x6d422d4c // ldp d12, d11, [x10, #0x20]
+	WORD $0x4fcc1133 // fmla v19.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1151 // fmla v17.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1130 // fmla v16.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1146 // fmla v6.2d, v10.2d, v11.d[0]
+	WORD $0x6d432d4c // ldp d12, d11, [x10, #0x30]
+	WORD $0x9101014a // add x10, x10, #0x40
+	WORD $0x4fcc1125 // fmla v5.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1143 // fmla v3.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1122 // fmla v2.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1140 // fmla v0.2d, v10.2d, v11.d[0]
+	WORD $0x54fffb88 // b.hi 0x4570 <k_mul_panels_64+0x538>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff5dcb // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0x8b070e2e // add x14, x17, x7, lsl #3
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540001eb // b.lt 0x5658 <k_mul_panels_64+0x15dc>
-	WORD $0xb4002221 // cbz x1, 0x5a64 <k_mul_panels_64+0x19e8>
-	WORD $0x3dc00228 // ldr q8, [x17]
-	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54ffde8b // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0x8b150c2d // add x13, x1, x21, lsl #3
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540090eb // b.lt 0x5834 <k_mul_panels_64+0x17fc>
+	WORD $0xb400a348 // cbz x8, 0x5a84 <k_mul_panels_64+0x1a4c>
+	WORD $0x3dc00028 // ldr q8, [x1]
+	WORD $0xf1000ddf // cmp x14, #0x3
 	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
-	WORD $0x3d80023f // str q31, [x17]
-	WORD $0x540001a9 // b.ls 0x5668 <k_mul_panels_64+0x15ec>
-	WORD $0x3cc1023f // ldur q31, [x17, #0x10]
-	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x3d80003f // str q31, [x1]
+	WORD $0x540090a9 // b.ls 0x5844 <k_mul_panels_64+0x180c>
+	WORD $0x3cc1003f // ldur q31, [x1, #0x10]
+	WORD $0xf10015df // cmp x14, #0x5
 	WORD $0x4e7ed7fe // fadd v30.2d, v31.2d, v30.2d
-	WORD $0x3c81023e // stur q30, [x17, #0x10]
-	WORD $0x54004369 // b.ls 0x5eb4 <k_mul_panels_64+0x1e38>
-	WORD $0x3cc2023e // ldur q30, [x17, #0x20]
+	WORD $0x3c81003e // stur q30, [x1, #0x10]
+	WORD $0x5400bd29 // b.ls 0x5de8 <k_mul_panels_64+0x1db0>
+	WORD $0x3cc2003e // ldur q30, [x1, #0x20]
 	WORD $0x4e7dd7dd // fadd v29.2d, v30.2d, v29.2d
-	WORD $0x1400010a // b 0x5a7c <k_mul_panels_64+0x1a00>
-	WORD $0xb4000061 // cbz x1, 0x5664 <k_mul_panels_64+0x15e8>
-	WORD $0xfd400228 // ldr d8, [x17]
-	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
-	WORD $0xfd00023f // str d31, [x17]
-	WORD $0xb4000061 // cbz x1, 0x5674 <k_mul_panels_64+0x15f8>
-	WORD $0xfc41023f // ldur d31, [x17, #0x10]
-	WORD $0x4e7ed7fe // fadd v30.2d, v31.2d, v30.2d
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfc01023e // stur d30, [x17, #0x10]
-	WORD $0xb4000061 // cbz x1, 0x5688 <k_mul_panels_64+0x160c>
-	WORD $0xfc42023e // ldur d30, [x17, #0x20]
-	WORD $0x4e7dd7dd // fadd v29.2d, v30.2d, v29.2d
+	WORD $0x14000513 // b 0x5a9c <k_mul_panels_64+0x1a64>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xcb13018e // sub x14, x12, x19
+	WORD $0xf10015df // cmp x14, #0x5
+	WORD $0x54ffdd8d // b.le 0x4214 <k_mul_panels_64+0x1dc>
+	WORD $0x52800062 // mov w2, #0x3 // =3
+	WORD $0x8b1e004a // add x10, x2, x30
+	WORD $0x8b080f08 // add x8, x24, x8, lsl #3
+	WORD $0x8b130fa1 // add x1, x29, x19, lsl #3
+	WORD $0xf100455f // cmp x10, #0x11
+	WORD $0x54ffddcc // b.gt 0x4234 <k_mul_panels_64+0x1fc>
+	WORD $0xf100195f // cmp x10, #0x6
+	WORD $0x5400082c // b.gt 0x4788 <k_mul_panels_64+0x750>
+	WORD $0xf100155f // cmp x10, #0x5
+	WORD $0x54002900 // b.eq 0x4bac <k_mul_panels_64+0xb74>
+	WORD $0xf100195f // cmp x10, #0x6
+	WORD $0x54ffda21 // b.ne 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0x5400038b // b.lt 0x4728 <k_mul_panels_64+0x6f0>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0xd100129a // sub x26, x20, #0x4
+	WORD $0xad400d62 // ldp q2, q3, [x11]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x4ddfcd24 // ld1r { v4.2d }, [x9], #8
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0xfd400124 // ldr d4, [x9]
+	WORD $0xad410d62 // ldp q2, q3, [x11, #0x20]
+	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0xad420d62 // ldp q2, q3, [x11, #0x40]
+	WORD $0x6d411544 // ldp d4, d5, [x10, #0x10]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0xad430d62 // ldp q2, q3, [x11, #0x60]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x4fc51041 // fmla v1.2d, v2.2d, v5.d[0]
+	WORD $0x4fc51060 // fmla v0.2d, v3.2d, v5.d[0]
+	WORD $0x54fffd28 // b.hi 0x46c8 <k_mul_panels_64+0x690>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400012b // b.lt 0x4750 <k_mul_panels_64+0x718>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0xacc10d62 // ldp q2, q3, [x11], #0x20
+	WORD $0x4ddfcd44 // ld1r { v4.2d }, [x10], #8
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0x54ffff48 // b.hi 0x4734 <k_mul_panels_64+0x6fc>
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x54ffd42b // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400702d // b.le 0x5564 <k_mul_panels_64+0x152c>
+	WORD $0xb4009268 // cbz x8, 0x59b0 <k_mul_panels_64+0x1978>
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x3d800021 // str q1, [x1]
+	WORD $0x54006fe9 // b.ls 0x5574 <k_mul_panels_64+0x153c>
+	WORD $0x3cc10021 // ldur q1, [x1, #0x10]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x1400048e // b 0x59bc <k_mul_panels_64+0x1984>
+	WORD $0xf1001d5f // cmp x10, #0x7
+	WORD $0x54002720 // b.eq 0x4c70 <k_mul_panels_64+0xc38>
+	WORD $0xf100455f // cmp x10, #0x11
+	WORD $0x54ffd221 // b.ne 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b160c29 // add x9, x1, x22, lsl #3
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b100c2a // add x10, x1, x16, lsl #3
+	WORD $0x8b170c2b // add x11, x1, x23, lsl #3
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0x540004cb // b.lt 0x486c <k_mul_panels_64+0x834>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0xad404564 // ldp q4, q17, [x11]
+	WORD $0x6d401945 // ldp d5, d6, [x10]
+	WORD $0xd100129a // sub x26, x20, #0x4
+	WORD $0x6d414147 // ldp d7, d16, [x10, #0x10]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
+	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
+	WORD $0x6d421544 // ldp d4, d5, [x10, #0x20]
+	WORD $0x6d431d46 // ldp d6, d7, [x10, #0x30]
+	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
+	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
+	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
+	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
+	WORD $0xad414564 // ldp q4, q17, [x11, #0x20]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x6d441945 // ldp d5, d6, [x10, #0x40]
+	WORD $0x6d454147 // ldp d7, d16, [x10, #0x50]
+	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
+	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
+	WORD $0x6d461544 // ldp d4, d5, [x10, #0x60]
+	WORD $0x6d471d46 // ldp d6, d7, [x10, #0x70]
+	WORD $0x9102014a // add x10, x10, #0x80
+	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
+	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
+	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
+	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
+	WORD $0x54fffbe8 // b.hi 0x47e4 <k_mul_panels_64+0x7ac>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540001ab // b.lt 0x48a4 <k_mul_panels_64+0x86c>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0x6d401945 // ldp d5, d6, [x10]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x6d414147 // ldp d7, d16, [x10, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x3cc10564 // ldr q4, [x11], #0x10
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
+	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
+	WORD $0x54fffec8 // b.hi 0x4878 <k_mul_panels_64+0x840>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd00123d // str d29, [x17, #0x20]
-	WORD $0x54ff59a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540015ed // b.le 0x5954 <k_mul_panels_64+0x18d8>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xb4001fa1 // cbz x1, 0x5a94 <k_mul_panels_64+0x1a18>
-	WORD $0x3dc001dd // ldr q29, [x14]
-	WORD $0x910041de // add x30, x14, #0x10
-	WORD $0x4e7cd7bc // fadd v28.2d, v29.2d, v28.2d
-	WORD $0x3d8001dc // str q28, [x14]
-	WORD $0x3600322d // tbz w13, #0x0, 0x5cf8 <k_mul_panels_64+0x1c7c>
-	WORD $0x3dc003dc // ldr q28, [x30]
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x4e7bd79b // fadd v27.2d, v28.2d, v27.2d
-	WORD $0x3d8003db // str q27, [x30]
-	WORD $0x37003222 // tbnz w2, #0x0, 0x5d10 <k_mul_panels_64+0x1c94>
-	WORD $0xfd4011db // ldr d27, [x14, #0x20]
-	WORD $0x4e7ad77a // fadd v26.2d, v27.2d, v26.2d
-	WORD $0x2a1f03fe // mov w30, wzr
-	WORD $0xfd0001ba // str d26, [x13]
+	WORD $0x54ffc98b // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540066ab // b.lt 0x5588 <k_mul_panels_64+0x1550>
+	WORD $0xb4000068 // cbz x8, 0x48c4 <k_mul_panels_64+0x88c>
+	WORD $0x3dc00024 // ldr q4, [x1]
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x3d800023 // str q3, [x1]
+	WORD $0x54ffc860 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2a // add x10, x1, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400666d // b.le 0x55a4 <k_mul_panels_64+0x156c>
+	WORD $0xb4000068 // cbz x8, 0x48e8 <k_mul_panels_64+0x8b0>
+	WORD $0x3dc00143 // ldr q3, [x10]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff5700 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000190 // b 0x5d28 <k_mul_panels_64+0x1cac>
-	WORD $0xaa0803e1 // mov x1, x8
-	WORD $0xaa0503fe // mov x30, x5
-	WORD $0xaa0e03ed // mov x13, x14
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54000ba3 // b.lo 0x5870 <k_mul_panels_64+0x17f4>
-	WORD $0x910011ae // add x14, x13, #0x4
-	WORD $0xad406fda // ldp q26, q27, [x30]
-	WORD $0xaa0103ea // mov x10, x1
-	WORD $0x4ddfcd58 // ld1r { v24.2d }, [x10], #8
-	WORD $0xfd400159 // ldr d25, [x10]
-	WORD $0xd10011ce // sub x14, x14, #0x4
+	WORD $0x3d800142 // str q2, [x10]
+	WORD $0x54ffc740 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d4a // add x10, x10, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400666d // b.le 0x55c8 <k_mul_panels_64+0x1590>
+	WORD $0xb4000068 // cbz x8, 0x490c <k_mul_panels_64+0x8d4>
+	WORD $0x3dc00142 // ldr q2, [x10]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x3d800141 // str q1, [x10]
+	WORD $0x54ffc620 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d4a // add x10, x10, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400662d // b.le 0x55e4 <k_mul_panels_64+0x15ac>
+	WORD $0xb4000068 // cbz x8, 0x4930 <k_mul_panels_64+0x8f8>
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d800140 // str q0, [x10]
+	WORD $0x17fffe29 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf100495f // cmp x10, #0x12
+	WORD $0x54003b40 // b.eq 0x50a4 <k_mul_panels_64+0x106c>
+	WORD $0xf1004d5f // cmp x10, #0x13
+	WORD $0x54ffc4a1 // b.ne 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b160c29 // add x9, x1, x22, lsl #3
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b100c2a // add x10, x1, x16, lsl #3
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x8b170c2b // add x11, x1, x23, lsl #3
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0xf9801020 // prfm pldl1keep, [x1, #0x20]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0x540009ab // b.lt 0x4af8 <k_mul_panels_64+0xac0>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0x3dc00976 // ldr q22, [x11, #0x20]
+	WORD $0xad405574 // ldp q20, q21, [x11]
+	WORD $0xd100129a // sub x26, x20, #0x4
+	WORD $0x4ddfcd37 // ld1r { v23.2d }, [x9], #8
+	WORD $0xfd400138 // ldr d24, [x9]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
+	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
+	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
+	WORD $0x6d415d58 // ldp d24, d23, [x10, #0x10]
+	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
+	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
+	WORD $0xad41d574 // ldp q20, q21, [x11, #0x30]
+	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
+	WORD $0x6d425958 // ldp d24, d22, [x10, #0x20]
+	WORD $0xad42e577 // ldp q23, q25, [x11, #0x50]
+	WORD $0x4fd81293 // fmla v19.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812b2 // fmla v18.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812f1 // fmla v17.2d, v23.2d, v24.d[0]
+	WORD $0x4fd61290 // fmla v16.2d, v20.2d, v22.d[0]
+	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
+	WORD $0x4fd612e6 // fmla v6.2d, v23.2d, v22.d[0]
+	WORD $0x6d435958 // ldp d24, d22, [x10, #0x30]
+	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812e3 // fmla v3.2d, v23.2d, v24.d[0]
+	WORD $0x4fd61282 // fmla v2.2d, v20.2d, v22.d[0]
+	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
+	WORD $0xad43e175 // ldp q21, q24, [x11, #0x70]
+	WORD $0x4fd612e0 // fmla v0.2d, v23.2d, v22.d[0]
+	WORD $0x6d445954 // ldp d20, d22, [x10, #0x40]
+	WORD $0x4fd41333 // fmla v19.2d, v25.2d, v20.d[0]
+	WORD $0x4fd412b2 // fmla v18.2d, v21.2d, v20.d[0]
+	WORD $0x4fd41311 // fmla v17.2d, v24.2d, v20.d[0]
+	WORD $0x4fd61330 // fmla v16.2d, v25.2d, v22.d[0]
+	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
+	WORD $0x4fd61306 // fmla v6.2d, v24.2d, v22.d[0]
+	WORD $0x6d455954 // ldp d20, d22, [x10, #0x50]
+	WORD $0x4fd41325 // fmla v5.2d, v25.2d, v20.d[0]
+	WORD $0x4fd412a4 // fmla v4.2d, v21.2d, v20.d[0]
+	WORD $0x4fd41303 // fmla v3.2d, v24.2d, v20.d[0]
+	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
+	WORD $0xad44d574 // ldp q20, q21, [x11, #0x90]
+	WORD $0x4fd61300 // fmla v0.2d, v24.2d, v22.d[0]
+	WORD $0x6d466157 // ldp d23, d24, [x10, #0x60]
+	WORD $0x4fd61322 // fmla v2.2d, v25.2d, v22.d[0]
+	WORD $0x3dc02d76 // ldr q22, [x11, #0xb0]
+	WORD $0x9103016b // add x11, x11, #0xc0
+	WORD $0x4fd71293 // fmla v19.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712b2 // fmla v18.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712d1 // fmla v17.2d, v22.2d, v23.d[0]
+	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x6d476157 // ldp d23, d24, [x10, #0x70]
+	WORD $0x9102014a // add x10, x10, #0x80
+	WORD $0x4fd71285 // fmla v5.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a4 // fmla v4.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712c3 // fmla v3.2d, v22.2d, v23.d[0]
+	WORD $0x4fd81282 // fmla v2.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a1 // fmla v1.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c0 // fmla v0.2d, v22.2d, v24.d[0]
+	WORD $0x54fff708 // b.hi 0x49d4 <k_mul_panels_64+0x99c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400032b // b.lt 0x4b60 <k_mul_panels_64+0xb28>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xad405574 // ldp q20, q21, [x11]
+	WORD $0x3dc00976 // ldr q22, [x11, #0x20]
+	WORD $0x4ddfcd37 // ld1r { v23.2d }, [x9], #8
+	WORD $0xfd400138 // ldr d24, [x9]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x9100c16b // add x11, x11, #0x30
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
+	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
+	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
+	WORD $0x6d415d58 // ldp d24, d23, [x10, #0x10]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
+	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
+	WORD $0x54fffd48 // b.hi 0x4b04 <k_mul_panels_64+0xacc>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x54ffb3ab // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400544b // b.lt 0x55f8 <k_mul_panels_64+0x15c0>
+	WORD $0xb4007288 // cbz x8, 0x59c4 <k_mul_panels_64+0x198c>
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
+	WORD $0x3d800033 // str q19, [x1]
+	WORD $0x54005409 // b.ls 0x5608 <k_mul_panels_64+0x15d0>
+	WORD $0x3cc10033 // ldur q19, [x1, #0x10]
+	WORD $0xf10015df // cmp x14, #0x5
+	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
+	WORD $0x3c810032 // stur q18, [x1, #0x10]
+	WORD $0x540091a9 // b.ls 0x5dd0 <k_mul_panels_64+0x1d98>
+	WORD $0x3cc20032 // ldur q18, [x1, #0x20]
+	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
+	WORD $0x1400038d // b 0x59dc <k_mul_panels_64+0x19a4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0x5400028b // b.lt 0x4c14 <k_mul_panels_64+0xbdc>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0x6d401141 // ldp d1, d4, [x10]
+	WORD $0xad400d62 // ldp q2, q3, [x11]
+	WORD $0xd100129a // sub x26, x20, #0x4
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0x6d411141 // ldp d1, d4, [x10, #0x10]
+	WORD $0xad410d62 // ldp q2, q3, [x11, #0x20]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0x54fffe28 // b.hi 0x4bd4 <k_mul_panels_64+0xb9c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400010b // b.lt 0x4c38 <k_mul_panels_64+0xc00>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0x3cc10561 // ldr q1, [x11], #0x10
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0xfc408542 // ldr d2, [x10], #0x8
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
+	WORD $0x54ffff68 // b.hi 0x4c20 <k_mul_panels_64+0xbe8>
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x54ffaceb // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54ffabed // b.le 0x41c4 <k_mul_panels_64+0x18c>
+	WORD $0x9e6703e1 // fmov d1, xzr
+	WORD $0x9e670102 // fmov d2, x8
+	WORD $0x6ee18c41 // cmeq v1.2d, v2.2d, v1.2d
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0x4e60d442 // fadd v2.2d, v2.2d, v0.2d
+	WORD $0x4e080421 // dup v1.2d, v1.d[0]
+	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
+	WORD $0x3d800020 // str q0, [x1]
+	WORD $0x17fffd5b // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xf9801020 // prfm pldl1keep, [x1, #0x20]
+	WORD $0x5400046b // b.lt 0x4d24 <k_mul_panels_64+0xcec>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0x3dc00965 // ldr q5, [x11, #0x20]
+	WORD $0xad401163 // ldp q3, q4, [x11]
+	WORD $0xd100129a // sub x26, x20, #0x4
+	WORD $0x4ddfcd26 // ld1r { v6.2d }, [x9], #8
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
+	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
+	WORD $0xfd400123 // ldr d3, [x9]
+	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
+	WORD $0xad419564 // ldp q4, q5, [x11, #0x30]
+	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
+	WORD $0xad429166 // ldp q6, q4, [x11, #0x50]
+	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
+	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
+	WORD $0x6d411d43 // ldp d3, d7, [x10, #0x10]
+	WORD $0xad439965 // ldp q5, q6, [x11, #0x70]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
+	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
+	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
+	WORD $0x3dc02d65 // ldr q5, [x11, #0xb0]
+	WORD $0xad449163 // ldp q3, q4, [x11, #0x90]
+	WORD $0x9103016b // add x11, x11, #0xc0
+	WORD $0x4fc71062 // fmla v2.2d, v3.2d, v7.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fc710a0 // fmla v0.2d, v5.2d, v7.d[0]
+	WORD $0x54fffc48 // b.hi 0x4ca8 <k_mul_panels_64+0xc70>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400018b // b.lt 0x4d58 <k_mul_panels_64+0xd20>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0xad401163 // ldp q3, q4, [x11]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x3dc00965 // ldr q5, [x11, #0x20]
+	WORD $0x4ddfcd46 // ld1r { v6.2d }, [x10], #8
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x9100c16b // add x11, x11, #0x30
+	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
+	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
+	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
+	WORD $0x54fffee8 // b.hi 0x4d30 <k_mul_panels_64+0xcf8>
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x54ffa3eb // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400496d // b.le 0x5694 <k_mul_panels_64+0x165c>
+	WORD $0xb4006588 // cbz x8, 0x5a1c <k_mul_panels_64+0x19e4>
+	WORD $0x3dc00023 // ldr q3, [x1]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0x3d800022 // str q2, [x1]
+	WORD $0x54004929 // b.ls 0x56a4 <k_mul_panels_64+0x166c>
+	WORD $0x3cc10022 // ldur q2, [x1, #0x10]
+	WORD $0xf10015df // cmp x14, #0x5
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x3c810021 // stur q1, [x1, #0x10]
+	WORD $0x54008249 // b.ls 0x5ddc <k_mul_panels_64+0x1da4>
+	WORD $0x3cc20021 // ldur q1, [x1, #0x20]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x14000325 // b 0x5a34 <k_mul_panels_64+0x19fc>
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0x8b160c2a // add x10, x1, x22, lsl #3
+	WORD $0x8b100c2b // add x11, x1, x16, lsl #3
+	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x8b090c3a // add x26, x1, x9, lsl #3
+	WORD $0xf9403fe9 // ldr x9, [sp, #0x78]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xa9432beb // ldp x11, x10, [sp, #0x30]
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b170c34 // add x20, x1, x23, lsl #3
+	WORD $0x8b090c29 // add x9, x1, x9, lsl #3
+	WORD $0x8b0a0c2a // add x10, x1, x10, lsl #3
+	WORD $0x8b0b0c2b // add x11, x1, x11, lsl #3
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xf9800280 // prfm pldl1keep, [x20]
+	WORD $0xf9800340 // prfm pldl1keep, [x26]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0x540007cb // b.lt 0x4f14 <k_mul_panels_64+0xedc>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0xad405570 // ldp q16, q21, [x11]
+	WORD $0x6d404951 // ldp d17, d18, [x10]
+	WORD $0xd100129a // sub x26, x20, #0x4
+	WORD $0x6d415153 // ldp d19, d20, [x10, #0x10]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0x6d424951 // ldp d17, d18, [x10, #0x20]
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
+	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
+	WORD $0x6d434d51 // ldp d17, d19, [x10, #0x30]
+	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
+	WORD $0x6d445152 // ldp d18, d20, [x10, #0x40]
+	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
+	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
+	WORD $0x6d454550 // ldp d16, d17, [x10, #0x50]
+	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
+	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
+	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
+	WORD $0x6d464950 // ldp d16, d18, [x10, #0x60]
+	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
+	WORD $0x6d474d51 // ldp d17, d19, [x10, #0x70]
+	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
+	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
+	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
+	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
+	WORD $0xad415570 // ldp q16, q21, [x11, #0x20]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x6d484951 // ldp d17, d18, [x10, #0x80]
+	WORD $0x6d495153 // ldp d19, d20, [x10, #0x90]
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0x6d4a4951 // ldp d17, d18, [x10, #0xa0]
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
+	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
+	WORD $0x6d4b4d51 // ldp d17, d19, [x10, #0xb0]
+	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
+	WORD $0x6d4c5152 // ldp d18, d20, [x10, #0xc0]
+	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
+	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
+	WORD $0x6d4d4550 // ldp d16, d17, [x10, #0xd0]
+	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
+	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
+	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
+	WORD $0x6d4e4950 // ldp d16, d18, [x10, #0xe0]
+	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
+	WORD $0x6d4f4d51 // ldp d17, d19, [x10, #0xf0]
+	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
+	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
+	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
+	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
+	WORD $0x54fff8e8 // b.hi 0x4e2c <k_mul_panels_64+0xdf4>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400026b // b.lt 0x4f64 <k_mul_panels_64+0xf2c>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0x6d404951 // ldp d17, d18, [x10]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x6d415153 // ldp d19, d20, [x10, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x3cc10570 // ldr q16, [x11], #0x10
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x6d424951 // ldp d17, d18, [x10, #0x20]
+	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
+	WORD $0x6d435153 // ldp d19, d20, [x10, #0x30]
+	WORD $0x9101014a // add x10, x10, #0x40
+	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
+	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
+	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
+	WORD $0x54fffe08 // b.hi 0x4f20 <k_mul_panels_64+0xee8>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x54ff938b // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54003aab // b.lt 0x56c8 <k_mul_panels_64+0x1690>
+	WORD $0xb4000068 // cbz x8, 0x4f84 <k_mul_panels_64+0xf4c>
+	WORD $0x3dc00030 // ldr q16, [x1]
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x3d800027 // str q7, [x1]
+	WORD $0x54ff9260 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c28 // add x8, x1, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54003a6d // b.le 0x56e4 <k_mul_panels_64+0x16ac>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x4fac <k_mul_panels_64+0xf74>
+	WORD $0x3dc00107 // ldr q7, [x8]
+	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x3d800106 // str q6, [x8]
+	WORD $0x54ff9120 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54003a6d // b.le 0x570c <k_mul_panels_64+0x16d4>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x4fd4 <k_mul_panels_64+0xf9c>
+	WORD $0x3dc00106 // ldr q6, [x8]
+	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x3d800105 // str q5, [x8]
+	WORD $0x54ff8fe0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54003a2d // b.le 0x572c <k_mul_panels_64+0x16f4>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x4ffc <k_mul_panels_64+0xfc4>
+	WORD $0x3dc00105 // ldr q5, [x8]
+	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0x3d800104 // str q4, [x8]
+	WORD $0x54ff8ea0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540039ed // b.le 0x574c <k_mul_panels_64+0x1714>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x5024 <k_mul_panels_64+0xfec>
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0xf100147f // cmp x3, #0x5
+	WORD $0x3d800103 // str q3, [x8]
+	WORD $0x54ff8d60 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540039ad // b.le 0x576c <k_mul_panels_64+0x1734>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x504c <k_mul_panels_64+0x1014>
+	WORD $0x3dc00103 // ldr q3, [x8]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0xf100187f // cmp x3, #0x6
+	WORD $0x3d800102 // str q2, [x8]
+	WORD $0x54ff8c20 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400396d // b.le 0x578c <k_mul_panels_64+0x1754>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x5074 <k_mul_panels_64+0x103c>
+	WORD $0x3dc00102 // ldr q2, [x8]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0xf1001c7f // cmp x3, #0x7
+	WORD $0x3d800101 // str q1, [x8]
+	WORD $0x54ff8ae0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400392d // b.le 0x57ac <k_mul_panels_64+0x1774>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x509c <k_mul_panels_64+0x1064>
+	WORD $0x3dc00101 // ldr q1, [x8]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x17fffc4e // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b160c29 // add x9, x1, x22, lsl #3
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b100c2a // add x10, x1, x16, lsl #3
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x8b170c2b // add x11, x1, x23, lsl #3
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0x5400074b // b.lt 0x51e8 <k_mul_panels_64+0x11b0>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0xd100129a // sub x26, x20, #0x4
+	WORD $0xad404570 // ldp q16, q17, [x11]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x4ddfcd32 // ld1r { v18.2d }, [x9], #8
+	WORD $0xfd400133 // ldr d19, [x9]
+	WORD $0x6d415554 // ldp d20, d21, [x10, #0x10]
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
+	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
+	WORD $0x6d425953 // ldp d19, d22, [x10, #0x20]
+	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
+	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
+	WORD $0x4fd51201 // fmla v1.2d, v16.2d, v21.d[0]
+	WORD $0xad414172 // ldp q18, q16, [x11, #0x20]
+	WORD $0x4fd51220 // fmla v0.2d, v17.2d, v21.d[0]
+	WORD $0x6d435151 // ldp d17, d20, [x10, #0x30]
+	WORD $0x4fd31247 // fmla v7.2d, v18.2d, v19.d[0]
+	WORD $0x4fd31206 // fmla v6.2d, v16.2d, v19.d[0]
+	WORD $0x4fd61245 // fmla v5.2d, v18.2d, v22.d[0]
+	WORD $0x6d445553 // ldp d19, d21, [x10, #0x40]
+	WORD $0x4fd11243 // fmla v3.2d, v18.2d, v17.d[0]
+	WORD $0x4fd11202 // fmla v2.2d, v16.2d, v17.d[0]
+	WORD $0x4fd41241 // fmla v1.2d, v18.2d, v20.d[0]
+	WORD $0xad424971 // ldp q17, q18, [x11, #0x40]
+	WORD $0x4fd61204 // fmla v4.2d, v16.2d, v22.d[0]
+	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
+	WORD $0x4fd31227 // fmla v7.2d, v17.2d, v19.d[0]
+	WORD $0x4fd31246 // fmla v6.2d, v18.2d, v19.d[0]
+	WORD $0x6d454d50 // ldp d16, d19, [x10, #0x50]
+	WORD $0x4fd51225 // fmla v5.2d, v17.2d, v21.d[0]
+	WORD $0x4fd51244 // fmla v4.2d, v18.2d, v21.d[0]
+	WORD $0xad435574 // ldp q20, q21, [x11, #0x60]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x4fd01223 // fmla v3.2d, v17.2d, v16.d[0]
+	WORD $0x4fd01242 // fmla v2.2d, v18.2d, v16.d[0]
+	WORD $0x4fd31221 // fmla v1.2d, v17.2d, v19.d[0]
+	WORD $0x6d464550 // ldp d16, d17, [x10, #0x60]
+	WORD $0x4fd31240 // fmla v0.2d, v18.2d, v19.d[0]
+	WORD $0x4fd01287 // fmla v7.2d, v20.2d, v16.d[0]
+	WORD $0x4fd012a6 // fmla v6.2d, v21.2d, v16.d[0]
+	WORD $0x4fd11285 // fmla v5.2d, v20.2d, v17.d[0]
+	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
+	WORD $0x6d474550 // ldp d16, d17, [x10, #0x70]
+	WORD $0x9102014a // add x10, x10, #0x80
+	WORD $0x4fd01283 // fmla v3.2d, v20.2d, v16.d[0]
+	WORD $0x4fd012a2 // fmla v2.2d, v21.2d, v16.d[0]
+	WORD $0x4fd11281 // fmla v1.2d, v20.2d, v17.d[0]
+	WORD $0x4fd112a0 // fmla v0.2d, v21.2d, v17.d[0]
+	WORD $0x54fff968 // b.hi 0x5110 <k_mul_panels_64+0x10d8>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400026b // b.lt 0x5238 <k_mul_panels_64+0x1200>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0xacc14570 // ldp q16, q17, [x11], #0x20
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x4ddfcd32 // ld1r { v18.2d }, [x9], #8
+	WORD $0xfd400133 // ldr d19, [x9]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
+	WORD $0x6d414d54 // ldp d20, d19, [x10, #0x10]
+	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
+	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
+	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
+	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
+	WORD $0x4fd31220 // fmla v0.2d, v17.2d, v19.d[0]
+	WORD $0x54fffe08 // b.hi 0x51f4 <k_mul_panels_64+0x11bc>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x54ff7ceb // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54002beb // b.lt 0x57c4 <k_mul_panels_64+0x178c>
+	WORD $0xb4003f88 // cbz x8, 0x5a3c <k_mul_panels_64+0x1a04>
+	WORD $0x3dc00030 // ldr q16, [x1]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x3d800027 // str q7, [x1]
+	WORD $0x54002ba9 // b.ls 0x57d4 <k_mul_panels_64+0x179c>
+	WORD $0x3cc10027 // ldur q7, [x1, #0x10]
+	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
+	WORD $0x140001f7 // b 0x5a48 <k_mul_panels_64+0x1a10>
+	WORD $0x8b160c2a // add x10, x1, x22, lsl #3
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0x8b100c2b // add x11, x1, x16, lsl #3
+	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0x8b170c34 // add x20, x1, x23, lsl #3
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x8b090c3a // add x26, x1, x9, lsl #3
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9403fe9 // ldr x9, [sp, #0x78]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9800280 // prfm pldl1keep, [x20]
+	WORD $0xf9800a80 // prfm pldl1keep, [x20, #0x10]
+	WORD $0x8b090c2a // add x10, x1, x9, lsl #3
+	WORD $0xf9800340 // prfm pldl1keep, [x26]
+	WORD $0xf9800b40 // prfm pldl1keep, [x26, #0x10]
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9401fe9 // ldr x9, [sp, #0x38]
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x8b090c2b // add x11, x1, x9, lsl #3
+	WORD $0xf9401be9 // ldr x9, [sp, #0x30]
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b090c34 // add x20, x1, x9, lsl #3
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xaa1103fa // mov x26, x17
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xf9800280 // prfm pldl1keep, [x20]
+	WORD $0xf9800a80 // prfm pldl1keep, [x20, #0x10]
+	WORD $0x54000c4b // b.lt 0x54b4 <k_mul_panels_64+0x147c>
+	WORD $0xaa1803ea // mov x10, x24
+	WORD $0xaa1903eb // mov x11, x25
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xf9800102 // prfm pldl2keep, [x8]
+	WORD $0xaa0a03fa // mov x26, x10
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0xad406d7a // ldp q26, q27, [x11]
+	WORD $0x8b0d0108 // add x8, x8, x13
+	WORD $0x4ddfcf58 // ld1r { v24.2d }, [x26], #8
+	WORD $0xfd400359 // ldr d25, [x26]
+	WORD $0xd100129a // sub x26, x20, #0x4
 	WORD $0x4fd91355 // fmla v21.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91374 // fmla v20.2d, v27.2d, v25.d[0]
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x6d41643c // ldp d28, d25, [x1, #0x10]
+	WORD $0xaa1a03f4 // mov x20, x26
+	WORD $0x6d41655c // ldp d28, d25, [x10, #0x10]
 	WORD $0x4e78cf57 // fmla v23.2d, v26.2d, v24.2d
 	WORD $0x4e78cf76 // fmla v22.2d, v27.2d, v24.2d
 	WORD $0x4fd91351 // fmla v17.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91370 // fmla v16.2d, v27.2d, v25.d[0]
-	WORD $0x6d426438 // ldp d24, d25, [x1, #0x20]
+	WORD $0x6d426558 // ldp d24, d25, [x10, #0x20]
 	WORD $0x4fdc1353 // fmla v19.2d, v26.2d, v28.d[0]
 	WORD $0x4fdc1372 // fmla v18.2d, v27.2d, v28.d[0]
 	WORD $0x4fd81347 // fmla v7.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81366 // fmla v6.2d, v27.2d, v24.d[0]
-	WORD $0x6d437038 // ldp d24, d28, [x1, #0x30]
+	WORD $0x6d437158 // ldp d24, d28, [x10, #0x30]
 	WORD $0x4fd91345 // fmla v5.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91364 // fmla v4.2d, v27.2d, v25.d[0]
 	WORD $0x4fd81343 // fmla v3.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81362 // fmla v2.2d, v27.2d, v24.d[0]
-	WORD $0xad4167d8 // ldp q24, q25, [x30, #0x20]
+	WORD $0xad416578 // ldp q24, q25, [x11, #0x20]
 	WORD $0x4fdc1341 // fmla v1.2d, v26.2d, v28.d[0]
-	WORD $0x6d44683d // ldp d29, d26, [x1, #0x40]
+	WORD $0x6d44695d // ldp d29, d26, [x10, #0x40]
 	WORD $0x4fdc1360 // fmla v0.2d, v27.2d, v28.d[0]
 	WORD $0x4fda1315 // fmla v21.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1334 // fmla v20.2d, v25.2d, v26.d[0]
-	WORD $0x6d45683b // ldp d27, d26, [x1, #0x50]
+	WORD $0x6d45695b // ldp d27, d26, [x10, #0x50]
 	WORD $0x4fdd1317 // fmla v23.2d, v24.2d, v29.d[0]
 	WORD $0x4fdd1336 // fmla v22.2d, v25.2d, v29.d[0]
 	WORD $0x4fdb1313 // fmla v19.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1332 // fmla v18.2d, v25.2d, v27.d[0]
 	WORD $0x4fda1311 // fmla v17.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1330 // fmla v16.2d, v25.2d, v26.d[0]
-	WORD $0x6d46683b // ldp d27, d26, [x1, #0x60]
+	WORD $0x6d46695b // ldp d27, d26, [x10, #0x60]
 	WORD $0x4fdb1307 // fmla v7.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1326 // fmla v6.2d, v25.2d, v27.d[0]
-	WORD $0x6d47703b // ldp d27, d28, [x1, #0x70]
+	WORD $0x6d47715b // ldp d27, d28, [x10, #0x70]
 	WORD $0x4fda1305 // fmla v5.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1324 // fmla v4.2d, v25.2d, v26.d[0]
 	WORD $0x4fdb1303 // fmla v3.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1322 // fmla v2.2d, v25.2d, v27.d[0]
-	WORD $0xad426fda // ldp q26, q27, [x30, #0x40]
+	WORD $0xad426d7a // ldp q26, q27, [x11, #0x40]
 	WORD $0x4fdc1301 // fmla v1.2d, v24.2d, v28.d[0]
-	WORD $0x6d48603d // ldp d29, d24, [x1, #0x80]
+	WORD $0x6d48615d // ldp d29, d24, [x10, #0x80]
 	WORD $0x4fdc1320 // fmla v0.2d, v25.2d, v28.d[0]
 	WORD $0x4fd81355 // fmla v21.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81374 // fmla v20.2d, v27.2d, v24.d[0]
-	WORD $0x6d496039 // ldp d25, d24, [x1, #0x90]
+	WORD $0x6d496159 // ldp d25, d24, [x10, #0x90]
 	WORD $0x4fdd1357 // fmla v23.2d, v26.2d, v29.d[0]
 	WORD $0x4fdd1376 // fmla v22.2d, v27.2d, v29.d[0]
 	WORD $0x4fd91353 // fmla v19.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91372 // fmla v18.2d, v27.2d, v25.d[0]
 	WORD $0x4fd81351 // fmla v17.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81370 // fmla v16.2d, v27.2d, v24.d[0]
-	WORD $0x6d4a6039 // ldp d25, d24, [x1, #0xa0]
+	WORD $0x6d4a6159 // ldp d25, d24, [x10, #0xa0]
 	WORD $0x4fd91347 // fmla v7.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91366 // fmla v6.2d, v27.2d, v25.d[0]
 	WORD $0x4fd81345 // fmla v5.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81364 // fmla v4.2d, v27.2d, v24.d[0]
-	WORD $0x6d4b6039 // ldp d25, d24, [x1, #0xb0]
+	WORD $0x6d4b6159 // ldp d25, d24, [x10, #0xb0]
 	WORD $0x4fd91343 // fmla v3.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91362 // fmla v2.2d, v27.2d, v25.d[0]
-	WORD $0xad4373d9 // ldp q25, q28, [x30, #0x60]
+	WORD $0xad437179 // ldp q25, q28, [x11, #0x60]
 	WORD $0x4fd81341 // fmla v1.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81360 // fmla v0.2d, v27.2d, v24.d[0]
-	WORD $0x6d4c603d // ldp d29, d24, [x1, #0xc0]
-	WORD $0x910203de // add x30, x30, #0x80
+	WORD $0x6d4c615d // ldp d29, d24, [x10, #0xc0]
+	WORD $0x9102016b // add x11, x11, #0x80
 	WORD $0x4fd81335 // fmla v21.2d, v25.2d, v24.d[0]
 	WORD $0x4fd81394 // fmla v20.2d, v28.2d, v24.d[0]
-	WORD $0x6d4d603a // ldp d26, d24, [x1, #0xd0]
+	WORD $0x6d4d615a // ldp d26, d24, [x10, #0xd0]
 	WORD $0x4fdd1337 // fmla v23.2d, v25.2d, v29.d[0]
 	WORD $0x4fdd1396 // fmla v22.2d, v28.2d, v29.d[0]
 	WORD $0x4fda1333 // fmla v19.2d, v25.2d, v26.d[0]
 	WORD $0x4fda1392 // fmla v18.2d, v28.2d, v26.d[0]
 	WORD $0x4fd81331 // fmla v17.2d, v25.2d, v24.d[0]
 	WORD $0x4fd81390 // fmla v16.2d, v28.2d, v24.d[0]
-	WORD $0x6d4e603a // ldp d26, d24, [x1, #0xe0]
+	WORD $0x6d4e615a // ldp d26, d24, [x10, #0xe0]
 	WORD $0x4fda1327 // fmla v7.2d, v25.2d, v26.d[0]
 	WORD $0x4fda1386 // fmla v6.2d, v28.2d, v26.d[0]
 	WORD $0x4fd81325 // fmla v5.2d, v25.2d, v24.d[0]
 	WORD $0x4fd81384 // fmla v4.2d, v28.2d, v24.d[0]
-	WORD $0x6d4f603a // ldp d26, d24, [x1, #0xf0]
-	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x6d4f615a // ldp d26, d24, [x10, #0xf0]
+	WORD $0x9104014a // add x10, x10, #0x100
 	WORD $0x4fda1323 // fmla v3.2d, v25.2d, v26.d[0]
 	WORD $0x4fda1382 // fmla v2.2d, v28.2d, v26.d[0]
 	WORD $0x4fd81321 // fmla v1.2d, v25.2d, v24.d[0]
 	WORD $0x4fd81380 // fmla v0.2d, v28.2d, v24.d[0]
-	WORD $0x54fff4cc // b.gt 0x5704 <k_mul_panels_64+0x1688>
+	WORD $0x54fff468 // b.hi 0x533c <k_mul_panels_64+0x1304>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540003ab // b.lt 0x552c <k_mul_panels_64+0x14f4>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0xacc16578 // ldp q24, q25, [x11], #0x20
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x4ddfcdba // ld1r { v26.2d }, [x13], #8
+	WORD $0xfd4001bb // ldr d27, [x13]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4fdb1315 // fmla v21.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1334 // fmla v20.2d, v25.2d, v27.d[0]
+	WORD $0x6d416d5c // ldp d28, d27, [x10, #0x10]
+	WORD $0x4e7acf17 // fmla v23.2d, v24.2d, v26.2d
+	WORD $0x4e7acf36 // fmla v22.2d, v25.2d, v26.2d
+	WORD $0x4fdb1311 // fmla v17.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1330 // fmla v16.2d, v25.2d, v27.d[0]
+	WORD $0x6d426d5a // ldp d26, d27, [x10, #0x20]
+	WORD $0x4fdc1313 // fmla v19.2d, v24.2d, v28.d[0]
+	WORD $0x4fdc1332 // fmla v18.2d, v25.2d, v28.d[0]
+	WORD $0x4fda1307 // fmla v7.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1326 // fmla v6.2d, v25.2d, v26.d[0]
+	WORD $0x4fdb1305 // fmla v5.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1324 // fmla v4.2d, v25.2d, v27.d[0]
+	WORD $0x6d436d5a // ldp d26, d27, [x10, #0x30]
+	WORD $0x9101014a // add x10, x10, #0x40
+	WORD $0x4fda1303 // fmla v3.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1322 // fmla v2.2d, v25.2d, v26.d[0]
+	WORD $0x4fdb1301 // fmla v1.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1320 // fmla v0.2d, v25.2d, v27.d[0]
+	WORD $0x54fffcc8 // b.hi 0x54c0 <k_mul_panels_64+0x1488>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff4a8b // b.lt 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400014b // b.lt 0x58a8 <k_mul_panels_64+0x182c>
-	WORD $0xb4001201 // cbz x1, 0x5ac4 <k_mul_panels_64+0x1a48>
-	WORD $0x3dc00238 // ldr q24, [x17]
-	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54ff654b // b.lt 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54001c6b // b.lt 0x58c8 <k_mul_panels_64+0x1890>
+	WORD $0xb4002ca8 // cbz x8, 0x5ad4 <k_mul_panels_64+0x1a9c>
+	WORD $0x3dc00038 // ldr q24, [x1]
+	WORD $0xf1000ddf // cmp x14, #0x3
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0x3d800237 // str q23, [x17]
-	WORD $0x54000109 // b.ls 0x58b8 <k_mul_panels_64+0x183c>
-	WORD $0x3cc10237 // ldur q23, [x17, #0x10]
+	WORD $0x3d800037 // str q23, [x1]
+	WORD $0x54001c29 // b.ls 0x58d8 <k_mul_panels_64+0x18a0>
+	WORD $0x3cc10037 // ldur q23, [x1, #0x10]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
-	WORD $0x1400008b // b 0x5ad0 <k_mul_panels_64+0x1a54>
-	WORD $0xb4000061 // cbz x1, 0x58b4 <k_mul_panels_64+0x1838>
-	WORD $0xfd400238 // ldr d24, [x17]
-	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0xfd000237 // str d23, [x17]
-	WORD $0xb4000061 // cbz x1, 0x58c4 <k_mul_panels_64+0x1848>
-	WORD $0xfc410237 // ldur d23, [x17, #0x10]
-	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd000a36 // str d22, [x17, #0x10]
-	WORD $0x54ff47c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400152d // b.le 0x5b7c <k_mul_panels_64+0x1b00>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb4001041 // cbz x1, 0x5aec <k_mul_panels_64+0x1a70>
-	WORD $0x3dc001b6 // ldr q22, [x13]
-	WORD $0x91004151 // add x17, x10, #0x10
-	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
-	WORD $0x3d8001b5 // str q21, [x13]
-	WORD $0x3600150e // tbz w14, #0x0, 0x5b98 <k_mul_panels_64+0x1b1c>
-	WORD $0x3dc00235 // ldr q21, [x17]
-	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800234 // str q20, [x17]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff45a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x140000a7 // b 0x5bb0 <k_mul_panels_64+0x1b34>
-	WORD $0xb4000061 // cbz x1, 0x5924 <k_mul_panels_64+0x18a8>
-	WORD $0xfd4003d1 // ldr d17, [x30]
-	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
-	WORD $0xaa1e03f1 // mov x17, x30
-	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a8630 // st1 { v16.d }[0], [x17], x10
-	WORD $0x36001c2d // tbz w13, #0x0, 0x5cb4 <k_mul_panels_64+0x1c38>
-	WORD $0xb40037a1 // cbz x1, 0x6028 <k_mul_panels_64+0x1fac>
-	WORD $0x3dc00230 // ldr q16, [x17]
-	WORD $0x910083cd // add x13, x30, #0x20
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x3607a25f // tbz wzr, #0x0, 0x4d94 <k_mul_panels_64+0xd18>
-	WORD $0x140000e1 // b 0x5cd4 <k_mul_panels_64+0x1c58>
-	WORD $0xb4000061 // cbz x1, 0x5960 <k_mul_panels_64+0x18e4>
-	WORD $0xfd4001dd // ldr d29, [x14]
-	WORD $0x4e7cd7bc // fadd v28.2d, v29.2d, v28.2d
-	WORD $0xaa0e03fe // mov x30, x14
-	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a87dc // st1 { v28.d }[0], [x30], x10
-	WORD $0x36001c2d // tbz w13, #0x0, 0x5cf0 <k_mul_panels_64+0x1c74>
-	WORD $0xb4004201 // cbz x1, 0x61b0 <k_mul_panels_64+0x2134>
-	WORD $0x3dc003dc // ldr q28, [x30]
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x4e7bd79b // fadd v27.2d, v28.2d, v27.2d
-	WORD $0x3d8003db // str q27, [x30]
-	WORD $0x3607ea5f // tbz wzr, #0x0, 0x56d0 <k_mul_panels_64+0x1654>
-	WORD $0x140000e1 // b 0x5d10 <k_mul_panels_64+0x1c94>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3d800221 // str q1, [x17]
-	WORD $0x54ff8309 // b.ls 0x49f8 <k_mul_panels_64+0x97c>
-	WORD $0x3c810220 // stur q0, [x17, #0x10]
-	WORD $0x17fffa09 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3d800233 // str q19, [x17]
-	WORD $0x540022e9 // b.ls 0x5e08 <k_mul_panels_64+0x1d8c>
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x3c810232 // stur q18, [x17, #0x10]
-	WORD $0x540032c9 // b.ls 0x6010 <k_mul_panels_64+0x1f94>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x3d800a31 // str q17, [x17, #0x20]
-	WORD $0x54ff4000 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e3e // add x30, x17, x7, lsl #3
-	WORD $0x52800022 // mov w2, #0x1 // =1
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb5ff9c81 // cbnz x1, 0x4d68 <k_mul_panels_64+0xcec>
-	WORD $0x3d8003d0 // str q16, [x30]
-	WORD $0x3600300d // tbz w13, #0x0, 0x5fe0 <k_mul_panels_64+0x1f64>
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x9100814d // add x13, x10, #0x20
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800547 // str q7, [x10, #0x10]
-	WORD $0x37001742 // tbnz w2, #0x0, 0x5cdc <k_mul_panels_64+0x1c60>
-	WORD $0x1400018f // b 0x6034 <k_mul_panels_64+0x1fb8>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3d800222 // str q2, [x17]
-	WORD $0x540020c9 // b.ls 0x5e1c <k_mul_panels_64+0x1da0>
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x3c810221 // stur q1, [x17, #0x10]
-	WORD $0x54ffa929 // b.ls 0x4f34 <k_mul_panels_64+0xeb8>
-	WORD $0x3c820220 // stur q0, [x17, #0x20]
-	WORD $0x17fff9eb // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x54002029 // b.ls 0x5e28 <k_mul_panels_64+0x1dac>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x3d800626 // str q6, [x17, #0x10]
-	WORD $0x54ff3ca0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0x52800022 // mov w2, #0x1 // =1
-	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb5ffcc4e // cbnz x14, 0x53c8 <k_mul_panels_64+0x134c>
-	WORD $0x91004141 // add x1, x10, #0x10
-	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x36000722 // tbz w2, #0x0, 0x5b30 <k_mul_panels_64+0x1ab4>
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x3d800024 // str q4, [x1]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3b40 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000038 // b 0x5b40 <k_mul_panels_64+0x1ac4>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3d80023f // str q31, [x17]
-	WORD $0x54001f69 // b.ls 0x5e58 <k_mul_panels_64+0x1ddc>
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x3c81023e // stur q30, [x17, #0x10]
-	WORD $0x54003709 // b.ls 0x6158 <k_mul_panels_64+0x20dc>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x3d800a3d // str q29, [x17, #0x20]
-	WORD $0x54ff3a00 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x52800022 // mov w2, #0x1 // =1
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffe0a1 // cbnz x1, 0x56a4 <k_mul_panels_64+0x1628>
-	WORD $0x3d8001dc // str q28, [x14]
-	WORD $0x36002b0d // tbz w13, #0x0, 0x5ff8 <k_mul_panels_64+0x1f7c>
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x3d8005db // str q27, [x14, #0x10]
-	WORD $0x37001362 // tbnz w2, #0x0, 0x5d18 <k_mul_panels_64+0x1c9c>
-	WORD $0x2a1f03fe // mov w30, wzr
-	WORD $0xfd0001ba // str d26, [x13]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3840 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x1400009a // b 0x5d28 <k_mul_panels_64+0x1cac>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3d800237 // str q23, [x17]
-	WORD $0x54001d09 // b.ls 0x5e6c <k_mul_panels_64+0x1df0>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x3d800636 // str q22, [x17, #0x10]
-	WORD $0x54ff3760 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb5fff001 // cbnz x1, 0x58e8 <k_mul_panels_64+0x186c>
-	WORD $0x91004151 // add x17, x10, #0x10
-	WORD $0x3d8001b5 // str q21, [x13]
-	WORD $0x3600056e // tbz w14, #0x0, 0x5ba0 <k_mul_panels_64+0x1b24>
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800234 // str q20, [x17]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3600 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x1400002a // b 0x5bb0 <k_mul_panels_64+0x1b34>
-	WORD $0xb400006e // cbz x14, 0x5b18 <k_mul_panels_64+0x1a9c>
-	WORD $0xfd4001a6 // ldr d6, [x13]
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0xaa0d03e1 // mov x1, x13
-	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a8425 // st1 { v5.d }[0], [x1], x10
-	WORD $0xb400006e // cbz x14, 0x5b30 <k_mul_panels_64+0x1ab4>
-	WORD $0xfd400025 // ldr d5, [x1]
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xfd000024 // str d4, [x1]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3440 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400052d // b.le 0x5bec <k_mul_panels_64+0x1b70>
-	WORD $0xb400006e // cbz x14, 0x5b58 <k_mul_panels_64+0x1adc>
-	WORD $0x3dc001a4 // ldr q4, [x13]
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0x3d8001a3 // str q3, [x13]
-	WORD $0x37000531 // tbnz w17, #0x0, 0x5c00 <k_mul_panels_64+0x1b84>
-	WORD $0xb400006e // cbz x14, 0x5b6c <k_mul_panels_64+0x1af0>
-	WORD $0xfd4009a3 // ldr d3, [x13, #0x10]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0xfd0009a2 // str d2, [x13, #0x10]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff3280 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000028 // b 0x5c18 <k_mul_panels_64+0x1b9c>
-	WORD $0xb4000061 // cbz x1, 0x5b88 <k_mul_panels_64+0x1b0c>
-	WORD $0xfd4001b6 // ldr d22, [x13]
-	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
-	WORD $0xaa0d03f1 // mov x17, x13
-	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a8635 // st1 { v21.d }[0], [x17], x10
-	WORD $0xb4000061 // cbz x1, 0x5ba0 <k_mul_panels_64+0x1b24>
-	WORD $0xfd400235 // ldr d21, [x17]
-	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0xfd000234 // str d20, [x17]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff30c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004ad // b.le 0x5c4c <k_mul_panels_64+0x1bd0>
-	WORD $0xb4000061 // cbz x1, 0x5bc8 <k_mul_panels_64+0x1b4c>
-	WORD $0x3dc001b4 // ldr q20, [x13]
-	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0x3d8001b3 // str q19, [x13]
-	WORD $0x370004ae // tbnz w14, #0x0, 0x5c60 <k_mul_panels_64+0x1be4>
-	WORD $0xb4000061 // cbz x1, 0x5bdc <k_mul_panels_64+0x1b60>
-	WORD $0xfd4009b3 // ldr d19, [x13, #0x10]
-	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0xfd0009b2 // str d18, [x13, #0x10]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff2f00 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000024 // b 0x5c78 <k_mul_panels_64+0x1bfc>
-	WORD $0xb400006e // cbz x14, 0x5bf8 <k_mul_panels_64+0x1b7c>
-	WORD $0xfd4001a4 // ldr d4, [x13]
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0xfd0001a3 // str d3, [x13]
-	WORD $0x3607fb31 // tbz w17, #0x0, 0x5b60 <k_mul_panels_64+0x1ae4>
-	WORD $0xb400006e // cbz x14, 0x5c0c <k_mul_panels_64+0x1b90>
-	WORD $0x3dc005a3 // ldr q3, [x13, #0x10]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x3d8005a2 // str q2, [x13, #0x10]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff2d80 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400150d // b.le 0x5ec0 <k_mul_panels_64+0x1e44>
-	WORD $0xb400006e // cbz x14, 0x5c30 <k_mul_panels_64+0x1bb4>
-	WORD $0x3dc001a2 // ldr q2, [x13]
+	WORD $0x14000160 // b 0x5ae0 <k_mul_panels_64+0x1aa8>
+	WORD $0xb4000068 // cbz x8, 0x5570 <k_mul_panels_64+0x1538>
+	WORD $0xfd400022 // ldr d2, [x1]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3d8001a1 // str q1, [x13]
-	WORD $0x37001511 // tbnz w17, #0x0, 0x5ed4 <k_mul_panels_64+0x1e58>
-	WORD $0xb400006e // cbz x14, 0x5c44 <k_mul_panels_64+0x1bc8>
-	WORD $0xfd4009a1 // ldr d1, [x13, #0x10]
+	WORD $0xfd000021 // str d1, [x1]
+	WORD $0xb4000068 // cbz x8, 0x5580 <k_mul_panels_64+0x1548>
+	WORD $0xfc410021 // ldur d1, [x1, #0x10]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfd0009a0 // str d0, [x13, #0x10]
-	WORD $0x17fff95f // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xb4000061 // cbz x1, 0x5c58 <k_mul_panels_64+0x1bdc>
-	WORD $0xfd4001b4 // ldr d20, [x13]
-	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0xfd0001b3 // str d19, [x13]
-	WORD $0x3607fbae // tbz w14, #0x0, 0x5bd0 <k_mul_panels_64+0x1b54>
-	WORD $0xb4000061 // cbz x1, 0x5c6c <k_mul_panels_64+0x1bf0>
-	WORD $0x3dc005b3 // ldr q19, [x13, #0x10]
-	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0x3d8005b2 // str q18, [x13, #0x10]
+	WORD $0xfc010020 // stur d0, [x1, #0x10]
+	WORD $0x17fffb15 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x5594 <k_mul_panels_64+0x155c>
+	WORD $0xfd400024 // ldr d4, [x1]
+	WORD $0x1e632883 // fadd d3, d4, d3
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfd000023 // str d3, [x1]
+	WORD $0x54ff61e0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2a // add x10, x1, x21, lsl #3
+	WORD $0xb4000068 // cbz x8, 0x55b0 <k_mul_panels_64+0x1578>
+	WORD $0xfd400143 // ldr d3, [x10]
+	WORD $0x1e622862 // fadd d2, d3, d2
+	WORD $0xd37df2aa // lsl x10, x21, #3
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x8b0a002b // add x11, x1, x10
+	WORD $0xfd000162 // str d2, [x11]
+	WORD $0x54ff60c0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b0a016a // add x10, x11, x10
+	WORD $0xb4000068 // cbz x8, 0x55d4 <k_mul_panels_64+0x159c>
+	WORD $0xfd400142 // ldr d2, [x10]
+	WORD $0x1e612841 // fadd d1, d2, d1
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff2a80 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540017cd // b.le 0x5f78 <k_mul_panels_64+0x1efc>
-	WORD $0xb4000061 // cbz x1, 0x5c90 <k_mul_panels_64+0x1c14>
-	WORD $0x3dc001b2 // ldr q18, [x13]
+	WORD $0xfd000141 // str d1, [x10]
+	WORD $0x54ff5fe0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d4a // add x10, x10, x21, lsl #3
+	WORD $0xb4005248 // cbz x8, 0x602c <k_mul_panels_64+0x1ff4>
+	WORD $0xfd400141 // ldr d1, [x10]
+	WORD $0x1e602820 // fadd d0, d1, d0
+	WORD $0xfd000140 // str d0, [x10]
+	WORD $0x17fffaf9 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x5604 <k_mul_panels_64+0x15cc>
+	WORD $0xfd400034 // ldr d20, [x1]
+	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
+	WORD $0xfd000033 // str d19, [x1]
+	WORD $0xb4000068 // cbz x8, 0x5614 <k_mul_panels_64+0x15dc>
+	WORD $0xfc410033 // ldur d19, [x1, #0x10]
+	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xfc010032 // stur d18, [x1, #0x10]
+	WORD $0xb4000068 // cbz x8, 0x5628 <k_mul_panels_64+0x15f0>
+	WORD $0xfc420032 // ldur d18, [x1, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
-	WORD $0x3d8001b1 // str q17, [x13]
-	WORD $0x370017ce // tbnz w14, #0x0, 0x5f8c <k_mul_panels_64+0x1f10>
-	WORD $0xb4000061 // cbz x1, 0x5ca4 <k_mul_panels_64+0x1c28>
-	WORD $0xfd4009b1 // ldr d17, [x13, #0x10]
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfd001031 // str d17, [x1, #0x20]
+	WORD $0x54ff5d40 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2b // add x11, x1, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540017ed // b.le 0x5938 <k_mul_panels_64+0x1900>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b150c21 // add x1, x1, x21, lsl #3
+	WORD $0xb4001da8 // cbz x8, 0x59fc <k_mul_panels_64+0x19c4>
+	WORD $0x3dc00171 // ldr q17, [x11]
+	WORD $0x91004021 // add x1, x1, #0x10
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
-	WORD $0xfd0009b0 // str d16, [x13, #0x10]
-	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff28c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x140000bd // b 0x5fa4 <k_mul_panels_64+0x1f28>
-	WORD $0xb40026e1 // cbz x1, 0x6190 <k_mul_panels_64+0x2114>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xfd400230 // ldr d16, [x17]
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x910083cd // add x13, x30, #0x20
-	WORD $0x1e672a07 // fadd d7, d16, d7
-	WORD $0xfd000227 // str d7, [x17]
-	WORD $0x36078622 // tbz w2, #0x0, 0x4d94 <k_mul_panels_64+0xd18>
-	WORD $0x3dc00bc7 // ldr q7, [x30, #0x20]
+	WORD $0x3d800170 // str q16, [x11]
+	WORD $0x3600338a // tbz w10, #0x0, 0x5ccc <k_mul_panels_64+0x1c94>
+	WORD $0x3dc00030 // ldr q16, [x1]
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x3d800027 // str q7, [x1]
+	WORD $0x91008161 // add x1, x11, #0x20
+	WORD $0x3700338d // tbnz w13, #0x0, 0x5ce4 <k_mul_panels_64+0x1cac>
+	WORD $0xfd401167 // ldr d7, [x11, #0x20]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x3d8001a6 // str q6, [x13]
-	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd000026 // str d6, [x1]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff26e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x140000d6 // b 0x6044 <k_mul_panels_64+0x1fc8>
-	WORD $0xb4002701 // cbz x1, 0x61d0 <k_mul_panels_64+0x2154>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xfd4003dc // ldr d28, [x30]
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x1e7b2b9b // fadd d27, d28, d27
-	WORD $0xfd0003db // str d27, [x30]
-	WORD $0x3607ce22 // tbz w2, #0x0, 0x56d0 <k_mul_panels_64+0x1654>
-	WORD $0x3dc009db // ldr q27, [x14, #0x20]
+	WORD $0x54ff5a60 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000216 // b 0x5ee8 <k_mul_panels_64+0x1eb0>
+	WORD $0xb4000068 // cbz x8, 0x56a0 <k_mul_panels_64+0x1668>
+	WORD $0xfd400023 // ldr d3, [x1]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0xfd000022 // str d2, [x1]
+	WORD $0xb4000068 // cbz x8, 0x56b0 <k_mul_panels_64+0x1678>
+	WORD $0xfc410022 // ldur d2, [x1, #0x10]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0xfc010021 // stur d1, [x1, #0x10]
+	WORD $0xb4000068 // cbz x8, 0x56c0 <k_mul_panels_64+0x1688>
+	WORD $0xfc420021 // ldur d1, [x1, #0x20]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xfc020020 // stur d0, [x1, #0x20]
+	WORD $0x17fffac5 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x56d4 <k_mul_panels_64+0x169c>
+	WORD $0xfd400030 // ldr d16, [x1]
+	WORD $0x1e672a07 // fadd d7, d16, d7
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfd000027 // str d7, [x1]
+	WORD $0x54ff57e0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c28 // add x8, x1, x21, lsl #3
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x56f4 <k_mul_panels_64+0x16bc>
+	WORD $0xfd400107 // ldr d7, [x8]
+	WORD $0x1e6628e6 // fadd d6, d7, d6
+	WORD $0xd37df2a8 // lsl x8, x21, #3
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x8b08002a // add x10, x1, x8
+	WORD $0xfd000146 // str d6, [x10]
+	WORD $0x54ff56a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b080148 // add x8, x10, x8
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x571c <k_mul_panels_64+0x16e4>
+	WORD $0xfd400106 // ldr d6, [x8]
+	WORD $0x1e6528c5 // fadd d5, d6, d5
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xfd000105 // str d5, [x8]
+	WORD $0x54ff55a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x573c <k_mul_panels_64+0x1704>
+	WORD $0xfd400105 // ldr d5, [x8]
+	WORD $0x1e6428a4 // fadd d4, d5, d4
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0xfd000104 // str d4, [x8]
+	WORD $0x54ff54a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x575c <k_mul_panels_64+0x1724>
+	WORD $0xfd400104 // ldr d4, [x8]
+	WORD $0x1e632883 // fadd d3, d4, d3
+	WORD $0xf100147f // cmp x3, #0x5
+	WORD $0xfd000103 // str d3, [x8]
+	WORD $0x54ff53a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x577c <k_mul_panels_64+0x1744>
+	WORD $0xfd400103 // ldr d3, [x8]
+	WORD $0x1e622862 // fadd d2, d3, d2
+	WORD $0xf100187f // cmp x3, #0x6
+	WORD $0xfd000102 // str d2, [x8]
+	WORD $0x54ff52a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4000069 // cbz x9, 0x579c <k_mul_panels_64+0x1764>
+	WORD $0xfd400102 // ldr d2, [x8]
+	WORD $0x1e612841 // fadd d1, d2, d1
+	WORD $0xf1001c7f // cmp x3, #0x7
+	WORD $0xfd000101 // str d1, [x8]
+	WORD $0x54ff51a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d08 // add x8, x8, x21, lsl #3
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xb4006ca9 // cbz x9, 0x6544 <k_mul_panels_64+0x250c>
+	WORD $0xfd400101 // ldr d1, [x8]
+	WORD $0x1e602820 // fadd d0, d1, d0
+	WORD $0xfd000100 // str d0, [x8]
+	WORD $0x17fffa86 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x57d0 <k_mul_panels_64+0x1798>
+	WORD $0xfd400030 // ldr d16, [x1]
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0xfd000027 // str d7, [x1]
+	WORD $0xb4000068 // cbz x8, 0x57e0 <k_mul_panels_64+0x17a8>
+	WORD $0xfc410027 // ldur d7, [x1, #0x10]
+	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfd000826 // str d6, [x1, #0x10]
+	WORD $0x54ff4f80 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2a // add x10, x1, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400194d // b.le 0x5b1c <k_mul_panels_64+0x1ae4>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b150c2d // add x13, x1, x21, lsl #3
+	WORD $0xb4001328 // cbz x8, 0x5a64 <k_mul_panels_64+0x1a2c>
+	WORD $0x3dc00146 // ldr q6, [x10]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
+	WORD $0x3d800145 // str q5, [x10]
+	WORD $0x3600192b // tbz w11, #0x0, 0x5b38 <k_mul_panels_64+0x1b00>
+	WORD $0x3dc001a5 // ldr q5, [x13]
+	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x3d8001a4 // str q4, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff4d60 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x140000c8 // b 0x5b50 <k_mul_panels_64+0x1b18>
+	WORD $0xb4000068 // cbz x8, 0x5840 <k_mul_panels_64+0x1808>
+	WORD $0xfd400028 // ldr d8, [x1]
+	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
+	WORD $0xfd00003f // str d31, [x1]
+	WORD $0xb4000068 // cbz x8, 0x5850 <k_mul_panels_64+0x1818>
+	WORD $0xfc41003f // ldur d31, [x1, #0x10]
+	WORD $0x4e7ed7fe // fadd v30.2d, v31.2d, v30.2d
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xfc01003e // stur d30, [x1, #0x10]
+	WORD $0xb4000068 // cbz x8, 0x5864 <k_mul_panels_64+0x182c>
+	WORD $0xfc42003e // ldur d30, [x1, #0x20]
+	WORD $0x4e7dd7dd // fadd v29.2d, v30.2d, v29.2d
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfd00103d // str d29, [x1, #0x20]
+	WORD $0x54ff4b60 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400080d // b.le 0x5974 <k_mul_panels_64+0x193c>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xb40011c8 // cbz x8, 0x5ab4 <k_mul_panels_64+0x1a7c>
+	WORD $0x3dc001bd // ldr q29, [x13]
+	WORD $0x910041a1 // add x1, x13, #0x10
+	WORD $0x4e7cd7bc // fadd v28.2d, v29.2d, v28.2d
+	WORD $0x3d8001bc // str q28, [x13]
+	WORD $0x360023ca // tbz w10, #0x0, 0x5d08 <k_mul_panels_64+0x1cd0>
+	WORD $0x3dc0003c // ldr q28, [x1]
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x4e7bd79b // fadd v27.2d, v28.2d, v27.2d
+	WORD $0x3d80003b // str q27, [x1]
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0x370023cb // tbnz w11, #0x0, 0x5d20 <k_mul_panels_64+0x1ce8>
+	WORD $0xfd4011bb // ldr d27, [x13, #0x20]
 	WORD $0x4e7ad77a // fadd v26.2d, v27.2d, v26.2d
-	WORD $0x3d8001ba // str q26, [x13]
-	WORD $0x5280003e // mov w30, #0x1 // =1
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd00003a // str d26, [x1]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff2500 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dcd // add x13, x14, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400024d // b.le 0x5d78 <k_mul_panels_64+0x1cfc>
-	WORD $0xb4000061 // cbz x1, 0x5d40 <k_mul_panels_64+0x1cc4>
+	WORD $0x54ff48c0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x140001eb // b 0x6070 <k_mul_panels_64+0x2038>
+	WORD $0xb4000068 // cbz x8, 0x58d4 <k_mul_panels_64+0x189c>
+	WORD $0xfd400038 // ldr d24, [x1]
+	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
+	WORD $0xfd000037 // str d23, [x1]
+	WORD $0xb4000068 // cbz x8, 0x58e4 <k_mul_panels_64+0x18ac>
+	WORD $0xfc410037 // ldur d23, [x1, #0x10]
+	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfd000836 // str d22, [x1, #0x10]
+	WORD $0x54ff4760 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2b // add x11, x1, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540014ad // b.le 0x5b8c <k_mul_panels_64+0x1b54>
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0x8b150c2d // add x13, x1, x21, lsl #3
+	WORD $0xb4000fc8 // cbz x8, 0x5afc <k_mul_panels_64+0x1ac4>
+	WORD $0x3dc00176 // ldr q22, [x11]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
+	WORD $0x3d800175 // str q21, [x11]
+	WORD $0x3600148a // tbz w10, #0x0, 0x5ba8 <k_mul_panels_64+0x1b70>
+	WORD $0x3dc001b5 // ldr q21, [x13]
+	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x3d8001b4 // str q20, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff4540 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x140000a3 // b 0x5bc0 <k_mul_panels_64+0x1b88>
+	WORD $0xb4000068 // cbz x8, 0x5944 <k_mul_panels_64+0x190c>
+	WORD $0xfd400171 // ldr d17, [x11]
+	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
+	WORD $0xaa0b03e1 // mov x1, x11
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0x0d898430 // st1 { v16.d }[0], [x1], x9
+	WORD $0x36001baa // tbz w10, #0x0, 0x5cc4 <k_mul_panels_64+0x1c8c>
+	WORD $0xb4002bc8 // cbz x8, 0x5ecc <k_mul_panels_64+0x1e94>
+	WORD $0x3dc00030 // ldr q16, [x1]
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x3d800027 // str q7, [x1]
+	WORD $0x91008161 // add x1, x11, #0x20
+	WORD $0x3607e87f // tbz wzr, #0x0, 0x5678 <k_mul_panels_64+0x1640>
+	WORD $0x140000dd // b 0x5ce4 <k_mul_panels_64+0x1cac>
+	WORD $0xb4000068 // cbz x8, 0x5980 <k_mul_panels_64+0x1948>
+	WORD $0xfd4001bd // ldr d29, [x13]
+	WORD $0x4e7cd7bc // fadd v28.2d, v29.2d, v28.2d
+	WORD $0xaa0d03e1 // mov x1, x13
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0x0d89843c // st1 { v28.d }[0], [x1], x9
+	WORD $0x36001baa // tbz w10, #0x0, 0x5d00 <k_mul_panels_64+0x1cc8>
+	WORD $0xb4003628 // cbz x8, 0x6054 <k_mul_panels_64+0x201c>
+	WORD $0x3dc0003c // ldr q28, [x1]
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x4e7bd79b // fadd v27.2d, v28.2d, v27.2d
+	WORD $0x3d80003b // str q27, [x1]
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0x3607f83f // tbz wzr, #0x0, 0x58ac <k_mul_panels_64+0x1874>
+	WORD $0x140000dd // b 0x5d20 <k_mul_panels_64+0x1ce8>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x3d800021 // str q1, [x1]
+	WORD $0x54ffde49 // b.ls 0x5580 <k_mul_panels_64+0x1548>
+	WORD $0x3c810020 // stur q0, [x1, #0x10]
+	WORD $0x17fffa06 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x3d800033 // str q19, [x1]
+	WORD $0x54001b89 // b.ls 0x5d3c <k_mul_panels_64+0x1d04>
+	WORD $0xf10015df // cmp x14, #0x5
+	WORD $0x3c810032 // stur q18, [x1, #0x10]
+	WORD $0x540026e9 // b.ls 0x5eb4 <k_mul_panels_64+0x1e7c>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x3d800831 // str q17, [x1, #0x20]
+	WORD $0x54ff3fa0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2b // add x11, x1, x21, lsl #3
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x8b150c21 // add x1, x1, x21, lsl #3
+	WORD $0xb5ffe2a8 // cbnz x8, 0x564c <k_mul_panels_64+0x1614>
+	WORD $0x3d800170 // str q16, [x11]
+	WORD $0x3600242a // tbz w10, #0x0, 0x5e84 <k_mul_panels_64+0x1e4c>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x3d800427 // str q7, [x1, #0x10]
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x370016cd // tbnz w13, #0x0, 0x5cec <k_mul_panels_64+0x1cb4>
+	WORD $0x14000130 // b 0x5ed8 <k_mul_panels_64+0x1ea0>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x3d800022 // str q2, [x1]
+	WORD $0x54001969 // b.ls 0x5d50 <k_mul_panels_64+0x1d18>
+	WORD $0xf10015df // cmp x14, #0x5
+	WORD $0x3c810021 // stur q1, [x1, #0x10]
+	WORD $0x54ffe489 // b.ls 0x56c0 <k_mul_panels_64+0x1688>
+	WORD $0x3c820020 // stur q0, [x1, #0x20]
+	WORD $0x17fff9e8 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x3d800027 // str q7, [x1]
+	WORD $0x540018c9 // b.ls 0x5d5c <k_mul_panels_64+0x1d24>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x3d800426 // str q6, [x1, #0x10]
+	WORD $0x54ff3c40 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2a // add x10, x1, x21, lsl #3
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x8b150c2d // add x13, x1, x21, lsl #3
+	WORD $0xb5ffed28 // cbnz x8, 0x5804 <k_mul_panels_64+0x17cc>
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x3d800145 // str q5, [x10]
+	WORD $0x360006ab // tbz w11, #0x0, 0x5b40 <k_mul_panels_64+0x1b08>
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x3d8001a4 // str q4, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff3ae0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000034 // b 0x5b50 <k_mul_panels_64+0x1b18>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x3d80003f // str q31, [x1]
+	WORD $0x54001809 // b.ls 0x5d8c <k_mul_panels_64+0x1d54>
+	WORD $0xf10015df // cmp x14, #0x5
+	WORD $0x3c81003e // stur q30, [x1, #0x10]
+	WORD $0x54002b29 // b.ls 0x5ffc <k_mul_panels_64+0x1fc4>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x3d80083d // str q29, [x1, #0x20]
+	WORD $0x54ff39a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0xb5ffee88 // cbnz x8, 0x5880 <k_mul_panels_64+0x1848>
+	WORD $0x3d8001bc // str q28, [x13]
+	WORD $0x36001f2a // tbz w10, #0x0, 0x5e9c <k_mul_panels_64+0x1e64>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x3d8005bb // str q27, [x13, #0x10]
+	WORD $0x370012eb // tbnz w11, #0x0, 0x5d28 <k_mul_panels_64+0x1cf0>
+	WORD $0x14000164 // b 0x6060 <k_mul_panels_64+0x2028>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x3d800037 // str q23, [x1]
+	WORD $0x54001629 // b.ls 0x5da0 <k_mul_panels_64+0x1d68>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x3d800436 // str q22, [x1, #0x10]
+	WORD $0x54ff3780 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2b // add x11, x1, x21, lsl #3
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x8b150c2d // add x13, x1, x21, lsl #3
+	WORD $0xb5fff088 // cbnz x8, 0x5908 <k_mul_panels_64+0x18d0>
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x3d800175 // str q21, [x11]
+	WORD $0x3600056a // tbz w10, #0x0, 0x5bb0 <k_mul_panels_64+0x1b78>
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x3d8001b4 // str q20, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff3620 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x1400002a // b 0x5bc0 <k_mul_panels_64+0x1b88>
+	WORD $0xb4000068 // cbz x8, 0x5b28 <k_mul_panels_64+0x1af0>
+	WORD $0xfd400146 // ldr d6, [x10]
+	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0x0d8985a5 // st1 { v5.d }[0], [x13], x9
+	WORD $0xb4000068 // cbz x8, 0x5b40 <k_mul_panels_64+0x1b08>
+	WORD $0xfd4001a5 // ldr d5, [x13]
+	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd0001a4 // str d4, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff3460 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d4a // add x10, x10, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400052d // b.le 0x5bfc <k_mul_panels_64+0x1bc4>
+	WORD $0xb4000068 // cbz x8, 0x5b68 <k_mul_panels_64+0x1b30>
+	WORD $0x3dc00144 // ldr q4, [x10]
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0x3d800143 // str q3, [x10]
+	WORD $0x3700052b // tbnz w11, #0x0, 0x5c10 <k_mul_panels_64+0x1bd8>
+	WORD $0xb4000068 // cbz x8, 0x5b7c <k_mul_panels_64+0x1b44>
+	WORD $0xfd400943 // ldr d3, [x10, #0x10]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0xfd000942 // str d2, [x10, #0x10]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x54ff32a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000028 // b 0x5c28 <k_mul_panels_64+0x1bf0>
+	WORD $0xb4000068 // cbz x8, 0x5b98 <k_mul_panels_64+0x1b60>
+	WORD $0xfd400176 // ldr d22, [x11]
+	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
+	WORD $0xaa0b03ed // mov x13, x11
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0x0d8985b5 // st1 { v21.d }[0], [x13], x9
+	WORD $0xb4000068 // cbz x8, 0x5bb0 <k_mul_panels_64+0x1b78>
+	WORD $0xfd4001b5 // ldr d21, [x13]
+	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xfd0001b4 // str d20, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff30e0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540004ad // b.le 0x5c5c <k_mul_panels_64+0x1c24>
+	WORD $0xb4000068 // cbz x8, 0x5bd8 <k_mul_panels_64+0x1ba0>
+	WORD $0x3dc00174 // ldr q20, [x11]
+	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
+	WORD $0x3d800173 // str q19, [x11]
+	WORD $0x370004aa // tbnz w10, #0x0, 0x5c70 <k_mul_panels_64+0x1c38>
+	WORD $0xb4000068 // cbz x8, 0x5bec <k_mul_panels_64+0x1bb4>
+	WORD $0xfd400973 // ldr d19, [x11, #0x10]
+	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
+	WORD $0xfd000972 // str d18, [x11, #0x10]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x54ff2f20 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000024 // b 0x5c88 <k_mul_panels_64+0x1c50>
+	WORD $0xb4000068 // cbz x8, 0x5c08 <k_mul_panels_64+0x1bd0>
+	WORD $0xfd400144 // ldr d4, [x10]
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0xfd000143 // str d3, [x10]
+	WORD $0x3607fb2b // tbz w11, #0x0, 0x5b70 <k_mul_panels_64+0x1b38>
+	WORD $0xb4000068 // cbz x8, 0x5c1c <k_mul_panels_64+0x1be4>
+	WORD $0x3dc00543 // ldr q3, [x10, #0x10]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0x3d800542 // str q2, [x10, #0x10]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x54ff2da0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d4a // add x10, x10, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54000e2d // b.le 0x5df4 <k_mul_panels_64+0x1dbc>
+	WORD $0xb4000068 // cbz x8, 0x5c40 <k_mul_panels_64+0x1c08>
+	WORD $0x3dc00142 // ldr q2, [x10]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x3d800141 // str q1, [x10]
+	WORD $0x37000e2b // tbnz w11, #0x0, 0x5e08 <k_mul_panels_64+0x1dd0>
+	WORD $0xb4000068 // cbz x8, 0x5c54 <k_mul_panels_64+0x1c1c>
+	WORD $0xfd400941 // ldr d1, [x10, #0x10]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xfd000940 // str d0, [x10, #0x10]
+	WORD $0x17fff960 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x5c68 <k_mul_panels_64+0x1c30>
+	WORD $0xfd400174 // ldr d20, [x11]
+	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
+	WORD $0xfd000173 // str d19, [x11]
+	WORD $0x3607fbaa // tbz w10, #0x0, 0x5be0 <k_mul_panels_64+0x1ba8>
+	WORD $0xb4000068 // cbz x8, 0x5c7c <k_mul_panels_64+0x1c44>
+	WORD $0x3dc00573 // ldr q19, [x11, #0x10]
+	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
+	WORD $0x3d800572 // str q18, [x11, #0x10]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x54ff2aa0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54000c6d // b.le 0x5e1c <k_mul_panels_64+0x1de4>
+	WORD $0xb4000068 // cbz x8, 0x5ca0 <k_mul_panels_64+0x1c68>
+	WORD $0x3dc00172 // ldr q18, [x11]
+	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
+	WORD $0x3d800171 // str q17, [x11]
+	WORD $0x37000c6a // tbnz w10, #0x0, 0x5e30 <k_mul_panels_64+0x1df8>
+	WORD $0xb4000068 // cbz x8, 0x5cb4 <k_mul_panels_64+0x1c7c>
+	WORD $0xfd400971 // ldr d17, [x11, #0x10]
+	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
+	WORD $0xfd000970 // str d16, [x11, #0x10]
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0x54ff28e0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000062 // b 0x5e48 <k_mul_panels_64+0x1e10>
+	WORD $0xb4001b88 // cbz x8, 0x6034 <k_mul_panels_64+0x1ffc>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd400030 // ldr d16, [x1]
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0x1e672a07 // fadd d7, d16, d7
+	WORD $0xfd000027 // str d7, [x1]
+	WORD $0x91008161 // add x1, x11, #0x20
+	WORD $0x3607cccd // tbz w13, #0x0, 0x5678 <k_mul_panels_64+0x1640>
+	WORD $0x3dc00967 // ldr q7, [x11, #0x20]
+	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
+	WORD $0x3d800026 // str q6, [x1]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff2700 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x1400007b // b 0x5ee8 <k_mul_panels_64+0x1eb0>
+	WORD $0xb4002708 // cbz x8, 0x61e0 <k_mul_panels_64+0x21a8>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd40003c // ldr d28, [x1]
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0x1e7b2b9b // fadd d27, d28, d27
+	WORD $0xfd00003b // str d27, [x1]
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0x3607dc8b // tbz w11, #0x0, 0x58ac <k_mul_panels_64+0x1874>
+	WORD $0x3dc009bb // ldr q27, [x13, #0x20]
+	WORD $0x4e7ad77a // fadd v26.2d, v27.2d, v26.2d
+	WORD $0x3d80003a // str q26, [x1]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff2520 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x140000ce // b 0x6070 <k_mul_panels_64+0x2038>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xfc010032 // stur d18, [x1, #0x10]
+	WORD $0xb5ffc6df // cbnz xzr, 0x5620 <k_mul_panels_64+0x15e8>
+	WORD $0x17fffe37 // b 0x5628 <k_mul_panels_64+0x15f0>
+	WORD $0xfc010021 // stur d1, [x1, #0x10]
+	WORD $0xb5ffcb3f // cbnz xzr, 0x56b8 <k_mul_panels_64+0x1680>
+	WORD $0x17fffe5a // b 0x56c0 <k_mul_panels_64+0x1688>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfc010026 // stur d6, [x1, #0x10]
+	WORD $0x54ff23a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2a // add x10, x1, x21, lsl #3
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0x3c8105a5 // str q5, [x13], #0x10
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd0001a4 // str d4, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff22a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x17ffff72 // b 0x5b50 <k_mul_panels_64+0x1b18>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xfc01003e // stur d30, [x1, #0x10]
+	WORD $0xb5ffd63f // cbnz xzr, 0x585c <k_mul_panels_64+0x1824>
+	WORD $0x17fffeb2 // b 0x5864 <k_mul_panels_64+0x182c>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfc010036 // stur d22, [x1, #0x10]
+	WORD $0x54ff2180 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2b // add x11, x1, x21, lsl #3
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xaa0b03ed // mov x13, x11
+	WORD $0x3c8105b5 // str q21, [x13], #0x10
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xfd0001b4 // str d20, [x13]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff2080 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x17ffff7d // b 0x5bc0 <k_mul_panels_64+0x1b88>
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0xb5ffc268 // cbnz x8, 0x5620 <k_mul_panels_64+0x15e8>
+	WORD $0x17fffe14 // b 0x5628 <k_mul_panels_64+0x15f0>
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xb5ffc6c8 // cbnz x8, 0x56b8 <k_mul_panels_64+0x1680>
+	WORD $0x17fffe37 // b 0x56c0 <k_mul_panels_64+0x1688>
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0xb5ffd388 // cbnz x8, 0x585c <k_mul_panels_64+0x1824>
+	WORD $0x17fffe9d // b 0x5864 <k_mul_panels_64+0x182c>
+	WORD $0xb4000068 // cbz x8, 0x5e00 <k_mul_panels_64+0x1dc8>
+	WORD $0xfd400142 // ldr d2, [x10]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0xfd000141 // str d1, [x10]
+	WORD $0x3607f22b // tbz w11, #0x0, 0x5c48 <k_mul_panels_64+0x1c10>
+	WORD $0xb4000068 // cbz x8, 0x5e14 <k_mul_panels_64+0x1ddc>
+	WORD $0x3dc00541 // ldr q1, [x10, #0x10]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d800540 // str q0, [x10, #0x10]
+	WORD $0x17fff8f0 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x5e28 <k_mul_panels_64+0x1df0>
+	WORD $0xfd400172 // ldr d18, [x11]
+	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
+	WORD $0xfd000171 // str d17, [x11]
+	WORD $0x3607f3ea // tbz w10, #0x0, 0x5ca8 <k_mul_panels_64+0x1c70>
+	WORD $0xb4000068 // cbz x8, 0x5e3c <k_mul_panels_64+0x1e04>
+	WORD $0x3dc00571 // ldr q17, [x11, #0x10]
+	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
+	WORD $0x3d800570 // str q16, [x11, #0x10]
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0x54ff1ca0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400220d // b.le 0x6290 <k_mul_panels_64+0x2258>
+	WORD $0xb4000068 // cbz x8, 0x5e60 <k_mul_panels_64+0x1e28>
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x3d800167 // str q7, [x11]
+	WORD $0x3700220a // tbnz w10, #0x0, 0x62a4 <k_mul_panels_64+0x226c>
+	WORD $0xb4000068 // cbz x8, 0x5e74 <k_mul_panels_64+0x1e3c>
+	WORD $0xfd400967 // ldr d7, [x11, #0x10]
+	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
+	WORD $0xfd000966 // str d6, [x11, #0x10]
+	WORD $0xf100147f // cmp x3, #0x5
+	WORD $0x54ff1ae0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x1400010f // b 0x62bc <k_mul_panels_64+0x2284>
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xfd000827 // str d7, [x1, #0x10]
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0x3707f2cd // tbnz w13, #0x0, 0x5cec <k_mul_panels_64+0x1cb4>
+	WORD $0x14000010 // b 0x5ed8 <k_mul_panels_64+0x1ea0>
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0xfd0009bb // str d27, [x13, #0x10]
+	WORD $0x3707f3eb // tbnz w11, #0x0, 0x5d28 <k_mul_panels_64+0x1cf0>
+	WORD $0x1400006c // b 0x6060 <k_mul_panels_64+0x2028>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfc020031 // stur d17, [x1, #0x20]
+	WORD $0x54ff18e0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150c2b // add x11, x1, x21, lsl #3
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x3d800170 // str q16, [x11]
+	WORD $0x3d800567 // str q7, [x11, #0x10]
+	WORD $0x91008161 // add x1, x11, #0x20
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd000026 // str d6, [x1]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff17a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400024d // b.le 0x5f38 <k_mul_panels_64+0x1f00>
+	WORD $0xb4000068 // cbz x8, 0x5f00 <k_mul_panels_64+0x1ec8>
+	WORD $0x3dc00166 // ldr q6, [x11]
+	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
+	WORD $0x3d800165 // str q5, [x11]
+	WORD $0x3700024a // tbnz w10, #0x0, 0x5f4c <k_mul_panels_64+0x1f14>
+	WORD $0xb4000068 // cbz x8, 0x5f14 <k_mul_panels_64+0x1edc>
+	WORD $0xfd400965 // ldr d5, [x11, #0x10]
+	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
+	WORD $0xfd000964 // str d4, [x11, #0x10]
+	WORD $0x3700024d // tbnz w13, #0x0, 0x5f60 <k_mul_panels_64+0x1f28>
+	WORD $0xb4000068 // cbz x8, 0x5f28 <k_mul_panels_64+0x1ef0>
+	WORD $0xfd401164 // ldr d4, [x11, #0x20]
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0xfd001163 // str d3, [x11, #0x20]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x54ff1540 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000011 // b 0x5f78 <k_mul_panels_64+0x1f40>
+	WORD $0xb4000068 // cbz x8, 0x5f44 <k_mul_panels_64+0x1f0c>
+	WORD $0xfd400166 // ldr d6, [x11]
+	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
+	WORD $0xfd000165 // str d5, [x11]
+	WORD $0x3607fe0a // tbz w10, #0x0, 0x5f08 <k_mul_panels_64+0x1ed0>
+	WORD $0xb4000068 // cbz x8, 0x5f58 <k_mul_panels_64+0x1f20>
+	WORD $0x3dc00565 // ldr q5, [x11, #0x10]
+	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
+	WORD $0x3d800564 // str q4, [x11, #0x10]
+	WORD $0x3607fe0d // tbz w13, #0x0, 0x5f1c <k_mul_panels_64+0x1ee4>
+	WORD $0xb4000068 // cbz x8, 0x5f6c <k_mul_panels_64+0x1f34>
+	WORD $0x3dc00964 // ldr q4, [x11, #0x20]
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0x3d800963 // str q3, [x11, #0x20]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x54ff1320 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400020d // b.le 0x5fc0 <k_mul_panels_64+0x1f88>
+	WORD $0xb4000068 // cbz x8, 0x5f90 <k_mul_panels_64+0x1f58>
+	WORD $0x3dc00163 // ldr q3, [x11]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0x3d800162 // str q2, [x11]
+	WORD $0x3700020a // tbnz w10, #0x0, 0x5fd4 <k_mul_panels_64+0x1f9c>
+	WORD $0xb4000068 // cbz x8, 0x5fa4 <k_mul_panels_64+0x1f6c>
+	WORD $0xfd400962 // ldr d2, [x11, #0x10]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0xfd000961 // str d1, [x11, #0x10]
+	WORD $0x3700020d // tbnz w13, #0x0, 0x5fe8 <k_mul_panels_64+0x1fb0>
+	WORD $0xb4000068 // cbz x8, 0x5fb8 <k_mul_panels_64+0x1f80>
+	WORD $0xfd401161 // ldr d1, [x11, #0x20]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xfd001160 // str d0, [x11, #0x20]
+	WORD $0x17fff887 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x5fcc <k_mul_panels_64+0x1f94>
+	WORD $0xfd400163 // ldr d3, [x11]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0xfd000162 // str d2, [x11]
+	WORD $0x3607fe4a // tbz w10, #0x0, 0x5f98 <k_mul_panels_64+0x1f60>
+	WORD $0xb4000068 // cbz x8, 0x5fe0 <k_mul_panels_64+0x1fa8>
+	WORD $0x3dc00562 // ldr q2, [x11, #0x10]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x3d800561 // str q1, [x11, #0x10]
+	WORD $0x3607fe4d // tbz w13, #0x0, 0x5fac <k_mul_panels_64+0x1f74>
+	WORD $0xb4000068 // cbz x8, 0x5ff4 <k_mul_panels_64+0x1fbc>
+	WORD $0x3dc00961 // ldr q1, [x11, #0x20]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d800960 // str q0, [x11, #0x20]
+	WORD $0x17fff878 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0xfc02003d // stur d29, [x1, #0x20]
+	WORD $0x54ff0ea0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xad006dbc // stp q28, q27, [x13]
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd00003a // str d26, [x1]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff0da0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000012 // b 0x6070 <k_mul_panels_64+0x2038>
+	WORD $0xfd000140 // str d0, [x10]
+	WORD $0x17fff86a // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xfd000967 // str d7, [x11, #0x10]
+	WORD $0x91008161 // add x1, x11, #0x20
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd000026 // str d6, [x1]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff0c60 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x17ffffa6 // b 0x5ee8 <k_mul_panels_64+0x1eb0>
+	WORD $0x3d8005bb // str q27, [x13, #0x10]
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd00003a // str d26, [x1]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff0b60 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150dad // add x13, x13, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400024d // b.le 0x60c0 <k_mul_panels_64+0x2088>
+	WORD $0xb4000068 // cbz x8, 0x6088 <k_mul_panels_64+0x2050>
 	WORD $0x3dc001ba // ldr q26, [x13]
 	WORD $0x4e79d759 // fadd v25.2d, v26.2d, v25.2d
 	WORD $0x3d8001b9 // str q25, [x13]
-	WORD $0x37000251 // tbnz w17, #0x0, 0x5d8c <k_mul_panels_64+0x1d10>
-	WORD $0xb4000061 // cbz x1, 0x5d54 <k_mul_panels_64+0x1cd8>
+	WORD $0x3700024a // tbnz w10, #0x0, 0x60d4 <k_mul_panels_64+0x209c>
+	WORD $0xb4000068 // cbz x8, 0x609c <k_mul_panels_64+0x2064>
 	WORD $0xfd4009b9 // ldr d25, [x13, #0x10]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0xfd0009b8 // str d24, [x13, #0x10]
-	WORD $0x3700025e // tbnz w30, #0x0, 0x5da0 <k_mul_panels_64+0x1d24>
-	WORD $0xb4000061 // cbz x1, 0x5d68 <k_mul_panels_64+0x1cec>
+	WORD $0x3700024b // tbnz w11, #0x0, 0x60e8 <k_mul_panels_64+0x20b0>
+	WORD $0xb4000068 // cbz x8, 0x60b0 <k_mul_panels_64+0x2078>
 	WORD $0xfd4011b8 // ldr d24, [x13, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0xfd0011b7 // str d23, [x13, #0x20]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff22a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000011 // b 0x5db8 <k_mul_panels_64+0x1d3c>
-	WORD $0xb4000061 // cbz x1, 0x5d84 <k_mul_panels_64+0x1d08>
+	WORD $0x54ff0900 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000011 // b 0x6100 <k_mul_panels_64+0x20c8>
+	WORD $0xb4000068 // cbz x8, 0x60cc <k_mul_panels_64+0x2094>
 	WORD $0xfd4001ba // ldr d26, [x13]
 	WORD $0x4e79d759 // fadd v25.2d, v26.2d, v25.2d
 	WORD $0xfd0001b9 // str d25, [x13]
-	WORD $0x3607fe11 // tbz w17, #0x0, 0x5d48 <k_mul_panels_64+0x1ccc>
-	WORD $0xb4000061 // cbz x1, 0x5d98 <k_mul_panels_64+0x1d1c>
+	WORD $0x3607fe0a // tbz w10, #0x0, 0x6090 <k_mul_panels_64+0x2058>
+	WORD $0xb4000068 // cbz x8, 0x60e0 <k_mul_panels_64+0x20a8>
 	WORD $0x3dc005b9 // ldr q25, [x13, #0x10]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0x3d8005b8 // str q24, [x13, #0x10]
-	WORD $0x3607fe1e // tbz w30, #0x0, 0x5d5c <k_mul_panels_64+0x1ce0>
-	WORD $0xb4000061 // cbz x1, 0x5dac <k_mul_panels_64+0x1d30>
+	WORD $0x3607fe0b // tbz w11, #0x0, 0x60a4 <k_mul_panels_64+0x206c>
+	WORD $0xb4000068 // cbz x8, 0x60f4 <k_mul_panels_64+0x20bc>
 	WORD $0x3dc009b8 // ldr q24, [x13, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0x3d8009b7 // str q23, [x13, #0x20]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff2080 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400094d // b.le 0x5ee8 <k_mul_panels_64+0x1e6c>
-	WORD $0xb4000061 // cbz x1, 0x5dd0 <k_mul_panels_64+0x1d54>
+	WORD $0x54ff06e0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150dad // add x13, x13, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400024d // b.le 0x6150 <k_mul_panels_64+0x2118>
+	WORD $0xb4000068 // cbz x8, 0x6118 <k_mul_panels_64+0x20e0>
 	WORD $0x3dc001b7 // ldr q23, [x13]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0x3d8001b6 // str q22, [x13]
-	WORD $0x37000951 // tbnz w17, #0x0, 0x5efc <k_mul_panels_64+0x1e80>
-	WORD $0xb4000061 // cbz x1, 0x5de4 <k_mul_panels_64+0x1d68>
+	WORD $0x3700024a // tbnz w10, #0x0, 0x6164 <k_mul_panels_64+0x212c>
+	WORD $0xb4000068 // cbz x8, 0x612c <k_mul_panels_64+0x20f4>
 	WORD $0xfd4009b6 // ldr d22, [x13, #0x10]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0xfd0009b5 // str d21, [x13, #0x10]
-	WORD $0x3700095e // tbnz w30, #0x0, 0x5f10 <k_mul_panels_64+0x1e94>
-	WORD $0xb4000061 // cbz x1, 0x5df8 <k_mul_panels_64+0x1d7c>
+	WORD $0x3700024b // tbnz w11, #0x0, 0x6178 <k_mul_panels_64+0x2140>
+	WORD $0xb4000068 // cbz x8, 0x6140 <k_mul_panels_64+0x2108>
 	WORD $0xfd4011b5 // ldr d21, [x13, #0x20]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0xfd0011b4 // str d20, [x13, #0x20]
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff1e20 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000049 // b 0x5f28 <k_mul_panels_64+0x1eac>
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfc010232 // stur d18, [x17, #0x10]
-	WORD $0xb5ff795f // cbnz xzr, 0x4d3c <k_mul_panels_64+0xcc0>
-	WORD $0x17fffbcb // b 0x4d44 <k_mul_panels_64+0xcc8>
-	WORD $0xfc010221 // stur d1, [x17, #0x10]
-	WORD $0xb5ff887f // cbnz xzr, 0x4f2c <k_mul_panels_64+0xeb0>
-	WORD $0x17fffc44 // b 0x4f34 <k_mul_panels_64+0xeb8>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfc010226 // stur d6, [x17, #0x10]
-	WORD $0x54ff1ca0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xaa0d03e1 // mov x1, x13
-	WORD $0x3c810425 // str q5, [x1], #0x10
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xfd000024 // str d4, [x1]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff1ba0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x17ffff3b // b 0x5b40 <k_mul_panels_64+0x1ac4>
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfc01023e // stur d30, [x17, #0x10]
-	WORD $0xb5ffc0ff // cbnz xzr, 0x5680 <k_mul_panels_64+0x1604>
-	WORD $0x17fffe08 // b 0x5688 <k_mul_panels_64+0x160c>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfc010236 // stur d22, [x17, #0x10]
-	WORD $0x54ff1a80 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xaa0d03f1 // mov x17, x13
-	WORD $0x3c810635 // str q21, [x17], #0x10
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0xfd000234 // str d20, [x17]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff1980 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x17ffff46 // b 0x5bb0 <k_mul_panels_64+0x1b34>
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ff74e1 // cbnz x1, 0x4d3c <k_mul_panels_64+0xcc0>
-	WORD $0x17fffba8 // b 0x4d44 <k_mul_panels_64+0xcc8>
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ff840d // cbnz x13, 0x4f2c <k_mul_panels_64+0xeb0>
-	WORD $0x17fffc21 // b 0x4f34 <k_mul_panels_64+0xeb8>
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffbe41 // cbnz x1, 0x5680 <k_mul_panels_64+0x1604>
-	WORD $0x17fffdf3 // b 0x5688 <k_mul_panels_64+0x160c>
-	WORD $0xb400006e // cbz x14, 0x5ecc <k_mul_panels_64+0x1e50>
-	WORD $0xfd4001a2 // ldr d2, [x13]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xfd0001a1 // str d1, [x13]
-	WORD $0x3607eb51 // tbz w17, #0x0, 0x5c38 <k_mul_panels_64+0x1bbc>
-	WORD $0xb400006e // cbz x14, 0x5ee0 <k_mul_panels_64+0x1e64>
-	WORD $0x3dc005a1 // ldr q1, [x13, #0x10]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x3d8005a0 // str q0, [x13, #0x10]
-	WORD $0x17fff8b8 // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xb4000061 // cbz x1, 0x5ef4 <k_mul_panels_64+0x1e78>
+	WORD $0x54ff0480 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000011 // b 0x6190 <k_mul_panels_64+0x2158>
+	WORD $0xb4000068 // cbz x8, 0x615c <k_mul_panels_64+0x2124>
 	WORD $0xfd4001b7 // ldr d23, [x13]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0xfd0001b6 // str d22, [x13]
-	WORD $0x3607f711 // tbz w17, #0x0, 0x5dd8 <k_mul_panels_64+0x1d5c>
-	WORD $0xb4000061 // cbz x1, 0x5f08 <k_mul_panels_64+0x1e8c>
+	WORD $0x3607fe0a // tbz w10, #0x0, 0x6120 <k_mul_panels_64+0x20e8>
+	WORD $0xb4000068 // cbz x8, 0x6170 <k_mul_panels_64+0x2138>
 	WORD $0x3dc005b6 // ldr q22, [x13, #0x10]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0x3d8005b5 // str q21, [x13, #0x10]
-	WORD $0x3607f71e // tbz w30, #0x0, 0x5dec <k_mul_panels_64+0x1d70>
-	WORD $0xb4000061 // cbz x1, 0x5f1c <k_mul_panels_64+0x1ea0>
+	WORD $0x3607fe0b // tbz w11, #0x0, 0x6134 <k_mul_panels_64+0x20fc>
+	WORD $0xb4000068 // cbz x8, 0x6184 <k_mul_panels_64+0x214c>
 	WORD $0x3dc009b5 // ldr q21, [x13, #0x20]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x3d8009b4 // str q20, [x13, #0x20]
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff1500 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400160d // b.le 0x61f0 <k_mul_panels_64+0x2174>
-	WORD $0xb4000061 // cbz x1, 0x5f40 <k_mul_panels_64+0x1ec4>
+	WORD $0x54ff0260 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150dad // add x13, x13, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400034d // b.le 0x6200 <k_mul_panels_64+0x21c8>
+	WORD $0xb4000068 // cbz x8, 0x61a8 <k_mul_panels_64+0x2170>
 	WORD $0x3dc001b4 // ldr q20, [x13]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x3d8001b3 // str q19, [x13]
-	WORD $0x37001611 // tbnz w17, #0x0, 0x6204 <k_mul_panels_64+0x2188>
-	WORD $0xb4000061 // cbz x1, 0x5f54 <k_mul_panels_64+0x1ed8>
+	WORD $0x3700034a // tbnz w10, #0x0, 0x6214 <k_mul_panels_64+0x21dc>
+	WORD $0xb4000068 // cbz x8, 0x61bc <k_mul_panels_64+0x2184>
 	WORD $0xfd4009b3 // ldr d19, [x13, #0x10]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0xfd0009b2 // str d18, [x13, #0x10]
-	WORD $0x3700161e // tbnz w30, #0x0, 0x6218 <k_mul_panels_64+0x219c>
-	WORD $0xb4000061 // cbz x1, 0x5f68 <k_mul_panels_64+0x1eec>
+	WORD $0x3700034b // tbnz w11, #0x0, 0x6228 <k_mul_panels_64+0x21f0>
+	WORD $0xb4000068 // cbz x8, 0x61d0 <k_mul_panels_64+0x2198>
 	WORD $0xfd4011b2 // ldr d18, [x13, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0xfd0011b1 // str d17, [x13, #0x20]
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54ff12a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x140000af // b 0x6230 <k_mul_panels_64+0x21b4>
-	WORD $0xb4000061 // cbz x1, 0x5f84 <k_mul_panels_64+0x1f08>
-	WORD $0xfd4001b2 // ldr d18, [x13]
-	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
-	WORD $0xfd0001b1 // str d17, [x13]
-	WORD $0x3607e88e // tbz w14, #0x0, 0x5c98 <k_mul_panels_64+0x1c1c>
-	WORD $0xb4000061 // cbz x1, 0x5f98 <k_mul_panels_64+0x1f1c>
-	WORD $0x3dc005b1 // ldr q17, [x13, #0x10]
-	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
-	WORD $0x3d8005b0 // str q16, [x13, #0x10]
-	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff1120 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540016ad // b.le 0x6280 <k_mul_panels_64+0x2204>
-	WORD $0xb4000061 // cbz x1, 0x5fbc <k_mul_panels_64+0x1f40>
-	WORD $0x3dc001b0 // ldr q16, [x13]
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3d8001a7 // str q7, [x13]
-	WORD $0x370016ae // tbnz w14, #0x0, 0x6294 <k_mul_panels_64+0x2218>
-	WORD $0xb4000061 // cbz x1, 0x5fd0 <k_mul_panels_64+0x1f54>
-	WORD $0xfd4009a7 // ldr d7, [x13, #0x10]
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0xfd0009a6 // str d6, [x13, #0x10]
-	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54ff0f60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x140000b4 // b 0x62ac <k_mul_panels_64+0x2230>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x9100814d // add x13, x10, #0x20
-	WORD $0xfd000947 // str d7, [x10, #0x10]
-	WORD $0x3707e762 // tbnz w2, #0x0, 0x5cdc <k_mul_panels_64+0x1c60>
-	WORD $0x14000010 // b 0x6034 <k_mul_panels_64+0x1fb8>
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0xfd0009db // str d27, [x14, #0x10]
-	WORD $0x3707e882 // tbnz w2, #0x0, 0x5d18 <k_mul_panels_64+0x1c9c>
-	WORD $0x17fffea9 // b 0x5ab0 <k_mul_panels_64+0x1a34>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfc020231 // stur d17, [x17, #0x20]
-	WORD $0x54ff0d60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070e3e // add x30, x17, x7, lsl #3
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x3d8003d0 // str q16, [x30]
-	WORD $0x3d8007c7 // str q7, [x30, #0x10]
-	WORD $0x910083cd // add x13, x30, #0x20
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xfd0001a6 // str d6, [x13]
+	WORD $0x54ff0000 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000019 // b 0x6240 <k_mul_panels_64+0x2208>
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0x910081a1 // add x1, x13, #0x20
+	WORD $0xfd0009bb // str d27, [x13, #0x10]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd00003a // str d26, [x1]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff0c20 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070fcd // add x13, x30, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400024d // b.le 0x6094 <k_mul_panels_64+0x2018>
-	WORD $0xb4000061 // cbz x1, 0x605c <k_mul_panels_64+0x1fe0>
-	WORD $0x3dc001a6 // ldr q6, [x13]
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x3700024e // tbnz w14, #0x0, 0x60a8 <k_mul_panels_64+0x202c>
-	WORD $0xb4000061 // cbz x1, 0x6070 <k_mul_panels_64+0x1ff4>
-	WORD $0xfd4009a5 // ldr d5, [x13, #0x10]
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0xfd0009a4 // str d4, [x13, #0x10]
-	WORD $0x37000251 // tbnz w17, #0x0, 0x60bc <k_mul_panels_64+0x2040>
-	WORD $0xb4000061 // cbz x1, 0x6084 <k_mul_panels_64+0x2008>
-	WORD $0xfd4011a4 // ldr d4, [x13, #0x20]
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0xfd0011a3 // str d3, [x13, #0x20]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff09c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000011 // b 0x60d4 <k_mul_panels_64+0x2058>
-	WORD $0xb4000061 // cbz x1, 0x60a0 <k_mul_panels_64+0x2024>
-	WORD $0xfd4001a6 // ldr d6, [x13]
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0xfd0001a5 // str d5, [x13]
-	WORD $0x3607fe0e // tbz w14, #0x0, 0x6064 <k_mul_panels_64+0x1fe8>
-	WORD $0xb4000061 // cbz x1, 0x60b4 <k_mul_panels_64+0x2038>
-	WORD $0x3dc005a5 // ldr q5, [x13, #0x10]
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x3d8005a4 // str q4, [x13, #0x10]
-	WORD $0x3607fe11 // tbz w17, #0x0, 0x6078 <k_mul_panels_64+0x1ffc>
-	WORD $0xb4000061 // cbz x1, 0x60c8 <k_mul_panels_64+0x204c>
-	WORD $0x3dc009a4 // ldr q4, [x13, #0x20]
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0x3d8009a3 // str q3, [x13, #0x20]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff07a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400020d // b.le 0x611c <k_mul_panels_64+0x20a0>
-	WORD $0xb4000061 // cbz x1, 0x60ec <k_mul_panels_64+0x2070>
-	WORD $0x3dc001a3 // ldr q3, [x13]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x3d8001a2 // str q2, [x13]
-	WORD $0x3700020e // tbnz w14, #0x0, 0x6130 <k_mul_panels_64+0x20b4>
-	WORD $0xb4000061 // cbz x1, 0x6100 <k_mul_panels_64+0x2084>
-	WORD $0xfd4009a2 // ldr d2, [x13, #0x10]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xfd0009a1 // str d1, [x13, #0x10]
-	WORD $0x37000211 // tbnz w17, #0x0, 0x6144 <k_mul_panels_64+0x20c8>
-	WORD $0xb4000061 // cbz x1, 0x6114 <k_mul_panels_64+0x2098>
-	WORD $0xfd4011a1 // ldr d1, [x13, #0x20]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfd0011a0 // str d0, [x13, #0x20]
-	WORD $0x17fff82b // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xb4000061 // cbz x1, 0x6128 <k_mul_panels_64+0x20ac>
-	WORD $0xfd4001a3 // ldr d3, [x13]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0xfd0001a2 // str d2, [x13]
-	WORD $0x3607fe4e // tbz w14, #0x0, 0x60f4 <k_mul_panels_64+0x2078>
-	WORD $0xb4000061 // cbz x1, 0x613c <k_mul_panels_64+0x20c0>
-	WORD $0x3dc005a2 // ldr q2, [x13, #0x10]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3d8005a1 // str q1, [x13, #0x10]
-	WORD $0x3607fe51 // tbz w17, #0x0, 0x6108 <k_mul_panels_64+0x208c>
-	WORD $0xb4000061 // cbz x1, 0x6150 <k_mul_panels_64+0x20d4>
-	WORD $0x3dc009a1 // ldr q1, [x13, #0x20]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x3d8009a0 // str q0, [x13, #0x20]
-	WORD $0x17fff81c // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfc02023d // stur d29, [x17, #0x20]
-	WORD $0x54ff0320 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xad006ddc // stp q28, q27, [x14]
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x2a1f03fe // mov w30, wzr
-	WORD $0xfd0001ba // str d26, [x13]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff0220 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x17fffee9 // b 0x5d28 <k_mul_panels_64+0x1cac>
-	WORD $0xfd0001c0 // str d0, [x14]
-	WORD $0x17fff80e // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0xfd000bc7 // str d7, [x30, #0x10]
-	WORD $0x910083cd // add x13, x30, #0x20
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xfd0001a6 // str d6, [x13]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff00e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x17ffffa6 // b 0x6044 <k_mul_panels_64+0x1fc8>
-	WORD $0x3d8005db // str q27, [x14, #0x10]
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x2a1f03fe // mov w30, wzr
-	WORD $0xfd0001ba // str d26, [x13]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54feffe0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x17fffed7 // b 0x5d28 <k_mul_panels_64+0x1cac>
-	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0xfd0009db // str d27, [x14, #0x10]
-	WORD $0x2a1f03fe // mov w30, wzr
-	WORD $0xfd0001ba // str d26, [x13]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54fefee0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x17fffecf // b 0x5d28 <k_mul_panels_64+0x1cac>
-	WORD $0xb4000061 // cbz x1, 0x61fc <k_mul_panels_64+0x2180>
+	WORD $0x54feff00 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x17ffff9d // b 0x6070 <k_mul_panels_64+0x2038>
+	WORD $0xb4000068 // cbz x8, 0x620c <k_mul_panels_64+0x21d4>
 	WORD $0xfd4001b4 // ldr d20, [x13]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0xfd0001b3 // str d19, [x13]
-	WORD $0x3607ea51 // tbz w17, #0x0, 0x5f48 <k_mul_panels_64+0x1ecc>
-	WORD $0xb4000061 // cbz x1, 0x6210 <k_mul_panels_64+0x2194>
+	WORD $0x3607fd0a // tbz w10, #0x0, 0x61b0 <k_mul_panels_64+0x2178>
+	WORD $0xb4000068 // cbz x8, 0x6220 <k_mul_panels_64+0x21e8>
 	WORD $0x3dc005b3 // ldr q19, [x13, #0x10]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0x3d8005b2 // str q18, [x13, #0x10]
-	WORD $0x3607ea5e // tbz w30, #0x0, 0x5f5c <k_mul_panels_64+0x1ee0>
-	WORD $0xb4000061 // cbz x1, 0x6224 <k_mul_panels_64+0x21a8>
+	WORD $0x3607fd0b // tbz w11, #0x0, 0x61c4 <k_mul_panels_64+0x218c>
+	WORD $0xb4000068 // cbz x8, 0x6234 <k_mul_panels_64+0x21fc>
 	WORD $0x3dc009b2 // ldr q18, [x13, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0x3d8009b1 // str q17, [x13, #0x20]
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54fefcc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400058d // b.le 0x62e8 <k_mul_panels_64+0x226c>
-	WORD $0xb4000061 // cbz x1, 0x6248 <k_mul_panels_64+0x21cc>
+	WORD $0x54fefce0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150dad // add x13, x13, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400058d // b.le 0x62f8 <k_mul_panels_64+0x22c0>
+	WORD $0xb4000068 // cbz x8, 0x6258 <k_mul_panels_64+0x2220>
 	WORD $0x3dc001b1 // ldr q17, [x13]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x3d8001b0 // str q16, [x13]
-	WORD $0x37000591 // tbnz w17, #0x0, 0x62fc <k_mul_panels_64+0x2280>
-	WORD $0xb4000061 // cbz x1, 0x625c <k_mul_panels_64+0x21e0>
+	WORD $0x3700058a // tbnz w10, #0x0, 0x630c <k_mul_panels_64+0x22d4>
+	WORD $0xb4000068 // cbz x8, 0x626c <k_mul_panels_64+0x2234>
 	WORD $0xfd4009b0 // ldr d16, [x13, #0x10]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0xfd0009a7 // str d7, [x13, #0x10]
-	WORD $0x3700059e // tbnz w30, #0x0, 0x6310 <k_mul_panels_64+0x2294>
-	WORD $0xb4000061 // cbz x1, 0x6270 <k_mul_panels_64+0x21f4>
+	WORD $0x3700058b // tbnz w11, #0x0, 0x6320 <k_mul_panels_64+0x22e8>
+	WORD $0xb4000068 // cbz x8, 0x6280 <k_mul_panels_64+0x2248>
 	WORD $0xfd4011a7 // ldr d7, [x13, #0x20]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0xfd0011a6 // str d6, [x13, #0x20]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54fefa60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x1400002b // b 0x6328 <k_mul_panels_64+0x22ac>
-	WORD $0xb4000061 // cbz x1, 0x628c <k_mul_panels_64+0x2210>
-	WORD $0xfd4001b0 // ldr d16, [x13]
+	WORD $0x54fefa80 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x1400002b // b 0x6338 <k_mul_panels_64+0x2300>
+	WORD $0xb4000068 // cbz x8, 0x629c <k_mul_panels_64+0x2264>
+	WORD $0xfd400170 // ldr d16, [x11]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0xfd0001a7 // str d7, [x13]
-	WORD $0x3607e9ae // tbz w14, #0x0, 0x5fc4 <k_mul_panels_64+0x1f48>
-	WORD $0xb4000061 // cbz x1, 0x62a0 <k_mul_panels_64+0x2224>
-	WORD $0x3dc005a7 // ldr q7, [x13, #0x10]
+	WORD $0xfd000167 // str d7, [x11]
+	WORD $0x3607de4a // tbz w10, #0x0, 0x5e68 <k_mul_panels_64+0x1e30>
+	WORD $0xb4000068 // cbz x8, 0x62b0 <k_mul_panels_64+0x2278>
+	WORD $0x3dc00567 // ldr q7, [x11, #0x10]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x3d8005a6 // str q6, [x13, #0x10]
+	WORD $0x3d800566 // str q6, [x11, #0x10]
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54fef8e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400062d // b.le 0x6378 <k_mul_panels_64+0x22fc>
-	WORD $0xb4000061 // cbz x1, 0x62c4 <k_mul_panels_64+0x2248>
-	WORD $0x3dc001a6 // ldr q6, [x13]
+	WORD $0x54fef900 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400062d // b.le 0x6388 <k_mul_panels_64+0x2350>
+	WORD $0xb4000068 // cbz x8, 0x62d4 <k_mul_panels_64+0x229c>
+	WORD $0x3dc00166 // ldr q6, [x11]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x3700062e // tbnz w14, #0x0, 0x638c <k_mul_panels_64+0x2310>
-	WORD $0xb4000061 // cbz x1, 0x62d8 <k_mul_panels_64+0x225c>
-	WORD $0xfd4009a5 // ldr d5, [x13, #0x10]
+	WORD $0x3d800165 // str q5, [x11]
+	WORD $0x3700062a // tbnz w10, #0x0, 0x639c <k_mul_panels_64+0x2364>
+	WORD $0xb4000068 // cbz x8, 0x62e8 <k_mul_panels_64+0x22b0>
+	WORD $0xfd400965 // ldr d5, [x11, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0xfd0009a4 // str d4, [x13, #0x10]
+	WORD $0xfd000964 // str d4, [x11, #0x10]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54fef720 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x14000030 // b 0x63a4 <k_mul_panels_64+0x2328>
-	WORD $0xb4000061 // cbz x1, 0x62f4 <k_mul_panels_64+0x2278>
+	WORD $0x54fef740 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x14000030 // b 0x63b4 <k_mul_panels_64+0x237c>
+	WORD $0xb4000068 // cbz x8, 0x6304 <k_mul_panels_64+0x22cc>
 	WORD $0xfd4001b1 // ldr d17, [x13]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0xfd0001b0 // str d16, [x13]
-	WORD $0x3607fad1 // tbz w17, #0x0, 0x6250 <k_mul_panels_64+0x21d4>
-	WORD $0xb4000061 // cbz x1, 0x6308 <k_mul_panels_64+0x228c>
+	WORD $0x3607faca // tbz w10, #0x0, 0x6260 <k_mul_panels_64+0x2228>
+	WORD $0xb4000068 // cbz x8, 0x6318 <k_mul_panels_64+0x22e0>
 	WORD $0x3dc005b0 // ldr q16, [x13, #0x10]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x3d8005a7 // str q7, [x13, #0x10]
-	WORD $0x3607fade // tbz w30, #0x0, 0x6264 <k_mul_panels_64+0x21e8>
-	WORD $0xb4000061 // cbz x1, 0x631c <k_mul_panels_64+0x22a0>
+	WORD $0x3607facb // tbz w11, #0x0, 0x6274 <k_mul_panels_64+0x223c>
+	WORD $0xb4000068 // cbz x8, 0x632c <k_mul_panels_64+0x22f4>
 	WORD $0x3dc009a7 // ldr q7, [x13, #0x20]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0x3d8009a6 // str q6, [x13, #0x20]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54fef500 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400058d // b.le 0x63e0 <k_mul_panels_64+0x2364>
-	WORD $0xb4000061 // cbz x1, 0x6340 <k_mul_panels_64+0x22c4>
+	WORD $0x54fef520 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150dad // add x13, x13, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400058d // b.le 0x63f0 <k_mul_panels_64+0x23b8>
+	WORD $0xb4000068 // cbz x8, 0x6350 <k_mul_panels_64+0x2318>
 	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x37000591 // tbnz w17, #0x0, 0x63f4 <k_mul_panels_64+0x2378>
-	WORD $0xb4000061 // cbz x1, 0x6354 <k_mul_panels_64+0x22d8>
+	WORD $0x3700058a // tbnz w10, #0x0, 0x6404 <k_mul_panels_64+0x23cc>
+	WORD $0xb4000068 // cbz x8, 0x6364 <k_mul_panels_64+0x232c>
 	WORD $0xfd4009a5 // ldr d5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0xfd0009a4 // str d4, [x13, #0x10]
-	WORD $0x3700059e // tbnz w30, #0x0, 0x6408 <k_mul_panels_64+0x238c>
-	WORD $0xb4000061 // cbz x1, 0x6368 <k_mul_panels_64+0x22ec>
+	WORD $0x3700058b // tbnz w11, #0x0, 0x6418 <k_mul_panels_64+0x23e0>
+	WORD $0xb4000068 // cbz x8, 0x6378 <k_mul_panels_64+0x2340>
 	WORD $0xfd4011a4 // ldr d4, [x13, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0xfd0011a3 // str d3, [x13, #0x20]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54fef2a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x1400002b // b 0x6420 <k_mul_panels_64+0x23a4>
-	WORD $0xb4000061 // cbz x1, 0x6384 <k_mul_panels_64+0x2308>
-	WORD $0xfd4001a6 // ldr d6, [x13]
+	WORD $0x54fef2c0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x1400002b // b 0x6430 <k_mul_panels_64+0x23f8>
+	WORD $0xb4000068 // cbz x8, 0x6394 <k_mul_panels_64+0x235c>
+	WORD $0xfd400166 // ldr d6, [x11]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0xfd0001a5 // str d5, [x13]
-	WORD $0x3607fa2e // tbz w14, #0x0, 0x62cc <k_mul_panels_64+0x2250>
-	WORD $0xb4000061 // cbz x1, 0x6398 <k_mul_panels_64+0x231c>
-	WORD $0x3dc005a5 // ldr q5, [x13, #0x10]
+	WORD $0xfd000165 // str d5, [x11]
+	WORD $0x3607fa2a // tbz w10, #0x0, 0x62dc <k_mul_panels_64+0x22a4>
+	WORD $0xb4000068 // cbz x8, 0x63a8 <k_mul_panels_64+0x2370>
+	WORD $0x3dc00565 // ldr q5, [x11, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x3d8005a4 // str q4, [x13, #0x10]
+	WORD $0x3d800564 // str q4, [x11, #0x10]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54fef120 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540005ad // b.le 0x6460 <k_mul_panels_64+0x23e4>
-	WORD $0xb4000061 // cbz x1, 0x63bc <k_mul_panels_64+0x2340>
-	WORD $0x3dc001a4 // ldr q4, [x13]
+	WORD $0x54fef140 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400060d // b.le 0x647c <k_mul_panels_64+0x2444>
+	WORD $0xb4000068 // cbz x8, 0x63cc <k_mul_panels_64+0x2394>
+	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0x3d8001a3 // str q3, [x13]
-	WORD $0x370005ae // tbnz w14, #0x0, 0x6474 <k_mul_panels_64+0x23f8>
-	WORD $0xb4000061 // cbz x1, 0x63d0 <k_mul_panels_64+0x2354>
-	WORD $0xfd4009a3 // ldr d3, [x13, #0x10]
+	WORD $0x3d800163 // str q3, [x11]
+	WORD $0x3700060a // tbnz w10, #0x0, 0x6490 <k_mul_panels_64+0x2458>
+	WORD $0xb4000068 // cbz x8, 0x63e0 <k_mul_panels_64+0x23a8>
+	WORD $0xfd400963 // ldr d3, [x11, #0x10]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0xfd0009a2 // str d2, [x13, #0x10]
+	WORD $0xfd000962 // str d2, [x11, #0x10]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54feef60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x1400002c // b 0x648c <k_mul_panels_64+0x2410>
-	WORD $0xb4000061 // cbz x1, 0x63ec <k_mul_panels_64+0x2370>
+	WORD $0x54feef80 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x1400002f // b 0x64a8 <k_mul_panels_64+0x2470>
+	WORD $0xb4000068 // cbz x8, 0x63fc <k_mul_panels_64+0x23c4>
 	WORD $0xfd4001a6 // ldr d6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0xfd0001a5 // str d5, [x13]
-	WORD $0x3607fad1 // tbz w17, #0x0, 0x6348 <k_mul_panels_64+0x22cc>
-	WORD $0xb4000061 // cbz x1, 0x6400 <k_mul_panels_64+0x2384>
+	WORD $0x3607faca // tbz w10, #0x0, 0x6358 <k_mul_panels_64+0x2320>
+	WORD $0xb4000068 // cbz x8, 0x6410 <k_mul_panels_64+0x23d8>
 	WORD $0x3dc005a5 // ldr q5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x3d8005a4 // str q4, [x13, #0x10]
-	WORD $0x3607fade // tbz w30, #0x0, 0x635c <k_mul_panels_64+0x22e0>
-	WORD $0xb4000061 // cbz x1, 0x6414 <k_mul_panels_64+0x2398>
+	WORD $0x3607facb // tbz w11, #0x0, 0x636c <k_mul_panels_64+0x2334>
+	WORD $0xb4000068 // cbz x8, 0x6424 <k_mul_panels_64+0x23ec>
 	WORD $0x3dc009a4 // ldr q4, [x13, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x3d8009a3 // str q3, [x13, #0x20]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54feed40 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046d // b.le 0x64b4 <k_mul_panels_64+0x2438>
-	WORD $0xb4000061 // cbz x1, 0x6438 <k_mul_panels_64+0x23bc>
+	WORD $0x54feed60 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150dad // add x13, x13, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400052d // b.le 0x64dc <k_mul_panels_64+0x24a4>
+	WORD $0xb4000068 // cbz x8, 0x6448 <k_mul_panels_64+0x2410>
 	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x3d8001a2 // str q2, [x13]
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0x37000471 // tbnz w17, #0x0, 0x64cc <k_mul_panels_64+0x2450>
-	WORD $0xb400006e // cbz x14, 0x6450 <k_mul_panels_64+0x23d4>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0x3700052a // tbnz w10, #0x0, 0x64f4 <k_mul_panels_64+0x24bc>
+	WORD $0xb4000068 // cbz x8, 0x6460 <k_mul_panels_64+0x2428>
 	WORD $0xfd4009a2 // ldr d2, [x13, #0x10]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0xfd0009a1 // str d1, [x13, #0x10]
-	WORD $0x3700047e // tbnz w30, #0x0, 0x64e0 <k_mul_panels_64+0x2464>
-	WORD $0xb5ffe5ae // cbnz x14, 0x610c <k_mul_panels_64+0x2090>
-	WORD $0x17ffff2e // b 0x6114 <k_mul_panels_64+0x2098>
-	WORD $0xb4000061 // cbz x1, 0x646c <k_mul_panels_64+0x23f0>
-	WORD $0xfd4001a4 // ldr d4, [x13]
+	WORD $0x3700052b // tbnz w11, #0x0, 0x6508 <k_mul_panels_64+0x24d0>
+	WORD $0xb4000068 // cbz x8, 0x6474 <k_mul_panels_64+0x243c>
+	WORD $0xfd4011a1 // ldr d1, [x13, #0x20]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xfd0011a0 // str d0, [x13, #0x20]
+	WORD $0x17fff758 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x6488 <k_mul_panels_64+0x2450>
+	WORD $0xfd400164 // ldr d4, [x11]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0xfd0001a3 // str d3, [x13]
-	WORD $0x3607faae // tbz w14, #0x0, 0x63c4 <k_mul_panels_64+0x2348>
-	WORD $0xb4000061 // cbz x1, 0x6480 <k_mul_panels_64+0x2404>
-	WORD $0x3dc005a3 // ldr q3, [x13, #0x10]
+	WORD $0xfd000163 // str d3, [x11]
+	WORD $0x3607fa4a // tbz w10, #0x0, 0x63d4 <k_mul_panels_64+0x239c>
+	WORD $0xb4000068 // cbz x8, 0x649c <k_mul_panels_64+0x2464>
+	WORD $0x3dc00563 // ldr q3, [x11, #0x10]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x3d8005a2 // str q2, [x13, #0x10]
+	WORD $0x3d800562 // str q2, [x11, #0x10]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54fee9e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540002ad // b.le 0x64e8 <k_mul_panels_64+0x246c>
-	WORD $0xb4000061 // cbz x1, 0x64a4 <k_mul_panels_64+0x2428>
-	WORD $0x3dc001a2 // ldr q2, [x13]
+	WORD $0x54fee9a0 // b.eq 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0x8b150d6b // add x11, x11, x21, lsl #3
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400036d // b.le 0x651c <k_mul_panels_64+0x24e4>
+	WORD $0xb4000068 // cbz x8, 0x64c0 <k_mul_panels_64+0x2488>
+	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3d8001a1 // str q1, [x13]
-	WORD $0x370002ae // tbnz w14, #0x0, 0x64fc <k_mul_panels_64+0x2480>
-	WORD $0xb5ffbc81 // cbnz x1, 0x5c3c <k_mul_panels_64+0x1bc0>
-	WORD $0x17fffde5 // b 0x5c44 <k_mul_panels_64+0x1bc8>
-	WORD $0xb4000061 // cbz x1, 0x64c0 <k_mul_panels_64+0x2444>
+	WORD $0x3d800161 // str q1, [x11]
+	WORD $0x3700036a // tbnz w10, #0x0, 0x6530 <k_mul_panels_64+0x24f8>
+	WORD $0xb4000068 // cbz x8, 0x64d4 <k_mul_panels_64+0x249c>
+	WORD $0xfd400961 // ldr d1, [x11, #0x10]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xfd000960 // str d0, [x11, #0x10]
+	WORD $0x17fff740 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x64e8 <k_mul_panels_64+0x24b0>
 	WORD $0xfd4001a3 // ldr d3, [x13]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xfd0001a2 // str d2, [x13]
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0x3607fbf1 // tbz w17, #0x0, 0x6444 <k_mul_panels_64+0x23c8>
-	WORD $0xb400006e // cbz x14, 0x64d8 <k_mul_panels_64+0x245c>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0x3607fb2a // tbz w10, #0x0, 0x6454 <k_mul_panels_64+0x241c>
+	WORD $0xb4000068 // cbz x8, 0x6500 <k_mul_panels_64+0x24c8>
 	WORD $0x3dc005a2 // ldr q2, [x13, #0x10]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0x3d8005a1 // str q1, [x13, #0x10]
-	WORD $0x3607fbfe // tbz w30, #0x0, 0x6458 <k_mul_panels_64+0x23dc>
-	WORD $0xb5ffe34e // cbnz x14, 0x6148 <k_mul_panels_64+0x20cc>
-	WORD $0x17ffff1b // b 0x6150 <k_mul_panels_64+0x20d4>
-	WORD $0xb4000061 // cbz x1, 0x64f4 <k_mul_panels_64+0x2478>
-	WORD $0xfd4001a2 // ldr d2, [x13]
+	WORD $0x3607fb2b // tbz w11, #0x0, 0x6468 <k_mul_panels_64+0x2430>
+	WORD $0xb4000068 // cbz x8, 0x6514 <k_mul_panels_64+0x24dc>
+	WORD $0x3dc009a1 // ldr q1, [x13, #0x20]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d8009a0 // str q0, [x13, #0x20]
+	WORD $0x17fff730 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xb4000068 // cbz x8, 0x6528 <k_mul_panels_64+0x24f0>
+	WORD $0xfd400162 // ldr d2, [x11]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xfd0001a1 // str d1, [x13]
-	WORD $0x3607fdae // tbz w14, #0x0, 0x64ac <k_mul_panels_64+0x2430>
-	WORD $0xb5ffcee1 // cbnz x1, 0x5ed8 <k_mul_panels_64+0x1e5c>
-	WORD $0x17fffe78 // b 0x5ee0 <k_mul_panels_64+0x1e64>
-	WORD $0xfd0001a0 // str d0, [x13]
-	WORD $0x17fff72f // b 0x41c4 <k_mul_panels_64+0x148>
-	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
-	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
-	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
-	WORD $0xa9485ff8 // ldp x24, x23, [sp, #0x80]
-	WORD $0xa94767fa // ldp x26, x25, [sp, #0x70]
-	WORD $0xa9466ffe // ldp x30, x27, [sp, #0x60]
-	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
-	WORD $0x6d432beb // ldp d11, d10, [sp, #0x30]
-	WORD $0x6d4233ed // ldp d13, d12, [sp, #0x20]
-	WORD $0x9102c3ff // add sp, sp, #0xb0
+	WORD $0xfd000161 // str d1, [x11]
+	WORD $0x3607fcea // tbz w10, #0x0, 0x64c8 <k_mul_panels_64+0x2490>
+	WORD $0xb4000068 // cbz x8, 0x653c <k_mul_panels_64+0x2504>
+	WORD $0x3dc00561 // ldr q1, [x11, #0x10]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d800560 // str q0, [x11, #0x10]
+	WORD $0x17fff726 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xfd000100 // str d0, [x8]
+	WORD $0x17fff724 // b 0x41d8 <k_mul_panels_64+0x1a0>
+	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
+	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
+	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
+	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
+	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
+	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
+	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
+	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
+	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
+	WORD $0x910343ff // add sp, sp, #0xd0
 	WORD $0xd65f03c0 // ret
 
 	// pack_rows
-	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
-	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001e0b // b.lt 0x690c <k_pack_rows+0x3d4>
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa940280b // ldp x11, x10, [x0]
-	WORD $0xa9413001 // ldp x1, x12, [x0, #0x10]
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x540001ea // b.ge 0x659c <k_pack_rows+0x64>
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001d2b // b.lt 0x690c <k_pack_rows+0x3d4>
-	WORD $0x8b010430 // add x16, x1, x1, lsl #1
-	WORD $0x8b080d6e // add x14, x11, x8, lsl #3
-	WORD $0x8b08096f // add x15, x11, x8, lsl #2
-	WORD $0xd37cec31 // lsl x17, x1, #4
-	WORD $0xd37df020 // lsl x0, x1, #3
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xd37ef610 // lsl x16, x16, #2
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xcb0803e2 // neg x2, x8
-	WORD $0x52800183 // mov w3, #0xc // =12
-	WORD $0xaa0803e4 // mov x4, x8
-	WORD $0x14000074 // b 0x6768 <k_pack_rows+0x230>
-	WORD $0x8b010431 // add x17, x1, x1, lsl #1
-	WORD $0xd37ef42e // lsl x14, x1, #2
-	WORD $0xd37df030 // lsl x16, x1, #3
-	WORD $0xd37ced0f // lsl x15, x8, #4
-	WORD $0xd37cec20 // lsl x0, x1, #4
-	WORD $0xd37ef501 // lsl x1, x8, #2
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x8b0e0142 // add x2, x10, x14
-	WORD $0x8b100143 // add x3, x10, x16
-	WORD $0xaa0803e5 // mov x5, x8
-	WORD $0x8b110144 // add x4, x10, x17
-	WORD $0x14000009 // b 0x65f0 <k_pack_rows+0xb8>
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd10010a5 // sub x5, x5, #0x4
-	WORD $0x8b00014a // add x10, x10, x0
-	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x8b000042 // add x2, x2, x0
-	WORD $0x8b000063 // add x3, x3, x0
-	WORD $0x8b000084 // add x4, x4, x0
-	WORD $0x5400190a // b.ge 0x690c <k_pack_rows+0x3d4>
-	WORD $0xcb0d0186 // sub x6, x12, x13
-	WORD $0x8b0d0977 // add x23, x11, x13, lsl #2
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400046b // b.lt 0x6688 <k_pack_rows+0x150>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0a03e7 // mov x7, x10
-	WORD $0x3dc000e0 // ldr q0, [x7]
-	WORD $0x3cee68e1 // ldr q1, [x7, x14]
-	WORD $0x8b0102f5 // add x21, x23, x1
-	WORD $0x3cf068e2 // ldr q2, [x7, x16]
-	WORD $0x3cf168e3 // ldr q3, [x7, x17]
-	WORD $0x8b0102b6 // add x22, x21, x1
+	WORD $0x5400230b // b.lt 0x69e0 <k_pack_rows+0x468>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540022ab // b.lt 0x69e0 <k_pack_rows+0x468>
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37ef5d1 // lsl x17, x14, #2
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd378ddc0 // lsl x0, x14, #8
+	WORD $0xa90343fd // stp x29, x16, [sp, #0x30]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37df1d0 // lsl x16, x14, #3
+	WORD $0xd37df183 // lsl x3, x12, #3
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37ef580 // lsl x0, x12, #2
+	WORD $0xd37cedcd // lsl x13, x14, #4
+	WORD $0xd37ef505 // lsl x5, x8, #2
+	WORD $0xd37ced86 // lsl x6, x12, #4
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0x91003153 // add x19, x10, #0xc
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0x910011f8 // add x24, x15, #0x4
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xf90017e0 // str x0, [sp, #0x28]
+	WORD $0x1400000b // b 0x663c <k_pack_rows+0xc4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x91040318 // add x24, x24, #0x100
+	WORD $0x910403bd // add x29, x29, #0x100
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x8b080273 // add x19, x19, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0x54001c6a // b.ge 0x69c4 <k_pack_rows+0x44c>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b349 // csel x9, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400012a // b.ge 0x6678 <k_pack_rows+0x100>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffdcb // b.lt 0x6614 <k_pack_rows+0x9c>
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1803fd // mov x29, x24
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x14000068 // b 0x6814 <k_pack_rows+0x29c>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b09fb // add x27, x15, x11, lsl #2
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b08095a // add x26, x10, x8, lsl #2
+	WORD $0x14000006 // b 0x66a8 <k_pack_rows+0x130>
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x54fffb8a // b.ge 0x6614 <k_pack_rows+0x9c>
+	WORD $0xcb100321 // sub x1, x25, x16
+	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400048b // b.lt 0x6744 <k_pack_rows+0x1cc>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0x3ce869e0 // ldr q0, [x15, x8]
+	WORD $0x3ce86aa1 // ldr q1, [x21, x8]
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x3ce86a82 // ldr q2, [x20, x8]
+	WORD $0x3ce86ac3 // ldr q3, [x22, x8]
+	WORD $0x8b110000 // add x0, x0, x17
 	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
 	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x8b11000a // add x10, x0, x17
 	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
 	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
-	WORD $0x910040e7 // add x7, x7, #0x10
+	WORD $0x91004108 // add x8, x8, #0x10
 	WORD $0x4ea41c82 // mov v2.16b, v4.16b
 	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
 	WORD $0x4ea01c04 // mov v4.16b, v0.16b
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
 	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
 	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d8002e2 // str q2, [x23]
-	WORD $0x3d8002a3 // str q3, [x21]
-	WORD $0x91002295 // add x21, x20, #0x8
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3d8002c4 // str q4, [x22]
-	WORD $0x8b0102d6 // add x22, x22, x1
-	WORD $0xeb0902bf // cmp x21, x9
-	WORD $0x8b0102d7 // add x23, x22, x1
-	WORD $0x3d8002c0 // str q0, [x22]
-	WORD $0x54fffcad // b.le 0x6608 <k_pack_rows+0xd0>
-	WORD $0x8b0f0277 // add x23, x19, x15
-	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x540000ac // b.gt 0x6694 <k_pack_rows+0x15c>
-	WORD $0x17ffffd3 // b 0x65d0 <k_pack_rows+0x98>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fffa0d // b.le 0x65d0 <k_pack_rows+0x98>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54fff9cd // b.le 0x65d0 <k_pack_rows+0x98>
-	WORD $0xd37ef698 // lsl x24, x20, #2
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x8b180154 // add x20, x10, x24
-	WORD $0x8b180055 // add x21, x2, x24
-	WORD $0x8b180076 // add x22, x3, x24
-	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000006 // b 0x66d0 <k_pack_rows+0x198>
-	WORD $0xbd0006e0 // str s0, [x23, #0x4]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0x8b0102f7 // add x23, x23, x1
-	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff820 // b.eq 0x65d0 <k_pack_rows+0x98>
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540000cb // b.lt 0x66ec <k_pack_rows+0x1b4>
-	WORD $0xbc737a80 // ldr s0, [x20, x19, lsl #2]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x54fffeed // b.le 0x66c0 <k_pack_rows+0x188>
-	WORD $0x14000005 // b 0x66fc <k_pack_rows+0x1c4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x54fffe4d // b.le 0x66c0 <k_pack_rows+0x188>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x5400004b // b.lt 0x670c <k_pack_rows+0x1d4>
-	WORD $0xbc737aa0 // ldr s0, [x21, x19, lsl #2]
-	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
-	WORD $0x54fffd60 // b.eq 0x66c0 <k_pack_rows+0x188>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000cdf // cmp x6, #0x3
-	WORD $0x5400004b // b.lt 0x6728 <k_pack_rows+0x1f0>
-	WORD $0xbc737ac0 // ldr s0, [x22, x19, lsl #2]
-	WORD $0xf1000cbf // cmp x5, #0x3
-	WORD $0xbd0002e0 // str s0, [x23]
-	WORD $0x54fffc80 // b.eq 0x66c0 <k_pack_rows+0x188>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54fffc0b // b.lt 0x66bc <k_pack_rows+0x184>
-	WORD $0xbc737b00 // ldr s0, [x24, x19, lsl #2]
-	WORD $0x17ffffde // b 0x66bc <k_pack_rows+0x184>
-	WORD $0xbc2369c0 // str s0, [x14, x3]
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd1001084 // sub x4, x4, #0x4
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x3d800042 // str q2, [x2]
+	WORD $0x3d800003 // str q3, [x0]
+	WORD $0x91002080 // add x0, x4, #0x8
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0x3d800144 // str q4, [x10]
 	WORD $0x8b11014a // add x10, x10, x17
-	WORD $0xd100118c // sub x12, x12, #0x4
-	WORD $0x54000d4a // b.ge 0x690c <k_pack_rows+0x3d4>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54ffff0d // b.le 0x674c <k_pack_rows+0x214>
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400006d // b.le 0x6780 <k_pack_rows+0x248>
-	WORD $0xbd400140 // ldr s0, [x10]
-	WORD $0x14000002 // b 0x6784 <k_pack_rows+0x24c>
+	WORD $0xeb09001f // cmp x0, x9
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d800140 // str q0, [x10]
+	WORD $0x54fffcad // b.le 0x66c0 <k_pack_rows+0x148>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040124 // subs x4, x9, x4
+	WORD $0x540000cc // b.gt 0x6754 <k_pack_rows+0x1dc>
+	WORD $0x17ffffd5 // b 0x6694 <k_pack_rows+0x11c>
+	WORD $0x9b0c7e08 // mul x8, x16, x12
+	WORD $0x8b080b68 // add x8, x27, x8, lsl #2
+	WORD $0xeb1f0124 // subs x4, x9, xzr
+	WORD $0x54fffa2d // b.le 0x6694 <k_pack_rows+0x11c>
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x54fff9ed // b.le 0x6694 <k_pack_rows+0x11c>
+	WORD $0x91002002 // add x2, x0, #0x8
+	WORD $0x14000006 // b 0x6778 <k_pack_rows+0x200>
+	WORD $0xbd000440 // str s0, [x2, #0x4]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff900 // b.eq 0x6694 <k_pack_rows+0x11c>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000cb // b.lt 0x6794 <k_pack_rows+0x21c>
+	WORD $0xbd400100 // ldr s0, [x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffeed // b.le 0x6768 <k_pack_rows+0x1f0>
+	WORD $0x14000005 // b 0x67a4 <k_pack_rows+0x22c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0d0046 // add x6, x2, x13
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xf100089f // cmp x4, #0x2
-	WORD $0x91000cc5 // add x5, x6, #0x3
-	WORD $0x910008c6 // add x6, x6, #0x2
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x5400028b // b.lt 0x67ec <k_pack_rows+0x2b4>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffe4d // b.le 0x6768 <k_pack_rows+0x1f0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400004b // b.lt 0x67b0 <k_pack_rows+0x278>
-	WORD $0xbc616940 // ldr s0, [x10, x1]
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
-	WORD $0xb40001a6 // cbz x6, 0x67ec <k_pack_rows+0x2b4>
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400004b // b.lt 0x67b4 <k_pack_rows+0x23c>
+	WORD $0xbc6c7900 // ldr s0, [x8, x12, lsl #2]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbc1fc040 // stur s0, [x2, #-0x4]
+	WORD $0x54fffd60 // b.eq 0x6768 <k_pack_rows+0x1f0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400004b // b.lt 0x67cc <k_pack_rows+0x294>
-	WORD $0xbc606940 // ldr s0, [x10, x0]
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xbc1fc0e0 // stur s0, [x7, #-0x4]
-	WORD $0xb40000c5 // cbz x5, 0x67ec <k_pack_rows+0x2b4>
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400004b // b.lt 0x67d0 <k_pack_rows+0x258>
+	WORD $0xbc636900 // ldr s0, [x8, x3]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xbd000040 // str s0, [x2]
+	WORD $0x54fffc80 // b.eq 0x6768 <k_pack_rows+0x1f0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400004b // b.lt 0x67e8 <k_pack_rows+0x2b0>
-	WORD $0xbc706940 // ldr s0, [x10, x16]
-	WORD $0xbc236960 // str s0, [x11, x3]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffae0 // b.eq 0x674c <k_pack_rows+0x214>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x6814 <k_pack_rows+0x2dc>
-	WORD $0xbd400540 // ldr s0, [x10, #0x4]
-	WORD $0x8b0301e7 // add x7, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x540000ec // b.gt 0x6828 <k_pack_rows+0x2f0>
-	WORD $0x1400001b // b 0x687c <k_pack_rows+0x344>
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffc0b // b.lt 0x6764 <k_pack_rows+0x1ec>
+	WORD $0xbc656900 // ldr s0, [x8, x5]
+	WORD $0x17ffffde // b 0x6764 <k_pack_rows+0x1ec>
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xbc286bc0 // str s0, [x30, x8]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54fff02a // b.ge 0x6614 <k_pack_rows+0x9c>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x67f8 <k_pack_rows+0x280>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400006d // b.le 0x682c <k_pack_rows+0x2b4>
+	WORD $0xbc5fc3a0 // ldur s0, [x29, #-0x4]
+	WORD $0x14000002 // b 0x6830 <k_pack_rows+0x2b8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0301e7 // add x7, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x540002cd // b.le 0x687c <k_pack_rows+0x344>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x683c <k_pack_rows+0x304>
-	WORD $0x8b010147 // add x7, x10, x1
-	WORD $0xbd4004e0 // ldr s0, [x7, #0x4]
-	WORD $0x8b0d09e7 // add x7, x15, x13, lsl #2
-	WORD $0xbd0004e0 // str s0, [x7, #0x4]
-	WORD $0xb40001c6 // cbz x6, 0x687c <k_pack_rows+0x344>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x685c <k_pack_rows+0x324>
-	WORD $0x8b000153 // add x19, x10, x0
-	WORD $0xbd400660 // ldr s0, [x19, #0x4]
-	WORD $0xbd0008e0 // str s0, [x7, #0x8]
-	WORD $0xb40000e5 // cbz x5, 0x687c <k_pack_rows+0x344>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400006b // b.lt 0x6878 <k_pack_rows+0x340>
-	WORD $0x8b100147 // add x7, x10, x16
-	WORD $0xbd4004e0 // ldr s0, [x7, #0x4]
-	WORD $0xbc2369e0 // str s0, [x15, x3]
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54fff660 // b.eq 0x674c <k_pack_rows+0x214>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x68a4 <k_pack_rows+0x36c>
-	WORD $0xbd400940 // ldr s0, [x10, #0x8]
-	WORD $0x8b0301c7 // add x7, x14, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x54fff58d // b.le 0x674c <k_pack_rows+0x214>
-	WORD $0x14000006 // b 0x68b8 <k_pack_rows+0x380>
+	WORD $0xbc1f43c0 // stur s0, [x30, #-0xc]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x540002cb // b.lt 0x68a0 <k_pack_rows+0x328>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0301c7 // add x7, x14, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x54fff4cd // b.le 0x674c <k_pack_rows+0x214>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x6864 <k_pack_rows+0x2ec>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0xbc1f83c0 // stur s0, [x30, #-0x8]
+	WORD $0xb40001c8 // cbz x8, 0x68a0 <k_pack_rows+0x328>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x68cc <k_pack_rows+0x394>
-	WORD $0x8b010147 // add x7, x10, x1
-	WORD $0xbd4008e0 // ldr s0, [x7, #0x8]
-	WORD $0x8b0d09c7 // add x7, x14, x13, lsl #2
-	WORD $0xbd0004e0 // str s0, [x7, #0x4]
-	WORD $0xb4fff3c6 // cbz x6, 0x674c <k_pack_rows+0x214>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x6880 <k_pack_rows+0x308>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0xbc1fc3c0 // stur s0, [x30, #-0x4]
+	WORD $0xb40000e1 // cbz x1, 0x68a0 <k_pack_rows+0x328>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x68ec <k_pack_rows+0x3b4>
-	WORD $0x8b000146 // add x6, x10, x0
-	WORD $0xbd4008c0 // ldr s0, [x6, #0x8]
-	WORD $0xbd0008e0 // str s0, [x7, #0x8]
-	WORD $0xb4fff2e5 // cbz x5, 0x674c <k_pack_rows+0x214>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400006b // b.lt 0x689c <k_pack_rows+0x324>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0xbd0003c0 // str s0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffaa0 // b.eq 0x67f8 <k_pack_rows+0x280>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000eb // b.lt 0x68c8 <k_pack_rows+0x350>
+	WORD $0xbd4003a0 // ldr s0, [x29]
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x68dc <k_pack_rows+0x364>
+	WORD $0x14000019 // b 0x6928 <k_pack_rows+0x3b0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x54fff26b // b.lt 0x6748 <k_pack_rows+0x210>
-	WORD $0x8b100145 // add x5, x10, x16
-	WORD $0xbd4008a0 // ldr s0, [x5, #0x8]
-	WORD $0x17ffff90 // b 0x6748 <k_pack_rows+0x210>
-	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
-	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
-	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x5400028d // b.le 0x6928 <k_pack_rows+0x3b0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400006b // b.lt 0x68f0 <k_pack_rows+0x378>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0xbc6a6ba0 // ldr s0, [x29, x10]
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb4000188 // cbz x8, 0x6928 <k_pack_rows+0x3b0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400004b // b.lt 0x690c <k_pack_rows+0x394>
+	WORD $0xbc636ba0 // ldr s0, [x29, x3]
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb40000c1 // cbz x1, 0x6928 <k_pack_rows+0x3b0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400004b // b.lt 0x6924 <k_pack_rows+0x3ac>
+	WORD $0xbc656ba0 // ldr s0, [x29, x5]
+	WORD $0xbc316bc0 // str s0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff660 // b.eq 0x67f8 <k_pack_rows+0x280>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x6954 <k_pack_rows+0x3dc>
+	WORD $0xbd4007a0 // ldr s0, [x29, #0x4]
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff56d // b.le 0x67f8 <k_pack_rows+0x280>
+	WORD $0x14000007 // b 0x696c <k_pack_rows+0x3f4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff48d // b.le 0x67f8 <k_pack_rows+0x280>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x6984 <k_pack_rows+0x40c>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xbd400540 // ldr s0, [x10, #0x4]
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb4fff368 // cbz x8, 0x67f8 <k_pack_rows+0x280>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x69a4 <k_pack_rows+0x42c>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0xbd400500 // ldr s0, [x8, #0x4]
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb4fff281 // cbz x1, 0x67f8 <k_pack_rows+0x280>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fff1eb // b.lt 0x67f0 <k_pack_rows+0x278>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0xbd400500 // ldr s0, [x8, #0x4]
+	WORD $0x17ffff8c // b 0x67f0 <k_pack_rows+0x278>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x910243ff // add sp, sp, #0x90
+	WORD $0xd65f03c0 // ret
+
+	// pack_rows_f16
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400258b // b.lt 0x6e9c <k_pack_rows_f16+0x4b8>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400252b // b.lt 0x6e9c <k_pack_rows_f16+0x4b8>
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37ef5d1 // lsl x17, x14, #2
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd378ddc0 // lsl x0, x14, #8
+	WORD $0xa90343fd // stp x29, x16, [sp, #0x30]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37df1d0 // lsl x16, x14, #3
+	WORD $0xd37ef583 // lsl x3, x12, #2
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0xd37cedcd // lsl x13, x14, #4
+	WORD $0xd37ff905 // lsl x5, x8, #1
+	WORD $0xd37df186 // lsl x6, x12, #3
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0x91003153 // add x19, x10, #0xc
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0x910009f8 // add x24, x15, #0x2
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xf90017e0 // str x0, [sp, #0x28]
+	WORD $0x1400000b // b 0x6aa8 <k_pack_rows_f16+0xc4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x91020318 // add x24, x24, #0x80
+	WORD $0x910203bd // add x29, x29, #0x80
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x8b080273 // add x19, x19, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0x54001eea // b.ge 0x6e80 <k_pack_rows_f16+0x49c>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b349 // csel x9, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400012a // b.ge 0x6ae4 <k_pack_rows_f16+0x100>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffdcb // b.lt 0x6a80 <k_pack_rows_f16+0x9c>
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1803fd // mov x29, x24
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x14000070 // b 0x6ca0 <k_pack_rows_f16+0x2bc>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b08095a // add x26, x10, x8, lsl #2
+	WORD $0x14000006 // b 0x6b14 <k_pack_rows_f16+0x130>
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x54fffb8a // b.ge 0x6a80 <k_pack_rows_f16+0x9c>
+	WORD $0xcb100321 // sub x1, x25, x16
+	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400050b // b.lt 0x6bc0 <k_pack_rows_f16+0x1dc>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0xfc6869e0 // ldr d0, [x15, x8]
+	WORD $0xfc686aa1 // ldr d1, [x21, x8]
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0xfc686a82 // ldr d2, [x20, x8]
+	WORD $0xfc686ac3 // ldr d3, [x22, x8]
+	WORD $0x8b110000 // add x0, x0, x17
+	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0x8b11000a // add x10, x0, x17
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
+	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
+	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
+	WORD $0x3d800042 // str q2, [x2]
+	WORD $0x3d800003 // str q3, [x0]
+	WORD $0x91002080 // add x0, x4, #0x8
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0x3d800144 // str q4, [x10]
+	WORD $0x8b11014a // add x10, x10, x17
+	WORD $0xeb09001f // cmp x0, x9
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d800140 // str q0, [x10]
+	WORD $0x54fffc2d // b.le 0x6b2c <k_pack_rows_f16+0x148>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040124 // subs x4, x9, x4
+	WORD $0x540000cc // b.gt 0x6bd0 <k_pack_rows_f16+0x1ec>
+	WORD $0x17ffffd1 // b 0x6b00 <k_pack_rows_f16+0x11c>
+	WORD $0x9b0c7e08 // mul x8, x16, x12
+	WORD $0x8b080768 // add x8, x27, x8, lsl #1
+	WORD $0xeb1f0124 // subs x4, x9, xzr
+	WORD $0x54fff9ad // b.le 0x6b00 <k_pack_rows_f16+0x11c>
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x54fff96d // b.le 0x6b00 <k_pack_rows_f16+0x11c>
+	WORD $0x91002002 // add x2, x0, #0x8
+	WORD $0x14000006 // b 0x6bf4 <k_pack_rows_f16+0x210>
+	WORD $0xbd000440 // str s0, [x2, #0x4]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff880 // b.eq 0x6b00 <k_pack_rows_f16+0x11c>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000eb // b.lt 0x6c14 <k_pack_rows_f16+0x230>
+	WORD $0x7d400100 // ldr h0, [x8]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffecd // b.le 0x6be4 <k_pack_rows_f16+0x200>
+	WORD $0x14000005 // b 0x6c24 <k_pack_rows_f16+0x240>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffe2d // b.le 0x6be4 <k_pack_rows_f16+0x200>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400006b // b.lt 0x6c38 <k_pack_rows_f16+0x254>
+	WORD $0x7c6c7900 // ldr h0, [x8, x12, lsl #1]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbc1fc040 // stur s0, [x2, #-0x4]
+	WORD $0x54fffd20 // b.eq 0x6be4 <k_pack_rows_f16+0x200>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400006b // b.lt 0x6c58 <k_pack_rows_f16+0x274>
+	WORD $0x7c636900 // ldr h0, [x8, x3]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xbd000040 // str s0, [x2]
+	WORD $0x54fffc20 // b.eq 0x6be4 <k_pack_rows_f16+0x200>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffbab // b.lt 0x6be0 <k_pack_rows_f16+0x1fc>
+	WORD $0x7c656900 // ldr h0, [x8, x5]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x17ffffda // b 0x6be0 <k_pack_rows_f16+0x1fc>
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xbc286bc0 // str s0, [x30, x8]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54ffef2a // b.ge 0x6a80 <k_pack_rows_f16+0x9c>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x6c84 <k_pack_rows_f16+0x2a0>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400008d // b.le 0x6cbc <k_pack_rows_f16+0x2d8>
+	WORD $0x7c5fe3a0 // ldur h0, [x29, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x14000002 // b 0x6cc0 <k_pack_rows_f16+0x2dc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xbc1f43c0 // stur s0, [x30, #-0xc]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x5400032b // b.lt 0x6d3c <k_pack_rows_f16+0x358>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540000ab // b.lt 0x6cf8 <k_pack_rows_f16+0x314>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1f83c0 // stur s0, [x30, #-0x8]
+	WORD $0xb4000208 // cbz x8, 0x6d3c <k_pack_rows_f16+0x358>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400008b // b.lt 0x6d18 <k_pack_rows_f16+0x334>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1fc3c0 // stur s0, [x30, #-0x4]
+	WORD $0xb4000101 // cbz x1, 0x6d3c <k_pack_rows_f16+0x358>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400008b // b.lt 0x6d38 <k_pack_rows_f16+0x354>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbd0003c0 // str s0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffa20 // b.eq 0x6c84 <k_pack_rows_f16+0x2a0>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x6d68 <k_pack_rows_f16+0x384>
+	WORD $0x7d4003a0 // ldr h0, [x29]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x6d7c <k_pack_rows_f16+0x398>
+	WORD $0x1400001c // b 0x6dd4 <k_pack_rows_f16+0x3f0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540002ed // b.le 0x6dd4 <k_pack_rows_f16+0x3f0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x6d94 <k_pack_rows_f16+0x3b0>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x7c6a6ba0 // ldr h0, [x29, x10]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb40001c8 // cbz x8, 0x6dd4 <k_pack_rows_f16+0x3f0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x6db4 <k_pack_rows_f16+0x3d0>
+	WORD $0x7c636ba0 // ldr h0, [x29, x3]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb40000e1 // cbz x1, 0x6dd4 <k_pack_rows_f16+0x3f0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400006b // b.lt 0x6dd0 <k_pack_rows_f16+0x3ec>
+	WORD $0x7c656ba0 // ldr h0, [x29, x5]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc316bc0 // str s0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff560 // b.eq 0x6c84 <k_pack_rows_f16+0x2a0>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400012b // b.lt 0x6e04 <k_pack_rows_f16+0x420>
+	WORD $0x7d4007a0 // ldr h0, [x29, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff44d // b.le 0x6c84 <k_pack_rows_f16+0x2a0>
+	WORD $0x14000007 // b 0x6e1c <k_pack_rows_f16+0x438>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff36d // b.le 0x6c84 <k_pack_rows_f16+0x2a0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540000ab // b.lt 0x6e38 <k_pack_rows_f16+0x454>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x7d400540 // ldr h0, [x10, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb4fff228 // cbz x8, 0x6c84 <k_pack_rows_f16+0x2a0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400008b // b.lt 0x6e5c <k_pack_rows_f16+0x478>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0x7d400500 // ldr h0, [x8, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb4fff121 // cbz x1, 0x6c84 <k_pack_rows_f16+0x2a0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fff08b // b.lt 0x6c7c <k_pack_rows_f16+0x298>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0x7d400500 // ldr h0, [x8, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x17ffff80 // b 0x6c7c <k_pack_rows_f16+0x298>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x910243ff // add sp, sp, #0x90
+	WORD $0xd65f03c0 // ret
+
+	// pack_rows_bf16
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400288b // b.lt 0x73b8 <k_pack_rows_bf16+0x518>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400282b // b.lt 0x73b8 <k_pack_rows_bf16+0x518>
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37ef5d1 // lsl x17, x14, #2
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd378ddc0 // lsl x0, x14, #8
+	WORD $0xa90343fd // stp x29, x16, [sp, #0x30]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37df1d0 // lsl x16, x14, #3
+	WORD $0xd37ef583 // lsl x3, x12, #2
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0xd37cedcd // lsl x13, x14, #4
+	WORD $0xd37ff905 // lsl x5, x8, #1
+	WORD $0xd37df186 // lsl x6, x12, #3
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0x91003153 // add x19, x10, #0xc
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0x910009f8 // add x24, x15, #0x2
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xf90017e0 // str x0, [sp, #0x28]
+	WORD $0x1400000b // b 0x6f64 <k_pack_rows_bf16+0xc4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x91020318 // add x24, x24, #0x80
+	WORD $0x910203bd // add x29, x29, #0x80
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x8b080273 // add x19, x19, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0x540021ea // b.ge 0x739c <k_pack_rows_bf16+0x4fc>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b349 // csel x9, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400012a // b.ge 0x6fa0 <k_pack_rows_bf16+0x100>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffdcb // b.lt 0x6f3c <k_pack_rows_bf16+0x9c>
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1803fd // mov x29, x24
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x1400007b // b 0x7188 <k_pack_rows_bf16+0x2e8>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b08095a // add x26, x10, x8, lsl #2
+	WORD $0x14000006 // b 0x6fd0 <k_pack_rows_bf16+0x130>
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x54fffb8a // b.ge 0x6f3c <k_pack_rows_bf16+0x9c>
+	WORD $0xcb100321 // sub x1, x25, x16
+	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400050b // b.lt 0x707c <k_pack_rows_bf16+0x1dc>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0xfc6869e0 // ldr d0, [x15, x8]
+	WORD $0xfc686aa1 // ldr d1, [x21, x8]
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0xfc686a82 // ldr d2, [x20, x8]
+	WORD $0xfc686ac3 // ldr d3, [x22, x8]
+	WORD $0x8b110000 // add x0, x0, x17
+	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
+	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
+	WORD $0x8b11000a // add x10, x0, x17
+	WORD $0x2e613842 // shll v2.4s, v2.4h, #16
+	WORD $0x2e613863 // shll v3.4s, v3.4h, #16
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
+	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
+	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
+	WORD $0x3d800042 // str q2, [x2]
+	WORD $0x3d800003 // str q3, [x0]
+	WORD $0x91002080 // add x0, x4, #0x8
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0x3d800144 // str q4, [x10]
+	WORD $0x8b11014a // add x10, x10, x17
+	WORD $0xeb09001f // cmp x0, x9
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d800140 // str q0, [x10]
+	WORD $0x54fffc2d // b.le 0x6fe8 <k_pack_rows_bf16+0x148>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040124 // subs x4, x9, x4
+	WORD $0x540000cc // b.gt 0x708c <k_pack_rows_bf16+0x1ec>
+	WORD $0x17ffffd1 // b 0x6fbc <k_pack_rows_bf16+0x11c>
+	WORD $0x9b0c7e08 // mul x8, x16, x12
+	WORD $0x8b080768 // add x8, x27, x8, lsl #1
+	WORD $0xeb1f0124 // subs x4, x9, xzr
+	WORD $0x54fff9ad // b.le 0x6fbc <k_pack_rows_bf16+0x11c>
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x54fff96d // b.le 0x6fbc <k_pack_rows_bf16+0x11c>
+	WORD $0x91002002 // add x2, x0, #0x8
+	WORD $0x14000008 // b 0x70b8 <k_pack_rows_bf16+0x218>
+	WORD $0x7865690a // ldrh w10, [x8, x5]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb9000440 // str w0, [x2, #0x4]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff840 // b.eq 0x6fbc <k_pack_rows_bf16+0x11c>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000eb // b.lt 0x70d8 <k_pack_rows_bf16+0x238>
+	WORD $0x7940010a // ldrh w10, [x8]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xb81f8040 // stur w0, [x2, #-0x8]
+	WORD $0x54fffecd // b.le 0x70a8 <k_pack_rows_bf16+0x208>
+	WORD $0x14000005 // b 0x70e8 <k_pack_rows_bf16+0x248>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xb81f8040 // stur w0, [x2, #-0x8]
+	WORD $0x54fffe2d // b.le 0x70a8 <k_pack_rows_bf16+0x208>
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x540000eb // b.lt 0x7108 <k_pack_rows_bf16+0x268>
+	WORD $0x786c790a // ldrh w10, [x8, x12, lsl #1]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xb81fc040 // stur w0, [x2, #-0x4]
+	WORD $0x54fffd40 // b.eq 0x70a8 <k_pack_rows_bf16+0x208>
+	WORD $0x14000005 // b 0x7118 <k_pack_rows_bf16+0x278>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xb81fc040 // stur w0, [x2, #-0x4]
+	WORD $0x54fffca0 // b.eq 0x70a8 <k_pack_rows_bf16+0x208>
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x540000eb // b.lt 0x7138 <k_pack_rows_bf16+0x298>
+	WORD $0x7863690a // ldrh w10, [x8, x3]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xb9000040 // str w0, [x2]
+	WORD $0x54fffbc0 // b.eq 0x70a8 <k_pack_rows_bf16+0x208>
+	WORD $0x14000005 // b 0x7148 <k_pack_rows_bf16+0x2a8>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xb9000040 // str w0, [x2]
+	WORD $0x54fffb20 // b.eq 0x70a8 <k_pack_rows_bf16+0x208>
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffa8a // b.ge 0x709c <k_pack_rows_bf16+0x1fc>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0x17ffffd4 // b 0x70a4 <k_pack_rows_bf16+0x204>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0x79400508 // ldrh w8, [x8, #0x2]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xb82a6bc8 // str w8, [x30, x10]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54ffedca // b.ge 0x6f3c <k_pack_rows_bf16+0x9c>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400008d // b.le 0x71a4 <k_pack_rows_bf16+0x304>
+	WORD $0x785fe3a8 // ldurh w8, [x29, #-0x2]
+	WORD $0x53103d00 // lsl w0, w8, #16
+	WORD $0x14000002 // b 0x71a8 <k_pack_rows_bf16+0x308>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xb81f43c0 // stur w0, [x30, #-0xc]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x540003cb // b.lt 0x7238 <k_pack_rows_bf16+0x398>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400010b // b.lt 0x71e8 <k_pack_rows_bf16+0x348>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb81f83c0 // stur w0, [x30, #-0x8]
+	WORD $0xb5000088 // cbnz x8, 0x71f0 <k_pack_rows_bf16+0x350>
+	WORD $0x14000015 // b 0x7238 <k_pack_rows_bf16+0x398>
+	WORD $0xb81f83df // stur wzr, [x30, #-0x8]
+	WORD $0xb4000268 // cbz x8, 0x7238 <k_pack_rows_bf16+0x398>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000eb // b.lt 0x7210 <k_pack_rows_bf16+0x370>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb81fc3c0 // stur w0, [x30, #-0x4]
+	WORD $0xb5000081 // cbnz x1, 0x7218 <k_pack_rows_bf16+0x378>
+	WORD $0x1400000b // b 0x7238 <k_pack_rows_bf16+0x398>
+	WORD $0xb81fc3df // stur wzr, [x30, #-0x4]
+	WORD $0xb4000121 // cbz x1, 0x7238 <k_pack_rows_bf16+0x398>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x540000ab // b.lt 0x7230 <k_pack_rows_bf16+0x390>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0x14000002 // b 0x7234 <k_pack_rows_bf16+0x394>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xb90003c0 // str w0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fff980 // b.eq 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x7264 <k_pack_rows_bf16+0x3c4>
+	WORD $0x794003aa // ldrh w10, [x29]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x7278 <k_pack_rows_bf16+0x3d8>
+	WORD $0x14000022 // b 0x72e8 <k_pack_rows_bf16+0x448>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x540003ad // b.le 0x72e8 <k_pack_rows_bf16+0x448>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400010b // b.lt 0x729c <k_pack_rows_bf16+0x3fc>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x786a6baa // ldrh w10, [x29, x10]
+	WORD $0x53103d42 // lsl w2, w10, #16
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xb9000402 // str w2, [x0, #0x4]
+	WORD $0xb50000a8 // cbnz x8, 0x72a8 <k_pack_rows_bf16+0x408>
+	WORD $0x14000014 // b 0x72e8 <k_pack_rows_bf16+0x448>
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xb900041f // str wzr, [x0, #0x4]
+	WORD $0xb4000228 // cbz x8, 0x72e8 <k_pack_rows_bf16+0x448>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000cb // b.lt 0x72c4 <k_pack_rows_bf16+0x424>
+	WORD $0x78636baa // ldrh w10, [x29, x3]
+	WORD $0x53103d42 // lsl w2, w10, #16
+	WORD $0xb9000802 // str w2, [x0, #0x8]
+	WORD $0xb5000081 // cbnz x1, 0x72cc <k_pack_rows_bf16+0x42c>
+	WORD $0x1400000a // b 0x72e8 <k_pack_rows_bf16+0x448>
+	WORD $0xb900081f // str wzr, [x0, #0x8]
+	WORD $0xb4000101 // cbz x1, 0x72e8 <k_pack_rows_bf16+0x448>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400008b // b.lt 0x72e0 <k_pack_rows_bf16+0x440>
+	WORD $0x78656baa // ldrh w10, [x29, x5]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0x14000002 // b 0x72e4 <k_pack_rows_bf16+0x444>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xb8316bc0 // str w0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff400 // b.eq 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400012b // b.lt 0x7318 <k_pack_rows_bf16+0x478>
+	WORD $0x794007aa // ldrh w10, [x29, #0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x54fff2ed // b.le 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0x14000007 // b 0x7330 <k_pack_rows_bf16+0x490>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x54fff20d // b.le 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400012b // b.lt 0x7358 <k_pack_rows_bf16+0x4b8>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x7940054a // ldrh w10, [x10, #0x2]
+	WORD $0x53103d42 // lsl w2, w10, #16
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xb9000402 // str w2, [x0, #0x4]
+	WORD $0xb50000a8 // cbnz x8, 0x7364 <k_pack_rows_bf16+0x4c4>
+	WORD $0x17ffff86 // b 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xb900041f // str wzr, [x0, #0x4]
+	WORD $0xb4fff068 // cbz x8, 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000eb // b.lt 0x7384 <k_pack_rows_bf16+0x4e4>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0x79400508 // ldrh w8, [x8, #0x2]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0xb9000808 // str w8, [x0, #0x8]
+	WORD $0xb5000081 // cbnz x1, 0x738c <k_pack_rows_bf16+0x4ec>
+	WORD $0x17ffff7b // b 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0xb900081f // str wzr, [x0, #0x8]
+	WORD $0xb4ffef21 // cbz x1, 0x716c <k_pack_rows_bf16+0x2cc>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54ffee4a // b.ge 0x7158 <k_pack_rows_bf16+0x2b8>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x17ffff73 // b 0x7164 <k_pack_rows_bf16+0x2c4>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x910243ff // add sp, sp, #0x90
 	WORD $0xd65f03c0 // ret
 
 	// pack_rows_64
-	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
-	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001e0b // b.lt 0x6cf0 <k_pack_rows_64+0x3d4>
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa940280b // ldp x11, x10, [x0]
-	WORD $0xa9413001 // ldp x1, x12, [x0, #0x10]
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x540001ea // b.ge 0x6980 <k_pack_rows_64+0x64>
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001d2b // b.lt 0x6cf0 <k_pack_rows_64+0x3d4>
-	WORD $0x8b010430 // add x16, x1, x1, lsl #1
-	WORD $0x8b08116e // add x14, x11, x8, lsl #4
-	WORD $0x8b080d6f // add x15, x11, x8, lsl #3
-	WORD $0xd37be831 // lsl x17, x1, #5
-	WORD $0xd37cec20 // lsl x0, x1, #4
-	WORD $0xd37df021 // lsl x1, x1, #3
-	WORD $0xd37df210 // lsl x16, x16, #3
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xcb0803e2 // neg x2, x8
-	WORD $0x52800303 // mov w3, #0x18 // =24
-	WORD $0xaa0803e4 // mov x4, x8
-	WORD $0x14000074 // b 0x6b4c <k_pack_rows_64+0x230>
-	WORD $0x8b010431 // add x17, x1, x1, lsl #1
-	WORD $0xd37df02e // lsl x14, x1, #3
-	WORD $0xd37cec30 // lsl x16, x1, #4
-	WORD $0xd37be90f // lsl x15, x8, #5
-	WORD $0xd37be820 // lsl x0, x1, #5
-	WORD $0xd37df101 // lsl x1, x8, #3
-	WORD $0xd37df231 // lsl x17, x17, #3
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x8b0e0142 // add x2, x10, x14
-	WORD $0x8b100143 // add x3, x10, x16
-	WORD $0xaa0803e5 // mov x5, x8
-	WORD $0x8b110144 // add x4, x10, x17
-	WORD $0x14000009 // b 0x69d4 <k_pack_rows_64+0xb8>
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd10010a5 // sub x5, x5, #0x4
-	WORD $0x8b00014a // add x10, x10, x0
-	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x8b000042 // add x2, x2, x0
-	WORD $0x8b000063 // add x3, x3, x0
-	WORD $0x8b000084 // add x4, x4, x0
-	WORD $0x5400190a // b.ge 0x6cf0 <k_pack_rows_64+0x3d4>
-	WORD $0xcb0d0186 // sub x6, x12, x13
-	WORD $0x8b0d0d77 // add x23, x11, x13, lsl #3
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400046b // b.lt 0x6a6c <k_pack_rows_64+0x150>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0a03e7 // mov x7, x10
-	WORD $0x8b1000f3 // add x19, x7, x16
-	WORD $0x8b1100f5 // add x21, x7, x17
-	WORD $0x8b0e00f6 // add x22, x7, x14
-	WORD $0xad401660 // ldp q0, q5, [x19]
-	WORD $0xad4042a1 // ldp q1, q16, [x21]
-	WORD $0x8b0102f5 // add x21, x23, x1
-	WORD $0xacc11ce2 // ldp q2, q7, [x7], #0x20
-	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x540023ab // b.lt 0x7838 <k_pack_rows_64+0x47c>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400234b // b.lt 0x7838 <k_pack_rows_64+0x47c>
+	WORD $0xd10283ff // sub sp, sp, #0xa0
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37df1d1 // lsl x17, x14, #3
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd377d9c0 // lsl x0, x14, #9
+	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37cedd0 // lsl x16, x14, #4
+	WORD $0xd37ced83 // lsl x3, x12, #4
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37df180 // lsl x0, x12, #3
+	WORD $0xd37be9cd // lsl x13, x14, #5
+	WORD $0xd37df105 // lsl x5, x8, #3
+	WORD $0xd37be986 // lsl x6, x12, #5
+	WORD $0x91006148 // add x8, x10, #0x18
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x910021e8 // add x8, x15, #0x8
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
+	WORD $0x1400000e // b 0x7490 <k_pack_rows_64+0xd4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf9401fea // ldr x10, [sp, #0x38]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0x8b08014a // add x10, x10, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x910803bd // add x29, x29, #0x200
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x91080108 // add x8, x8, #0x200
+	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
+	WORD $0x54001c8a // b.ge 0x781c <k_pack_rows_64+0x460>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b349 // csel x9, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400010a // b.ge 0x74c8 <k_pack_rows_64+0x10c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffd6b // b.lt 0x745c <k_pack_rows_64+0xa0>
+	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x1400006a // b 0x766c <k_pack_rows_64+0x2b0>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b0dfb // add x27, x15, x11, lsl #3
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b080d5a // add x26, x10, x8, lsl #3
+	WORD $0x14000006 // b 0x74f8 <k_pack_rows_64+0x13c>
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x54fffb4a // b.ge 0x745c <k_pack_rows_64+0xa0>
+	WORD $0xcb100321 // sub x1, x25, x16
+	WORD $0x8b100f40 // add x0, x26, x16, lsl #3
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x540004cb // b.lt 0x759c <k_pack_rows_64+0x1e0>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0x8b0801e2 // add x2, x15, x8
+	WORD $0x8b08028a // add x10, x20, x8
+	WORD $0x8b0802d3 // add x19, x22, x8
+	WORD $0x8b0802b8 // add x24, x21, x8
+	WORD $0xad401d40 // ldp q0, q7, [x10]
+	WORD $0xad404261 // ldp q1, q16, [x19]
+	WORD $0xad401442 // ldp q2, q5, [x2]
+	WORD $0x8b11000a // add x10, x0, x17
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x91008108 // add x8, x8, #0x20
 	WORD $0x4ec13804 // zip1 v4.2d, v0.2d, v1.2d
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
-	WORD $0xad4006c3 // ldp q3, q1, [x22]
+	WORD $0xad400703 // ldp q3, q1, [x24]
 	WORD $0x4ec33846 // zip1 v6.2d, v2.2d, v3.2d
 	WORD $0x4ec37842 // zip2 v2.2d, v2.2d, v3.2d
-	WORD $0x4ed038a3 // zip1 v3.2d, v5.2d, v16.2d
-	WORD $0x4ed078a5 // zip2 v5.2d, v5.2d, v16.2d
-	WORD $0x91002296 // add x22, x20, #0x8
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0xeb0902df // cmp x22, x9
-	WORD $0xad0012e6 // stp q6, q4, [x23]
-	WORD $0x4ec138e4 // zip1 v4.2d, v7.2d, v1.2d
-	WORD $0xad0002a2 // stp q2, q0, [x21]
-	WORD $0x4ec178e0 // zip2 v0.2d, v7.2d, v1.2d
-	WORD $0x8b0102b5 // add x21, x21, x1
-	WORD $0xad000ea4 // stp q4, q3, [x21]
-	WORD $0x8b0102b5 // add x21, x21, x1
-	WORD $0x8b0102b7 // add x23, x21, x1
-	WORD $0xad0016a0 // stp q0, q5, [x21]
-	WORD $0x54fffcad // b.le 0x69ec <k_pack_rows_64+0xd0>
-	WORD $0x8b0f0277 // add x23, x19, x15
-	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x540000ac // b.gt 0x6a78 <k_pack_rows_64+0x15c>
-	WORD $0x17ffffd3 // b 0x69b4 <k_pack_rows_64+0x98>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fffa0d // b.le 0x69b4 <k_pack_rows_64+0x98>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54fff9cd // b.le 0x69b4 <k_pack_rows_64+0x98>
-	WORD $0xd37df298 // lsl x24, x20, #3
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x910042f7 // add x23, x23, #0x10
-	WORD $0x8b180154 // add x20, x10, x24
-	WORD $0x8b180055 // add x21, x2, x24
-	WORD $0x8b180076 // add x22, x3, x24
-	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000006 // b 0x6ab4 <k_pack_rows_64+0x198>
-	WORD $0xfd0006e0 // str d0, [x23, #0x8]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0x8b0102f7 // add x23, x23, x1
-	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff820 // b.eq 0x69b4 <k_pack_rows_64+0x98>
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540000cb // b.lt 0x6ad0 <k_pack_rows_64+0x1b4>
-	WORD $0xfc737a80 // ldr d0, [x20, x19, lsl #3]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xfc1f02e0 // stur d0, [x23, #-0x10]
-	WORD $0x54fffeed // b.le 0x6aa4 <k_pack_rows_64+0x188>
-	WORD $0x14000005 // b 0x6ae0 <k_pack_rows_64+0x1c4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xfc1f02e0 // stur d0, [x23, #-0x10]
-	WORD $0x54fffe4d // b.le 0x6aa4 <k_pack_rows_64+0x188>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x5400004b // b.lt 0x6af0 <k_pack_rows_64+0x1d4>
-	WORD $0xfc737aa0 // ldr d0, [x21, x19, lsl #3]
-	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0xfc1f82e0 // stur d0, [x23, #-0x8]
-	WORD $0x54fffd60 // b.eq 0x6aa4 <k_pack_rows_64+0x188>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000cdf // cmp x6, #0x3
-	WORD $0x5400004b // b.lt 0x6b0c <k_pack_rows_64+0x1f0>
-	WORD $0xfc737ac0 // ldr d0, [x22, x19, lsl #3]
-	WORD $0xf1000cbf // cmp x5, #0x3
-	WORD $0xfd0002e0 // str d0, [x23]
-	WORD $0x54fffc80 // b.eq 0x6aa4 <k_pack_rows_64+0x188>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54fffc0b // b.lt 0x6aa0 <k_pack_rows_64+0x184>
-	WORD $0xfc737b00 // ldr d0, [x24, x19, lsl #3]
-	WORD $0x17ffffde // b 0x6aa0 <k_pack_rows_64+0x184>
-	WORD $0xfc2369c0 // str d0, [x14, x3]
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd1001084 // sub x4, x4, #0x4
-	WORD $0x91008063 // add x3, x3, #0x20
-	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x4ed038e3 // zip1 v3.2d, v7.2d, v16.2d
+	WORD $0xad001006 // stp q6, q4, [x0]
+	WORD $0x4ec138a4 // zip1 v4.2d, v5.2d, v1.2d
+	WORD $0x4ed078e6 // zip2 v6.2d, v7.2d, v16.2d
+	WORD $0xad000142 // stp q2, q0, [x10]
+	WORD $0x4ec178a0 // zip2 v0.2d, v5.2d, v1.2d
 	WORD $0x8b11014a // add x10, x10, x17
-	WORD $0xd100118c // sub x12, x12, #0x4
-	WORD $0x54000d4a // b.ge 0x6cf0 <k_pack_rows_64+0x3d4>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54ffff0d // b.le 0x6b30 <k_pack_rows_64+0x214>
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400006d // b.le 0x6b64 <k_pack_rows_64+0x248>
-	WORD $0xfd400140 // ldr d0, [x10]
-	WORD $0x14000002 // b 0x6b68 <k_pack_rows_64+0x24c>
+	WORD $0x91002080 // add x0, x4, #0x8
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0xeb09001f // cmp x0, x9
+	WORD $0xad000d44 // stp q4, q3, [x10]
+	WORD $0x8b11014a // add x10, x10, x17
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0xad001940 // stp q0, q6, [x10]
+	WORD $0x54fffc6d // b.le 0x7510 <k_pack_rows_64+0x154>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040124 // subs x4, x9, x4
+	WORD $0x540000cc // b.gt 0x75ac <k_pack_rows_64+0x1f0>
+	WORD $0x17ffffd3 // b 0x74e4 <k_pack_rows_64+0x128>
+	WORD $0x9b0c7e08 // mul x8, x16, x12
+	WORD $0x8b080f68 // add x8, x27, x8, lsl #3
+	WORD $0xeb1f0124 // subs x4, x9, xzr
+	WORD $0x54fff9ed // b.le 0x74e4 <k_pack_rows_64+0x128>
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x54fff9ad // b.le 0x74e4 <k_pack_rows_64+0x128>
+	WORD $0x91004002 // add x2, x0, #0x10
+	WORD $0x14000006 // b 0x75d0 <k_pack_rows_64+0x214>
+	WORD $0xfd000440 // str d0, [x2, #0x8]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff8c0 // b.eq 0x74e4 <k_pack_rows_64+0x128>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000cb // b.lt 0x75ec <k_pack_rows_64+0x230>
+	WORD $0xfd400100 // ldr d0, [x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xfc1f0040 // stur d0, [x2, #-0x10]
+	WORD $0x54fffeed // b.le 0x75c0 <k_pack_rows_64+0x204>
+	WORD $0x14000005 // b 0x75fc <k_pack_rows_64+0x240>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0d0046 // add x6, x2, x13
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xf100089f // cmp x4, #0x2
-	WORD $0x91000cc5 // add x5, x6, #0x3
-	WORD $0x910008c6 // add x6, x6, #0x2
-	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x5400028b // b.lt 0x6bd0 <k_pack_rows_64+0x2b4>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xfc1f0040 // stur d0, [x2, #-0x10]
+	WORD $0x54fffe4d // b.le 0x75c0 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400004b // b.lt 0x6b94 <k_pack_rows_64+0x278>
-	WORD $0xfc616940 // ldr d0, [x10, x1]
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xfc1f00e0 // stur d0, [x7, #-0x10]
-	WORD $0xb40001a6 // cbz x6, 0x6bd0 <k_pack_rows_64+0x2b4>
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400004b // b.lt 0x760c <k_pack_rows_64+0x250>
+	WORD $0xfc6c7900 // ldr d0, [x8, x12, lsl #3]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xfc1f8040 // stur d0, [x2, #-0x8]
+	WORD $0x54fffd60 // b.eq 0x75c0 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400004b // b.lt 0x6bb0 <k_pack_rows_64+0x294>
-	WORD $0xfc606940 // ldr d0, [x10, x0]
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xfc1f80e0 // stur d0, [x7, #-0x8]
-	WORD $0xb40000c5 // cbz x5, 0x6bd0 <k_pack_rows_64+0x2b4>
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400004b // b.lt 0x7628 <k_pack_rows_64+0x26c>
+	WORD $0xfc636900 // ldr d0, [x8, x3]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xfd000040 // str d0, [x2]
+	WORD $0x54fffc80 // b.eq 0x75c0 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400004b // b.lt 0x6bcc <k_pack_rows_64+0x2b0>
-	WORD $0xfc706940 // ldr d0, [x10, x16]
-	WORD $0xfc236960 // str d0, [x11, x3]
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffc0b // b.lt 0x75bc <k_pack_rows_64+0x200>
+	WORD $0xfc656900 // ldr d0, [x8, x5]
+	WORD $0x17ffffde // b 0x75bc <k_pack_rows_64+0x200>
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xfc286bc0 // str d0, [x30, x8]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910083de // add x30, x30, #0x20
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54ffefaa // b.ge 0x745c <k_pack_rows_64+0xa0>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x7650 <k_pack_rows_64+0x294>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400006d // b.le 0x7684 <k_pack_rows_64+0x2c8>
+	WORD $0xfc5f83a0 // ldur d0, [x29, #-0x8]
+	WORD $0x14000002 // b 0x7688 <k_pack_rows_64+0x2cc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xfc1e83c0 // stur d0, [x30, #-0x18]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x540002cb // b.lt 0x76f8 <k_pack_rows_64+0x33c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x76bc <k_pack_rows_64+0x300>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
+	WORD $0xfc1f03c0 // stur d0, [x30, #-0x10]
+	WORD $0xb40001c8 // cbz x8, 0x76f8 <k_pack_rows_64+0x33c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x76d8 <k_pack_rows_64+0x31c>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
+	WORD $0xfc1f83c0 // stur d0, [x30, #-0x8]
+	WORD $0xb40000e1 // cbz x1, 0x76f8 <k_pack_rows_64+0x33c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400006b // b.lt 0x76f4 <k_pack_rows_64+0x338>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
+	WORD $0xfd0003c0 // str d0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffaa0 // b.eq 0x7650 <k_pack_rows_64+0x294>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000eb // b.lt 0x7720 <k_pack_rows_64+0x364>
+	WORD $0xfd4003a0 // ldr d0, [x29]
+	WORD $0x8b1103ca // add x10, x30, x17
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffae0 // b.eq 0x6b30 <k_pack_rows_64+0x214>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x6bf8 <k_pack_rows_64+0x2dc>
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x540000ec // b.gt 0x7734 <k_pack_rows_64+0x378>
+	WORD $0x14000019 // b 0x7780 <k_pack_rows_64+0x3c4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x5400028d // b.le 0x7780 <k_pack_rows_64+0x3c4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400006b // b.lt 0x7748 <k_pack_rows_64+0x38c>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0xfc6a6ba0 // ldr d0, [x29, x10]
+	WORD $0x8b1b0ee0 // add x0, x23, x27, lsl #3
+	WORD $0xfd000400 // str d0, [x0, #0x8]
+	WORD $0xb4000188 // cbz x8, 0x7780 <k_pack_rows_64+0x3c4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400004b // b.lt 0x7764 <k_pack_rows_64+0x3a8>
+	WORD $0xfc636ba0 // ldr d0, [x29, x3]
+	WORD $0xfd000800 // str d0, [x0, #0x10]
+	WORD $0xb40000c1 // cbz x1, 0x7780 <k_pack_rows_64+0x3c4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400004b // b.lt 0x777c <k_pack_rows_64+0x3c0>
+	WORD $0xfc656ba0 // ldr d0, [x29, x5]
+	WORD $0xfc316bc0 // str d0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff660 // b.eq 0x7650 <k_pack_rows_64+0x294>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x77ac <k_pack_rows_64+0x3f0>
+	WORD $0xfd4007a0 // ldr d0, [x29, #0x8]
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x54fff56d // b.le 0x7650 <k_pack_rows_64+0x294>
+	WORD $0x14000007 // b 0x77c4 <k_pack_rows_64+0x408>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x54fff48d // b.le 0x7650 <k_pack_rows_64+0x294>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x77dc <k_pack_rows_64+0x420>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
 	WORD $0xfd400540 // ldr d0, [x10, #0x8]
-	WORD $0x8b0301e7 // add x7, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x540000ec // b.gt 0x6c0c <k_pack_rows_64+0x2f0>
-	WORD $0x1400001b // b 0x6c60 <k_pack_rows_64+0x344>
+	WORD $0x8b1b0ce0 // add x0, x7, x27, lsl #3
+	WORD $0xfd000400 // str d0, [x0, #0x8]
+	WORD $0xb4fff368 // cbz x8, 0x7650 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0301e7 // add x7, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x540002cd // b.le 0x6c60 <k_pack_rows_64+0x344>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x77fc <k_pack_rows_64+0x440>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0xfd400500 // ldr d0, [x8, #0x8]
+	WORD $0xfd000800 // str d0, [x0, #0x10]
+	WORD $0xb4fff281 // cbz x1, 0x7650 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x6c20 <k_pack_rows_64+0x304>
-	WORD $0x8b010147 // add x7, x10, x1
-	WORD $0xfd4004e0 // ldr d0, [x7, #0x8]
-	WORD $0x8b0d0de7 // add x7, x15, x13, lsl #3
-	WORD $0xfd0004e0 // str d0, [x7, #0x8]
-	WORD $0xb40001c6 // cbz x6, 0x6c60 <k_pack_rows_64+0x344>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x6c40 <k_pack_rows_64+0x324>
-	WORD $0x8b000153 // add x19, x10, x0
-	WORD $0xfd400660 // ldr d0, [x19, #0x8]
-	WORD $0xfd0008e0 // str d0, [x7, #0x10]
-	WORD $0xb40000e5 // cbz x5, 0x6c60 <k_pack_rows_64+0x344>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400006b // b.lt 0x6c5c <k_pack_rows_64+0x340>
-	WORD $0x8b100147 // add x7, x10, x16
-	WORD $0xfd4004e0 // ldr d0, [x7, #0x8]
-	WORD $0xfc2369e0 // str d0, [x15, x3]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54fff660 // b.eq 0x6b30 <k_pack_rows_64+0x214>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x6c88 <k_pack_rows_64+0x36c>
-	WORD $0xfd400940 // ldr d0, [x10, #0x10]
-	WORD $0x8b0301c7 // add x7, x14, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x54fff58d // b.le 0x6b30 <k_pack_rows_64+0x214>
-	WORD $0x14000006 // b 0x6c9c <k_pack_rows_64+0x380>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0301c7 // add x7, x14, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x54fff4cd // b.le 0x6b30 <k_pack_rows_64+0x214>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x6cb0 <k_pack_rows_64+0x394>
-	WORD $0x8b010147 // add x7, x10, x1
-	WORD $0xfd4008e0 // ldr d0, [x7, #0x10]
-	WORD $0x8b0d0dc7 // add x7, x14, x13, lsl #3
-	WORD $0xfd0004e0 // str d0, [x7, #0x8]
-	WORD $0xb4fff3c6 // cbz x6, 0x6b30 <k_pack_rows_64+0x214>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x6cd0 <k_pack_rows_64+0x3b4>
-	WORD $0x8b000146 // add x6, x10, x0
-	WORD $0xfd4008c0 // ldr d0, [x6, #0x10]
-	WORD $0xfd0008e0 // str d0, [x7, #0x10]
-	WORD $0xb4fff2e5 // cbz x5, 0x6b30 <k_pack_rows_64+0x214>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x54fff26b // b.lt 0x6b2c <k_pack_rows_64+0x210>
-	WORD $0x8b100145 // add x5, x10, x16
-	WORD $0xfd4008a0 // ldr d0, [x5, #0x10]
-	WORD $0x17ffff90 // b 0x6b2c <k_pack_rows_64+0x210>
-	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
-	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
-	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
-	WORD $0xd65f03c0 // ret
-
-	// pack_panel
-	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
-	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540019cb // b.lt 0x704c <k_pack_panel+0x34c>
-	WORD $0xa9412801 // ldp x1, x10, [x0, #0x10]
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa940300e // ldp x14, x12, [x0]
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x8b01042d // add x13, x1, x1, lsl #1
-	WORD $0xd37df02b // lsl x11, x1, #3
-	WORD $0xd37ef5ad // lsl x13, x13, #2
-	WORD $0x54000c0b // b.lt 0x6eb4 <k_pack_panel+0x1b4>
-	WORD $0xd37ef430 // lsl x16, x1, #2
-	WORD $0xd37cec31 // lsl x17, x1, #4
-	WORD $0xd37ced00 // lsl x0, x8, #4
-	WORD $0xd37ef501 // lsl x1, x8, #2
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b0b0183 // add x3, x12, x11
-	WORD $0x8b100182 // add x2, x12, x16
-	WORD $0x8b0d0184 // add x4, x12, x13
-	WORD $0xaa0e03e5 // mov x5, x14
-	WORD $0x14000009 // b 0x6d80 <k_pack_panel+0x80>
-	WORD $0x910011ef // add x15, x15, #0x4
-	WORD $0x8b11018c // add x12, x12, x17
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x8b110042 // add x2, x2, x17
-	WORD $0x8b110063 // add x3, x3, x17
-	WORD $0x8b110084 // add x4, x4, x17
-	WORD $0x5400168a // b.ge 0x704c <k_pack_panel+0x34c>
-	WORD $0xcb0f0146 // sub x6, x10, x15
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400048b // b.lt 0x6e18 <k_pack_panel+0x118>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0503f3 // mov x19, x5
-	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0x3dc000e0 // ldr q0, [x7]
-	WORD $0x3cf068e1 // ldr q1, [x7, x16]
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0x3ceb68e2 // ldr q2, [x7, x11]
-	WORD $0x3ced68e3 // ldr q3, [x7, x13]
-	WORD $0x8b010273 // add x19, x19, x1
-	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x8b010276 // add x22, x19, x1
-	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
-	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
-	WORD $0x910040e7 // add x7, x7, #0x10
-	WORD $0x4ea41c82 // mov v2.16b, v4.16b
-	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
-	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
-	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d8002a2 // str q2, [x21]
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0x91002293 // add x19, x20, #0x8
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3d8002c4 // str q4, [x22]
-	WORD $0x8b0102d6 // add x22, x22, x1
-	WORD $0xeb09027f // cmp x19, x9
-	WORD $0x8b0102d3 // add x19, x22, x1
-	WORD $0x3d8002c0 // str q0, [x22]
-	WORD $0x54fffcad // b.le 0x6d98 <k_pack_panel+0x98>
-	WORD $0x8b0002b7 // add x23, x21, x0
-	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x54fffa8d // b.le 0x6d60 <k_pack_panel+0x60>
-	WORD $0x14000005 // b 0x6e28 <k_pack_panel+0x128>
-	WORD $0x8b0f09d7 // add x23, x14, x15, lsl #2
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fff9ed // b.le 0x6d60 <k_pack_panel+0x60>
-	WORD $0xd37ef698 // lsl x24, x20, #2
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x8b180054 // add x20, x2, x24
-	WORD $0x8b180195 // add x21, x12, x24
-	WORD $0x8b180076 // add x22, x3, x24
-	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000009 // b 0x6e68 <k_pack_panel+0x168>
-	WORD $0xf81f82ff // stur xzr, [x23, #-0x8]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb90002ff // str wzr, [x23]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xbd0006e0 // str s0, [x23, #0x4]
-	WORD $0x8b0102f7 // add x23, x23, x1
-	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff7e0 // b.eq 0x6d60 <k_pack_panel+0x60>
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0x54fffeed // b.le 0x6e48 <k_pack_panel+0x148>
-	WORD $0xbc737aa0 // ldr s0, [x21, x19, lsl #2]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x54000189 // b.ls 0x6eac <k_pack_panel+0x1ac>
-	WORD $0xbc737a80 // ldr s0, [x20, x19, lsl #2]
-	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
-	WORD $0x54fffe09 // b.ls 0x6e4c <k_pack_panel+0x14c>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xbc737ac1 // ldr s1, [x22, x19, lsl #2]
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0xbd0002e1 // str s1, [x23]
-	WORD $0x54fffdab // b.lt 0x6e54 <k_pack_panel+0x154>
-	WORD $0xbc737b00 // ldr s0, [x24, x19, lsl #2]
-	WORD $0x17ffffeb // b 0x6e54 <k_pack_panel+0x154>
-	WORD $0xb81fc2ff // stur wzr, [x23, #-0x4]
-	WORD $0x17ffffe7 // b 0x6e4c <k_pack_panel+0x14c>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000cab // b.lt 0x704c <k_pack_panel+0x34c>
-	WORD $0x910021ce // add x14, x14, #0x8
-	WORD $0xd37ef422 // lsl x2, x1, #2
-	WORD $0xd37cec20 // lsl x0, x1, #4
-	WORD $0x8b0809d0 // add x16, x14, x8, lsl #2
-	WORD $0x8b080dd1 // add x17, x14, x8, lsl #3
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x91001041 // add x1, x2, #0x4
-	WORD $0x9100116b // add x11, x11, #0x4
-	WORD $0x1400000d // b 0x6f18 <k_pack_panel+0x218>
-	WORD $0xf81f823f // stur xzr, [x17, #-0x8]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb900023f // str wzr, [x17]
-	WORD $0xbd000620 // str s0, [x17, #0x4]
-	WORD $0x910011ef // add x15, x15, #0x4
-	WORD $0xd100114a // sub x10, x10, #0x4
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x91004210 // add x16, x16, #0x10
-	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x8b00018c // add x12, x12, x0
-	WORD $0x540009ca // b.ge 0x704c <k_pack_panel+0x34c>
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400024b // b.lt 0x6f64 <k_pack_panel+0x264>
-	WORD $0xbc5f8180 // ldur s0, [x12, #-0x8]
-	WORD $0xbc1f81c0 // stur s0, [x14, #-0x8]
-	WORD $0x54000229 // b.ls 0x6f6c <k_pack_panel+0x26c>
-	WORD $0x8b010182 // add x2, x12, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xbc5f4040 // ldur s0, [x2, #-0xc]
-	WORD $0xbc1fc1c0 // stur s0, [x14, #-0x4]
-	WORD $0x540001a9 // b.ls 0x6f70 <k_pack_panel+0x270>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0xbc5f4041 // ldur s1, [x2, #-0xc]
-	WORD $0xbd0001c1 // str s1, [x14]
-	WORD $0x54000123 // b.lo 0x6f78 <k_pack_panel+0x278>
-	WORD $0x8b0d0182 // add x2, x12, x13
-	WORD $0xbc5f4040 // ldur s0, [x2, #-0xc]
-	WORD $0x14000006 // b 0x6f78 <k_pack_panel+0x278>
-	WORD $0xf81f81df // stur xzr, [x14, #-0x8]
-	WORD $0x14000002 // b 0x6f70 <k_pack_panel+0x270>
-	WORD $0xb81fc1df // stur wzr, [x14, #-0x4]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb90001df // str wzr, [x14]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xbd0005c0 // str s0, [x14, #0x4]
-	WORD $0x54fffbc0 // b.eq 0x6ef8 <k_pack_panel+0x1f8>
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x5400026d // b.le 0x6fd4 <k_pack_panel+0x2d4>
-	WORD $0xbc5fc180 // ldur s0, [x12, #-0x4]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0xbc1f8200 // stur s0, [x16, #-0x8]
-	WORD $0x54000229 // b.ls 0x6fdc <k_pack_panel+0x2dc>
-	WORD $0x8b010182 // add x2, x12, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xbc5f8040 // ldur s0, [x2, #-0x8]
-	WORD $0xbc1fc200 // stur s0, [x16, #-0x4]
-	WORD $0x540001a9 // b.ls 0x6fe0 <k_pack_panel+0x2e0>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0xbc5f8041 // ldur s1, [x2, #-0x8]
-	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x54000123 // b.lo 0x6fe8 <k_pack_panel+0x2e8>
-	WORD $0x8b0d0182 // add x2, x12, x13
-	WORD $0xbc5f8040 // ldur s0, [x2, #-0x8]
-	WORD $0x14000006 // b 0x6fe8 <k_pack_panel+0x2e8>
-	WORD $0xf81f821f // stur xzr, [x16, #-0x8]
-	WORD $0x14000002 // b 0x6fe0 <k_pack_panel+0x2e0>
-	WORD $0xb81fc21f // stur wzr, [x16, #-0x4]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb900021f // str wzr, [x16]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xbd000600 // str s0, [x16, #0x4]
-	WORD $0x54fff840 // b.eq 0x6ef8 <k_pack_panel+0x1f8>
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x54fff78d // b.le 0x6ee8 <k_pack_panel+0x1e8>
-	WORD $0xbd400180 // ldr s0, [x12]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0xbc1f8220 // stur s0, [x17, #-0x8]
-	WORD $0x540001e9 // b.ls 0x7044 <k_pack_panel+0x344>
-	WORD $0x8b010182 // add x2, x12, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xbc5fc040 // ldur s0, [x2, #-0x4]
-	WORD $0xbc1fc220 // stur s0, [x17, #-0x4]
-	WORD $0x54fff689 // b.ls 0x6eec <k_pack_panel+0x1ec>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0xbc5fc041 // ldur s1, [x2, #-0x4]
-	WORD $0xbd000221 // str s1, [x17]
-	WORD $0x54fff603 // b.lo 0x6ef4 <k_pack_panel+0x1f4>
-	WORD $0x8b0d0182 // add x2, x12, x13
-	WORD $0xbc5fc040 // ldur s0, [x2, #-0x4]
-	WORD $0x17ffffad // b 0x6ef4 <k_pack_panel+0x1f4>
-	WORD $0xb81fc23f // stur wzr, [x17, #-0x4]
-	WORD $0x17ffffa9 // b 0x6eec <k_pack_panel+0x1ec>
-	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
-	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
-	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
-	WORD $0xd65f03c0 // ret
-
-	// pack_panel_f16
-	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
-	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001c6b // b.lt 0x73fc <k_pack_panel_f16+0x3a0>
-	WORD $0xa9412801 // ldp x1, x10, [x0, #0x10]
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa940300e // ldp x14, x12, [x0]
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x8b01042d // add x13, x1, x1, lsl #1
-	WORD $0xd37ef42b // lsl x11, x1, #2
-	WORD $0xd37ff9ad // lsl x13, x13, #1
-	WORD $0x54000d0b // b.lt 0x7230 <k_pack_panel_f16+0x1d4>
-	WORD $0xd37ff830 // lsl x16, x1, #1
-	WORD $0xd37df031 // lsl x17, x1, #3
-	WORD $0xd37ced00 // lsl x0, x8, #4
-	WORD $0xd37ef501 // lsl x1, x8, #2
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b0b0183 // add x3, x12, x11
-	WORD $0x8b100182 // add x2, x12, x16
-	WORD $0x8b0d0184 // add x4, x12, x13
-	WORD $0xaa0e03e5 // mov x5, x14
-	WORD $0x14000009 // b 0x70dc <k_pack_panel_f16+0x80>
-	WORD $0x910011ef // add x15, x15, #0x4
-	WORD $0x8b11018c // add x12, x12, x17
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x8b110042 // add x2, x2, x17
-	WORD $0x8b110063 // add x3, x3, x17
-	WORD $0x8b110084 // add x4, x4, x17
-	WORD $0x5400192a // b.ge 0x73fc <k_pack_panel_f16+0x3a0>
-	WORD $0xcb0f0146 // sub x6, x10, x15
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400050b // b.lt 0x7184 <k_pack_panel_f16+0x128>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0503f3 // mov x19, x5
-	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0xfd4000e0 // ldr d0, [x7]
-	WORD $0xfc7068e1 // ldr d1, [x7, x16]
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xfc6b68e2 // ldr d2, [x7, x11]
-	WORD $0xfc6d68e3 // ldr d3, [x7, x13]
-	WORD $0x8b010273 // add x19, x19, x1
-	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
-	WORD $0x8b010276 // add x22, x19, x1
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
-	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
-	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
-	WORD $0x4ea41c82 // mov v2.16b, v4.16b
-	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
-	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
-	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d8002a2 // str q2, [x21]
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0x91002293 // add x19, x20, #0x8
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3d8002c4 // str q4, [x22]
-	WORD $0x8b0102d6 // add x22, x22, x1
-	WORD $0xeb09027f // cmp x19, x9
-	WORD $0x8b0102d3 // add x19, x22, x1
-	WORD $0x3d8002c0 // str q0, [x22]
-	WORD $0x54fffc2d // b.le 0x70f4 <k_pack_panel_f16+0x98>
-	WORD $0x8b0002b7 // add x23, x21, x0
-	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x54fffa0d // b.le 0x70bc <k_pack_panel_f16+0x60>
-	WORD $0x14000005 // b 0x7194 <k_pack_panel_f16+0x138>
-	WORD $0x8b0f09d7 // add x23, x14, x15, lsl #2
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fff96d // b.le 0x70bc <k_pack_panel_f16+0x60>
-	WORD $0xd37ffa98 // lsl x24, x20, #1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x8b180054 // add x20, x2, x24
-	WORD $0x8b180195 // add x21, x12, x24
-	WORD $0x8b180076 // add x22, x3, x24
-	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000009 // b 0x71d4 <k_pack_panel_f16+0x178>
-	WORD $0xf81f82ff // stur xzr, [x23, #-0x8]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb90002ff // str wzr, [x23]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xbd0006e0 // str s0, [x23, #0x4]
-	WORD $0x8b0102f7 // add x23, x23, x1
-	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff760 // b.eq 0x70bc <k_pack_panel_f16+0x60>
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0x54fffeed // b.le 0x71b4 <k_pack_panel_f16+0x158>
-	WORD $0x7c737aa0 // ldr h0, [x21, x19, lsl #1]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x540001e9 // b.ls 0x7228 <k_pack_panel_f16+0x1cc>
-	WORD $0x7c737a80 // ldr h0, [x20, x19, lsl #1]
-	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
-	WORD $0x54fffdc9 // b.ls 0x71b8 <k_pack_panel_f16+0x15c>
-	WORD $0x7c737ac0 // ldr h0, [x22, x19, lsl #1]
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x1ee24001 // fcvt s1, h0
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xbd0002e1 // str s1, [x23]
-	WORD $0x54fffd4b // b.lt 0x71c0 <k_pack_panel_f16+0x164>
-	WORD $0x7c737b00 // ldr h0, [x24, x19, lsl #1]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffffe7 // b 0x71c0 <k_pack_panel_f16+0x164>
-	WORD $0xb81fc2ff // stur wzr, [x23, #-0x4]
-	WORD $0x17ffffe3 // b 0x71b8 <k_pack_panel_f16+0x15c>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000e4b // b.lt 0x73fc <k_pack_panel_f16+0x3a0>
-	WORD $0x910021ce // add x14, x14, #0x8
-	WORD $0xd37ff822 // lsl x2, x1, #1
-	WORD $0xd37df020 // lsl x0, x1, #3
-	WORD $0x8b0809d0 // add x16, x14, x8, lsl #2
-	WORD $0x8b080dd1 // add x17, x14, x8, lsl #3
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x910009ad // add x13, x13, #0x2
-	WORD $0x9100118c // add x12, x12, #0x4
-	WORD $0x91000841 // add x1, x2, #0x2
-	WORD $0x9100096b // add x11, x11, #0x2
-	WORD $0x1400000d // b 0x7294 <k_pack_panel_f16+0x238>
-	WORD $0xf81f823f // stur xzr, [x17, #-0x8]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb900023f // str wzr, [x17]
-	WORD $0xbd000620 // str s0, [x17, #0x4]
-	WORD $0x910011ef // add x15, x15, #0x4
-	WORD $0xd100114a // sub x10, x10, #0x4
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x91004210 // add x16, x16, #0x10
-	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x8b00018c // add x12, x12, x0
-	WORD $0x54000b6a // b.ge 0x73fc <k_pack_panel_f16+0x3a0>
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x540002eb // b.lt 0x72f4 <k_pack_panel_f16+0x298>
-	WORD $0x7c5fc180 // ldur h0, [x12, #-0x4]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1f81c0 // stur s0, [x14, #-0x8]
-	WORD $0x54000289 // b.ls 0x72fc <k_pack_panel_f16+0x2a0>
-	WORD $0x8b010182 // add x2, x12, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x7c5fa040 // ldur h0, [x2, #-0x6]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1fc1c0 // stur s0, [x14, #-0x4]
-	WORD $0x540001e9 // b.ls 0x7300 <k_pack_panel_f16+0x2a4>
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x7c5fa040 // ldur h0, [x2, #-0x6]
-	WORD $0x1ee24001 // fcvt s1, h0
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xbd0001c1 // str s1, [x14]
-	WORD $0x54000143 // b.lo 0x7308 <k_pack_panel_f16+0x2ac>
-	WORD $0x8b0d0182 // add x2, x12, x13
-	WORD $0x7c5fa040 // ldur h0, [x2, #-0x6]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x14000006 // b 0x7308 <k_pack_panel_f16+0x2ac>
-	WORD $0xf81f81df // stur xzr, [x14, #-0x8]
-	WORD $0x14000002 // b 0x7300 <k_pack_panel_f16+0x2a4>
-	WORD $0xb81fc1df // stur wzr, [x14, #-0x4]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb90001df // str wzr, [x14]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xbd0005c0 // str s0, [x14, #0x4]
-	WORD $0x54fffb20 // b.eq 0x7274 <k_pack_panel_f16+0x218>
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x540002ed // b.le 0x7374 <k_pack_panel_f16+0x318>
-	WORD $0x7c5fe180 // ldur h0, [x12, #-0x2]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1f8200 // stur s0, [x16, #-0x8]
-	WORD $0x54000289 // b.ls 0x737c <k_pack_panel_f16+0x320>
-	WORD $0x8b010182 // add x2, x12, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x7c5fc040 // ldur h0, [x2, #-0x4]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1fc200 // stur s0, [x16, #-0x4]
-	WORD $0x540001e9 // b.ls 0x7380 <k_pack_panel_f16+0x324>
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x7c5fc040 // ldur h0, [x2, #-0x4]
-	WORD $0x1ee24001 // fcvt s1, h0
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x54000143 // b.lo 0x7388 <k_pack_panel_f16+0x32c>
-	WORD $0x8b0d0182 // add x2, x12, x13
-	WORD $0x7c5fc040 // ldur h0, [x2, #-0x4]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x14000006 // b 0x7388 <k_pack_panel_f16+0x32c>
-	WORD $0xf81f821f // stur xzr, [x16, #-0x8]
-	WORD $0x14000002 // b 0x7380 <k_pack_panel_f16+0x324>
-	WORD $0xb81fc21f // stur wzr, [x16, #-0x4]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xb900021f // str wzr, [x16]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xbd000600 // str s0, [x16, #0x4]
-	WORD $0x54fff720 // b.eq 0x7274 <k_pack_panel_f16+0x218>
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x54fff66d // b.le 0x7264 <k_pack_panel_f16+0x208>
-	WORD $0x7d400180 // ldr h0, [x12]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1f8220 // stur s0, [x17, #-0x8]
-	WORD $0x54000249 // b.ls 0x73f4 <k_pack_panel_f16+0x398>
-	WORD $0x8b010182 // add x2, x12, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x7c5fe040 // ldur h0, [x2, #-0x2]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1fc220 // stur s0, [x17, #-0x4]
-	WORD $0x54fff529 // b.ls 0x7268 <k_pack_panel_f16+0x20c>
-	WORD $0x8b0b0182 // add x2, x12, x11
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x7c5fe040 // ldur h0, [x2, #-0x2]
-	WORD $0x1ee24001 // fcvt s1, h0
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xbd000221 // str s1, [x17]
-	WORD $0x54fff483 // b.lo 0x7270 <k_pack_panel_f16+0x214>
-	WORD $0x8b0d0182 // add x2, x12, x13
-	WORD $0x7c5fe040 // ldur h0, [x2, #-0x2]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffffa0 // b 0x7270 <k_pack_panel_f16+0x214>
-	WORD $0xb81fc23f // stur wzr, [x17, #-0x4]
-	WORD $0x17ffff9c // b 0x7268 <k_pack_panel_f16+0x20c>
-	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
-	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
-	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
-	WORD $0xd65f03c0 // ret
-
-	// pack_panel_bf16
-	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
-	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x54001e6b // b.lt 0x77f0 <k_pack_panel_bf16+0x3e4>
-	WORD $0xa9412801 // ldp x1, x10, [x0, #0x10]
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa940380b // ldp x11, x14, [x0]
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x8b01042d // add x13, x1, x1, lsl #1
-	WORD $0xd37ef42c // lsl x12, x1, #2
-	WORD $0xd37ff9ad // lsl x13, x13, #1
-	WORD $0x54000d2b // b.lt 0x75e8 <k_pack_panel_bf16+0x1dc>
-	WORD $0xd37ff830 // lsl x16, x1, #1
-	WORD $0xd37df031 // lsl x17, x1, #3
-	WORD $0xd37ced00 // lsl x0, x8, #4
-	WORD $0xd37ef501 // lsl x1, x8, #2
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b0d01c3 // add x3, x14, x13
-	WORD $0x8b1001c2 // add x2, x14, x16
-	WORD $0x8b0c01c4 // add x4, x14, x12
-	WORD $0xaa0b03e5 // mov x5, x11
-	WORD $0x14000009 // b 0x7490 <k_pack_panel_bf16+0x84>
-	WORD $0x910011ef // add x15, x15, #0x4
-	WORD $0x8b1101ce // add x14, x14, x17
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x8b110042 // add x2, x2, x17
-	WORD $0x8b110063 // add x3, x3, x17
-	WORD $0x8b110084 // add x4, x4, x17
-	WORD $0x54001b2a // b.ge 0x77f0 <k_pack_panel_bf16+0x3e4>
-	WORD $0xcb0f0146 // sub x6, x10, x15
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400050b // b.lt 0x7538 <k_pack_panel_bf16+0x12c>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0503f3 // mov x19, x5
-	WORD $0xaa0e03e7 // mov x7, x14
-	WORD $0xfd4000e0 // ldr d0, [x7]
-	WORD $0xfc7068e1 // ldr d1, [x7, x16]
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xfc6c68e2 // ldr d2, [x7, x12]
-	WORD $0xfc6d68e3 // ldr d3, [x7, x13]
-	WORD $0x8b010273 // add x19, x19, x1
-	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
-	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
-	WORD $0x8b010276 // add x22, x19, x1
-	WORD $0x2e613842 // shll v2.4s, v2.4h, #16
-	WORD $0x2e613863 // shll v3.4s, v3.4h, #16
-	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
-	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
-	WORD $0x4ea41c82 // mov v2.16b, v4.16b
-	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
-	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
-	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d8002a2 // str q2, [x21]
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0x91002293 // add x19, x20, #0x8
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3d8002c4 // str q4, [x22]
-	WORD $0x8b0102d6 // add x22, x22, x1
-	WORD $0xeb09027f // cmp x19, x9
-	WORD $0x8b0102d3 // add x19, x22, x1
-	WORD $0x3d8002c0 // str q0, [x22]
-	WORD $0x54fffc2d // b.le 0x74a8 <k_pack_panel_bf16+0x9c>
-	WORD $0x8b0002b5 // add x21, x21, x0
-	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x54fffa0d // b.le 0x7470 <k_pack_panel_bf16+0x64>
-	WORD $0x14000005 // b 0x7548 <k_pack_panel_bf16+0x13c>
-	WORD $0x8b0f0975 // add x21, x11, x15, lsl #2
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fff96d // b.le 0x7470 <k_pack_panel_bf16+0x64>
-	WORD $0xd37ffa98 // lsl x24, x20, #1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x910022b4 // add x20, x21, #0x8
-	WORD $0x8b180055 // add x21, x2, x24
-	WORD $0x8b1801d6 // add x22, x14, x24
-	WORD $0x8b180077 // add x23, x3, x24
-	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000009 // b 0x7588 <k_pack_panel_bf16+0x17c>
-	WORD $0xf81f829f // stur xzr, [x20, #-0x8]
-	WORD $0x2a1f03f9 // mov w25, wzr
-	WORD $0xb900029f // str wzr, [x20]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xb9000699 // str w25, [x20, #0x4]
-	WORD $0x8b010294 // add x20, x20, x1
-	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff760 // b.eq 0x7470 <k_pack_panel_bf16+0x64>
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0x54fffeed // b.le 0x7568 <k_pack_panel_bf16+0x15c>
-	WORD $0x78737ad9 // ldrh w25, [x22, x19, lsl #1]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0xb81f8299 // stur w25, [x20, #-0x8]
-	WORD $0x540001c9 // b.ls 0x75d8 <k_pack_panel_bf16+0x1cc>
-	WORD $0x78737ab9 // ldrh w25, [x21, x19, lsl #1]
-	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0xb81fc299 // stur w25, [x20, #-0x4]
-	WORD $0x54fffdc9 // b.ls 0x756c <k_pack_panel_bf16+0x160>
-	WORD $0x78737b19 // ldrh w25, [x24, x19, lsl #1]
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0xb9000299 // str w25, [x20]
-	WORD $0x540000cb // b.lt 0x75e0 <k_pack_panel_bf16+0x1d4>
-	WORD $0x78737af9 // ldrh w25, [x23, x19, lsl #1]
-	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0x17ffffe8 // b 0x7574 <k_pack_panel_bf16+0x168>
-	WORD $0xb81fc29f // stur wzr, [x20, #-0x4]
-	WORD $0x17ffffe4 // b 0x756c <k_pack_panel_bf16+0x160>
-	WORD $0x2a1f03f9 // mov w25, wzr
-	WORD $0x17ffffe4 // b 0x7574 <k_pack_panel_bf16+0x168>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400102b // b.lt 0x77f0 <k_pack_panel_bf16+0x3e4>
-	WORD $0xd37ef510 // lsl x16, x8, #2
-	WORD $0xd37df111 // lsl x17, x8, #3
-	WORD $0xd37df020 // lsl x0, x1, #3
-	WORD $0xd37ff821 // lsl x1, x1, #1
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x910009ce // add x14, x14, #0x2
-	WORD $0x1400000f // b 0x7644 <k_pack_panel_bf16+0x238>
-	WORD $0xb831697f // str wzr, [x11, x17]
-	WORD $0x8b110162 // add x2, x11, x17
-	WORD $0xb900045f // str wzr, [x2, #0x4]
-	WORD $0x8b110163 // add x3, x11, x17
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xb900087f // str wzr, [x3, #0x8]
-	WORD $0x8b110163 // add x3, x11, x17
-	WORD $0xb9000c62 // str w2, [x3, #0xc]
-	WORD $0x910011ef // add x15, x15, #0x4
-	WORD $0xd100114a // sub x10, x10, #0x4
-	WORD $0x9100416b // add x11, x11, #0x10
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x8b0001ce // add x14, x14, x0
-	WORD $0x54000d8a // b.ge 0x77f0 <k_pack_panel_bf16+0x3e4>
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400032b // b.lt 0x76ac <k_pack_panel_bf16+0x2a0>
-	WORD $0x785fe1c2 // ldurh w2, [x14, #-0x2]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0xb9000162 // str w2, [x11]
-	WORD $0x54000329 // b.ls 0x76c0 <k_pack_panel_bf16+0x2b4>
-	WORD $0x8b0101c2 // add x2, x14, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x785fe042 // ldurh w2, [x2, #-0x2]
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0xb9000562 // str w2, [x11, #0x4]
-	WORD $0x54000289 // b.ls 0x76c4 <k_pack_panel_bf16+0x2b8>
-	WORD $0x8b0c01c2 // add x2, x14, x12
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x785fe042 // ldurh w2, [x2, #-0x2]
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0xb9000962 // str w2, [x11, #0x8]
-	WORD $0x54000983 // b.lo 0x77bc <k_pack_panel_bf16+0x3b0>
-	WORD $0x8b0d01c2 // add x2, x14, x13
-	WORD $0x785fe042 // ldurh w2, [x2, #-0x2]
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xb9000d62 // str w2, [x11, #0xc]
-	WORD $0x54fffc40 // b.eq 0x762c <k_pack_panel_bf16+0x220>
-	WORD $0x1400000a // b 0x76d0 <k_pack_panel_bf16+0x2c4>
-	WORD $0xf900017f // str xzr, [x11]
-	WORD $0x29017d7f // stp wzr, wzr, [x11, #0x8]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffba0 // b.eq 0x762c <k_pack_panel_bf16+0x220>
-	WORD $0x14000005 // b 0x76d0 <k_pack_panel_bf16+0x2c4>
-	WORD $0xb900057f // str wzr, [x11, #0x4]
-	WORD $0x29017d7f // stp wzr, wzr, [x11, #0x8]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffb00 // b.eq 0x762c <k_pack_panel_bf16+0x220>
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x5400030d // b.le 0x7734 <k_pack_panel_bf16+0x328>
-	WORD $0x794001c2 // ldrh w2, [x14]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0xb8306962 // str w2, [x11, x16]
-	WORD $0x54000289 // b.ls 0x7738 <k_pack_panel_bf16+0x32c>
-	WORD $0x786169c2 // ldrh w2, [x14, x1]
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x53103c43 // lsl w3, w2, #16
-	WORD $0x8b100162 // add x2, x11, x16
-	WORD $0xb9000443 // str w3, [x2, #0x4]
-	WORD $0x54000209 // b.ls 0x7740 <k_pack_panel_bf16+0x334>
-	WORD $0x786c69c3 // ldrh w3, [x14, x12]
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x53103c63 // lsl w3, w3, #16
-	WORD $0xb9000843 // str w3, [x2, #0x8]
-	WORD $0x540005e3 // b.lo 0x77d0 <k_pack_panel_bf16+0x3c4>
-	WORD $0x786d69c2 // ldrh w2, [x14, x13]
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0x8b100163 // add x3, x11, x16
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xb9000c62 // str w2, [x3, #0xc]
-	WORD $0x54fff800 // b.eq 0x762c <k_pack_panel_bf16+0x220>
-	WORD $0x1400000b // b 0x775c <k_pack_panel_bf16+0x350>
-	WORD $0xb830697f // str wzr, [x11, x16]
-	WORD $0x8b100162 // add x2, x11, x16
-	WORD $0xb900045f // str wzr, [x2, #0x4]
-	WORD $0x8b100163 // add x3, x11, x16
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xb900087f // str wzr, [x3, #0x8]
-	WORD $0x8b100163 // add x3, x11, x16
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xb9000c62 // str w2, [x3, #0xc]
-	WORD $0x54fff6a0 // b.eq 0x762c <k_pack_panel_bf16+0x220>
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x54fff56d // b.le 0x760c <k_pack_panel_bf16+0x200>
-	WORD $0x794005c2 // ldrh w2, [x14, #0x2]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0xb8316962 // str w2, [x11, x17]
-	WORD $0x54fff4e9 // b.ls 0x7610 <k_pack_panel_bf16+0x204>
-	WORD $0x8b0101c2 // add x2, x14, x1
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x79400442 // ldrh w2, [x2, #0x2]
-	WORD $0x53103c43 // lsl w3, w2, #16
-	WORD $0x8b110162 // add x2, x11, x17
-	WORD $0xb9000443 // str w3, [x2, #0x4]
-	WORD $0x54fff449 // b.ls 0x7618 <k_pack_panel_bf16+0x20c>
-	WORD $0x8b0c01c3 // add x3, x14, x12
-	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x79400463 // ldrh w3, [x3, #0x2]
-	WORD $0x53103c63 // lsl w3, w3, #16
-	WORD $0xb9000843 // str w3, [x2, #0x8]
-	WORD $0x54000203 // b.lo 0x77e8 <k_pack_panel_bf16+0x3dc>
-	WORD $0x8b0d01c2 // add x2, x14, x13
-	WORD $0x79400442 // ldrh w2, [x2, #0x2]
-	WORD $0x53103c42 // lsl w2, w2, #16
-	WORD $0x17ffff9b // b 0x7624 <k_pack_panel_bf16+0x218>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xb9000d62 // str w2, [x11, #0xc]
-	WORD $0x54fff320 // b.eq 0x762c <k_pack_panel_bf16+0x220>
-	WORD $0x17ffffc1 // b 0x76d0 <k_pack_panel_bf16+0x2c4>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0x8b100163 // add x3, x11, x16
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xb9000c62 // str w2, [x3, #0xc]
-	WORD $0x54fff260 // b.eq 0x762c <k_pack_panel_bf16+0x220>
-	WORD $0x17ffffde // b 0x775c <k_pack_panel_bf16+0x350>
-	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0x17ffff8e // b 0x7624 <k_pack_panel_bf16+0x218>
-	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
-	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
-	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
-	WORD $0xf84407f9 // ldr x25, [sp], #0x40
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fff1eb // b.lt 0x7648 <k_pack_rows_64+0x28c>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0xfd400500 // ldr d0, [x8, #0x8]
+	WORD $0x17ffff8c // b 0x7648 <k_pack_rows_64+0x28c>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
 	WORD $0xd65f03c0 // ret
 
 	// pack_cols
@@ -7716,13 +7728,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0b01bf // cmp x13, x11
 	WORD $0x9a8bb1a9 // csel x9, x13, x11, lt
 	WORD $0xf100050e // subs x14, x8, #0x1
-	WORD $0x540012ab // b.lt 0x7a6c <k_pack_cols+0x268>
+	WORD $0x540012ab // b.lt 0x7aa4 <k_pack_cols+0x268>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540008cb // b.lt 0x793c <k_pack_cols+0x138>
+	WORD $0x540008cb // b.lt 0x7974 <k_pack_cols+0x138>
 	WORD $0xa940bc0c // ldp x12, x15, [x0, #0x8]
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000c8a // b.ge 0x79c0 <k_pack_cols+0x1bc>
+	WORD $0x54000c8a // b.ge 0x79f8 <k_pack_cols+0x1bc>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0160 // orr x0, x11, x15
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -7742,19 +7754,19 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927df1d1 // and x17, x14, #0xfffffffffffffff8
 	WORD $0x1a9f2400 // csinc w0, w0, wzr, hs
 	WORD $0x8b110122 // add x2, x9, x17
-	WORD $0x14000007 // b 0x789c <k_pack_cols+0x98>
+	WORD $0x14000007 // b 0x78d4 <k_pack_cols+0x98>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0f018c // add x12, x12, x15
 	WORD $0x8b10014a // add x10, x10, x16
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x54000ea0 // b.eq 0x7a6c <k_pack_cols+0x268>
+	WORD $0x54000ea0 // b.eq 0x7aa4 <k_pack_cols+0x268>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x1a9f27e4 // cset w4, lo
 	WORD $0x2a000084 // orr w4, w4, w0
-	WORD $0x36000064 // tbz w4, #0x0, 0x78b4 <k_pack_cols+0xb0>
+	WORD $0x36000064 // tbz w4, #0x0, 0x78ec <k_pack_cols+0xb0>
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x1400000d // b 0x78e4 <k_pack_cols+0xe0>
+	WORD $0x1400000d // b 0x791c <k_pack_cols+0xe0>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa0103e5 // mov x5, x1
 	WORD $0x8b040186 // add x6, x12, x4
@@ -7763,34 +7775,34 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4008c1 // ldp q1, q2, [x6]
 	WORD $0x91008084 // add x4, x4, #0x20
 	WORD $0xad0008e1 // stp q1, q2, [x7]
-	WORD $0x54ffff41 // b.ne 0x78bc <k_pack_cols+0xb8>
+	WORD $0x54ffff41 // b.ne 0x78f4 <k_pack_cols+0xb8>
 	WORD $0xeb01013f // cmp x9, x1
 	WORD $0xaa0103e4 // mov x4, x1
-	WORD $0x540000c0 // b.eq 0x78f8 <k_pack_cols+0xf4>
+	WORD $0x540000c0 // b.eq 0x7930 <k_pack_cols+0xf4>
 	WORD $0xbc647981 // ldr s1, [x12, x4, lsl #2]
 	WORD $0xbc247941 // str s1, [x10, x4, lsl #2]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04013f // cmp x9, x4
-	WORD $0x54ffff81 // b.ne 0x78e4 <k_pack_cols+0xe0>
+	WORD $0x54ffff81 // b.ne 0x791c <k_pack_cols+0xe0>
 	WORD $0xf10021df // cmp x14, #0x8
 	WORD $0xaa0903e4 // mov x4, x9
 	WORD $0xaa0303e5 // mov x5, x3
 	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x54000103 // b.lo 0x7928 <k_pack_cols+0x124>
+	WORD $0x54000103 // b.lo 0x7960 <k_pack_cols+0x124>
 	WORD $0xf10020c6 // subs x6, x6, #0x8
 	WORD $0xad3f80a0 // stp q0, q0, [x5, #-0x10]
 	WORD $0x910080a5 // add x5, x5, #0x20
-	WORD $0x54ffffa1 // b.ne 0x790c <k_pack_cols+0x108>
+	WORD $0x54ffffa1 // b.ne 0x7944 <k_pack_cols+0x108>
 	WORD $0xeb1101df // cmp x14, x17
 	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0x54fffb00 // b.eq 0x7884 <k_pack_cols+0x80>
+	WORD $0x54fffb00 // b.eq 0x78bc <k_pack_cols+0x80>
 	WORD $0xb824795f // str wzr, [x10, x4, lsl #2]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04017f // cmp x11, x4
-	WORD $0x54ffffa1 // b.ne 0x7928 <k_pack_cols+0x124>
-	WORD $0x17ffffd3 // b 0x7884 <k_pack_cols+0x80>
+	WORD $0x54ffffa1 // b.ne 0x7960 <k_pack_cols+0x124>
+	WORD $0x17ffffd3 // b 0x78bc <k_pack_cols+0x80>
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x5400096a // b.ge 0x7a6c <k_pack_cols+0x268>
+	WORD $0x5400096a // b.ge 0x7aa4 <k_pack_cols+0x268>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xcb09016d // sub x13, x11, x9
 	WORD $0x8b090951 // add x17, x10, x9, lsl #2
@@ -7799,29 +7811,29 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x8b0e0130 // add x16, x9, x14
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x14000006 // b 0x797c <k_pack_cols+0x178>
+	WORD $0x14000006 // b 0x79b4 <k_pack_cols+0x178>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x8b0f0231 // add x17, x17, x15
 	WORD $0x8b0f014a // add x10, x10, x15
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540007a0 // b.eq 0x7a6c <k_pack_cols+0x268>
+	WORD $0x540007a0 // b.eq 0x7aa4 <k_pack_cols+0x268>
 	WORD $0xf10021bf // cmp x13, #0x8
 	WORD $0xaa0903e0 // mov x0, x9
-	WORD $0x54000143 // b.lo 0x79ac <k_pack_cols+0x1a8>
+	WORD $0x54000143 // b.lo 0x79e4 <k_pack_cols+0x1a8>
 	WORD $0xaa1103e0 // mov x0, x17
 	WORD $0xaa0e03e1 // mov x1, x14
 	WORD $0xf1002021 // subs x1, x1, #0x8
 	WORD $0xad3f8000 // stp q0, q0, [x0, #-0x10]
 	WORD $0x91008000 // add x0, x0, #0x20
-	WORD $0x54ffffa1 // b.ne 0x7990 <k_pack_cols+0x18c>
+	WORD $0x54ffffa1 // b.ne 0x79c8 <k_pack_cols+0x18c>
 	WORD $0xeb0e01bf // cmp x13, x14
 	WORD $0xaa1003e0 // mov x0, x16
-	WORD $0x54fffe00 // b.eq 0x7968 <k_pack_cols+0x164>
+	WORD $0x54fffe00 // b.eq 0x79a0 <k_pack_cols+0x164>
 	WORD $0xb820795f // str wzr, [x10, x0, lsl #2]
 	WORD $0x91000400 // add x0, x0, #0x1
 	WORD $0xeb00017f // cmp x11, x0
-	WORD $0x54ffffa1 // b.ne 0x79ac <k_pack_cols+0x1a8>
-	WORD $0x17ffffeb // b 0x7968 <k_pack_cols+0x164>
+	WORD $0x54ffffa1 // b.ne 0x79e4 <k_pack_cols+0x1a8>
+	WORD $0x17ffffeb // b 0x79a0 <k_pack_cols+0x164>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0171 // orr x17, x11, x15
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -7835,18 +7847,18 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5ee // lsl x14, x15, #2
 	WORD $0x1a9f260f // csinc w15, w16, wzr, hs
 	WORD $0x927ded30 // and x16, x9, #0x7ffffffffffffff8
-	WORD $0x14000006 // b 0x7a0c <k_pack_cols+0x208>
+	WORD $0x14000006 // b 0x7a44 <k_pack_cols+0x208>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0e018c // add x12, x12, x14
 	WORD $0x8b0b014a // add x10, x10, x11
 	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x54000320 // b.eq 0x7a6c <k_pack_cols+0x268>
+	WORD $0x54000320 // b.eq 0x7aa4 <k_pack_cols+0x268>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x1a9f27f1 // cset w17, lo
 	WORD $0x2a0f0231 // orr w17, w17, w15
-	WORD $0x36000071 // tbz w17, #0x0, 0x7a24 <k_pack_cols+0x220>
+	WORD $0x36000071 // tbz w17, #0x0, 0x7a5c <k_pack_cols+0x220>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000d // b 0x7a54 <k_pack_cols+0x250>
+	WORD $0x1400000d // b 0x7a8c <k_pack_cols+0x250>
 	WORD $0xaa1f03f1 // mov x17, xzr
 	WORD $0xaa1003e0 // mov x0, x16
 	WORD $0x8b110181 // add x1, x12, x17
@@ -7855,16 +7867,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad400420 // ldp q0, q1, [x1]
 	WORD $0x91008231 // add x17, x17, #0x20
 	WORD $0xad000440 // stp q0, q1, [x2]
-	WORD $0x54ffff41 // b.ne 0x7a2c <k_pack_cols+0x228>
+	WORD $0x54ffff41 // b.ne 0x7a64 <k_pack_cols+0x228>
 	WORD $0xeb10013f // cmp x9, x16
 	WORD $0xaa1003f1 // mov x17, x16
-	WORD $0x54fffd40 // b.eq 0x79f8 <k_pack_cols+0x1f4>
+	WORD $0x54fffd40 // b.eq 0x7a30 <k_pack_cols+0x1f4>
 	WORD $0xbc717980 // ldr s0, [x12, x17, lsl #2]
 	WORD $0xbc317940 // str s0, [x10, x17, lsl #2]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54ffff81 // b.ne 0x7a54 <k_pack_cols+0x250>
-	WORD $0x17ffffe4 // b 0x79f8 <k_pack_cols+0x1f4>
+	WORD $0x54ffff81 // b.ne 0x7a8c <k_pack_cols+0x250>
+	WORD $0x17ffffe4 // b 0x7a30 <k_pack_cols+0x1f4>
 	WORD $0xd65f03c0 // ret
 
 	// pack_cols_64
@@ -7873,13 +7885,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0b01bf // cmp x13, x11
 	WORD $0x9a8bb1a9 // csel x9, x13, x11, lt
 	WORD $0xf100050e // subs x14, x8, #0x1
-	WORD $0x540012ab // b.lt 0x7cd8 <k_pack_cols_64+0x268>
+	WORD $0x540012ab // b.lt 0x7d10 <k_pack_cols_64+0x268>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540008cb // b.lt 0x7ba8 <k_pack_cols_64+0x138>
+	WORD $0x540008cb // b.lt 0x7be0 <k_pack_cols_64+0x138>
 	WORD $0xa940bc0c // ldp x12, x15, [x0, #0x8]
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000c8a // b.ge 0x7c2c <k_pack_cols_64+0x1bc>
+	WORD $0x54000c8a // b.ge 0x7c64 <k_pack_cols_64+0x1bc>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0160 // orr x0, x11, x15
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -7899,19 +7911,19 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927ef5d1 // and x17, x14, #0xfffffffffffffffc
 	WORD $0x1a9f2400 // csinc w0, w0, wzr, hs
 	WORD $0x8b110122 // add x2, x9, x17
-	WORD $0x14000007 // b 0x7b08 <k_pack_cols_64+0x98>
+	WORD $0x14000007 // b 0x7b40 <k_pack_cols_64+0x98>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0f018c // add x12, x12, x15
 	WORD $0x8b10014a // add x10, x10, x16
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x54000ea0 // b.eq 0x7cd8 <k_pack_cols_64+0x268>
+	WORD $0x54000ea0 // b.eq 0x7d10 <k_pack_cols_64+0x268>
 	WORD $0xf100193f // cmp x9, #0x6
 	WORD $0x1a9f27e4 // cset w4, lo
 	WORD $0x2a000084 // orr w4, w4, w0
-	WORD $0x36000064 // tbz w4, #0x0, 0x7b20 <k_pack_cols_64+0xb0>
+	WORD $0x36000064 // tbz w4, #0x0, 0x7b58 <k_pack_cols_64+0xb0>
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x1400000d // b 0x7b50 <k_pack_cols_64+0xe0>
+	WORD $0x1400000d // b 0x7b88 <k_pack_cols_64+0xe0>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa0103e5 // mov x5, x1
 	WORD $0x8b040186 // add x6, x12, x4
@@ -7920,34 +7932,34 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4008c1 // ldp q1, q2, [x6]
 	WORD $0x91008084 // add x4, x4, #0x20
 	WORD $0xad0008e1 // stp q1, q2, [x7]
-	WORD $0x54ffff41 // b.ne 0x7b28 <k_pack_cols_64+0xb8>
+	WORD $0x54ffff41 // b.ne 0x7b60 <k_pack_cols_64+0xb8>
 	WORD $0xeb01013f // cmp x9, x1
 	WORD $0xaa0103e4 // mov x4, x1
-	WORD $0x540000c0 // b.eq 0x7b64 <k_pack_cols_64+0xf4>
+	WORD $0x540000c0 // b.eq 0x7b9c <k_pack_cols_64+0xf4>
 	WORD $0xfc647981 // ldr d1, [x12, x4, lsl #3]
 	WORD $0xfc247941 // str d1, [x10, x4, lsl #3]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04013f // cmp x9, x4
-	WORD $0x54ffff81 // b.ne 0x7b50 <k_pack_cols_64+0xe0>
+	WORD $0x54ffff81 // b.ne 0x7b88 <k_pack_cols_64+0xe0>
 	WORD $0xf10011df // cmp x14, #0x4
 	WORD $0xaa0903e4 // mov x4, x9
 	WORD $0xaa0303e5 // mov x5, x3
 	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x54000103 // b.lo 0x7b94 <k_pack_cols_64+0x124>
+	WORD $0x54000103 // b.lo 0x7bcc <k_pack_cols_64+0x124>
 	WORD $0xf10010c6 // subs x6, x6, #0x4
 	WORD $0xad3f80a0 // stp q0, q0, [x5, #-0x10]
 	WORD $0x910080a5 // add x5, x5, #0x20
-	WORD $0x54ffffa1 // b.ne 0x7b78 <k_pack_cols_64+0x108>
+	WORD $0x54ffffa1 // b.ne 0x7bb0 <k_pack_cols_64+0x108>
 	WORD $0xeb1101df // cmp x14, x17
 	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0x54fffb00 // b.eq 0x7af0 <k_pack_cols_64+0x80>
+	WORD $0x54fffb00 // b.eq 0x7b28 <k_pack_cols_64+0x80>
 	WORD $0xf824795f // str xzr, [x10, x4, lsl #3]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04017f // cmp x11, x4
-	WORD $0x54ffffa1 // b.ne 0x7b94 <k_pack_cols_64+0x124>
-	WORD $0x17ffffd3 // b 0x7af0 <k_pack_cols_64+0x80>
+	WORD $0x54ffffa1 // b.ne 0x7bcc <k_pack_cols_64+0x124>
+	WORD $0x17ffffd3 // b 0x7b28 <k_pack_cols_64+0x80>
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x5400096a // b.ge 0x7cd8 <k_pack_cols_64+0x268>
+	WORD $0x5400096a // b.ge 0x7d10 <k_pack_cols_64+0x268>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xcb09016d // sub x13, x11, x9
 	WORD $0x8b090d51 // add x17, x10, x9, lsl #3
@@ -7956,29 +7968,29 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x8b0e0130 // add x16, x9, x14
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x14000006 // b 0x7be8 <k_pack_cols_64+0x178>
+	WORD $0x14000006 // b 0x7c20 <k_pack_cols_64+0x178>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x8b0f0231 // add x17, x17, x15
 	WORD $0x8b0f014a // add x10, x10, x15
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540007a0 // b.eq 0x7cd8 <k_pack_cols_64+0x268>
+	WORD $0x540007a0 // b.eq 0x7d10 <k_pack_cols_64+0x268>
 	WORD $0xf10011bf // cmp x13, #0x4
 	WORD $0xaa0903e0 // mov x0, x9
-	WORD $0x54000143 // b.lo 0x7c18 <k_pack_cols_64+0x1a8>
+	WORD $0x54000143 // b.lo 0x7c50 <k_pack_cols_64+0x1a8>
 	WORD $0xaa1103e0 // mov x0, x17
 	WORD $0xaa0e03e1 // mov x1, x14
 	WORD $0xf1001021 // subs x1, x1, #0x4
 	WORD $0xad3f8000 // stp q0, q0, [x0, #-0x10]
 	WORD $0x91008000 // add x0, x0, #0x20
-	WORD $0x54ffffa1 // b.ne 0x7bfc <k_pack_cols_64+0x18c>
+	WORD $0x54ffffa1 // b.ne 0x7c34 <k_pack_cols_64+0x18c>
 	WORD $0xeb0e01bf // cmp x13, x14
 	WORD $0xaa1003e0 // mov x0, x16
-	WORD $0x54fffe00 // b.eq 0x7bd4 <k_pack_cols_64+0x164>
+	WORD $0x54fffe00 // b.eq 0x7c0c <k_pack_cols_64+0x164>
 	WORD $0xf820795f // str xzr, [x10, x0, lsl #3]
 	WORD $0x91000400 // add x0, x0, #0x1
 	WORD $0xeb00017f // cmp x11, x0
-	WORD $0x54ffffa1 // b.ne 0x7c18 <k_pack_cols_64+0x1a8>
-	WORD $0x17ffffeb // b 0x7bd4 <k_pack_cols_64+0x164>
+	WORD $0x54ffffa1 // b.ne 0x7c50 <k_pack_cols_64+0x1a8>
+	WORD $0x17ffffeb // b 0x7c0c <k_pack_cols_64+0x164>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0171 // orr x17, x11, x15
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -7992,18 +8004,18 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df1ee // lsl x14, x15, #3
 	WORD $0x1a9f260f // csinc w15, w16, wzr, hs
 	WORD $0x927ef130 // and x16, x9, #0x7ffffffffffffffc
-	WORD $0x14000006 // b 0x7c78 <k_pack_cols_64+0x208>
+	WORD $0x14000006 // b 0x7cb0 <k_pack_cols_64+0x208>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0e018c // add x12, x12, x14
 	WORD $0x8b0b014a // add x10, x10, x11
 	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x54000320 // b.eq 0x7cd8 <k_pack_cols_64+0x268>
+	WORD $0x54000320 // b.eq 0x7d10 <k_pack_cols_64+0x268>
 	WORD $0xf100193f // cmp x9, #0x6
 	WORD $0x1a9f27f1 // cset w17, lo
 	WORD $0x2a0f0231 // orr w17, w17, w15
-	WORD $0x36000071 // tbz w17, #0x0, 0x7c90 <k_pack_cols_64+0x220>
+	WORD $0x36000071 // tbz w17, #0x0, 0x7cc8 <k_pack_cols_64+0x220>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000d // b 0x7cc0 <k_pack_cols_64+0x250>
+	WORD $0x1400000d // b 0x7cf8 <k_pack_cols_64+0x250>
 	WORD $0xaa1f03f1 // mov x17, xzr
 	WORD $0xaa1003e0 // mov x0, x16
 	WORD $0x8b110181 // add x1, x12, x17
@@ -8012,16 +8024,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad400420 // ldp q0, q1, [x1]
 	WORD $0x91008231 // add x17, x17, #0x20
 	WORD $0xad000440 // stp q0, q1, [x2]
-	WORD $0x54ffff41 // b.ne 0x7c98 <k_pack_cols_64+0x228>
+	WORD $0x54ffff41 // b.ne 0x7cd0 <k_pack_cols_64+0x228>
 	WORD $0xeb10013f // cmp x9, x16
 	WORD $0xaa1003f1 // mov x17, x16
-	WORD $0x54fffd40 // b.eq 0x7c64 <k_pack_cols_64+0x1f4>
+	WORD $0x54fffd40 // b.eq 0x7c9c <k_pack_cols_64+0x1f4>
 	WORD $0xfc717980 // ldr d0, [x12, x17, lsl #3]
 	WORD $0xfc317940 // str d0, [x10, x17, lsl #3]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54ffff81 // b.ne 0x7cc0 <k_pack_cols_64+0x250>
-	WORD $0x17ffffe4 // b 0x7c64 <k_pack_cols_64+0x1f4>
+	WORD $0x54ffff81 // b.ne 0x7cf8 <k_pack_cols_64+0x250>
+	WORD $0x17ffffe4 // b 0x7c9c <k_pack_cols_64+0x1f4>
 	WORD $0xd65f03c0 // ret
 
 	// mul_few
@@ -8034,23 +8046,23 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
 	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
 	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x5400120c // b.gt 0x7f40 <k_mul_few+0x264>
+	WORD $0x5400120c // b.gt 0x7f78 <k_mul_few+0x264>
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002920 // b.eq 0x822c <k_mul_few+0x550>
+	WORD $0x54002920 // b.eq 0x8264 <k_mul_few+0x550>
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54009da1 // b.ne 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x54009da1 // b.ne 0x90fc <k_mul_few+0x13e8>
 	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400492a // b.ge 0x8640 <k_mul_few+0x964>
+	WORD $0x5400492a // b.ge 0x8678 <k_mul_few+0x964>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0xeb09010a // subs x10, x8, x9
-	WORD $0x54009cea // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x54009cea // b.ge 0x90fc <k_mul_few+0x13e8>
 	WORD $0xf940000b // ldr x11, [x0]
 	WORD $0xf940200c // ldr x12, [x0, #0x40]
 	WORD $0xcb080129 // sub x9, x9, x8
 	WORD $0x8b08096b // add x11, x11, x8, lsl #2
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400912d // b.le 0x8f64 <k_mul_few+0x1288>
+	WORD $0x5400912d // b.le 0x8f9c <k_mul_few+0x1288>
 	WORD $0xa942100d // ldp x13, x4, [x0, #0x20]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8071,15 +8083,15 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb0f03f0 // neg x16, x15
 	WORD $0x927ded22 // and x2, x9, #0x7ffffffffffffff8
 	WORD $0x91004025 // add x5, x1, #0x10
-	WORD $0x14000009 // b 0x7db8 <k_mul_few+0xdc>
+	WORD $0x14000009 // b 0x7df0 <k_mul_few+0xdc>
 	WORD $0xaa1503f4 // mov x20, x21
-	WORD $0xb4000753 // cbz x19, 0x7e84 <k_mul_few+0x1a8>
+	WORD $0xb4000753 // cbz x19, 0x7ebc <k_mul_few+0x1a8>
 	WORD $0x4e24d442 // fadd v2.4s, v2.4s, v4.4s
 	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
 	WORD $0x8b0f016b // add x11, x11, x15
 	WORD $0xeb0c029f // cmp x20, x12
 	WORD $0x8b10016b // add x11, x11, x16
-	WORD $0x54008dea // b.ge 0x8f70 <k_mul_few+0x1294>
+	WORD $0x54008dea // b.ge 0x8fa8 <k_mul_few+0x1294>
 	WORD $0xcb140196 // sub x22, x12, x20
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -8088,14 +8100,14 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1403f3 // mov x19, x20
 	WORD $0x9a95b195 // csel x21, x12, x21, lt
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x54fffe2a // b.ge 0x7d9c <k_mul_few+0xc0>
+	WORD $0x54fffe2a // b.ge 0x7dd4 <k_mul_few+0xc0>
 	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x540006ed // b.le 0x7ebc <k_mul_few+0x1e0>
+	WORD $0x540006ed // b.le 0x7ef4 <k_mul_few+0x1e0>
 	WORD $0xd37ef676 // lsl x22, x19, #2
 	WORD $0xaa1303f7 // mov x23, x19
 	WORD $0x8b1600b4 // add x20, x5, x22
 	WORD $0x8b160036 // add x22, x1, x22
-	WORD $0x1400000c // b 0x7e24 <k_mul_few+0x148>
+	WORD $0x1400000c // b 0x7e5c <k_mul_few+0x148>
 	WORD $0x8b1709d8 // add x24, x14, x23, lsl #2
 	WORD $0x3dc00fe5 // ldr q5, [sp, #0x30]
 	WORD $0x910006f7 // add x23, x23, #0x1
@@ -8106,10 +8118,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc6d7b07 // ldr s7, [x24, x13, lsl #2]
 	WORD $0x4f8610a4 // fmla v4.4s, v5.4s, v6.s[0]
 	WORD $0x4f8710a3 // fmla v3.4s, v5.4s, v7.s[0]
-	WORD $0x54fffbc0 // b.eq 0x7d98 <k_mul_few+0xbc>
+	WORD $0x54fffbc0 // b.eq 0x7dd0 <k_mul_few+0xbc>
 	WORD $0xaa1f03fa // mov x26, xzr
 	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
-	WORD $0x340001b1 // cbz w17, 0x7e60 <k_mul_few+0x184>
+	WORD $0x340001b1 // cbz w17, 0x7e98 <k_mul_few+0x184>
 	WORD $0xaa0203f8 // mov x24, x2
 	WORD $0xaa0603f9 // mov x25, x6
 	WORD $0xaa1403fa // mov x26, x20
@@ -8118,10 +8130,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100835a // add x26, x26, #0x20
 	WORD $0xad3f9b25 // stp q5, q6, [x25, #-0x10]
 	WORD $0x91008339 // add x25, x25, #0x20
-	WORD $0x54ffff61 // b.ne 0x7e3c <k_mul_few+0x160>
+	WORD $0x54ffff61 // b.ne 0x7e74 <k_mul_few+0x160>
 	WORD $0xeb02013f // cmp x9, x2
 	WORD $0xaa0203fa // mov x26, x2
-	WORD $0x54fffce0 // b.eq 0x7df8 <k_mul_few+0x11c>
+	WORD $0x54fffce0 // b.eq 0x7e30 <k_mul_few+0x11c>
 	WORD $0x9b1a5898 // madd x24, x4, x26, x22
 	WORD $0x8b1a0879 // add x25, x3, x26, lsl #2
 	WORD $0x8b1a015a // add x26, x10, x26
@@ -8129,22 +8141,22 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb100075a // adds x26, x26, #0x1
 	WORD $0x8b040318 // add x24, x24, x4
 	WORD $0xbc004725 // str s5, [x25], #0x4
-	WORD $0x54ffff83 // b.lo 0x7e6c <k_mul_few+0x190>
-	WORD $0x17ffffde // b 0x7df8 <k_mul_few+0x11c>
+	WORD $0x54ffff83 // b.lo 0x7ea4 <k_mul_few+0x190>
+	WORD $0x17ffffde // b 0x7e30 <k_mul_few+0x11c>
 	WORD $0xf9402413 // ldr x19, [x0, #0x48]
-	WORD $0xb4000313 // cbz x19, 0x7ee8 <k_mul_few+0x20c>
+	WORD $0xb4000313 // cbz x19, 0x7f20 <k_mul_few+0x20c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xbd400162 // ldr s2, [x11]
 	WORD $0xd37ef513 // lsl x19, x8, #2
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540002ed // b.le 0x7ef8 <k_mul_few+0x21c>
+	WORD $0x540002ed // b.le 0x7f30 <k_mul_few+0x21c>
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x91001175 // add x21, x11, #0x4
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x0d4092a1 // ld1 { v1.s }[1], [x21]
-	WORD $0x54000321 // b.ne 0x7f14 <k_mul_few+0x238>
+	WORD $0x54000321 // b.ne 0x7f4c <k_mul_few+0x238>
 	WORD $0xfc736965 // ldr d5, [x11, x19]
-	WORD $0x1400001d // b 0x7f2c <k_mul_few+0x250>
+	WORD $0x1400001d // b 0x7f64 <k_mul_few+0x250>
 	WORD $0xf10402df // cmp x22, #0x100
 	WORD $0x8b1309d4 // add x20, x14, x19, lsl #2
 	WORD $0x9a87b2d6 // csel x22, x22, x7, lt
@@ -8154,19 +8166,19 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91001294 // add x20, x20, #0x4
 	WORD $0x4f851004 // fmla v4.4s, v0.4s, v5.s[0]
 	WORD $0x4f861003 // fmla v3.4s, v0.4s, v6.s[0]
-	WORD $0x54ffff41 // b.ne 0x7ec8 <k_mul_few+0x1ec>
-	WORD $0x17ffffad // b 0x7d98 <k_mul_few+0xbc>
+	WORD $0x54ffff41 // b.ne 0x7f00 <k_mul_few+0x1ec>
+	WORD $0x17ffffad // b 0x7dd0 <k_mul_few+0xbc>
 	WORD $0x8b0f016b // add x11, x11, x15
 	WORD $0x4ea41c82 // mov v2.16b, v4.16b
 	WORD $0x4ea31c61 // mov v1.16b, v3.16b
-	WORD $0x17ffffae // b 0x7dac <k_mul_few+0xd0>
+	WORD $0x17ffffae // b 0x7de4 <k_mul_few+0xd0>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x8b13016b // add x11, x11, x19
 	WORD $0x0dd38165 // ld1 { v5.s }[0], [x11], x19
 	WORD $0x4e24d422 // fadd v2.4s, v1.4s, v4.4s
 	WORD $0x4e23d4a1 // fadd v1.4s, v5.4s, v3.4s
-	WORD $0x17ffffa7 // b 0x7dac <k_mul_few+0xd0>
+	WORD $0x17ffffa7 // b 0x7de4 <k_mul_few+0xd0>
 	WORD $0x8b080975 // add x21, x11, x8, lsl #2
 	WORD $0xfc4086a5 // ldr d5, [x21], #0x8
 	WORD $0x4d4082a5 // ld1 { v5.s }[2], [x21]
@@ -8177,24 +8189,24 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e23d4a1 // fadd v1.4s, v5.4s, v3.4s
 	WORD $0x8b13016b // add x11, x11, x19
 	WORD $0x8b13016b // add x11, x11, x19
-	WORD $0x17ffff9c // b 0x7dac <k_mul_few+0xd0>
+	WORD $0x17ffff9c // b 0x7de4 <k_mul_few+0xd0>
 	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x540023e0 // b.eq 0x83c0 <k_mul_few+0x6e4>
+	WORD $0x540023e0 // b.eq 0x83f8 <k_mul_few+0x6e4>
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54008bc1 // b.ne 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x54008bc1 // b.ne 0x90fc <k_mul_few+0x13e8>
 	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xf90027e0 // str x0, [sp, #0x48]
 	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400482a // b.ge 0x8864 <k_mul_few+0xb88>
+	WORD $0x5400482a // b.ge 0x889c <k_mul_few+0xb88>
 	WORD $0xeb10008b // subs x11, x4, x16
-	WORD $0x54008aea // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x54008aea // b.ge 0x90fc <k_mul_few+0x13e8>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf940200c // ldr x12, [x0, #0x40]
 	WORD $0xcb040209 // sub x9, x16, x4
 	WORD $0x8b04090d // add x13, x8, x4, lsl #2
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400810d // b.le 0x8fa0 <k_mul_few+0x12c4>
+	WORD $0x5400810d // b.le 0x8fd8 <k_mul_few+0x12c4>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0xaa0003f0 // mov x16, x0
 	WORD $0xf9401400 // ldr x0, [x0, #0x28]
@@ -8222,10 +8234,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910040b3 // add x19, x5, #0x10
 	WORD $0x52802014 // mov w20, #0x100 // =256
 	WORD $0x91004067 // add x7, x3, #0x10
-	WORD $0x1400000c // b 0x8020 <k_mul_few+0x344>
+	WORD $0x1400000c // b 0x8058 <k_mul_few+0x344>
 	WORD $0xf94027e0 // ldr x0, [sp, #0x48]
 	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0xb4000876 // cbz x22, 0x8108 <k_mul_few+0x42c>
+	WORD $0xb4000876 // cbz x22, 0x8140 <k_mul_few+0x42c>
 	WORD $0x4e30d484 // fadd v4.4s, v4.4s, v16.4s
 	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
 	WORD $0x8b0e01ad // add x13, x13, x14
@@ -8233,7 +8245,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
 	WORD $0xeb0c02bf // cmp x21, x12
 	WORD $0x8b1001ad // add x13, x13, x16
-	WORD $0x54007cca // b.ge 0x8fb4 <k_mul_few+0x12d8>
+	WORD $0x54007cca // b.ge 0x8fec <k_mul_few+0x12d8>
 	WORD $0xcb150198 // sub x24, x12, x21
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -8245,14 +8257,14 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9a80b197 // csel x23, x12, x0, lt
 	WORD $0xf94027e0 // ldr x0, [sp, #0x48]
 	WORD $0xeb1702bf // cmp x21, x23
-	WORD $0x54fffd8a // b.ge 0x7ffc <k_mul_few+0x320>
+	WORD $0x54fffd8a // b.ge 0x8034 <k_mul_few+0x320>
 	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x540007ed // b.le 0x8150 <k_mul_few+0x474>
+	WORD $0x540007ed // b.le 0x8188 <k_mul_few+0x474>
 	WORD $0xd37ef6c0 // lsl x0, x22, #2
 	WORD $0xaa1603f9 // mov x25, x22
 	WORD $0x8b0000f5 // add x21, x7, x0
 	WORD $0x8b000078 // add x24, x3, x0
-	WORD $0x14000010 // b 0x80a8 <k_mul_few+0x3cc>
+	WORD $0x14000010 // b 0x80e0 <k_mul_few+0x3cc>
 	WORD $0x8b190900 // add x0, x8, x25, lsl #2
 	WORD $0x3dc00ff1 // ldr q17, [sp, #0x30]
 	WORD $0x91000739 // add x25, x25, #0x1
@@ -8267,10 +8279,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
 	WORD $0x4f941226 // fmla v6.4s, v17.4s, v20.s[0]
 	WORD $0x4f951225 // fmla v5.4s, v17.4s, v21.s[0]
-	WORD $0x54fffa80 // b.eq 0x7ff4 <k_mul_few+0x318>
+	WORD $0x54fffa80 // b.eq 0x802c <k_mul_few+0x318>
 	WORD $0xaa1f03fd // mov x29, xzr
 	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
-	WORD $0x340001a2 // cbz w2, 0x80e4 <k_mul_few+0x408>
+	WORD $0x340001a2 // cbz w2, 0x811c <k_mul_few+0x408>
 	WORD $0xaa0403fa // mov x26, x4
 	WORD $0xaa1303fb // mov x27, x19
 	WORD $0xaa1503fd // mov x29, x21
@@ -8279,10 +8291,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910083bd // add x29, x29, #0x20
 	WORD $0xad3fcb71 // stp q17, q18, [x27, #-0x10]
 	WORD $0x9100837b // add x27, x27, #0x20
-	WORD $0x54ffff61 // b.ne 0x80c0 <k_mul_few+0x3e4>
+	WORD $0x54ffff61 // b.ne 0x80f8 <k_mul_few+0x3e4>
 	WORD $0xeb04013f // cmp x9, x4
 	WORD $0xaa0403fd // mov x29, x4
-	WORD $0x54fffc60 // b.eq 0x806c <k_mul_few+0x390>
+	WORD $0x54fffc60 // b.eq 0x80a4 <k_mul_few+0x390>
 	WORD $0x9b1d60da // madd x26, x6, x29, x24
 	WORD $0x8b1d08bb // add x27, x5, x29, lsl #2
 	WORD $0x8b1d017d // add x29, x11, x29
@@ -8290,26 +8302,26 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb10007bd // adds x29, x29, #0x1
 	WORD $0x8b06035a // add x26, x26, x6
 	WORD $0xbc004771 // str s17, [x27], #0x4
-	WORD $0x54ffff83 // b.lo 0x80f0 <k_mul_few+0x414>
-	WORD $0x17ffffda // b 0x806c <k_mul_few+0x390>
+	WORD $0x54ffff83 // b.lo 0x8128 <k_mul_few+0x414>
+	WORD $0x17ffffda // b 0x80a4 <k_mul_few+0x390>
 	WORD $0xf9402400 // ldr x0, [x0, #0x48]
-	WORD $0xb4000400 // cbz x0, 0x818c <k_mul_few+0x4b0>
+	WORD $0xb4000400 // cbz x0, 0x81c4 <k_mul_few+0x4b0>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xbd4001a2 // ldr s2, [x13]
 	WORD $0xd37ef556 // lsl x22, x10, #2
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400042d // b.le 0x81a4 <k_mul_few+0x4c8>
+	WORD $0x5400042d // b.le 0x81dc <k_mul_few+0x4c8>
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x910011a0 // add x0, x13, #0x4
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x0d409001 // ld1 { v1.s }[1], [x0]
 	WORD $0x8b1601a0 // add x0, x13, x22
 	WORD $0x8b160017 // add x23, x0, x22
-	WORD $0x540004e1 // b.ne 0x81d8 <k_mul_few+0x4fc>
+	WORD $0x540004e1 // b.ne 0x8210 <k_mul_few+0x4fc>
 	WORD $0xfd400003 // ldr d3, [x0]
 	WORD $0xfd4002e2 // ldr d2, [x23]
 	WORD $0xfc766af1 // ldr d17, [x23, x22]
-	WORD $0x1400002f // b 0x8208 <k_mul_few+0x52c>
+	WORD $0x1400002f // b 0x8240 <k_mul_few+0x52c>
 	WORD $0xf104031f // cmp x24, #0x100
 	WORD $0x8b160915 // add x21, x8, x22, lsl #2
 	WORD $0x9a94b318 // csel x24, x24, x20, lt
@@ -8323,14 +8335,14 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f921007 // fmla v7.4s, v0.4s, v18.s[0]
 	WORD $0x4f931006 // fmla v6.4s, v0.4s, v19.s[0]
 	WORD $0x4f941005 // fmla v5.4s, v0.4s, v20.s[0]
-	WORD $0x54fffec1 // b.ne 0x815c <k_mul_few+0x480>
-	WORD $0x17ffff9c // b 0x7ff8 <k_mul_few+0x31c>
+	WORD $0x54fffec1 // b.ne 0x8194 <k_mul_few+0x480>
+	WORD $0x17ffff9c // b 0x8030 <k_mul_few+0x31c>
 	WORD $0x8b0e01ad // add x13, x13, x14
 	WORD $0x4ea51ca1 // mov v1.16b, v5.16b
 	WORD $0x4ea61cc2 // mov v2.16b, v6.16b
 	WORD $0x4ea71ce3 // mov v3.16b, v7.16b
 	WORD $0x4eb01e04 // mov v4.16b, v16.16b
-	WORD $0x17ffff9d // b 0x8014 <k_mul_few+0x338>
+	WORD $0x17ffff9d // b 0x804c <k_mul_few+0x338>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x8b1601ad // add x13, x13, x22
@@ -8343,7 +8355,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
 	WORD $0x4e26d622 // fadd v2.4s, v17.4s, v6.4s
 	WORD $0x4e25d641 // fadd v1.4s, v18.4s, v5.4s
-	WORD $0x17ffff90 // b 0x8014 <k_mul_few+0x338>
+	WORD $0x17ffff90 // b 0x804c <k_mul_few+0x338>
 	WORD $0x8b1602f8 // add x24, x23, x22
 	WORD $0xfc408403 // ldr d3, [x0], #0x8
 	WORD $0xfc4086e2 // ldr d2, [x23], #0x8
@@ -8364,19 +8376,19 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1602c0 // add x0, x22, x22
 	WORD $0x8b0001ad // add x13, x13, x0
 	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x17ffff7b // b 0x8014 <k_mul_few+0x338>
+	WORD $0x17ffff7b // b 0x804c <k_mul_few+0x338>
 	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400488a // b.ge 0x8b44 <k_mul_few+0xe68>
+	WORD $0x5400488a // b.ge 0x8b7c <k_mul_few+0xe68>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xeb08012b // subs x11, x9, x8
-	WORD $0x5400742a // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x5400742a // b.ge 0x90fc <k_mul_few+0x13e8>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf940200c // ldr x12, [x0, #0x40]
 	WORD $0xcb090108 // sub x8, x8, x9
 	WORD $0x8b09094a // add x10, x10, x9, lsl #2
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x54006d0d // b.le 0x8ff8 <k_mul_few+0x131c>
+	WORD $0x54006d0d // b.le 0x9030 <k_mul_few+0x131c>
 	WORD $0xf9401411 // ldr x17, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8393,13 +8405,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e09ee // add x14, x15, x14, lsl #2
 	WORD $0x927ded0f // and x15, x8, #0x7ffffffffffffff8
 	WORD $0x910041c1 // add x1, x14, #0x10
-	WORD $0x14000007 // b 0x82b8 <k_mul_few+0x5dc>
+	WORD $0x14000007 // b 0x82f0 <k_mul_few+0x5dc>
 	WORD $0xaa0503e6 // mov x6, x5
-	WORD $0xb4000684 // cbz x4, 0x8374 <k_mul_few+0x698>
+	WORD $0xb4000684 // cbz x4, 0x83ac <k_mul_few+0x698>
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
 	WORD $0xeb0c00df // cmp x6, x12
-	WORD $0x54006a4a // b.ge 0x8ffc <k_mul_few+0x1320>
+	WORD $0x54006a4a // b.ge 0x9034 <k_mul_few+0x1320>
 	WORD $0xcb060187 // sub x7, x12, x6
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x910400c5 // add x5, x6, #0x100
@@ -8407,14 +8419,14 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0603e4 // mov x4, x6
 	WORD $0x9a85b185 // csel x5, x12, x5, lt
 	WORD $0xeb0500df // cmp x6, x5
-	WORD $0x54fffe8a // b.ge 0x82a4 <k_mul_few+0x5c8>
+	WORD $0x54fffe8a // b.ge 0x82dc <k_mul_few+0x5c8>
 	WORD $0xf100011f // cmp x8, #0x0
-	WORD $0x5400062d // b.le 0x83a0 <k_mul_few+0x6c4>
+	WORD $0x5400062d // b.le 0x83d8 <k_mul_few+0x6c4>
 	WORD $0xd37ef487 // lsl x7, x4, #2
 	WORD $0xaa0403f3 // mov x19, x4
 	WORD $0x8b070026 // add x6, x1, x7
 	WORD $0x8b0701c7 // add x7, x14, x7
-	WORD $0x14000009 // b 0x8314 <k_mul_few+0x638>
+	WORD $0x14000009 // b 0x834c <k_mul_few+0x638>
 	WORD $0x3dc00fe3 // ldr q3, [sp, #0x30]
 	WORD $0xbc737924 // ldr s4, [x9, x19, lsl #2]
 	WORD $0x91000673 // add x19, x19, #0x1
@@ -8422,10 +8434,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910010c6 // add x6, x6, #0x4
 	WORD $0x910010e7 // add x7, x7, #0x4
 	WORD $0x4f841061 // fmla v1.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc80 // b.eq 0x82a0 <k_mul_few+0x5c4>
+	WORD $0x54fffc80 // b.eq 0x82d8 <k_mul_few+0x5c4>
 	WORD $0xaa1f03f6 // mov x22, xzr
 	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
-	WORD $0x340001ad // cbz w13, 0x8350 <k_mul_few+0x674>
+	WORD $0x340001ad // cbz w13, 0x8388 <k_mul_few+0x674>
 	WORD $0xaa0f03f4 // mov x20, x15
 	WORD $0xaa0203f5 // mov x21, x2
 	WORD $0xaa0603f6 // mov x22, x6
@@ -8434,10 +8446,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910082d6 // add x22, x22, #0x20
 	WORD $0xad3f92a3 // stp q3, q4, [x21, #-0x10]
 	WORD $0x910082b5 // add x21, x21, #0x20
-	WORD $0x54ffff61 // b.ne 0x832c <k_mul_few+0x650>
+	WORD $0x54ffff61 // b.ne 0x8364 <k_mul_few+0x650>
 	WORD $0xeb0f011f // cmp x8, x15
 	WORD $0xaa0f03f6 // mov x22, x15
-	WORD $0x54fffd40 // b.eq 0x82f4 <k_mul_few+0x618>
+	WORD $0x54fffd40 // b.eq 0x832c <k_mul_few+0x618>
 	WORD $0x9b161e34 // madd x20, x17, x22, x7
 	WORD $0x8b160a15 // add x21, x16, x22, lsl #2
 	WORD $0x8b160176 // add x22, x11, x22
@@ -8445,39 +8457,39 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb10006d6 // adds x22, x22, #0x1
 	WORD $0x8b110294 // add x20, x20, x17
 	WORD $0xbc0046a3 // str s3, [x21], #0x4
-	WORD $0x54ffff83 // b.lo 0x835c <k_mul_few+0x680>
-	WORD $0x17ffffe1 // b 0x82f4 <k_mul_few+0x618>
+	WORD $0x54ffff83 // b.lo 0x8394 <k_mul_few+0x680>
+	WORD $0x17ffffe1 // b 0x832c <k_mul_few+0x618>
 	WORD $0xf9402404 // ldr x4, [x0, #0x48]
-	WORD $0xb4fff9a4 // cbz x4, 0x82ac <k_mul_few+0x5d0>
+	WORD $0xb4fff9a4 // cbz x4, 0x82e4 <k_mul_few+0x5d0>
 	WORD $0xbd400142 // ldr s2, [x10]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54fff92b // b.lt 0x82a8 <k_mul_few+0x5cc>
+	WORD $0x54fff92b // b.lt 0x82e0 <k_mul_few+0x5cc>
 	WORD $0x91001144 // add x4, x10, #0x4
 	WORD $0x0d409082 // ld1 { v2.s }[1], [x4]
-	WORD $0x54fff8c0 // b.eq 0x82a8 <k_mul_few+0x5cc>
+	WORD $0x54fff8c0 // b.eq 0x82e0 <k_mul_few+0x5cc>
 	WORD $0x91002144 // add x4, x10, #0x8
 	WORD $0x4d408082 // ld1 { v2.s }[2], [x4]
-	WORD $0x17ffffc3 // b 0x82a8 <k_mul_few+0x5cc>
+	WORD $0x17ffffc3 // b 0x82e0 <k_mul_few+0x5cc>
 	WORD $0xf10400ff // cmp x7, #0x100
 	WORD $0x8b040926 // add x6, x9, x4, lsl #2
 	WORD $0x9a83b0e7 // csel x7, x7, x3, lt
 	WORD $0xbc4044c3 // ldr s3, [x6], #0x4
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x4f831001 // fmla v1.4s, v0.4s, v3.s[0]
-	WORD $0x54ffffa1 // b.ne 0x83ac <k_mul_few+0x6d0>
-	WORD $0x17ffffb9 // b 0x82a0 <k_mul_few+0x5c4>
+	WORD $0x54ffffa1 // b.ne 0x83e4 <k_mul_few+0x6d0>
+	WORD $0x17ffffb9 // b 0x82d8 <k_mul_few+0x5c4>
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x5400484a // b.ge 0x8cd0 <k_mul_few+0xff4>
+	WORD $0x5400484a // b.ge 0x8d08 <k_mul_few+0xff4>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0xeb01010b // subs x11, x8, x1
-	WORD $0x5400678a // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x5400678a // b.ge 0x90fc <k_mul_few+0x13e8>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940200d // ldr x13, [x0, #0x40]
 	WORD $0x8b08092c // add x12, x9, x8, lsl #2
 	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0xcb080029 // sub x9, x1, x8
-	WORD $0x5400618d // b.le 0x901c <k_mul_few+0x1340>
+	WORD $0x5400618d // b.le 0x9054 <k_mul_few+0x1340>
 	WORD $0xf9401406 // ldr x6, [x0, #0x28]
 	WORD $0xa9412804 // ldp x4, x10, [x0, #0x10]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -8503,16 +8515,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910040b3 // add x19, x5, #0x10
 	WORD $0x52802014 // mov w20, #0x100 // =256
 	WORD $0x91004067 // add x7, x3, #0x10
-	WORD $0x1400000a // b 0x847c <k_mul_few+0x7a0>
+	WORD $0x1400000a // b 0x84b4 <k_mul_few+0x7a0>
 	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0xb40007d6 // cbz x22, 0x8554 <k_mul_few+0x878>
+	WORD $0xb40007d6 // cbz x22, 0x858c <k_mul_few+0x878>
 	WORD $0x4e26d463 // fadd v3.4s, v3.4s, v6.4s
 	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
 	WORD $0x8b11018c // add x12, x12, x17
 	WORD $0x4e24d421 // fadd v1.4s, v1.4s, v4.4s
 	WORD $0xeb0d02bf // cmp x21, x13
 	WORD $0x8b10018c // add x12, x12, x16
-	WORD $0x54005daa // b.ge 0x902c <k_mul_few+0x1350>
+	WORD $0x54005daa // b.ge 0x9064 <k_mul_few+0x1350>
 	WORD $0xcb1501b8 // sub x24, x13, x21
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -8522,14 +8534,14 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9a97b1b7 // csel x23, x13, x23, lt
 	WORD $0xaa1503f6 // mov x22, x21
 	WORD $0xeb1702bf // cmp x21, x23
-	WORD $0x54fffdea // b.ge 0x845c <k_mul_few+0x780>
+	WORD $0x54fffdea // b.ge 0x8494 <k_mul_few+0x780>
 	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x5400074d // b.le 0x8590 <k_mul_few+0x8b4>
+	WORD $0x5400074d // b.le 0x85c8 <k_mul_few+0x8b4>
 	WORD $0xd37ef6d8 // lsl x24, x22, #2
 	WORD $0xaa1603f9 // mov x25, x22
 	WORD $0x8b1800f5 // add x21, x7, x24
 	WORD $0x8b180078 // add x24, x3, x24
-	WORD $0x1400000e // b 0x84f4 <k_mul_few+0x818>
+	WORD $0x1400000e // b 0x852c <k_mul_few+0x818>
 	WORD $0x8b1909fa // add x26, x15, x25, lsl #2
 	WORD $0x3dc00fe7 // ldr q7, [sp, #0x30]
 	WORD $0x91000739 // add x25, x25, #0x1
@@ -8542,10 +8554,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9010e6 // fmla v6.4s, v7.4s, v16.s[0]
 	WORD $0x4f9110e5 // fmla v5.4s, v7.4s, v17.s[0]
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
-	WORD $0x54fffb40 // b.eq 0x8458 <k_mul_few+0x77c>
+	WORD $0x54fffb40 // b.eq 0x8490 <k_mul_few+0x77c>
 	WORD $0xaa1f03fd // mov x29, xzr
 	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
-	WORD $0x340001a2 // cbz w2, 0x8530 <k_mul_few+0x854>
+	WORD $0x340001a2 // cbz w2, 0x8568 <k_mul_few+0x854>
 	WORD $0xaa0403fa // mov x26, x4
 	WORD $0xaa1303fb // mov x27, x19
 	WORD $0xaa1503fd // mov x29, x21
@@ -8554,10 +8566,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910083bd // add x29, x29, #0x20
 	WORD $0xad3fc367 // stp q7, q16, [x27, #-0x10]
 	WORD $0x9100837b // add x27, x27, #0x20
-	WORD $0x54ffff61 // b.ne 0x850c <k_mul_few+0x830>
+	WORD $0x54ffff61 // b.ne 0x8544 <k_mul_few+0x830>
 	WORD $0xeb04013f // cmp x9, x4
 	WORD $0xaa0403fd // mov x29, x4
-	WORD $0x54fffca0 // b.eq 0x84c0 <k_mul_few+0x7e4>
+	WORD $0x54fffca0 // b.eq 0x84f8 <k_mul_few+0x7e4>
 	WORD $0x9b1d60da // madd x26, x6, x29, x24
 	WORD $0x8b1d08bb // add x27, x5, x29, lsl #2
 	WORD $0x8b1d017d // add x29, x11, x29
@@ -8565,23 +8577,23 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb10007bd // adds x29, x29, #0x1
 	WORD $0x8b06035a // add x26, x26, x6
 	WORD $0xbc004767 // str s7, [x27], #0x4
-	WORD $0x54ffff83 // b.lo 0x853c <k_mul_few+0x860>
-	WORD $0x17ffffdc // b 0x84c0 <k_mul_few+0x7e4>
+	WORD $0x54ffff83 // b.lo 0x8574 <k_mul_few+0x860>
+	WORD $0x17ffffdc // b 0x84f8 <k_mul_few+0x7e4>
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0xb4000376 // cbz x22, 0x85c4 <k_mul_few+0x8e8>
+	WORD $0xb4000376 // cbz x22, 0x85fc <k_mul_few+0x8e8>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xbd400182 // ldr s2, [x12]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400038d // b.le 0x85d8 <k_mul_few+0x8fc>
+	WORD $0x5400038d // b.le 0x8610 <k_mul_few+0x8fc>
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x91001196 // add x22, x12, #0x4
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x0d4092c1 // ld1 { v1.s }[1], [x22]
 	WORD $0x8b0e0196 // add x22, x12, x14
-	WORD $0x54000401 // b.ne 0x8600 <k_mul_few+0x924>
+	WORD $0x54000401 // b.ne 0x8638 <k_mul_few+0x924>
 	WORD $0xfd4002c2 // ldr d2, [x22]
 	WORD $0xfc6e6ac7 // ldr d7, [x22, x14]
-	WORD $0x14000026 // b 0x8624 <k_mul_few+0x948>
+	WORD $0x14000026 // b 0x865c <k_mul_few+0x948>
 	WORD $0xf104031f // cmp x24, #0x100
 	WORD $0x8b1609f5 // add x21, x15, x22, lsl #2
 	WORD $0x9a94b318 // csel x24, x24, x20, lt
@@ -8593,13 +8605,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f871006 // fmla v6.4s, v0.4s, v7.s[0]
 	WORD $0x4f901005 // fmla v5.4s, v0.4s, v16.s[0]
 	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
-	WORD $0x54ffff01 // b.ne 0x859c <k_mul_few+0x8c0>
-	WORD $0x17ffffa6 // b 0x8458 <k_mul_few+0x77c>
+	WORD $0x54ffff01 // b.ne 0x85d4 <k_mul_few+0x8c0>
+	WORD $0x17ffffa6 // b 0x8490 <k_mul_few+0x77c>
 	WORD $0x8b11018c // add x12, x12, x17
 	WORD $0x4ea41c81 // mov v1.16b, v4.16b
 	WORD $0x4ea51ca2 // mov v2.16b, v5.16b
 	WORD $0x4ea61cc3 // mov v3.16b, v6.16b
-	WORD $0x17ffffa7 // b 0x8470 <k_mul_few+0x794>
+	WORD $0x17ffffa7 // b 0x84a8 <k_mul_few+0x794>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x8b0e018c // add x12, x12, x14
@@ -8609,7 +8621,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e26d423 // fadd v3.4s, v1.4s, v6.4s
 	WORD $0x4e25d4e2 // fadd v2.4s, v7.4s, v5.4s
 	WORD $0x4e24d601 // fadd v1.4s, v16.4s, v4.4s
-	WORD $0x17ffff9d // b 0x8470 <k_mul_few+0x794>
+	WORD $0x17ffff9d // b 0x84a8 <k_mul_few+0x794>
 	WORD $0x8b0e02d7 // add x23, x22, x14
 	WORD $0xfc4086c2 // ldr d2, [x22], #0x8
 	WORD $0xfc4086e7 // ldr d7, [x23], #0x8
@@ -8625,7 +8637,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24d4e1 // fadd v1.4s, v7.4s, v4.4s
 	WORD $0x8b0e01d6 // add x22, x14, x14
 	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0x17ffff8d // b 0x8470 <k_mul_few+0x794>
+	WORD $0x17ffff8d // b 0x84a8 <k_mul_few+0x794>
 	WORD $0xa9420803 // ldp x3, x2, [x0, #0x20]
 	WORD $0x5280018c // mov w12, #0xc // =12
 	WORD $0xa9412c0a // ldp x10, x11, [x0, #0x10]
@@ -8643,7 +8655,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0b03ee // mov x14, x11
 	WORD $0xcb1003e4 // neg x4, x16
 	WORD $0x910021a5 // add x5, x13, #0x8
-	WORD $0x1400000c // b 0x86b4 <k_mul_few+0x9d8>
+	WORD $0x1400000c // b 0x86ec <k_mul_few+0x9d8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x91001113 // add x19, x8, #0x4
@@ -8654,19 +8666,19 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11018c // add x12, x12, x17
 	WORD $0x3d8000e0 // str q0, [x7]
 	WORD $0x3ca668e1 // str q1, [x7, x6]
-	WORD $0x54ffb3ac // b.gt 0x7d24 <k_mul_few+0x48>
+	WORD $0x54ffb3ac // b.gt 0x7d5c <k_mul_few+0x48>
 	WORD $0xf94027eb // ldr x11, [sp, #0x48]
 	WORD $0xd37ef5c6 // lsl x6, x14, #2
 	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x8b080967 // add x7, x11, x8, lsl #2
 	WORD $0xaa1303e8 // mov x8, x19
-	WORD $0x54fffe0b // b.lt 0x8688 <k_mul_few+0x9ac>
+	WORD $0x54fffe0b // b.lt 0x86c0 <k_mul_few+0x9ac>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0x1400000e // b 0x8710 <k_mul_few+0xa34>
+	WORD $0x1400000e // b 0x8748 <k_mul_few+0xa34>
 	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xb4000b4b // cbz x11, 0x8848 <k_mul_few+0xb6c>
+	WORD $0xb4000b4b // cbz x11, 0x8880 <k_mul_few+0xb6c>
 	WORD $0x8b0600eb // add x11, x7, x6
 	WORD $0x3dc000e2 // ldr q2, [x7]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -8677,7 +8689,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x8b0400e7 // add x7, x7, x4
-	WORD $0x54fffc2a // b.ge 0x8690 <k_mul_few+0x9b4>
+	WORD $0x54fffc2a // b.ge 0x86c8 <k_mul_few+0x9b4>
 	WORD $0xcb1501f4 // sub x20, x15, x21
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
@@ -8687,7 +8699,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9a96b1f4 // csel x20, x15, x22, lt
 	WORD $0x910012b6 // add x22, x21, #0x4
 	WORD $0xeb1402df // cmp x22, x20
-	WORD $0x5400080c // b.gt 0x8834 <k_mul_few+0xb58>
+	WORD $0x5400080c // b.gt 0x886c <k_mul_few+0xb58>
 	WORD $0xd37ef676 // lsl x22, x19, #2
 	WORD $0xaa0503f7 // mov x23, x5
 	WORD $0xaa0303f8 // mov x24, x3
@@ -8736,8 +8748,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1503fe // mov x30, x21
 	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
 	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
-	WORD $0x54fffb0d // b.le 0x8758 <k_mul_few+0xa7c>
-	WORD $0x1400000e // b 0x8834 <k_mul_few+0xb58>
+	WORD $0x54fffb0d // b.le 0x8790 <k_mul_few+0xa7c>
+	WORD $0x1400000e // b 0x886c <k_mul_few+0xb58>
 	WORD $0xd37ef6ab // lsl x11, x21, #2
 	WORD $0x910006b5 // add x21, x21, #0x1
 	WORD $0xbc6b6944 // ldr s4, [x10, x11]
@@ -8752,8 +8764,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
 	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
 	WORD $0xeb1402bf // cmp x21, x20
-	WORD $0x54fffe4b // b.lt 0x8800 <k_mul_few+0xb24>
-	WORD $0xb4fff513 // cbz x19, 0x86dc <k_mul_few+0xa00>
+	WORD $0x54fffe4b // b.lt 0x8838 <k_mul_few+0xb24>
+	WORD $0xb4fff513 // cbz x19, 0x8714 <k_mul_few+0xa00>
 	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
 	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
 	WORD $0x8b1000e7 // add x7, x7, x16
@@ -8761,8 +8773,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0xeb0f02bf // cmp x21, x15
 	WORD $0x8b0400e7 // add x7, x7, x4
-	WORD $0x54fff5ab // b.lt 0x8710 <k_mul_few+0xa34>
-	WORD $0x17ffff8c // b 0x8690 <k_mul_few+0x9b4>
+	WORD $0x54fff5ab // b.lt 0x8748 <k_mul_few+0xa34>
+	WORD $0x17ffff8c // b 0x86c8 <k_mul_few+0x9b4>
 	WORD $0xa9422811 // ldp x17, x10, [x0, #0x20]
 	WORD $0x52800189 // mov w9, #0xc // =12
 	WORD $0xa9410408 // ldp x8, x1, [x0, #0x10]
@@ -8782,7 +8794,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100218a // add x10, x12, #0x8
 	WORD $0xf90017ea // str x10, [sp, #0x28]
 	WORD $0x5280008a // mov w10, #0x4 // =4
-	WORD $0x14000014 // b 0x8900 <k_mul_few+0xc24>
+	WORD $0x14000014 // b 0x8938 <k_mul_few+0xc24>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8801,12 +8813,12 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b01016b // add x11, x11, x1
 	WORD $0x3d800221 // str q1, [x17]
 	WORD $0x3ca56a20 // str q0, [x17, x5]
-	WORD $0x54ffb34c // b.gt 0x7f64 <k_mul_few+0x288>
+	WORD $0x54ffb34c // b.gt 0x7f9c <k_mul_few+0x288>
 	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
 	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0xf90013ea // str x10, [sp, #0x20]
 	WORD $0x8b040a14 // add x20, x16, x4, lsl #2
-	WORD $0x54fffd2b // b.lt 0x88b4 <k_mul_few+0xbd8>
+	WORD $0x54fffd2b // b.lt 0x88ec <k_mul_few+0xbd8>
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -8816,9 +8828,9 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ced46 // lsl x6, x10, #4
 	WORD $0xd37ef547 // lsl x7, x10, #2
 	WORD $0xcb0603f3 // neg x19, x6
-	WORD $0x14000016 // b 0x8990 <k_mul_few+0xcb4>
+	WORD $0x14000016 // b 0x89c8 <k_mul_few+0xcb4>
 	WORD $0xf940240a // ldr x10, [x0, #0x48]
-	WORD $0xb4000fea // cbz x10, 0x8b3c <k_mul_few+0xe60>
+	WORD $0xb4000fea // cbz x10, 0x8b74 <k_mul_few+0xe60>
 	WORD $0x8b07028a // add x10, x20, x7
 	WORD $0x3dc00284 // ldr q4, [x20]
 	WORD $0x8b070150 // add x16, x10, x7
@@ -8837,7 +8849,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea21c46 // mov v6.16b, v2.16b
 	WORD $0x4ea31c67 // mov v7.16b, v3.16b
 	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54fff9ca // b.ge 0x88c4 <k_mul_few+0xbe8>
+	WORD $0x54fff9ca // b.ge 0x88fc <k_mul_few+0xbe8>
 	WORD $0xcb1701ea // sub x10, x15, x23
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
@@ -8849,7 +8861,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1703e4 // mov x4, x23
 	WORD $0x9a91b1f6 // csel x22, x15, x17, lt
 	WORD $0xeb16015f // cmp x10, x22
-	WORD $0x54000b0c // b.gt 0x8b1c <k_mul_few+0xe40>
+	WORD $0x54000b0c // b.gt 0x8b54 <k_mul_few+0xe40>
 	WORD $0xd37ef498 // lsl x24, x4, #2
 	WORD $0xf94017fa // ldr x26, [sp, #0x28]
 	WORD $0xaa0303f9 // mov x25, x3
@@ -8918,8 +8930,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
 	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fff8cd // b.le 0x89e8 <k_mul_few+0xd0c>
-	WORD $0x14000012 // b 0x8b1c <k_mul_few+0xe40>
+	WORD $0x54fff8cd // b.le 0x8a20 <k_mul_few+0xd0c>
+	WORD $0x14000012 // b 0x8b54 <k_mul_few+0xe40>
 	WORD $0xd37ef6ea // lsl x10, x23, #2
 	WORD $0x910006f7 // add x23, x23, #0x1
 	WORD $0xbc6a6910 // ldr s16, [x8, x10]
@@ -8938,15 +8950,15 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
 	WORD $0xeb1602ff // cmp x23, x22
-	WORD $0x54fffdcb // b.lt 0x8ad8 <k_mul_few+0xdfc>
+	WORD $0x54fffdcb // b.lt 0x8b10 <k_mul_few+0xdfc>
 	WORD $0xf94027e0 // ldr x0, [sp, #0x48]
-	WORD $0xb4fff0a4 // cbz x4, 0x893c <k_mul_few+0xc60>
+	WORD $0xb4fff0a4 // cbz x4, 0x8974 <k_mul_few+0xc60>
 	WORD $0x4e23d4e3 // fadd v3.4s, v7.4s, v3.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x8b06028a // add x10, x20, x6
-	WORD $0x17ffff8d // b 0x8974 <k_mul_few+0xc98>
+	WORD $0x17ffff8d // b 0x89ac <k_mul_few+0xc98>
 	WORD $0xf9401411 // ldr x17, [x0, #0x28]
 	WORD $0x5280018b // mov w11, #0xc // =12
 	WORD $0xf940000d // ldr x13, [x0]
@@ -8958,7 +8970,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52800082 // mov w2, #0x4 // =4
 	WORD $0x8b110950 // add x16, x10, x17, lsl #2
 	WORD $0x8b110d51 // add x17, x10, x17, lsl #3
-	WORD $0x1400000a // b 0x8b98 <k_mul_few+0xebc>
+	WORD $0x1400000a // b 0x8bd0 <k_mul_few+0xebc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91001122 // add x2, x9, #0x4
 	WORD $0x8b0f014a // add x10, x10, x15
@@ -8967,18 +8979,18 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0f0231 // add x17, x17, x15
 	WORD $0x8b0f016b // add x11, x11, x15
 	WORD $0x3d800020 // str q0, [x1]
-	WORD $0x54ffb54c // b.gt 0x823c <k_mul_few+0x560>
+	WORD $0x54ffb54c // b.gt 0x8274 <k_mul_few+0x560>
 	WORD $0x8b0909a1 // add x1, x13, x9, lsl #2
 	WORD $0xf10005df // cmp x14, #0x1
 	WORD $0xaa0203e9 // mov x9, x2
-	WORD $0x54fffe8b // b.lt 0x8b74 <k_mul_few+0xe98>
+	WORD $0x54fffe8b // b.lt 0x8bac <k_mul_few+0xe98>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x14000005 // b 0x8bc4 <k_mul_few+0xee8>
+	WORD $0x14000005 // b 0x8bfc <k_mul_few+0xee8>
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0x4ea01c01 // mov v1.16b, v0.16b
 	WORD $0xeb0e009f // cmp x4, x14
-	WORD $0x54fffdca // b.ge 0x8b78 <k_mul_few+0xe9c>
+	WORD $0x54fffdca // b.ge 0x8bb0 <k_mul_few+0xe9c>
 	WORD $0xcb0401c3 // sub x3, x14, x4
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91040085 // add x5, x4, #0x100
@@ -8987,7 +8999,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9a85b1c3 // csel x3, x14, x5, lt
 	WORD $0x91001085 // add x5, x4, #0x4
 	WORD $0xeb0300bf // cmp x5, x3
-	WORD $0x5400068c // b.gt 0x8cb4 <k_mul_few+0xfd8>
+	WORD $0x5400068c // b.gt 0x8cec <k_mul_few+0xfd8>
 	WORD $0xd37ef445 // lsl x5, x2, #2
 	WORD $0xaa0c03e6 // mov x6, x12
 	WORD $0xaa0b03e7 // mov x7, x11
@@ -9026,8 +9038,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0403f6 // mov x22, x4
 	WORD $0x4f8710c0 // fmla v0.4s, v6.4s, v7.s[0]
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x54fffc2d // b.le 0x8c04 <k_mul_few+0xf28>
-	WORD $0x1400000c // b 0x8cb4 <k_mul_few+0xfd8>
+	WORD $0x54fffc2d // b.le 0x8c3c <k_mul_few+0xf28>
+	WORD $0x1400000c // b 0x8cec <k_mul_few+0xfd8>
 	WORD $0xd37ef485 // lsl x5, x4, #2
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xbc656942 // ldr s2, [x10, x5]
@@ -9040,12 +9052,12 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4d4090c2 // ld1 { v2.s }[3], [x6]
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
 	WORD $0xeb03009f // cmp x4, x3
-	WORD $0x54fffe8b // b.lt 0x8c88 <k_mul_few+0xfac>
-	WORD $0xb5fff7c2 // cbnz x2, 0x8bb4 <k_mul_few+0xed8>
+	WORD $0x54fffe8b // b.lt 0x8cc0 <k_mul_few+0xfac>
+	WORD $0xb5fff7c2 // cbnz x2, 0x8bec <k_mul_few+0xed8>
 	WORD $0xf9402402 // ldr x2, [x0, #0x48]
-	WORD $0xb4fff7a2 // cbz x2, 0x8bb8 <k_mul_few+0xedc>
+	WORD $0xb4fff7a2 // cbz x2, 0x8bf0 <k_mul_few+0xedc>
 	WORD $0x3dc00021 // ldr q1, [x1]
-	WORD $0x17ffffba // b 0x8bb4 <k_mul_few+0xed8>
+	WORD $0x17ffffba // b 0x8bec <k_mul_few+0xed8>
 	WORD $0xa9420c05 // ldp x5, x3, [x0, #0x20]
 	WORD $0x5280018c // mov w12, #0xc // =12
 	WORD $0xa941380a // ldp x10, x14, [x0, #0x10]
@@ -9067,7 +9079,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910021a6 // add x6, x13, #0x8
 	WORD $0x5280008e // mov w14, #0x4 // =4
 	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x14000011 // b 0x8d68 <k_mul_few+0x108c>
+	WORD $0x14000011 // b 0x8da0 <k_mul_few+0x108c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9083,17 +9095,17 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b09018c // add x12, x12, x9
 	WORD $0x3d8000e1 // str q1, [x7]
 	WORD $0x3cab68e0 // str q0, [x7, x11]
-	WORD $0x54ffb36c // b.gt 0x83d0 <k_mul_few+0x6f4>
+	WORD $0x54ffb36c // b.gt 0x8408 <k_mul_few+0x6f4>
 	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
 	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x8b080927 // add x7, x9, x8, lsl #2
 	WORD $0xaa0e03e8 // mov x8, x14
-	WORD $0x54fffd8b // b.lt 0x8d28 <k_mul_few+0x104c>
+	WORD $0x54fffd8b // b.lt 0x8d60 <k_mul_few+0x104c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0xaa1f03f5 // mov x21, xzr
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x1400000b // b 0x8db8 <k_mul_few+0x10dc>
+	WORD $0x1400000b // b 0x8df0 <k_mul_few+0x10dc>
 	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
 	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
 	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
@@ -9103,7 +9115,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1001c7 // add x7, x14, x16
 	WORD $0x4ea21c45 // mov v5.16b, v2.16b
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54fffc0a // b.ge 0x8d34 <k_mul_few+0x1058>
+	WORD $0x54fffc0a // b.ge 0x8d6c <k_mul_few+0x1058>
 	WORD $0xcb1501f3 // sub x19, x15, x21
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
@@ -9114,7 +9126,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910012b3 // add x19, x21, #0x4
 	WORD $0xaa1503ee // mov x14, x21
 	WORD $0xeb14027f // cmp x19, x20
-	WORD $0x5400098c // b.gt 0x8f10 <k_mul_few+0x1234>
+	WORD $0x5400098c // b.gt 0x8f48 <k_mul_few+0x1234>
 	WORD $0xd37ef5d6 // lsl x22, x14, #2
 	WORD $0xaa0503f7 // mov x23, x5
 	WORD $0xaa0603f8 // mov x24, x6
@@ -9173,8 +9185,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9010c1 // fmla v1.4s, v6.4s, v16.s[0]
 	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
 	WORD $0x4f9110c0 // fmla v0.4s, v6.4s, v17.s[0]
-	WORD $0x54fff9ed // b.le 0x8e08 <k_mul_few+0x112c>
-	WORD $0x14000010 // b 0x8f10 <k_mul_few+0x1234>
+	WORD $0x54fff9ed // b.le 0x8e40 <k_mul_few+0x112c>
+	WORD $0x14000010 // b 0x8f48 <k_mul_few+0x1234>
 	WORD $0xd37ef6a9 // lsl x9, x21, #2
 	WORD $0x910006b5 // add x21, x21, #0x1
 	WORD $0xbc696946 // ldr s6, [x10, x9]
@@ -9191,10 +9203,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9010c1 // fmla v1.4s, v6.4s, v16.s[0]
 	WORD $0x4f9110c0 // fmla v0.4s, v6.4s, v17.s[0]
 	WORD $0xeb1402bf // cmp x21, x20
-	WORD $0x54fffe0b // b.lt 0x8ed4 <k_mul_few+0x11f8>
-	WORD $0xb5fff3ce // cbnz x14, 0x8d90 <k_mul_few+0x10b4>
+	WORD $0x54fffe0b // b.lt 0x8f0c <k_mul_few+0x11f8>
+	WORD $0xb5fff3ce // cbnz x14, 0x8dc8 <k_mul_few+0x10b4>
 	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xb4fff3e9 // cbz x9, 0x8d9c <k_mul_few+0x10c0>
+	WORD $0xb4fff3e9 // cbz x9, 0x8dd4 <k_mul_few+0x10c0>
 	WORD $0x8b0b00e9 // add x9, x7, x11
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x8b0b012e // add x14, x9, x11
@@ -9209,23 +9221,23 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1001c7 // add x7, x14, x16
 	WORD $0x4ea21c45 // mov v5.16b, v2.16b
 	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54fff2eb // b.lt 0x8db8 <k_mul_few+0x10dc>
-	WORD $0x17ffff75 // b 0x8d34 <k_mul_few+0x1058>
+	WORD $0x54fff2eb // b.lt 0x8df0 <k_mul_few+0x10dc>
+	WORD $0x17ffff75 // b 0x8d6c <k_mul_few+0x1058>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x5400010d // b.le 0x8f98 <k_mul_few+0x12bc>
+	WORD $0x5400010d // b.le 0x8fd0 <k_mul_few+0x12bc>
 	WORD $0x9100116a // add x10, x11, #0x4
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x0d009142 // st1 { v2.s }[1], [x10]
-	WORD $0x54000741 // b.ne 0x9070 <k_mul_few+0x1394>
+	WORD $0x54000741 // b.ne 0x90a8 <k_mul_few+0x1394>
 	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0xfc286961 // str d1, [x11, x8]
-	WORD $0x1400004c // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x1400004c // b 0x90fc <k_mul_few+0x13e8>
 	WORD $0xbc287961 // str s1, [x11, x8, lsl #2]
-	WORD $0x1400004a // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x1400004a // b 0x90fc <k_mul_few+0x13e8>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
@@ -9233,55 +9245,55 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbd0001a4 // str s4, [x13]
-	WORD $0x5400014d // b.le 0x8fe4 <k_mul_few+0x1308>
+	WORD $0x5400014d // b.le 0x901c <k_mul_few+0x1308>
 	WORD $0x910011a8 // add x8, x13, #0x4
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
 	WORD $0xd37ef548 // lsl x8, x10, #2
-	WORD $0x54000581 // b.ne 0x9080 <k_mul_few+0x13a4>
+	WORD $0x54000581 // b.ne 0x90b8 <k_mul_few+0x13a4>
 	WORD $0x8b0801a9 // add x9, x13, x8
 	WORD $0xfd000123 // str d3, [x9]
 	WORD $0x8b080129 // add x9, x9, x8
-	WORD $0x1400001c // b 0x9050 <k_mul_few+0x1374>
+	WORD $0x1400001c // b 0x9088 <k_mul_few+0x1374>
 	WORD $0xd37ef548 // lsl x8, x10, #2
 	WORD $0x8b0801a9 // add x9, x13, x8
 	WORD $0xbd000123 // str s3, [x9]
 	WORD $0x8b080129 // add x9, x9, x8
-	WORD $0x1400001c // b 0x9064 <k_mul_few+0x1388>
+	WORD $0x1400001c // b 0x909c <k_mul_few+0x1388>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0xbd000141 // str s1, [x10]
-	WORD $0x5400060b // b.lt 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x5400060b // b.lt 0x90fc <k_mul_few+0x13e8>
 	WORD $0x91001148 // add x8, x10, #0x4
 	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
-	WORD $0x540005a0 // b.eq 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x540005a0 // b.eq 0x90fc <k_mul_few+0x13e8>
 	WORD $0x91002148 // add x8, x10, #0x8
-	WORD $0x1400002a // b 0x90c0 <k_mul_few+0x13e4>
+	WORD $0x1400002a // b 0x90f8 <k_mul_few+0x13e4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbd000183 // str s3, [x12]
-	WORD $0x5400014d // b.le 0x905c <k_mul_few+0x1380>
+	WORD $0x5400014d // b.le 0x9094 <k_mul_few+0x1380>
 	WORD $0x91001188 // add x8, x12, #0x4
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
 	WORD $0xd37ef548 // lsl x8, x10, #2
-	WORD $0x540002c1 // b.ne 0x90a0 <k_mul_few+0x13c4>
+	WORD $0x540002c1 // b.ne 0x90d8 <k_mul_few+0x13c4>
 	WORD $0x8b080189 // add x9, x12, x8
 	WORD $0xfd000122 // str d2, [x9]
 	WORD $0xfc286921 // str d1, [x9, x8]
-	WORD $0x1400001b // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x1400001b // b 0x90fc <k_mul_few+0x13e8>
 	WORD $0xd37ef548 // lsl x8, x10, #2
 	WORD $0x8b080189 // add x9, x12, x8
 	WORD $0xbd000122 // str s2, [x9]
 	WORD $0xbc286921 // str s1, [x9, x8]
-	WORD $0x14000016 // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x14000016 // b 0x90fc <k_mul_few+0x13e8>
 	WORD $0x8b080968 // add x8, x11, x8, lsl #2
 	WORD $0x91002169 // add x9, x11, #0x8
 	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
-	WORD $0x14000010 // b 0x90bc <k_mul_few+0x13e0>
+	WORD $0x14000010 // b 0x90f4 <k_mul_few+0x13e0>
 	WORD $0x910021a9 // add x9, x13, #0x8
 	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
 	WORD $0x8b0801a9 // add x9, x13, x8
@@ -9289,7 +9301,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000123 // str d3, [x9]
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0x4d008143 // st1 { v3.s }[2], [x10]
-	WORD $0x14000004 // b 0x90ac <k_mul_few+0x13d0>
+	WORD $0x14000004 // b 0x90e4 <k_mul_few+0x13d0>
 	WORD $0x91002189 // add x9, x12, #0x8
 	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
 	WORD $0x8b080189 // add x9, x12, x8
@@ -9307,6 +9319,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
 	WORD $0x910283ff // add sp, sp, #0xa0
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -43,11 +43,18 @@ INLINE vd load_part_d(const double* d, long n) { return (vd){d[0], 0}; }
 
 // dst[m,n] (+)= left[m,k] right[k,n]. A tile has width rows in memory: LEFT, and what is left rounded
 // up to four, or one row alone. The last panel is as many vectors wide as it needs.
+#define TILE_STEP(V, VU, LANES, FMA, ALL) \
+  { \
+    V bv[VECTORS]; \
+    for (int c = 0; c < nv; c++) bv[c] = *(const VU*)(b + c * LANES); \
+    for (int r = 0; r < mr; r++) \
+      for (int c = 0; c < nv; c++) acc[r][c] = FMA(ALL(a[r]), bv[c], acc[r][c]); \
+  }
 #define MUL_PANELS(suffix, T, V, VU, LANES, FMA, ALL, LOADP, STOREP) \
   struct mul_panels##suffix { T* dst; const T* left; const T* right; long ldd, m, n, k, add; }; \
   \
   INLINE void tile##suffix(struct mul_panels##suffix* restrict p, const int mr, const int nv, const T* a, const T* b, \
-                           T* d, long rows, long cols) \
+                           T* d, long rows, long cols, const char* next, long step) \
   { \
     V acc[LEFT][VECTORS]; \
     long ldd = p->ldd; \
@@ -57,13 +64,13 @@ INLINE vd load_part_d(const double* d, long n) { return (vd){d[0], 0}; }
         __builtin_prefetch(d + (r < rows ? r : 0) * ldd + c * LANES); \
       } \
     } \
-    _Pragma("clang loop unroll_count(4)") \
-    for (long t = p->k; t > 0; t--, a += mr, b += nv * LANES) { \
-      V bv[VECTORS]; \
-      for (int c = 0; c < nv; c++) bv[c] = *(const VU*)(b + c * LANES); \
-      for (int r = 0; r < mr; r++) \
-        for (int c = 0; c < nv; c++) acc[r][c] = FMA(ALL(a[r]), bv[c], acc[r][c]); \
+    long t = p->k; \
+    for (; t >= 4; t -= 4, next += step) { \
+      __builtin_prefetch(next, 0, 2); \
+      _Pragma("clang loop unroll(full)") \
+      for (int u = 0; u < 4; u++, a += mr, b += nv * LANES) TILE_STEP(V, VU, LANES, FMA, ALL) \
     } \
+    for (; t > 0; t--, a += mr, b += nv * LANES) TILE_STEP(V, VU, LANES, FMA, ALL) \
     _Pragma("clang loop unroll(full)") \
     for (int r = 0; r < mr; r++, d += ldd) { \
       if (r >= rows) break; \
@@ -83,7 +90,12 @@ INLINE vd load_part_d(const double* d, long n) { return (vd){d[0], 0}; }
       long rows = p->m - i; \
       width = rows >= LEFT ? LEFT : rows == 1 ? 1 : (rows + 3) & ~3; \
       const T* b = p->right; \
+      long line = 0, lines = p->m - i > LEFT ? (LEFT * p->k * (long)sizeof(T) + 63) / 64 : 0; \
       for (long j = 0; j < p->n; j += VECTORS * LANES) { \
+        /* while this tile meets the first panels, the next comes into the second-level cache */ \
+        const char* next = (const char*)(a + (line < lines ? width * p->k + line * (64 / (long)sizeof(T)) : 0)); \
+        long step = line < lines ? 64 : 0; \
+        line += p->k / 4; \
         long cols = p->n - j, nv = cols >= VECTORS * LANES ? VECTORS : (cols + LANES - 1) / LANES; \
         T* d = p->dst + i * p->ldd + j; \
         MUL_WIDTHS(suffix) \
@@ -92,7 +104,7 @@ INLINE vd load_part_d(const double* d, long n) { return (vd){d[0], 0}; }
     } \
   }
 
-#define MUL_CASE(suffix, mr, nv) case (mr) * 4 + (nv): tile##suffix(p, mr, nv, a, b, d, rows, cols); break;
+#define MUL_CASE(suffix, mr, nv) case (mr) * 4 + (nv): tile##suffix(p, mr, nv, a, b, d, rows, cols, next, step); break;
 #if VL == 16
 #define MUL_WIDTHS(s) \
   switch (width * 4 + nv) { \
@@ -119,122 +131,93 @@ MUL_PANELS(_64, double, vd, vdu, (VL / 2), fmad, alld, load_part_d, store_part_d
 // side. Lanes from n on are zero. ld counts elements.
 struct pack { void* dst; const void* src; long ld, n, width, k; };
 
-// COLUMNS makes vectors across VL rows, v[0..3] at k = t..t+3, of four numbers from each row. The
-// rows of a quarter of 128 bits are adjacent, so quarters are put together as they are loaded and
-// then transposed each in itself.
+// IN_QUARTERS is a shuffle of two vectors that does the same in every quarter of 128 bits.
 #if VL == 16
 #define IN_QUARTERS(a, b, c, d, e, f) \
   SHUF(a, b, c, d, e, f, c + 4, d + 4, e + 4, f + 4, c + 8, d + 8, e + 8, f + 8, c + 12, d + 12, e + 12, f + 12)
-#define PAIR(L, i) SHUF(L(i), L(i + 4), 0, 1, 2, 3, 4, 5, 6, 7)
-#define JOIN(L, i) SHUF(PAIR(L, i), PAIR(L, i + 8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #elif VL == 8
 #define IN_QUARTERS(a, b, c, d, e, f) SHUF(a, b, c, d, e, f, c + 4, d + 4, e + 4, f + 4)
-#define JOIN(L, i) SHUF(L(i), L(i + 4), 0, 1, 2, 3, 4, 5, 6, 7)
 #else
 #define IN_QUARTERS(a, b, c, d, e, f) SHUF(a, b, c, d, e, f)
-#define JOIN(L, i) L(i)
 #endif
-#define COLUMNS(v, L, REAL) \
+
+// Four rows at a time: rows a power of two apart push each other out of the first-level cache when
+// more of them take turns.
+#define PACK_FOUR(T, V4, V4U) \
   { \
-    vf a = REAL(JOIN(L, 0)), b = REAL(JOIN(L, 1)), c = REAL(JOIN(L, 2)), d = REAL(JOIN(L, 3)); \
-    vf ab = IN_QUARTERS(a, b, 0, VL, 1, VL + 1), AB = IN_QUARTERS(a, b, 2, VL + 2, 3, VL + 3); \
-    vf cd = IN_QUARTERS(c, d, 0, VL, 1, VL + 1), CD = IN_QUARTERS(c, d, 2, VL + 2, 3, VL + 3); \
-    v[0] = IN_QUARTERS(ab, cd, 0, 1, VL, VL + 1); \
-    v[1] = IN_QUARTERS(ab, cd, 2, 3, VL + 2, VL + 3); \
-    v[2] = IN_QUARTERS(AB, CD, 0, 1, VL, VL + 1); \
-    v[3] = IN_QUARTERS(AB, CD, 2, 3, VL + 2, VL + 3); \
+    V4 a = *(V4U*)r0, b = *(V4U*)(r0 + ld), c = *(V4U*)(r0 + 2 * ld), e = *(V4U*)(r0 + 3 * ld); \
+    V4 ab = SHUF(a, b, 0, 4, 1, 5), AB = SHUF(a, b, 2, 6, 3, 7); \
+    V4 ce = SHUF(c, e, 0, 4, 1, 5), CE = SHUF(c, e, 2, 6, 3, 7); \
+    *(V4U*)d = SHUF(ab, ce, 0, 1, 4, 5); \
+    *(V4U*)(d + width) = SHUF(ab, ce, 2, 3, 6, 7); \
+    *(V4U*)(d + 2 * width) = SHUF(AB, CE, 0, 1, 4, 5); \
+    *(V4U*)(d + 3 * width) = SHUF(AB, CE, 2, 3, 6, 7); \
   }
 
-typedef _Float16 h4 __attribute__((vector_size(8), aligned(2)));
-typedef uint16_t s4 __attribute__((vector_size(8), aligned(2)));
+// Quarter l of vector c of these goes to k = 4l + c.
+#if VL == 16
+#define STORE_QUARTERS(c, v) \
+  { \
+    *(f4u*)(d + (c) * width) = SHUF(v, v, 0, 1, 2, 3); \
+    *(f4u*)(d + (4 + c) * width) = SHUF(v, v, 4, 5, 6, 7); \
+    *(f4u*)(d + (8 + c) * width) = SHUF(v, v, 8, 9, 10, 11); \
+    *(f4u*)(d + (12 + c) * width) = SHUF(v, v, 12, 13, 14, 15); \
+  }
+#elif VL == 8
+#define STORE_QUARTERS(c, v) \
+  { \
+    *(f4u*)(d + (c) * width) = SHUF(v, v, 0, 1, 2, 3); \
+    *(f4u*)(d + (4 + c) * width) = SHUF(v, v, 4, 5, 6, 7); \
+  }
+#else
+#define STORE_QUARTERS(c, v) *(f4u*)(d + (c) * width) = v;
+#endif
+#define PACK_VECTORS(LOAD) \
+  { \
+    vf a = LOAD(r0), b = LOAD(r0 + ld), c = LOAD(r0 + 2 * ld), e = LOAD(r0 + 3 * ld); \
+    vf ab = IN_QUARTERS(a, b, 0, VL, 1, VL + 1), AB = IN_QUARTERS(a, b, 2, VL + 2, 3, VL + 3); \
+    vf ce = IN_QUARTERS(c, e, 0, VL, 1, VL + 1), CE = IN_QUARTERS(c, e, 2, VL + 2, 3, VL + 3); \
+    STORE_QUARTERS(0, IN_QUARTERS(ab, ce, 0, 1, VL, VL + 1)) \
+    STORE_QUARTERS(1, IN_QUARTERS(ab, ce, 2, 3, VL + 2, VL + 3)) \
+    STORE_QUARTERS(2, IN_QUARTERS(AB, CE, 0, 1, VL, VL + 1)) \
+    STORE_QUARTERS(3, IN_QUARTERS(AB, CE, 2, 3, VL + 2, VL + 3)) \
+  }
+
+// What is being written stays in the first-level cache: all rows pass for CHUNK of k.
+#define CHUNK 64
+#define PACK_ROWS(name, T, S, ONE, STEP, ...) \
+  KERNEL(name, pack) \
+  { \
+    long width = p->width, ld = p->ld; \
+    for (long from = 0; from < p->k; from += CHUNK) { \
+      long k = p->k - from < CHUNK ? p->k - from : CHUNK; \
+      for (long g = 0; g < width; g += 4) { \
+        T* d = (T*)p->dst + from * width + g; \
+        const S* r0 = (const S*)p->src + g * ld + from; \
+        long t = 0, have = p->n - g, lanes = width - g < 4 ? width - g : 4; \
+        if (have >= 4) \
+          for (; t + STEP <= k; t += STEP, r0 += STEP, d += STEP * width) __VA_ARGS__ \
+        _Pragma("clang loop vectorize(disable)") \
+        for (; t < k; t++, r0++, d += width) \
+          for (long i = 0; i < lanes; i++) d[i] = i < have ? ONE(r0[i * ld]) : 0; \
+      } \
+    } \
+  }
+
+typedef _Float16 hv __attribute__((vector_size(VL * 2), aligned(2)));
+typedef uint16_t sv __attribute__((vector_size(VL * 2), aligned(2)));
 typedef uint32_t uv __attribute__((vector_size(VL * 4)));
 INLINE float wide(uint16_t x)
 {
   union { uint32_t u; float f; } v = {(uint32_t)x << 16};
   return v.f;
 }
-#define ROW_F(i) (*(const f4u*)(w + (i) * ld + t))
-#define ROW_LEFT(i) ROW_F((i) < LEFT ? (i) : 0)
-#define ROW_H(i) (*(const h4*)(w + (i) * ld + t))
-#define ROW_B(i) (*(const s4*)(w + (i) * ld + t))
-#define REAL_F(v) (v)
-#define REAL_H(v) __builtin_convertvector(v, vf)
-#define REAL_B(v) (vf)(__builtin_convertvector(v, uv) << 16)
-
-// Four rows at a time, for tiles of the left operand and for double precision.
-#define PACK_FOUR(T, V4, V4U, from) \
-  for (long g = from; g < width; g += 4) { \
-    T* d = (T*)p->dst + g; \
-    const T *r0 = src + g * p->ld, *r1 = r0 + p->ld, *r2 = r1 + p->ld, *r3 = r2 + p->ld; \
-    long t = 0, have = p->n - g; \
-    if (have >= 4) { \
-      for (; t + 4 <= k; t += 4, d += 4 * width) { \
-        V4 a = *(V4U*)(r0 + t), b = *(V4U*)(r1 + t), c = *(V4U*)(r2 + t), e = *(V4U*)(r3 + t); \
-        V4 ab = SHUF(a, b, 0, 4, 1, 5), AB = SHUF(a, b, 2, 6, 3, 7); \
-        V4 ce = SHUF(c, e, 0, 4, 1, 5), CE = SHUF(c, e, 2, 6, 3, 7); \
-        *(V4U*)d = SHUF(ab, ce, 0, 1, 4, 5); \
-        *(V4U*)(d + width) = SHUF(ab, ce, 2, 3, 6, 7); \
-        *(V4U*)(d + 2 * width) = SHUF(AB, CE, 0, 1, 4, 5); \
-        *(V4U*)(d + 3 * width) = SHUF(AB, CE, 2, 3, 6, 7); \
-      } \
-    } \
-    long lanes = width - g < 4 ? width - g : 4; \
-    _Pragma("clang loop vectorize(disable)") \
-    for (; t < k; t++, d += width) \
-      for (long i = 0; i < lanes; i++) d[i] = i < have ? src[(g + i) * p->ld + t] : 0; \
-  }
-
-KERNEL(pack_rows, pack)
-{
-  const float* src = p->src;
-  long k = p->k, width = p->width;
-#if VL > LEFT
-  // a whole tile is part of a vector
-  if (p->n >= LEFT) {
-    const float* w = src;
-    float* d = p->dst;
-    long ld = p->ld, t = 0;
-    for (; t + 4 <= k; t += 4) {
-      vf v[4];
-      COLUMNS(v, ROW_LEFT, REAL_F)
-      for (int i = 0; i < 4; i++, d += LEFT) store_part(d, LEFT, v[i]);
-    }
-    for (; t < k; t++, d += LEFT)
-      for (int i = 0; i < LEFT; i++) d[i] = src[i * ld + t];
-    return;
-  }
-#endif
-  PACK_FOUR(float, f4, f4u, 0)
-}
-KERNEL(pack_rows_64, pack)
-{
-  const double* src = p->src;
-  long k = p->k, width = p->width;
-  PACK_FOUR(double, d4, d4u, 0)
-}
-
-// Panels of the right operand, a vector of rows at a time, of real or of stored numbers.
-#define PACK_PANEL(name, S, ROW, REAL, ONE) \
-  KERNEL(name, pack) \
-  { \
-    long k = p->k, width = p->width, ld = p->ld; \
-    for (long g = 0; g < width; g += VL) { \
-      float* d = (float*)p->dst + g; \
-      const S* w = (const S*)p->src + g * ld; \
-      long t = 0, have = p->n - g; \
-      for (; have >= VL && t + 4 <= k; t += 4) { \
-        vf v[4]; \
-        COLUMNS(v, ROW, REAL) \
-        for (int i = 0; i < 4; i++, d += width) store(d, v[i]); \
-      } \
-      _Pragma("clang loop vectorize(disable)") \
-      for (; t < k; t++, d += width) \
-        for (long i = 0; i < VL; i++) d[i] = i < have ? ONE(w[i * ld + t]) : 0; \
-    } \
-  }
-PACK_PANEL(pack_panel, float, ROW_F, REAL_F, )
-PACK_PANEL(pack_panel_f16, _Float16, ROW_H, REAL_H, (float))
-PACK_PANEL(pack_panel_bf16, uint16_t, ROW_B, REAL_B, wide)
+#define LOAD_H(q) __builtin_convertvector(*(const hv*)(q), vf)
+#define LOAD_B(q) (vf)(__builtin_convertvector(*(const sv*)(q), uv) << 16)
+PACK_ROWS(pack_rows, float, float, , VL, PACK_VECTORS(load))
+PACK_ROWS(pack_rows_f16, float, _Float16, (float), VL, PACK_VECTORS(LOAD_H))
+PACK_ROWS(pack_rows_bf16, float, uint16_t, wide, VL, PACK_VECTORS(LOAD_B))
+PACK_ROWS(pack_rows_64, double, double, , 4, PACK_FOUR(double, d4, d4u))
 
 #define PACK_COLS(name, T) \
   KERNEL(name, pack) \
@@ -257,6 +240,29 @@ PACK_COLS(pack_cols_64, double)
 #define PIECE 256
 struct mul_few { float* dst; const float* x; const float* w; long ldd, ldx, ldw, m, n, k, add; };
 
+// COLUMNS makes vectors across VL rows, v[0..3] at k = t..t+3, of four numbers from each row. The
+// rows of a quarter are adjacent, so quarters are put together as they are loaded and then
+// transposed each in itself.
+#if VL == 16
+#define PAIR(L, i) SHUF(L(i), L(i + 4), 0, 1, 2, 3, 4, 5, 6, 7)
+#define JOIN(L, i) SHUF(PAIR(L, i), PAIR(L, i + 8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#elif VL == 8
+#define JOIN(L, i) SHUF(L(i), L(i + 4), 0, 1, 2, 3, 4, 5, 6, 7)
+#else
+#define JOIN(L, i) L(i)
+#endif
+#define ROW(i) (*(const f4u*)(w + (i) * ld + t))
+#define COLUMNS(v) \
+  { \
+    vf a = JOIN(ROW, 0), b = JOIN(ROW, 1), c = JOIN(ROW, 2), d = JOIN(ROW, 3); \
+    vf ab = IN_QUARTERS(a, b, 0, VL, 1, VL + 1), AB = IN_QUARTERS(a, b, 2, VL + 2, 3, VL + 3); \
+    vf cd = IN_QUARTERS(c, d, 0, VL, 1, VL + 1), CD = IN_QUARTERS(c, d, 2, VL + 2, 3, VL + 3); \
+    v[0] = IN_QUARTERS(ab, cd, 0, 1, VL, VL + 1); \
+    v[1] = IN_QUARTERS(ab, cd, 2, 3, VL + 2, VL + 3); \
+    v[2] = IN_QUARTERS(AB, CD, 0, 1, VL, VL + 1); \
+    v[3] = IN_QUARTERS(AB, CD, 2, 3, VL + 2, VL + 3); \
+  }
+
 INLINE void few(struct mul_few* restrict p, const int mr, const int full, long j)
 {
   const float *x = p->x, *w = p->w + j * p->ldw;
@@ -270,7 +276,7 @@ INLINE void few(struct mul_few* restrict p, const int mr, const int full, long j
     for (int r = 0; r < mr; r++) acc[r] = all(0);
     for (; full && t + 4 <= k; t += 4) {
       vf v[4];
-      COLUMNS(v, ROW_F, REAL_F)
+      COLUMNS(v)
       for (int i = 0; i < 4; i++)
         for (int r = 0; r < mr; r++) acc[r] = fma(all(x[r * ldx + t + i]), v[i], acc[r]);
     }
