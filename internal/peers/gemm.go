@@ -21,6 +21,7 @@ func (b *bench) gemm() (rows []Row) {
 	if why == nil {
 		rows = append(rows, Row{Name: "the peer is " + whose})
 	}
+	peaks := map[[2]int]float64{} // by bits and threads
 	for _, c := range []struct {
 		bits, n, threads int
 	}{
@@ -37,7 +38,7 @@ func (b *bench) gemm() (rows []Row) {
 		if c.threads > b.threads {
 			continue
 		}
-		rows = append(rows, b.products(c.bits, c.n, c.threads, blas, why)...)
+		rows = append(rows, b.products(c.bits, c.n, c.threads, blas, peaks, why)...)
 	}
 	for _, t := range []struct {
 		kind string
@@ -48,8 +49,10 @@ func (b *bench) gemm() (rows []Row) {
 	return rows
 }
 
-// products compares one size. The peak is measured in the same rounds.
-func (b *bench) products(bits, n, threads int, blas product, why error) []Row {
+// products compares one size. The peak is the highest that any round so far has shown, for whatever
+// else runs on the machine can only lower it.
+func (b *bench) products(bits, n, threads int, blas product, peaks map[[2]int]float64, why error) []Row {
+	key := [2]int{bits, threads}
 	name := fmt.Sprintf("f%d %d, %d thread", bits, n, threads)
 	if threads > 1 {
 		name += "s"
@@ -57,7 +60,6 @@ func (b *bench) products(bits, n, threads int, blas product, why error) []Row {
 	b.log("%s", name)
 	flop := 2 * float64(n) * float64(n) * float64(n)
 	mine := newProduct(b.ctx, bits, n, threads)
-	var peaks []float64
 	var peer func() (float64, error)
 	if blas != nil {
 		peer = func() (float64, error) { return blas(bits, n, threads) }
@@ -67,7 +69,7 @@ func (b *bench) products(bits, n, threads int, blas product, why error) []Row {
 		if err != nil {
 			return 0, err
 		}
-		peaks = append(peaks, peak)
+		peaks[key] = max(peaks[key], peak)
 		return mine()
 	}, peer)
 	if err != nil {
@@ -75,16 +77,14 @@ func (b *bench) products(bits, n, threads int, blas product, why error) []Row {
 	}
 	speed := perSecond(own, flop)
 	row := Row{Name: name, Unit: "GFLOP/s", Why: because(why)}.compare(scaled(speed, 1e-9), scaled(perSecond(others, flop), 1e-9), true)
-	share := Row{Name: name + ": of peak", Unit: "%"}.compare(each(speed, peaks, percent), each(perSecond(others, flop), peaks, percent), true)
+	share := Row{Name: name + ": of peak", Unit: "%"}.compare(scaled(speed, 100/peaks[key]), scaled(perSecond(others, flop), 100/peaks[key]), true)
 	share.Ratio = nil
-	share.Note = fmt.Sprintf("the peak is %s GFLOP/s", spreadOf(scaled(peaks, 1e-9)))
+	share.Note = fmt.Sprintf("the peak is %s GFLOP/s", figure(peaks[key]*1e-9))
 	if bits == 32 { // double precision has no bar
 		row, share = row.bar(1, 1), share.above(85, 95)
 	}
 	return []Row{row, share}
 }
-
-func percent(a, b float64) float64 { return 100 * a / b }
 
 // newProduct is pare's own, with the kernels it picks here.
 func newProduct(ctx context.Context, bits, n, threads int) func() (float64, error) {
