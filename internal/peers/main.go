@@ -162,7 +162,7 @@ func (b *bench) log(format string, args ...any) {
 }
 
 // probeBytes is far more than caches hold.
-const probeBytes = 256 << 20
+const probeBytes = 1 << 30
 
 // read measures how fast memory is read now, by as many threads as are measured.
 func (b *bench) read() (float64, error) {
