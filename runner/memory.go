@@ -104,7 +104,7 @@ func widest(d *ir.Decoder) int { return max(d.Hidden, d.QDim(), d.FFN) }
 // bandBytes is what one worker takes for the weights that it prepares.
 func bandBytes(d *ir.Decoder, f footprint) (n int64) {
 	if f.real {
-		band := int64(max(bandNumbers, f.k.RightGroup()*widest(d)))
+		band := int64(max(bandNumbers, max(bandLeast, f.k.RightGroup())*widest(d)))
 		const rows = shareBytes / 8 // products of a token before they are added
 		n = 4 * (band + rows)
 		if f.decode {

@@ -25,9 +25,10 @@ type multiplication struct {
 type item struct{ product, lo, hi int }
 
 const (
-	// bandNumbers is how many real weights a worker packs at a time: half a mebibyte, which stays in the
-	// second-level cache while all tokens pass by.
-	bandNumbers = 1 << 17
+	// bandNumbers is about how many real weights a worker packs at a time, a mebibyte, and bandLeast the
+	// fewest rows: all tokens pass by every band, from a cache that is farther away.
+	bandNumbers = 1 << 18
+	bandLeast   = 64
 	// bandTokens bounds the activations, in bytes, that pass by some tiles before the next ones do.
 	bandTokens = 1 << 20
 	// A single token's items are about shareBytes of weights, 10 µs, or leastBytes where a weight is small.
@@ -52,13 +53,19 @@ func (e *engine) bandRows(w *linear, t int) int {
 		rows = bandTiles * grain
 	default:
 		grain = e.k.RightGroup()
-		rows = bandNumbers / w.cols
+		rows = bandOf(e.k, w.cols)
 	}
 	rows = max(grain, rows/grain*grain)
 	for t > 1 && rows > grain && (w.rows+rows-1)/rows < 4*e.pool.threads {
 		rows = max(grain, rows/2/grain*grain)
 	}
 	return rows
+}
+
+// bandOf is the most rows of so many columns that a worker packs at a time.
+func bandOf(k *kernels.Set, cols int) int {
+	group := k.RightGroup()
+	return max(group, max(bandLeast, bandNumbers/cols)/group*group)
 }
 
 // multiply computes up to three products of the same inputs x [tokens, cols] in one run over the
@@ -191,8 +198,7 @@ func (e *engine) times(ws *workspace, dst, x kernels.Matrix, left kernels.Left, 
 		e.timesOne(ws, dst, x, w, lo, hi, add)
 		return
 	}
-	group := e.k.RightGroup()
-	step := max(group, bandNumbers/w.cols/group*group)
+	step := bandOf(e.k, w.cols)
 	for at := lo; at < hi; at += step {
 		end := min(hi, at+step)
 		e.k.MulPacked(dst.Slice(0, x.Rows, at-lo, end-lo), left, w.packed(e.k, ws, at, end), add)
