@@ -103,16 +103,16 @@ func (e *engine) attendTile(worker, item int) {
 	sums.Empty()
 	for p := a.c.first(a.pos+lo) / pageLen; p*pageLen < a.pos+hi; p++ {
 		keys, values := a.c.read(e.k, ws.page, p, head, min(pageLen, a.pos+hi-p*pageLen))
-		if a.q.Rows == 1 {
+		if a.q.Rows == 1 { // which reads as fast as memory is, so that the next page is fetched meanwhile
 			part := sumsIn(ws.part, group, dim)
-			e.attendPage(ws.scores, part, e.group(head), keys, values, p, a.pos, 0)
+			e.attendPage(ws.scores, part, e.group(head), keys, values, p, a.pos, 0, a.c.ahead(p+1, head))
 			e.k.AttendMerge(sums, part)
 			continue
 		}
 		part := sumsIn(ws.part, n, dim)
 		for g := range group {
 			at := (head*group + g) * dim
-			e.attendPage(ws.scores, part, a.q.Slice(lo, hi, at, at+dim), keys, values, p, a.pos+lo, 1)
+			e.attendPage(ws.scores, part, a.q.Slice(lo, hi, at, at+dim), keys, values, p, a.pos+lo, 1, pageAhead{})
 			e.k.AttendMerge(rowsOf(sums, g*n, (g+1)*n), part)
 		}
 	}
@@ -135,8 +135,8 @@ func (e *engine) group(head int) kernels.Matrix {
 }
 
 // attendPage makes part the sums of one page, for rows of queries that stand step positions apart from
-// pos on. keys and values are those of the page, as far as any row sees them.
-func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matrix, keys, values []float32, page, pos, step int) {
+// pos on. keys and values are those of the page, as far as any row sees them; ahead is what is read next.
+func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matrix, keys, values []float32, page, pos, step int, ahead pageAhead) {
 	dim, window := e.d.HeadDim, e.at.c.window
 	cols := len(keys) / dim
 	scores := kernels.View(scratch, q.Rows, cols)
@@ -146,9 +146,9 @@ func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matr
 	} else {
 		span.From = -q.Rows * step // rows see all that lies before them
 	}
-	e.k.AttendScores(scores, q, keys)
+	e.k.AttendScores(scores, q, keys, ahead.keys)
 	e.k.AttendWeights(scores, part.Top, part.Sum, span, float32(1/math.Sqrt(float64(dim))))
-	e.k.AttendValues(part.Acc, scores.Slice(0, q.Rows, 0, len(values)/dim), values)
+	e.k.AttendValues(part.Acc, scores.Slice(0, q.Rows, 0, len(values)/dim), values, ahead.values)
 }
 
 // partOf is the sums over one page of the heads that share a key head.
@@ -164,7 +164,7 @@ func (e *engine) attendPart(worker, item int) {
 	page, head := a.first+item/e.d.KVHeads, item%e.d.KVHeads
 	ws := e.tileOf(worker, 1)
 	keys, values := a.c.read(e.k, ws.page, page, head, min(pageLen, a.pos+1-page*pageLen))
-	e.attendPage(ws.scores, e.partOf(page, head), e.group(head), keys, values, page, a.pos, 0)
+	e.attendPage(ws.scores, e.partOf(page, head), e.group(head), keys, values, page, a.pos, 0, a.c.ahead(page+1, head))
 }
 
 // attendJoin joins the pages of one key head.

@@ -168,3 +168,22 @@ func (c *cache) read(s *kernels.Set, scratch []float32, i, head, n int) (keys, v
 	s.ValuesQ8(values, c.quants(p, 2*head+1), c.dim)
 	return keys, values
 }
+
+// pageAhead is keys and values that are read next.
+type pageAhead struct{ keys, values kernels.Ahead }
+
+// ahead is a head's part of a page, nothing when there is no such page.
+func (c *cache) ahead(i, head int) pageAhead {
+	if i >= len(c.pages) || c.pages[i].empty() {
+		return pageAhead{}
+	}
+	p, n := c.pages[i], c.headLen()
+	k, v := 2*head*n, (2*head+1)*n
+	switch c.kv {
+	case storage.F16:
+		return pageAhead{kernels.AheadOf(p.halves[k:][:n]), kernels.AheadOf(p.halves[v:][:n])}
+	case storage.Q8_0: // without the scales
+		return pageAhead{kernels.AheadOf(p.codes[k:][:n]), kernels.AheadOf(p.codes[v:][:n])}
+	}
+	return pageAhead{kernels.AheadOf(p.floats[k:][:n]), kernels.AheadOf(p.floats[v:][:n])}
+}

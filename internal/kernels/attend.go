@@ -12,13 +12,25 @@ import (
 // of sums, and not on the other rows of the call.
 const Panel = 32
 
+// Ahead is memory that the call after this one will read: it is brought nearer meanwhile.
+type Ahead struct{ from, end unsafe.Pointer }
+
+// AheadOf is the memory of a slice.
+func AheadOf[T any](x []T) Ahead {
+	if len(x) == 0 {
+		return Ahead{}
+	}
+	return Ahead{at(x), unsafe.Pointer(&x[len(x)-1])}
+}
+
 type attendScoresArgs struct {
 	dst, q, keys             unsafe.Pointer
 	ldd, ldq, m, dim, panels int
+	ahead                    Ahead
 }
 
 // AttendScores is dst [m, Panel*panels] = q [m,dim] times panels of keys.
-func (s *Set) AttendScores(dst, q Matrix, keys []float32) {
+func (s *Set) AttendScores(dst, q Matrix, keys []float32, ahead Ahead) {
 	dst.check("scores")
 	q.check("queries")
 	panels := dst.Cols / Panel
@@ -32,7 +44,7 @@ func (s *Set) AttendScores(dst, q Matrix, keys []float32) {
 		attendScoresPortable(dst, q, keys)
 		return
 	}
-	args := attendScoresArgs{at(dst.Data), at(q.Data), at(keys), dst.Stride, q.Stride, q.Rows, q.Cols, panels}
+	args := attendScoresArgs{at(dst.Data), at(q.Data), at(keys), dst.Stride, q.Stride, q.Rows, q.Cols, panels, ahead}
 	s.code.call(fnAttendScores, unsafe.Pointer(&args))
 }
 
@@ -66,10 +78,11 @@ func (s *Set) AttendWeights(scores Matrix, top, sum []float32, span Span, scale 
 type attendValuesArgs struct {
 	dst, w, v           unsafe.Pointer
 	ldd, ldw, m, dim, n int
+	ahead               Ahead
 }
 
 // AttendValues is dst [m,dim] = w [m,n] times values [n,dim].
-func (s *Set) AttendValues(dst, w Matrix, values []float32) {
+func (s *Set) AttendValues(dst, w Matrix, values []float32, ahead Ahead) {
 	dst.check("sums")
 	w.check("weights")
 	if dst.Rows != w.Rows || len(values) < w.Cols*dst.Cols {
@@ -82,7 +95,7 @@ func (s *Set) AttendValues(dst, w Matrix, values []float32) {
 		attendValuesPortable(dst, w, values)
 		return
 	}
-	args := attendValuesArgs{at(dst.Data), at(w.Data), at(values), dst.Stride, w.Stride, dst.Rows, dst.Cols, w.Cols}
+	args := attendValuesArgs{at(dst.Data), at(w.Data), at(values), dst.Stride, w.Stride, dst.Rows, dst.Cols, w.Cols, ahead}
 	s.code.call(fnAttendValues, unsafe.Pointer(&args))
 }
 

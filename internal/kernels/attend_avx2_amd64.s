@@ -21,76 +21,118 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0x60ec8348 // subq $0x60, %rsp
-	LONG $0x28678b4c // movq 0x28(%rdi), %r12
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x06fc8349 // cmpq $0x6, %r12
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	WORD $0x087d // jge 0x3b <k_attend_scores+0x3b>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00033ee9; BYTE $0x00 // jmp 0x379 <k_attend_scores+0x379>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02578e0f; WORD $0x0000 // jle 0x29b <k_attend_scores+0x29b>
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x026a8e0f; WORD $0x0000 // jle 0x2c2 <k_attend_scores+0x2c2>
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x06f98348 // cmpq $0x6, %rcx
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	WORD $0x077d // jge 0x39 <k_attend_scores+0x39>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x0003cce9; BYTE $0x00 // jmp 0x405 <k_attend_scores+0x405>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x02b88e0f; WORD $0x0000 // jle 0x2fa <k_attend_scores+0x2fa>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x48578b4c // movq 0x48(%rdi), %r10
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x02d68e0f; WORD $0x0000 // jle 0x339 <k_attend_scores+0x339>
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
+	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x20c18348 // addq $0x20, %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x07e0c148 // shlq $0x7, %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	QUAD $0x000000009d2c8d4c // leaq (,%rbx,4), %r13
-	LONG $0x000006bf; BYTE $0x00 // movl $0x6, %edi
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
-	LONG $0x2424894c // movq %r12, (%rsp)
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x05578d49 // leaq 0x5(%r15), %rdx
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0xf7af0f49 // imulq %r15, %rsi
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0x02678d4d // leaq 0x2(%r15), %r12
-	LONG $0x03478d49 // leaq 0x3(%r15), %rax
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x880c8d49 // leaq (%r8,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x900c8d49 // leaq (%r8,%rdx,4), %rcx
+	LONG $0x20c18348 // addq $0x20, %rcx
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0xb00c8d49 // leaq (%r8,%rsi,4), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x01ce8349 // orq $0x1, %r14
-	LONG $0xf1af0f4d // imulq %r9, %r14
-	LONG $0xb03c8d4f // leaq (%r8,%r14,4), %r15
-	LONG $0xe1af0f4d // imulq %r9, %r12
-	LONG $0xa0148d4b // leaq (%r8,%r12,4), %rdx
-	LONG $0xc1af0f49 // imulq %r9, %rax
-	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	LONG $0x02eec148 // shrq $0x2, %rsi
-	LONG $0x74af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rsi
-	LONG $0xe1b60f44 // movzbl %cl, %r12d
-	LONG $0x01e48341 // andl $0x1, %r12d
-	LONG $0x06e4c141 // shll $0x6, %r12d
-	LONG $0x2464034c; BYTE $0x48 // addq 0x48(%rsp), %r12
-	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	WORD $0x29eb // jmp 0xd4 <k_attend_scores+0xd4>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x06478d48 // leaq 0x6(%rdi), %rax
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
+	LONG $0x245c0348; BYTE $0x40 // addq 0x40(%rsp), %rbx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	LONG $0x03318f0f; WORD $0x0000 // jg 0x405 <k_attend_scores+0x405>
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x05578d48 // leaq 0x5(%rdi), %rdx
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	LONG $0x027f8d4c // leaq 0x2(%rdi), %r15
+	LONG $0x03678d4c // leaq 0x3(%rdi), %r12
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0xd0af0f49 // imulq %r8, %rdx
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0xe0af0f4d // imulq %r8, %r12
+	QUAD $0x00000000a53c8d4e // leaq (,%r12,4), %r15
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x1ed <k_attend_scores+0x1ed>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x02 // vmovups %ymm0, (%rdx,%rax)
+	LONG $0x4c11fcc5; WORD $0x2002 // vmovups %ymm1, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x02 // vmovups %ymm2, (%rdx,%rax)
+	LONG $0x5c11fcc5; WORD $0x2002 // vmovups %ymm3, 0x20(%rdx,%rax)
+	LONG $0x2411fcc5; BYTE $0x01 // vmovups %ymm4, (%rcx,%rax)
+	LONG $0x6c11fcc5; WORD $0x2001 // vmovups %ymm5, 0x20(%rcx,%rax)
+	LONG $0x117cc1c4; WORD $0x0734 // vmovups %ymm6, (%r15,%rax)
+	LONG $0x117cc1c4; WORD $0x077c; BYTE $0x20 // vmovups %ymm7, 0x20(%r15,%rax)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x04117cc5; BYTE $0x02 // vmovups %ymm8, (%rdx,%rax)
+	LONG $0x4c117cc5; WORD $0x2002 // vmovups %ymm9, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x14117cc5; BYTE $0x02 // vmovups %ymm10, (%rdx,%rax)
+	LONG $0x5c117cc5; WORD $0x2002 // vmovups %ymm11, 0x20(%rdx,%rax)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4048894c // movq %r9, 0x40(%rax)
+	LONG $0x4850894c // movq %r10, 0x48(%rax)
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0xfe40; BYTE $0xc7 // incb %dil
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	LONG $0xfec38d0f; WORD $0xffff // jge 0xb0 <k_attend_scores+0xb0>
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x02ecc149 // shrq $0x2, %r12
+	LONG $0x64af0f4c; WORD $0x5024 // imulq 0x50(%rsp), %r12
+	LONG $0xf7b60f40 // movzbl %dil, %esi
+	WORD $0xe683; BYTE $0x01 // andl $0x1, %esi
+	WORD $0xe6c1; BYTE $0x06 // shll $0x6, %esi
+	LONG $0x24740348; BYTE $0x58 // addq 0x58(%rsp), %rsi
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -103,160 +145,151 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x107c41c4; WORD $0x246c; BYTE $0xe0 // vmovups -0x20(%r12), %ymm13
-	LONG $0x107c41c4; WORD $0x2424 // vmovups (%r12), %ymm12
-	LONG $0xb3048d4d // leaq (%r11,%rsi,4), %r8
-	LONG $0x187d42c4; WORD $0xb334 // vbroadcastss (%r11,%rsi,4), %ymm14
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x2df <k_attend_scores+0x2df>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x6e107cc5; BYTE $0xe0 // vmovups -0x20(%rsi), %ymm13
+	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
+	LONG $0xa3048d4a // leaq (%rbx,%r12,4), %rax
+	LONG $0x187d22c4; WORD $0xa334 // vbroadcastss (%rbx,%r12,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	LONG $0x187d42c4; WORD $0x9834 // vbroadcastss (%r8,%rbx,4), %ymm14
-	LONG $0x283c8d4b // leaq (%r8,%r13), %rdi
+	LONG $0x28148d48 // leaq (%rax,%rbp), %rdx
+	LONG $0x187d22c4; WORD $0xb034 // vbroadcastss (%rax,%r14,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
-	LONG $0x187d42c4; WORD $0xd834 // vbroadcastss (%r8,%rbx,8), %ymm14
+	LONG $0x187d22c4; WORD $0xf034 // vbroadcastss (%rax,%r14,8), %ymm14
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
 	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x187d22c4; WORD $0xb23c // vbroadcastss (%rdx,%r14,4), %ymm15
 	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	LONG $0x187d62c4; WORD $0x9f34 // vbroadcastss (%rdi,%rbx,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
-	LONG $0x187d62c4; WORD $0xdf34 // vbroadcastss (%rdi,%rbx,8), %ymm14
-	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
+	QUAD $0x000000006d048d48 // leaq (,%rbp,2), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x187d22c4; WORD $0xf234 // vbroadcastss (%rdx,%r14,8), %ymm14
 	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
 	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x187d62c4; WORD $0x9f34 // vbroadcastss (%rdi,%rbx,4), %ymm14
+	LONG $0x187d22c4; WORD $0xb034 // vbroadcastss (%rax,%r14,4), %ymm14
 	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
 	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0xff75850f; WORD $0xffff // jne 0x180 <k_attend_scores+0x180>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	LONG $0x0411fcc5; BYTE $0x37 // vmovups %ymm0, (%rdi,%rsi)
-	LONG $0x4c11fcc5; WORD $0x2037 // vmovups %ymm1, 0x20(%rdi,%rsi)
-	LONG $0x117cc1c4; WORD $0x3714 // vmovups %ymm2, (%r15,%rsi)
-	LONG $0x117cc1c4; WORD $0x375c; BYTE $0x20 // vmovups %ymm3, 0x20(%r15,%rsi)
-	LONG $0x2411fcc5; BYTE $0x32 // vmovups %ymm4, (%rdx,%rsi)
-	LONG $0x6c11fcc5; WORD $0x2032 // vmovups %ymm5, 0x20(%rdx,%rsi)
-	LONG $0x3411fcc5; BYTE $0x30 // vmovups %ymm6, (%rax,%rsi)
-	LONG $0x7c11fcc5; WORD $0x2030 // vmovups %ymm7, 0x20(%rax,%rsi)
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x04117cc5; BYTE $0x37 // vmovups %ymm8, (%rdi,%rsi)
-	LONG $0x4c117cc5; WORD $0x2037 // vmovups %ymm9, 0x20(%rdi,%rsi)
-	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
-	LONG $0x14117cc5; BYTE $0x37 // vmovups %ymm10, (%rdi,%rsi)
-	LONG $0x5c117cc5; WORD $0x2037 // vmovups %ymm11, 0x20(%rdi,%rsi)
-	LONG $0x02c68349 // addq $0x2, %r14
-	WORD $0xc1fe // incb %cl
-	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0xfeaa8c0f; WORD $0xffff // jl 0x120 <k_attend_scores+0x120>
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x067f8d49 // leaq 0x6(%r15), %rdi
-	LONG $0x245c034c; BYTE $0x30 // addq 0x30(%rsp), %r11
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0xfe1a8e0f; WORD $0xffff // jle 0xb0 <k_attend_scores+0xb0>
-	LONG $0x0000dee9; BYTE $0x00 // jmp 0x379 <k_attend_scores+0x379>
-	LONG $0x24448d49; BYTE $0xfa // leaq -0x6(%r12), %rax
-	QUAD $0xaaaaaaaaaaabb948; WORD $0xaaaa // movabsq $-0x5555555555555555, %rcx # imm = 0xAAAAAAAAAAAAAAAB
-	WORD $0xf748; BYTE $0xe1 // mulq %rcx
-	LONG $0x02eac148 // shrq $0x2, %rdx
-	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
-	QUAD $0x00000006453c8d4c // leaq 0x6(,%rax,2), %r15
-	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x379 <k_attend_scores+0x379>
-	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
-	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
+	LONG $0xfe91840f; WORD $0xffff // je 0x170 <k_attend_scores+0x170>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xff68830f; WORD $0xffff // jae 0x250 <k_attend_scores+0x250>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0xffff56e9; BYTE $0xff // jmp 0x250 <k_attend_scores+0x250>
+	LONG $0x0cf98348 // cmpq $0xc, %rcx
+	LONG $0x00000bb8; BYTE $0x00 // movl $0xb, %eax
+	LONG $0xc1430f48 // cmovaeq %rcx, %rax
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
-	LONG $0x0a3c8d48 // leaq (%rdx,%rcx), %rdi
-	LONG $0x117ca1c4; WORD $0x8a04 // vmovups %ymm0, (%rdx,%r9,4)
-	LONG $0x117ca1c4; WORD $0x8a44; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r9,4)
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x117ca1c4; WORD $0xca04 // vmovups %ymm0, (%rdx,%r9,8)
-	LONG $0x117ca1c4; WORD $0xca44; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r9,8)
-	LONG $0x0f048d4c // leaq (%rdi,%rcx), %r8
-	LONG $0x117ca1c4; WORD $0x8f04 // vmovups %ymm0, (%rdi,%r9,4)
-	LONG $0x117ca1c4; WORD $0x8f44; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r9,4)
-	LONG $0x08148d4d // leaq (%r8,%rcx), %r10
-	LONG $0x117ca1c4; WORD $0xcf04 // vmovups %ymm0, (%rdi,%r9,8)
-	LONG $0x117ca1c4; WORD $0xcf44; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r9,8)
-	LONG $0x117c81c4; WORD $0x8a04 // vmovups %ymm0, (%r10,%r9,4)
-	LONG $0x117c81c4; WORD $0xc844; BYTE $0x20 // vmovups %ymm0, 0x20(%r8,%r9,8)
+	LONG $0xf5c08348 // addq $-0xb, %rax
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	QUAD $0xaaaaaaaaaaabba48; WORD $0xaaaa // movabsq $-0x5555555555555555, %rdx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe2 // mulq %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x00000006453c8d48 // leaq 0x6(,%rax,2), %rdi
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x405 <k_attend_scores+0x405>
+	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	LONG $0x113c8d48 // leaq (%rcx,%rdx), %rdi
+	LONG $0x117ca1c4; WORD $0x8104 // vmovups %ymm0, (%rcx,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8144; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx,%r8,4)
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x117ca1c4; WORD $0xc104 // vmovups %ymm0, (%rcx,%r8,8)
+	LONG $0x117ca1c4; WORD $0xc144; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx,%r8,8)
+	LONG $0x171c8d4c // leaq (%rdi,%rdx), %r11
+	LONG $0x117ca1c4; WORD $0x8704 // vmovups %ymm0, (%rdi,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8744; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r8,4)
+	LONG $0x131c8d49 // leaq (%r11,%rdx), %rbx
+	LONG $0x117ca1c4; WORD $0xc704 // vmovups %ymm0, (%rdi,%r8,8)
+	LONG $0x117ca1c4; WORD $0xc744; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r8,8)
+	LONG $0x117ca1c4; WORD $0x8304 // vmovups %ymm0, (%rbx,%r8,4)
+	LONG $0x117c81c4; WORD $0xc344; BYTE $0x20 // vmovups %ymm0, 0x20(%r11,%r8,8)
+	LONG $0x404e894d // movq %r9, 0x40(%r14)
+	LONG $0x4856894d // movq %r10, 0x48(%r14)
 	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
-	WORD $0x9a7c // jl 0x300 <k_attend_scores+0x300>
-	LONG $0x06578d49 // leaq 0x6(%r15), %rdx
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
-	LONG $0xff778e0f; WORD $0xffff // jle 0x2f0 <k_attend_scores+0x2f0>
-	LONG $0x04478d49 // leaq 0x4(%r15), %rax
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	WORD $0x1c7e // jle 0x39e <k_attend_scores+0x39e>
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0x01d98f0f; WORD $0x0000 // jg 0x572 <k_attend_scores+0x572>
-	LONG $0x0001e8e9; BYTE $0x00 // jmp 0x586 <k_attend_scores+0x586>
-	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x01c68e0f; WORD $0x0000 // jle 0x57a <k_attend_scores+0x57a>
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x2424894c // movq %r12, (%rsp)
-	LONG $0x00458b49 // movq (%r13), %rax
-	LONG $0x084d8b49 // movq 0x8(%r13), %rcx
-	LONG $0x20558b49 // movq 0x20(%r13), %rdx
-	QUAD $0x0000000cbd0c8d4e // leaq 0xc(,%r15,4), %r9
-	LONG $0xcaaf0f4c // imulq %rdx, %r9
-	QUAD $0x00000008bd148d4e // leaq 0x8(,%r15,4), %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	QUAD $0x00000004bd1c8d4e // leaq 0x4(,%r15,4), %r11
-	LONG $0xdaaf0f4c // imulq %rdx, %r11
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x911c8d48 // leaq (%rcx,%rdx,4), %rbx
-	LONG $0x10758b4d // movq 0x10(%r13), %r14
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x307d8b4d // movq 0x30(%r13), %r15
-	LONG $0x18558b49 // movq 0x18(%r13), %rdx
-	LONG $0x03708d49 // leaq 0x3(%r8), %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	LONG $0xb0248d4c // leaq (%rax,%rsi,4), %r12
-	LONG $0x01708d49 // leaq 0x1(%r8), %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	LONG $0x02788d49 // leaq 0x2(%r8), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
-	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
-	LONG $0x20c68349 // addq $0x20, %r14
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x927c // jl 0x380 <k_attend_scores+0x380>
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x06758d49 // leaq 0x6(%r13), %rsi
+	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xff6b8e0f; WORD $0xffff // jle 0x370 <k_attend_scores+0x370>
+	LONG $0x04678d4c // leaq 0x4(%rdi), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x0c7e // jle 0x41a <k_attend_scores+0x41a>
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x000202e9; BYTE $0x00 // jmp 0x61c <k_attend_scores+0x61c>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x01f28e0f; WORD $0x0000 // jle 0x61c <k_attend_scores+0x61c>
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	LONG $0x00558b48 // movq (%rbp), %rdx
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x20458b48 // movq 0x20(%rbp), %rax
+	QUAD $0x0000000cbd048d4c // leaq 0xc(,%rdi,4), %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	QUAD $0x00000008bd0c8d4c // leaq 0x8(,%rdi,4), %r9
+	LONG $0xc8af0f4c // imulq %rax, %r9
+	QUAD $0x00000004bd148d4c // leaq 0x4(,%rdi,4), %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x811c8d4c // leaq (%rcx,%rax,4), %r11
+	LONG $0x104d8b48 // movq 0x10(%rbp), %rcx
+	LONG $0x30758b4c // movq 0x30(%rbp), %r14
+	LONG $0x18458b48 // movq 0x18(%rbp), %rax
+	LONG $0x03778d48 // leaq 0x3(%rdi), %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0xb23c8d4c // leaq (%rdx,%rsi,4), %r15
+	LONG $0x40658b4c // movq 0x40(%rbp), %r12
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x486d8b4c // movq 0x48(%rbp), %r13
+	LONG $0x01778d48 // leaq 0x1(%rdi), %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0xb2348d48 // leaq (%rdx,%rsi,4), %rsi
+	LONG $0xba2c8d48 // leaq (%rdx,%rdi,4), %rbp
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
 	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x6eeb // jmp 0x4b9 <k_attend_scores+0x4b9>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x7beb // jmp 0x553 <k_attend_scores+0x553>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -265,31 +298,33 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x0411fcc5; BYTE $0x02 // vmovups %ymm0, (%rdx,%rax)
-	LONG $0x4c11fcc5; WORD $0x2002 // vmovups %ymm1, 0x20(%rdx,%rax)
-	LONG $0x1411fcc5; BYTE $0x06 // vmovups %ymm2, (%rsi,%rax)
-	LONG $0x5c11fcc5; WORD $0x2006 // vmovups %ymm3, 0x20(%rsi,%rax)
-	LONG $0x2411fcc5; BYTE $0x07 // vmovups %ymm4, (%rdi,%rax)
-	LONG $0x6c11fcc5; WORD $0x2007 // vmovups %ymm5, 0x20(%rdi,%rax)
-	LONG $0x117cc1c4; WORD $0x0434 // vmovups %ymm6, (%r12,%rax)
-	LONG $0x117cc1c4; WORD $0x047c; BYTE $0x20 // vmovups %ymm7, 0x20(%r12,%rax)
-	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x0411fcc5; BYTE $0x10 // vmovups %ymm0, (%rax,%rdx)
+	LONG $0x4c11fcc5; WORD $0x2010 // vmovups %ymm1, 0x20(%rax,%rdx)
+	LONG $0x1411fcc5; BYTE $0x16 // vmovups %ymm2, (%rsi,%rdx)
+	LONG $0x5c11fcc5; WORD $0x2016 // vmovups %ymm3, 0x20(%rsi,%rdx)
+	LONG $0x6411fcc5; WORD $0x0015 // vmovups %ymm4, (%rbp,%rdx)
+	LONG $0x6c11fcc5; WORD $0x2015 // vmovups %ymm5, 0x20(%rbp,%rdx)
+	LONG $0x117cc1c4; WORD $0x1734 // vmovups %ymm6, (%r15,%rdx)
+	LONG $0x117cc1c4; WORD $0x177c; BYTE $0x20 // vmovups %ymm7, 0x20(%r15,%rdx)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4062894c // movq %r12, 0x40(%rdx)
+	LONG $0x486a894c // movq %r13, 0x48(%rdx)
+	LONG $0x02c78348 // addq $0x2, %rdi
 	WORD $0xc1fe // incb %cl
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0x55b <k_attend_scores+0x55b>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x927e // jle 0x450 <k_attend_scores+0x450>
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x02e8c148 // shrq $0x2, %rax
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	WORD $0xb60f; BYTE $0xe9 // movzbl %cl, %ebp
-	WORD $0xe583; BYTE $0x01 // andl $0x1, %ebp
-	WORD $0xe5c1; BYTE $0x06 // shll $0x6, %ebp
-	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
-	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
+	LONG $0x00bc8d0f; WORD $0x0000 // jge 0x60f <k_attend_scores+0x60f>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x887e // jle 0x4e0 <k_attend_scores+0x4e0>
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x54af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdx
+	WORD $0xb60f; BYTE $0xd9 // movzbl %cl, %ebx
+	WORD $0xe383; BYTE $0x01 // andl $0x1, %ebx
+	WORD $0xe3c1; BYTE $0x06 // shll $0x6, %ebx
+	LONG $0x245c0348; BYTE $0x38 // addq 0x38(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -298,349 +333,306 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0xc031 // xorl %eax, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x5feb // jmp 0x5f9 <k_attend_scores+0x5f9>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x45107cc5; BYTE $0xe0 // vmovups -0x20(%rbp), %ymm8
-	LONG $0x4d107cc5; BYTE $0x00 // vmovups (%rbp), %ymm9
-	LONG $0x187d62c4; WORD $0x8314 // vbroadcastss (%rbx,%rax,4), %ymm10
+	LONG $0x43107cc5; BYTE $0xe0 // vmovups -0x20(%rbx), %ymm8
+	LONG $0x0b107cc5 // vmovups (%rbx), %ymm9
+	LONG $0x187d42c4; WORD $0x9314 // vbroadcastss (%r11,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
 	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x187d42c4; WORD $0x8314 // vbroadcastss (%r11,%rax,4), %ymm10
+	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm8) + ymm2
 	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
-	LONG $0x187d42c4; WORD $0x8214 // vbroadcastss (%r10,%rax,4), %ymm10
+	LONG $0x187d42c4; WORD $0x9114 // vbroadcastss (%r9,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
 	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
-	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
+	LONG $0x187d42c4; WORD $0x9014 // vbroadcastss (%r8,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm8) + ymm6
 	LONG $0xb82dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x80ed8348 // subq $-0x80, %rbp
-	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	WORD $0xaa75 // jne 0x500 <k_attend_scores+0x500>
-	LONG $0xffff15e9; BYTE $0xff // jmp 0x470 <k_attend_scores+0x470>
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	WORD $0x147e // jle 0x586 <k_attend_scores+0x586>
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x000326e9; BYTE $0x00 // jmp 0x8a0 <k_attend_scores+0x8a0>
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	WORD $0xec7f // jg 0x572 <k_attend_scores+0x572>
-	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
-	LONG $0x01558e0f; WORD $0x0000 // jle 0x6ec <k_attend_scores+0x6ec>
-	LONG $0x005d8b4d // movq (%r13), %r11
-	LONG $0x084d8b4d // movq 0x8(%r13), %r9
-	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
-	QUAD $0x00000004bd348d4a // leaq 0x4(,%r15,4), %rsi
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	LONG $0xff07840f; WORD $0xffff // je 0x500 <k_attend_scores+0x500>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xa273 // jae 0x5a0 <k_attend_scores+0x5a0>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x91eb // jmp 0x5a0 <k_attend_scores+0x5a0>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x284d8b48 // movq 0x28(%rbp), %rcx
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x24448d49; BYTE $0x02 // leaq 0x2(%r12), %rax
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x087e // jle 0x633 <k_attend_scores+0x633>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x0002bbe9; BYTE $0x00 // jmp 0x8ee <k_attend_scores+0x8ee>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x7d3 <k_attend_scores+0x7d3>
+	LONG $0x00758b4c // movq (%rbp), %r14
+	LONG $0x08458b4c // movq 0x8(%rbp), %r8
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
+	QUAD $0x00000004a5348d4a // leaq 0x4(,%r12,4), %rsi
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0xcfaf0f49 // imulq %r15, %rcx
-	LONG $0x89148d49 // leaq (%r9,%rcx,4), %rdx
-	LONG $0x107d8b49 // movq 0x10(%r13), %rdi
-	LONG $0x30458b4d // movq 0x30(%r13), %r8
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x185d8b49 // movq 0x18(%r13), %rbx
-	LONG $0x014f8d49 // leaq 0x1(%r15), %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
-	LONG $0xdfaf0f49 // imulq %r15, %rbx
-	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
-	LONG $0x60c78348 // addq $0x60, %rdi
-	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
-	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x66eb // jmp 0x655 <k_attend_scores+0x655>
-	BYTE $0x90 // nop
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x05e3c148 // shlq $0x5, %rbx
-	LONG $0x117cc1c4; WORD $0x1b04 // vmovups %ymm0, (%r11,%rbx)
-	LONG $0x117cc1c4; WORD $0x1b4c; BYTE $0x20 // vmovups %ymm1, 0x20(%r11,%rbx)
-	LONG $0x117cc1c4; WORD $0x1b54; BYTE $0x40 // vmovups %ymm2, 0x40(%r11,%rbx)
-	LONG $0x117cc1c4; WORD $0x1b5c; BYTE $0x60 // vmovups %ymm3, 0x60(%r11,%rbx)
-	LONG $0x2411fcc5; BYTE $0x19 // vmovups %ymm4, (%rcx,%rbx)
-	LONG $0x6c11fcc5; WORD $0x2019 // vmovups %ymm5, 0x20(%rcx,%rbx)
-	LONG $0x7411fcc5; WORD $0x4019 // vmovups %ymm6, 0x40(%rcx,%rbx)
-	LONG $0x7c11fcc5; WORD $0x6019 // vmovups %ymm7, 0x60(%rcx,%rbx)
-	LONG $0x04718d4d // leaq 0x4(%r9), %r14
-	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
-	LONG $0x009a8f0f; WORD $0x0000 // jg 0x6ef <k_attend_scores+0x6ef>
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x8f7e // jle 0x5f0 <k_attend_scores+0x5f0>
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xccaf0f49 // imulq %r12, %rcx
+	LONG $0x880c8d4d // leaq (%r8,%rcx,4), %r9
+	LONG $0x10558b48 // movq 0x10(%rbp), %rdx
+	LONG $0x30558b4c // movq 0x30(%rbp), %r10
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	LONG $0x187d8b4c // movq 0x18(%rbp), %r15
+	LONG $0x247c8d49; BYTE $0x01 // leaq 0x1(%r12), %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	LONG $0xbe3c8d49 // leaq (%r14,%rdi,4), %rdi
+	LONG $0x405d8b4c // movq 0x40(%rbp), %r11
+	LONG $0x485d8b48 // movq 0x48(%rbp), %rbx
+	LONG $0xfcaf0f4d // imulq %r12, %r15
+	LONG $0xbe348d4f // leaq (%r14,%r15,4), %r14
+	LONG $0x60c28348 // addq $0x60, %rdx
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x0004bc41; WORD $0x0000 // movl $0x4, %r12d
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107c41c4; WORD $0xa046 // vmovups -0x60(%r14), %ymm8
-	LONG $0x107c41c4; WORD $0xc04e // vmovups -0x40(%r14), %ymm9
-	LONG $0x107c41c4; WORD $0xe056 // vmovups -0x20(%r14), %ymm10
-	LONG $0x107c41c4; BYTE $0x1e // vmovups (%r14), %ymm11
-	LONG $0x187d22c4; WORD $0xba24 // vbroadcastss (%rdx,%r15,4), %ymm12
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x726 <k_attend_scores+0x726>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x117c81c4; WORD $0x3e04 // vmovups %ymm0, (%r14,%r15)
+	LONG $0x117c81c4; WORD $0x3e4c; BYTE $0x20 // vmovups %ymm1, 0x20(%r14,%r15)
+	LONG $0x117c81c4; WORD $0x3e54; BYTE $0x40 // vmovups %ymm2, 0x40(%r14,%r15)
+	LONG $0x117c81c4; WORD $0x3e5c; BYTE $0x60 // vmovups %ymm3, 0x60(%r14,%r15)
+	LONG $0x117ca1c4; WORD $0x3f24 // vmovups %ymm4, (%rdi,%r15)
+	LONG $0x117ca1c4; WORD $0x3f6c; BYTE $0x20 // vmovups %ymm5, 0x20(%rdi,%r15)
+	LONG $0x117ca1c4; WORD $0x3f74; BYTE $0x40 // vmovups %ymm6, 0x40(%rdi,%r15)
+	LONG $0x117ca1c4; WORD $0x3f7c; BYTE $0x60 // vmovups %ymm7, 0x60(%rdi,%r15)
+	LONG $0x405d894c // movq %r11, 0x40(%rbp)
+	LONG $0x485d8948 // movq %rbx, 0x48(%rbp)
+	LONG $0x04608d4d // leaq 0x4(%r8), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0x00b08f0f; WORD $0x0000 // jg 0x7d6 <k_attend_scores+0x7d6>
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff7a8e0f; WORD $0xffff // jle 0x6b0 <k_attend_scores+0x6b0>
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x65eb // jmp 0x7bf <k_attend_scores+0x7bf>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107c41c4; WORD $0x2444; BYTE $0xa0 // vmovups -0x60(%r12), %ymm8
+	LONG $0x107c41c4; WORD $0x244c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm9
+	LONG $0x107c41c4; WORD $0x2454; BYTE $0xe0 // vmovups -0x20(%r12), %ymm10
+	LONG $0x107c41c4; WORD $0x241c // vmovups (%r12), %ymm11
+	LONG $0x187d02c4; WORD $0xa924 // vbroadcastss (%r9,%r13,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
 	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
 	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
-	LONG $0x187d22c4; WORD $0xbe2c // vbroadcastss (%rsi,%r15,4), %ymm13
+	LONG $0x187d22c4; WORD $0xae2c // vbroadcastss (%rsi,%r13,4), %ymm13
 	LONG $0xb825c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm11, %ymm3 # ymm3 = (ymm11 * ymm12) + ymm3
 	LONG $0xb815c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm8) + ymm4
 	LONG $0xb815c2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm9) + ymm5
 	LONG $0xb815c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm10) + ymm6
 	LONG $0xb815c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm11) + ymm7
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	WORD $0xa975 // jne 0x690 <k_attend_scores+0x690>
-	LONG $0xffff20e9; BYTE $0xff // jmp 0x60c <k_attend_scores+0x60c>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	LONG $0x01a88d0f; WORD $0x0000 // jge 0x8a0 <k_attend_scores+0x8a0>
-	LONG $0x30458b4d // movq 0x30(%r13), %r8
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x417e // jle 0x746 <k_attend_scores+0x746>
-	LONG $0x2424894c // movq %r12, (%rsp)
-	LONG $0x08758b49 // movq 0x8(%r13), %rsi
-	LONG $0x10558b49 // movq 0x10(%r13), %rdx
-	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0xfbaf0f49 // imulq %r11, %rdi
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0xd0af0f4d // imulq %r8, %r10
-	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0x3275 // jne 0x760 <k_attend_scores+0x760>
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0xff0d840f; WORD $0xffff // je 0x6cc <k_attend_scores+0x6cc>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x9c73 // jae 0x760 <k_attend_scores+0x760>
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
+	LONG $0x80eb8349 // subq $-0x80, %r11
+	WORD $0x8deb // jmp 0x760 <k_attend_scores+0x760>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
+	LONG $0x010f8d0f; WORD $0x0000 // jge 0x8ee <k_attend_scores+0x8ee>
+	LONG $0x40558b48 // movq 0x40(%rbp), %rdx
+	LONG $0x484d8b48 // movq 0x48(%rbp), %rcx
+	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x00a18e0f; WORD $0x0000 // jle 0x899 <k_attend_scores+0x899>
+	LONG $0x085d8b4c // movq 0x8(%rbp), %r11
+	LONG $0x104d8b4c // movq 0x10(%rbp), %r9
+	LONG $0x20558b4c // movq 0x20(%rbp), %r10
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	QUAD $0x00000004b53c8d4a // leaq 0x4(,%r14,4), %rdi
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0xdeaf0f48 // imulq %rsi, %rbx
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x0000d6e9; BYTE $0x00 // jmp 0x81c <k_attend_scores+0x81c>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x000108e9; BYTE $0x00 // jmp 0x868 <k_attend_scores+0x868>
-	QUAD $0xfffffffffffebb48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xc3 // andq %r8, %rbx
-	LONG $0x12348d4d // leaq (%r10,%rdx), %r14
-	LONG $0xa0c68149; WORD $0x0000; BYTE $0x00 // addq $0xa0, %r14
-	QUAD $0x000000049d1c8d4e // leaq 0x4(,%r11,4), %r11
-	LONG $0xd9af0f4c // imulq %rcx, %r11
-	LONG $0x333c8d4d // leaq (%r11,%rsi), %r15
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xbe248d4c // leaq (%rsi,%rdi,4), %r12
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x187d82c4; WORD $0x9c64; BYTE $0xfc // vbroadcastss -0x4(%r12,%r11,4), %ymm4
-	QUAD $0xffff60ae107cc1c4; BYTE $0xff // vmovups -0xa0(%r14), %ymm5
-	LONG $0x107cc1c4; WORD $0x8076 // vmovups -0x80(%r14), %ymm6
-	LONG $0x107cc1c4; WORD $0xe07e // vmovups -0x20(%r14), %ymm7
-	LONG $0x107c41c4; BYTE $0x06 // vmovups (%r14), %ymm8
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
-	LONG $0x187d82c4; WORD $0x9f64; BYTE $0xfc // vbroadcastss -0x4(%r15,%r11,4), %ymm4
-	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
-	LONG $0xb85de2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm6) + ymm0
-	LONG $0x187d82c4; WORD $0x9c24 // vbroadcastss (%r12,%r11,4), %ymm4
-	LONG $0xb85de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm7) + ymm3
-	LONG $0xb83de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm4) + ymm2
-	LONG $0x187d82c4; WORD $0x9f24 // vbroadcastss (%r15,%r11,4), %ymm4
-	LONG $0xb85de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm7) + ymm1
-	LONG $0xb85dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm8) + ymm0
-	LONG $0x02c38349 // addq $0x2, %r11
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	WORD $0x9475 // jne 0x7b0 <k_attend_scores+0x7b0>
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x3d74 // je 0x868 <k_attend_scores+0x868>
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xbe348d48 // leaq (%rsi,%rdi,4), %rsi
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	LONG $0x07e7c148 // shlq $0x7, %rdi
-	LONG $0x2410fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm4
-	LONG $0x6c10fcc5; WORD $0x203a // vmovups 0x20(%rdx,%rdi), %ymm5
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
-	LONG $0x187da2c4; WORD $0x9e34 // vbroadcastss (%rsi,%r11,4), %ymm6
+	WORD $0x44eb // jmp 0x887 <k_attend_scores+0x887>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0xe061 // vmovups -0x20(%r9), %ymm4
+	LONG $0x107cc1c4; BYTE $0x29 // vmovups (%r9), %ymm5
+	LONG $0x187d82c4; WORD $0x9a34 // vbroadcastss (%r10,%r11,4), %ymm6
 	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
 	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
-	LONG $0x187de2c4; WORD $0x8a34 // vbroadcastss (%rdx,%rcx,4), %ymm6
+	LONG $0x187da2c4; WORD $0x9f34 // vbroadcastss (%rdi,%r11,4), %ymm6
 	LONG $0xb84de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm4) + ymm1
 	LONG $0xb84de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
-	LONG $0x004d8b49 // movq (%r13), %rcx
-	LONG $0x18558b49 // movq 0x18(%r13), %rdx
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	LONG $0xb1348d48 // leaq (%rcx,%rsi,4), %rsi
-	LONG $0x117cc1c4; WORD $0x311c // vmovups %ymm3, (%r9,%rsi)
-	LONG $0x117cc1c4; WORD $0x3154; BYTE $0x20 // vmovups %ymm2, 0x20(%r9,%rsi)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0xc2af0f4c // imulq %rdx, %r8
-	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
-	LONG $0x117cc1c4; WORD $0x090c // vmovups %ymm1, (%r9,%rcx)
-	LONG $0x117cc1c4; WORD $0x0944; BYTE $0x20 // vmovups %ymm0, 0x20(%r9,%rcx)
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0x027a8d0f; WORD $0x0000 // jge 0xb23 <k_attend_scores+0xb23>
-	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x01728e0f; WORD $0x0000 // jle 0xa27 <k_attend_scores+0xa27>
-	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
+	WORD $0x2774 // je 0x8ae <k_attend_scores+0x8ae>
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xc473 // jae 0x850 <k_attend_scores+0x850>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0xb7eb // jmp 0x850 <k_attend_scores+0x850>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x00758b48 // movq (%rbp), %rsi
+	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x8e0c8d4e // leaq (%rsi,%r9,4), %r9
+	LONG $0x117c81c4; WORD $0x081c // vmovups %ymm3, (%r8,%r9)
+	LONG $0x117c81c4; WORD $0x0854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%r9)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	LONG $0xb6348d4a // leaq (%rsi,%r14,4), %rsi
+	LONG $0x117cc1c4; WORD $0x300c // vmovups %ymm1, (%r8,%rsi)
+	LONG $0x117cc1c4; WORD $0x3044; BYTE $0x20 // vmovups %ymm0, 0x20(%r8,%rsi)
+	LONG $0x40558948 // movq %rdx, 0x40(%rbp)
+	LONG $0x484d8948 // movq %rcx, 0x48(%rbp)
+	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
+	LONG $0x01af8d0f; WORD $0x0000 // jge 0xaa7 <k_attend_scores+0xaa7>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x00fd8e0f; WORD $0x0000 // jle 0xa01 <k_attend_scores+0xa01>
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
 	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x08558b49 // movq 0x8(%r13), %rdx
-	LONG $0x10758b49 // movq 0x10(%r13), %rsi
-	LONG $0x8a048d4c // leaq (%rdx,%rcx,4), %r8
-	LONG $0x304d8b4d // movq 0x30(%r13), %r9
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x185d8b4d // movq 0x18(%r13), %r11
-	LONG $0xd8af0f4c // imulq %rax, %r11
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x005d034d // addq (%r13), %r11
-	QUAD $0xfffffffffffebb48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xcb // andq %r9, %rbx
-	LONG $0xe0b68d4c; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rsi), %r14
-	LONG $0x000004bf; BYTE $0x00 // movl $0x4, %edi
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x4aeb // jmp 0x94b <k_attend_scores+0x94b>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084d0348 // addq 0x8(%rbp), %rcx
+	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
+	LONG $0x307d8b48 // movq 0x30(%rbp), %rdi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0x184d8b4c // movq 0x18(%rbp), %r9
+	LONG $0xc8af0f4c // imulq %rax, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x004d034c // addq (%rbp), %r9
+	LONG $0x40558b4c // movq 0x40(%rbp), %r10
+	LONG $0x485d8b4c // movq 0x48(%rbp), %r11
+	LONG $0x60c68348 // addq $0x60, %rsi
+	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x49eb // jmp 0x992 <k_attend_scores+0x992>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x117cc1c4; WORD $0x0b1c // vmovups %ymm3, (%r11,%rcx)
-	LONG $0x117cc1c4; WORD $0x0b54; BYTE $0x20 // vmovups %ymm2, 0x20(%r11,%rcx)
-	LONG $0x117cc1c4; WORD $0x0b4c; BYTE $0x40 // vmovups %ymm1, 0x40(%r11,%rcx)
-	LONG $0x117cc1c4; WORD $0x0b44; BYTE $0x60 // vmovups %ymm0, 0x60(%r11,%rcx)
-	LONG $0x047a8d48 // leaq 0x4(%rdx), %rdi
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
-	LONG $0x00de8f0f; WORD $0x0000 // jg 0xa29 <k_attend_scores+0xa29>
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x05e3c148 // shlq $0x5, %rbx
+	LONG $0x117cc1c4; WORD $0x191c // vmovups %ymm3, (%r9,%rbx)
+	LONG $0x117cc1c4; WORD $0x1954; BYTE $0x20 // vmovups %ymm2, 0x20(%r9,%rbx)
+	LONG $0x117cc1c4; WORD $0x194c; BYTE $0x40 // vmovups %ymm1, 0x40(%r9,%rbx)
+	LONG $0x117cc1c4; WORD $0x1944; BYTE $0x60 // vmovups %ymm0, 0x60(%r9,%rbx)
+	LONG $0x4055894c // movq %r10, 0x40(%rbp)
+	LONG $0x485d894c // movq %r11, 0x48(%rbp)
+	LONG $0x04728d4c // leaq 0x4(%rdx), %r14
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	WORD $0x717f // jg 0xa03 <k_attend_scores+0xa03>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xb67e // jle 0x910 <k_attend_scores+0x910>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0x1075 // jne 0x970 <k_attend_scores+0x970>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x75eb // jmp 0x9e5 <k_attend_scores+0x9e5>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x187dc2c4; WORD $0xb824 // vbroadcastss (%r8,%rdi,4), %ymm4
-	QUAD $0xffff209fb85dc2c4; BYTE $0xff // vfmadd231ps -0xe0(%r15), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	QUAD $0xffff4097b85dc2c4; BYTE $0xff // vfmadd231ps -0xc0(%r15), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	QUAD $0xffff608fb85dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r15), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85dc2c4; WORD $0x8047 // vfmadd231ps -0x80(%r15), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0xb864; BYTE $0x04 // vbroadcastss 0x4(%r8,%rdi,4), %ymm4
-	LONG $0xb85dc2c4; WORD $0xa05f // vfmadd231ps -0x60(%r15), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85dc2c4; WORD $0xc057 // vfmadd231ps -0x40(%r15), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85dc2c4; WORD $0xe04f // vfmadd231ps -0x20(%r15), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85dc2c4; BYTE $0x07 // vfmadd231ps (%r15), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	LONG $0x02c78348 // addq $0x2, %rdi
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0xab75 // jne 0x990 <k_attend_scores+0x990>
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0xff2d840f; WORD $0xffff // je 0x91c <k_attend_scores+0x91c>
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	LONG $0x02efc149 // shrq $0x2, %r15
-	LONG $0xfaaf0f4d // imulq %r10, %r15
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	LONG $0x187dc2c4; WORD $0xb824 // vbroadcastss (%r8,%rdi,4), %ymm4
-	LONG $0x07e7c148 // shlq $0x7, %rdi
-	LONG $0xb85dc2c4; WORD $0x3f1c // vfmadd231ps (%r15,%rdi), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85dc2c4; WORD $0x3f54; BYTE $0x20 // vfmadd231ps 0x20(%r15,%rdi), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85dc2c4; WORD $0x3f4c; BYTE $0x40 // vfmadd231ps 0x40(%r15,%rdi), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85dc2c4; WORD $0x3f44; BYTE $0x60 // vfmadd231ps 0x60(%r15,%rdi), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	LONG $0xfffef5e9; BYTE $0xff // jmp 0x91c <k_attend_scores+0x91c>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0x00f18d0f; WORD $0x0000 // jge 0xb23 <k_attend_scores+0xb23>
-	LONG $0x307d8b49 // movq 0x30(%r13), %rdi
-	LONG $0x05e2c148 // shlq $0x5, %rdx
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x2a7e // jle 0xa69 <k_attend_scores+0xa69>
-	LONG $0x08758b49 // movq 0x8(%r13), %rsi
-	LONG $0x104d8b49 // movq 0x10(%r13), %rcx
-	LONG $0x20458b4d // movq 0x20(%r13), %r8
-	LONG $0xc0af0f4c // imulq %rax, %r8
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0xcfaf0f4c // imulq %rdi, %r9
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	WORD $0x1a75 // jne 0xa76 <k_attend_scores+0xa76>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0xb27e // jle 0x950 <k_attend_scores+0x950>
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x7eeb // jmp 0xae7 <k_attend_scores+0xae7>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3beb // jmp 0x9ed <k_attend_scores+0x9ed>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x187da2c4; WORD $0xb924 // vbroadcastss (%rcx,%r15,4), %ymm4
+	LONG $0xb85dc2c4; WORD $0xa05e // vfmadd231ps -0x60(%r14), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
+	LONG $0xb85dc2c4; WORD $0xc056 // vfmadd231ps -0x40(%r14), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
+	LONG $0xb85dc2c4; WORD $0xe04e // vfmadd231ps -0x20(%r14), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
+	LONG $0xb85dc2c4; BYTE $0x06 // vfmadd231ps (%r14), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xff6f840f; WORD $0xffff // je 0x95c <k_attend_scores+0x95c>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0xce73 // jae 0x9c0 <k_attend_scores+0x9c0>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xbfeb // jmp 0x9c0 <k_attend_scores+0x9c0>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0x009b8d0f; WORD $0x0000 // jge 0xaa7 <k_attend_scores+0xaa7>
+	LONG $0x40758b48 // movq 0x40(%rbp), %rsi
+	LONG $0x484d8b48 // movq 0x48(%rbp), %rcx
+	LONG $0x305d8b4c // movq 0x30(%rbp), %r11
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x5e7e // jle 0xa7f <k_attend_scores+0xa7f>
+	LONG $0x084d8b4c // movq 0x8(%rbp), %r9
+	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
+	LONG $0x20558b4c // movq 0x20(%rbp), %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	LONG $0xdbaf0f49 // imulq %r11, %rbx
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x7b75 // jne 0xab9 <k_attend_scores+0xab9>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0x3874 // je 0xa87 <k_attend_scores+0xa87>
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x910c8d4f // leaq (%r9,%r10,4), %r9
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0x0b73 // jae 0xa66 <k_attend_scores+0xa66>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x187d82c4; WORD $0x8114 // vbroadcastss (%r9,%r8,4), %ymm2
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0xb86da2c4; WORD $0x070c // vfmadd231ps (%rdi,%r8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86da2c4; WORD $0x0744; BYTE $0x20 // vfmadd231ps 0x20(%rdi,%r8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	WORD $0x08eb // jmp 0xa87 <k_attend_scores+0xa87>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x000095e9; BYTE $0x00 // jmp 0xb0b <k_attend_scores+0xb0b>
-	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xfb // andq %rdi, %r11
-	LONG $0x091c8d49 // leaq (%r9,%rcx), %rbx
-	LONG $0xa0c38148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rbx
-	LONG $0x86348d4e // leaq (%rsi,%r8,4), %r14
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x187d82c4; WORD $0x9654; BYTE $0xfc // vbroadcastss -0x4(%r14,%r10,4), %ymm2
-	QUAD $0xffff608bb86de2c4; BYTE $0xff // vfmadd231ps -0xa0(%rbx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86de2c4; WORD $0x8043 // vfmadd231ps -0x80(%rbx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x187d82c4; WORD $0x9614 // vbroadcastss (%r14,%r10,4), %ymm2
-	LONG $0xb86de2c4; WORD $0xe04b // vfmadd231ps -0x20(%rbx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86de2c4; BYTE $0x03 // vfmadd231ps (%rbx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x02c28349 // addq $0x2, %r10
-	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0xc975 // jne 0xab0 <k_attend_scores+0xab0>
-	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x1e74 // je 0xb0b <k_attend_scores+0xb0b>
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x86348d4a // leaq (%rsi,%r8,4), %rsi
-	LONG $0x187da2c4; WORD $0x9614 // vbroadcastss (%rsi,%r10,4), %ymm2
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0xb86da2c4; WORD $0x110c // vfmadd231ps (%rcx,%r10), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86da2c4; WORD $0x1144; BYTE $0x20 // vfmadd231ps 0x20(%rcx,%r10), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x45af0f49; BYTE $0x18 // imulq 0x18(%r13), %rax
+	LONG $0x45af0f48; BYTE $0x18 // imulq 0x18(%rbp), %rax
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x00450349 // addq (%r13), %rax
+	LONG $0x00450348 // addq (%rbp), %rax
 	LONG $0x0c11fcc5; BYTE $0x02 // vmovups %ymm1, (%rdx,%rax)
 	LONG $0x4411fcc5; WORD $0x2002 // vmovups %ymm0, 0x20(%rdx,%rax)
+	LONG $0x40758948 // movq %rsi, 0x40(%rbp)
+	LONG $0x484d8948 // movq %rcx, 0x48(%rbp)
 	LONG $0x60c48348 // addq $0x60, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -650,12 +642,44 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xfffffffffffebe49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r14 # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x214d; BYTE $0xde // andq %r11, %r14
+	LONG $0x3b3c8d4c // leaq (%rbx,%rdi), %r15
+	LONG $0xa0c78149; WORD $0x0000; BYTE $0x00 // addq $0xa0, %r15
+	LONG $0x91248d4f // leaq (%r9,%r10,4), %r12
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x2feb // jmp 0xb15 <k_attend_scores+0xb15>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x187d82c4; WORD $0x8414 // vbroadcastss (%r12,%r8,4), %ymm2
+	LONG $0xb86dc2c4; WORD $0xe04f // vfmadd231ps -0x20(%r15), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; BYTE $0x07 // vfmadd231ps (%r15), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xff34840f; WORD $0xffff // je 0xa49 <k_attend_scores+0xa49>
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0x0b73 // jae 0xb25 <k_attend_scores+0xb25>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x187d82c4; WORD $0x8454; BYTE $0xfc // vbroadcastss -0x4(%r12,%r8,4), %ymm2
+	QUAD $0xffff608fb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r15), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x8047 // vfmadd231ps -0x80(%r15), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0xb073 // jae 0xaf0 <k_attend_scores+0xaf0>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0xa3eb // jmp 0xaf0 <k_attend_scores+0xaf0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// attend_weights
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06978e0f; WORD $0x0000 // jle 0x11e4 <k_attend_weights+0x6a4>
+	LONG $0x06978e0f; WORD $0x0000 // jle 0x11f4 <k_attend_weights+0x6a4>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -674,19 +698,19 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x60598d4c // leaq 0x60(%rcx), %r11
 	QUAD $0x00000000951c8d48 // leaq (,%rdx,4), %rbx
-	QUAD $0x001df53d187de2c4; BYTE $0x00 // vbroadcastss 0x1df5(%rip), %ymm7 # 0x298c <k_attend_merge+0x2ec>
-	QUAD $0x001dec15187de2c4; BYTE $0x00 // vbroadcastss 0x1dec(%rip), %ymm2 # 0x298c <k_attend_merge+0x2ec>
+	QUAD $0x001e653d187de2c4; BYTE $0x00 // vbroadcastss 0x1e65(%rip), %ymm7 # 0x2a0c <k_attend_merge+0x2ec>
+	QUAD $0x001e5c15187de2c4; BYTE $0x00 // vbroadcastss 0x1e5c(%rip), %ymm2 # 0x2a0c <k_attend_merge+0x2ec>
 	LONG $0x5411fcc5; WORD $0x4824 // vmovups %ymm2, 0x48(%rsp)
-	QUAD $0x00001dde15107ac5 // vmovss 0x1dde(%rip), %xmm10 # 0x298c <k_attend_merge+0x2ec>
-	QUAD $0x001ddd2d187d62c4; BYTE $0x00 // vbroadcastss 0x1ddd(%rip), %ymm13 # 0x2994 <k_attend_merge+0x2f4>
-	QUAD $0x001df01d187d62c4; BYTE $0x00 // vbroadcastss 0x1df0(%rip), %ymm11 # 0x29b0 <k_attend_merge+0x310>
-	QUAD $0x001ddf35187d62c4; BYTE $0x00 // vbroadcastss 0x1ddf(%rip), %ymm14 # 0x29a8 <k_attend_merge+0x308>
-	QUAD $0x001dda3d187d62c4; BYTE $0x00 // vbroadcastss 0x1dda(%rip), %ymm15 # 0x29ac <k_attend_merge+0x30c>
+	QUAD $0x00001e4e15107ac5 // vmovss 0x1e4e(%rip), %xmm10 # 0x2a0c <k_attend_merge+0x2ec>
+	QUAD $0x001e4d2d187d62c4; BYTE $0x00 // vbroadcastss 0x1e4d(%rip), %ymm13 # 0x2a14 <k_attend_merge+0x2f4>
+	QUAD $0x001e601d187d62c4; BYTE $0x00 // vbroadcastss 0x1e60(%rip), %ymm11 # 0x2a30 <k_attend_merge+0x310>
+	QUAD $0x001e4f35187d62c4; BYTE $0x00 // vbroadcastss 0x1e4f(%rip), %ymm14 # 0x2a28 <k_attend_merge+0x308>
+	QUAD $0x001e4a3d187d62c4; BYTE $0x00 // vbroadcastss 0x1e4a(%rip), %ymm15 # 0x2a2c <k_attend_merge+0x30c>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x6c11fcc5; WORD $0x1824 // vmovups %ymm5, 0x18(%rsp)
-	QUAD $0x001dd235187de2c4; BYTE $0x00 // vbroadcastss 0x1dd2(%rip), %ymm6 # 0x29b8 <k_attend_merge+0x318>
-	WORD $0x76eb // jmp 0xc5e <k_attend_weights+0x11e>
+	QUAD $0x001e4235187de2c4; BYTE $0x00 // vbroadcastss 0x1e42(%rip), %ymm6 # 0x2a38 <k_attend_merge+0x318>
+	WORD $0x76eb // jmp 0xc6e <k_attend_weights+0x11e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x197d63c4; WORD $0x01c4 // vextractf128 $0x1, %ymm8, %xmm4
 	LONG $0xe458b8c5 // vaddps %xmm4, %xmm8, %xmm4
@@ -694,7 +718,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe458b8c5 // vaddps %xmm4, %xmm8, %xmm4
 	LONG $0xc4167ac5 // vmovshdup %xmm4, %xmm8 # xmm8 = xmm4[1,1,3,3]
 	LONG $0xe458bac5 // vaddss %xmm4, %xmm8, %xmm4
-	QUAD $0x00001d7005c25ac5; BYTE $0x00 // vcmpeqss 0x1d70(%rip), %xmm4, %xmm8 # 0x2984 <k_attend_merge+0x2e4>
+	QUAD $0x00001de005c25ac5; BYTE $0x00 // vcmpeqss 0x1de0(%rip), %xmm4, %xmm8 # 0x2a04 <k_attend_merge+0x2e4>
 	LONG $0x543841c4; BYTE $0xc2 // vandps %xmm10, %xmm8, %xmm8
 	LONG $0x4410fac5; WORD $0x0424 // vmovss 0x4(%rsp), %xmm0
 	LONG $0xc27ac1c4; WORD $0x02fa // vcmpless %xmm10, %xmm0, %xmm7
@@ -708,8 +732,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	QUAD $0x001d343d187de2c4; BYTE $0x00 // vbroadcastss 0x1d34(%rip), %ymm7 # 0x298c <k_attend_merge+0x2ec>
-	LONG $0x0578840f; WORD $0x0000 // je 0x11d6 <k_attend_weights+0x696>
+	QUAD $0x001da43d187de2c4; BYTE $0x00 // vbroadcastss 0x1da4(%rip), %ymm7 # 0x2a0c <k_attend_merge+0x2ec>
+	LONG $0x0578840f; WORD $0x0000 // je 0x11e6 <k_attend_weights+0x696>
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0xd5af0f4c // imulq %rbp, %r10
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
@@ -727,11 +751,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xf6480f49 // cmovsq %r14, %rsi
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x727e // jle 0xd11 <k_attend_weights+0x1d1>
+	WORD $0x727e // jle 0xd21 <k_attend_weights+0x1d1>
 	LONG $0x20f98349 // cmpq $0x20, %r9
-	WORD $0x0b73 // jae 0xcb0 <k_attend_weights+0x170>
+	WORD $0x0b73 // jae 0xcc0 <k_attend_weights+0x170>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x56eb // jmp 0xd00 <k_attend_weights+0x1c0>
+	WORD $0x56eb // jmp 0xd10 <k_attend_weights+0x1c0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	QUAD $0xffffffffffe0be49; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r14 # imm = 0x7FFFFFFFFFFFFFE0
@@ -744,33 +768,33 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xb33c // vmovups %ymm7, (%r11,%r14,4)
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0xdc75 // jne 0xcd0 <k_attend_weights+0x190>
-	WORD $0x16eb // jmp 0xd0c <k_attend_weights+0x1cc>
+	WORD $0xdc75 // jne 0xce0 <k_attend_weights+0x190>
+	WORD $0x16eb // jmp 0xd1c <k_attend_weights+0x1cc>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x800000009544c743; BYTE $0xff // movl $0xff800000, (%r13,%r10,4) # imm = 0xFF800000
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xef75 // jne 0xd00 <k_attend_weights+0x1c0>
+	WORD $0xef75 // jne 0xd10 <k_attend_weights+0x1c0>
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	LONG $0xd5af0f4c // imulq %rbp, %r10
 	LONG $0x91248d4e // leaq (%rcx,%r10,4), %r12
 	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
 	LONG $0xce4f0f4c // cmovgq %rsi, %r9
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0x077d // jge 0xd30 <k_attend_weights+0x1f0>
+	WORD $0x077d // jge 0xd40 <k_attend_weights+0x1f0>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0xdde <k_attend_weights+0x29e>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0xdee <k_attend_weights+0x29e>
 	LONG $0xf8718d49 // leaq -0x8(%r9), %rsi
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0x03eec149 // shrq $0x3, %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1c73 // jae 0xd60 <k_attend_weights+0x220>
+	WORD $0x1c73 // jae 0xd70 <k_attend_weights+0x220>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x5d75 // jne 0xdaf <k_attend_weights+0x26f>
-	LONG $0x000087e9; BYTE $0x00 // jmp 0xdde <k_attend_weights+0x29e>
+	WORD $0x5d75 // jne 0xdbf <k_attend_weights+0x26f>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0xdee <k_attend_weights+0x29e>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0xfce28349 // andq $-0x4, %r10
@@ -786,10 +810,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0xcb75 // jne 0xd70 <k_attend_weights+0x230>
+	WORD $0xcb75 // jne 0xd80 <k_attend_weights+0x230>
 	LONG $0x08568d4c // leaq 0x8(%rsi), %r10
 	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x2f74 // je 0xdde <k_attend_weights+0x29e>
+	WORD $0x2f74 // je 0xdee <k_attend_weights+0x29e>
 	LONG $0x03e6c141 // shll $0x3, %r14d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c41c4; WORD $0xb404 // vmovups (%r12,%rsi,4), %ymm8
@@ -797,13 +821,13 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0x08c28349 // addq $0x8, %r10
 	LONG $0xf8c68349 // addq $-0x8, %r14
-	WORD $0xe975 // jne 0xdc0 <k_attend_weights+0x280>
+	WORD $0xe975 // jne 0xdd0 <k_attend_weights+0x280>
 	LONG $0xf8c28349 // addq $-0x8, %r10
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	WORD $0x287d // jge 0xe0e <k_attend_weights+0x2ce>
-	LONG $0xd3358d4c; WORD $0x001b; BYTE $0x00 // leaq 0x1bd3(%rip), %r14 # 0x29c0 <lanes>
+	WORD $0x287d // jge 0xe1e <k_attend_weights+0x2ce>
+	LONG $0x43358d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1c43(%rip), %r14 # 0x2a40 <lanes>
 	LONG $0x107c01c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm8
 	LONG $0x2c3d42c4; WORD $0xb40c // vmaskmovps (%r12,%rsi,4), %ymm8, %ymm9
 	LONG $0x543c41c4; BYTE $0xc9 // vandps %ymm9, %ymm8, %ymm9
@@ -825,7 +849,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xffc6c0c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm7 # xmm7 = xmm7[3,3,3,3]
 	LONG $0x5f42c1c4; BYTE $0xc0 // vmaxss %xmm8, %xmm7, %xmm0
 	LONG $0xc859d2c5 // vmulss %xmm0, %xmm5, %xmm1
-	QUAD $0x001b39251879e2c4; BYTE $0x00 // vbroadcastss 0x1b39(%rip), %xmm4 # 0x2998 <k_attend_merge+0x2f8>
+	QUAD $0x001ba9251879e2c4; BYTE $0x00 // vbroadcastss 0x1ba9(%rip), %xmm4 # 0x2a18 <k_attend_merge+0x2f8>
 	LONG $0x4c11f8c5; WORD $0x3824 // vmovups %xmm1, 0x38(%rsp)
 	LONG $0xc45770c5 // vxorps %xmm4, %xmm1, %xmm8
 	LONG $0x4411fac5; WORD $0x0424 // vmovss %xmm0, 0x4(%rsp)
@@ -834,17 +858,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187dc2c4; BYTE $0xe0 // vbroadcastss %xmm8, %ymm4
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0x157d // jge 0xea0 <k_attend_weights+0x360>
+	WORD $0x157d // jge 0xeb0 <k_attend_weights+0x360>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000153e9; BYTE $0x00 // jmp 0xfe5 <k_attend_weights+0x4a5>
+	LONG $0x000153e9; BYTE $0x00 // jmp 0xff5 <k_attend_weights+0x4a5>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x001af81d187de2c4; BYTE $0x00 // vbroadcastss 0x1af8(%rip), %ymm3 # 0x29a4 <k_attend_merge+0x304>
-	QUAD $0x001aff05187de2c4; BYTE $0x00 // vbroadcastss 0x1aff(%rip), %ymm0 # 0x29b4 <k_attend_merge+0x314>
+	QUAD $0x001b681d187de2c4; BYTE $0x00 // vbroadcastss 0x1b68(%rip), %ymm3 # 0x2a24 <k_attend_merge+0x304>
+	QUAD $0x001b6f05187de2c4; BYTE $0x00 // vbroadcastss 0x1b6f(%rip), %ymm0 # 0x2a34 <k_attend_merge+0x314>
 	LONG $0x4c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm1
-	QUAD $0x001acc3d187de2c4; BYTE $0x00 // vbroadcastss 0x1acc(%rip), %ymm7 # 0x2990 <k_attend_merge+0x2f0>
-	QUAD $0x001ab30d187d62c4; BYTE $0x00 // vbroadcastss 0x1ab3(%rip), %ymm9 # 0x2980 <k_attend_merge+0x2e0>
-	QUAD $0x001aca15187de2c4; BYTE $0x00 // vbroadcastss 0x1aca(%rip), %ymm2 # 0x29a0 <k_attend_merge+0x300>
+	QUAD $0x001b3c3d187de2c4; BYTE $0x00 // vbroadcastss 0x1b3c(%rip), %ymm7 # 0x2a10 <k_attend_merge+0x2f0>
+	QUAD $0x001b230d187d62c4; BYTE $0x00 // vbroadcastss 0x1b23(%rip), %ymm9 # 0x2a00 <k_attend_merge+0x2e0>
+	QUAD $0x001b3a15187de2c4; BYTE $0x00 // vbroadcastss 0x1b3a(%rip), %ymm2 # 0x2a20 <k_attend_merge+0x300>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107c01c4; WORD $0xb554; BYTE $0x00 // vmovups (%r13,%r14,4), %ymm10
 	LONG $0x985d62c4; BYTE $0xd1 // vfmadd132ps %ymm1, %ymm4, %ymm10 # ymm10 = (ymm10 * ymm1) + ymm4
@@ -856,10 +880,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087d43c4; WORD $0x08ed // vroundps $0x8, %ymm13, %ymm13
 	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
 	LONG $0xb815c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x001a9e1d187d62c4; BYTE $0x00 // vbroadcastss 0x1a9e(%rip), %ymm11 # 0x29bc <k_attend_merge+0x31c>
-	QUAD $0x001a6135187d62c4; BYTE $0x00 // vbroadcastss 0x1a61(%rip), %ymm14 # 0x2988 <k_attend_merge+0x2e8>
+	QUAD $0x001b0e1d187d62c4; BYTE $0x00 // vbroadcastss 0x1b0e(%rip), %ymm11 # 0x2a3c <k_attend_merge+0x31c>
+	QUAD $0x001ad135187d62c4; BYTE $0x00 // vbroadcastss 0x1ad1(%rip), %ymm14 # 0x2a08 <k_attend_merge+0x2e8>
 	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
-	QUAD $0x001a6735187d62c4; BYTE $0x00 // vbroadcastss 0x1a67(%rip), %ymm14 # 0x299c <k_attend_merge+0x2fc>
+	QUAD $0x001ad735187d62c4; BYTE $0x00 // vbroadcastss 0x1ad7(%rip), %ymm14 # 0x2a1c <k_attend_merge+0x2fc>
 	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
 	LONG $0xa85d62c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm6
 	LONG $0xa85d62c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm0
@@ -870,17 +894,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7e41c4; BYTE $0xdd // vcvttps2dq %ymm13, %ymm11
 	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
 	LONG $0x7205c1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm15
-	QUAD $0x001a0f35587d62c4; BYTE $0x00 // vpbroadcastd 0x1a0f(%rip), %ymm14 # 0x2980 <k_attend_merge+0x2e0>
+	QUAD $0x001a7f35587d62c4; BYTE $0x00 // vpbroadcastd 0x1a7f(%rip), %ymm14 # 0x2a00 <k_attend_merge+0x2e0>
 	LONG $0xfe0541c4; BYTE $0xfe // vpaddd %ymm14, %ymm15, %ymm15
 	LONG $0xe45984c5 // vmulps %ymm4, %ymm15, %ymm4
-	QUAD $0x001a293d187d62c4; BYTE $0x00 // vbroadcastss 0x1a29(%rip), %ymm15 # 0x29ac <k_attend_merge+0x30c>
+	QUAD $0x001a993d187d62c4; BYTE $0x00 // vbroadcastss 0x1a99(%rip), %ymm15 # 0x2a2c <k_attend_merge+0x30c>
 	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x001a032d187d62c4; BYTE $0x00 // vbroadcastss 0x1a03(%rip), %ymm13 # 0x2994 <k_attend_merge+0x2f4>
+	QUAD $0x001a732d187d62c4; BYTE $0x00 // vbroadcastss 0x1a73(%rip), %ymm13 # 0x2a14 <k_attend_merge+0x2f4>
 	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	QUAD $0x001a0335187d62c4; BYTE $0x00 // vbroadcastss 0x1a03(%rip), %ymm14 # 0x29a8 <k_attend_merge+0x308>
+	QUAD $0x001a7335187d62c4; BYTE $0x00 // vbroadcastss 0x1a73(%rip), %ymm14 # 0x2a28 <k_attend_merge+0x308>
 	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x0019fe1d187d62c4; BYTE $0x00 // vbroadcastss 0x19fe(%rip), %ymm11 # 0x29b0 <k_attend_merge+0x310>
+	QUAD $0x001a6e1d187d62c4; BYTE $0x00 // vbroadcastss 0x1a6e(%rip), %ymm11 # 0x2a30 <k_attend_merge+0x310>
 	LONG $0xc26441c4; WORD $0x05d2 // vcmpnltps %ymm10, %ymm3, %ymm10
 	LONG $0x4a6de3c4; WORD $0xa0e4 // vblendvps %ymm10, %ymm4, %ymm2, %ymm4
 	LONG $0xe4549cc5 // vandps %ymm4, %ymm12, %ymm4
@@ -891,75 +915,75 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68349 // addq $0x10, %r14
 	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	LONG $0xfefb8e0f; WORD $0xffff // jle 0xee0 <k_attend_weights+0x3a0>
+	LONG $0xfefb8e0f; WORD $0xffff // jle 0xef0 <k_attend_weights+0x3a0>
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	LONG $0x015f8d0f; WORD $0x0000 // jge 0x1150 <k_attend_weights+0x610>
-	LONG $0xc8358d4c; WORD $0x0019; BYTE $0x00 // leaq 0x19c8(%rip), %r14 # 0x29c0 <lanes>
+	LONG $0x015f8d0f; WORD $0x0000 // jge 0x1160 <k_attend_weights+0x610>
+	LONG $0x38358d4c; WORD $0x001a; BYTE $0x00 // leaq 0x1a38(%rip), %r14 # 0x2a40 <lanes>
 	LONG $0x107c01c4; WORD $0x9654; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm10
 	LONG $0x2c2d42c4; WORD $0xb424 // vmaskmovps (%r12,%rsi,4), %ymm10, %ymm12
 	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
 	LONG $0xa85562c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm5, %ymm12 # ymm12 = (ymm5 * ymm12) + ymm4
 	LONG $0xc21c41c4; WORD $0x05cd // vcmpnltps %ymm13, %ymm12, %ymm9
-	QUAD $0x0019851d187de2c4; BYTE $0x00 // vbroadcastss 0x1985(%rip), %ymm3 # 0x29a4 <k_attend_merge+0x304>
+	QUAD $0x0019f51d187de2c4; BYTE $0x00 // vbroadcastss 0x19f5(%rip), %ymm3 # 0x2a24 <k_attend_merge+0x304>
 	LONG $0x5d64c1c4; BYTE $0xe4 // vminps %ymm12, %ymm3, %ymm4
 	LONG $0x4a15e3c4; WORD $0x90e4 // vblendvps %ymm9, %ymm4, %ymm13, %ymm4
-	QUAD $0x00197d15187de2c4; BYTE $0x00 // vbroadcastss 0x197d(%rip), %ymm2 # 0x29b0 <k_attend_merge+0x310>
+	QUAD $0x0019ed15187de2c4; BYTE $0x00 // vbroadcastss 0x19ed(%rip), %ymm2 # 0x2a30 <k_attend_merge+0x310>
 	LONG $0xda595cc5 // vmulps %ymm2, %ymm4, %ymm11
 	LONG $0x087d43c4; WORD $0x08db // vroundps $0x8, %ymm11, %ymm11
 	LONG $0xb825c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm14) + ymm4
 	LONG $0xb825c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm15) + ymm4
-	QUAD $0x00196c2d187d62c4; BYTE $0x00 // vbroadcastss 0x196c(%rip), %ymm13 # 0x29bc <k_attend_merge+0x31c>
-	QUAD $0x00192f3d187de2c4; BYTE $0x00 // vbroadcastss 0x192f(%rip), %ymm7 # 0x2988 <k_attend_merge+0x2e8>
+	QUAD $0x0019dc2d187d62c4; BYTE $0x00 // vbroadcastss 0x19dc(%rip), %ymm13 # 0x2a3c <k_attend_merge+0x31c>
+	QUAD $0x00199f3d187de2c4; BYTE $0x00 // vbroadcastss 0x199f(%rip), %ymm7 # 0x2a08 <k_attend_merge+0x2e8>
 	LONG $0xa85d62c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm7
-	QUAD $0x00193515187de2c4; BYTE $0x00 // vbroadcastss 0x1935(%rip), %ymm2 # 0x299c <k_attend_merge+0x2fc>
+	QUAD $0x0019a515187de2c4; BYTE $0x00 // vbroadcastss 0x19a5(%rip), %ymm2 # 0x2a1c <k_attend_merge+0x2fc>
 	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x00194315187de2c4; BYTE $0x00 // vbroadcastss 0x1943(%rip), %ymm2 # 0x29b8 <k_attend_merge+0x318>
+	QUAD $0x0019b315187de2c4; BYTE $0x00 // vbroadcastss 0x19b3(%rip), %ymm2 # 0x2a38 <k_attend_merge+0x318>
 	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x00193105187de2c4; BYTE $0x00 // vbroadcastss 0x1931(%rip), %ymm0 # 0x29b4 <k_attend_merge+0x314>
+	QUAD $0x0019a105187de2c4; BYTE $0x00 // vbroadcastss 0x19a1(%rip), %ymm0 # 0x2a34 <k_attend_merge+0x314>
 	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
-	QUAD $0x0018ff05187de2c4; BYTE $0x00 // vbroadcastss 0x18ff(%rip), %ymm0 # 0x2990 <k_attend_merge+0x2f0>
+	QUAD $0x00196f05187de2c4; BYTE $0x00 // vbroadcastss 0x196f(%rip), %ymm0 # 0x2a10 <k_attend_merge+0x2f0>
 	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
 	LONG $0xf4595cc5 // vmulps %ymm4, %ymm4, %ymm14
 	LONG $0xa81562c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm13, %ymm14 # ymm14 = (ymm13 * ymm14) + ymm4
-	QUAD $0x0018d805187de2c4; BYTE $0x00 // vbroadcastss 0x18d8(%rip), %ymm0 # 0x2980 <k_attend_merge+0x2e0>
+	QUAD $0x00194805187de2c4; BYTE $0x00 // vbroadcastss 0x1948(%rip), %ymm0 # 0x2a00 <k_attend_merge+0x2e0>
 	LONG $0xe0588cc5 // vaddps %ymm0, %ymm14, %ymm4
 	LONG $0x5b7e41c4; BYTE $0xdb // vcvttps2dq %ymm11, %ymm11
 	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
 	LONG $0x720dc1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm14
-	QUAD $0x0018ba3d587d62c4; BYTE $0x00 // vpbroadcastd 0x18ba(%rip), %ymm15 # 0x2980 <k_attend_merge+0x2e0>
+	QUAD $0x00192a3d587d62c4; BYTE $0x00 // vpbroadcastd 0x192a(%rip), %ymm15 # 0x2a00 <k_attend_merge+0x2e0>
 	LONG $0xfe0d41c4; BYTE $0xf7 // vpaddd %ymm15, %ymm14, %ymm14
 	LONG $0xe4598cc5 // vmulps %ymm4, %ymm14, %ymm4
-	QUAD $0x0018d035187d62c4; BYTE $0x00 // vbroadcastss 0x18d0(%rip), %ymm14 # 0x29a8 <k_attend_merge+0x308>
+	QUAD $0x00194035187d62c4; BYTE $0x00 // vbroadcastss 0x1940(%rip), %ymm14 # 0x2a28 <k_attend_merge+0x308>
 	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x0018ae2d187d62c4; BYTE $0x00 // vbroadcastss 0x18ae(%rip), %ymm13 # 0x2994 <k_attend_merge+0x2f4>
+	QUAD $0x00191e2d187d62c4; BYTE $0x00 // vbroadcastss 0x191e(%rip), %ymm13 # 0x2a14 <k_attend_merge+0x2f4>
 	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	QUAD $0x0018b23d187d62c4; BYTE $0x00 // vbroadcastss 0x18b2(%rip), %ymm15 # 0x29ac <k_attend_merge+0x30c>
+	QUAD $0x0019223d187d62c4; BYTE $0x00 // vbroadcastss 0x1922(%rip), %ymm15 # 0x2a2c <k_attend_merge+0x30c>
 	LONG $0xc26441c4; WORD $0x05e4 // vcmpnltps %ymm12, %ymm3, %ymm12
 	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x0018931d187d62c4; BYTE $0x00 // vbroadcastss 0x1893(%rip), %ymm11 # 0x29a0 <k_attend_merge+0x300>
+	QUAD $0x0019031d187d62c4; BYTE $0x00 // vbroadcastss 0x1903(%rip), %ymm11 # 0x2a20 <k_attend_merge+0x300>
 	LONG $0x4a25e3c4; WORD $0xc0e4 // vblendvps %ymm12, %ymm4, %ymm11, %ymm4
-	QUAD $0x0018941d187d62c4; BYTE $0x00 // vbroadcastss 0x1894(%rip), %ymm11 # 0x29b0 <k_attend_merge+0x310>
+	QUAD $0x0019041d187d62c4; BYTE $0x00 // vbroadcastss 0x1904(%rip), %ymm11 # 0x2a30 <k_attend_merge+0x310>
 	LONG $0x543441c4; BYTE $0xca // vandps %ymm10, %ymm9, %ymm9
 	LONG $0xe454b4c5 // vandps %ymm4, %ymm9, %ymm4
 	LONG $0x2e2dc2c4; WORD $0xb424 // vmaskmovps %ymm4, %ymm10, (%r12,%rsi,4)
 	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
-	QUAD $0x0000185515107ac5 // vmovss 0x1855(%rip), %xmm10 # 0x298c <k_attend_merge+0x2ec>
+	QUAD $0x000018c515107ac5 // vmovss 0x18c5(%rip), %xmm10 # 0x2a0c <k_attend_merge+0x2ec>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
-	LONG $0xfaa98e0f; WORD $0xffff // jle 0xbf0 <k_attend_weights+0xb0>
-	WORD $0x25eb // jmp 0x116e <k_attend_weights+0x62e>
+	LONG $0xfaa98e0f; WORD $0xffff // jle 0xc00 <k_attend_weights+0xb0>
+	WORD $0x25eb // jmp 0x117e <k_attend_weights+0x62e>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x0000183415107ac5 // vmovss 0x1834(%rip), %xmm10 # 0x298c <k_attend_merge+0x2ec>
+	QUAD $0x000018a415107ac5 // vmovss 0x18a4(%rip), %xmm10 # 0x2a0c <k_attend_merge+0x2ec>
 	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
-	LONG $0xfa828e0f; WORD $0xffff // jle 0xbf0 <k_attend_weights+0xb0>
+	LONG $0xfa828e0f; WORD $0xffff // jle 0xc00 <k_attend_weights+0xb0>
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x4c72 // jb 0x11c0 <k_attend_weights+0x680>
+	WORD $0x4c72 // jb 0x11d0 <k_attend_weights+0x680>
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0xe0e28349 // andq $-0x20, %r10
 	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
@@ -973,15 +997,15 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xa644; BYTE $0x60 // vmovups %ymm0, 0x60(%r14,%r12,4)
 	LONG $0x20c48349 // addq $0x20, %r12
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0xdc75 // jne 0x1190 <k_attend_weights+0x650>
+	WORD $0xdc75 // jne 0x11a0 <k_attend_weights+0x650>
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xfa33840f; WORD $0xffff // je 0xbf0 <k_attend_weights+0xb0>
+	LONG $0xfa33840f; WORD $0xffff // je 0xc00 <k_attend_weights+0xb0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x000000008d44c743; BYTE $0x00 // movl $0x0, (%r13,%r9,4)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0xef75 // jne 0x11c0 <k_attend_weights+0x680>
-	LONG $0xfffa1ae9; BYTE $0xff // jmp 0xbf0 <k_attend_weights+0xb0>
+	WORD $0xef75 // jne 0x11d0 <k_attend_weights+0x680>
+	LONG $0xfffa1ae9; BYTE $0xff // jmp 0xc00 <k_attend_weights+0xb0>
 	LONG $0x68c48348 // addq $0x68, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1001,1161 +1025,1203 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0x50ec8348 // subq $0x50, %rsp
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x06f88348 // cmpq $0x6, %rax
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x357d // jge 0x124a <k_attend_values+0x5a>
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x04458d48 // leaq 0x4(%rbp), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x06338e0f; WORD $0x0000 // jle 0x185e <k_attend_values+0x66e>
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	WORD $0x2c7d // jge 0x124b <k_attend_values+0x4b>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x044a8d49 // leaq 0x4(%r10), %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x073e8e0f; WORD $0x0000 // jle 0x196d <k_attend_values+0x76d>
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
 	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x1d25 <k_attend_values+0xb35>
-	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	LONG $0x0fd78c0f; WORD $0x0000 // jl 0x221c <k_attend_values+0x102c>
-	LONG $0x001440e9; BYTE $0x00 // jmp 0x268a <k_attend_values+0x149a>
-	LONG $0x30458b49 // movq 0x30(%r13), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
-	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
+	LONG $0x0caf8e0f; WORD $0x0000 // jle 0x1ef5 <k_attend_values+0xcf5>
+	LONG $0x0010fce9; BYTE $0x00 // jmp 0x2347 <k_attend_values+0x1147>
+	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
 	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x12f3 <k_attend_values+0x103>
-	BYTE $0x90 // nop
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x453d8d48; WORD $0x0017; BYTE $0x00 // leaq 0x1745(%rip), %rdi # 0x29c0 <lanes>
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0x7710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm6
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x2e4de2c4; WORD $0x812c // vmaskmovps %ymm5, %ymm6, (%rcx,%rax,4)
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x2e4de2c4; WORD $0x8124 // vmaskmovps %ymm4, %ymm6, (%rcx,%rax,4)
-	LONG $0x02478d48 // leaq 0x2(%rdi), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x2e4de2c4; WORD $0x811c // vmaskmovps %ymm3, %ymm6, (%rcx,%rax,4)
-	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x2e4de2c4; WORD $0x8114 // vmaskmovps %ymm2, %ymm6, (%rcx,%rax,4)
-	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x2e4de2c4; WORD $0x810c // vmaskmovps %ymm1, %ymm6, (%rcx,%rax,4)
-	LONG $0x05c78348 // addq $0x5, %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	LONG $0x2e4de2c4; WORD $0xb904 // vmaskmovps %ymm0, %ymm6, (%rcx,%rdi,4)
-	LONG $0x06458d48 // leaq 0x6(%rbp), %rax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000099e9; BYTE $0x00 // jmp 0x12f9 <k_attend_values+0xf9>
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0xd5058d4c; WORD $0x0017; BYTE $0x00 // leaq 0x17d5(%rip), %r8 # 0x2a40 <lanes>
+	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
+	LONG $0x107cc1c4; WORD $0x2070 // vmovups 0x20(%r8), %ymm6
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0xd0af0f49 // imulq %r8, %rdx
+	LONG $0x2e4de2c4; WORD $0x962c // vmaskmovps %ymm5, %ymm6, (%rsi,%rdx,4)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x2e4de2c4; WORD $0x9624 // vmaskmovps %ymm4, %ymm6, (%rsi,%rdx,4)
+	LONG $0x02508d49 // leaq 0x2(%r8), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x2e4de2c4; WORD $0x961c // vmaskmovps %ymm3, %ymm6, (%rsi,%rdx,4)
+	LONG $0x03508d49 // leaq 0x3(%r8), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x2e4de2c4; WORD $0x9614 // vmaskmovps %ymm2, %ymm6, (%rsi,%rdx,4)
+	LONG $0x04508d49 // leaq 0x4(%r8), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x2e4de2c4; WORD $0x960c // vmaskmovps %ymm1, %ymm6, (%rsi,%rdx,4)
+	LONG $0x05c08349 // addq $0x5, %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x2e4da2c4; WORD $0x8604 // vmaskmovps %ymm0, %ymm6, (%rsi,%r8,4)
+	LONG $0x244c8949; BYTE $0x40 // movq %rcx, 0x40(%r12)
+	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x064a8d49 // leaq 0x6(%r10), %rcx
+	LONG $0x24448b49; BYTE $0x28 // movq 0x28(%r12), %rax
 	LONG $0x24448348; WORD $0x1838 // addq $0x18, 0x38(%rsp)
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xff248f0f; WORD $0xffff // jg 0x1217 <k_attend_values+0x27>
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x243c8348; BYTE $0x10 // cmpq $0x10, (%rsp)
-	LONG $0x246c8948; BYTE $0x40 // movq %rbp, 0x40(%rsp)
-	LONG $0x01388d0f; WORD $0x0000 // jge 0x1440 <k_attend_values+0x250>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	LONG $0x08c98349 // orq $0x8, %r9
-	LONG $0x240c3b4c // cmpq (%rsp), %r9
-	LONG $0x03348e0f; WORD $0x0000 // jle 0x1650 <k_attend_values+0x460>
-	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
-	WORD $0xac7e // jle 0x12de <k_attend_values+0xee>
-	LONG $0x384d8b49 // movq 0x38(%r13), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x04938e0f; WORD $0x0000 // jle 0x17d2 <k_attend_values+0x5e2>
-	QUAD $0x000000009d148d48 // leaq (,%rbx,4), %rdx
-	LONG $0x10550349 // addq 0x10(%r13), %rdx
-	LONG $0x207d8b49 // movq 0x20(%r13), %rdi
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0x4caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r9
-	LONG $0x084d034d // addq 0x8(%r13), %r9
-	QUAD $0x00000000bd148d4c // leaq (,%rdi,4), %r10
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xff298f0f; WORD $0xffff // jg 0x1222 <k_attend_values+0x22>
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x24448b4d; BYTE $0x30 // movq 0x30(%r12), %r8
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x015e8d0f; WORD $0x0000 // jge 0x1470 <k_attend_values+0x270>
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x08cb8349 // orq $0x8, %r11
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0x03bc8e0f; WORD $0x0000 // jle 0x16e0 <k_attend_values+0x4e0>
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0x294c; BYTE $0xd2 // subq %r10, %rdx
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0xa67e // jle 0x12d9 <k_attend_values+0xd9>
+	LONG $0x244c8b49; BYTE $0x40 // movq 0x40(%r12), %rcx
+	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
+	LONG $0x24748b49; BYTE $0x38 // movq 0x38(%r12), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x05918e0f; WORD $0x0000 // jle 0x18dc <k_attend_values+0x6dc>
+	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
+	LONG $0x247c0349; BYTE $0x10 // addq 0x10(%r12), %rdi
+	LONG $0x244c8b4d; BYTE $0x20 // movq 0x20(%r12), %r9
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0xf749; BYTE $0xdb // negq %r11
+	QUAD $0x00000000851c8d4a // leaq (,%r8,4), %rbx
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x74af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r14
+	LONG $0x2474034d; BYTE $0x08 // addq 0x8(%r12), %r14
+	QUAD $0x000000008d3c8d4e // leaq (,%r9,4), %r15
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x121c8d4f // leaq (%r10,%r10), %r11
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x142a <k_attend_values+0x23a>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x193d8d4c; WORD $0x0016; BYTE $0x00 // leaq 0x1619(%rip), %r15 # 0x29c0 <lanes>
-	LONG $0x107c81c4; WORD $0x8744; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm0
-	LONG $0x2c7d62c4; BYTE $0x22 // vmaskmovps (%rdx), %ymm0, %ymm12
-	LONG $0xb13c8d4f // leaq (%r9,%r14,4), %r15
-	LONG $0x187d82c4; WORD $0xb12c // vbroadcastss (%r9,%r14,4), %ymm5
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x1443 <k_attend_values+0x243>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x892d8d4c; WORD $0x0016; BYTE $0x00 // leaq 0x1689(%rip), %r13 # 0x2a40 <lanes>
+	LONG $0x107c81c4; WORD $0x9d44; BYTE $0x20 // vmovups 0x20(%r13,%r11,4), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x27 // vmaskmovps (%rdi), %ymm0, %ymm12
+	LONG $0xa62c8d4f // leaq (%r14,%r12,4), %r13
+	LONG $0x187d82c4; WORD $0xa62c // vbroadcastss (%r14,%r12,4), %ymm5
 	LONG $0xa81dc2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm10
-	LONG $0x17248d4f // leaq (%r15,%r10), %r12
-	LONG $0x187dc2c4; WORD $0xbf24 // vbroadcastss (%r15,%rdi,4), %ymm4
+	LONG $0x2f2c8d4b // leaq (%r15,%r13), %rbp
+	LONG $0x187d82c4; WORD $0x8d64; BYTE $0x00 // vbroadcastss (%r13,%r9,4), %ymm4
 	LONG $0xa81dc2c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) + ymm11
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x187dc2c4; WORD $0xff1c // vbroadcastss (%r15,%rdi,8), %ymm3
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0x187d82c4; WORD $0xcd5c; BYTE $0x00 // vbroadcastss (%r13,%r9,8), %ymm3
 	LONG $0xa81dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm3) + ymm9
-	LONG $0x187dc2c4; WORD $0xbc14 // vbroadcastss (%r12,%rdi,4), %ymm2
+	LONG $0x187da2c4; WORD $0x8d54; BYTE $0x00 // vbroadcastss (%rbp,%r9,4), %ymm2
 	LONG $0xa81dc2c4; BYTE $0xd0 // vfmadd213ps %ymm8, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm8
-	LONG $0x187dc2c4; WORD $0xfc0c // vbroadcastss (%r12,%rdi,8), %ymm1
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	LONG $0x3f2c8d4f // leaq (%r15,%r15), %r13
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	LONG $0x187da2c4; WORD $0xcd4c; BYTE $0x00 // vbroadcastss (%rbp,%r9,8), %ymm1
 	LONG $0xa81de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm1) + ymm7
-	LONG $0x187dc2c4; WORD $0xbc04 // vbroadcastss (%r12,%rdi,4), %ymm0
+	LONG $0x187d82c4; WORD $0x8d44; BYTE $0x00 // vbroadcastss (%r13,%r9,4), %ymm0
 	LONG $0xa81de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm6
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
 	LONG $0xd5287cc5 // vmovaps %ymm5, %ymm10
 	LONG $0xdc287cc5 // vmovaps %ymm4, %ymm11
 	LONG $0xcb287cc5 // vmovaps %ymm3, %ymm9
 	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
 	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
 	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0x03c0840f; WORD $0x0000 // je 0x17ea <k_attend_values+0x5fa>
-	LONG $0x241c3948 // cmpq %rbx, (%rsp)
-	LONG $0xff6c850f; WORD $0xffff // jne 0x13a0 <k_attend_values+0x1b0>
-	LONG $0x22107cc5 // vmovups (%rdx), %ymm12
-	LONG $0xffff76e9; BYTE $0xff // jmp 0x13b3 <k_attend_values+0x1c3>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x205d8b49 // movq 0x20(%r13), %rbx
-	LONG $0x00458b49 // movq (%r13), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x107d8b4d // movq 0x10(%r13), %r15
-	LONG $0x38658b4d // movq 0x38(%r13), %r12
-	LONG $0x187d8b49 // movq 0x18(%r13), %rdi
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x03458d48 // leaq 0x3(%rbp), %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x044d8d48 // leaq 0x4(%rbp), %rcx
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x054d8d4c // leaq 0x5(%rbp), %r9
-	LONG $0xcfaf0f4c // imulq %rdi, %r9
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	LONG $0x44af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r8
-	LONG $0x0845034d // addq 0x8(%r13), %r8
-	LONG $0x20c78349 // addq $0x20, %r15
-	QUAD $0x000000009d148d4c // leaq (,%rbx,4), %r10
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x1561 <k_attend_values+0x371>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x0411fcc5; BYTE $0xba // vmovups %ymm0, (%rdx,%rdi,4)
-	LONG $0x4c11fcc5; WORD $0x20ba // vmovups %ymm1, 0x20(%rdx,%rdi,4)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x1411fcc5; BYTE $0x82 // vmovups %ymm2, (%rdx,%rax,4)
-	LONG $0x5c11fcc5; WORD $0x2082 // vmovups %ymm3, 0x20(%rdx,%rax,4)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x2411fcc5; BYTE $0x82 // vmovups %ymm4, (%rdx,%rax,4)
-	LONG $0x6c11fcc5; WORD $0x2082 // vmovups %ymm5, 0x20(%rdx,%rax,4)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x3411fcc5; BYTE $0x82 // vmovups %ymm6, (%rdx,%rax,4)
-	LONG $0x7c11fcc5; WORD $0x2082 // vmovups %ymm7, 0x20(%rdx,%rax,4)
-	LONG $0x04117cc5; BYTE $0x8a // vmovups %ymm8, (%rdx,%rcx,4)
-	LONG $0x4c117cc5; WORD $0x208a // vmovups %ymm9, 0x20(%rdx,%rcx,4)
-	LONG $0x117c21c4; WORD $0x8a14 // vmovups %ymm10, (%rdx,%r9,4)
-	LONG $0x117c21c4; WORD $0x8a5c; BYTE $0x20 // vmovups %ymm11, 0x20(%rdx,%r9,4)
-	LONG $0x10568d49 // leaq 0x10(%r14), %rdx
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xfdaa8f0f; WORD $0xffff // jg 0x130b <k_attend_values+0x11b>
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xff4f8e0f; WORD $0xffff // jle 0x14c0 <k_attend_values+0x2d0>
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6a107cc5; BYTE $0xe0 // vmovups -0x20(%rdx), %ymm13
-	LONG $0x22107cc5 // vmovups (%rdx), %ymm12
-	LONG $0xa8048d49 // leaq (%r8,%rbp,4), %rax
-	LONG $0x187d42c4; WORD $0xa834 // vbroadcastss (%r8,%rbp,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
-	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	LONG $0x102c8d4e // leaq (%rax,%r10), %r13
-	LONG $0x187d62c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
-	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	LONG $0x187d62c4; WORD $0xd834 // vbroadcastss (%rax,%rbx,8), %ymm14
-	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
-	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x187d42c4; WORD $0x9d7c; BYTE $0x00 // vbroadcastss (%r13,%rbx,4), %ymm15
-	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
-	LONG $0x12048d4b // leaq (%r10,%r10), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x187d42c4; WORD $0xdd74; BYTE $0x00 // vbroadcastss (%r13,%rbx,8), %ymm14
-	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x187d62c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0xff74850f; WORD $0xffff // jne 0x15b0 <k_attend_values+0x3c0>
-	LONG $0xfffeafe9; BYTE $0xff // jmp 0x14f0 <k_attend_values+0x300>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x20428b48 // movq 0x20(%rdx), %rax
-	LONG $0x384a8b48 // movq 0x38(%rdx), %rcx
-	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
-	LONG $0x18628b4c // movq 0x18(%rdx), %r12
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x01c88349 // orq $0x1, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	LONG $0x02578d4c // leaq 0x2(%rdi), %r10
-	LONG $0xd4af0f4d // imulq %r12, %r10
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	LONG $0x03578d4c // leaq 0x3(%rdi), %r10
-	LONG $0xd4af0f4d // imulq %r12, %r10
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	LONG $0x04578d4c // leaq 0x4(%rdi), %r10
-	LONG $0xd4af0f4d // imulq %r12, %r10
-	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
-	LONG $0x057f8d4c // leaq 0x5(%rdi), %r15
-	LONG $0xfcaf0f4d // imulq %r12, %r15
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
-	LONG $0x107a0348 // addq 0x10(%rdx), %rdi
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	LONG $0x6caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rbp
-	LONG $0x086a0348 // addq 0x8(%rdx), %rbp
-	QUAD $0x0000000085148d48 // leaq (,%rax,4), %rdx
-	WORD $0x66eb // jmp 0x1735 <k_attend_values+0x545>
-	BYTE $0x90 // nop
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	LONG $0xb10c8d4f // leaq (%r9,%r14,4), %r9
-	LONG $0x117c81c4; WORD $0xa104 // vmovups %ymm0, (%r9,%r12,4)
-	LONG $0x117c81c4; WORD $0x810c // vmovups %ymm1, (%r9,%r8,4)
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x117c81c4; WORD $0x9114 // vmovups %ymm2, (%r9,%r10,4)
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x117c81c4; WORD $0x911c // vmovups %ymm3, (%r9,%r10,4)
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0x117c81c4; WORD $0x9124 // vmovups %ymm4, (%r9,%r10,4)
-	LONG $0x117c81c4; WORD $0xb92c // vmovups %ymm5, (%r9,%r15,4)
-	LONG $0x084b8d4c // leaq 0x8(%rbx), %r9
-	LONG $0x20c78348 // addq $0x20, %rdi
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	LONG $0x240c3b4c // cmpq (%rsp), %r9
-	LONG $0xfbea8f0f; WORD $0xffff // jg 0x131f <k_attend_values+0x12f>
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x8f7e // jle 0x16d0 <k_attend_values+0x4e0>
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x107cc1c4; WORD $0x0075 // vmovups (%r13), %ymm6
-	LONG $0x187da2c4; WORD $0x8d7c; BYTE $0x00 // vbroadcastss (%rbp,%r9,4), %ymm7
-	QUAD $0x000000008d148d4e // leaq (,%r9,4), %r10
-	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
-	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
-	LONG $0x187dc2c4; WORD $0x823c // vbroadcastss (%r10,%rax,4), %ymm7
-	LONG $0x121c8d4d // leaq (%r10,%rdx), %r11
-	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	LONG $0x187dc2c4; WORD $0xc23c // vbroadcastss (%r10,%rax,8), %ymm7
-	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
-	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	LONG $0x187dc2c4; WORD $0x833c // vbroadcastss (%r11,%rax,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	LONG $0x12148d4c // leaq (%rdx,%rdx), %r10
-	LONG $0x187dc2c4; WORD $0xc33c // vbroadcastss (%r11,%rax,8), %ymm7
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
-	LONG $0x187dc2c4; WORD $0x823c // vbroadcastss (%r10,%rax,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x9375 // jne 0x1760 <k_attend_values+0x570>
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x16e4 <k_attend_values+0x4f4>
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x18558b49 // movq 0x18(%r13), %rdx
-	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
-	LONG $0x004d0349 // addq (%r13), %rcx
-	LONG $0x241c3948 // cmpq %rbx, (%rsp)
-	LONG $0xfa6c850f; WORD $0xffff // jne 0x1270 <k_attend_values+0x80>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x2c11fcc5; BYTE $0x81 // vmovups %ymm5, (%rcx,%rax,4)
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x2411fcc5; BYTE $0x81 // vmovups %ymm4, (%rcx,%rax,4)
-	LONG $0x02478d48 // leaq 0x2(%rdi), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x1c11fcc5; BYTE $0x81 // vmovups %ymm3, (%rcx,%rax,4)
-	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x1411fcc5; BYTE $0x81 // vmovups %ymm2, (%rcx,%rax,4)
-	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x0c11fcc5; BYTE $0x81 // vmovups %ymm1, (%rcx,%rax,4)
-	LONG $0x05c78348 // addq $0x5, %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	LONG $0x0411fcc5; BYTE $0xb9 // vmovups %ymm0, (%rcx,%rdi,4)
-	LONG $0xfffa80e9; BYTE $0xff // jmp 0x12de <k_attend_values+0xee>
-	LONG $0x30758b49 // movq 0x30(%r13), %rsi
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
-	LONG $0x010e8d0f; WORD $0x0000 // jge 0x1983 <k_attend_values+0x793>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x08c98349 // orq $0x8, %r9
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0x027e8e0f; WORD $0x0000 // jle 0x1b09 <k_attend_values+0x919>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x03a38e0f; WORD $0x0000 // jle 0x1c41 <k_attend_values+0xa51>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x384d8b49 // movq 0x38(%r13), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x03aa8e0f; WORD $0x0000 // jle 0x1c5f <k_attend_values+0xa6f>
-	LONG $0x085d8b49 // movq 0x8(%r13), %rbx
-	LONG $0x204d8b4d // movq 0x20(%r13), %r9
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	QUAD $0x0000000cbd148d4a // leaq 0xc(,%r15,4), %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	QUAD $0x00000008bd3c8d4a // leaq 0x8(,%r15,4), %rdi
-	LONG $0xf9af0f49 // imulq %r9, %rdi
-	QUAD $0x00000004bd048d4e // leaq 0x4(,%r15,4), %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0xd7af0f4d // imulq %r15, %r10
-	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
-	LONG $0x104d034d // addq 0x10(%r13), %r9
-	LONG $0x93148d4e // leaq (%rbx,%r10,4), %r10
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	QUAD $0x00000000a51c8d4e // leaq (,%r12,4), %r11
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0xa2358d4c; WORD $0x0010; BYTE $0x00 // leaq 0x10a2(%rip), %r14 # 0x29c0 <lanes>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x4beb // jmp 0x1977 <k_attend_values+0x787>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x107cc1c4; WORD $0x8664; BYTE $0x20 // vmovups 0x20(%r14,%rax,4), %ymm4
-	LONG $0x2c5dc2c4; BYTE $0x21 // vmaskmovps (%r9), %ymm4, %ymm4
-	LONG $0x187dc2c4; WORD $0x9a2c // vbroadcastss (%r10,%rbx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x187dc2c4; WORD $0x982c // vbroadcastss (%r8,%rbx,4), %ymm5
-	LONG $0x187de2c4; WORD $0x9f34 // vbroadcastss (%rdi,%rbx,4), %ymm6
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x187de2c4; WORD $0x9a2c // vbroadcastss (%rdx,%rbx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0x0300840f; WORD $0x0000 // je 0x1c77 <k_attend_values+0xa87>
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0xb475 // jne 0x1930 <k_attend_values+0x740>
-	LONG $0x107cc1c4; BYTE $0x21 // vmovups (%r9), %ymm4
-	WORD $0xb9eb // jmp 0x193c <k_attend_values+0x74c>
-	LONG $0x00458b49 // movq (%r13), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x08458b49 // movq 0x8(%r13), %rax
-	LONG $0x20558b49 // movq 0x20(%r13), %rdx
-	QUAD $0x0000000cad0c8d48 // leaq 0xc(,%rbp,4), %rcx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	QUAD $0x00000008ad3c8d48 // leaq 0x8(,%rbp,4), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x00000004ad0c8d4c // leaq 0x4(,%rbp,4), %r9
-	LONG $0xcaaf0f4c // imulq %rdx, %r9
-	LONG $0xd5af0f48 // imulq %rbp, %rdx
-	LONG $0x90148d4c // leaq (%rax,%rdx,4), %r10
-	LONG $0x105d8b4d // movq 0x10(%r13), %r11
-	LONG $0x385d8b49 // movq 0x38(%r13), %rbx
-	LONG $0x186d8b4d // movq 0x18(%r13), %r13
-	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
-	LONG $0x01ce8349 // orq $0x1, %r14
-	LONG $0xf5af0f4d // imulq %r13, %r14
-	LONG $0x027d8d4c // leaq 0x2(%rbp), %r15
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	LONG $0x03658d4c // leaq 0x3(%rbp), %r12
-	LONG $0xe5af0f4d // imulq %r13, %r12
-	LONG $0xedaf0f4c // imulq %rbp, %r13
-	LONG $0x20c38349 // addq $0x20, %r11
-	QUAD $0x00000000b52c8d48 // leaq (,%rsi,4), %rbp
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x74eb // jmp 0x1a7e <k_attend_values+0x88e>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x117ca1c4; WORD $0xa83c // vmovups %ymm7, (%rax,%r13,4)
-	LONG $0x117ca1c4; WORD $0xa86c; BYTE $0x20 // vmovups %ymm5, 0x20(%rax,%r13,4)
-	LONG $0x117ca1c4; WORD $0xb01c // vmovups %ymm3, (%rax,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb04c; BYTE $0x20 // vmovups %ymm1, 0x20(%rax,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb804 // vmovups %ymm0, (%rax,%r15,4)
-	LONG $0x117ca1c4; WORD $0xb854; BYTE $0x20 // vmovups %ymm2, 0x20(%rax,%r15,4)
-	LONG $0x117ca1c4; WORD $0xa024 // vmovups %ymm4, (%rax,%r12,4)
-	LONG $0x117ca1c4; WORD $0xa074; BYTE $0x20 // vmovups %ymm6, 0x20(%rax,%r12,4)
-	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
-	LONG $0x40c38349 // addq $0x40, %r11
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xfdf98f0f; WORD $0xffff // jg 0x1877 <k_attend_values+0x687>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x867e // jle 0x1a10 <k_attend_values+0x820>
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x46107cc5; BYTE $0xe0 // vmovups -0x20(%rsi), %ymm8
-	LONG $0x0e107cc5 // vmovups (%rsi), %ymm9
-	LONG $0x187d42c4; WORD $0x8214 // vbroadcastss (%r10,%rax,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
-	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
-	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x187d62c4; WORD $0x8714 // vbroadcastss (%rdi,%rax,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
-	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x187d62c4; WORD $0x8114 // vbroadcastss (%rcx,%rax,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
-	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xac75 // jne 0x1ab0 <k_attend_values+0x8c0>
-	LONG $0xffff23e9; BYTE $0xff // jmp 0x1a2c <k_attend_values+0x83c>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x00458b48 // movq (%rbp), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
-	LONG $0x20458b48 // movq 0x20(%rbp), %rax
-	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
-	QUAD $0x0000000cad0c8d4a // leaq 0xc(,%r13,4), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000008ad3c8d4a // leaq 0x8(,%r13,4), %rdi
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	QUAD $0x00000004ad148d4e // leaq 0x4(,%r13,4), %r10
-	LONG $0xd0af0f4c // imulq %rax, %r10
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	LONG $0x86048d4c // leaq (%rsi,%rax,4), %r8
-	LONG $0x385d8b4c // movq 0x38(%rbp), %r11
-	LONG $0x18658b4c // movq 0x18(%rbp), %r12
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0x01cb8348 // orq $0x1, %rbx
-	LONG $0xdcaf0f49 // imulq %r12, %rbx
-	LONG $0x02758d4d // leaq 0x2(%r13), %r14
-	LONG $0xf4af0f4d // imulq %r12, %r14
-	LONG $0x037d8d4d // leaq 0x3(%r13), %r15
-	LONG $0xfcaf0f4d // imulq %r12, %r15
-	LONG $0xe5af0f4d // imulq %r13, %r12
-	QUAD $0x00000000952c8d4c // leaq (,%rdx,4), %r13
-	LONG $0x106d034c // addq 0x10(%rbp), %r13
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x24048b48 // movq (%rsp), %rax
-	QUAD $0x00000000852c8d48 // leaq (,%rax,4), %rbp
-	WORD $0x47eb // jmp 0x1be1 <k_attend_values+0x9f1>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x117ca1c4; WORD $0xa01c // vmovups %ymm3, (%rax,%r12,4)
-	LONG $0x1411fcc5; BYTE $0x98 // vmovups %ymm2, (%rax,%rbx,4)
-	LONG $0x117ca1c4; WORD $0xb00c // vmovups %ymm1, (%rax,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb804 // vmovups %ymm0, (%rax,%r15,4)
-	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x240c3b4c // cmpq (%rsp), %r9
-	LONG $0xfcad8f0f; WORD $0xffff // jg 0x188e <k_attend_values+0x69e>
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xb37e // jle 0x1ba0 <k_attend_values+0x9b0>
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x9066 // nop
-	LONG $0x107cc1c4; BYTE $0x21 // vmovups (%r9), %ymm4
-	LONG $0x187dc2c4; WORD $0x802c // vbroadcastss (%r8,%rax,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x187dc2c4; WORD $0x822c // vbroadcastss (%r10,%rax,4), %ymm5
-	LONG $0x187de2c4; WORD $0x8734 // vbroadcastss (%rdi,%rax,4), %ymm6
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x187de2c4; WORD $0x812c // vbroadcastss (%rcx,%rax,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0xc475 // jne 0x1c00 <k_attend_values+0xa10>
-	LONG $0xffff6be9; BYTE $0xff // jmp 0x1bac <k_attend_values+0x9bc>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xf5e08f0f; WORD $0xffff // jg 0x123a <k_attend_values+0x4a>
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x1d25 <k_attend_values+0xb35>
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x18558b49 // movq 0x18(%r13), %rdx
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0x004d0349 // addq (%r13), %rcx
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	LONG $0xb93c8d48 // leaq (%rcx,%rdi,4), %rdi
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0x4075 // jne 0x1cd7 <k_attend_values+0xae7>
-	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x1411fcc5; BYTE $0x81 // vmovups %ymm2, (%rcx,%rax,4)
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x0c11fcc5; BYTE $0x81 // vmovups %ymm1, (%rcx,%rax,4)
-	LONG $0x03c78349 // addq $0x3, %r15
-	LONG $0xfaaf0f4c // imulq %rdx, %r15
-	LONG $0x117ca1c4; WORD $0xb904 // vmovups %ymm0, (%rcx,%r15,4)
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xf5658f0f; WORD $0xffff // jg 0x123a <k_attend_values+0x4a>
-	WORD $0x4eeb // jmp 0x1d25 <k_attend_values+0xb35>
-	LONG $0xe2358d48; WORD $0x000c; BYTE $0x00 // leaq 0xce2(%rip), %rsi # 0x29c0 <lanes>
-	LONG $0x6410fcc5; WORD $0x2086 // vmovups 0x20(%rsi,%rax,4), %ymm4
-	LONG $0x2e5de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm4, (%rdi)
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x2e5de2c4; WORD $0x8114 // vmaskmovps %ymm2, %ymm4, (%rcx,%rax,4)
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x2e5de2c4; WORD $0x810c // vmaskmovps %ymm1, %ymm4, (%rcx,%rax,4)
-	LONG $0x03c78349 // addq $0x3, %r15
-	LONG $0xfaaf0f4c // imulq %rdx, %r15
-	LONG $0x2e5da2c4; WORD $0xb904 // vmaskmovps %ymm0, %ymm4, (%rcx,%r15,4)
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xf5158f0f; WORD $0xffff // jg 0x123a <k_attend_values+0x4a>
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x30758b49 // movq 0x30(%r13), %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	LONG $0x008a8d0f; WORD $0x0000 // jge 0x1dc2 <k_attend_values+0xbd2>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x08ca8349 // orq $0x8, %r10
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
-	LONG $0x01c78e0f; WORD $0x0000 // jle 0x1f17 <k_attend_values+0xd27>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0x02fa8e0f; WORD $0x0000 // jle 0x2056 <k_attend_values+0xe66>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x38558b4d // movq 0x38(%r13), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x03028e0f; WORD $0x0000 // jle 0x2070 <k_attend_values+0xe80>
-	LONG $0x08558b49 // movq 0x8(%r13), %rdx
-	LONG $0x207d8b49 // movq 0x20(%r13), %rdi
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0xd9af0f48 // imulq %rcx, %rbx
-	QUAD $0x00000000850c8d4e // leaq (,%r8,4), %r9
-	LONG $0x104d034d // addq 0x10(%r13), %r9
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x02e6850f; WORD $0x0000 // jne 0x2085 <k_attend_values+0xe95>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0x03ae850f; WORD $0x0000 // jne 0x2161 <k_attend_values+0xf71>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x0003eae9; BYTE $0x00 // jmp 0x21ac <k_attend_values+0xfbc>
-	LONG $0x00458b49 // movq (%r13), %rax
-	LONG $0x084d8b49 // movq 0x8(%r13), %rcx
-	LONG $0x20558b49 // movq 0x20(%r13), %rdx
-	QUAD $0x00000004ad3c8d48 // leaq 0x4(,%rbp,4), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	LONG $0xd5af0f48 // imulq %rbp, %rdx
-	LONG $0x910c8d4c // leaq (%rcx,%rdx,4), %r9
-	LONG $0x10558b4d // movq 0x10(%r13), %r10
-	LONG $0x385d8b4d // movq 0x38(%r13), %r11
-	LONG $0x18758b4d // movq 0x18(%r13), %r14
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	LONG $0xdeaf0f49 // imulq %r14, %rbx
-	LONG $0xf5af0f4c // imulq %rbp, %r14
-	LONG $0x60c28349 // addq $0x60, %r10
-	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x73eb // jmp 0x1e86 <k_attend_values+0xc96>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
-	LONG $0x117ca1c4; WORD $0xb13c // vmovups %ymm7, (%rcx,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb174; BYTE $0x20 // vmovups %ymm6, 0x20(%rcx,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb16c; BYTE $0x40 // vmovups %ymm5, 0x40(%rcx,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb164; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx,%r14,4)
-	LONG $0x1c11fcc5; BYTE $0x99 // vmovups %ymm3, (%rcx,%rbx,4)
-	LONG $0x5411fcc5; WORD $0x2099 // vmovups %ymm2, 0x20(%rcx,%rbx,4)
-	LONG $0x4c11fcc5; WORD $0x4099 // vmovups %ymm1, 0x40(%rcx,%rbx,4)
-	LONG $0x4411fcc5; WORD $0x6099 // vmovups %ymm0, 0x60(%rcx,%rbx,4)
-	LONG $0x20488d49 // leaq 0x20(%r8), %rcx
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0xfeb58f0f; WORD $0xffff // jg 0x1d3b <k_attend_values+0xb4b>
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x8e7e // jle 0x1e20 <k_attend_values+0xc30>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x42107cc5; BYTE $0xa0 // vmovups -0x60(%rdx), %ymm8
-	LONG $0x4a107cc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm9
-	LONG $0x52107cc5; BYTE $0xe0 // vmovups -0x20(%rdx), %ymm10
-	LONG $0x1a107cc5 // vmovups (%rdx), %ymm11
-	LONG $0x187d42c4; WORD $0x8924 // vbroadcastss (%r9,%rcx,4), %ymm12
-	LONG $0xb81dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm8) + ymm7
-	LONG $0xb81dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm9) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
-	LONG $0x187d62c4; WORD $0x8f2c // vbroadcastss (%rdi,%rcx,4), %ymm13
-	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
-	LONG $0xb815c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm8) + ymm3
-	LONG $0xb815c2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm9) + ymm2
-	LONG $0xb815c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm10) + ymm1
-	LONG $0xb815c2c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm13, %ymm0 # ymm0 = (ymm13 * ymm11) + ymm0
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xae75 // jne 0x1ec0 <k_attend_values+0xcd0>
-	LONG $0xffff25e9; BYTE $0xff // jmp 0x1e3c <k_attend_values+0xc4c>
-	LONG $0x00458b49 // movq (%r13), %rax
-	LONG $0x08558b49 // movq 0x8(%r13), %rdx
-	LONG $0x207d8b49 // movq 0x20(%r13), %rdi
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0xcdaf0f48 // imulq %rbp, %rcx
-	LONG $0x8a0c8d4c // leaq (%rdx,%rcx,4), %r9
-	LONG $0x104d8b49 // movq 0x10(%r13), %rcx
-	LONG $0x385d8b4d // movq 0x38(%r13), %r11
-	LONG $0x18758b4d // movq 0x18(%r13), %r14
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	LONG $0xdeaf0f49 // imulq %r14, %rbx
-	LONG $0xf5af0f4c // imulq %rbp, %r14
-	QUAD $0xfffffffffffebf49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r15 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214d; BYTE $0xdf // andq %r11, %r15
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
-	QUAD $0x00000004ad248d4c // leaq 0x4(,%rbp,4), %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	LONG $0x142c8d4d // leaq (%r12,%rdx), %r13
-	LONG $0x04c58349 // addq $0x4, %r13
-	QUAD $0x00000000f52c8d48 // leaq (,%rsi,8), %rbp
-	WORD $0x2feb // jmp 0x1fa8 <k_attend_values+0xdb8>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x117ca1c4; WORD $0xb20c // vmovups %ymm1, (%rdx,%r14,4)
-	LONG $0x0411fcc5; BYTE $0x9a // vmovups %ymm0, (%rdx,%rbx,4)
-	LONG $0x08508d4d // leaq 0x8(%r8), %r10
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0xfda88f0f; WORD $0xffff // jg 0x1d50 <k_attend_values+0xb60>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xcd7e // jle 0x1f80 <k_attend_values+0xd90>
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1775 // jne 0x1fd0 <k_attend_values+0xde0>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x92248d4d // leaq (%r10,%rdx,4), %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x59eb // jmp 0x2027 <k_attend_values+0xe37>
-	WORD $0x9066 // nop
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x9066 // nop
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
-	LONG $0x187d82c4; WORD $0x911c // vbroadcastss (%r9,%r10,4), %ymm3
-	LONG $0x187d82c4; WORD $0x9564; BYTE $0xfc // vbroadcastss -0x4(%r13,%r10,4), %ymm4
-	LONG $0xa86de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm1
-	LONG $0xa86de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm0
-	LONG $0x187d82c4; WORD $0x914c; BYTE $0x04 // vbroadcastss 0x4(%r9,%r10,4), %ymm1
-	LONG $0x107cc1c4; WORD $0xb414 // vmovups (%r12,%rsi,4), %ymm2
-	LONG $0xa86de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm3
-	LONG $0x187d82c4; WORD $0x9544; BYTE $0x00 // vbroadcastss (%r13,%r10,4), %ymm0
-	LONG $0xa86de2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm4
-	LONG $0x02c28349 // addq $0x2, %r10
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	WORD $0xb975 // jne 0x1fe0 <k_attend_values+0xdf0>
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff57840f; WORD $0xffff // je 0x1f88 <k_attend_values+0xd98>
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
-	LONG $0x91248d4f // leaq (%r9,%r10,4), %r12
-	LONG $0x187d82c4; WORD $0x911c // vbroadcastss (%r9,%r10,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x187dc2c4; WORD $0xbc1c // vbroadcastss (%r12,%rdi,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0xffff32e9; BYTE $0xff // jmp 0x1f88 <k_attend_values+0xd98>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	LONG $0x01b18c0f; WORD $0x0000 // jl 0x221c <k_attend_values+0x102c>
-	LONG $0x00061ae9; BYTE $0x00 // jmp 0x268a <k_attend_values+0x149a>
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x000127e9; BYTE $0x00 // jmp 0x21ac <k_attend_values+0xfbc>
-	QUAD $0xfffffffffffebe49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r14 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214d; BYTE $0xd6 // andq %r10, %r14
-	QUAD $0x00000000f53c8d4c // leaq (,%rsi,8), %r15
-	QUAD $0x00000000b5248d4c // leaq (,%rsi,4), %r12
-	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x112c8d4c // leaq (%rcx,%rdx), %r13
-	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0x9a2c8d48 // leaq (%rdx,%rbx,4), %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xf51d8d4c; WORD $0x0008; BYTE $0x00 // leaq 0x8f5(%rip), %r11 # 0x29c0 <lanes>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x45eb // jmp 0x2116 <k_attend_values+0xf26>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2910fcc5 // vmovups (%rcx), %ymm5
-	LONG $0xa86de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm1
-	LONG $0x187de2c4; WORD $0x954c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm1
-	LONG $0xa86de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm0
-	LONG $0xa855e2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm4
-	LONG $0x187dc2c4; WORD $0x9544; BYTE $0x00 // vbroadcastss (%r13,%rdx,4), %ymm0
-	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
-	LONG $0x02c28348 // addq $0x2, %rdx
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfc93840f; WORD $0xffff // je 0x1da9 <k_attend_values+0xbb9>
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x1575 // jne 0x2130 <k_attend_values+0xf40>
-	LONG $0x107cc1c4; BYTE $0x11 // vmovups (%r9), %ymm2
-	WORD $0x1aeb // jmp 0x213c <k_attend_values+0xf4c>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; WORD $0x8354; BYTE $0x20 // vmovups 0x20(%r11,%rax,4), %ymm2
-	LONG $0x2c6dc2c4; BYTE $0x11 // vmaskmovps (%r9), %ymm2, %ymm2
-	LONG $0x187de2c4; WORD $0x9564; BYTE $0xfc // vbroadcastss -0x4(%rbp,%rdx,4), %ymm4
-	LONG $0x210c8d4b // leaq (%r9,%r12), %rcx
-	LONG $0x187dc2c4; WORD $0x955c; BYTE $0xfc // vbroadcastss -0x4(%r13,%rdx,4), %ymm3
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x8d74 // je 0x20e0 <k_attend_values+0xef0>
-	LONG $0x107cc1c4; WORD $0x836c; BYTE $0x20 // vmovups 0x20(%r11,%rax,4), %ymm5
-	LONG $0x2c55e2c4; BYTE $0x29 // vmaskmovps (%rcx), %ymm5, %ymm5
-	WORD $0x83eb // jmp 0x20e4 <k_attend_values+0xef4>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x990c8d48 // leaq (%rcx,%rbx,4), %rcx
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	WORD $0x0775 // jne 0x217f <k_attend_values+0xf8f>
-	LONG $0x107cc1c4; BYTE $0x11 // vmovups (%r9), %ymm2
-	WORD $0x13eb // jmp 0x2192 <k_attend_values+0xfa2>
-	LONG $0x3a158d4c; WORD $0x0008; BYTE $0x00 // leaq 0x83a(%rip), %r10 # 0x29c0 <lanes>
-	LONG $0x107cc1c4; WORD $0x8254; BYTE $0x20 // vmovups 0x20(%r10,%rax,4), %ymm2
-	LONG $0x2c6dc2c4; BYTE $0x11 // vmaskmovps (%r9), %ymm2, %ymm2
-	LONG $0x910c8d4c // leaq (%rcx,%rdx,4), %r9
-	LONG $0x187de2c4; WORD $0x911c // vbroadcastss (%rcx,%rdx,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x187dc2c4; WORD $0xb91c // vbroadcastss (%r9,%rdi,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0x184d8b49 // movq 0x18(%r13), %rcx
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x00550349 // addq (%r13), %rdx
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0xfbaf0f49 // imulq %r11, %rdi
-	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x2175 // jne 0x21ed <k_attend_values+0xffd>
-	LONG $0x0f11fcc5 // vmovups %ymm1, (%rdi)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x0411fcc5; BYTE $0x8a // vmovups %ymm0, (%rdx,%rcx,4)
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	WORD $0x347c // jl 0x221c <k_attend_values+0x102c>
-	LONG $0x00049de9; BYTE $0x00 // jmp 0x268a <k_attend_values+0x149a>
-	LONG $0xcc358d48; WORD $0x0007; BYTE $0x00 // leaq 0x7cc(%rip), %rsi # 0x29c0 <lanes>
-	LONG $0x5410fcc5; WORD $0x2086 // vmovups 0x20(%rsi,%rax,4), %ymm2
-	LONG $0x2e6de2c4; BYTE $0x0f // vmaskmovps %ymm1, %ymm2, (%rdi)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x2e6de2c4; WORD $0x8a04 // vmaskmovps %ymm0, %ymm2, (%rdx,%rcx,4)
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	LONG $0x046e8d0f; WORD $0x0000 // jge 0x268a <k_attend_values+0x149a>
-	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0x30458b49 // movq 0x30(%r13), %rax
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x00818d0f; WORD $0x0000 // jge 0x22be <k_attend_values+0x10ce>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
+	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
+	LONG $0x04b1840f; WORD $0x0000 // je 0x18f4 <k_attend_values+0x6f4>
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x01d28e0f; WORD $0x0000 // jle 0x2421 <k_attend_values+0x1231>
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0x2948; BYTE $0xd7 // subq %rdx, %rdi
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x04258e0f; WORD $0x0000 // jle 0x268a <k_attend_values+0x149a>
-	LONG $0x384d8b4d // movq 0x38(%r13), %r9
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x03098e0f; WORD $0x0000 // jle 0x257b <k_attend_values+0x138b>
-	LONG $0x08558b4d // movq 0x8(%r13), %r10
-	LONG $0x205d8b4d // movq 0x20(%r13), %r11
-	LONG $0xd9af0f4c // imulq %rcx, %r11
-	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
-	LONG $0x1045034d // addq 0x10(%r13), %r8
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x02f0850f; WORD $0x0000 // jne 0x2587 <k_attend_values+0x1397>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x03b0840f; WORD $0x0000 // je 0x2657 <k_attend_values+0x1467>
-	LONG $0x9a0c8d4b // leaq (%r10,%r11,4), %rcx
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x0386850f; WORD $0x0000 // jne 0x263a <k_attend_values+0x144a>
-	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
-	LONG $0x00038ee9; BYTE $0x00 // jmp 0x264c <k_attend_values+0x145c>
-	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
-	LONG $0xcdaf0f48 // imulq %rbp, %rcx
-	LONG $0x08558b49 // movq 0x8(%r13), %rdx
-	LONG $0x107d8b49 // movq 0x10(%r13), %rdi
-	LONG $0x8a048d4c // leaq (%rdx,%rcx,4), %r8
-	LONG $0x184d8b4d // movq 0x18(%r13), %r9
-	LONG $0xcdaf0f4c // imulq %rbp, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x004d034d // addq (%r13), %r9
-	LONG $0x38558b4d // movq 0x38(%r13), %r10
+	WORD $0x0b73 // jae 0x1453 <k_attend_values+0x253>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	LONG $0xff54850f; WORD $0xffff // jne 0x13b0 <k_attend_values+0x1b0>
+	LONG $0x27107cc5 // vmovups (%rdi), %ymm12
+	LONG $0xffff5ee9; BYTE $0xff // jmp 0x13c3 <k_attend_values+0x1c3>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
+	LONG $0x24048b49 // movq (%r12), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24448b49; BYTE $0x10 // movq 0x10(%r12), %rax
+	LONG $0x24748b4d; BYTE $0x38 // movq 0x38(%r12), %r14
+	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
+	LONG $0x247c8b4d; BYTE $0x40 // movq 0x40(%r12), %r15
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x24648b4d; BYTE $0x48 // movq 0x48(%r12), %r12
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x027a8d48 // leaq 0x2(%rdx), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x037a8d48 // leaq 0x3(%rdx), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x047a8d48 // leaq 0x4(%rdx), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x057a8d48 // leaq 0x5(%rdx), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
-	QUAD $0x00000000c51c8d48 // leaq (,%rax,8), %rbx
-	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
-	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x49eb // jmp 0x2351 <k_attend_values+0x1161>
+	LONG $0x5caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r11
+	LONG $0x0859034c // addq 0x8(%rcx), %r11
+	LONG $0x20c08348 // addq $0x20, %rax
+	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
+	LONG $0x000010bb; BYTE $0x00 // movl $0x10, %ebx
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x0000d0e9; BYTE $0x00 // jmp 0x15d8 <k_attend_values+0x3d8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x117c81c4; WORD $0xa11c // vmovups %ymm3, (%r9,%r12,4)
-	LONG $0x117c81c4; WORD $0xa154; BYTE $0x20 // vmovups %ymm2, 0x20(%r9,%r12,4)
-	LONG $0x117c81c4; WORD $0xa14c; BYTE $0x40 // vmovups %ymm1, 0x40(%r9,%r12,4)
-	LONG $0x117c81c4; WORD $0xa144; BYTE $0x60 // vmovups %ymm0, 0x60(%r9,%r12,4)
-	LONG $0x204a8d48 // leaq 0x20(%rdx), %rcx
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0xfeee8f0f; WORD $0xffff // jg 0x223f <k_attend_values+0x104f>
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xb47e // jle 0x2310 <k_attend_values+0x1120>
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	WORD $0x1e75 // jne 0x2380 <k_attend_values+0x1190>
-	LONG $0xa72c8d4e // leaq (%rdi,%r12,4), %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0xa274 // je 0x2320 <k_attend_values+0x1130>
-	WORD $0x7eeb // jmp 0x23fe <k_attend_values+0x120e>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x187dc2c4; WORD $0xa824 // vbroadcastss (%r8,%rbp,4), %ymm4
-	LONG $0xb85de2c4; BYTE $0x19 // vfmadd231ps (%rcx), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85de2c4; WORD $0x2051 // vfmadd231ps 0x20(%rcx), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85de2c4; WORD $0x4049 // vfmadd231ps 0x40(%rcx), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85de2c4; WORD $0x6041 // vfmadd231ps 0x60(%rcx), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0xa864; BYTE $0x04 // vbroadcastss 0x4(%r8,%rbp,4), %ymm4
-	LONG $0xb85da2c4; WORD $0x311c // vfmadd231ps (%rcx,%r14), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85da2c4; WORD $0x3154; BYTE $0x20 // vfmadd231ps 0x20(%rcx,%r14), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85da2c4; WORD $0x314c; BYTE $0x40 // vfmadd231ps 0x40(%rcx,%r14), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85da2c4; WORD $0x3144; BYTE $0x60 // vfmadd231ps 0x60(%rcx,%r14), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0x02c58348 // addq $0x2, %rbp
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	WORD $0xaf75 // jne 0x23a0 <k_attend_values+0x11b0>
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0xff22840f; WORD $0xffff // je 0x2320 <k_attend_values+0x1130>
-	LONG $0x187dc2c4; WORD $0xa824 // vbroadcastss (%r8,%rbp,4), %ymm4
-	LONG $0xb85dc2c4; WORD $0x005d // vfmadd231ps (%r13), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85dc2c4; WORD $0x2055 // vfmadd231ps 0x20(%r13), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85dc2c4; WORD $0x404d // vfmadd231ps 0x40(%r13), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85dc2c4; WORD $0x6045 // vfmadd231ps 0x60(%r13), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	LONG $0xfffeffe9; BYTE $0xff // jmp 0x2320 <k_attend_values+0x1130>
-	LONG $0x08758b49 // movq 0x8(%r13), %rsi
-	LONG $0x105d8b49 // movq 0x10(%r13), %rbx
-	LONG $0x18458b4d // movq 0x18(%r13), %r8
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	LONG $0x0045034d // addq (%r13), %r8
-	LONG $0x384d8b4d // movq 0x38(%r13), %r9
-	WORD $0x8945; BYTE $0xca // movl %r9d, %r10d
-	LONG $0x03e28341 // andl $0x3, %r10d
-	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0x214d; BYTE $0xcb // andq %r9, %r11
-	LONG $0x245c8948; BYTE $0x20 // movq %rbx, 0x20(%rsp)
-	LONG $0x931c8d48 // leaq (%rbx,%rdx,4), %rbx
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	LONG $0x207d8b4d // movq 0x20(%r13), %r15
-	LONG $0xffaf0f4c // imulq %rdi, %r15
-	LONG $0xbe3c8d4e // leaq (%rsi,%r15,4), %r15
-	LONG $0x0cc78349 // addq $0xc, %r15
-	QUAD $0x0000000085248d4c // leaq (,%rax,4), %r12
-	WORD $0x27eb // jmp 0x24ab <k_attend_values+0x12bb>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117c81c4; WORD $0xa804 // vmovups %ymm0, (%r8,%r13,4)
-	LONG $0x084a8d48 // leaq 0x8(%rdx), %rcx
-	LONG $0x20c38348 // addq $0x20, %rbx
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xfda48f0f; WORD $0xffff // jg 0x224f <k_attend_values+0x105f>
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xda7e // jle 0x2490 <k_attend_values+0x12a0>
-	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0x2473 // jae 0x24e0 <k_attend_values+0x12f0>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x7875 // jne 0x2548 <k_attend_values+0x1358>
-	WORD $0xc2eb // jmp 0x2494 <k_attend_values+0x12a4>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x89048d4e // leaq (%rcx,%r9,4), %r8
+	LONG $0x117cc1c4; WORD $0xb004 // vmovups %ymm0, (%r8,%rsi,4)
+	LONG $0x117cc1c4; WORD $0xb04c; BYTE $0x20 // vmovups %ymm1, 0x20(%r8,%rsi,4)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x117cc1c4; WORD $0x8814 // vmovups %ymm2, (%r8,%rcx,4)
+	LONG $0x117cc1c4; WORD $0x885c; BYTE $0x20 // vmovups %ymm3, 0x20(%r8,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x117cc1c4; WORD $0x8824 // vmovups %ymm4, (%r8,%rcx,4)
+	LONG $0x117cc1c4; WORD $0x886c; BYTE $0x20 // vmovups %ymm5, 0x20(%r8,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x117cc1c4; WORD $0x8834 // vmovups %ymm6, (%r8,%rcx,4)
+	LONG $0x117cc1c4; WORD $0x887c; BYTE $0x20 // vmovups %ymm7, 0x20(%r8,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x117c41c4; WORD $0x8804 // vmovups %ymm8, (%r8,%rcx,4)
+	LONG $0x117c41c4; WORD $0x884c; BYTE $0x20 // vmovups %ymm9, 0x20(%r8,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x117c41c4; WORD $0x8814 // vmovups %ymm10, (%r8,%rcx,4)
+	LONG $0x117c41c4; WORD $0x885c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%rcx,4)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4079894c // movq %r15, 0x40(%rcx)
+	LONG $0x4861894c // movq %r12, 0x48(%rcx)
+	LONG $0x105d8d48 // leaq 0x10(%rbp), %rbx
+	LONG $0x30418b4c // movq 0x30(%rcx), %r8
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	LONG $0xfd3c8f0f; WORD $0xffff // jg 0x1314 <k_attend_values+0x114>
 	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
-	LONG $0x187dc2c4; WORD $0x8f4c; BYTE $0xf4 // vbroadcastss -0xc(%r15,%rcx,4), %ymm1
-	LONG $0x987de2c4; WORD $0x004d // vfmadd132ps (%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x8f44; BYTE $0xf8 // vbroadcastss -0x8(%r15,%rcx,4), %ymm0
-	LONG $0x9875a2c4; WORD $0x2544; BYTE $0x00 // vfmadd132ps (%rbp,%r12), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187dc2c4; WORD $0x8f4c; BYTE $0xfc // vbroadcastss -0x4(%r15,%rcx,4), %ymm1
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	LONG $0x987dc2c4; WORD $0x2c0c // vfmadd132ps (%r12,%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	LONG $0x187dc2c4; WORD $0x8f04 // vbroadcastss (%r15,%rcx,4), %ymm0
-	LONG $0x9875c2c4; WORD $0x2c04 // vfmadd132ps (%r12,%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xb475 // jne 0x24f0 <k_attend_values+0x1300>
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff4c840f; WORD $0xffff // je 0x2494 <k_attend_values+0x12a4>
-	LONG $0x8f0c8d49 // leaq (%r15,%rcx,4), %rcx
-	LONG $0xf4c18348 // addq $-0xc, %rcx
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x187de2c4; WORD $0xa90c // vbroadcastss (%rcx,%rbp,4), %ymm1
-	LONG $0xb875e2c4; BYTE $0x06 // vfmadd231ps (%rsi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	WORD $0xea75 // jne 0x2560 <k_attend_values+0x1370>
-	LONG $0xffff19e9; BYTE $0xff // jmp 0x2494 <k_attend_values+0x12a4>
-	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xff2c8e0f; WORD $0xffff // jle 0x1510 <k_attend_values+0x310>
+	LONG $0x02e0c149 // shlq $0x2, %r8
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000d5e9; BYTE $0x00 // jmp 0x265c <k_attend_values+0x146c>
-	LONG $0x240c214c // andq %r9, (%rsp)
-	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
-	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
-	LONG $0x9a3c8d4f // leaq (%r10,%r11,4), %r15
-	LONG $0x04c78349 // addq $0x4, %r15
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x16ba <k_attend_values+0x4ba>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x6b107cc5; BYTE $0xe0 // vmovups -0x20(%rbx), %ymm13
+	LONG $0x23107cc5 // vmovups (%rbx), %ymm12
+	LONG $0xab148d4b // leaq (%r11,%r13,4), %rdx
+	LONG $0x187d02c4; WORD $0xab34 // vbroadcastss (%r11,%r13,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0x3a0c8d48 // leaq (%rdx,%rdi), %rcx
+	LONG $0x187d22c4; WORD $0x9234 // vbroadcastss (%rdx,%r10,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	LONG $0x187d22c4; WORD $0xd234 // vbroadcastss (%rdx,%r10,8), %ymm14
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x187d22c4; WORD $0x913c // vbroadcastss (%rcx,%r10,4), %ymm15
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
+	LONG $0x3f148d48 // leaq (%rdi,%rdi), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x187d22c4; WORD $0xd134 // vbroadcastss (%rcx,%r10,8), %ymm14
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x187d22c4; WORD $0x9234 // vbroadcastss (%rdx,%r10,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0xfe8a840f; WORD $0xffff // je 0x1544 <k_attend_values+0x344>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	LONG $0xff6d830f; WORD $0xffff // jae 0x1630 <k_attend_values+0x430>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0xffff5be9; BYTE $0xff // jmp 0x1630 <k_attend_values+0x430>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x20468b48 // movq 0x20(%rsi), %rax
+	LONG $0x384e8b48 // movq 0x38(%rsi), %rcx
+	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x18768b4c // movq 0x18(%rsi), %r14
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x027a8d48 // leaq 0x2(%rdx), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x037a8d48 // leaq 0x3(%rdx), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x047a8d48 // leaq 0x4(%rdx), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x057a8d48 // leaq 0x5(%rdx), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0x407e8b4c // movq 0x40(%rsi), %r15
+	LONG $0x48668b4c // movq 0x48(%rsi), %r12
+	QUAD $0x00000000ad0c8d4c // leaq (,%rbp,4), %r9
+	LONG $0x104e034c // addq 0x10(%rsi), %r9
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
+	LONG $0x08560348 // addq 0x8(%rsi), %rdx
+	QUAD $0x00000000853c8d48 // leaq (,%rax,4), %rdi
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x1804 <k_attend_values+0x604>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xae048d4c // leaq (%rsi,%rbp,4), %r8
+	LONG $0x117c81c4; WORD $0xb004 // vmovups %ymm0, (%r8,%r14,4)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0xb00c // vmovups %ymm1, (%r8,%rsi,4)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0xb024 // vmovups %ymm4, (%r8,%rsi,4)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0xb02c // vmovups %ymm5, (%r8,%rsi,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x117c41c4; WORD $0xb014 // vmovups %ymm10, (%r8,%rsi,4)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x117c41c4; WORD $0xb01c // vmovups %ymm11, (%r8,%rsi,4)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x407e894c // movq %r15, 0x40(%rsi)
+	LONG $0x4866894c // movq %r12, 0x48(%rsi)
+	LONG $0x085a8d4d // leaq 0x8(%r10), %r11
+	LONG $0x30468b4c // movq 0x30(%rsi), %r8
+	LONG $0x20c18349 // addq $0x20, %r9
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0xfb238f0f; WORD $0xffff // jg 0x1327 <k_attend_values+0x127>
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xff708e0f; WORD $0xffff // jle 0x1780 <k_attend_values+0x580>
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x18c1 <k_attend_values+0x6c1>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x107c41c4; WORD $0x0065 // vmovups (%r13), %ymm12
+	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
+	LONG $0x187da2c4; WORD $0x9a04 // vbroadcastss (%rdx,%r11,4), %ymm0
+	LONG $0xa81dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm8
+	LONG $0x3e1c8d48 // leaq (%rsi,%rdi), %rbx
+	LONG $0x187de2c4; WORD $0x860c // vbroadcastss (%rsi,%rax,4), %ymm1
+	LONG $0xa81dc2c4; BYTE $0xc9 // vfmadd213ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm1) + ymm9
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	LONG $0x187de2c4; WORD $0xc624 // vbroadcastss (%rsi,%rax,8), %ymm4
+	LONG $0xa81de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) + ymm7
+	LONG $0x187de2c4; WORD $0x832c // vbroadcastss (%rbx,%rax,4), %ymm5
+	LONG $0xa81de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm6
+	LONG $0x3f348d48 // leaq (%rdi,%rdi), %rsi
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	LONG $0x187d62c4; WORD $0xc314 // vbroadcastss (%rbx,%rax,8), %ymm10
+	LONG $0xa81d62c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm10) + ymm3
+	LONG $0x187d62c4; WORD $0x861c // vbroadcastss (%rsi,%rax,4), %ymm11
+	LONG $0xa81d62c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm11) + ymm2
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0xc0287cc5 // vmovaps %ymm0, %ymm8
+	LONG $0xc9287cc5 // vmovaps %ymm1, %ymm9
+	LONG $0xfc28fcc5 // vmovaps %ymm4, %ymm7
+	LONG $0xf528fcc5 // vmovaps %ymm5, %ymm6
+	LONG $0xd3297cc5 // vmovaps %ymm10, %ymm3
+	LONG $0xda297cc5 // vmovaps %ymm11, %ymm2
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	LONG $0xfed9840f; WORD $0xffff // je 0x179a <k_attend_values+0x59a>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	LONG $0xff76830f; WORD $0xffff // jae 0x1840 <k_attend_values+0x640>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0xffff64e9; BYTE $0xff // jmp 0x1840 <k_attend_values+0x640>
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x247c8b49; BYTE $0x18 // movq 0x18(%r12), %rdi
+	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
+	LONG $0x24340349 // addq (%r12), %rsi
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	LONG $0xf94e850f; WORD $0xffff // jne 0x1260 <k_attend_values+0x60>
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0xd0af0f49 // imulq %r8, %rdx
+	LONG $0x2c11fcc5; BYTE $0x96 // vmovups %ymm5, (%rsi,%rdx,4)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x2411fcc5; BYTE $0x96 // vmovups %ymm4, (%rsi,%rdx,4)
+	LONG $0x02508d49 // leaq 0x2(%r8), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x1c11fcc5; BYTE $0x96 // vmovups %ymm3, (%rsi,%rdx,4)
+	LONG $0x03508d49 // leaq 0x3(%r8), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x1411fcc5; BYTE $0x96 // vmovups %ymm2, (%rsi,%rdx,4)
+	LONG $0x04508d49 // leaq 0x4(%r8), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x0c11fcc5; BYTE $0x96 // vmovups %ymm1, (%rsi,%rdx,4)
+	LONG $0x05c08349 // addq $0x5, %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x117ca1c4; WORD $0x8604 // vmovups %ymm0, (%rsi,%r8,4)
+	LONG $0xfff962e9; BYTE $0xff // jmp 0x12cf <k_attend_values+0xcf>
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
+	LONG $0x10fa8348 // cmpq $0x10, %rdx
+	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
+	LONG $0x012d8d0f; WORD $0x0000 // jge 0x1ab3 <k_attend_values+0x8b3>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x08c88349 // orq $0x8, %r8
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0x02e48e0f; WORD $0x0000 // jle 0x1c7c <k_attend_values+0xa7c>
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x294c; BYTE $0xf1 // subq %r14, %rcx
+	LONG $0x045e8e0f; WORD $0x0000 // jle 0x1e05 <k_attend_values+0xc05>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
+	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
+	LONG $0x247c8b49; BYTE $0x38 // movq 0x38(%r12), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x04658e0f; WORD $0x0000 // jle 0x1e2d <k_attend_values+0xc2d>
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x24648b4d; BYTE $0x08 // movq 0x8(%r12), %r12
+	LONG $0x205f8b4d // movq 0x20(%r15), %r11
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	QUAD $0x0000000cad0c8d4e // leaq 0xc(,%r13,4), %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	QUAD $0x00000008ad148d4e // leaq 0x8(,%r13,4), %r10
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	QUAD $0x00000004ad048d4e // leaq 0x4(,%r13,4), %r8
+	LONG $0xc3af0f4d // imulq %r11, %r8
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0xddaf0f49 // imulq %r13, %rbx
+	QUAD $0x00000000b51c8d4e // leaq (,%r14,4), %r11
+	LONG $0x105f034d // addq 0x10(%r15), %r11
+	LONG $0x9c1c8d49 // leaq (%r12,%rbx,4), %rbx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	QUAD $0x00000000953c8d4c // leaq (,%rdx,4), %r15
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x0a2d8d4c; WORD $0x0010; BYTE $0x00 // leaq 0x100a(%rip), %r13 # 0x2a40 <lanes>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x53eb // jmp 0x1a97 <k_attend_values+0x897>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0x8d64; BYTE $0x20 // vmovups 0x20(%r13,%rcx,4), %ymm4
+	LONG $0x2c5dc2c4; BYTE $0x23 // vmaskmovps (%r11), %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xa32c // vbroadcastss (%rbx,%r12,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	LONG $0x187d82c4; WORD $0xa02c // vbroadcastss (%r8,%r12,4), %ymm5
+	LONG $0x187d82c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm6
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
+	LONG $0x187d82c4; WORD $0xa12c // vbroadcastss (%r9,%r12,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
+	LONG $0x0390840f; WORD $0x0000 // je 0x1e27 <k_attend_values+0xc27>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x0b73 // jae 0x1aa7 <k_attend_values+0x8a7>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0xa475 // jne 0x1a50 <k_attend_values+0x850>
+	LONG $0x107cc1c4; BYTE $0x23 // vmovups (%r11), %ymm4
+	WORD $0xa9eb // jmp 0x1a5c <k_attend_values+0x85c>
+	LONG $0x24048b49 // movq (%r12), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24448b49; BYTE $0x08 // movq 0x8(%r12), %rax
+	LONG $0x244c8b49; BYTE $0x20 // movq 0x20(%r12), %rcx
+	QUAD $0x0000000c953c8d4a // leaq 0xc(,%r10,4), %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	QUAD $0x0000000895048d4e // leaq 0x8(,%r10,4), %r8
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	QUAD $0x00000004950c8d4e // leaq 0x4(,%r10,4), %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x24648b4d; BYTE $0x10 // movq 0x10(%r12), %r12
+	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
+	LONG $0x186e8b48 // movq 0x18(%rsi), %rbp
+	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
+	LONG $0x48768b4c // movq 0x48(%rsi), %r14
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x01cf8349 // orq $0x1, %r15
+	LONG $0xfdaf0f4c // imulq %rbp, %r15
+	LONG $0x02728d49 // leaq 0x2(%r10), %rsi
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x03728d49 // leaq 0x3(%r10), %rsi
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0xeaaf0f49 // imulq %r10, %rbp
+	LONG $0x20c48349 // addq $0x20, %r12
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x1bd5 <k_attend_values+0x9d5>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	LONG $0x3c11fcc5; BYTE $0xaa // vmovups %ymm7, (%rdx,%rbp,4)
+	LONG $0x6c11fcc5; WORD $0x20aa // vmovups %ymm5, 0x20(%rdx,%rbp,4)
+	LONG $0x117ca1c4; WORD $0xba1c // vmovups %ymm3, (%rdx,%r15,4)
+	LONG $0x117ca1c4; WORD $0xba4c; BYTE $0x20 // vmovups %ymm1, 0x20(%rdx,%r15,4)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x0411fcc5; BYTE $0xb2 // vmovups %ymm0, (%rdx,%rsi,4)
+	LONG $0x5411fcc5; WORD $0x20b2 // vmovups %ymm2, 0x20(%rdx,%rsi,4)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x2411fcc5; BYTE $0xb2 // vmovups %ymm4, (%rdx,%rsi,4)
+	LONG $0x7411fcc5; WORD $0x20b2 // vmovups %ymm6, 0x20(%rdx,%rsi,4)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x405a8948 // movq %rbx, 0x40(%rdx)
+	LONG $0x4872894c // movq %r14, 0x48(%rdx)
+	LONG $0x10508d4c // leaq 0x10(%rax), %r10
+	LONG $0x30528b48 // movq 0x30(%rdx), %rdx
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	LONG $0xfdb38f0f; WORD $0xffff // jg 0x1988 <k_attend_values+0x788>
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xff6f8e0f; WORD $0xffff // jle 0x1b50 <k_attend_values+0x950>
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x5deb // jmp 0x1c6a <k_attend_values+0xa6a>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x107c41c4; WORD $0xe042 // vmovups -0x20(%r10), %ymm8
+	LONG $0x107c41c4; BYTE $0x0a // vmovups (%r10), %ymm9
+	LONG $0x187d22c4; WORD $0xa914 // vbroadcastss (%rcx,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
+	LONG $0x187d02c4; WORD $0xa914 // vbroadcastss (%r9,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
+	LONG $0x187d02c4; WORD $0xa814 // vbroadcastss (%r8,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d22c4; WORD $0xaf14 // vbroadcastss (%rdi,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
+	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0xff06840f; WORD $0xffff // je 0x1b70 <k_attend_values+0x970>
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	WORD $0xa173 // jae 0x1c10 <k_attend_values+0xa10>
+	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
+	LONG $0x4053180f // prefetcht1 0x40(%rbx)
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	WORD $0x94eb // jmp 0x1c10 <k_attend_values+0xa10>
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x08768b49 // movq 0x8(%r14), %rsi
+	LONG $0x20568b4d // movq 0x20(%r14), %r10
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	QUAD $0x0000000cbd0c8d4a // leaq 0xc(,%r15,4), %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	QUAD $0x00000008bd3c8d4a // leaq 0x8(,%r15,4), %rdi
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	QUAD $0x00000004bd0c8d4e // leaq 0x4(,%r15,4), %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x96148d4e // leaq (%rsi,%r10,4), %r10
+	LONG $0x385e8b4d // movq 0x38(%r14), %r11
+	LONG $0x18668b4d // movq 0x18(%r14), %r12
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0x01cb8348 // orq $0x1, %rbx
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	LONG $0x026f8d4d // leaq 0x2(%r15), %r13
+	LONG $0xecaf0f4d // imulq %r12, %r13
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0x036f8d4d // leaq 0x3(%r15), %r13
+	LONG $0xecaf0f4d // imulq %r12, %r13
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	LONG $0xe7af0f4d // imulq %r15, %r12
+	LONG $0x406e8b4d // movq 0x40(%r14), %r13
+	LONG $0x486e8b49 // movq 0x48(%r14), %rbp
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
+	LONG $0x10760349 // addq 0x10(%r14), %rsi
+	WORD $0x6beb // jmp 0x1d7c <k_attend_values+0xb7c>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x117ca1c4; WORD $0xa014 // vmovups %ymm2, (%rax,%r12,4)
+	LONG $0x1c11fcc5; BYTE $0x98 // vmovups %ymm3, (%rax,%rbx,4)
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x90 // vmovups %ymm4, (%rax,%rdx,4)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x3411fcc5; BYTE $0x90 // vmovups %ymm6, (%rax,%rdx,4)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4068894c // movq %r13, 0x40(%rax)
+	LONG $0x48688948 // movq %rbp, 0x48(%rax)
+	LONG $0x08468d4d // leaq 0x8(%r14), %r8
+	LONG $0x30508b48 // movq 0x30(%rax), %rdx
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0xfc1f8f0f; WORD $0xffff // jg 0x199b <k_attend_values+0x79b>
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x9c7e // jle 0x1d20 <k_attend_values+0xb20>
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x50eb // jmp 0x1df0 <k_attend_values+0xbf0>
+	LONG $0x107c41c4; BYTE $0x00 // vmovups (%r8), %ymm8
+	LONG $0x187d82c4; WORD $0xba14 // vbroadcastss (%r10,%r15,4), %ymm2
+	LONG $0xa83de2c4; BYTE $0xd7 // vfmadd213ps %ymm7, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm7
+	LONG $0x187d82c4; WORD $0xb91c // vbroadcastss (%r9,%r15,4), %ymm3
+	LONG $0x187da2c4; WORD $0xbf24 // vbroadcastss (%rdi,%r15,4), %ymm4
+	LONG $0xa83de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm5
+	LONG $0xa83de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm1
+	LONG $0x187da2c4; WORD $0xb934 // vbroadcastss (%rcx,%r15,4), %ymm6
+	LONG $0xa83de2c4; BYTE $0xf0 // vfmadd213ps %ymm0, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0xc628fcc5 // vmovaps %ymm6, %ymm0
+	LONG $0xcc28fcc5 // vmovaps %ymm4, %ymm1
+	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
+	LONG $0xfa28fcc5 // vmovaps %ymm2, %ymm7
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	LONG $0xff40840f; WORD $0xffff // je 0x1d30 <k_attend_values+0xb30>
+	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
+	WORD $0xab73 // jae 0x1da0 <k_attend_values+0xba0>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	WORD $0x9beb // jmp 0x1da0 <k_attend_values+0xba0>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0x1ef5 <k_attend_values+0xcf5>
+	LONG $0x000520e9; BYTE $0x00 // jmp 0x2347 <k_attend_values+0x1147>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x13eb // jmp 0x1e40 <k_attend_values+0xc40>
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x24448b4d; BYTE $0x18 // movq 0x18(%r12), %r8
+	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
+	LONG $0x243c0349 // addq (%r12), %rdi
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0x3275 // jne 0x1e98 <k_attend_values+0xc98>
+	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x1411fcc5; BYTE $0x8f // vmovups %ymm2, (%rdi,%rcx,4)
+	LONG $0x024a8d49 // leaq 0x2(%r10), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x0c11fcc5; BYTE $0x8f // vmovups %ymm1, (%rdi,%rcx,4)
+	LONG $0x03c28349 // addq $0x3, %r10
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	LONG $0x117ca1c4; WORD $0x9704 // vmovups %ymm0, (%rdi,%r10,4)
+	WORD $0x3feb // jmp 0x1ed7 <k_attend_values+0xcd7>
+	LONG $0xa1158d48; WORD $0x000b; BYTE $0x00 // leaq 0xba1(%rip), %rdx # 0x2a40 <lanes>
+	LONG $0x6410fcc5; WORD $0x208a // vmovups 0x20(%rdx,%rcx,4), %ymm4
+	LONG $0x2e5dc2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm4, (%r9)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x2e5de2c4; WORD $0x8f14 // vmaskmovps %ymm2, %ymm4, (%rdi,%rcx,4)
+	LONG $0x024a8d49 // leaq 0x2(%r10), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x2e5de2c4; WORD $0x8f0c // vmaskmovps %ymm1, %ymm4, (%rdi,%rcx,4)
+	LONG $0x03c28349 // addq $0x3, %r10
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	LONG $0x2e5da2c4; WORD $0x9704 // vmaskmovps %ymm0, %ymm4, (%rdi,%r10,4)
+	LONG $0x24748949; BYTE $0x40 // movq %rsi, 0x40(%r12)
+	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
+	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
+	LONG $0x04528f0f; WORD $0x0000 // jg 0x2347 <k_attend_values+0x1147>
+	LONG $0x24748b49; BYTE $0x30 // movq 0x30(%r12), %rsi
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	LONG $0x00e98d0f; WORD $0x0000 // jge 0x1fed <k_attend_values+0xded>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x08c98348 // orq $0x8, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	LONG $0x02678e0f; WORD $0x0000 // jle 0x2182 <k_attend_values+0xf82>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	WORD $0x2948; BYTE $0xd7 // subq %rdx, %rdi
+	LONG $0x04178e0f; WORD $0x0000 // jle 0x233e <k_attend_values+0x113e>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x244c8b49; BYTE $0x40 // movq 0x40(%r12), %rcx
+	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
+	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x07028e0f; WORD $0x0000 // jle 0x264a <k_attend_values+0x144a>
+	LONG $0x24748b4d; BYTE $0x08 // movq 0x8(%r12), %r14
+	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	QUAD $0x00000004ad0c8d4e // leaq 0x4(,%r13,4), %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xddaf0f4d // imulq %r13, %r11
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	LONG $0x2454034d; BYTE $0x10 // addq 0x10(%r12), %r10
+	LONG $0x9e1c8d4f // leaq (%r14,%r11,4), %r11
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	QUAD $0x00000000b51c8d48 // leaq (,%rsi,4), %rbx
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0xa93d8d4c; WORD $0x000a; BYTE $0x00 // leaq 0xaa9(%rip), %r15 # 0x2a40 <lanes>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x34eb // jmp 0x1fd1 <k_attend_values+0xdd1>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x107cc1c4; WORD $0xbf54; BYTE $0x20 // vmovups 0x20(%r15,%rdi,4), %ymm2
+	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
+	LONG $0x187d82c4; WORD $0xb31c // vbroadcastss (%r11,%r14,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	LONG $0x187d82c4; WORD $0xb11c // vbroadcastss (%r9,%r14,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	LONG $0x0689840f; WORD $0x0000 // je 0x265a <k_attend_values+0x145a>
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x0b73 // jae 0x1fe1 <k_attend_values+0xde1>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0xba75 // jne 0x1fa0 <k_attend_values+0xda0>
+	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
+	WORD $0xbfeb // jmp 0x1fac <k_attend_values+0xdac>
+	LONG $0x243c8b49 // movq (%r12), %rdi
+	LONG $0x24448b49; BYTE $0x08 // movq 0x8(%r12), %rax
+	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
+	QUAD $0x00000004ad0c8d48 // leaq 0x4(,%rbp,4), %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x90048d4c // leaq (%rax,%rdx,4), %r8
+	LONG $0x244c8b4d; BYTE $0x10 // movq 0x10(%r12), %r9
+	LONG $0x24548b4d; BYTE $0x38 // movq 0x38(%r12), %r10
+	LONG $0x247c8b4d; BYTE $0x18 // movq 0x18(%r12), %r15
+	LONG $0x245c8b4d; BYTE $0x40 // movq 0x40(%r12), %r11
+	LONG $0x245c8b49; BYTE $0x48 // movq 0x48(%r12), %rbx
+	LONG $0x01758d4c // leaq 0x1(%rbp), %r14
+	LONG $0xf7af0f4d // imulq %r15, %r14
+	LONG $0xfdaf0f4c // imulq %rbp, %r15
+	LONG $0x60c18349 // addq $0x60, %r9
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x0020bc41; WORD $0x0000 // movl $0x20, %r12d
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x000086e9; BYTE $0x00 // jmp 0x20ce <k_attend_values+0xece>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	LONG $0x117ca1c4; WORD $0xb83c // vmovups %ymm7, (%rax,%r15,4)
+	LONG $0x117ca1c4; WORD $0xb874; BYTE $0x20 // vmovups %ymm6, 0x20(%rax,%r15,4)
+	LONG $0x117ca1c4; WORD $0xb86c; BYTE $0x40 // vmovups %ymm5, 0x40(%rax,%r15,4)
+	LONG $0x117ca1c4; WORD $0xb864; BYTE $0x60 // vmovups %ymm4, 0x60(%rax,%r15,4)
+	LONG $0x117ca1c4; WORD $0xb01c // vmovups %ymm3, (%rax,%r14,4)
+	LONG $0x117ca1c4; WORD $0xb054; BYTE $0x20 // vmovups %ymm2, 0x20(%rax,%r14,4)
+	LONG $0x117ca1c4; WORD $0xb04c; BYTE $0x40 // vmovups %ymm1, 0x40(%rax,%r14,4)
+	LONG $0x117ca1c4; WORD $0xb044; BYTE $0x60 // vmovups %ymm0, 0x60(%rax,%r14,4)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4058894c // movq %r11, 0x40(%rax)
+	LONG $0x48588948 // movq %rbx, 0x48(%rax)
+	LONG $0x20628d4c // leaq 0x20(%rdx), %r12
+	LONG $0x30708b48 // movq 0x30(%rax), %rsi
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0xfe388f0f; WORD $0xffff // jg 0x1f06 <k_attend_values+0xd06>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff768e0f; WORD $0xffff // jle 0x2050 <k_attend_values+0xe50>
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x68eb // jmp 0x216e <k_attend_values+0xf6e>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107c41c4; WORD $0x2444; BYTE $0xa0 // vmovups -0x60(%r12), %ymm8
+	LONG $0x107c41c4; WORD $0x244c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm9
+	LONG $0x107c41c4; WORD $0x2454; BYTE $0xe0 // vmovups -0x20(%r12), %ymm10
+	LONG $0x107c41c4; WORD $0x241c // vmovups (%r12), %ymm11
+	LONG $0x187d02c4; WORD $0xa824 // vbroadcastss (%r8,%r13,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm8) + ymm7
+	LONG $0xb81dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm9) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
+	LONG $0x187d22c4; WORD $0xa92c // vbroadcastss (%rcx,%r13,4), %ymm13
+	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
+	LONG $0xb815c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm8) + ymm3
+	LONG $0xb815c2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm9) + ymm2
+	LONG $0xb815c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm10) + ymm1
+	LONG $0xb815c2c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm13, %ymm0 # ymm0 = (ymm13 * ymm11) + ymm0
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0xff02840f; WORD $0xffff // je 0x2070 <k_attend_values+0xe70>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x9d73 // jae 0x2110 <k_attend_values+0xf10>
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
+	LONG $0x80eb8349 // subq $-0x80, %r11
+	WORD $0x8eeb // jmp 0x2110 <k_attend_values+0xf10>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0x8b49; BYTE $0x00 // movq (%r8), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x08408b49 // movq 0x8(%r8), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x20508b4d // movq 0x20(%r8), %r10
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0xb80c8d4c // leaq (%rax,%rdi,4), %r9
+	LONG $0x10408b49 // movq 0x10(%r8), %rax
+	LONG $0x38588b4d // movq 0x38(%r8), %r11
+	LONG $0x18708b4d // movq 0x18(%r8), %r14
+	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0xf5af0f4c // imulq %rbp, %r14
+	LONG $0x40788b4d // movq 0x40(%r8), %r15
+	LONG $0x48608b4d // movq 0x48(%r8), %r12
+	QUAD $0xfffffffffffebd49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r13 # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x214d; BYTE $0xdd // andq %r11, %r13
+	QUAD $0x00000004ad3c8d48 // leaq 0x4(,%rbp,4), %rdi
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x072c8d4a // leaq (%rdi,%r8), %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x90148d4c // leaq (%rax,%rdx,4), %r10
+	WORD $0x41eb // jmp 0x223d <k_attend_values+0x103d>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x117ca1c4; WORD $0xb00c // vmovups %ymm1, (%rax,%r14,4)
+	LONG $0x0411fcc5; BYTE $0x98 // vmovups %ymm0, (%rax,%rbx,4)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4078894c // movq %r15, 0x40(%rax)
+	LONG $0x4860894c // movq %r12, 0x48(%rax)
+	LONG $0x084a8d48 // leaq 0x8(%rdx), %rcx
+	LONG $0x30708b48 // movq 0x30(%rax), %rsi
+	LONG $0x20c28349 // addq $0x20, %r10
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0xfcde8f0f; WORD $0xffff // jg 0x1f1b <k_attend_values+0xd1b>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0xb87e // jle 0x2200 <k_attend_values+0x1000>
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x6275 // jne 0x22b0 <k_attend_values+0x10b0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0xa074 // je 0x2208 <k_attend_values+0x1008>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0x0d73 // jae 0x227a <k_attend_values+0x107a>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0x1110fcc5 // vmovups (%rcx), %ymm2
+	LONG $0x810c8d4b // leaq (%r9,%r8,4), %rcx
+	LONG $0x187d82c4; WORD $0x811c // vbroadcastss (%r9,%r8,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0xb11c // vbroadcastss (%rcx,%rsi,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
+	LONG $0xffff66e9; BYTE $0xff // jmp 0x2208 <k_attend_values+0x1008>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000f53c8d48 // leaq (,%rsi,8), %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x3feb // jmp 0x2307 <k_attend_values+0x1107>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
+	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
+	LONG $0x187d82c4; WORD $0x814c; BYTE $0x04 // vbroadcastss 0x4(%r9,%r8,4), %ymm1
+	LONG $0x2410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm4
+	LONG $0xa85de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm3
+	LONG $0x187da2c4; WORD $0x8544; BYTE $0x00 // vbroadcastss (%rbp,%r8,4), %ymm0
+	LONG $0xa85de2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm2
+	LONG $0x02c08349 // addq $0x2, %r8
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
+	LONG $0xff5b840f; WORD $0xffff // je 0x2262 <k_attend_values+0x1062>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0x0d73 // jae 0x2319 <k_attend_values+0x1119>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0x187d82c4; WORD $0x811c // vbroadcastss (%r9,%r8,4), %ymm3
+	LONG $0x2110fcc5 // vmovups (%rcx), %ymm4
+	LONG $0x187da2c4; WORD $0x8554; BYTE $0xfc // vbroadcastss -0x4(%rbp,%r8,4), %ymm2
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xa173 // jae 0x22d0 <k_attend_values+0x10d0>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	WORD $0x92eb // jmp 0x22d0 <k_attend_values+0x10d0>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x246c3b49; BYTE $0x28 // cmpq 0x28(%r12), %rbp
+	LONG $0x03bb8d0f; WORD $0x0000 // jge 0x270d <k_attend_values+0x150d>
+	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
+	LONG $0x20fa8348 // cmpq $0x20, %rdx
+	LONG $0x00b18d0f; WORD $0x0000 // jge 0x2412 <k_attend_values+0x1212>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x08cf8349 // orq $0x8, %r15
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x2520 <k_attend_values+0x1320>
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
+	LONG $0x038e8e0f; WORD $0x0000 // jle 0x270d <k_attend_values+0x150d>
+	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
+	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
+	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x032e8e0f; WORD $0x0000 // jle 0x26c5 <k_attend_values+0x14c5>
+	LONG $0x244c8b4d; BYTE $0x20 // movq 0x20(%r12), %r9
+	LONG $0xcdaf0f4c // imulq %rbp, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x244c034d; BYTE $0x08 // addq 0x8(%r12), %r9
+	QUAD $0x000000008d148d4c // leaq (,%rcx,4), %r10
+	LONG $0x2454034d; BYTE $0x10 // addq 0x10(%r12), %r10
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	QUAD $0x00000000951c8d4c // leaq (,%rdx,4), %r11
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x10258d4c; WORD $0x0004; BYTE $0x00 // leaq 0x410(%rip), %r12 # 0x29c0 <lanes>
-	WORD $0x33eb // jmp 0x25e5 <k_attend_values+0x13f5>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x1e10fcc5 // vmovups (%rsi), %ymm3
-	LONG $0xa86de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm0
-	LONG $0x187dc2c4; WORD $0x9f04 // vbroadcastss (%r15,%rbx,4), %ymm0
-	LONG $0xa865e2c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	LONG $0x02c38348 // addq $0x2, %rbx
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x241c3948 // cmpq %rbx, (%rsp)
-	LONG $0xfcb8840f; WORD $0xffff // je 0x229d <k_attend_values+0x10ad>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0x2675 // jne 0x2610 <k_attend_values+0x1420>
-	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
-	LONG $0x30348d4b // leaq (%r8,%r14), %rsi
-	LONG $0x187dc2c4; WORD $0x9f54; BYTE $0xfc // vbroadcastss -0x4(%r15,%rbx,4), %ymm2
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xc174 // je 0x25c0 <k_attend_values+0x13d0>
-	WORD $0x2beb // jmp 0x262c <k_attend_values+0x143c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; WORD $0xbc4c; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm1
-	LONG $0x2c75c2c4; BYTE $0x08 // vmaskmovps (%r8), %ymm1, %ymm1
-	LONG $0x30348d4b // leaq (%r8,%r14), %rsi
-	LONG $0x187dc2c4; WORD $0x9f54; BYTE $0xfc // vbroadcastss -0x4(%r15,%rbx,4), %ymm2
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0x9474 // je 0x25c0 <k_attend_values+0x13d0>
-	LONG $0x107cc1c4; WORD $0xbc5c; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm3
-	LONG $0x2c65e2c4; BYTE $0x1e // vmaskmovps (%rsi), %ymm3, %ymm3
-	WORD $0x8aeb // jmp 0x25c4 <k_attend_values+0x13d4>
-	LONG $0x7f358d48; WORD $0x0003; BYTE $0x00 // leaq 0x37f(%rip), %rsi # 0x29c0 <lanes>
-	LONG $0x4c10fcc5; WORD $0x20be // vmovups 0x20(%rsi,%rdi,4), %ymm1
-	LONG $0x2c75c2c4; BYTE $0x08 // vmaskmovps (%r8), %ymm1, %ymm1
-	LONG $0x187de2c4; WORD $0x9914 // vbroadcastss (%rcx,%rbx,4), %ymm2
+	LONG $0x72358d4c; WORD $0x0006; BYTE $0x00 // leaq 0x672(%rip), %r14 # 0x2a40 <lanes>
+	WORD $0x26eb // jmp 0x23f6 <k_attend_values+0x11f6>
+	LONG $0x107cc1c4; WORD $0xbe4c; BYTE $0x20 // vmovups 0x20(%r14,%rdi,4), %ymm1
+	LONG $0x2c75c2c4; BYTE $0x0a // vmaskmovps (%r10), %ymm1, %ymm1
+	LONG $0x187dc2c4; WORD $0x9914 // vbroadcastss (%r9,%rbx,4), %ymm2
 	LONG $0xb875e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm2) + ymm0
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4daf0f49; BYTE $0x18 // imulq 0x18(%r13), %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x004d0349 // addq (%r13), %rcx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0x0675 // jne 0x2678 <k_attend_values+0x1488>
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	WORD $0x12eb // jmp 0x268a <k_attend_values+0x149a>
-	LONG $0x41058d48; WORD $0x0003; BYTE $0x00 // leaq 0x341(%rip), %rax # 0x29c0 <lanes>
-	LONG $0x4c10fcc5; WORD $0x20b8 // vmovups 0x20(%rax,%rdi,4), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%rcx)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	LONG $0x02d6840f; WORD $0x0000 // je 0x26cc <k_attend_values+0x14cc>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x0b73 // jae 0x2406 <k_attend_values+0x1206>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xc575 // jne 0x23d0 <k_attend_values+0x11d0>
+	LONG $0x107cc1c4; BYTE $0x0a // vmovups (%r10), %ymm1
+	WORD $0xcaeb // jmp 0x23dc <k_attend_values+0x11dc>
+	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x24440349; BYTE $0x08 // addq 0x8(%r12), %rax
+	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
+	LONG $0x247c8b49; BYTE $0x38 // movq 0x38(%r12), %rdi
+	LONG $0x24448b4d; BYTE $0x18 // movq 0x18(%r12), %r8
+	LONG $0xc5af0f4c // imulq %rbp, %r8
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0x2404034d // addq (%r12), %r8
+	LONG $0x244c8b4d; BYTE $0x40 // movq 0x40(%r12), %r9
+	LONG $0x24548b4d; BYTE $0x48 // movq 0x48(%r12), %r10
+	LONG $0x60c68348 // addq $0x60, %rsi
+	LONG $0x000020bb; BYTE $0x00 // movl $0x20, %ebx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x57eb // jmp 0x24ae <k_attend_values+0x12ae>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x117c81c4; WORD $0x981c // vmovups %ymm3, (%r8,%r11,4)
+	LONG $0x117c81c4; WORD $0x9854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%r11,4)
+	LONG $0x117c81c4; WORD $0x984c; BYTE $0x40 // vmovups %ymm1, 0x40(%r8,%r11,4)
+	LONG $0x117c81c4; WORD $0x9844; BYTE $0x60 // vmovups %ymm0, 0x60(%r8,%r11,4)
+	LONG $0x244c894d; BYTE $0x40 // movq %r9, 0x40(%r12)
+	LONG $0x2454894d; BYTE $0x48 // movq %r10, 0x48(%r12)
+	LONG $0x20598d48 // leaq 0x20(%rcx), %rbx
+	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0xfeb58f0f; WORD $0xffff // jg 0x2363 <k_attend_values+0x1163>
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0xaa7e // jle 0x2460 <k_attend_values+0x1260>
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3aeb // jmp 0x250c <k_attend_values+0x130c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x187da2c4; WORD $0xb024 // vbroadcastss (%rax,%r14,4), %ymm4
+	LONG $0xb85de2c4; WORD $0xa05b // vfmadd231ps -0x60(%rbx), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
+	LONG $0xb85de2c4; WORD $0xc053 // vfmadd231ps -0x40(%rbx), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
+	LONG $0xb85de2c4; WORD $0xe04b // vfmadd231ps -0x20(%rbx), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
+	LONG $0xb85de2c4; BYTE $0x03 // vfmadd231ps (%rbx), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	LONG $0xff64840f; WORD $0xffff // je 0x2470 <k_attend_values+0x1270>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0xcf73 // jae 0x24e0 <k_attend_values+0x12e0>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0xc0eb // jmp 0x24e0 <k_attend_values+0x12e0>
+	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x247c8b49; BYTE $0x08 // movq 0x8(%r12), %rdi
+	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
+	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
+	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
+	LONG $0x244c8b4d; BYTE $0x18 // movq 0x18(%r12), %r9
+	LONG $0xcdaf0f4c // imulq %rbp, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x240c034d // addq (%r12), %r9
+	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
+	LONG $0x245c8b4d; BYTE $0x48 // movq 0x48(%r12), %r11
+	QUAD $0xfffffffffffebb48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbx # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x214c; BYTE $0xc3 // andq %r8, %rbx
+	LONG $0x8e048d48 // leaq (%rsi,%rcx,4), %rax
+	WORD $0x34eb // jmp 0x259e <k_attend_values+0x139e>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117c81c4; WORD $0xb104 // vmovups %ymm0, (%r9,%r14,4)
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x2454894d; BYTE $0x40 // movq %r10, 0x40(%r12)
+	LONG $0x245c894d; BYTE $0x48 // movq %r11, 0x48(%r12)
+	LONG $0x08798d4c // leaq 0x8(%rcx), %r15
+	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	LONG $0xfdd58f0f; WORD $0xffff // jg 0x2373 <k_attend_values+0x1173>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0xc77e // jle 0x2570 <k_attend_values+0x1370>
+	LONG $0x01f88349 // cmpq $0x1, %r8
+	WORD $0x3175 // jne 0x25e0 <k_attend_values+0x13e0>
+	LONG $0xb63c8d4e // leaq (%rsi,%r14,4), %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0xb474 // je 0x2574 <k_attend_values+0x1374>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0x0d73 // jae 0x25d2 <k_attend_values+0x13d2>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x187da2c4; WORD $0xa70c // vbroadcastss (%rdi,%r12,4), %ymm1
+	LONG $0xb875c2c4; BYTE $0x07 // vfmadd231ps (%r15), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	WORD $0x95eb // jmp 0x2574 <k_attend_values+0x1374>
+	BYTE $0x90 // nop
+	QUAD $0x00000000d52c8d4c // leaq (,%rdx,8), %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x25eb // jmp 0x2619 <k_attend_values+0x1419>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x187da2c4; WORD $0xa74c; BYTE $0x04 // vbroadcastss 0x4(%rdi,%r12,4), %ymm1
+	LONG $0xb875c2c4; WORD $0x9704 // vfmadd231ps (%r15,%rdx,4), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	WORD $0xa174 // je 0x25ba <k_attend_values+0x13ba>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0x0d73 // jae 0x262b <k_attend_values+0x142b>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x187da2c4; WORD $0xa70c // vbroadcastss (%rdi,%r12,4), %ymm1
+	LONG $0xb875c2c4; BYTE $0x07 // vfmadd231ps (%r15), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0xc573 // jae 0x2600 <k_attend_values+0x1400>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xb6eb // jmp 0x2600 <k_attend_values+0x1400>
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x24448b4d; BYTE $0x18 // movq 0x18(%r12), %r8
+	QUAD $0x00000000950c8d4c // leaq (,%rdx,4), %r9
+	LONG $0x240c034d // addq (%r12), %r9
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0xd5af0f4d // imulq %r13, %r10
+	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x1475 // jne 0x268f <k_attend_values+0x148f>
+	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0xc5af0f4d // imulq %r13, %r8
+	LONG $0x117c81c4; WORD $0x8104 // vmovups %ymm0, (%r9,%r8,4)
+	WORD $0x1feb // jmp 0x26ae <k_attend_values+0x14ae>
+	LONG $0xaa158d48; WORD $0x0003; BYTE $0x00 // leaq 0x3aa(%rip), %rdx # 0x2a40 <lanes>
+	LONG $0x5410fcc5; WORD $0x20ba // vmovups 0x20(%rdx,%rdi,4), %ymm2
+	LONG $0x2e6dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%r10)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0xc5af0f4d // imulq %r13, %r8
+	LONG $0x2e6d82c4; WORD $0x8104 // vmaskmovps %ymm0, %ymm2, (%r9,%r8,4)
+	LONG $0x244c8949; BYTE $0x40 // movq %rcx, 0x40(%r12)
+	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
+	LONG $0x246c3b49; BYTE $0x28 // cmpq 0x28(%r12), %rbp
+	LONG $0xfc8f8c0f; WORD $0xffff // jl 0x2352 <k_attend_values+0x1152>
+	WORD $0x48eb // jmp 0x270d <k_attend_values+0x150d>
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x6caf0f49; WORD $0x1824 // imulq 0x18(%r12), %rbp
+	LONG $0x02e5c148 // shlq $0x2, %rbp
+	LONG $0x242c0349 // addq (%r12), %rbp
+	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x0775 // jne 0x26f1 <k_attend_values+0x14f1>
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
+	WORD $0x12eb // jmp 0x2703 <k_attend_values+0x1503>
+	LONG $0x480d8d48; WORD $0x0003; BYTE $0x00 // leaq 0x348(%rip), %rcx # 0x2a40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm1
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0x24748949; BYTE $0x40 // movq %rsi, 0x40(%r12)
+	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
 	LONG $0x50c48348 // addq $0x50, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2165,12 +2231,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00401f0f // nopl (%rax)
+	BYTE $0x90 // nop
 
 	// attend_merge
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x029f8e0f; WORD $0x0000 // jle 0x294c <k_attend_merge+0x2ac>
+	LONG $0x029f8e0f; WORD $0x0000 // jle 0x29cc <k_attend_merge+0x2ac>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2179,26 +2245,26 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0002ce05187de2c4; BYTE $0x00 // vbroadcastss 0x2ce(%rip), %ymm0 # 0x2994 <k_attend_merge+0x2f4>
-	QUAD $0x0002d50d187de2c4; BYTE $0x00 // vbroadcastss 0x2d5(%rip), %ymm1 # 0x29a4 <k_attend_merge+0x304>
-	QUAD $0x0002e43d187de2c4; BYTE $0x00 // vbroadcastss 0x2e4(%rip), %ymm7 # 0x29bc <k_attend_merge+0x31c>
-	QUAD $0x0002d30d187d62c4; BYTE $0x00 // vbroadcastss 0x2d3(%rip), %ymm9 # 0x29b4 <k_attend_merge+0x314>
-	QUAD $0x0002a615187d62c4; BYTE $0x00 // vbroadcastss 0x2a6(%rip), %ymm10 # 0x2990 <k_attend_merge+0x2f0>
-	QUAD $0x00028d1d187d62c4; BYTE $0x00 // vbroadcastss 0x28d(%rip), %ymm11 # 0x2980 <k_attend_merge+0x2e0>
-	QUAD $0x00028425587962c4; BYTE $0x00 // vpbroadcastd 0x284(%rip), %xmm12 # 0x2980 <k_attend_merge+0x2e0>
-	QUAD $0x000002882d107ac5 // vmovss 0x288(%rip), %xmm13 # 0x298c <k_attend_merge+0x2ec>
-	QUAD $0x00029335187962c4; BYTE $0x00 // vbroadcastss 0x293(%rip), %xmm14 # 0x29a0 <k_attend_merge+0x300>
-	LONG $0xac358d48; WORD $0x0002; BYTE $0x00 // leaq 0x2ac(%rip), %rsi # 0x29c0 <lanes>
+	QUAD $0x0002ce05187de2c4; BYTE $0x00 // vbroadcastss 0x2ce(%rip), %ymm0 # 0x2a14 <k_attend_merge+0x2f4>
+	QUAD $0x0002d50d187de2c4; BYTE $0x00 // vbroadcastss 0x2d5(%rip), %ymm1 # 0x2a24 <k_attend_merge+0x304>
+	QUAD $0x0002e43d187de2c4; BYTE $0x00 // vbroadcastss 0x2e4(%rip), %ymm7 # 0x2a3c <k_attend_merge+0x31c>
+	QUAD $0x0002d30d187d62c4; BYTE $0x00 // vbroadcastss 0x2d3(%rip), %ymm9 # 0x2a34 <k_attend_merge+0x314>
+	QUAD $0x0002a615187d62c4; BYTE $0x00 // vbroadcastss 0x2a6(%rip), %ymm10 # 0x2a10 <k_attend_merge+0x2f0>
+	QUAD $0x00028d1d187d62c4; BYTE $0x00 // vbroadcastss 0x28d(%rip), %ymm11 # 0x2a00 <k_attend_merge+0x2e0>
+	QUAD $0x00028425587962c4; BYTE $0x00 // vpbroadcastd 0x284(%rip), %xmm12 # 0x2a00 <k_attend_merge+0x2e0>
+	QUAD $0x000002882d107ac5 // vmovss 0x288(%rip), %xmm13 # 0x2a0c <k_attend_merge+0x2ec>
+	QUAD $0x00029335187962c4; BYTE $0x00 // vbroadcastss 0x293(%rip), %xmm14 # 0x2a20 <k_attend_merge+0x300>
+	LONG $0xac358d48; WORD $0x0002; BYTE $0x00 // leaq 0x2ac(%rip), %rsi # 0x2a40 <lanes>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x17eb // jmp 0x2730 <k_attend_merge+0x90>
+	WORD $0x17eb // jmp 0x27b0 <k_attend_merge+0x90>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x0212840f; WORD $0x0000 // je 0x2942 <k_attend_merge+0x2a2>
+	LONG $0x0212840f; WORD $0x0000 // je 0x29c2 <k_attend_merge+0x2a2>
 	LONG $0x107aa1c4; WORD $0x811c // vmovss (%rcx,%r8,4), %xmm3
 	LONG $0xeb2e78c5 // vucomiss %xmm3, %xmm13
-	WORD $0xe473 // jae 0x2720 <k_attend_merge+0x80>
+	WORD $0xe473 // jae 0x27a0 <k_attend_merge+0x80>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x107a01c4; WORD $0x813c // vmovss (%r9,%r8,4), %xmm15
 	LONG $0xd35f82c5 // vmaxss %xmm3, %xmm15, %xmm2
@@ -2208,19 +2274,19 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd8c284c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm3
 	LONG $0x5d74c1c4; BYTE $0xe7 // vminps %ymm15, %ymm1, %ymm4
 	LONG $0x4a7de3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm0, %ymm4
-	QUAD $0x00023f2d187de2c4; BYTE $0x00 // vbroadcastss 0x23f(%rip), %ymm5 # 0x29b0 <k_attend_merge+0x310>
+	QUAD $0x00023f2d187de2c4; BYTE $0x00 // vbroadcastss 0x23f(%rip), %ymm5 # 0x2a30 <k_attend_merge+0x310>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00022435187de2c4; BYTE $0x00 // vbroadcastss 0x224(%rip), %ymm6 # 0x29a8 <k_attend_merge+0x308>
+	QUAD $0x00022435187de2c4; BYTE $0x00 // vbroadcastss 0x224(%rip), %ymm6 # 0x2a28 <k_attend_merge+0x308>
 	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00021a35187de2c4; BYTE $0x00 // vbroadcastss 0x21a(%rip), %ymm6 # 0x29ac <k_attend_merge+0x30c>
+	QUAD $0x00021a35187de2c4; BYTE $0x00 // vbroadcastss 0x21a(%rip), %ymm6 # 0x2a2c <k_attend_merge+0x30c>
 	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
 	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	QUAD $0x0001e405187d62c4; BYTE $0x00 // vbroadcastss 0x1e4(%rip), %ymm8 # 0x2988 <k_attend_merge+0x2e8>
+	QUAD $0x0001e405187d62c4; BYTE $0x00 // vbroadcastss 0x1e4(%rip), %ymm8 # 0x2a08 <k_attend_merge+0x2e8>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001ea05187d62c4; BYTE $0x00 // vbroadcastss 0x1ea(%rip), %ymm8 # 0x299c <k_attend_merge+0x2fc>
+	QUAD $0x0001ea05187d62c4; BYTE $0x00 // vbroadcastss 0x1ea(%rip), %ymm8 # 0x2a1c <k_attend_merge+0x2fc>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001f805187d62c4; BYTE $0x00 // vbroadcastss 0x1f8(%rip), %ymm8 # 0x29b8 <k_attend_merge+0x318>
+	QUAD $0x0001f805187d62c4; BYTE $0x00 // vbroadcastss 0x1f8(%rip), %ymm8 # 0x2a38 <k_attend_merge+0x318>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
 	LONG $0xa85dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm9
 	LONG $0xa85dc2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm10
@@ -2260,17 +2326,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x97148d4f // leaq (%r15,%r10,4), %r10
 	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
 	LONG $0x08fb8349 // cmpq $0x8, %r11
-	WORD $0x087d // jge 0x287b <k_attend_merge+0x1db>
+	WORD $0x087d // jge 0x28fb <k_attend_merge+0x1db>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x000095e9; BYTE $0x00 // jmp 0x2910 <k_attend_merge+0x270>
+	LONG $0x000095e9; BYTE $0x00 // jmp 0x2990 <k_attend_merge+0x270>
 	LONG $0xf85b8d49 // leaq -0x8(%r11), %rbx
 	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	WORD $0x1073 // jae 0x2895 <k_attend_merge+0x1f5>
+	WORD $0x1073 // jae 0x2915 <k_attend_merge+0x1f5>
 	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x6874 // je 0x28fb <k_attend_merge+0x25b>
-	WORD $0x7beb // jmp 0x2910 <k_attend_merge+0x270>
+	WORD $0x6874 // je 0x297b <k_attend_merge+0x25b>
+	WORD $0x7beb // jmp 0x2990 <k_attend_merge+0x270>
 	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
 	LONG $0x03edc149 // shrq $0x3, %r13
 	WORD $0xff49; BYTE $0xc5 // incq %r13
@@ -2289,24 +2355,24 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xa61c // vmovups %ymm3, (%r14,%r12,4)
 	LONG $0x10c48349 // addq $0x10, %r12
 	LONG $0xfec58349 // addq $-0x2, %r13
-	WORD $0xcf75 // jne 0x28c0 <k_attend_merge+0x220>
+	WORD $0xcf75 // jne 0x2940 <k_attend_merge+0x220>
 	LONG $0x24748d4d; BYTE $0xf8 // leaq -0x8(%r12), %r14
 	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x1575 // jne 0x2910 <k_attend_merge+0x270>
+	WORD $0x1575 // jne 0x2990 <k_attend_merge+0x270>
 	LONG $0x596c81c4; WORD $0xb21c // vmulps (%r10,%r14,4), %ymm2, %ymm3
 	LONG $0xb80582c4; WORD $0xb11c // vfmadd231ps (%r9,%r14,4), %ymm15, %ymm3 # ymm3 = (ymm15 * mem) + ymm3
 	LONG $0x117c81c4; WORD $0xb11c // vmovups %ymm3, (%r9,%r14,4)
 	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	WORD $0x294c; BYTE $0xdb // subq %r11, %rbx
-	LONG $0xfe048d0f; WORD $0xffff // jge 0x2720 <k_attend_merge+0x80>
+	LONG $0xfe048d0f; WORD $0xffff // jge 0x27a0 <k_attend_merge+0x80>
 	LONG $0x5c10fcc5; WORD $0x209e // vmovups 0x20(%rsi,%rbx,4), %ymm3
 	LONG $0x2c6582c4; WORD $0xb124 // vmaskmovps (%r9,%r14,4), %ymm3, %ymm4
 	LONG $0x2c6582c4; WORD $0xb22c // vmaskmovps (%r10,%r14,4), %ymm3, %ymm5
 	LONG $0xd559ecc5 // vmulps %ymm5, %ymm2, %ymm2
 	LONG $0xb805e2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm4) + ymm2
 	LONG $0x2e6582c4; WORD $0xb114 // vmaskmovps %ymm2, %ymm3, (%r9,%r14,4)
-	LONG $0xfffddee9; BYTE $0xff // jmp 0x2720 <k_attend_merge+0x80>
+	LONG $0xfffddee9; BYTE $0xff // jmp 0x27a0 <k_attend_merge+0x80>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13

@@ -21,84 +21,129 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0x70ec8348 // subq $0x70, %rsp
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	LONG $0x09048d48 // leaq (%rcx,%rcx), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x120c8d48 // leaq (%rdx,%rdx), %rcx
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	WORD $0x087d // jge 0x3b <k_attend_scores+0x3b>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x000405e9; BYTE $0x00 // jmp 0x440 <k_attend_scores+0x440>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02f78e0f; WORD $0x0000 // jle 0x33b <k_attend_scores+0x33b>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	WORD $0x087d // jge 0x37 <k_attend_scores+0x37>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000464e9; BYTE $0x00 // jmp 0x49b <k_attend_scores+0x49b>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x034f8e0f; WORD $0x0000 // jle 0x38f <k_attend_scores+0x38f>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x02f68e0f; WORD $0x0000 // jle 0x353 <k_attend_scores+0x353>
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x48578b4c // movq 0x48(%rdi), %r10
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x034d8e0f; WORD $0x0000 // jle 0x3ae <k_attend_scores+0x3ae>
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0x07e1c148 // shlq $0x7, %rcx
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x05e1c148 // shlq $0x5, %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	QUAD $0x000000009d2c8d4c // leaq (,%rbx,4), %r13
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0xf7af0f49 // imulq %r15, %rsi
-	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	WORD $0x31eb // jmp 0xd6 <k_attend_scores+0xd6>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x244c8d49; BYTE $0x08 // leaq 0x8(%r12), %rcx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x245c0348; BYTE $0x38 // addq 0x38(%rsp), %rbx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x03c58f0f; WORD $0x0000 // jg 0x49b <k_attend_scores+0x49b>
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
 	LONG $0x06ca8348 // orq $0x6, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x96148d49 // leaq (%r14,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0xd0af0f49 // imulq %r8, %rdx
+	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x07cc8349 // orq $0x7, %r12
-	LONG $0xe1af0f4d // imulq %r9, %r12
-	LONG $0xa6148d4b // leaq (%r14,%r12,4), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0xb6148d49 // leaq (%r14,%rsi,4), %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x07c88348 // orq $0x7, %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xf9af0f49 // imulq %r9, %rdi
-	LONG $0xbe148d49 // leaq (%r14,%rdi,4), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x02c88349 // orq $0x2, %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x86148d4b // leaq (%r14,%r8,4), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x03cf8349 // orq $0x3, %r15
-	LONG $0xf9af0f4d // imulq %r9, %r15
-	LONG $0xbe348d4b // leaq (%r14,%r15,4), %rsi
-	LONG $0x04c88348 // orq $0x4, %rax
-	LONG $0xc1af0f49 // imulq %r9, %rax
-	LONG $0x86048d4d // leaq (%r14,%rax,4), %r8
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x02cf8349 // orq $0x2, %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0xbe048d4a // leaq (%rsi,%r15,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x03cc8349 // orq $0x3, %r12
+	LONG $0xe0af0f4d // imulq %r8, %r12
+	LONG $0xa6048d4a // leaq (%rsi,%r12,4), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x04cd8349 // orq $0x4, %r13
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	LONG $0xae248d4e // leaq (%rsi,%r13,4), %r12
 	LONG $0x05c98348 // orq $0x5, %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x8e048d49 // leaq (%r14,%rcx,4), %rax
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x8e3c8d48 // leaq (%rsi,%rcx,4), %rdi
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x24d <k_attend_scores+0x24d>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x01 // vmovups %zmm0, (%rcx,%rax)
+	QUAD $0x01014c11487cf162 // vmovups %zmm1, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x01 // vmovups %zmm2, (%rcx,%rax)
+	QUAD $0x01015c11487cf162 // vmovups %zmm3, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x01 // vmovups %zmm4, (%rcx,%rax)
+	QUAD $0x01016c11487cf162 // vmovups %zmm5, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%rcx,%rax)
+	QUAD $0x01017c11487cf162 // vmovups %zmm7, 0x40(%rcx,%rax)
+	LONG $0x487c5162; WORD $0x0411; BYTE $0x04 // vmovups %zmm8, (%r12,%rax)
+	QUAD $0x01044c11487c5162 // vmovups %zmm9, 0x40(%r12,%rax)
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x07 // vmovups %zmm10, (%rdi,%rax)
+	QUAD $0x01075c11487c7162 // vmovups %zmm11, 0x40(%rdi,%rax)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x01 // vmovups %zmm12, (%rcx,%rax)
+	QUAD $0x01016c11487c7162 // vmovups %zmm13, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x3411; BYTE $0x01 // vmovups %zmm14, (%rcx,%rax)
+	QUAD $0x01017c11487c7162 // vmovups %zmm15, 0x40(%rcx,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x4048894c // movq %r9, 0x40(%rax)
+	LONG $0x4850894c // movq %r10, 0x48(%rax)
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x246c034c; BYTE $0x50 // addq 0x50(%rsp), %r13
+	LONG $0x247c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r15
+	LONG $0xfe638d0f; WORD $0xffff // jge 0xb0 <k_attend_scores+0xb0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -114,175 +159,153 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cc162; WORD $0x4710; BYTE $0xff // vmovups -0x40(%r15), %zmm16
-	LONG $0x487cc162; WORD $0x0f10 // vmovups (%r15), %zmm17
-	LONG $0xbb348d4d // leaq (%r11,%rdi,4), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xbb // vbroadcastss (%r11,%rdi,4), %zmm18
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x0000d5e9; BYTE $0x00 // jmp 0x374 <k_attend_scores+0x374>
+	BYTE $0x90 // nop
+	LONG $0x487ce162; WORD $0x4110; BYTE $0xff // vmovups -0x40(%rcx), %zmm16
+	LONG $0x487ce162; WORD $0x0910 // vmovups (%rcx), %zmm17
+	LONG $0x487de262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%rbx,%rdx,4), %zmm18
+	LONG $0x93348d48 // leaq (%rbx,%rdx,4), %rsi
 	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
 	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
-	LONG $0x2e248d4f // leaq (%r14,%r13), %r12
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x9e // vbroadcastss (%r14,%rbx,4), %zmm18
+	LONG $0x2e048d48 // leaq (%rsi,%rbp), %rax
+	LONG $0x487da262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%rsi,%r14,4), %zmm18
 	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
 	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xde // vbroadcastss (%r14,%rbx,8), %zmm18
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x487da262; WORD $0x1418; BYTE $0xf6 // vbroadcastss (%rsi,%r14,8), %zmm18
 	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
 	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x9c // vbroadcastss (%r12,%rbx,4), %zmm18
+	LONG $0x487da262; WORD $0x1418; BYTE $0xb0 // vbroadcastss (%rax,%r14,4), %zmm18
 	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
 	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xdc // vbroadcastss (%r12,%rbx,8), %zmm18
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	QUAD $0x000000006d348d48 // leaq (,%rbp,2), %rsi
+	LONG $0x487da262; WORD $0x1418; BYTE $0xf0 // vbroadcastss (%rax,%r14,8), %zmm18
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
 	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
-	LONG $0x9c348d4d // leaq (%r12,%rbx,4), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x9c // vbroadcastss (%r12,%rbx,4), %zmm18
+	LONG $0xb6048d4a // leaq (%rsi,%r14,4), %rax
+	LONG $0x487da262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%rsi,%r14,4), %zmm18
 	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
 	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
-	QUAD $0x00355418487d8262 // vbroadcastss (%r13,%r14), %zmm18
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	QUAD $0x00055418487de262 // vbroadcastss (%rbp,%rax), %zmm18
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
 	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
 	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
-	QUAD $0x00355418487d8262 // vbroadcastss (%r13,%r14), %zmm18
+	QUAD $0x00055418487de262 // vbroadcastss (%rbp,%rax), %zmm18
 	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
 	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0xff34850f; WORD $0xffff // jne 0x1a0 <k_attend_scores+0x1a0>
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0x06e7c148 // shlq $0x6, %rdi
-	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
-	LONG $0x487cd162; WORD $0x0411; BYTE $0x3e // vmovups %zmm0, (%r14,%rdi)
-	QUAD $0x013e4c11487cd162 // vmovups %zmm1, 0x40(%r14,%rdi)
-	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
-	LONG $0x487cd162; WORD $0x1411; BYTE $0x3e // vmovups %zmm2, (%r14,%rdi)
-	QUAD $0x013e5c11487cd162 // vmovups %zmm3, 0x40(%r14,%rdi)
-	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
-	LONG $0x487cd162; WORD $0x2411; BYTE $0x3e // vmovups %zmm4, (%r14,%rdi)
-	QUAD $0x013e6c11487cd162 // vmovups %zmm5, 0x40(%r14,%rdi)
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x3e // vmovups %zmm6, (%rsi,%rdi)
-	QUAD $0x013e7c11487cf162 // vmovups %zmm7, 0x40(%rsi,%rdi)
-	LONG $0x487c5162; WORD $0x0411; BYTE $0x38 // vmovups %zmm8, (%r8,%rdi)
-	QUAD $0x01384c11487c5162 // vmovups %zmm9, 0x40(%r8,%rdi)
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x38 // vmovups %zmm10, (%rax,%rdi)
-	QUAD $0x01385c11487c7162 // vmovups %zmm11, 0x40(%rax,%rdi)
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	LONG $0x487c5162; WORD $0x2411; BYTE $0x3e // vmovups %zmm12, (%r14,%rdi)
-	QUAD $0x013e6c11487c5162 // vmovups %zmm13, 0x40(%r14,%rdi)
-	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
-	LONG $0x487c5162; WORD $0x3411; BYTE $0x3e // vmovups %zmm14, (%r14,%rdi)
-	QUAD $0x013e7c11487c5162 // vmovups %zmm15, 0x40(%r14,%rdi)
-	LONG $0x02c18348 // addq $0x2, %rcx
-	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
-	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
-	LONG $0xfe388c0f; WORD $0xffff // jl 0x150 <k_attend_scores+0x150>
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x08478d49 // leaq 0x8(%r15), %rax
-	LONG $0x245c034c; BYTE $0x38 // addq 0x38(%rsp), %r11
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	LONG $0xfd7a8e0f; WORD $0xffff // jle 0xb0 <k_attend_scores+0xb0>
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x440 <k_attend_scores+0x440>
-	QUAD $0xfffffffffffebf49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r15 # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfac78349 // addq $-0x6, %r15
-	LONG $0x247c234c; BYTE $0x10 // andq 0x10(%rsp), %r15
-	LONG $0x0000ede9; BYTE $0x00 // jmp 0x440 <k_attend_scores+0x440>
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	LONG $0xfe1c840f; WORD $0xffff // je 0x190 <k_attend_scores+0x190>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xff23830f; WORD $0xffff // jae 0x2a0 <k_attend_scores+0x2a0>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0xffff11e9; BYTE $0xff // jmp 0x2a0 <k_attend_scores+0x2a0>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x00000fb9; BYTE $0x00 // movl $0xf, %ecx
+	LONG $0xc8430f48 // cmovaeq %rax, %rcx
+	QUAD $0xfffffffffff8bc49; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %r12 # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x2149; BYTE $0xcc // andq %rcx, %r12
+	LONG $0x0000ede9; BYTE $0x00 // jmp 0x49b <k_attend_scores+0x49b>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cf162; WORD $0x0211 // vmovups %zmm0, (%rdx)
-	LONG $0x487cf162; WORD $0x4211; BYTE $0x01 // vmovups %zmm0, 0x40(%rdx)
-	LONG $0x0a3c8d48 // leaq (%rdx,%rcx), %rdi
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x8a // vmovups %zmm0, (%rdx,%r9,4)
-	QUAD $0x018a4411487cb162 // vmovups %zmm0, 0x40(%rdx,%r9,4)
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x487cb162; WORD $0x0411; BYTE $0xca // vmovups %zmm0, (%rdx,%r9,8)
-	QUAD $0x01ca4411487cb162 // vmovups %zmm0, 0x40(%rdx,%r9,8)
-	LONG $0x0f048d4c // leaq (%rdi,%rcx), %r8
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x8f // vmovups %zmm0, (%rdi,%r9,4)
-	QUAD $0x018f4411487cb162 // vmovups %zmm0, 0x40(%rdi,%r9,4)
-	LONG $0x08148d4d // leaq (%r8,%rcx), %r10
-	LONG $0x487cb162; WORD $0x0411; BYTE $0xcf // vmovups %zmm0, (%rdi,%r9,8)
-	QUAD $0x01cf4411487cb162 // vmovups %zmm0, 0x40(%rdi,%r9,8)
-	LONG $0x0a3c8d49 // leaq (%r10,%rcx), %rdi
-	LONG $0x487c9162; WORD $0x0411; BYTE $0x8a // vmovups %zmm0, (%r10,%r9,4)
-	QUAD $0x01c84411487c9162 // vmovups %zmm0, 0x40(%r8,%r9,8)
-	LONG $0x8f048d4e // leaq (%rdi,%r9,4), %r8
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x8f // vmovups %zmm0, (%rdi,%r9,4)
-	QUAD $0x01ca4411487c9162 // vmovups %zmm0, 0x40(%r10,%r9,8)
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x01 // vmovups %zmm0, (%rcx,%r8)
-	QUAD $0x01cf4411487cb162 // vmovups %zmm0, 0x40(%rdi,%r9,8)
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0x487cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax)
+	LONG $0x10348d4c // leaq (%rax,%rdx), %r14
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4)
+	QUAD $0x01804411487cb162 // vmovups %zmm0, 0x40(%rax,%r8,4)
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x487cb162; WORD $0x0411; BYTE $0xc0 // vmovups %zmm0, (%rax,%r8,8)
+	QUAD $0x01c04411487cb162 // vmovups %zmm0, 0x40(%rax,%r8,8)
+	LONG $0x161c8d4d // leaq (%r14,%rdx), %r11
+	LONG $0x487c9162; WORD $0x0411; BYTE $0x86 // vmovups %zmm0, (%r14,%r8,4)
+	QUAD $0x01864411487c9162 // vmovups %zmm0, 0x40(%r14,%r8,4)
+	LONG $0x131c8d49 // leaq (%r11,%rdx), %rbx
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xc6 // vmovups %zmm0, (%r14,%r8,8)
+	QUAD $0x01c64411487c9162 // vmovups %zmm0, 0x40(%r14,%r8,8)
+	LONG $0x13348d4c // leaq (%rbx,%rdx), %r14
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x83 // vmovups %zmm0, (%rbx,%r8,4)
+	QUAD $0x01c34411487c9162 // vmovups %zmm0, 0x40(%r11,%r8,8)
+	LONG $0x861c8d4f // leaq (%r14,%r8,4), %r11
+	LONG $0x487c9162; WORD $0x0411; BYTE $0x86 // vmovups %zmm0, (%r14,%r8,4)
+	QUAD $0x01c34411487cb162 // vmovups %zmm0, 0x40(%rbx,%r8,8)
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x1a // vmovups %zmm0, (%rdx,%r11)
+	QUAD $0x01c64411487c9162 // vmovups %zmm0, 0x40(%r14,%r8,8)
+	LONG $0x404f894c // movq %r9, 0x40(%rdi)
+	LONG $0x4857894c // movq %r10, 0x48(%rdi)
 	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
-	LONG $0xff628c0f; WORD $0xffff // jl 0x390 <k_attend_scores+0x390>
-	LONG $0x08578d49 // leaq 0x8(%r15), %rdx
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	LONG $0xff408e0f; WORD $0xffff // jle 0x380 <k_attend_scores+0x380>
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x04c88349 // orq $0x4, %r8
-	LONG $0x24443b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r8
-	WORD $0x0e7e // jle 0x45c <k_attend_scores+0x45c>
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x0001c6e9; BYTE $0x00 // jmp 0x622 <k_attend_scores+0x622>
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x03b68e0f; WORD $0x0000 // jle 0x829 <k_attend_scores+0x829>
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	LONG $0x08638b4c // movq 0x8(%rbx), %r12
-	LONG $0x20738b48 // movq 0x20(%rbx), %rsi
-	QUAD $0x0000000cad0c8d48 // leaq 0xc(,%rbp,4), %rcx
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0xff5a8c0f; WORD $0xffff // jl 0x3e0 <k_attend_scores+0x3e0>
+	LONG $0x24748d49; BYTE $0x08 // leaq 0x8(%r12), %rsi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff358e0f; WORD $0xffff // jle 0x3d0 <k_attend_scores+0x3d0>
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x04cd8349 // orq $0x4, %r13
+	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
+	WORD $0x087e // jle 0x4af <k_attend_scores+0x4af>
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x000209e9; BYTE $0x00 // jmp 0x6b8 <k_attend_scores+0x6b8>
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0x01fd8e0f; WORD $0x0000 // jle 0x6b8 <k_attend_scores+0x6b8>
+	LONG $0x242c894c // movq %r13, (%rsp)
+	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	QUAD $0x0000000ca50c8d4a // leaq 0xc(,%r12,4), %rcx
 	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x00000008ad148d48 // leaq 0x8(,%rbp,4), %rdx
+	QUAD $0x00000008a5148d4a // leaq 0x8(,%r12,4), %rdx
 	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	QUAD $0x00000004ad048d48 // leaq 0x4(,%rbp,4), %rax
+	QUAD $0x00000004a5048d4a // leaq 0x4(,%r12,4), %rax
 	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	LONG $0xb4348d49 // leaq (%r12,%rsi,4), %rsi
-	LONG $0x107b8b48 // movq 0x10(%rbx), %rdi
-	LONG $0x304b8b4c // movq 0x30(%rbx), %r9
-	LONG $0x18538b4c // movq 0x18(%rbx), %r10
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0xf4af0f49 // imulq %r12, %rsi
+	LONG $0xb0348d4d // leaq (%r8,%rsi,4), %r14
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
 	LONG $0x03cb8349 // orq $0x3, %r11
-	LONG $0xdaaf0f4d // imulq %r10, %r11
-	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
-	LONG $0x01ce8349 // orq $0x1, %r14
-	LONG $0xf2af0f4d // imulq %r10, %r14
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	LONG $0x02cd8349 // orq $0x2, %r13
-	LONG $0xeaaf0f4d // imulq %r10, %r13
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	LONG $0xddaf0f48 // imulq %rbp, %rbx
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x9f1c8d4f // leaq (%r15,%r11,4), %r11
-	LONG $0x9f1c8d49 // leaq (%r15,%rbx,4), %rbx
-	LONG $0xb7348d4f // leaq (%r15,%r14,4), %r14
-	LONG $0xaf3c8d4f // leaq (%r15,%r13,4), %r15
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x7aeb // jmp 0x584 <k_attend_scores+0x584>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0x9a1c8d4f // leaq (%r10,%r11,4), %r11
+	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x01cf8349 // orq $0x1, %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x02cc8349 // orq $0x2, %r12
+	LONG $0xe3af0f4c // imulq %rbx, %r12
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0xebaf0f4d // imulq %r11, %r13
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	LONG $0xaa1c8d4f // leaq (%r10,%r13,4), %r11
+	LONG $0xba3c8d4f // leaq (%r10,%r15,4), %r15
+	LONG $0xa2248d4f // leaq (%r10,%r12,4), %r12
+	LONG $0x486f8b4c // movq 0x48(%rdi), %r13
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x5f5 <k_attend_scores+0x5f5>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -290,25 +313,28 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x2b // vmovups %zmm0, (%rbx,%r13)
-	QUAD $0x012b4c11487cb162 // vmovups %zmm1, 0x40(%rbx,%r13)
-	LONG $0x487c9162; WORD $0x1411; BYTE $0x2e // vmovups %zmm2, (%r14,%r13)
-	QUAD $0x012e5c11487c9162 // vmovups %zmm3, 0x40(%r14,%r13)
-	LONG $0x487c9162; WORD $0x2411; BYTE $0x2f // vmovups %zmm4, (%r15,%r13)
-	QUAD $0x012f6c11487c9162 // vmovups %zmm5, 0x40(%r15,%r13)
-	LONG $0x487c9162; WORD $0x3411; BYTE $0x2b // vmovups %zmm6, (%r11,%r13)
-	QUAD $0x012b7c11487c9162 // vmovups %zmm7, 0x40(%r11,%r13)
-	LONG $0x02c48349 // addq $0x2, %r12
-	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0x00978d0f; WORD $0x0000 // jge 0x61b <k_attend_scores+0x61b>
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x487c9162; WORD $0x0411; BYTE $0x03 // vmovups %zmm0, (%r11,%r8)
+	QUAD $0x01034c11487c9162 // vmovups %zmm1, 0x40(%r11,%r8)
+	LONG $0x487c9162; WORD $0x1411; BYTE $0x07 // vmovups %zmm2, (%r15,%r8)
+	QUAD $0x01075c11487c9162 // vmovups %zmm3, 0x40(%r15,%r8)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x04 // vmovups %zmm4, (%r12,%r8)
+	QUAD $0x01046c11487c9162 // vmovups %zmm5, 0x40(%r12,%r8)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x07 // vmovups %zmm6, (%rdi,%r8)
+	QUAD $0x01077c11487cb162 // vmovups %zmm7, 0x40(%rdi,%r8)
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x405f8948 // movq %rbx, 0x40(%rdi)
+	LONG $0x486f894c // movq %r13, 0x48(%rdi)
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
+	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
+	LONG $0x00b68d0f; WORD $0x0000 // jge 0x6ab <k_attend_scores+0x6ab>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x837e // jle 0x510 <k_attend_scores+0x510>
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0xff6e8e0f; WORD $0xffff // jle 0x570 <k_attend_scores+0x570>
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -316,88 +342,119 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x9066 // nop
-	LONG $0x487c5162; WORD $0x4510; BYTE $0xff // vmovups -0x40(%r13), %zmm8
-	LONG $0x487c5162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm9
-	LONG $0x487d7262; WORD $0x1418; BYTE $0xae // vbroadcastss (%rsi,%rbp,4), %zmm10
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x73eb // jmp 0x699 <k_attend_scores+0x699>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c5162; WORD $0x4010; BYTE $0xff // vmovups -0x40(%r8), %zmm8
+	LONG $0x487c5162; WORD $0x0810 // vmovups (%r8), %zmm9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm10
 	LONG $0x482dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm8) + zmm0
 	LONG $0x4835d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm9, %zmm1 # zmm1 = (zmm9 * zmm10) + zmm1
-	LONG $0x487d7262; WORD $0x1418; BYTE $0xa8 // vbroadcastss (%rax,%rbp,4), %zmm10
+	LONG $0x487d3262; WORD $0x1418; BYTE $0x90 // vbroadcastss (%rax,%r10,4), %zmm10
 	LONG $0x482dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
 	LONG $0x4835d262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm10) + zmm3
-	LONG $0x487d7262; WORD $0x1418; BYTE $0xaa // vbroadcastss (%rdx,%rbp,4), %zmm10
+	LONG $0x487d3262; WORD $0x1418; BYTE $0x92 // vbroadcastss (%rdx,%r10,4), %zmm10
 	LONG $0x482dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
 	LONG $0x4835d262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm10) + zmm5
-	LONG $0x487d7262; WORD $0x1418; BYTE $0xa9 // vbroadcastss (%rcx,%rbp,4), %zmm10
+	LONG $0x487d3262; WORD $0x1418; BYTE $0x91 // vbroadcastss (%rcx,%r10,4), %zmm10
 	LONG $0x482dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
 	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0x9a75 // jne 0x5b0 <k_attend_scores+0x5b0>
-	LONG $0xffff11e9; BYTE $0xff // jmp 0x52c <k_attend_scores+0x52c>
-	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	LONG $0x03748f0f; WORD $0x0000 // jg 0x9aa <k_attend_scores+0x9aa>
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x6b7d // jge 0x6ac <k_attend_scores+0x6ac>
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	LONG $0x01cb8d0f; WORD $0x0000 // jge 0x81b <k_attend_scores+0x81b>
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x307b8b48 // movq 0x30(%rbx), %rdi
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x01d68e0f; WORD $0x0000 // jle 0x840 <k_attend_scores+0x840>
-	LONG $0x08538b48 // movq 0x8(%rbx), %rdx
-	LONG $0x104b8b48 // movq 0x10(%rbx), %rcx
-	LONG $0x20438b48 // movq 0x20(%rbx), %rax
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0xd7af0f4c // imulq %rdi, %r10
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0x01c4850f; WORD $0x0000 // jne 0x855 <k_attend_scores+0x855>
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xfef3840f; WORD $0xffff // je 0x58c <k_attend_scores+0x58c>
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	WORD $0x9273 // jae 0x630 <k_attend_scores+0x630>
+	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
+	LONG $0x4053180f // prefetcht1 0x40(%rbx)
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	WORD $0x85eb // jmp 0x630 <k_attend_scores+0x630>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x024d8d49 // leaq 0x2(%r13), %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x02998f0f; WORD $0x0000 // jg 0x963 <k_attend_scores+0x963>
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x247c8348; WORD $0x0228 // cmpq $0x2, 0x28(%rsp)
+	LONG $0x242c894c // movq %r13, (%rsp)
+	LONG $0x00d68d0f; WORD $0x0000 // jge 0x7b5 <k_attend_scores+0x7b5>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x026e8d0f; WORD $0x0000 // jge 0x95e <k_attend_scores+0x95e>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x04098e0f; WORD $0x0000 // jle 0xb17 <k_attend_scores+0xb17>
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0x24348b4c // movq (%rsp), %r14
+	QUAD $0x00000004b5348d4a // leaq 0x4(,%r14,4), %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x00026de9; BYTE $0x00 // jmp 0x919 <k_attend_scores+0x919>
-	WORD $0x8b4c; BYTE $0x1b // movq (%rbx), %r11
-	LONG $0x084b8b4c // movq 0x8(%rbx), %r9
-	LONG $0x204b8b48 // movq 0x20(%rbx), %rcx
-	QUAD $0x00000004bd048d4a // leaq 0x4(,%r15,4), %rax
+	WORD $0x4beb // jmp 0x7a3 <k_attend_scores+0x7a3>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487cd162; WORD $0x6110; BYTE $0xff // vmovups -0x40(%r9), %zmm4
+	LONG $0x487cd162; WORD $0x2910 // vmovups (%r9), %zmm5
+	LONG $0x487d9262; WORD $0x3418; BYTE $0x9a // vbroadcastss (%r10,%r11,4), %zmm6
+	LONG $0x484df262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm4) + zmm3
+	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
+	LONG $0x487db262; WORD $0x3418; BYTE $0x9e // vbroadcastss (%rsi,%r11,4), %zmm6
+	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
+	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0x0388840f; WORD $0x0000 // je 0xb2b <k_attend_scores+0xb2b>
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0xb873 // jae 0x760 <k_attend_scores+0x760>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xabeb // jmp 0x760 <k_attend_scores+0x760>
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	QUAD $0x00000004ad048d4a // leaq 0x4(,%r13,4), %rax
 	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0xcfaf0f49 // imulq %r15, %rcx
-	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
-	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
-	LONG $0x30738b48 // movq 0x30(%rbx), %rsi
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x07e7c148 // shlq $0x7, %rdi
-	LONG $0x185b8b48 // movq 0x18(%rbx), %rbx
-	LONG $0x01578d4d // leaq 0x1(%r15), %r10
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
+	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
+	LONG $0xdfaf0f4d // imulq %r15, %r11
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	LONG $0x48778b4c // movq 0x48(%rdi), %r14
 	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0xdfaf0f49 // imulq %r15, %rbx
-	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x08e3c148 // shlq $0x8, %rbx
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x73eb // jmp 0x781 <k_attend_scores+0x781>
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x08e4c149 // shlq $0x8, %r12
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x8a3 <k_attend_scores+0x8a3>
 	WORD $0x9066 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -406,25 +463,29 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x33 // vmovups %zmm1, (%r11,%r14)
-	QUAD $0x01334411487c9162 // vmovups %zmm0, 0x40(%r11,%r14)
-	QUAD $0x02335411487c9162 // vmovups %zmm2, 0x80(%r11,%r14)
-	QUAD $0x03335c11487c9162 // vmovups %zmm3, 0xc0(%r11,%r14)
-	LONG $0x487c9162; WORD $0x2411; BYTE $0x32 // vmovups %zmm4, (%r10,%r14)
-	QUAD $0x01326c11487c9162 // vmovups %zmm5, 0x40(%r10,%r14)
-	QUAD $0x02327411487c9162 // vmovups %zmm6, 0x80(%r10,%r14)
-	QUAD $0x03327c11487c9162 // vmovups %zmm7, 0xc0(%r10,%r14)
-	LONG $0x04798d4d // leaq 0x4(%r9), %r15
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0xfec68f0f; WORD $0xffff // jg 0x647 <k_attend_scores+0x647>
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x2f // vmovups %zmm1, (%r15,%r13)
+	QUAD $0x012f4411487c9162 // vmovups %zmm0, 0x40(%r15,%r13)
+	QUAD $0x022f5411487c9162 // vmovups %zmm2, 0x80(%r15,%r13)
+	QUAD $0x032f5c11487c9162 // vmovups %zmm3, 0xc0(%r15,%r13)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x2b // vmovups %zmm4, (%r11,%r13)
+	QUAD $0x012b6c11487c9162 // vmovups %zmm5, 0x40(%r11,%r13)
+	QUAD $0x022b7411487c9162 // vmovups %zmm6, 0x80(%r11,%r13)
+	QUAD $0x032b7c11487c9162 // vmovups %zmm7, 0xc0(%r11,%r13)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x405e8948 // movq %rbx, 0x40(%rsi)
+	LONG $0x4876894c // movq %r14, 0x48(%rsi)
+	LONG $0x04708d49 // leaq 0x4(%r8), %rsi
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	LONG $0xfe3f8f0f; WORD $0xffff // jg 0x6e2 <k_attend_scores+0x6e2>
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x837e // jle 0x710 <k_attend_scores+0x710>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff6d8e0f; WORD $0xffff // jle 0x820 <k_attend_scores+0x820>
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -432,254 +493,165 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	BYTE $0x90 // nop
-	LONG $0x487c5162; WORD $0x4710; BYTE $0xff // vmovups -0x40(%r15), %zmm8
-	LONG $0x487c5162; WORD $0x0f10 // vmovups (%r15), %zmm9
-	QUAD $0xff3f5410487c5162 // vmovups -0x40(%r15,%rdi), %zmm10
-	LONG $0x487c5162; WORD $0x1c10; BYTE $0x3f // vmovups (%r15,%rdi), %zmm11
-	LONG $0x487d3262; WORD $0x2418; BYTE $0xa1 // vbroadcastss (%rcx,%r12,4), %zmm12
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x76eb // jmp 0x94c <k_attend_scores+0x94c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c7162; WORD $0x4510; BYTE $0xff // vmovups -0x40(%rbp), %zmm8
+	LONG $0x487c7162; WORD $0x4d10; BYTE $0x00 // vmovups (%rbp), %zmm9
+	QUAD $0xff155410487c3162 // vmovups -0x40(%rbp,%r10), %zmm10
+	QUAD $0x00155c10487c3162 // vmovups (%rbp,%r10), %zmm11
+	LONG $0x487d7262; WORD $0x2418; BYTE $0xb1 // vbroadcastss (%rcx,%rsi,4), %zmm12
 	LONG $0x481dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm8) + zmm1
 	LONG $0x481dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm9) + zmm0
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
-	LONG $0x487d3262; WORD $0x2c18; BYTE $0xa0 // vbroadcastss (%rax,%r12,4), %zmm13
+	LONG $0x487d7262; WORD $0x2c18; BYTE $0xb0 // vbroadcastss (%rax,%rsi,4), %zmm13
 	LONG $0x4825d262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm11, %zmm3 # zmm3 = (zmm11 * zmm12) + zmm3
 	LONG $0x4815d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm13, %zmm4 # zmm4 = (zmm13 * zmm8) + zmm4
 	LONG $0x4815d262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm9) + zmm5
 	LONG $0x4815d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm13, %zmm6 # zmm6 = (zmm13 * zmm10) + zmm6
 	LONG $0x4815d262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm11) + zmm7
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
-	WORD $0x9a75 // jne 0x7b0 <k_attend_scores+0x7b0>
-	LONG $0xffff11e9; BYTE $0xff // jmp 0x72c <k_attend_scores+0x72c>
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x000181e9; BYTE $0x00 // jmp 0x9aa <k_attend_scores+0x9aa>
-	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	LONG $0xfdfb8e0f; WORD $0xffff // jle 0x636 <k_attend_scores+0x636>
-	LONG $0x00016ae9; BYTE $0x00 // jmp 0x9aa <k_attend_scores+0x9aa>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x00011ae9; BYTE $0x00 // jmp 0x96f <k_attend_scores+0x96f>
-	QUAD $0xfffffffffffebb48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2148; BYTE $0xfb // andq %rdi, %rbx
-	LONG $0x0a348d4d // leaq (%r10,%rcx), %r14
-	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	QUAD $0x000000049d1c8d4e // leaq 0x4(,%r11,4), %r11
-	LONG $0xd8af0f4c // imulq %rax, %r11
-	LONG $0x133c8d4d // leaq (%r11,%rdx), %r15
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xb2248d4c // leaq (%rdx,%rsi,4), %r12
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	BYTE $0x90 // nop
-	QUAD $0xff9c6418487d9262 // vbroadcastss -0x4(%r12,%r11,4), %zmm4
-	LONG $0x487cd162; WORD $0x6e10; BYTE $0xfd // vmovups -0xc0(%r14), %zmm5
-	LONG $0x487cd162; WORD $0x7610; BYTE $0xfe // vmovups -0x80(%r14), %zmm6
-	LONG $0x487cd162; WORD $0x7e10; BYTE $0xff // vmovups -0x40(%r14), %zmm7
-	LONG $0x487c5162; WORD $0x0610 // vmovups (%r14), %zmm8
-	LONG $0x485df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm4, %zmm3 # zmm3 = (zmm4 * zmm5) + zmm3
-	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
-	QUAD $0xff9f6418487d9262 // vbroadcastss -0x4(%r15,%r11,4), %zmm4
-	LONG $0x485df262; WORD $0xcdb8 // vfmadd231ps %zmm5, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm5) + zmm1
-	LONG $0x485df262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm6) + zmm0
-	LONG $0x487d9262; WORD $0x2418; BYTE $0x9c // vbroadcastss (%r12,%r11,4), %zmm4
-	LONG $0x485df262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm4, %zmm3 # zmm3 = (zmm4 * zmm7) + zmm3
-	LONG $0x483df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm4) + zmm2
-	LONG $0x487d9262; WORD $0x2418; BYTE $0x9f // vbroadcastss (%r15,%r11,4), %zmm4
-	LONG $0x485df262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm7) + zmm1
-	LONG $0x485dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm8) + zmm0
-	LONG $0x02c38349 // addq $0x2, %r11
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	WORD $0x8775 // jne 0x8a0 <k_attend_scores+0x8a0>
-	LONG $0x01c7f640 // testb $0x1, %dil
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	WORD $0x4774 // je 0x96f <k_attend_scores+0x96f>
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x07e6c148 // shlq $0x7, %rsi
-	LONG $0x487cf162; WORD $0x2410; BYTE $0x31 // vmovups (%rcx,%rsi), %zmm4
-	QUAD $0x01316c10487cf162 // vmovups 0x40(%rcx,%rsi), %zmm5
-	LONG $0x9a0c8d4a // leaq (%rdx,%r11,4), %rcx
-	LONG $0x487db262; WORD $0x3418; BYTE $0x9a // vbroadcastss (%rdx,%r11,4), %zmm6
-	LONG $0x484df262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm4) + zmm3
-	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
-	LONG $0x487df262; WORD $0x3418; BYTE $0x81 // vbroadcastss (%rcx,%rax,4), %zmm6
-	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
-	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	LONG $0x184b8b48 // movq 0x18(%rbx), %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0x11 // vmovups %zmm3, (%r9,%rdx)
-	QUAD $0x01115411487cd162 // vmovups %zmm2, 0x40(%r9,%rdx)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487cd162; WORD $0x0c11; BYTE $0x01 // vmovups %zmm1, (%r9,%rax)
-	QUAD $0x01014411487cd162 // vmovups %zmm0, 0x40(%r9,%rax)
-	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0x02bb8d0f; WORD $0x0000 // jge 0xc70 <k_attend_scores+0xc70>
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
-	WORD $0x567d // jge 0xa16 <k_attend_scores+0xa16>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80ed8348 // subq $-0x80, %rbp
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	LONG $0xfef0840f; WORD $0xffff // je 0x83c <k_attend_scores+0x83c>
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	WORD $0x8f73 // jae 0x8e0 <k_attend_scores+0x8e0>
+	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
+	LONG $0x4053180f // prefetcht1 0x40(%rbx)
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	WORD $0x82eb // jmp 0x8e0 <k_attend_scores+0x8e0>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x286f3b4c // cmpq 0x28(%rdi), %r13
+	LONG $0x02388d0f; WORD $0x0000 // jge 0xba5 <k_attend_scores+0xba5>
+	LONG $0x247c8348; WORD $0x0228 // cmpq $0x2, 0x28(%rsp)
+	LONG $0x00908d0f; WORD $0x0000 // jge 0xa09 <k_attend_scores+0xa09>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x029c8d0f; WORD $0x0000 // jge 0xc70 <k_attend_scores+0xc70>
-	LONG $0x30708b49 // movq 0x30(%r8), %rsi
+	LONG $0x02218d0f; WORD $0x0000 // jge 0xba5 <k_attend_scores+0xba5>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01d38e0f; WORD $0x0000 // jle 0xbb8 <k_attend_scores+0xbb8>
-	LONG $0x08508b49 // movq 0x8(%r8), %rdx
-	LONG $0x10408b49 // movq 0x10(%r8), %rax
-	LONG $0x20788b49 // movq 0x20(%r8), %rdi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0xceaf0f4c // imulq %rsi, %r9
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0x01bf850f; WORD $0x0000 // jne 0xbc5 <k_attend_scores+0xbc5>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x01dd8e0f; WORD $0x0000 // jle 0xb7a <k_attend_scores+0xb7a>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0xd5af0f4d // imulq %r13, %r10
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0xdbaf0f49 // imulq %r11, %rbx
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0x01f9850f; WORD $0x0000 // jne 0xbb7 <k_attend_scores+0xbb7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x000214e9; BYTE $0x00 // jmp 0xc2a <k_attend_scores+0xc2a>
-	LONG $0x20438b48 // movq 0x20(%rbx), %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x084b8b48 // movq 0x8(%rbx), %rcx
-	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
-	LONG $0x81348d48 // leaq (%rcx,%rax,4), %rsi
-	LONG $0x304b8b4c // movq 0x30(%rbx), %r9
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x185b8b4c // movq 0x18(%rbx), %r11
-	LONG $0xdfaf0f4d // imulq %r15, %r11
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	WORD $0x034c; BYTE $0x1b // addq (%rbx), %r11
-	LONG $0x405a8d48 // leaq 0x40(%rdx), %rbx
-	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xcf // andq %r9, %rdi
-	LONG $0xc0b28d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %r14
-	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
-	LONG $0x08e7c149 // shlq $0x8, %r15
-	LONG $0x0004bc41; WORD $0x0000 // movl $0x4, %r12d
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x42eb // jmp 0xaaf <k_attend_scores+0xaaf>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x01af840f; WORD $0x0000 // je 0xb82 <k_attend_scores+0xb82>
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	LONG $0x90048d4f // leaq (%r8,%r10,4), %r8
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x0b73 // jae 0x9ea <k_attend_scores+0x9ea>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x487d9262; WORD $0x1418; BYTE $0x88 // vbroadcastss (%r8,%r9,4), %zmm2
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x486db262; WORD $0x0cb8; BYTE $0x0a // vfmadd231ps (%rdx,%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x010a44b8486db262 // vfmadd231ps 0x40(%rdx,%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x000179e9; BYTE $0x00 // jmp 0xb82 <k_attend_scores+0xb82>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x08470348 // addq 0x8(%rdi), %rax
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	WORD $0x034c; BYTE $0x0f // addq (%rdi), %r9
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0x40578b4c // movq 0x40(%rdi), %r10
+	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	LONG $0x08e3c148 // shlq $0x8, %rbx
+	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x55eb // jmp 0xaaa <k_attend_scores+0xaaa>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0x03 // vmovups %zmm3, (%r11,%rax)
-	QUAD $0x01035411487cd162 // vmovups %zmm2, 0x40(%r11,%rax)
-	QUAD $0x02034c11487cd162 // vmovups %zmm1, 0x80(%r11,%rax)
-	QUAD $0x03034411487cd162 // vmovups %zmm0, 0xc0(%r11,%rax)
-	LONG $0x04618d4c // leaq 0x4(%rcx), %r12
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0xff138f0f; WORD $0xffff // jg 0x9c2 <k_attend_scores+0x9c2>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x31 // vmovups %zmm3, (%r9,%r14)
+	QUAD $0x01315411487c9162 // vmovups %zmm2, 0x40(%r9,%r14)
+	QUAD $0x02314c11487c9162 // vmovups %zmm1, 0x80(%r9,%r14)
+	QUAD $0x03314411487c9162 // vmovups %zmm0, 0xc0(%r9,%r14)
+	LONG $0x4057894c // movq %r10, 0x40(%rdi)
+	LONG $0x485f894c // movq %r11, 0x48(%rdi)
+	LONG $0x04798d4c // leaq 0x4(%rcx), %r15
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0xfed18f0f; WORD $0xffff // jg 0x97b <k_attend_scores+0x97b>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xb27e // jle 0xa70 <k_attend_scores+0xa70>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0x1c75 // jne 0xae0 <k_attend_scores+0xae0>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0xaa7e // jle 0xa60 <k_attend_scores+0xa60>
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000083e9; BYTE $0x00 // jmp 0xb5b <k_attend_scores+0xb5b>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x39eb // jmp 0xb03 <k_attend_scores+0xb03>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487db262; WORD $0x2418; BYTE $0xa0 // vbroadcastss (%rax,%r12,4), %zmm4
+	LONG $0x485dd262; WORD $0x5fb8; BYTE $0xff // vfmadd231ps -0x40(%r15), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x485dd262; WORD $0x17b8 // vfmadd231ps (%r15), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0xff074cb8485d9262 // vfmadd231ps -0x40(%r15,%r8), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x485d9262; WORD $0x04b8; BYTE $0x07 // vfmadd231ps (%r15,%r8), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	LONG $0xff69840f; WORD $0xffff // je 0xa6c <k_attend_scores+0xa6c>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0xc873 // jae 0xad0 <k_attend_scores+0xad0>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xb9eb // jmp 0xad0 <k_attend_scores+0xad0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487db262; WORD $0x2418; BYTE $0xa6 // vbroadcastss (%rsi,%r12,4), %zmm4
-	LONG $0x485dd262; WORD $0x5db8; BYTE $0xfd // vfmadd231ps -0xc0(%r13), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x55b8; BYTE $0xfe // vfmadd231ps -0x80(%r13), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0xfd154cb8485d9262 // vfmadd231ps -0xc0(%r13,%r10), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	QUAD $0xfe1544b8485d9262 // vfmadd231ps -0x80(%r13,%r10), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	QUAD $0x01a66418487db262 // vbroadcastss 0x4(%rsi,%r12,4), %zmm4
-	LONG $0x485dd262; WORD $0x5db8; BYTE $0xff // vfmadd231ps -0x40(%r13), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x55b8; BYTE $0x00 // vfmadd231ps (%r13), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0xff154cb8485d9262 // vfmadd231ps -0x40(%r13,%r10), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	QUAD $0x001544b8485d9262 // vfmadd231ps (%r13,%r10), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x02c48349 // addq $0x2, %r12
-	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
-	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
-	WORD $0xa575 // jne 0xb00 <k_attend_scores+0xb00>
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0xff17840f; WORD $0xffff // je 0xa7c <k_attend_scores+0xa7c>
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	WORD $0xd149; BYTE $0xed // shrq %r13
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xeaaf0f49 // imulq %r10, %rbp
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0xeaaf0f4d // imulq %r10, %r13
-	LONG $0x2a048d4e // leaq (%rdx,%r13), %r8
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	LONG $0x487db262; WORD $0x2418; BYTE $0xa6 // vbroadcastss (%rsi,%r12,4), %zmm4
-	LONG $0x07e4c149 // shlq $0x7, %r12
-	QUAD $0x00255cb8485db262 // vfmadd231ps (%rbp,%r12), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	QUAD $0x012554b8485db262 // vfmadd231ps 0x40(%rbp,%r12), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x485d9262; WORD $0x0cb8; BYTE $0x20 // vfmadd231ps (%r8,%r12), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	QUAD $0x002544b8485d9262 // vfmadd231ps (%r13,%r12), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xfffec4e9; BYTE $0xff // jmp 0xa7c <k_attend_scores+0xa7c>
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x8e0c8d4e // leaq (%rsi,%r9,4), %r9
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x08 // vmovups %zmm3, (%r8,%r9)
+	QUAD $0x01085411487c9162 // vmovups %zmm2, 0x40(%r8,%r9)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0xb6348d4a // leaq (%rsi,%r14,4), %rsi
+	LONG $0x487cd162; WORD $0x0c11; BYTE $0x30 // vmovups %zmm1, (%r8,%rsi)
+	QUAD $0x01304411487cd162 // vmovups %zmm0, 0x40(%r8,%rsi)
+	LONG $0x404f8948 // movq %rcx, 0x40(%rdi)
+	LONG $0x48478948 // movq %rax, 0x48(%rdi)
+	LONG $0x286f3b4c // cmpq 0x28(%rdi), %r13
+	LONG $0xfdf58c0f; WORD $0xffff // jl 0x96d <k_attend_scores+0x96d>
+	WORD $0x2beb // jmp 0xba5 <k_attend_scores+0xba5>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x000090e9; BYTE $0x00 // jmp 0xc55 <k_attend_scores+0xc55>
-	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
-	LONG $0x011c8d49 // leaq (%r9,%rax), %rbx
-	LONG $0xc0c38148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbx
-	LONG $0xba348d4c // leaq (%rdx,%rdi,4), %r14
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	QUAD $0xff965418487d9262 // vbroadcastss -0x4(%r14,%r10,4), %zmm2
-	LONG $0x486df262; WORD $0x4bb8; BYTE $0xfd // vfmadd231ps -0xc0(%rbx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486df262; WORD $0x43b8; BYTE $0xfe // vfmadd231ps -0x80(%rbx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x487d9262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm2
-	LONG $0x486df262; WORD $0x4bb8; BYTE $0xff // vfmadd231ps -0x40(%rbx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486df262; WORD $0x03b8 // vfmadd231ps (%rbx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x02c28349 // addq $0x2, %r10
-	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0xc675 // jne 0xbf0 <k_attend_scores+0xbf0>
-	LONG $0x01c6f640 // testb $0x1, %sil
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x2174 // je 0xc55 <k_attend_scores+0xc55>
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
-	LONG $0x487db262; WORD $0x1418; BYTE $0x92 // vbroadcastss (%rdx,%r10,4), %zmm2
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x486db262; WORD $0x0cb8; BYTE $0x10 // vfmadd231ps (%rax,%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x011044b8486db262 // vfmadd231ps 0x40(%rax,%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x78af0f4d; BYTE $0x18 // imulq 0x18(%r8), %r15
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	WORD $0x034d; BYTE $0x38 // addq (%r8), %r15
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x39 // vmovups %zmm1, (%rcx,%r15)
-	QUAD $0x01394411487cb162 // vmovups %zmm0, 0x40(%rcx,%r15)
+	LONG $0x6faf0f4c; BYTE $0x18 // imulq 0x18(%rdi), %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x2f // addq (%rdi), %r13
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x29 // vmovups %zmm1, (%rcx,%r13)
+	QUAD $0x01294411487cb162 // vmovups %zmm0, 0x40(%rcx,%r13)
+	LONG $0x40778948 // movq %rsi, 0x40(%rdi)
+	LONG $0x48478948 // movq %rax, 0x48(%rdi)
 	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -689,12 +661,44 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xfffffffffff8be49; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %r14 # imm = 0x7FFFFFFFFFFFFFF8
+	LONG $0x06ce8349 // orq $0x6, %r14
+	WORD $0x214d; BYTE $0xde // andq %r11, %r14
+	LONG $0x133c8d4c // leaq (%rbx,%rdx), %r15
+	LONG $0xc0c78149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r15
+	LONG $0x90248d4f // leaq (%r8,%r10,4), %r12
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x30eb // jmp 0xc18 <k_attend_scores+0xc18>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487d9262; WORD $0x1418; BYTE $0x8c // vbroadcastss (%r12,%r9,4), %zmm2
+	LONG $0x486dd262; WORD $0x4fb8; BYTE $0xff // vfmadd231ps -0x40(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x07b8 // vfmadd231ps (%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x02c18349 // addq $0x2, %r9
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0xfdb1840f; WORD $0xffff // je 0x9c9 <k_attend_scores+0x9c9>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x0b73 // jae 0xc28 <k_attend_scores+0xc28>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	QUAD $0xff8c5418487d9262 // vbroadcastss -0x4(%r12,%r9,4), %zmm2
+	LONG $0x486dd262; WORD $0x4fb8; BYTE $0xfd // vfmadd231ps -0xc0(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x47b8; BYTE $0xfe // vfmadd231ps -0x80(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xad73 // jae 0xbf0 <k_attend_scores+0xbf0>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0xa0eb // jmp 0xbf0 <k_attend_scores+0xbf0>
 
 	// attend_weights
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07758e0f; WORD $0x0000 // jle 0x1412 <k_attend_weights+0x782>
+	LONG $0x07758e0f; WORD $0x0000 // jle 0x13d2 <k_attend_weights+0x782>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -718,34 +722,34 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0xc0ba8d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %r15
 	QUAD $0x000000008d248d4e // leaq (,%r9,4), %r12
-	QUAD $0x0020410d187de2c4; BYTE $0x00 // vbroadcastss 0x2041(%rip), %ymm1 # 0x2d48 <k_attend_merge+0x348>
+	QUAD $0x0020010d187de2c4; BYTE $0x00 // vbroadcastss 0x2001(%rip), %ymm1 # 0x2cc8 <k_attend_merge+0x338>
 	LONG $0x38498d48 // leaq 0x38(%rcx), %rcx
 	LONG $0x240c8948 // movq %rcx, (%rsp)
-	QUAD $0x202f1518487df262; WORD $0x0000 // vbroadcastss 0x202f(%rip), %zmm2 # 0x2d48 <k_attend_merge+0x348>
-	QUAD $0x20251d58487df262; WORD $0x0000 // vpbroadcastd 0x2025(%rip), %zmm3 # 0x2d48 <k_attend_merge+0x348>
-	QUAD $0x002028251879e2c4; BYTE $0x00 // vbroadcastss 0x2028(%rip), %xmm4 # 0x2d54 <k_attend_merge+0x354>
-	QUAD $0x201a2d18487df262; WORD $0x0000 // vbroadcastss 0x201a(%rip), %zmm5 # 0x2d50 <k_attend_merge+0x350>
-	QUAD $0x20203518487df262; WORD $0x0000 // vbroadcastss 0x2020(%rip), %zmm6 # 0x2d60 <k_attend_merge+0x360>
-	QUAD $0x20223d18487df262; WORD $0x0000 // vbroadcastss 0x2022(%rip), %zmm7 # 0x2d6c <k_attend_merge+0x36c>
-	QUAD $0x20100518487d7262; WORD $0x0000 // vbroadcastss 0x2010(%rip), %zmm8 # 0x2d64 <k_attend_merge+0x364>
-	QUAD $0x200a0d18487d7262; WORD $0x0000 // vbroadcastss 0x200a(%rip), %zmm9 # 0x2d68 <k_attend_merge+0x368>
-	QUAD $0x20101518487d7262; WORD $0x0000 // vbroadcastss 0x2010(%rip), %zmm10 # 0x2d78 <k_attend_merge+0x378>
-	QUAD $0x1fd21d18487d7262; WORD $0x0000 // vbroadcastss 0x1fd2(%rip), %zmm11 # 0x2d44 <k_attend_merge+0x344>
-	QUAD $0x1fdc2518487d7262; WORD $0x0000 // vbroadcastss 0x1fdc(%rip), %zmm12 # 0x2d58 <k_attend_merge+0x358>
-	QUAD $0x1fee2d18487d7262; WORD $0x0000 // vbroadcastss 0x1fee(%rip), %zmm13 # 0x2d74 <k_attend_merge+0x374>
-	QUAD $0x1fe03518487d7262; WORD $0x0000 // vbroadcastss 0x1fe0(%rip), %zmm14 # 0x2d70 <k_attend_merge+0x370>
-	QUAD $0x1fb23d18487d7262; WORD $0x0000 // vbroadcastss 0x1fb2(%rip), %zmm15 # 0x2d4c <k_attend_merge+0x34c>
-	QUAD $0x1f9c0518487de262; WORD $0x0000 // vbroadcastss 0x1f9c(%rip), %zmm16 # 0x2d40 <k_attend_merge+0x340>
-	QUAD $0x1f920d58487de262; WORD $0x0000 // vpbroadcastd 0x1f92(%rip), %zmm17 # 0x2d40 <k_attend_merge+0x340>
-	QUAD $0x1fa41558487de262; WORD $0x0000 // vpbroadcastd 0x1fa4(%rip), %zmm18 # 0x2d5c <k_attend_merge+0x35c>
-	QUAD $0x1f861d10087ee162; WORD $0x0000 // vmovss 0x1f86(%rip), %xmm19 # 0x2d48 <k_attend_merge+0x348>
+	QUAD $0x1fef1518487df262; WORD $0x0000 // vbroadcastss 0x1fef(%rip), %zmm2 # 0x2cc8 <k_attend_merge+0x338>
+	QUAD $0x1fe51d58487df262; WORD $0x0000 // vpbroadcastd 0x1fe5(%rip), %zmm3 # 0x2cc8 <k_attend_merge+0x338>
+	QUAD $0x001fe8251879e2c4; BYTE $0x00 // vbroadcastss 0x1fe8(%rip), %xmm4 # 0x2cd4 <k_attend_merge+0x344>
+	QUAD $0x1fda2d18487df262; WORD $0x0000 // vbroadcastss 0x1fda(%rip), %zmm5 # 0x2cd0 <k_attend_merge+0x340>
+	QUAD $0x1fe03518487df262; WORD $0x0000 // vbroadcastss 0x1fe0(%rip), %zmm6 # 0x2ce0 <k_attend_merge+0x350>
+	QUAD $0x1fe23d18487df262; WORD $0x0000 // vbroadcastss 0x1fe2(%rip), %zmm7 # 0x2cec <k_attend_merge+0x35c>
+	QUAD $0x1fd00518487d7262; WORD $0x0000 // vbroadcastss 0x1fd0(%rip), %zmm8 # 0x2ce4 <k_attend_merge+0x354>
+	QUAD $0x1fca0d18487d7262; WORD $0x0000 // vbroadcastss 0x1fca(%rip), %zmm9 # 0x2ce8 <k_attend_merge+0x358>
+	QUAD $0x1fd01518487d7262; WORD $0x0000 // vbroadcastss 0x1fd0(%rip), %zmm10 # 0x2cf8 <k_attend_merge+0x368>
+	QUAD $0x1f921d18487d7262; WORD $0x0000 // vbroadcastss 0x1f92(%rip), %zmm11 # 0x2cc4 <k_attend_merge+0x334>
+	QUAD $0x1f9c2518487d7262; WORD $0x0000 // vbroadcastss 0x1f9c(%rip), %zmm12 # 0x2cd8 <k_attend_merge+0x348>
+	QUAD $0x1fae2d18487d7262; WORD $0x0000 // vbroadcastss 0x1fae(%rip), %zmm13 # 0x2cf4 <k_attend_merge+0x364>
+	QUAD $0x1fa03518487d7262; WORD $0x0000 // vbroadcastss 0x1fa0(%rip), %zmm14 # 0x2cf0 <k_attend_merge+0x360>
+	QUAD $0x1f723d18487d7262; WORD $0x0000 // vbroadcastss 0x1f72(%rip), %zmm15 # 0x2ccc <k_attend_merge+0x33c>
+	QUAD $0x1f5c0518487de262; WORD $0x0000 // vbroadcastss 0x1f5c(%rip), %zmm16 # 0x2cc0 <k_attend_merge+0x330>
+	QUAD $0x1f520d58487de262; WORD $0x0000 // vpbroadcastd 0x1f52(%rip), %zmm17 # 0x2cc0 <k_attend_merge+0x330>
+	QUAD $0x1f641558487de262; WORD $0x0000 // vpbroadcastd 0x1f64(%rip), %zmm18 # 0x2cdc <k_attend_merge+0x34c>
+	QUAD $0x1f461d10087ee162; WORD $0x0000 // vmovss 0x1f46(%rip), %xmm19 # 0x2cc8 <k_attend_merge+0x338>
 	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
 	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
 	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
-	QUAD $0x1f7e3d18487de262; WORD $0x0000 // vbroadcastss 0x1f7e(%rip), %zmm23 # 0x2d5c <k_attend_merge+0x35c>
+	QUAD $0x1f3e3d18487de262; WORD $0x0000 // vbroadcastss 0x1f3e(%rip), %zmm23 # 0x2cdc <k_attend_merge+0x34c>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x00007fe9; BYTE $0x00 // jmp 0xe67 <k_attend_weights+0x1d7>
+	LONG $0x00007fe9; BYTE $0x00 // jmp 0xe27 <k_attend_weights+0x1d7>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x48fd0362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm26, %ymm27
 	LONG $0x202c0162; WORD $0xd358 // vaddps %ymm27, %ymm26, %ymm26
@@ -767,7 +771,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0x059d840f; WORD $0x0000 // je 0x1404 <k_attend_weights+0x774>
+	LONG $0x059d840f; WORD $0x0000 // je 0x13c4 <k_attend_weights+0x774>
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	LONG $0xfdaf0f48 // imulq %rbp, %rdi
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
@@ -785,16 +789,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
 	LONG $0xc8480f49 // cmovsq %r8, %rcx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00948e0f; WORD $0x0000 // jle 0xf40 <k_attend_weights+0x2b0>
+	LONG $0x00948e0f; WORD $0x0000 // jle 0xf00 <k_attend_weights+0x2b0>
 	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	WORD $0x0e73 // jae 0xec0 <k_attend_weights+0x230>
+	WORD $0x0e73 // jae 0xe80 <k_attend_weights+0x230>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x79eb // jmp 0xf30 <k_attend_weights+0x2a0>
+	WORD $0x79eb // jmp 0xef0 <k_attend_weights+0x2a0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x40fb8348 // cmpq $0x40, %rbx
-	WORD $0x0573 // jae 0xecb <k_attend_weights+0x23b>
+	WORD $0x0573 // jae 0xe8b <k_attend_weights+0x23b>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x47eb // jmp 0xf12 <k_attend_weights+0x282>
+	WORD $0x47eb // jmp 0xed2 <k_attend_weights+0x282>
 	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
 	QUAD $0xffffffffffc0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdi # imm = 0x7FFFFFFFFFFFFFC0
 	WORD $0x2149; BYTE $0xf8 // andq %rdi, %r8
@@ -806,11 +810,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0x1411; BYTE $0xbf // vmovups %zmm2, (%r15,%rdi,4)
 	LONG $0x40c78348 // addq $0x40, %rdi
 	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xd875 // jne 0xee0 <k_attend_weights+0x250>
+	WORD $0xd875 // jne 0xea0 <k_attend_weights+0x250>
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x3374 // je 0xf40 <k_attend_weights+0x2b0>
+	WORD $0x3374 // je 0xf00 <k_attend_weights+0x2b0>
 	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
-	WORD $0x1e74 // je 0xf30 <k_attend_weights+0x2a0>
+	WORD $0x1e74 // je 0xef0 <k_attend_weights+0x2a0>
 	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
 	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
 	LONG $0x2404234c // andq (%rsp), %r8
@@ -818,33 +822,33 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fcc5; BYTE $0xbe // vmovups %ymm1, (%rsi,%rdi,4)
 	LONG $0x08c78348 // addq $0x8, %rdi
 	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xf275 // jne 0xf20 <k_attend_weights+0x290>
-	WORD $0x0beb // jmp 0xf3b <k_attend_weights+0x2ab>
+	WORD $0xf275 // jne 0xee0 <k_attend_weights+0x290>
+	WORD $0x0beb // jmp 0xefb <k_attend_weights+0x2ab>
 	QUAD $0xff8000008604c742 // movl $0xff800000, (%rsi,%r8,4) # imm = 0xFF800000
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0xf075 // jne 0xf30 <k_attend_weights+0x2a0>
+	WORD $0xf075 // jne 0xef0 <k_attend_weights+0x2a0>
 	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
 	LONG $0xfdaf0f48 // imulq %rbp, %rdi
 	LONG $0xba048d4c // leaq (%rdx,%rdi,4), %r8
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
 	LONG $0xd94f0f48 // cmovgq %rcx, %rbx
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x187d // jge 0xf70 <k_attend_weights+0x2e0>
+	WORD $0x187d // jge 0xf30 <k_attend_weights+0x2e0>
 	LONG $0x487c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000c4e9; BYTE $0x00 // jmp 0x102a <k_attend_weights+0x39a>
+	LONG $0x0000c4e9; BYTE $0x00 // jmp 0xfea <k_attend_weights+0x39a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xf07b8d48 // leaq -0x10(%rbx), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x04e9c148 // shrq $0x4, %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x30ff8348 // cmpq $0x30, %rdi
-	WORD $0x1c73 // jae 0xfa0 <k_attend_weights+0x310>
+	WORD $0x1c73 // jae 0xf60 <k_attend_weights+0x310>
 	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0x487c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24
-	WORD $0x61eb // jmp 0xff5 <k_attend_weights+0x365>
+	WORD $0x61eb // jmp 0xfb5 <k_attend_weights+0x365>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0xfce78348 // andq $-0x4, %rdi
@@ -860,13 +864,13 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40340162; WORD $0xc05f // vmaxps %zmm24, %zmm25, %zmm24
 	LONG $0x40c68349 // addq $0x40, %r14
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xbf75 // jne 0xfb0 <k_attend_weights+0x320>
+	WORD $0xbf75 // jne 0xf70 <k_attend_weights+0x320>
 	LONG $0x107e8d49 // leaq 0x10(%r14), %rdi
 	QUAD $0xffffffffffc0ba49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r10 # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0x30c28349 // addq $0x30, %r10
 	WORD $0x2149; BYTE $0xda // andq %rbx, %r10
 	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
-	WORD $0x1f74 // je 0x102a <k_attend_weights+0x39a>
+	WORD $0x1f74 // je 0xfea <k_attend_weights+0x39a>
 	WORD $0xe1c1; BYTE $0x04 // shll $0x4, %ecx
 	WORD $0x9066 // nop
 	LONG $0x487c0162; WORD $0x0c10; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm25
@@ -874,14 +878,14 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
 	LONG $0x10c78348 // addq $0x10, %rdi
 	LONG $0xf0c18348 // addq $-0x10, %rcx
-	WORD $0xe675 // jne 0x1010 <k_attend_weights+0x380>
+	WORD $0xe675 // jne 0xfd0 <k_attend_weights+0x380>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	WORD $0x387e // jle 0x106a <k_attend_weights+0x3da>
+	WORD $0x387e // jle 0x102a <k_attend_weights+0x3da>
 	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
 	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
-	LONG $0x360d8d48; WORD $0x001d; BYTE $0x00 // leaq 0x1d36(%rip), %rcx # 0x2d80 <lanes>
+	LONG $0xf60d8d48; WORD $0x001c; BYTE $0x00 // leaq 0x1cf6(%rip), %rcx # 0x2d00 <lanes>
 	WORD $0x2948; BYTE $0xf9 // subq %rdi, %rcx
 	WORD $0xf741; BYTE $0xd6 // notl %r14d
 	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
@@ -925,9 +929,9 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487d0262; WORD $0xda18 // vbroadcastss %xmm26, %zmm27
 	LONG $0x002c0162; WORD $0xd257 // vxorps %xmm26, %xmm26, %xmm26
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0c7d // jge 0x1160 <k_attend_weights+0x4d0>
+	WORD $0x0c7d // jge 0x1120 <k_attend_weights+0x4d0>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000f0e9; BYTE $0x00 // jmp 0x124c <k_attend_weights+0x5bc>
+	LONG $0x0000f0e9; BYTE $0x00 // jmp 0x120c <k_attend_weights+0x5bc>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -967,12 +971,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0xff248e0f; WORD $0xffff // jle 0x1170 <k_attend_weights+0x4e0>
+	LONG $0xff248e0f; WORD $0xffff // jle 0x1130 <k_attend_weights+0x4e0>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x1346 <k_attend_weights+0x6b6>
+	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x1306 <k_attend_weights+0x6b6>
 	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
-	LONG $0x19358d4c; WORD $0x001b; BYTE $0x00 // leaq 0x1b19(%rip), %r14 # 0x2d80 <lanes>
+	LONG $0xd9358d4c; WORD $0x001a; BYTE $0x00 // leaq 0x1ad9(%rip), %r14 # 0x2d00 <lanes>
 	WORD $0x2949; BYTE $0xfe // subq %rdi, %r14
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xe7d3 // shll %cl, %edi
@@ -1013,13 +1017,13 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x402c0162; WORD $0xd358 // vaddps %zmm27, %zmm26, %zmm26
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	LONG $0xfa9e8e0f; WORD $0xffff // jle 0xdf0 <k_attend_weights+0x160>
+	LONG $0xfa9e8e0f; WORD $0xffff // jle 0xdb0 <k_attend_weights+0x160>
 	LONG $0x08f98348 // cmpq $0x8, %rcx
-	LONG $0x0094820f; WORD $0x0000 // jb 0x13f0 <k_attend_weights+0x760>
+	LONG $0x0094820f; WORD $0x0000 // jb 0x13b0 <k_attend_weights+0x760>
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x0573 // jae 0x1367 <k_attend_weights+0x6d7>
+	WORD $0x0573 // jae 0x1327 <k_attend_weights+0x6d7>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x4feb // jmp 0x13b6 <k_attend_weights+0x726>
+	WORD $0x4feb // jmp 0x1376 <k_attend_weights+0x726>
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	LONG $0xc0e08349 // andq $-0x40, %r8
 	LONG $0x9e3c8d48 // leaq (%rsi,%rbx,4), %rdi
@@ -1031,11 +1035,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03976c11487ca162 // vmovups %zmm21, 0xc0(%rdi,%r10,4)
 	LONG $0x40c28349 // addq $0x40, %r10
 	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	WORD $0xd875 // jne 0x1380 <k_attend_weights+0x6f0>
+	WORD $0xd875 // jne 0x1340 <k_attend_weights+0x6f0>
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	LONG $0xfa3f840f; WORD $0xffff // je 0xdf0 <k_attend_weights+0x160>
+	LONG $0xfa3f840f; WORD $0xffff // je 0xdb0 <k_attend_weights+0x160>
 	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
-	WORD $0x3474 // je 0x13ea <k_attend_weights+0x75a>
+	WORD $0x3474 // je 0x13aa <k_attend_weights+0x75a>
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0xf8e78348 // andq $-0x8, %rdi
 	LONG $0x9e148d4c // leaq (%rsi,%rbx,4), %r10
@@ -1044,17 +1048,17 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x287c8162; WORD $0x2411; BYTE $0x82 // vmovups %ymm20, (%r10,%r8,4)
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0xf075 // jne 0x13d0 <k_attend_weights+0x740>
+	WORD $0xf075 // jne 0x1390 <k_attend_weights+0x740>
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x0b75 // jne 0x13f0 <k_attend_weights+0x760>
-	LONG $0xfffa06e9; BYTE $0xff // jmp 0xdf0 <k_attend_weights+0x160>
+	WORD $0x0b75 // jne 0x13b0 <k_attend_weights+0x760>
+	LONG $0xfffa06e9; BYTE $0xff // jmp 0xdb0 <k_attend_weights+0x160>
 	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x009e04c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rsi,%rbx,4)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	WORD $0xf175 // jne 0x13f0 <k_attend_weights+0x760>
-	LONG $0xfff9ece9; BYTE $0xff // jmp 0xdf0 <k_attend_weights+0x160>
+	WORD $0xf175 // jne 0x13b0 <k_attend_weights+0x760>
+	LONG $0xfff9ece9; BYTE $0xff // jmp 0xdb0 <k_attend_weights+0x160>
 	LONG $0x28c48348 // addq $0x28, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1074,742 +1078,163 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0x60ec8348 // subq $0x60, %rsp
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x01358d0f; WORD $0x0000 // jge 0x157e <k_attend_values+0x15e>
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x04c88348 // orq $0x4, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
-	LONG $0x0c048f0f; WORD $0x0000 // jg 0x2066 <k_attend_values+0xc46>
-	LONG $0x24748b49; BYTE $0x30 // movq 0x30(%r12), %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
-	LONG $0x08618d0f; WORD $0x0000 // jge 0x1cdc <k_attend_values+0x8bc>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
-	LONG $0x10cd8348 // orq $0x10, %rbp
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0x09f78e0f; WORD $0x0000 // jle 0x1e89 <k_attend_values+0xa69>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
-	LONG $0x0b1d8e0f; WORD $0x0000 // jle 0x1fc3 <k_attend_values+0xba3>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x24448b49; BYTE $0x38 // movq 0x38(%r12), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x0b238e0f; WORD $0x0000 // jle 0x1fe1 <k_attend_values+0xbc1>
-	LONG $0x245c8b4d; BYTE $0x08 // movq 0x8(%r12), %r11
-	LONG $0x24448b4d; BYTE $0x20 // movq 0x20(%r12), %r8
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	QUAD $0x0000000cb5148d4a // leaq 0xc(,%r14,4), %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	QUAD $0x00000008b5348d4a // leaq 0x8(,%r14,4), %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	QUAD $0x00000004b53c8d4a // leaq 0x4(,%r14,4), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0xd6af0f4d // imulq %r14, %r10
-	QUAD $0x000000008d048d4e // leaq (,%r9,4), %r8
-	LONG $0x2444034d; BYTE $0x10 // addq 0x10(%r12), %r8
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xe3d3 // shll %cl, %ebx
-	LONG $0x930c8d4b // leaq (%r11,%r10,4), %rcx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	QUAD $0x00000000bd148d4e // leaq (,%r15,4), %r10
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x35eb // jmp 0x1571 <k_attend_values+0x151>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487cd162; WORD $0x2010 // vmovups (%r8), %zmm4
-	LONG $0x585db262; WORD $0x1cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x585db262; WORD $0x14b8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x585db262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x585db262; WORD $0x04b8; BYTE $0x9a // vfmadd231ps (%rdx,%r11,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
-	LONG $0x0a92840f; WORD $0x0000 // je 0x2003 <k_attend_values+0xbe3>
-	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0xca74 // je 0x1540 <k_attend_values+0x120>
-	LONG $0xc97cd162; WORD $0x2010 // vmovups (%r8), %zmm4 {%k1} {z}
-	WORD $0xc8eb // jmp 0x1546 <k_attend_values+0x126>
-	LONG $0x24448b49; BYTE $0x30 // movq 0x30(%r12), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x0000000085048d4c // leaq (,%rax,4), %r8
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	QUAD $0x000000302444c748; BYTE $0x00 // movq $0x0, 0x30(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x58eb // jmp 0x15fa <k_attend_values+0x1da>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x3b11 // vmovups %zmm7, (%rbx)
-	LONG $0x487cd162; WORD $0x0211 // vmovups %zmm0, (%r10)
-	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
-	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
-	LONG $0x487cd162; WORD $0x1e11 // vmovups %zmm3, (%r14)
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x08458d48 // leaq 0x8(%rbp), %rax
-	LONG $0x24448348; WORD $0x2030 // addq $0x20, 0x30(%rsp)
-	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
-	LONG $0xfe518f0f; WORD $0xffff // jg 0x144b <k_attend_values+0x2b>
-	LONG $0x247c8348; WORD $0x2008 // cmpq $0x20, 0x8(%rsp)
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x246c8948; BYTE $0x58 // movq %rbp, 0x58(%rsp)
-	LONG $0x01208d0f; WORD $0x0000 // jge 0x1730 <k_attend_values+0x310>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0x10cd8348 // orq $0x10, %rbp
-	LONG $0x246c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbp
-	LONG $0x03eb8e0f; WORD $0x0000 // jle 0x1a10 <k_attend_values+0x5f0>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0xa97e // jle 0x15e5 <k_attend_values+0x1c5>
-	LONG $0x24448b49; BYTE $0x38 // movq 0x38(%r12), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x059e8e0f; WORD $0x0000 // jle 0x1be8 <k_attend_values+0x7c8>
-	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
-	QUAD $0x000000009d348d4a // leaq (,%r11,4), %rsi
-	LONG $0x24740349; BYTE $0x10 // addq 0x10(%r12), %rsi
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x4caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rcx
-	LONG $0x244c0349; BYTE $0x08 // addq 0x8(%r12), %rcx
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x3f0c8d4c // leaq (%rdi,%rdi), %r9
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x6aeb // jmp 0x1712 <k_attend_values+0x2f2>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
-	LONG $0x911c8d4a // leaq (%rcx,%r10,4), %rbx
-	LONG $0x583db262; WORD $0x3cb8; BYTE $0x91 // vfmadd231ps (%rcx,%r10,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0x3b348d4c // leaq (%rbx,%rdi), %r14
-	LONG $0x583df262; WORD $0x04b8; BYTE $0x93 // vfmadd231ps (%rbx,%rdx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	LONG $0x583df262; WORD $0x0cb8; BYTE $0xd3 // vfmadd231ps (%rbx,%rdx,8){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	LONG $0x583dd262; WORD $0x14b8; BYTE $0x96 // vfmadd231ps (%r14,%rdx,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x583dd262; WORD $0x1cb8; BYTE $0xd6 // vfmadd231ps (%r14,%rdx,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	LONG $0x961c8d49 // leaq (%r14,%rdx,4), %rbx
-	LONG $0x583dd262; WORD $0x24b8; BYTE $0x96 // vfmadd231ps (%r14,%rdx,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x583df262; WORD $0x2cb8; BYTE $0x1f // vfmadd231ps (%rdi,%rbx){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
-	LONG $0x583df262; WORD $0x34b8; BYTE $0x1f // vfmadd231ps (%rdi,%rbx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	LONG $0x0503840f; WORD $0x0000 // je 0x1c15 <k_attend_values+0x7f5>
-	LONG $0x245c394c; BYTE $0x08 // cmpq %r11, 0x8(%rsp)
-	WORD $0x9774 // je 0x16b0 <k_attend_values+0x290>
-	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
-	WORD $0x95eb // jmp 0x16b6 <k_attend_values+0x296>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x245c8b4d; BYTE $0x20 // movq 0x20(%r12), %r11
-	LONG $0x24048b49 // movq (%r12), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x246c8b4d; BYTE $0x10 // movq 0x10(%r12), %r13
-	LONG $0x247c8b4d; BYTE $0x38 // movq 0x38(%r12), %r15
-	LONG $0x247c8b49; BYTE $0x18 // movq 0x18(%r12), %rdi
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x02c88348 // orq $0x2, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x03c88348 // orq $0x3, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x04c88348 // orq $0x4, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x05c88348 // orq $0x5, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x06c88348 // orq $0x6, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	LONG $0x07c98349 // orq $0x7, %r9
-	LONG $0xcfaf0f4c // imulq %rdi, %r9
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0x5caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rbx
-	LONG $0x245c0349; BYTE $0x08 // addq 0x8(%r12), %rbx
-	LONG $0x40c58349 // addq $0x40, %r13
-	QUAD $0x000000009d348d4a // leaq (,%r11,4), %rsi
-	LONG $0x0020be41; WORD $0x0000 // movl $0x20, %r14d
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x18d4 <k_attend_values+0x4b4>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	LONG $0x487cf162; WORD $0x0411; BYTE $0xb9 // vmovups %zmm0, (%rcx,%rdi,4)
-	QUAD $0x01b94c11487cf162 // vmovups %zmm1, 0x40(%rcx,%rdi,4)
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%rdx,4)
-	QUAD $0x01915c11487cf162 // vmovups %zmm3, 0x40(%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x91 // vmovups %zmm4, (%rcx,%rdx,4)
-	QUAD $0x01916c11487cf162 // vmovups %zmm5, 0x40(%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%rcx,%rdx,4)
-	QUAD $0x01917c11487cf162 // vmovups %zmm7, 0x40(%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x487c7162; WORD $0x0411; BYTE $0x91 // vmovups %zmm8, (%rcx,%rdx,4)
-	QUAD $0x01914c11487c7162 // vmovups %zmm9, 0x40(%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x91 // vmovups %zmm10, (%rcx,%rdx,4)
-	QUAD $0x01915c11487c7162 // vmovups %zmm11, 0x40(%rcx,%rdx,4)
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x81 // vmovups %zmm12, (%rcx,%rax,4)
-	QUAD $0x01816c11487c7162 // vmovups %zmm13, 0x40(%rcx,%rax,4)
-	LONG $0x487c3162; WORD $0x3411; BYTE $0x89 // vmovups %zmm14, (%rcx,%r9,4)
-	QUAD $0x01897c11487c3162 // vmovups %zmm15, 0x40(%rcx,%r9,4)
-	LONG $0x24748d4d; BYTE $0x20 // leaq 0x20(%r12), %r14
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0xfd3f8f0f; WORD $0xffff // jg 0x1613 <k_attend_values+0x1f3>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfefc8e0f; WORD $0xffff // jle 0x17e0 <k_attend_values+0x3c0>
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cc162; WORD $0x4610; BYTE $0xff // vmovups -0x40(%r14), %zmm16
-	LONG $0x487cc162; WORD $0x0e10 // vmovups (%r14), %zmm17
-	LONG $0x487de262; WORD $0x1418; BYTE $0xab // vbroadcastss (%rbx,%rbp,4), %zmm18
-	LONG $0xab148d4c // leaq (%rbx,%rbp,4), %r10
-	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
-	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
-	LONG $0x32148d49 // leaq (%r10,%rsi), %rdx
-	LONG $0x487d8262; WORD $0x1418; BYTE $0x9a // vbroadcastss (%r10,%r11,4), %zmm18
-	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
-	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0x487d8262; WORD $0x1418; BYTE $0xda // vbroadcastss (%r10,%r11,8), %zmm18
-	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
-	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
-	LONG $0x487da262; WORD $0x1418; BYTE $0x9a // vbroadcastss (%rdx,%r11,4), %zmm18
-	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
-	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
-	LONG $0x36148d4c // leaq (%rsi,%rsi), %r10
-	LONG $0x487da262; WORD $0x1418; BYTE $0xda // vbroadcastss (%rdx,%r11,8), %zmm18
-	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
-	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
-	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
-	LONG $0x9a148d4b // leaq (%r10,%r11,4), %rdx
-	LONG $0x487d8262; WORD $0x1418; BYTE $0x9a // vbroadcastss (%r10,%r11,4), %zmm18
-	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
-	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
-	LONG $0x487de262; WORD $0x1418; BYTE $0x16 // vbroadcastss (%rsi,%rdx), %zmm18
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
-	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
-	LONG $0x487de262; WORD $0x1418; BYTE $0x16 // vbroadcastss (%rsi,%rdx), %zmm18
-	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
-	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0xff33850f; WORD $0xffff // jne 0x1930 <k_attend_values+0x510>
-	LONG $0xfffe22e9; BYTE $0xff // jmp 0x1824 <k_attend_values+0x404>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x20468b48 // movq 0x20(%rsi), %rax
-	LONG $0x384e8b48 // movq 0x38(%rsi), %rcx
-	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x186e8b4c // movq 0x18(%rsi), %r13
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x02cf8348 // orq $0x2, %rdi
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x03cf8348 // orq $0x3, %rdi
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x04cf8348 // orq $0x4, %rdi
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x05cf8348 // orq $0x5, %rdi
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0x06ce8349 // orq $0x6, %r14
-	LONG $0xf5af0f4d // imulq %r13, %r14
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x07cf8349 // orq $0x7, %r15
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	LONG $0xeaaf0f4c // imulq %rdx, %r13
-	QUAD $0x00000000a53c8d4a // leaq (,%r12,4), %rdi
-	LONG $0x107e0348 // addq 0x10(%rsi), %rdi
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x54af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdx
-	LONG $0x08560348 // addq 0x8(%rsi), %rdx
-	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x1b4b <k_attend_values+0x72b>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xa10c8d4f // leaq (%r9,%r12,4), %r9
-	LONG $0x487c9162; WORD $0x0411; BYTE $0xa9 // vmovups %zmm0, (%r9,%r13,4)
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x91 // vmovups %zmm1, (%r9,%r10,4)
-	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
-	LONG $0x487c9162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%r9,%r10,4)
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%r9,%r10,4)
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x487c9162; WORD $0x2411; BYTE $0x91 // vmovups %zmm4, (%r9,%r10,4)
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0x487c9162; WORD $0x2c11; BYTE $0x91 // vmovups %zmm5, (%r9,%r10,4)
-	LONG $0x487c9162; WORD $0x3411; BYTE $0xb1 // vmovups %zmm6, (%r9,%r14,4)
-	LONG $0x487c9162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm7, (%r9,%r15,4)
-	LONG $0x106b8d49 // leaq 0x10(%r11), %rbp
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	LONG $0x246c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbp
-	LONG $0xfadd8f0f; WORD $0xffff // jg 0x1628 <k_attend_values+0x208>
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xff658e0f; WORD $0xffff // jle 0x1ac0 <k_attend_values+0x6a0>
 	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487c7162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm8
-	LONG $0x8a148d4e // leaq (%rdx,%r9,4), %r10
-	LONG $0x583db262; WORD $0x04b8; BYTE $0x8a // vfmadd231ps (%rdx,%r9,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x321c8d49 // leaq (%r10,%rsi), %rbx
-	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%r10,%rax,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	LONG $0x583dd262; WORD $0x14b8; BYTE $0xc2 // vfmadd231ps (%r10,%rax,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
-	LONG $0x583df262; WORD $0x1cb8; BYTE $0x83 // vfmadd231ps (%rbx,%rax,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0x36148d4c // leaq (%rsi,%rsi), %r10
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	LONG $0x583df262; WORD $0x24b8; BYTE $0xc3 // vfmadd231ps (%rbx,%rax,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x821c8d49 // leaq (%r10,%rax,4), %rbx
-	LONG $0x583dd262; WORD $0x2cb8; BYTE $0x82 // vfmadd231ps (%r10,%rax,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	LONG $0x583df262; WORD $0x34b8; BYTE $0x1e // vfmadd231ps (%rsi,%rbx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
-	LONG $0x583df262; WORD $0x3cb8; BYTE $0x1e // vfmadd231ps (%rsi,%rbx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x9d75 // jne 0x1b80 <k_attend_values+0x760>
-	LONG $0xfffef4e9; BYTE $0xff // jmp 0x1adc <k_attend_values+0x6bc>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
-	LONG $0x24040349 // addq (%r12), %rax
-	LONG $0x24548b49; BYTE $0x18 // movq 0x18(%r12), %rdx
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	WORD $0x287d // jge 0x1427 <k_attend_values+0x47>
+	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	LONG $0xcaaf0f4c // imulq %rdx, %r9
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x02cf8348 // orq $0x2, %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	LONG $0x03ce8349 // orq $0x3, %r14
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x04cf8349 // orq $0x4, %r15
-	LONG $0xfaaf0f4c // imulq %rdx, %r15
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	LONG $0x05cc8349 // orq $0x5, %r12
-	LONG $0xe2af0f4c // imulq %rdx, %r12
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	LONG $0x06cd8349 // orq $0x6, %r13
-	LONG $0xeaaf0f4c // imulq %rdx, %r13
-	LONG $0x07ce8348 // orq $0x7, %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	LONG $0x881c8d48 // leaq (%rax,%rcx,4), %rbx
-	LONG $0x88148d4e // leaq (%rax,%r9,4), %r10
-	LONG $0xb80c8d4c // leaq (%rax,%rdi,4), %r9
-	LONG $0xb03c8d4a // leaq (%rax,%r14,4), %rdi
-	LONG $0xb8348d4e // leaq (%rax,%r15,4), %r14
-	LONG $0xa0148d4a // leaq (%rax,%r12,4), %rdx
-	LONG $0xa80c8d4a // leaq (%rax,%r13,4), %rcx
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x245c394c; BYTE $0x08 // cmpq %r11, 0x8(%rsp)
-	LONG $0xf909840f; WORD $0xffff // je 0x15b0 <k_attend_values+0x190>
-	LONG $0x497cf162; WORD $0x3b11 // vmovups %zmm7, (%rbx) {%k1}
-	LONG $0x497cd162; WORD $0x0211 // vmovups %zmm0, (%r10) {%k1}
-	LONG $0x497cd162; WORD $0x0911 // vmovups %zmm1, (%r9) {%k1}
-	LONG $0x497cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k1}
-	LONG $0x497cd162; WORD $0x1e11 // vmovups %zmm3, (%r14) {%k1}
-	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
-	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
-	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
-	LONG $0xfff904e9; BYTE $0xff // jmp 0x15e0 <k_attend_values+0x1c0>
-	LONG $0x24048b49 // movq (%r12), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	QUAD $0x0000000cad148d48 // leaq 0xc(,%rbp,4), %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	QUAD $0x00000008ad3c8d48 // leaq 0x8(,%rbp,4), %rdi
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	QUAD $0x00000004ad0c8d4c // leaq 0x4(,%rbp,4), %r9
-	LONG $0xc8af0f4c // imulq %rax, %r9
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x81148d4c // leaq (%rcx,%rax,4), %r10
-	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
-	LONG $0x245c8b49; BYTE $0x38 // movq 0x38(%r12), %rbx
-	LONG $0x246c8b4d; BYTE $0x18 // movq 0x18(%r12), %r13
-	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
-	LONG $0x01ce8349 // orq $0x1, %r14
-	LONG $0xf5af0f4d // imulq %r13, %r14
-	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
-	LONG $0x02cf8349 // orq $0x2, %r15
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	LONG $0x03cc8349 // orq $0x3, %r12
-	LONG $0xe5af0f4d // imulq %r13, %r12
-	LONG $0xedaf0f4c // imulq %rbp, %r13
-	LONG $0x40c38349 // addq $0x40, %r11
-	QUAD $0x00000000b52c8d48 // leaq (,%rsi,4), %rbp
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000077e9; BYTE $0x00 // jmp 0x1de6 <k_attend_values+0x9c6>
-	BYTE $0x90 // nop
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0xa8 // vmovups %zmm7, (%rax,%r13,4)
-	QUAD $0x01a87411487cb162 // vmovups %zmm6, 0x40(%rax,%r13,4)
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0xb0 // vmovups %zmm5, (%rax,%r14,4)
-	QUAD $0x01b06411487cb162 // vmovups %zmm4, 0x40(%rax,%r14,4)
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0xb8 // vmovups %zmm3, (%rax,%r15,4)
-	QUAD $0x01b85411487cb162 // vmovups %zmm2, 0x40(%rax,%r15,4)
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0xa0 // vmovups %zmm1, (%rax,%r12,4)
-	QUAD $0x01a04411487cb162 // vmovups %zmm0, 0x40(%rax,%r12,4)
-	LONG $0x20468d48 // leaq 0x20(%rsi), %rax
-	LONG $0x80eb8349 // subq $-0x80, %r11
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0xf6978f0f; WORD $0xffff // jg 0x147d <k_attend_values+0x5d>
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff7a8e0f; WORD $0xffff // jle 0x1d70 <k_attend_values+0x950>
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487c5162; WORD $0x4010; BYTE $0xff // vmovups -0x40(%r8), %zmm8
-	LONG $0x487c5162; WORD $0x0810 // vmovups (%r8), %zmm9
-	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
-	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
-	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
-	LONG $0x487d5262; WORD $0x1418; BYTE $0x81 // vbroadcastss (%r9,%rax,4), %zmm10
-	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
-	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
-	LONG $0x487d7262; WORD $0x1418; BYTE $0x87 // vbroadcastss (%rdi,%rax,4), %zmm10
-	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
-	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
-	LONG $0x487d7262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%rdx,%rax,4), %zmm10
-	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
-	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0x9c75 // jne 0x1e20 <k_attend_values+0xa00>
-	LONG $0xffff03e9; BYTE $0xff // jmp 0x1d8c <k_attend_values+0x96c>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x08408b4c // movq 0x8(%rax), %r8
-	LONG $0x20488b48 // movq 0x20(%rax), %rcx
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	QUAD $0x0000000c8d148d4a // leaq 0xc(,%r9,4), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x000000088d3c8d4a // leaq 0x8(,%r9,4), %rdi
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	QUAD $0x000000048d148d4e // leaq 0x4(,%r9,4), %r10
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x880c8d49 // leaq (%r8,%rcx,4), %rcx
-	LONG $0x38588b4c // movq 0x38(%rax), %r11
-	LONG $0x18608b4c // movq 0x18(%rax), %r12
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	LONG $0x01cb8348 // orq $0x1, %rbx
-	LONG $0xdcaf0f49 // imulq %r12, %rbx
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	LONG $0x02ce8349 // orq $0x2, %r14
-	LONG $0xf4af0f4d // imulq %r12, %r14
-	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
-	LONG $0x03cf8349 // orq $0x3, %r15
-	LONG $0xfcaf0f4d // imulq %r12, %r15
-	LONG $0xe1af0f4d // imulq %r9, %r12
-	QUAD $0x00000000b52c8d4c // leaq (,%rsi,4), %r13
-	LONG $0x1068034c // addq 0x10(%rax), %r13
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	QUAD $0x0000000085048d4c // leaq (,%rax,4), %r8
-	WORD $0x47eb // jmp 0x1f66 <k_attend_values+0xb46>
-	BYTE $0x90 // nop
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0xa0 // vmovups %zmm3, (%rax,%r12,4)
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x98 // vmovups %zmm2, (%rax,%rbx,4)
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm1, (%rax,%r14,4)
-	LONG $0x487cb162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm0, (%rax,%r15,4)
-	LONG $0x10698d49 // leaq 0x10(%r9), %rbp
-	LONG $0x40c58349 // addq $0x40, %r13
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x246c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbp
-	LONG $0xf52f8f0f; WORD $0xffff // jg 0x1495 <k_attend_values+0x75>
+	LONG $0x04c98348 // orq $0x4, %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x080c8e0f; WORD $0x0000 // jle 0x1c1d <k_attend_values+0x83d>
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
+	LONG $0x0d5f8e0f; WORD $0x0000 // jle 0x2181 <k_attend_values+0xda1>
+	LONG $0x001194e9; BYTE $0x00 // jmp 0x25bb <k_attend_values+0x11db>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	WORD $0x5eeb // jmp 0x149e <k_attend_values+0xbe>
+	LONG $0x487cd162; WORD $0x3f11 // vmovups %zmm7, (%r15)
+	LONG $0x487cd162; WORD $0x0611 // vmovups %zmm0, (%r14)
+	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
+	LONG $0x487cd162; WORD $0x1311 // vmovups %zmm2, (%r11)
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm3, (%r12)
+	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
+	LONG $0x487cf162; WORD $0x2b11 // vmovups %zmm5, (%rbx)
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x40558948 // movq %rdx, 0x40(%rbp)
+	LONG $0x48458948 // movq %rax, 0x48(%rbp)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x084a8d48 // leaq 0x8(%rdx), %rcx
+	LONG $0x28458b48 // movq 0x28(%rbp), %rax
+	LONG $0x24448348; WORD $0x2038 // addq $0x20, 0x38(%rsp)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xff638f0f; WORD $0xffff // jg 0x1401 <k_attend_values+0x21>
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x30458b4c // movq 0x30(%rbp), %r8
+	LONG $0x20f88349 // cmpq $0x20, %r8
+	LONG $0x012f8d0f; WORD $0x0000 // jge 0x15e0 <k_attend_values+0x200>
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x10ce8348 // orq $0x10, %rsi
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0x044d8e0f; WORD $0x0000 // jle 0x1910 <k_attend_values+0x530>
 	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xae7e // jle 0x1f20 <k_attend_values+0xb00>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x6510; BYTE $0x00 // vmovups (%rbp), %zmm4
-	LONG $0x585df262; WORD $0x1cb8; BYTE $0x81 // vfmadd231ps (%rcx,%rax,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x585dd262; WORD $0x14b8; BYTE $0x82 // vfmadd231ps (%r10,%rax,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x585df262; WORD $0x0cb8; BYTE $0x87 // vfmadd231ps (%rdi,%rax,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x585df262; WORD $0x04b8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0xd275 // jne 0x1f90 <k_attend_values+0xb70>
-	LONG $0xffff69e9; BYTE $0xff // jmp 0x1f2c <k_attend_values+0xb0c>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
-	LONG $0x00958f0f; WORD $0x0000 // jg 0x2071 <k_attend_values+0xc51>
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x20a7 <k_attend_values+0xc87>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
-	LONG $0x24040349 // addq (%r12), %rax
-	LONG $0x244c8b49; BYTE $0x18 // movq 0x18(%r12), %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd6af0f49 // imulq %r14, %rdx
-	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	LONG $0x02c88349 // orq $0x2, %r8
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	LONG $0x03ce8349 // orq $0x3, %r14
-	LONG $0xf1af0f4c // imulq %rcx, %r14
-	LONG $0x90348d48 // leaq (%rax,%rdx,4), %rsi
-	LONG $0xb8148d48 // leaq (%rax,%rdi,4), %rdx
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
-	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0x3675 // jne 0x2084 <k_attend_values+0xc64>
-	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
-	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
-	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
-	WORD $0x367e // jle 0x20a7 <k_attend_values+0xc87>
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
-	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0x05058c0f; WORD $0x0000 // jl 0x2584 <k_attend_values+0x1164>
-	LONG $0x000960e9; BYTE $0x00 // jmp 0x29e4 <k_attend_values+0x15c4>
-	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
-	LONG $0x497cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k1}
-	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
-	WORD $0xca7f // jg 0x2071 <k_attend_values+0xc51>
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x24448b4d; BYTE $0x30 // movq 0x30(%r12), %r8
-	LONG $0x40f88349 // cmpq $0x40, %r8
-	LONG $0x00938d0f; WORD $0x0000 // jge 0x214d <k_attend_values+0xd2d>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x10ca8349 // orq $0x10, %r10
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
-	LONG $0x01f78e0f; WORD $0x0000 // jle 0x22c9 <k_attend_values+0xea9>
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
-	LONG $0x03238e0f; WORD $0x0000 // jle 0x2401 <k_attend_values+0xfe1>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x24548b4d; BYTE $0x38 // movq 0x38(%r12), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x03298e0f; WORD $0x0000 // jle 0x241a <k_attend_values+0xffa>
-	LONG $0x245c8b4d; BYTE $0x08 // movq 0x8(%r12), %r11
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	QUAD $0x000000008d3c8d4a // leaq (,%r9,4), %rdi
-	LONG $0x247c0349; BYTE $0x10 // addq 0x10(%r12), %rdi
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0xddaf0f48 // imulq %rbp, %rbx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x0312850f; WORD $0x0000 // jne 0x243d <k_attend_values+0x101d>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0xab7e // jle 0x147d <k_attend_values+0x9d>
+	LONG $0x40558b48 // movq 0x40(%rbp), %rdx
+	LONG $0x48458b48 // movq 0x48(%rbp), %rax
+	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x06448e0f; WORD $0x0000 // jle 0x1b2b <k_attend_values+0x74b>
+	LONG $0x207d8b48 // movq 0x20(%rbp), %rdi
+	QUAD $0x000000008d148d4e // leaq (,%r9,4), %r10
+	LONG $0x1055034c // addq 0x10(%rbp), %r10
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x5caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r11
+	LONG $0x085d034c // addq 0x8(%rbp), %r11
+	QUAD $0x00000000bd1c8d48 // leaq (,%rdi,4), %rbx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0x03b8850f; WORD $0x0000 // jne 0x24f7 <k_attend_values+0x10d7>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x0003dce9; BYTE $0x00 // jmp 0x2529 <k_attend_values+0x1109>
-	LONG $0x24048b49 // movq (%r12), %rax
-	LONG $0x24548b49; BYTE $0x08 // movq 0x8(%r12), %rdx
-	LONG $0x24748b49; BYTE $0x20 // movq 0x20(%r12), %rsi
-	QUAD $0x00000004ad0c8d48 // leaq 0x4(,%rbp,4), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	LONG $0xb23c8d48 // leaq (%rdx,%rsi,4), %rdi
-	LONG $0x24548b4d; BYTE $0x38 // movq 0x38(%r12), %r10
-	LONG $0x245c8b49; BYTE $0x18 // movq 0x18(%r12), %rbx
-	LONG $0x015d8d4c // leaq 0x1(%rbp), %r11
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	LONG $0xddaf0f48 // imulq %rbp, %rbx
-	LONG $0x00c0be41; WORD $0x0000 // movl $0xc0, %r14d
-	LONG $0x2474034d; BYTE $0x10 // addq 0x10(%r12), %r14
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x2225 <k_attend_values+0xe05>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x6ceb // jmp 0x15b6 <k_attend_values+0x1d6>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487c5162; WORD $0x0210 // vmovups (%r10), %zmm8
+	LONG $0xb33c8d4f // leaq (%r11,%r14,4), %r15
+	LONG $0x583d9262; WORD $0x3cb8; BYTE $0xb3 // vfmadd231ps (%r11,%r14,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0x1f248d4d // leaq (%r15,%rbx), %r12
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0xbf // vfmadd231ps (%r15,%rdi,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x583dd262; WORD $0x0cb8; BYTE $0xff // vfmadd231ps (%r15,%rdi,8){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x583dd262; WORD $0x14b8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x1b3c8d4c // leaq (%rbx,%rbx), %r15
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0x583dd262; WORD $0x1cb8; BYTE $0xfc // vfmadd231ps (%r12,%rdi,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0xbf248d4d // leaq (%r15,%rdi,4), %r12
+	LONG $0x583dd262; WORD $0x24b8; BYTE $0xbf // vfmadd231ps (%r15,%rdi,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x583db262; WORD $0x2cb8; BYTE $0x23 // vfmadd231ps (%rbx,%r12){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x583db262; WORD $0x34b8; BYTE $0x23 // vfmadd231ps (%rbx,%r12){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	LONG $0x05a2840f; WORD $0x0000 // je 0x1b58 <k_attend_values+0x778>
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	WORD $0x0b73 // jae 0x15c6 <k_attend_values+0x1e6>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x8574 // je 0x1550 <k_attend_values+0x170>
+	LONG $0xc97c5162; WORD $0x0210 // vmovups (%r10), %zmm8 {%k1} {z}
+	WORD $0x83eb // jmp 0x1556 <k_attend_values+0x176>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
+	LONG $0x385d8b48 // movq 0x38(%rbp), %rbx
+	LONG $0x18458b48 // movq 0x18(%rbp), %rax
+	LONG $0x40758b4c // movq 0x40(%rbp), %r14
+	LONG $0x487d8b4c // movq 0x48(%rbp), %r15
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x02ca8348 // orq $0x2, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x03ca8348 // orq $0x3, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x04ca8348 // orq $0x4, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x05ca8348 // orq $0x5, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06ca8348 // orq $0x6, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0x07ca8349 // orq $0x7, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x64af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r12
+	LONG $0x0865034c // addq 0x8(%rbp), %r12
+	LONG $0x40c68348 // addq $0x40, %rsi
+	QUAD $0x000000008d2c8d4e // leaq (,%r9,4), %r13
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x000111e9; BYTE $0x00 // jmp 0x17b0 <k_attend_values+0x3d0>
+	BYTE $0x90 // nop
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -1817,25 +1242,435 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xa0148d4a // leaq (%rax,%r12,4), %rdx
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x9a // vmovups %zmm7, (%rdx,%rbx,4)
-	QUAD $0x019a7411487cf162 // vmovups %zmm6, 0x40(%rdx,%rbx,4)
-	QUAD $0x029a6c11487cf162 // vmovups %zmm5, 0x80(%rdx,%rbx,4)
-	QUAD $0x039a6411487cf162 // vmovups %zmm4, 0xc0(%rdx,%rbx,4)
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%r11,4)
-	QUAD $0x019a5411487cb162 // vmovups %zmm2, 0x40(%rdx,%r11,4)
-	QUAD $0x029a4c11487cb162 // vmovups %zmm1, 0x80(%rdx,%r11,4)
-	QUAD $0x039a4411487cb162 // vmovups %zmm0, 0xc0(%rdx,%r11,4)
-	LONG $0x40518d49 // leaq 0x40(%r9), %rdx
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0xfe988f0f; WORD $0xffff // jg 0x20bd <k_attend_values+0xc9d>
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
+	QUAD $0x01884c11487cf162 // vmovups %zmm1, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%rcx,4)
+	QUAD $0x01885c11487cf162 // vmovups %zmm3, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%rcx,4)
+	QUAD $0x01886c11487cf162 // vmovups %zmm5, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%rcx,4)
+	QUAD $0x01887c11487cf162 // vmovups %zmm7, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x88 // vmovups %zmm8, (%rax,%rcx,4)
+	QUAD $0x01884c11487c7162 // vmovups %zmm9, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x88 // vmovups %zmm10, (%rax,%rcx,4)
+	QUAD $0x01885c11487c7162 // vmovups %zmm11, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x88 // vmovups %zmm12, (%rax,%rcx,4)
+	QUAD $0x01886c11487c7162 // vmovups %zmm13, 0x40(%rax,%rcx,4)
+	LONG $0x487c3162; WORD $0x3411; BYTE $0x90 // vmovups %zmm14, (%rax,%r10,4)
+	QUAD $0x01907c11487c3162 // vmovups %zmm15, 0x40(%rax,%r10,4)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4071894c // movq %r14, 0x40(%rcx)
+	LONG $0x4879894c // movq %r15, 0x48(%rcx)
+	LONG $0x20458d48 // leaq 0x20(%rbp), %rax
+	LONG $0x30418b4c // movq 0x30(%rcx), %r8
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0xfd038f0f; WORD $0xffff // jg 0x14b3 <k_attend_values+0xd3>
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xfee48e0f; WORD $0xffff // jle 0x16a0 <k_attend_values+0x2c0>
+	LONG $0x02e0c149 // shlq $0x2, %r8
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff7b8e0f; WORD $0xffff // jle 0x21b0 <k_attend_values+0xd90>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x0000e1e9; BYTE $0x00 // jmp 0x18f3 <k_attend_values+0x513>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cc162; WORD $0x4310; BYTE $0xff // vmovups -0x40(%r11), %zmm16
+	LONG $0x487cc162; WORD $0x0b10 // vmovups (%r11), %zmm17
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x84 // vbroadcastss (%r12,%rax,4), %zmm18
+	LONG $0x84148d49 // leaq (%r12,%rax,4), %rdx
+	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
+	LONG $0x2a3c8d4a // leaq (%rdx,%r13), %rdi
+	LONG $0x487da262; WORD $0x1418; BYTE $0x8a // vbroadcastss (%rdx,%r9,4), %zmm18
+	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
+	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	LONG $0x487da262; WORD $0x1418; BYTE $0xca // vbroadcastss (%rdx,%r9,8), %zmm18
+	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
+	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
+	LONG $0x487da262; WORD $0x1418; BYTE $0x8f // vbroadcastss (%rdi,%r9,4), %zmm18
+	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
+	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
+	QUAD $0x000000006d148d4a // leaq (,%r13,2), %rdx
+	LONG $0x487da262; WORD $0x1418; BYTE $0xcf // vbroadcastss (%rdi,%r9,8), %zmm18
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
+	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
+	LONG $0x8a3c8d4a // leaq (%rdx,%r9,4), %rdi
+	LONG $0x487da262; WORD $0x1418; BYTE $0x8a // vbroadcastss (%rdx,%r9,4), %zmm18
+	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
+	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
+	QUAD $0x003d5418487dc262 // vbroadcastss (%r13,%rdi), %zmm18
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
+	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
+	QUAD $0x003d5418487dc262 // vbroadcastss (%r13,%rdi), %zmm18
+	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0xfdf5840f; WORD $0xffff // je 0x16e8 <k_attend_values+0x308>
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	LONG $0xff24830f; WORD $0xffff // jae 0x1820 <k_attend_values+0x440>
+	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0xffff12e9; BYTE $0xff // jmp 0x1820 <k_attend_values+0x440>
+	WORD $0x9066 // nop
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x20418b49 // movq 0x20(%r9), %rax
+	LONG $0x38498b49 // movq 0x38(%r9), %rcx
+	WORD $0x8b49; BYTE $0x11 // movq (%r9), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x18518b49 // movq 0x18(%r9), %rdx
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x04ca8349 // orq $0x4, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x05ca8349 // orq $0x5, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x06ca8349 // orq $0x6, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x07cf8349 // orq $0x7, %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x40698b4d // movq 0x40(%r9), %r13
+	LONG $0x48518b49 // movq 0x48(%r9), %rdx
+	QUAD $0x00000000ad1c8d4c // leaq (,%rbp,4), %r11
+	LONG $0x1059034d // addq 0x10(%r9), %r11
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x7caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdi
+	LONG $0x08790349 // addq 0x8(%r9), %rdi
+	QUAD $0x0000000085148d4c // leaq (,%rax,4), %r10
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x1a78 <k_attend_values+0x698>
+	BYTE $0x90 // nop
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0xae348d48 // leaq (%rsi,%rbp,4), %rsi
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x86 // vmovups %zmm0, (%rsi,%r8,4)
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x86 // vmovups %zmm1, (%rsi,%r8,4)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x86 // vmovups %zmm2, (%rsi,%r8,4)
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x86 // vmovups %zmm3, (%rsi,%r8,4)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x86 // vmovups %zmm4, (%rsi,%r8,4)
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x86 // vmovups %zmm5, (%rsi,%r8,4)
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x86 // vmovups %zmm6, (%rsi,%r8,4)
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0xbe // vmovups %zmm7, (%rsi,%r15,4)
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x4068894d // movq %r13, 0x40(%r8)
+	LONG $0x48508949 // movq %rdx, 0x48(%r8)
+	LONG $0x10718d49 // leaq 0x10(%r9), %rsi
+	LONG $0x30408b4d // movq 0x30(%r8), %r8
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xfa4e8f0f; WORD $0xffff // jg 0x14c6 <k_attend_values+0xe6>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xff4c8e0f; WORD $0xffff // jle 0x19d0 <k_attend_values+0x5f0>
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x67eb // jmp 0x1b16 <k_attend_values+0x736>
+	BYTE $0x90 // nop
+	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
+	LONG $0x9f348d4c // leaq (%rdi,%rbx,4), %r14
+	LONG $0x583df262; WORD $0x04b8; BYTE $0x9f // vfmadd231ps (%rdi,%rbx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x16248d4f // leaq (%r14,%r10), %r12
+	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x86 // vfmadd231ps (%r14,%rax,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583dd262; WORD $0x14b8; BYTE $0xc6 // vfmadd231ps (%r14,%rax,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x583dd262; WORD $0x1cb8; BYTE $0x84 // vfmadd231ps (%r12,%rax,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x12348d4f // leaq (%r10,%r10), %r14
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	LONG $0x583dd262; WORD $0x24b8; BYTE $0xc4 // vfmadd231ps (%r12,%rax,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x86248d4d // leaq (%r14,%rax,4), %r12
+	LONG $0x583dd262; WORD $0x2cb8; BYTE $0x86 // vfmadd231ps (%r14,%rax,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583d9262; WORD $0x34b8; BYTE $0x22 // vfmadd231ps (%r10,%r12){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x583d9262; WORD $0x3cb8; BYTE $0x22 // vfmadd231ps (%r10,%r12){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	LONG $0xfeda840f; WORD $0xffff // je 0x19f0 <k_attend_values+0x610>
+	WORD $0x3949; BYTE $0xd5 // cmpq %rdx, %r13
+	WORD $0x9573 // jae 0x1ab0 <k_attend_values+0x6d0>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	WORD $0x85eb // jmp 0x1ab0 <k_attend_values+0x6d0>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
+	LONG $0x004d0348 // addq (%rbp), %rcx
+	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x02cb8349 // orq $0x2, %r11
+	LONG $0xdfaf0f4c // imulq %rdi, %r11
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x03cc8349 // orq $0x3, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	LONG $0x04cd8349 // orq $0x4, %r13
+	LONG $0xefaf0f4c // imulq %rdi, %r13
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0x05cd8348 // orq $0x5, %rbp
+	LONG $0xefaf0f48 // imulq %rdi, %rbp
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x06cb8348 // orq $0x6, %rbx
+	LONG $0xdfaf0f48 // imulq %rdi, %rbx
+	LONG $0x07ca8349 // orq $0x7, %r10
+	LONG $0xd7af0f4c // imulq %rdi, %r10
+	LONG $0xb13c8d4c // leaq (%rcx,%rsi,4), %r15
+	LONG $0xb1348d4e // leaq (%rcx,%r14,4), %r14
+	LONG $0x99348d4a // leaq (%rcx,%r11,4), %rsi
+	LONG $0xa11c8d4e // leaq (%rcx,%r12,4), %r11
+	LONG $0xa9248d4e // leaq (%rcx,%r13,4), %r12
+	LONG $0xa93c8d48 // leaq (%rcx,%rbp,4), %rdi
+	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
+	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0xf859840f; WORD $0xffff // je 0x1440 <k_attend_values+0x60>
+	LONG $0x497cd162; WORD $0x3f11 // vmovups %zmm7, (%r15) {%k1}
+	LONG $0x497cd162; WORD $0x0611 // vmovups %zmm0, (%r14) {%k1}
+	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
+	LONG $0x497cd162; WORD $0x1311 // vmovups %zmm2, (%r11) {%k1}
+	LONG $0x497cd162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm3, (%r12) {%k1}
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	LONG $0x497cf162; WORD $0x2b11 // vmovups %zmm5, (%rbx) {%k1}
+	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
+	LONG $0xfff854e9; BYTE $0xff // jmp 0x1471 <k_attend_values+0x91>
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x01098d0f; WORD $0x0000 // jge 0x1d3e <k_attend_values+0x95e>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x10c88349 // orq $0x10, %r8
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	LONG $0x02e58e0f; WORD $0x0000 // jle 0x1f2c <k_attend_values+0xb4c>
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
+	LONG $0x04508e0f; WORD $0x0000 // jle 0x20a6 <k_attend_values+0xcc6>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
+	LONG $0x48458b48 // movq 0x48(%rbp), %rax
+	LONG $0x38558b48 // movq 0x38(%rbp), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x04598e0f; WORD $0x0000 // jle 0x20c8 <k_attend_values+0xce8>
+	LONG $0x087d8b4c // movq 0x8(%rbp), %r15
+	LONG $0x205d8b4c // movq 0x20(%rbp), %r11
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	QUAD $0x0000000ca50c8d4e // leaq 0xc(,%r12,4), %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	QUAD $0x00000008a5048d4e // leaq 0x8(,%r12,4), %r8
+	LONG $0xc3af0f4d // imulq %r11, %r8
+	QUAD $0x00000004a5148d4e // leaq 0x4(,%r12,4), %r10
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	QUAD $0x000000009d1c8d4c // leaq (,%rbx,4), %r11
+	LONG $0x105d034c // addq 0x10(%rbp), %r11
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	LONG $0xb70c8d4b // leaq (%r15,%r14,4), %rcx
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x37eb // jmp 0x1d21 <k_attend_values+0x941>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487cd162; WORD $0x2310 // vmovups (%r11), %zmm4
+	LONG $0x585db262; WORD $0x1cb8; BYTE $0xb9 // vfmadd231ps (%rcx,%r15,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585d9262; WORD $0x14b8; BYTE $0xba // vfmadd231ps (%r10,%r15,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585d9262; WORD $0x0cb8; BYTE $0xb8 // vfmadd231ps (%r8,%r15,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585d9262; WORD $0x04b8; BYTE $0xb9 // vfmadd231ps (%r9,%r15,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0x03a1840f; WORD $0x0000 // je 0x20c2 <k_attend_values+0xce2>
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	WORD $0x0b73 // jae 0x1d31 <k_attend_values+0x951>
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x4057180f // prefetcht1 0x40(%rdi)
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	WORD $0xba74 // je 0x1cf0 <k_attend_values+0x910>
+	LONG $0xc97cd162; WORD $0x2310 // vmovups (%r11), %zmm4 {%k1} {z}
+	WORD $0xb8eb // jmp 0x1cf6 <k_attend_values+0x916>
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x08458b48 // movq 0x8(%rbp), %rax
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
+	QUAD $0x0000000c953c8d48 // leaq 0xc(,%rdx,4), %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	QUAD $0x0000000895048d4c // leaq 0x8(,%rdx,4), %r8
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	QUAD $0x00000004950c8d4c // leaq 0x4(,%rdx,4), %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x88148d4c // leaq (%rax,%rcx,4), %r10
+	LONG $0x10658b4c // movq 0x10(%rbp), %r12
+	LONG $0x385d8b48 // movq 0x38(%rbp), %rbx
+	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
+	LONG $0x40758b4c // movq 0x40(%rbp), %r14
+	LONG $0x487d8b4c // movq 0x48(%rbp), %r15
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x02c98348 // orq $0x2, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x03cd8348 // orq $0x3, %rbp
+	LONG $0xeaaf0f48 // imulq %rdx, %rbp
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x1e73 <k_attend_values+0xa93>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x91 // vmovups %zmm7, (%rcx,%rdx,4)
+	QUAD $0x01917411487cf162 // vmovups %zmm6, 0x40(%rcx,%rdx,4)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm5, (%rcx,%rsi,4)
+	QUAD $0x01b16411487cf162 // vmovups %zmm4, 0x40(%rcx,%rsi,4)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm3, (%rcx,%rsi,4)
+	QUAD $0x01b15411487cf162 // vmovups %zmm2, 0x40(%rcx,%rsi,4)
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0xa9 // vmovups %zmm1, (%rcx,%rbp,4)
+	QUAD $0x01a94411487cf162 // vmovups %zmm0, 0x40(%rcx,%rbp,4)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4071894c // movq %r14, 0x40(%rcx)
+	LONG $0x4879894c // movq %r15, 0x48(%rcx)
+	LONG $0x20588d4c // leaq 0x20(%rax), %r11
+	LONG $0x30718b48 // movq 0x30(%rcx), %rsi
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfdc48f0f; WORD $0xffff // jg 0x1c37 <k_attend_values+0x857>
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xff618e0f; WORD $0xffff // jle 0x1de0 <k_attend_values+0xa00>
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -1844,420 +1679,637 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x6deb // jmp 0x1f18 <k_attend_values+0xb38>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487c5162; WORD $0x4310; BYTE $0xff // vmovups -0x40(%r11), %zmm8
+	LONG $0x487c5162; WORD $0x0b10 // vmovups (%r11), %zmm9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xaa // vbroadcastss (%r10,%r13,4), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa9 // vbroadcastss (%r9,%r13,4), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa8 // vbroadcastss (%r8,%r13,4), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d3262; WORD $0x1418; BYTE $0xaf // vbroadcastss (%rdi,%r13,4), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0xfee8840f; WORD $0xffff // je 0x1e00 <k_attend_values+0xa20>
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	WORD $0x9373 // jae 0x1eb0 <k_attend_values+0xad0>
+	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	WORD $0x84eb // jmp 0x1eb0 <k_attend_values+0xad0>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x240c8b49 // movq (%r12), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
+	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	QUAD $0x0000000cad148d4a // leaq 0xc(,%r13,4), %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	QUAD $0x00000008ad3c8d4a // leaq 0x8(,%r13,4), %rdi
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	QUAD $0x00000004ad0c8d4e // leaq 0x4(,%r13,4), %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0xd5af0f4d // imulq %r13, %r10
+	LONG $0x91148d4e // leaq (%rcx,%r10,4), %r10
+	LONG $0x245c8b4d; BYTE $0x38 // movq 0x38(%r12), %r11
+	LONG $0x245c8b49; BYTE $0x18 // movq 0x18(%r12), %rbx
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0xf3af0f4c // imulq %rbx, %r14
+	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x02ce8349 // orq $0x2, %r14
+	LONG $0xf3af0f4c // imulq %rbx, %r14
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x03cf8349 // orq $0x3, %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	LONG $0xddaf0f49 // imulq %r13, %rbx
+	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
+	LONG $0x246c8b4d; BYTE $0x40 // movq 0x40(%r12), %r13
+	LONG $0x246c8b49; BYTE $0x48 // movq 0x48(%r12), %rbp
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
+	LONG $0x244c0349; BYTE $0x10 // addq 0x10(%r12), %rcx
+	WORD $0x64eb // jmp 0x2033 <k_attend_values+0xc53>
+	BYTE $0x90 // nop
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb0 // vmovups %zmm3, (%rax,%rsi,4)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm2, (%rax,%rsi,4)
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm1, (%rax,%r14,4)
+	LONG $0x487cb162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm0, (%rax,%r15,4)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4068894c // movq %r13, 0x40(%rax)
+	LONG $0x48688948 // movq %rbp, 0x48(%rax)
+	LONG $0x10438d4c // leaq 0x10(%rbx), %r8
+	LONG $0x30708b48 // movq 0x30(%rax), %rsi
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	LONG $0xfc178f0f; WORD $0xffff // jg 0x1c4a <k_attend_values+0x86a>
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x957e // jle 0x1fd0 <k_attend_values+0xbf0>
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x3aeb // jmp 0x2091 <k_attend_values+0xcb1>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487c7162; WORD $0x4610; BYTE $0xfd // vmovups -0xc0(%rsi), %zmm8
-	LONG $0x487c7162; WORD $0x4e10; BYTE $0xfe // vmovups -0x80(%rsi), %zmm9
-	LONG $0x487c7162; WORD $0x5610; BYTE $0xff // vmovups -0x40(%rsi), %zmm10
-	LONG $0x487c7162; WORD $0x1e10 // vmovups (%rsi), %zmm11
-	LONG $0x487d3262; WORD $0x2418; BYTE $0xaf // vbroadcastss (%rdi,%r13,4), %zmm12
+	LONG $0x487cd162; WORD $0x2010 // vmovups (%r8), %zmm4
+	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xa2 // vfmadd231ps (%r10,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585d9262; WORD $0x14b8; BYTE $0xa1 // vfmadd231ps (%r9,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585db262; WORD $0x0cb8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585db262; WORD $0x04b8; BYTE $0xa2 // vfmadd231ps (%rdx,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
+	LONG $0xff4f840f; WORD $0xffff // je 0x1fe0 <k_attend_values+0xc00>
+	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
+	WORD $0xca73 // jae 0x2060 <k_attend_values+0xc80>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	WORD $0xbaeb // jmp 0x2060 <k_attend_values+0xc80>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
+	LONG $0x00c48e0f; WORD $0x0000 // jle 0x2181 <k_attend_values+0xda1>
+	LONG $0x0004f9e9; BYTE $0x00 // jmp 0x25bb <k_attend_values+0x11db>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x1deb // jmp 0x20e5 <k_attend_values+0xd05>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
+	LONG $0x004d0348 // addq (%rbp), %rcx
+	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x02cb8349 // orq $0x2, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	LONG $0x03ce8349 // orq $0x3, %r14
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0x810c8d4e // leaq (%rcx,%r8,4), %r9
+	LONG $0x91048d4e // leaq (%rcx,%r10,4), %r8
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
+	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	WORD $0x1a75 // jne 0x2153 <k_attend_values+0xd73>
+	LONG $0x487cd162; WORD $0x1911 // vmovups %zmm3, (%r9)
+	LONG $0x487cd162; WORD $0x1011 // vmovups %zmm2, (%r8)
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
+	WORD $0x18eb // jmp 0x216b <k_attend_values+0xd8b>
+	LONG $0x497cd162; WORD $0x1911 // vmovups %zmm3, (%r9) {%k1}
+	LONG $0x497cd162; WORD $0x1011 // vmovups %zmm2, (%r8) {%k1}
+	LONG $0x497cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k1}
+	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
+	LONG $0x407d8948 // movq %rdi, 0x40(%rbp)
+	LONG $0x48458948 // movq %rax, 0x48(%rbp)
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
+	LONG $0x043a8f0f; WORD $0x0000 // jg 0x25bb <k_attend_values+0x11db>
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x30458b4c // movq 0x30(%rbp), %r8
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	LONG $0x00d78d0f; WORD $0x0000 // jge 0x2270 <k_attend_values+0xe90>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x10c88348 // orq $0x10, %rax
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0x02658e0f; WORD $0x0000 // jle 0x2410 <k_attend_values+0x1030>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x03fb8e0f; WORD $0x0000 // jle 0x25b2 <k_attend_values+0x11d2>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x40558b48 // movq 0x40(%rbp), %rdx
+	LONG $0x48458b48 // movq 0x48(%rbp), %rax
+	LONG $0x387d8b48 // movq 0x38(%rbp), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x06f48e0f; WORD $0x0000 // jle 0x28c4 <k_attend_values+0x14e4>
+	LONG $0x085d8b48 // movq 0x8(%rbp), %rbx
+	LONG $0x20558b4c // movq 0x20(%rbp), %r10
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	QUAD $0x00000004b50c8d4e // leaq 0x4(,%r14,4), %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	QUAD $0x00000000b5148d4c // leaq (,%rsi,4), %r10
+	LONG $0x1055034c // addq 0x10(%rbp), %r10
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	LONG $0x9b0c8d4a // leaq (%rbx,%r11,4), %rcx
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x2feb // jmp 0x2253 <k_attend_values+0xe73>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x1210 // vmovups (%r10), %zmm2
+	LONG $0x586df262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%rcx,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%r9,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x066b840f; WORD $0x0000 // je 0x28be <k_attend_values+0x14de>
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	WORD $0x0b73 // jae 0x2263 <k_attend_values+0xe83>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	WORD $0xc874 // je 0x2230 <k_attend_values+0xe50>
+	LONG $0xc97cd162; WORD $0x1210 // vmovups (%r10), %zmm2 {%k1} {z}
+	WORD $0xc6eb // jmp 0x2236 <k_attend_values+0xe56>
+	LONG $0x004d8b48 // movq (%rbp), %rcx
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x20458b48 // movq 0x20(%rbp), %rax
+	QUAD $0x00000004bd3c8d4a // leaq 0x4(,%r15,4), %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x384d8b4c // movq 0x38(%rbp), %r9
+	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
+	LONG $0x40558b4c // movq 0x40(%rbp), %r10
+	LONG $0x485d8b4c // movq 0x48(%rbp), %r11
+	LONG $0x015f8d49 // leaq 0x1(%r15), %rbx
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	LONG $0x00c0be41; WORD $0x0000 // movl $0xc0, %r14d
+	LONG $0x1075034c // addq 0x10(%rbp), %r14
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x2355 <k_attend_values+0xf75>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xb9048d4e // leaq (%rcx,%r15,4), %r8
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x90 // vmovups %zmm7, (%r8,%rdx,4)
+	QUAD $0x01907411487cd162 // vmovups %zmm6, 0x40(%r8,%rdx,4)
+	QUAD $0x02906c11487cd162 // vmovups %zmm5, 0x80(%r8,%rdx,4)
+	QUAD $0x03906411487cd162 // vmovups %zmm4, 0xc0(%r8,%rdx,4)
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%r8,%rbx,4)
+	QUAD $0x01985411487cd162 // vmovups %zmm2, 0x40(%r8,%rbx,4)
+	QUAD $0x02984c11487cd162 // vmovups %zmm1, 0x80(%r8,%rbx,4)
+	QUAD $0x03984411487cd162 // vmovups %zmm0, 0xc0(%r8,%rbx,4)
+	LONG $0x4055894c // movq %r10, 0x40(%rbp)
+	LONG $0x485d894c // movq %r11, 0x48(%rbp)
+	LONG $0x40668d4c // leaq 0x40(%rsi), %r12
+	LONG $0x30458b4c // movq 0x30(%rbp), %r8
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xfe468f0f; WORD $0xffff // jg 0x219b <k_attend_values+0xdbb>
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff6f8e0f; WORD $0xffff // jle 0x22d0 <k_attend_values+0xef0>
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x6feb // jmp 0x23fc <k_attend_values+0x101c>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xfd244410487c5162 // vmovups -0xc0(%r12), %zmm8
+	QUAD $0xfe244c10487c5162 // vmovups -0x80(%r12), %zmm9
+	QUAD $0xff245410487c5162 // vmovups -0x40(%r12), %zmm10
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm11
+	LONG $0x487d3262; WORD $0x2418; BYTE $0xa8 // vbroadcastss (%rax,%r13,4), %zmm12
 	LONG $0x481dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm8) + zmm7
 	LONG $0x481dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm9) + zmm6
 	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
-	LONG $0x487d3262; WORD $0x2c18; BYTE $0xa9 // vbroadcastss (%rcx,%r13,4), %zmm13
+	LONG $0x487d3262; WORD $0x2c18; BYTE $0xaf // vbroadcastss (%rdi,%r13,4), %zmm13
 	LONG $0x4825d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm11, %zmm4 # zmm4 = (zmm11 * zmm12) + zmm4
 	LONG $0x4815d262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm13, %zmm3 # zmm3 = (zmm13 * zmm8) + zmm3
 	LONG $0x4815d262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm13, %zmm2 # zmm2 = (zmm13 * zmm9) + zmm2
 	LONG $0x4815d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm13, %zmm1 # zmm1 = (zmm13 * zmm10) + zmm1
 	LONG $0x4815d262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm13, %zmm0 # zmm0 = (zmm13 * zmm11) + zmm0
 	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	WORD $0x9c75 // jne 0x2260 <k_attend_values+0xe40>
-	LONG $0xffff03e9; BYTE $0xff // jmp 0x21cc <k_attend_values+0xdac>
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
-	LONG $0x204b8b48 // movq 0x20(%rbx), %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd5af0f48 // imulq %rbp, %rdx
-	LONG $0x963c8d48 // leaq (%rsi,%rdx,4), %rdi
-	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
-	LONG $0x385b8b4c // movq 0x38(%rbx), %r11
-	LONG $0x18738b4c // movq 0x18(%rbx), %r14
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
+	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
+	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
+	LONG $0xfef4840f; WORD $0xffff // je 0x22f0 <k_attend_values+0xf10>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0x8f73 // jae 0x2390 <k_attend_values+0xfb0>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0x80eb // jmp 0x2390 <k_attend_values+0xfb0>
+	LONG $0x004d8b48 // movq (%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x20558b4c // movq 0x20(%rbp), %r10
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x910c8d4c // leaq (%rcx,%rdx,4), %r9
+	LONG $0x104d8b48 // movq 0x10(%rbp), %rcx
+	LONG $0x385d8b4c // movq 0x38(%rbp), %r11
+	LONG $0x18758b4c // movq 0x18(%rbp), %r14
+	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
 	LONG $0xdeaf0f49 // imulq %r14, %rbx
-	LONG $0xf5af0f4c // imulq %rbp, %r14
-	QUAD $0xfffffffffffebf49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r15 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214d; BYTE $0xdf // andq %r11, %r15
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
-	QUAD $0x00000004ad248d4c // leaq 0x4(,%rbp,4), %r12
-	LONG $0xe1af0f4c // imulq %rcx, %r12
-	LONG $0x342c8d4d // leaq (%r12,%rsi), %r13
-	LONG $0x04c58349 // addq $0x4, %r13
-	QUAD $0x00000000c52c8d4a // leaq (,%r8,8), %rbp
-	WORD $0x2beb // jmp 0x235b <k_attend_values+0xf3b>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb6 // vmovups %zmm1, (%rsi,%r14,4)
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x9e // vmovups %zmm0, (%rsi,%rbx,4)
-	LONG $0x10518d4d // leaq 0x10(%r9), %r10
-	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0xfd778f0f; WORD $0xffff // jg 0x20d2 <k_attend_values+0xcb2>
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xca7e // jle 0x2330 <k_attend_values+0xf10>
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x2475 // jne 0x2390 <k_attend_values+0xf70>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0xb2248d4d // leaq (%r10,%rsi,4), %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x57eb // jmp 0x23d9 <k_attend_values+0xfb9>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x9066 // nop
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
-	LONG $0x586db262; WORD $0x0cb8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0xff9544b8586d9262 // vfmadd231ps -0x4(%r13,%r10,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x84 // vmovups (%r12,%r8,4), %zmm2
-	QUAD $0x01974cb8586db262 // vfmadd231ps 0x4(%rdi,%r10,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x009544b8586d9262 // vfmadd231ps (%r13,%r10,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x02c28349 // addq $0x2, %r10
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	WORD $0xc775 // jne 0x23a0 <k_attend_values+0xf80>
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff55840f; WORD $0xffff // je 0x2338 <k_attend_values+0xf18>
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
-	LONG $0x97248d4e // leaq (%rdi,%r10,4), %r12
-	LONG $0x586db262; WORD $0x0cb8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x8c // vfmadd231ps (%r12,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xffff37e9; BYTE $0xff // jmp 0x2338 <k_attend_values+0xf18>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0x016f8c0f; WORD $0x0000 // jl 0x2584 <k_attend_values+0x1164>
-	LONG $0x0005cae9; BYTE $0x00 // jmp 0x29e4 <k_attend_values+0x15c4>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x0000ece9; BYTE $0x00 // jmp 0x2529 <k_attend_values+0x1109>
-	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xd6 // andq %r10, %rsi
-	QUAD $0x00000000c5348d4e // leaq (,%r8,8), %r14
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	QUAD $0x00000004ad0c8d48 // leaq 0x4(,%rbp,4), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x19248d4e // leaq (%rcx,%r11), %r12
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x9b2c8d4d // leaq (%r11,%rbx,4), %r13
-	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x33eb // jmp 0x24b5 <k_attend_values+0x1095>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x1210 // vmovups (%rdx), %zmm2
-	QUAD $0x008d4cb8586dd262 // vfmadd231ps (%r13,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x8c // vfmadd231ps (%r12,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x02c18348 // addq $0x2, %rcx
-	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfc80840f; WORD $0xffff // je 0x2135 <k_attend_values+0xd15>
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	WORD $0x1675 // jne 0x24d0 <k_attend_values+0x10b0>
-	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
-	WORD $0x14eb // jmp 0x24d6 <k_attend_values+0x10b6>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x1710 // vmovups (%rdi), %zmm2 {%k1} {z}
-	QUAD $0xff8d4cb8586dd262 // vfmadd231ps -0x4(%r13,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x3f148d4a // leaq (%rdi,%r15), %rdx
-	QUAD $0xff8c44b8586dd262 // vfmadd231ps -0x4(%r12,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	WORD $0xa174 // je 0x2490 <k_attend_values+0x1070>
-	LONG $0xc97cf162; WORD $0x1210 // vmovups (%rdx), %zmm2 {%k1} {z}
-	WORD $0x9feb // jmp 0x2496 <k_attend_values+0x1076>
-	LONG $0x9b148d49 // leaq (%r11,%rbx,4), %rdx
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x0875 // jne 0x250d <k_attend_values+0x10ed>
-	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
-	WORD $0x06eb // jmp 0x2513 <k_attend_values+0x10f3>
-	LONG $0xc97cf162; WORD $0x1710 // vmovups (%rdi), %zmm2 {%k1} {z}
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x8a348d48 // leaq (%rdx,%rcx,4), %rsi
-	LONG $0x586df262; WORD $0x0cb8; BYTE $0x8a // vfmadd231ps (%rdx,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586df262; WORD $0x04b8; BYTE $0x86 // vfmadd231ps (%rsi,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
-	LONG $0x24040349 // addq (%r12), %rax
-	LONG $0x244c8b49; BYTE $0x18 // movq 0x18(%r12), %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd5af0f48 // imulq %rbp, %rdx
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0xe9af0f48 // imulq %rcx, %rbp
-	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
-	LONG $0xa8048d48 // leaq (%rax,%rbp,4), %rax
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	WORD $0x1875 // jne 0x256d <k_attend_values+0x114d>
-	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
-	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	WORD $0x1c7c // jl 0x2584 <k_attend_values+0x1164>
-	LONG $0x000477e9; BYTE $0x00 // jmp 0x29e4 <k_attend_values+0x15c4>
-	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
-	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0x04608d0f; WORD $0x0000 // jge 0x29e4 <k_attend_values+0x15c4>
-	QUAD $0xfffffffffffeb849; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r8 # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0x24448b49; BYTE $0x30 // movq 0x30(%r12), %rax
-	LONG $0x40f88348 // cmpq $0x40, %rax
-	LONG $0x2414894c // movq %r10, (%rsp)
-	WORD $0x7c7d // jge 0x2619 <k_attend_values+0x11f9>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x10ca8348 // orq $0x10, %rdx
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0x01f18e0f; WORD $0x0000 // jle 0x27a0 <k_attend_values+0x1380>
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x04208e0f; WORD $0x0000 // jle 0x29e4 <k_attend_values+0x15c4>
-	LONG $0x384f8b4d // movq 0x38(%r15), %r9
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x032c8e0f; WORD $0x0000 // jle 0x28fd <k_attend_values+0x14dd>
-	LONG $0x08578b4d // movq 0x8(%r15), %r10
-	LONG $0x205f8b4d // movq 0x20(%r15), %r11
-	QUAD $0x00000000b53c8d48 // leaq (,%rsi,4), %rdi
-	LONG $0x107f0349 // addq 0x10(%r15), %rdi
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0xd8af0f4d // imulq %r8, %r11
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x0313850f; WORD $0x0000 // jne 0x2913 <k_attend_values+0x14f3>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x038f850f; WORD $0x0000 // jne 0x299f <k_attend_values+0x157f>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x0003a8e9; BYTE $0x00 // jmp 0x29c1 <k_attend_values+0x15a1>
-	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	LONG $0x407d8b4c // movq 0x40(%rbp), %r15
+	LONG $0x48658b4c // movq 0x48(%rbp), %r12
+	QUAD $0xfffffffffffebd49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r13 # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x214d; BYTE $0xdd // andq %r11, %r13
+	QUAD $0x00000004bd148d48 // leaq 0x4(,%rdi,4), %rdx
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
 	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
-	LONG $0x244c8b49; BYTE $0x10 // movq 0x10(%r12), %rcx
-	LONG $0x963c8d48 // leaq (%rsi,%rdx,4), %rdi
-	LONG $0x244c8b4d; BYTE $0x18 // movq 0x18(%r12), %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x3a2c8d48 // leaq (%rdx,%rdi), %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0xb1148d4c // leaq (%rcx,%rsi,4), %r10
+	WORD $0x44eb // jmp 0x24d0 <k_attend_values+0x10f0>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm1, (%rax,%r14,4)
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x98 // vmovups %zmm0, (%rax,%rbx,4)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4079894c // movq %r15, 0x40(%rcx)
+	LONG $0x4861894c // movq %r12, 0x48(%rcx)
+	LONG $0x10468d48 // leaq 0x10(%rsi), %rax
+	LONG $0x30418b4c // movq 0x30(%rcx), %r8
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0xfcdb8f0f; WORD $0xffff // jg 0x21ab <k_attend_values+0xdcb>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0xb57e // jle 0x2490 <k_attend_values+0x10b0>
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x4f75 // jne 0x2530 <k_attend_values+0x1150>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0x9e74 // je 0x2498 <k_attend_values+0x10b8>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0x0d73 // jae 0x250c <k_attend_values+0x112c>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
+	LONG $0xb9048d49 // leaq (%r9,%rdi,4), %rax
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0xb9 // vfmadd231ps (%r9,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x586df262; WORD $0x04b8; BYTE $0x88 // vfmadd231ps (%rax,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0xffff6ae9; BYTE $0xff // jmp 0x2498 <k_attend_values+0x10b8>
+	WORD $0x9066 // nop
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x30eb // jmp 0x2577 <k_attend_values+0x1197>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487cb162; WORD $0x1410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm2
+	QUAD $0x01b94cb8586dd262 // vfmadd231ps 0x4(%r9,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x00bd44b8586df262 // vfmadd231ps (%rbp,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0x3949; BYTE $0xfd // cmpq %rdi, %r13
+	LONG $0xff7d840f; WORD $0xffff // je 0x24f4 <k_attend_values+0x1114>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0x0d73 // jae 0x2589 <k_attend_values+0x11a9>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0xb9 // vfmadd231ps (%r9,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0xffbd44b8586df262 // vfmadd231ps -0x4(%rbp,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xad73 // jae 0x2550 <k_attend_values+0x1170>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	WORD $0x9eeb // jmp 0x2550 <k_attend_values+0x1170>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	LONG $0x287d3b4c // cmpq 0x28(%rbp), %r15
+	LONG $0x03b88d0f; WORD $0x0000 // jge 0x297d <k_attend_values+0x159d>
+	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	LONG $0x247c894c; BYTE $0x18 // movq %r15, 0x18(%rsp)
+	LONG $0x00b18d0f; WORD $0x0000 // jge 0x2689 <k_attend_values+0x12a9>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x10cf8349 // orq $0x10, %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0x01a98e0f; WORD $0x0000 // jle 0x2793 <k_attend_values+0x13b3>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x03828e0f; WORD $0x0000 // jle 0x297d <k_attend_values+0x159d>
+	LONG $0x38458b4c // movq 0x38(%rbp), %r8
+	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
+	LONG $0x48458b48 // movq 0x48(%rbp), %rax
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x032c8e0f; WORD $0x0000 // jle 0x293c <k_attend_values+0x155c>
+	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
 	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x240c034d // addq (%r12), %r9
-	LONG $0x24548b4d; BYTE $0x38 // movq 0x38(%r12), %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	WORD $0x214d; BYTE $0xc3 // andq %r8, %r11
-	QUAD $0x00000000c51c8d48 // leaq (,%rax,8), %rbx
-	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
-	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	WORD $0x4beb // jmp 0x26b3 <k_attend_values+0x1293>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x084d034c // addq 0x8(%rbp), %r9
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	LONG $0x1055034c // addq 0x10(%rbp), %r10
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0xa1 // vmovups %zmm3, (%r9,%r12,4)
-	QUAD $0x01a15411487c9162 // vmovups %zmm2, 0x40(%r9,%r12,4)
-	QUAD $0x02a14c11487c9162 // vmovups %zmm1, 0x80(%r9,%r12,4)
-	QUAD $0x03a14411487c9162 // vmovups %zmm0, 0xc0(%r9,%r12,4)
-	LONG $0x40568d48 // leaq 0x40(%rsi), %rdx
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0xfeec8f0f; WORD $0xffff // jg 0x259f <k_attend_values+0x117f>
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xb27e // jle 0x2670 <k_attend_values+0x1250>
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	WORD $0x2c75 // jne 0x26f0 <k_attend_values+0x12d0>
-	LONG $0xa12c8d4e // leaq (%rcx,%r12,4), %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0xa074 // je 0x2680 <k_attend_values+0x1260>
-	LONG $0x000093e9; BYTE $0x00 // jmp 0x2778 <k_attend_values+0x1358>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x487df262; WORD $0x2418; BYTE $0xaf // vbroadcastss (%rdi,%rbp,4), %zmm4
-	LONG $0x485df262; WORD $0x1ab8 // vfmadd231ps (%rdx), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485df262; WORD $0x52b8; BYTE $0x01 // vfmadd231ps 0x40(%rdx), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x485df262; WORD $0x4ab8; BYTE $0x02 // vfmadd231ps 0x80(%rdx), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x485df262; WORD $0x42b8; BYTE $0x03 // vfmadd231ps 0xc0(%rdx), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	QUAD $0x01af6418487df262 // vbroadcastss 0x4(%rdi,%rbp,4), %zmm4
-	LONG $0x485db262; WORD $0x1cb8; BYTE $0x32 // vfmadd231ps (%rdx,%r14), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	QUAD $0x013254b8485db262 // vfmadd231ps 0x40(%rdx,%r14), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0x02324cb8485db262 // vfmadd231ps 0x80(%rdx,%r14), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	QUAD $0x033244b8485db262 // vfmadd231ps 0xc0(%rdx,%r14), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x02c58348 // addq $0x2, %rbp
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	WORD $0xa575 // jne 0x2710 <k_attend_values+0x12f0>
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0xff08840f; WORD $0xffff // je 0x2680 <k_attend_values+0x1260>
-	LONG $0x487df262; WORD $0x2418; BYTE $0xaf // vbroadcastss (%rdi,%rbp,4), %zmm4
-	LONG $0x485dd262; WORD $0x5db8; BYTE $0x00 // vfmadd231ps (%r13), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x55b8; BYTE $0x01 // vfmadd231ps 0x40(%r13), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x485dd262; WORD $0x4db8; BYTE $0x02 // vfmadd231ps 0x80(%r13), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x485dd262; WORD $0x45b8; BYTE $0x03 // vfmadd231ps 0xc0(%r13), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xfffee0e9; BYTE $0xff // jmp 0x2680 <k_attend_values+0x1260>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x08418b4c // movq 0x8(%rcx), %r8
-	LONG $0x10598b48 // movq 0x10(%rcx), %rbx
-	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	WORD $0x0348; BYTE $0x39 // addq (%rcx), %rdi
-	LONG $0x38498b4c // movq 0x38(%rcx), %r9
-	WORD $0x8945; BYTE $0xca // movl %r9d, %r10d
-	LONG $0x03e28341 // andl $0x3, %r10d
-	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0x214d; BYTE $0xcb // andq %r9, %r11
-	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
-	LONG $0xb31c8d48 // leaq (%rbx,%rsi,4), %rbx
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	LONG $0x20798b4c // movq 0x20(%rcx), %r15
-	LONG $0xfcaf0f4d // imulq %r12, %r15
-	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
-	LONG $0x0cc78349 // addq $0xc, %r15
-	QUAD $0x0000000085248d4c // leaq (,%rax,4), %r12
-	WORD $0x26eb // jmp 0x282c <k_attend_values+0x140c>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x487cb162; WORD $0x0411; BYTE $0xaf // vmovups %zmm0, (%rdi,%r13,4)
-	LONG $0x10568d48 // leaq 0x10(%rsi), %rdx
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0xfd838f0f; WORD $0xffff // jg 0x25af <k_attend_values+0x118f>
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xd97e // jle 0x2810 <k_attend_values+0x13f0>
-	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0x2373 // jae 0x2860 <k_attend_values+0x1440>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xa9048d4e // leaq (%rcx,%r13,4), %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x7f75 // jne 0x28d0 <k_attend_values+0x14b0>
-	WORD $0xc1eb // jmp 0x2814 <k_attend_values+0x13f4>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
-	QUAD $0xfd974c18487dd262 // vbroadcastss -0xc(%r15,%rdx,4), %zmm1
-	LONG $0x487df262; WORD $0x4d98; BYTE $0x00 // vfmadd132ps (%rbp), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	QUAD $0xfe974418487dd262 // vbroadcastss -0x8(%r15,%rdx,4), %zmm0
-	QUAD $0x002544984875b262 // vfmadd132ps (%rbp,%r12), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	QUAD $0xff974c18487dd262 // vbroadcastss -0x4(%r15,%rdx,4), %zmm1
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	LONG $0x487dd262; WORD $0x0c98; BYTE $0x2c // vfmadd132ps (%r12,%rbp), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	LONG $0x487dd262; WORD $0x0418; BYTE $0x97 // vbroadcastss (%r15,%rdx,4), %zmm0
-	LONG $0x4875d262; WORD $0x0498; BYTE $0x2c // vfmadd132ps (%r12,%rbp), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0xac75 // jne 0x2870 <k_attend_values+0x1450>
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff44840f; WORD $0xffff // je 0x2814 <k_attend_values+0x13f4>
-	LONG $0x97148d49 // leaq (%r15,%rdx,4), %rdx
-	LONG $0xf4c28348 // addq $-0xc, %rdx
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487df262; WORD $0x0c18; BYTE $0xaa // vbroadcastss (%rdx,%rbp,4), %zmm1
-	LONG $0x4875d262; WORD $0x00b8 // vfmadd231ps (%r8), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
-	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	WORD $0xe875 // jne 0x28e0 <k_attend_values+0x14c0>
-	LONG $0xffff17e9; BYTE $0xff // jmp 0x2814 <k_attend_values+0x13f4>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x29c1 <k_attend_values+0x15a1>
-	QUAD $0xfffffffffffebc49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r12 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214d; BYTE $0xcc // andq %r9, %r12
-	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
-	QUAD $0x00000000851c8d48 // leaq (,%rax,4), %rbx
-	LONG $0x9a348d4f // leaq (%r10,%r11,4), %r14
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x1deb // jmp 0x295d <k_attend_values+0x153d>
-	LONG $0x487cd162; WORD $0x0810 // vmovups (%r8), %zmm1
-	LONG $0x5875d262; WORD $0x04b8; BYTE $0x8e // vfmadd231ps (%r14,%rcx,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	LONG $0x02c18348 // addq $0x2, %rcx
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfca9840f; WORD $0xffff // je 0x2606 <k_attend_values+0x11e6>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x1e75 // jne 0x2980 <k_attend_values+0x1560>
-	LONG $0x487cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1
-	LONG $0x1f048d4c // leaq (%rdi,%rbx), %r8
-	QUAD $0xff8e44b85875d262 // vfmadd231ps -0x4(%r14,%rcx,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0xc774 // je 0x2940 <k_attend_values+0x1520>
-	WORD $0x1ceb // jmp 0x2997 <k_attend_values+0x1577>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc97cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1 {%k1} {z}
-	LONG $0x1f048d4c // leaq (%rdi,%rbx), %r8
-	QUAD $0xff8e44b85875d262 // vfmadd231ps -0x4(%r14,%rcx,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0xa974 // je 0x2940 <k_attend_values+0x1520>
-	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
-	WORD $0xa7eb // jmp 0x2946 <k_attend_values+0x1526>
-	LONG $0x9a148d4b // leaq (%r10,%r11,4), %rdx
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x0875 // jne 0x29b4 <k_attend_values+0x1594>
-	LONG $0x487cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1
-	WORD $0x06eb // jmp 0x29ba <k_attend_values+0x159a>
-	LONG $0xc97cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1 {%k1} {z}
-	LONG $0x5875f262; WORD $0x04b8; BYTE $0x8a // vfmadd231ps (%rdx,%rcx,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	LONG $0x47af0f4d; BYTE $0x18 // imulq 0x18(%r15), %r8
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x1eeb // jmp 0x266c <k_attend_values+0x128c>
+	WORD $0x9066 // nop
+	LONG $0x487cd162; WORD $0x0a10 // vmovups (%r10), %zmm1
+	LONG $0x58759262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%r9,%r11,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0x02e5840f; WORD $0x0000 // je 0x2951 <k_attend_values+0x1571>
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	WORD $0x0b73 // jae 0x267c <k_attend_values+0x129c>
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x4057180f // prefetcht1 0x40(%rdi)
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0xcf74 // je 0x2650 <k_attend_values+0x1270>
+	LONG $0xc97cd162; WORD $0x0a10 // vmovups (%r10), %zmm1 {%k1} {z}
+	WORD $0xcdeb // jmp 0x2656 <k_attend_values+0x1276>
+	LONG $0x20458b48 // movq 0x20(%rbp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x08450348 // addq 0x8(%rbp), %rax
+	LONG $0x384d8b48 // movq 0x38(%rbp), %rcx
+	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
+	LONG $0x18458b4c // movq 0x18(%rbp), %r8
+	LONG $0xc7af0f4d // imulq %r15, %r8
 	LONG $0x02e0c149 // shlq $0x2, %r8
-	WORD $0x034d; BYTE $0x07 // addq (%r15), %r8
-	LONG $0xb00c8d49 // leaq (%r8,%rsi,4), %rcx
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x0875 // jne 0x29de <k_attend_values+0x15be>
+	LONG $0x0045034c // addq (%rbp), %r8
+	LONG $0x484d8b4c // movq 0x48(%rbp), %r9
+	LONG $0x00c0ba41; WORD $0x0000 // movl $0xc0, %r10d
+	LONG $0x1055034c // addq 0x10(%rbp), %r10
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x59eb // jmp 0x2722 <k_attend_values+0x1342>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%r8,%r11,4)
+	QUAD $0x01985411487c9162 // vmovups %zmm2, 0x40(%r8,%r11,4)
+	QUAD $0x02984c11487c9162 // vmovups %zmm1, 0x80(%r8,%r11,4)
+	QUAD $0x03984411487c9162 // vmovups %zmm0, 0xc0(%r8,%r11,4)
+	LONG $0x407d8948 // movq %rdi, 0x40(%rbp)
+	LONG $0x484d894c // movq %r9, 0x48(%rbp)
+	LONG $0x405a8d48 // leaq 0x40(%rdx), %rbx
+	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfeb88f0f; WORD $0xffff // jg 0x25da <k_attend_values+0x11fa>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0xa67e // jle 0x26d0 <k_attend_values+0x12f0>
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3beb // jmp 0x2781 <k_attend_values+0x13a1>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487db262; WORD $0x2418; BYTE $0xb0 // vbroadcastss (%rax,%r14,4), %zmm4
+	LONG $0x485df262; WORD $0x5bb8; BYTE $0xfd // vfmadd231ps -0xc0(%rbx), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x485df262; WORD $0x53b8; BYTE $0xfe // vfmadd231ps -0x80(%rbx), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x485df262; WORD $0x4bb8; BYTE $0xff // vfmadd231ps -0x40(%rbx), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x485df262; WORD $0x03b8 // vfmadd231ps (%rbx), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0xff5f840f; WORD $0xffff // je 0x26e0 <k_attend_values+0x1300>
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	WORD $0xca73 // jae 0x2750 <k_attend_values+0x1370>
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x4057180f // prefetcht1 0x40(%rdi)
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xbdeb // jmp 0x2750 <k_attend_values+0x1370>
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
+	LONG $0x10458b48 // movq 0x10(%rbp), %rax
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0x387d8b48 // movq 0x38(%rbp), %rdi
+	LONG $0x18458b4c // movq 0x18(%rbp), %r8
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0x0045034c // addq (%rbp), %r8
+	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
+	LONG $0x48558b4c // movq 0x48(%rbp), %r10
+	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xfb // andq %rdi, %r11
+	LONG $0x901c8d48 // leaq (%rax,%rdx,4), %rbx
+	WORD $0x2deb // jmp 0x2808 <k_attend_values+0x1428>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%r8,%r14,4)
+	LONG $0x404d894c // movq %r9, 0x40(%rbp)
+	LONG $0x4855894c // movq %r10, 0x48(%rbp)
+	LONG $0x107a8d4c // leaq 0x10(%rdx), %r15
+	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0xfde28f0f; WORD $0xffff // jg 0x25ea <k_attend_values+0x120a>
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0xcd7e // jle 0x27e0 <k_attend_values+0x1400>
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	WORD $0x3775 // jne 0x2850 <k_attend_values+0x1470>
+	LONG $0xb03c8d4e // leaq (%rax,%r14,4), %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	WORD $0xba74 // je 0x27e4 <k_attend_values+0x1404>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0x0d73 // jae 0x283c <k_attend_values+0x145c>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0x487db262; WORD $0x0c18; BYTE $0xa1 // vbroadcastss (%rcx,%r12,4), %zmm1
+	LONG $0x4875d262; WORD $0x07b8 // vfmadd231ps (%r15), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0x99eb // jmp 0x27e4 <k_attend_values+0x1404>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x00000000f52c8d4c // leaq (,%rsi,8), %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x27eb // jmp 0x288b <k_attend_values+0x14ab>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x01a14c18487db262 // vbroadcastss 0x4(%rcx,%r12,4), %zmm1
+	LONG $0x4875d262; WORD $0x04b8; BYTE $0xb7 // vfmadd231ps (%r15,%rsi,4), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
+	WORD $0x9974 // je 0x2824 <k_attend_values+0x1444>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0x0d73 // jae 0x289d <k_attend_values+0x14bd>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0x487db262; WORD $0x0c18; BYTE $0xa1 // vbroadcastss (%rcx,%r12,4), %zmm1
+	LONG $0x4875d262; WORD $0x07b8 // vfmadd231ps (%r15), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0xc173 // jae 0x2870 <k_attend_values+0x1490>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0xb2eb // jmp 0x2870 <k_attend_values+0x1490>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x1aeb // jmp 0x28de <k_attend_values+0x14fe>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	LONG $0x004d0348 // addq (%rbp), %rcx
+	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	LONG $0x893c8d4a // leaq (%rcx,%r9,4), %rdi
+	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	WORD $0x0e75 // jne 0x291c <k_attend_values+0x153c>
+	LONG $0x487cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi)
 	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	WORD $0x06eb // jmp 0x29e4 <k_attend_values+0x15c4>
+	WORD $0x0ceb // jmp 0x2928 <k_attend_values+0x1548>
+	LONG $0x497cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi) {%k1}
 	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
+	LONG $0x40558948 // movq %rdx, 0x40(%rbp)
+	LONG $0x48458948 // movq %rax, 0x48(%rbp)
+	LONG $0x287d3b4c // cmpq 0x28(%rbp), %r15
+	LONG $0xfc8b8c0f; WORD $0xffff // jl 0x25c5 <k_attend_values+0x11e5>
+	WORD $0x41eb // jmp 0x297d <k_attend_values+0x159d>
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x5daf0f48; BYTE $0x18 // imulq 0x18(%rbp), %rbx
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x005d0348 // addq (%rbp), %rbx
+	LONG $0x930c8d48 // leaq (%rbx,%rdx,4), %rcx
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x0875 // jne 0x296f <k_attend_values+0x158f>
+	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
+	WORD $0x06eb // jmp 0x2975 <k_attend_values+0x1595>
+	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
+	LONG $0x407d8948 // movq %rdi, 0x40(%rbp)
+	LONG $0x48458948 // movq %rax, 0x48(%rbp)
 	LONG $0x60c48348 // addq $0x60, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2267,12 +2319,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	BYTE $0x90 // nop
 
 	// attend_merge
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02f78e0f; WORD $0x0000 // jle 0x2d04 <k_attend_merge+0x304>
+	LONG $0x02f78e0f; WORD $0x0000 // jle 0x2c94 <k_attend_merge+0x304>
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
@@ -2280,31 +2332,31 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x032a0518487df262; WORD $0x0000 // vbroadcastss 0x32a(%rip), %zmm0 # 0x2d50 <k_attend_merge+0x350>
-	QUAD $0x03300d18487df262; WORD $0x0000 // vbroadcastss 0x330(%rip), %zmm1 # 0x2d60 <k_attend_merge+0x360>
-	QUAD $0x03321518487df262; WORD $0x0000 // vbroadcastss 0x332(%rip), %zmm2 # 0x2d6c <k_attend_merge+0x36c>
-	QUAD $0x03201d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm3 # 0x2d64 <k_attend_merge+0x364>
-	QUAD $0x031a2518487df262; WORD $0x0000 // vbroadcastss 0x31a(%rip), %zmm4 # 0x2d68 <k_attend_merge+0x368>
-	QUAD $0x03202d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm5 # 0x2d78 <k_attend_merge+0x378>
-	QUAD $0x02e23518487df262; WORD $0x0000 // vbroadcastss 0x2e2(%rip), %zmm6 # 0x2d44 <k_attend_merge+0x344>
-	QUAD $0x02ec3d18487df262; WORD $0x0000 // vbroadcastss 0x2ec(%rip), %zmm7 # 0x2d58 <k_attend_merge+0x358>
-	QUAD $0x02fe0518487d7262; WORD $0x0000 // vbroadcastss 0x2fe(%rip), %zmm8 # 0x2d74 <k_attend_merge+0x374>
-	QUAD $0x02f00d18487d7262; WORD $0x0000 // vbroadcastss 0x2f0(%rip), %zmm9 # 0x2d70 <k_attend_merge+0x370>
-	QUAD $0x02c21518487d7262; WORD $0x0000 // vbroadcastss 0x2c2(%rip), %zmm10 # 0x2d4c <k_attend_merge+0x34c>
-	QUAD $0x02ac1d18487d7262; WORD $0x0000 // vbroadcastss 0x2ac(%rip), %zmm11 # 0x2d40 <k_attend_merge+0x340>
-	QUAD $0x0002a325587962c4; BYTE $0x00 // vpbroadcastd 0x2a3(%rip), %xmm12 # 0x2d40 <k_attend_merge+0x340>
-	QUAD $0x000002a32d107ac5 // vmovss 0x2a3(%rip), %xmm13 # 0x2d48 <k_attend_merge+0x348>
-	QUAD $0x0002ae35187962c4; BYTE $0x00 // vbroadcastss 0x2ae(%rip), %xmm14 # 0x2d5c <k_attend_merge+0x35c>
+	QUAD $0x031a0518487df262; WORD $0x0000 // vbroadcastss 0x31a(%rip), %zmm0 # 0x2cd0 <k_attend_merge+0x340>
+	QUAD $0x03200d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm1 # 0x2ce0 <k_attend_merge+0x350>
+	QUAD $0x03221518487df262; WORD $0x0000 // vbroadcastss 0x322(%rip), %zmm2 # 0x2cec <k_attend_merge+0x35c>
+	QUAD $0x03101d18487df262; WORD $0x0000 // vbroadcastss 0x310(%rip), %zmm3 # 0x2ce4 <k_attend_merge+0x354>
+	QUAD $0x030a2518487df262; WORD $0x0000 // vbroadcastss 0x30a(%rip), %zmm4 # 0x2ce8 <k_attend_merge+0x358>
+	QUAD $0x03102d18487df262; WORD $0x0000 // vbroadcastss 0x310(%rip), %zmm5 # 0x2cf8 <k_attend_merge+0x368>
+	QUAD $0x02d23518487df262; WORD $0x0000 // vbroadcastss 0x2d2(%rip), %zmm6 # 0x2cc4 <k_attend_merge+0x334>
+	QUAD $0x02dc3d18487df262; WORD $0x0000 // vbroadcastss 0x2dc(%rip), %zmm7 # 0x2cd8 <k_attend_merge+0x348>
+	QUAD $0x02ee0518487d7262; WORD $0x0000 // vbroadcastss 0x2ee(%rip), %zmm8 # 0x2cf4 <k_attend_merge+0x364>
+	QUAD $0x02e00d18487d7262; WORD $0x0000 // vbroadcastss 0x2e0(%rip), %zmm9 # 0x2cf0 <k_attend_merge+0x360>
+	QUAD $0x02b21518487d7262; WORD $0x0000 // vbroadcastss 0x2b2(%rip), %zmm10 # 0x2ccc <k_attend_merge+0x33c>
+	QUAD $0x029c1d18487d7262; WORD $0x0000 // vbroadcastss 0x29c(%rip), %zmm11 # 0x2cc0 <k_attend_merge+0x330>
+	QUAD $0x00029325587962c4; BYTE $0x00 // vpbroadcastd 0x293(%rip), %xmm12 # 0x2cc0 <k_attend_merge+0x330>
+	QUAD $0x000002932d107ac5 // vmovss 0x293(%rip), %xmm13 # 0x2cc8 <k_attend_merge+0x338>
+	QUAD $0x00029e35187962c4; BYTE $0x00 // vbroadcastss 0x29e(%rip), %xmm14 # 0x2cdc <k_attend_merge+0x34c>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1deb // jmp 0x2ad0 <k_attend_merge+0xd0>
+	WORD $0x1deb // jmp 0x2a60 <k_attend_merge+0xd0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x022b840f; WORD $0x0000 // je 0x2cfb <k_attend_merge+0x2fb>
+	LONG $0x022b840f; WORD $0x0000 // je 0x2c8b <k_attend_merge+0x2fb>
 	LONG $0x107a21c4; WORD $0x823c // vmovss (%rdx,%r8,4), %xmm15
 	LONG $0x2e7841c4; BYTE $0xef // vucomiss %xmm15, %xmm13
-	WORD $0xe373 // jae 0x2ac0 <k_attend_merge+0xc0>
+	WORD $0xe373 // jae 0x2a50 <k_attend_merge+0xc0>
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x087ea162; WORD $0x0410; BYTE $0x81 // vmovss (%rcx,%r8,4), %xmm16
 	LONG $0x007ec162; WORD $0xcf5f // vmaxss %xmm15, %xmm16, %xmm17
@@ -2360,17 +2412,17 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x8e148d4d // leaq (%r14,%rcx,4), %r10
 	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x2c1b <k_attend_merge+0x21b>
+	WORD $0x077d // jge 0x2bab <k_attend_merge+0x21b>
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x2cb9 <k_attend_merge+0x2b9>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x2c49 <k_attend_merge+0x2b9>
 	LONG $0xf0598d4c // leaq -0x10(%rcx), %r11
 	LONG $0x10fb8349 // cmpq $0x10, %r11
-	WORD $0x1373 // jae 0x2c38 <k_attend_merge+0x238>
+	WORD $0x1373 // jae 0x2bc8 <k_attend_merge+0x238>
 	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x6e74 // je 0x2ca1 <k_attend_merge+0x2a1>
-	LONG $0x000081e9; BYTE $0x00 // jmp 0x2cb9 <k_attend_merge+0x2b9>
+	WORD $0x6e74 // je 0x2c31 <k_attend_merge+0x2a1>
+	LONG $0x000081e9; BYTE $0x00 // jmp 0x2c49 <k_attend_merge+0x2b9>
 	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
 	LONG $0x04ecc149 // shrq $0x4, %r12
 	WORD $0xff49; BYTE $0xc4 // incq %r12
@@ -2389,16 +2441,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ca162; WORD $0x0c11; BYTE $0xbb // vmovups %zmm17, (%rbx,%r15,4)
 	LONG $0x20c78349 // addq $0x20, %r15
 	LONG $0xfec48349 // addq $-0x2, %r12
-	WORD $0xc975 // jne 0x2c60 <k_attend_merge+0x260>
+	WORD $0xc975 // jne 0x2bf0 <k_attend_merge+0x260>
 	LONG $0xf05f8d49 // leaq -0x10(%r15), %rbx
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x1875 // jne 0x2cb9 <k_attend_merge+0x2b9>
+	WORD $0x1875 // jne 0x2c49 <k_attend_merge+0x2b9>
 	LONG $0x407cc162; WORD $0x0c59; BYTE $0x9a // vmulps (%r10,%rbx,4), %zmm16, %zmm17
 	LONG $0x4805c262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%r9,%rbx,4), %zmm15, %zmm17 # zmm17 = (zmm15 * mem) + zmm17
 	LONG $0x487cc162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm17, (%r9,%rbx,4)
 	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x2ac0 <k_attend_merge+0xc0>
+	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x2a50 <k_attend_merge+0xc0>
 	WORD $0xd929 // subl %ebx, %ecx
 	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
@@ -2409,7 +2461,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x407ca162; WORD $0xc259 // vmulps %zmm18, %zmm16, %zmm16
 	LONG $0x4805a262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm17) + zmm16
 	LONG $0x497cc162; WORD $0x0411; BYTE $0x99 // vmovups %zmm16, (%r9,%rbx,4) {%k1}
-	LONG $0xfffdc5e9; BYTE $0xff // jmp 0x2ac0 <k_attend_merge+0xc0>
+	LONG $0xfffdc5e9; BYTE $0xff // jmp 0x2a50 <k_attend_merge+0xc0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2417,22 +2469,6 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

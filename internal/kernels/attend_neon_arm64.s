@@ -15,72 +15,105 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 
 	// attend_scores
 	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
-	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
-	WORD $0xf940140a // ldr x10, [x0, #0x28]
-	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
 	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
-	WORD $0xd37df128 // lsl x8, x9, #3
-	WORD $0xf100215f // cmp x10, #0x8
+	WORD $0xf9401c1a // ldr x26, [x0, #0x38]
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
+	WORD $0xd37df348 // lsl x8, x26, #3
+	WORD $0xf10020df // cmp x6, #0x8
 	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
 	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
 	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
 	WORD $0x5400006a // b.ge 0x34 <k_attend_scores+0x34>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000099 // b 0x294 <k_attend_scores+0x294>
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x54000f0d // b.le 0x218 <k_attend_scores+0x218>
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x54000ead // b.le 0x220 <k_attend_scores+0x220>
-	WORD $0xf940100f // ldr x15, [x0, #0x20]
-	WORD $0xa9408c10 // ldp x16, x3, [x0, #0x8]
-	WORD $0xd379e1c1 // lsl x1, x14, #7
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x5280011a // mov w26, #0x8 // =8
-	WORD $0xd37be9f1 // lsl x17, x15, #5
-	WORD $0xd37ef5e2 // lsl x2, x15, #2
-	WORD $0x528000a4 // mov w4, #0x5 // =5
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xb2400967 // orr x7, x11, #0x7
-	WORD $0x9b0b7db3 // mul x19, x13, x11
-	WORD $0xb2400174 // orr x20, x11, #0x1
-	WORD $0xb27f0175 // orr x21, x11, #0x2
-	WORD $0xb2400576 // orr x22, x11, #0x3
-	WORD $0xb27e0177 // orr x23, x11, #0x4
-	WORD $0xaa040178 // orr x24, x11, x4
-	WORD $0xb27f056b // orr x11, x11, #0x6
-	WORD $0x9b077da7 // mul x7, x13, x7
-	WORD $0x2a1f03e5 // mov w5, wzr
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x9b147db4 // mul x20, x13, x20
-	WORD $0x8b130993 // add x19, x12, x19, lsl #2
-	WORD $0x9b157db5 // mul x21, x13, x21
-	WORD $0x8b070987 // add x7, x12, x7, lsl #2
-	WORD $0x9b167db6 // mul x22, x13, x22
-	WORD $0x8b140994 // add x20, x12, x20, lsl #2
-	WORD $0x9b177db7 // mul x23, x13, x23
-	WORD $0x8b150995 // add x21, x12, x21, lsl #2
-	WORD $0x9b187db8 // mul x24, x13, x24
-	WORD $0x8b160996 // add x22, x12, x22, lsl #2
-	WORD $0x9b0b7dab // mul x11, x13, x11
-	WORD $0x8b170997 // add x23, x12, x23, lsl #2
-	WORD $0x8b180998 // add x24, x12, x24, lsl #2
-	WORD $0x8b0b0999 // add x25, x12, x11, lsl #2
-	WORD $0xaa1a03eb // mov x11, x26
-	WORD $0xd343fcda // lsr x26, x6, #3
-	WORD $0x924004bb // and x27, x5, #0x3
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x140000ac // b 0x2e0 <k_attend_scores+0x2e0>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540010cb // b.lt 0x250 <k_attend_scores+0x250>
+	WORD $0xf940180f // ldr x15, [x0, #0x30]
+	WORD $0xa944300b // ldp x11, x12, [x0, #0x40]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x540010ad // b.le 0x264 <k_attend_scores+0x264>
+	WORD $0xf9401010 // ldr x16, [x0, #0x20]
+	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
+	WORD $0xd379e1e2 // lsl x2, x15, #7
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x5280011b // mov w27, #0x8 // =8
+	WORD $0xd37bea01 // lsl x1, x16, #5
+	WORD $0xd37ef603 // lsl x3, x16, #2
+	WORD $0x528000a5 // mov w5, #0x5 // =5
+	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0xf90007fa // str x26, [sp, #0x8]
+	WORD $0x14000006 // b 0x94 <k_attend_scores+0x94>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0x910021bb // add x27, x13, #0x8
+	WORD $0x8b010231 // add x17, x17, x1
+	WORD $0xeb06037f // cmp x27, x6
+	WORD $0x54000dcc // b.gt 0x248 <k_attend_scores+0x248>
+	WORD $0xb24009b3 // orr x19, x13, #0x7
+	WORD $0x9b0d7dd4 // mul x20, x14, x13
+	WORD $0xb24001b5 // orr x21, x13, #0x1
+	WORD $0xb27f01b6 // orr x22, x13, #0x2
+	WORD $0xb24005b7 // orr x23, x13, #0x3
+	WORD $0xb27e01b8 // orr x24, x13, #0x4
+	WORD $0xaa0501b9 // orr x25, x13, x5
+	WORD $0xb27f05ad // orr x13, x13, #0x6
+	WORD $0x9b137dd3 // mul x19, x14, x19
+	WORD $0x2a1f03e6 // mov w6, wzr
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x9b157dd5 // mul x21, x14, x21
+	WORD $0x8b140954 // add x20, x10, x20, lsl #2
+	WORD $0x9b167dd6 // mul x22, x14, x22
+	WORD $0x8b130953 // add x19, x10, x19, lsl #2
+	WORD $0x9b177dd7 // mul x23, x14, x23
+	WORD $0x8b150955 // add x21, x10, x21, lsl #2
+	WORD $0x9b187dd8 // mul x24, x14, x24
+	WORD $0x8b160956 // add x22, x10, x22, lsl #2
+	WORD $0x9b197dd9 // mul x25, x14, x25
+	WORD $0x8b170957 // add x23, x10, x23, lsl #2
+	WORD $0x9b0d7dcd // mul x13, x14, x13
+	WORD $0x8b180958 // add x24, x10, x24, lsl #2
+	WORD $0x8b190959 // add x25, x10, x25, lsl #2
+	WORD $0x8b0d095a // add x26, x10, x13, lsl #2
+	WORD $0xaa1b03ed // mov x13, x27
+	WORD $0x14000018 // b 0x15c <k_attend_scores+0x15c>
+	WORD $0xd37cece9 // lsl x9, x7, #4
+	WORD $0x910008e7 // add x7, x7, #0x2
+	WORD $0x110004c6 // add w6, w6, #0x1
+	WORD $0xeb0800ff // cmp x7, x8
+	WORD $0xb27c013b // orr x27, x9, #0x10
+	WORD $0x3ca96a80 // str q0, [x20, x9]
+	WORD $0x3cbb6a81 // str q1, [x20, x27]
+	WORD $0x3ca96aa2 // str q2, [x21, x9]
+	WORD $0x3cbb6aa3 // str q3, [x21, x27]
+	WORD $0x3ca96ac4 // str q4, [x22, x9]
+	WORD $0x3cbb6ac5 // str q5, [x22, x27]
+	WORD $0x3ca96ae6 // str q6, [x23, x9]
+	WORD $0x3cbb6ae7 // str q7, [x23, x27]
+	WORD $0x3ca96b10 // str q16, [x24, x9]
+	WORD $0x3cbb6b11 // str q17, [x24, x27]
+	WORD $0x3ca96b32 // str q18, [x25, x9]
+	WORD $0x3cbb6b33 // str q19, [x25, x27]
+	WORD $0x3ca96b54 // str q20, [x26, x9]
+	WORD $0x3cbb6b55 // str q21, [x26, x27]
+	WORD $0x3ca96a76 // str q22, [x19, x9]
+	WORD $0x3cbb6a77 // str q23, [x19, x27]
+	WORD $0xa904300b // stp x11, x12, [x0, #0x40]
+	WORD $0x54fff94a // b.ge 0x80 <k_attend_scores+0x80>
+	WORD $0xd343fcfb // lsr x27, x7, #3
+	WORD $0x924004dd // and x29, x6, #0x3
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x9b1b7c5b // mul x27, x2, x27
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x9b1a7c3a // mul x26, x1, x26
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1103fe // mov x30, x17
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0xaa1003fd // mov x29, x16
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
@@ -88,417 +121,446 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x8b1d177b // add x27, x27, x29, lsl #5
+	WORD $0xaa0f03fd // mov x29, x15
+	WORD $0x8b1b009b // add x27, x4, x27
+	WORD $0x1400001e // b 0x230 <k_attend_scores+0x230>
+	WORD $0xad7fe778 // ldp q24, q25, [x27, #-0x10]
+	WORD $0x8b100bc9 // add x9, x30, x16, lsl #2
+	WORD $0x4ddfcbda // ld1r { v26.4s }, [x30], #4
+	WORD $0xf10007bd // subs x29, x29, #0x1
+	WORD $0x4dc3c93b // ld1r { v27.4s }, [x9], x3
+	WORD $0x9102037b // add x27, x27, #0x80
+	WORD $0x4e3acf00 // fmla v0.4s, v24.4s, v26.4s
+	WORD $0x4e3acf21 // fmla v1.4s, v25.4s, v26.4s
+	WORD $0x4dc3c93a // ld1r { v26.4s }, [x9], x3
+	WORD $0x4e3bcf02 // fmla v2.4s, v24.4s, v27.4s
+	WORD $0x4dc3c93c // ld1r { v28.4s }, [x9], x3
+	WORD $0x4e3bcf23 // fmla v3.4s, v25.4s, v27.4s
+	WORD $0x4dc3c93b // ld1r { v27.4s }, [x9], x3
+	WORD $0x4e3acf04 // fmla v4.4s, v24.4s, v26.4s
+	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
+	WORD $0x4dc3c93a // ld1r { v26.4s }, [x9], x3
+	WORD $0x4e3ccf06 // fmla v6.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf27 // fmla v7.4s, v25.4s, v28.4s
+	WORD $0x4dc3c93c // ld1r { v28.4s }, [x9], x3
+	WORD $0x4e3bcf10 // fmla v16.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf31 // fmla v17.4s, v25.4s, v27.4s
+	WORD $0x4e3acf12 // fmla v18.4s, v24.4s, v26.4s
+	WORD $0x4e3acf33 // fmla v19.4s, v25.4s, v26.4s
+	WORD $0xbd40013a // ldr s26, [x9]
+	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf35 // fmla v21.4s, v25.4s, v28.4s
+	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1337 // fmla v23.4s, v25.4s, v26.s[0]
+	WORD $0x54fff6a0 // b.eq 0x100 <k_attend_scores+0x100>
+	WORD $0xeb0c017f // cmp x11, x12
+	WORD $0x54fffc42 // b.hs 0x1bc <k_attend_scores+0x1bc>
+	WORD $0xf9800162 // prfm pldl2keep, [x11]
+	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x17ffffde // b 0x1bc <k_attend_scores+0x1bc>
+	WORD $0xf94007fa // ldr x26, [sp, #0x8]
+	WORD $0x14000025 // b 0x2e0 <k_attend_scores+0x2e0>
+	WORD $0xf1003cdf // cmp x6, #0xf
+	WORD $0x528001e9 // mov w9, #0xf // =15
+	WORD $0x9a8980c9 // csel x9, x6, x9, hi
+	WORD $0x927ded2d // and x13, x9, #0x7ffffffffffffff8
+	WORD $0x14000020 // b 0x2e0 <k_attend_scores+0x2e0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x8b1b175a // add x26, x26, x27, lsl #5
-	WORD $0xaa0e03fb // mov x27, x14
-	WORD $0x8b1a007a // add x26, x3, x26
-	WORD $0xad7fe758 // ldp q24, q25, [x26, #-0x10]
-	WORD $0x8b0f0bbe // add x30, x29, x15, lsl #2
-	WORD $0x4ddfcbba // ld1r { v26.4s }, [x29], #4
-	WORD $0xf100077b // subs x27, x27, #0x1
-	WORD $0x4dc2cbdb // ld1r { v27.4s }, [x30], x2
-	WORD $0x9102035a // add x26, x26, #0x80
-	WORD $0x4e3acf01 // fmla v1.4s, v24.4s, v26.4s
-	WORD $0x4e3acf22 // fmla v2.4s, v25.4s, v26.4s
-	WORD $0x4dc2cbda // ld1r { v26.4s }, [x30], x2
-	WORD $0x4e3bcf03 // fmla v3.4s, v24.4s, v27.4s
-	WORD $0x4dc2cbdc // ld1r { v28.4s }, [x30], x2
-	WORD $0x4e3bcf24 // fmla v4.4s, v25.4s, v27.4s
-	WORD $0x4dc2cbdb // ld1r { v27.4s }, [x30], x2
-	WORD $0x4e3acf05 // fmla v5.4s, v24.4s, v26.4s
-	WORD $0x4e3acf26 // fmla v6.4s, v25.4s, v26.4s
-	WORD $0x4dc2cbda // ld1r { v26.4s }, [x30], x2
-	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf30 // fmla v16.4s, v25.4s, v28.4s
-	WORD $0x4dc2cbdc // ld1r { v28.4s }, [x30], x2
-	WORD $0x4e3bcf11 // fmla v17.4s, v24.4s, v27.4s
-	WORD $0x4e3bcf32 // fmla v18.4s, v25.4s, v27.4s
-	WORD $0x4e3acf13 // fmla v19.4s, v24.4s, v26.4s
-	WORD $0x4e3acf34 // fmla v20.4s, v25.4s, v26.4s
-	WORD $0xbd4003da // ldr s26, [x30]
-	WORD $0x4e3ccf15 // fmla v21.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
-	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
-	WORD $0x54fffc81 // b.ne 0x138 <k_attend_scores+0x138>
-	WORD $0xd37cecda // lsl x26, x6, #4
-	WORD $0x910008c6 // add x6, x6, #0x2
-	WORD $0x110004a5 // add w5, w5, #0x1
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0xb27c035b // orr x27, x26, #0x10
-	WORD $0x3cba6a61 // str q1, [x19, x26]
-	WORD $0x3cbb6a62 // str q2, [x19, x27]
-	WORD $0x3cba6a83 // str q3, [x20, x26]
-	WORD $0x3cbb6a84 // str q4, [x20, x27]
-	WORD $0x3cba6aa5 // str q5, [x21, x26]
-	WORD $0x3cbb6aa6 // str q6, [x21, x27]
-	WORD $0x3cba6ac7 // str q7, [x22, x26]
-	WORD $0x3cbb6ad0 // str q16, [x22, x27]
-	WORD $0x3cba6af1 // str q17, [x23, x26]
-	WORD $0x3cbb6af2 // str q18, [x23, x27]
-	WORD $0x3cba6b13 // str q19, [x24, x26]
-	WORD $0x3cbb6b14 // str q20, [x24, x27]
-	WORD $0x3cba6b35 // str q21, [x25, x26]
-	WORD $0x3cbb6b36 // str q22, [x25, x27]
-	WORD $0x3cba68f7 // str q23, [x7, x26]
-	WORD $0x3cbb68e0 // str q0, [x7, x27]
-	WORD $0x54fff6eb // b.lt 0xdc <k_attend_scores+0xdc>
-	WORD $0x9100217a // add x26, x11, #0x8
-	WORD $0x8b110210 // add x16, x16, x17
-	WORD $0xeb0a035f // cmp x26, x10
-	WORD $0x54fff32d // b.le 0x74 <k_attend_scores+0x74>
-	WORD $0x14000020 // b 0x294 <k_attend_scores+0x294>
-	WORD $0x927ded4b // and x11, x10, #0x7ffffffffffffff8
-	WORD $0x1400001e // b 0x294 <k_attend_scores+0x294>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xd37be9ae // lsl x14, x13, #5
-	WORD $0xd37ef5ad // lsl x13, x13, #2
-	WORD $0x52800110 // mov w16, #0x8 // =8
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xaa1003eb // mov x11, x16
-	WORD $0x8b0f1190 // add x16, x12, x15, lsl #4
-	WORD $0x910009ef // add x15, x15, #0x2
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x8b0d0210 // add x16, x16, x13
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x8b0d0210 // add x16, x16, x13
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x8b0d0210 // add x16, x16, x13
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x8b0d0210 // add x16, x16, x13
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x8b0d0210 // add x16, x16, x13
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x8b0d0210 // add x16, x16, x13
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x8b0d0210 // add x16, x16, x13
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0x54fffdcb // b.lt 0x238 <k_attend_scores+0x238>
-	WORD $0x91002170 // add x16, x11, #0x8
-	WORD $0x8b0e018c // add x12, x12, x14
-	WORD $0xeb0a021f // cmp x16, x10
-	WORD $0x54fffd0d // b.le 0x230 <k_attend_scores+0x230>
-	WORD $0xb27e016c // orr x12, x11, #0x4
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000b8c // b.gt 0x40c <k_attend_scores+0x40c>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000b2b // b.lt 0x408 <k_attend_scores+0x408>
-	WORD $0xa941c00f // ldp x15, x16, [x0, #0x18]
-	WORD $0xb2400571 // orr x17, x11, #0x3
-	WORD $0xd37ef565 // lsl x5, x11, #2
-	WORD $0xa9401c13 // ldp x19, x7, [x0]
-	WORD $0xf9400814 // ldr x20, [x0, #0x10]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x9b117de2 // mul x2, x15, x17
-	WORD $0xb2400171 // orr x17, x11, #0x1
-	WORD $0x9b117de4 // mul x4, x15, x17
-	WORD $0xb27f0171 // orr x17, x11, #0x2
-	WORD $0x9b0b7e01 // mul x1, x16, x11
-	WORD $0x8b020a62 // add x2, x19, x2, lsl #2
-	WORD $0x9b0b7de3 // mul x3, x15, x11
-	WORD $0x910010ab // add x11, x5, #0x4
-	WORD $0x8b040a64 // add x4, x19, x4, lsl #2
-	WORD $0x9b117de6 // mul x6, x15, x17
-	WORD $0x910030af // add x15, x5, #0xc
-	WORD $0x910020b1 // add x17, x5, #0x8
+	WORD $0xd37be9cf // lsl x15, x14, #5
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0x52800111 // mov w17, #0x8 // =8
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa1103ed // mov x13, x17
+	WORD $0x8b101149 // add x9, x10, x16, lsl #4
+	WORD $0x91000a10 // add x16, x16, #0x2
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0xad000120 // stp q0, q0, [x9]
+	WORD $0xa904300b // stp x11, x12, [x0, #0x40]
+	WORD $0x54fffdab // b.lt 0x27c <k_attend_scores+0x27c>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0x910021b1 // add x17, x13, #0x8
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0xeb06023f // cmp x17, x6
+	WORD $0x54fffccd // b.le 0x274 <k_attend_scores+0x274>
+	WORD $0xb27e01ab // orr x11, x13, #0x4
+	WORD $0xeb06017f // cmp x11, x6
+	WORD $0x5400006d // b.le 0x2f4 <k_attend_scores+0x2f4>
+	WORD $0xaa0d03eb // mov x11, x13
+	WORD $0x14000064 // b 0x480 <k_attend_scores+0x480>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54000c4b // b.lt 0x480 <k_attend_scores+0x480>
+	WORD $0xa941a40e // ldp x14, x9, [x0, #0x18]
+	WORD $0xb24005af // orr x15, x13, #0x3
+	WORD $0xd37ef5b1 // lsl x17, x13, #2
+	WORD $0xa9400807 // ldp x7, x2, [x0]
+	WORD $0xf9400813 // ldr x19, [x0, #0x10]
+	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x9b0f7dc1 // mul x1, x14, x15
+	WORD $0xb24001af // orr x15, x13, #0x1
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x9b0d7d30 // mul x16, x9, x13
+	WORD $0x9b0f7dc5 // mul x5, x14, x15
+	WORD $0xb27f01af // orr x15, x13, #0x2
 	WORD $0x8b0108e1 // add x1, x7, x1, lsl #2
-	WORD $0x9b0b1e0b // madd x11, x16, x11, x7
-	WORD $0x8b030a63 // add x3, x19, x3, lsl #2
-	WORD $0x9b0f1e0f // madd x15, x16, x15, x7
-	WORD $0x8b060a65 // add x5, x19, x6, lsl #2
-	WORD $0x9b111e10 // madd x16, x16, x17, x7
+	WORD $0x9b0d7dc4 // mul x4, x14, x13
+	WORD $0x9100122d // add x13, x17, #0x4
+	WORD $0x8b100850 // add x16, x2, x16, lsl #2
+	WORD $0x9b0f7dc6 // mul x6, x14, x15
+	WORD $0x9100322e // add x14, x17, #0xc
+	WORD $0x9100222f // add x15, x17, #0x8
 	WORD $0xf9401811 // ldr x17, [x0, #0x30]
-	WORD $0x91004287 // add x7, x20, #0x10
-	WORD $0xd379e226 // lsl x6, x17, #7
-	WORD $0x14000017 // b 0x374 <k_attend_scores+0x374>
+	WORD $0x8b0508e5 // add x5, x7, x5, lsl #2
+	WORD $0x9b0d092d // madd x13, x9, x13, x2
+	WORD $0x8b0408e4 // add x4, x7, x4, lsl #2
+	WORD $0x9b0e092e // madd x14, x9, x14, x2
+	WORD $0x8b0608e6 // add x6, x7, x6, lsl #2
+	WORD $0xd379e227 // lsl x7, x17, #7
+	WORD $0x9b0f092f // madd x15, x9, x15, x2
+	WORD $0xa9440c02 // ldp x2, x3, [x0, #0x40]
+	WORD $0x14000018 // b 0x3d0 <k_attend_scores+0x3d0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xd37cedd3 // lsl x19, x14, #4
-	WORD $0x910009ce // add x14, x14, #0x2
-	WORD $0x110005ad // add w13, w13, #0x1
-	WORD $0xeb0801df // cmp x14, x8
-	WORD $0xb27c0274 // orr x20, x19, #0x10
-	WORD $0x3cb36860 // str q0, [x3, x19]
-	WORD $0x3cb46862 // str q2, [x3, x20]
-	WORD $0x3cb36883 // str q3, [x4, x19]
-	WORD $0x3cb46884 // str q4, [x4, x20]
-	WORD $0x3cb368a5 // str q5, [x5, x19]
-	WORD $0x3cb468a6 // str q6, [x5, x20]
-	WORD $0x3cb36847 // str q7, [x2, x19]
-	WORD $0x3cb46841 // str q1, [x2, x20]
-	WORD $0x540004ca // b.ge 0x408 <k_attend_scores+0x408>
+	WORD $0xd37ced89 // lsl x9, x12, #4
+	WORD $0x9100098c // add x12, x12, #0x2
+	WORD $0x1100054a // add w10, w10, #0x1
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0xb27c0134 // orr x20, x9, #0x10
+	WORD $0x3ca96880 // str q0, [x4, x9]
+	WORD $0x3cb46881 // str q1, [x4, x20]
+	WORD $0x3ca968a2 // str q2, [x5, x9]
+	WORD $0x3cb468a3 // str q3, [x5, x20]
+	WORD $0x3ca968c4 // str q4, [x6, x9]
+	WORD $0x3cb468c5 // str q5, [x6, x20]
+	WORD $0x3ca96826 // str q6, [x1, x9]
+	WORD $0x3cb46827 // str q7, [x1, x20]
+	WORD $0xa9040c02 // stp x2, x3, [x0, #0x40]
+	WORD $0x5400058a // b.ge 0x47c <k_attend_scores+0x47c>
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffd2b // b.lt 0x31c <k_attend_scores+0x31c>
-	WORD $0xd343fdd3 // lsr x19, x14, #3
-	WORD $0x924005b4 // and x20, x13, #0x3
+	WORD $0x54fffd0b // b.lt 0x374 <k_attend_scores+0x374>
+	WORD $0xd343fd89 // lsr x9, x12, #3
+	WORD $0x92400554 // and x20, x10, #0x3
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x9b097ce9 // mul x9, x7, x9
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x9b137cd3 // mul x19, x6, x19
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa0f03f6 // mov x22, x15
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0xaa1103f8 // mov x24, x17
-	WORD $0x8b141675 // add x21, x19, x20, lsl #5
-	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0xaa0f03f5 // mov x21, x15
+	WORD $0xaa0e03f7 // mov x23, x14
+	WORD $0xaa0d03f8 // mov x24, x13
+	WORD $0xaa1103f9 // mov x25, x17
+	WORD $0x8b141529 // add x9, x9, x20, lsl #5
 	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0x8b1500f5 // add x21, x7, x21
-	WORD $0xad7fc6b0 // ldp q16, q17, [x21, #-0x10]
-	WORD $0xf1000718 // subs x24, x24, #0x1
-	WORD $0x4ddfca72 // ld1r { v18.4s }, [x19], #4
-	WORD $0x910202b5 // add x21, x21, #0x80
-	WORD $0x4ddfcaf3 // ld1r { v19.4s }, [x23], #4
-	WORD $0x4ddfca94 // ld1r { v20.4s }, [x20], #4
+	WORD $0x8b090276 // add x22, x19, x9
+	WORD $0x14000011 // b 0x464 <k_attend_scores+0x464>
+	WORD $0xad7fc6d0 // ldp q16, q17, [x22, #-0x10]
+	WORD $0xf1000739 // subs x25, x25, #0x1
+	WORD $0x4ddfca92 // ld1r { v18.4s }, [x20], #4
+	WORD $0x910202d6 // add x22, x22, #0x80
+	WORD $0x4ddfcb13 // ld1r { v19.4s }, [x24], #4
+	WORD $0x4ddfcab4 // ld1r { v20.4s }, [x21], #4
 	WORD $0x4e32ce00 // fmla v0.4s, v16.4s, v18.4s
-	WORD $0x4e32ce22 // fmla v2.4s, v17.4s, v18.4s
-	WORD $0x4ddfcad2 // ld1r { v18.4s }, [x22], #4
-	WORD $0x4e33ce03 // fmla v3.4s, v16.4s, v19.4s
-	WORD $0x4e33ce24 // fmla v4.4s, v17.4s, v19.4s
-	WORD $0x4e34ce05 // fmla v5.4s, v16.4s, v20.4s
-	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
-	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
 	WORD $0x4e32ce21 // fmla v1.4s, v17.4s, v18.4s
-	WORD $0x54fffe21 // b.ne 0x3c4 <k_attend_scores+0x3c4>
-	WORD $0x17ffffce // b 0x33c <k_attend_scores+0x33c>
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x9100096c // add x12, x11, #0x2
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x5400006d // b.le 0x420 <k_attend_scores+0x420>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0x14000084 // b 0x62c <k_attend_scores+0x62c>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540009eb // b.lt 0x560 <k_attend_scores+0x560>
-	WORD $0xa941bc02 // ldp x2, x15, [x0, #0x18]
-	WORD $0xd37ef570 // lsl x16, x11, #2
-	WORD $0xa9401005 // ldp x5, x4, [x0]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x91001210 // add x16, x16, #0x4
-	WORD $0xf9401811 // ldr x17, [x0, #0x30]
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x9b0b7c43 // mul x3, x2, x11
-	WORD $0x52800086 // mov w6, #0x4 // =4
-	WORD $0x9b0b7de1 // mul x1, x15, x11
-	WORD $0x9b1011f0 // madd x16, x15, x16, x4
-	WORD $0xf940080f // ldr x15, [x0, #0x10]
-	WORD $0x8b030042 // add x2, x2, x3
-	WORD $0x8b0308a3 // add x3, x5, x3, lsl #2
-	WORD $0x8b0208a2 // add x2, x5, x2, lsl #2
-	WORD $0x910081e5 // add x5, x15, #0x20
-	WORD $0x8b010881 // add x1, x4, x1, lsl #2
-	WORD $0xd379e224 // lsl x4, x17, #7
-	WORD $0x1400001a // b 0x4d8 <k_attend_scores+0x4d8>
+	WORD $0x4ddfcaf2 // ld1r { v18.4s }, [x23], #4
+	WORD $0x4e33ce02 // fmla v2.4s, v16.4s, v19.4s
+	WORD $0x4e33ce23 // fmla v3.4s, v17.4s, v19.4s
+	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
+	WORD $0x4e34ce25 // fmla v5.4s, v17.4s, v20.4s
+	WORD $0x4e32ce06 // fmla v6.4s, v16.4s, v18.4s
+	WORD $0x4e32ce27 // fmla v7.4s, v17.4s, v18.4s
+	WORD $0x54fff9a0 // b.eq 0x394 <k_attend_scores+0x394>
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x54fffde2 // b.hs 0x424 <k_attend_scores+0x424>
+	WORD $0xf9800042 // prfm pldl2keep, [x2]
+	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x17ffffeb // b 0x424 <k_attend_scores+0x424>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0x9100096a // add x10, x11, #0x2
+	WORD $0xeb06015f // cmp x10, x6
+	WORD $0x5400006d // b.le 0x494 <k_attend_scores+0x494>
+	WORD $0xaa0b03ea // mov x10, x11
+	WORD $0x14000094 // b 0x6e0 <k_attend_scores+0x6e0>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54000aeb // b.lt 0x5f4 <k_attend_scores+0x5f4>
+	WORD $0xa941b809 // ldp x9, x14, [x0, #0x18]
+	WORD $0xd37ef56f // lsl x15, x11, #2
+	WORD $0xa9400405 // ldp x5, x1, [x0]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0xf9401810 // ldr x16, [x0, #0x30]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x9b0b7d24 // mul x4, x9, x11
+	WORD $0xa9440c02 // ldp x2, x3, [x0, #0x40]
+	WORD $0x52800087 // mov w7, #0x4 // =4
+	WORD $0x9b0b7dd1 // mul x17, x14, x11
+	WORD $0x9b0f05cf // madd x15, x14, x15, x1
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0x8b0408a4 // add x4, x5, x4, lsl #2
+	WORD $0x910081c6 // add x6, x14, #0x20
+	WORD $0x8b110831 // add x17, x1, x17, lsl #2
+	WORD $0x8b0908a1 // add x1, x5, x9, lsl #2
+	WORD $0xd379e205 // lsl x5, x16, #7
+	WORD $0x1400001b // b 0x554 <k_attend_scores+0x554>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xd37cedc6 // lsl x6, x14, #4
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0x110005ad // add w13, w13, #0x1
-	WORD $0xb27c00c7 // orr x7, x6, #0x10
-	WORD $0xb27b00d3 // orr x19, x6, #0x20
-	WORD $0xb27c04d4 // orr x20, x6, #0x30
-	WORD $0x3ca66867 // str q7, [x3, x6]
-	WORD $0x3ca76860 // str q0, [x3, x7]
-	WORD $0x3cb36862 // str q2, [x3, x19]
-	WORD $0x3cb46863 // str q3, [x3, x20]
-	WORD $0x3ca66845 // str q5, [x2, x6]
-	WORD $0x910011e6 // add x6, x15, #0x4
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x3ca76846 // str q6, [x2, x7]
-	WORD $0x3cb36844 // str q4, [x2, x19]
-	WORD $0x3cb46841 // str q1, [x2, x20]
-	WORD $0x5400048c // b.gt 0x564 <k_attend_scores+0x564>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa0603ef // mov x15, x6
-	WORD $0x54fffcab // b.lt 0x474 <k_attend_scores+0x474>
-	WORD $0xd343fdc6 // lsr x6, x14, #3
-	WORD $0x924001a7 // and x7, x13, #0x1
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b067c86 // mul x6, x4, x6
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xd37ceda9 // lsl x9, x13, #4
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x1100058c // add w12, w12, #0x1
+	WORD $0xb27c0127 // orr x7, x9, #0x10
+	WORD $0xb27b0133 // orr x19, x9, #0x20
+	WORD $0xb27c0534 // orr x20, x9, #0x30
+	WORD $0x3ca96886 // str q6, [x4, x9]
+	WORD $0x3ca76880 // str q0, [x4, x7]
+	WORD $0x3cb36881 // str q1, [x4, x19]
+	WORD $0x3cb46882 // str q2, [x4, x20]
+	WORD $0x3ca76824 // str q4, [x1, x7]
+	WORD $0x910011c7 // add x7, x14, #0x4
+	WORD $0xeb0800ff // cmp x7, x8
+	WORD $0x3ca96823 // str q3, [x1, x9]
+	WORD $0x3cb36825 // str q5, [x1, x19]
+	WORD $0x3cb46827 // str q7, [x1, x20]
+	WORD $0xa9040c02 // stp x2, x3, [x0, #0x40]
+	WORD $0x5400054c // b.gt 0x5f8 <k_attend_scores+0x5f8>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xaa0703ee // mov x14, x7
+	WORD $0x54fffc8b // b.lt 0x4ec <k_attend_scores+0x4ec>
+	WORD $0xd343fda9 // lsr x9, x13, #3
+	WORD $0x92400187 // and x7, x12, #0x1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0xaa1103f4 // mov x20, x17
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0xaa0103e7 // mov x7, x1
-	WORD $0x8b0600a6 // add x6, x5, x6
-	WORD $0xad7f44d0 // ldp q16, q17, [x6, #-0x20]
-	WORD $0xf1000694 // subs x20, x20, #0x1
-	WORD $0xacc44cd2 // ldp q18, q19, [x6], #0x80
-	WORD $0x4ddfc8f4 // ld1r { v20.4s }, [x7], #4
-	WORD $0x4ddfca75 // ld1r { v21.4s }, [x19], #4
-	WORD $0x4e34ce07 // fmla v7.4s, v16.4s, v20.4s
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b097ca9 // mul x9, x5, x9
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0xaa0f03f4 // mov x20, x15
+	WORD $0xaa1003f5 // mov x21, x16
+	WORD $0x8b071929 // add x9, x9, x7, lsl #6
+	WORD $0x8b0900c7 // add x7, x6, x9
+	WORD $0x1400000f // b 0x5dc <k_attend_scores+0x5dc>
+	WORD $0xad7f44f0 // ldp q16, q17, [x7, #-0x20]
+	WORD $0xf10006b5 // subs x21, x21, #0x1
+	WORD $0xacc44cf2 // ldp q18, q19, [x7], #0x80
+	WORD $0x4ddfca74 // ld1r { v20.4s }, [x19], #4
+	WORD $0x4ddfca95 // ld1r { v21.4s }, [x20], #4
+	WORD $0x4e34ce06 // fmla v6.4s, v16.4s, v20.4s
 	WORD $0x4e34ce20 // fmla v0.4s, v17.4s, v20.4s
-	WORD $0x4e34ce42 // fmla v2.4s, v18.4s, v20.4s
-	WORD $0x4e34ce63 // fmla v3.4s, v19.4s, v20.4s
-	WORD $0x4e35ce05 // fmla v5.4s, v16.4s, v21.4s
-	WORD $0x4e35ce26 // fmla v6.4s, v17.4s, v21.4s
-	WORD $0x4e35ce44 // fmla v4.4s, v18.4s, v21.4s
-	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
-	WORD $0x54fffe61 // b.ne 0x524 <k_attend_scores+0x524>
-	WORD $0x17ffffce // b 0x494 <k_attend_scores+0x494>
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x5400062a // b.ge 0x62c <k_attend_scores+0x62c>
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xd37ceded // lsl x13, x15, #4
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540003cb // b.lt 0x5f0 <k_attend_scores+0x5f0>
-	WORD $0x9279e1b0 // and x16, x13, #0xffffffffffffff80
+	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
+	WORD $0x4e34ce62 // fmla v2.4s, v19.4s, v20.4s
+	WORD $0x4e35ce03 // fmla v3.4s, v16.4s, v21.4s
+	WORD $0x4e35ce24 // fmla v4.4s, v17.4s, v21.4s
+	WORD $0x4e35ce45 // fmla v5.4s, v18.4s, v21.4s
+	WORD $0x4e35ce67 // fmla v7.4s, v19.4s, v21.4s
+	WORD $0x54fff9a0 // b.eq 0x50c <k_attend_scores+0x50c>
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x54fffe22 // b.hs 0x5a4 <k_attend_scores+0x5a4>
+	WORD $0xf9800042 // prfm pldl2keep, [x2]
+	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x17ffffed // b 0x5a4 <k_attend_scores+0x5a4>
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xeb0801df // cmp x14, x8
+	WORD $0x5400072a // b.ge 0x6e0 <k_attend_scores+0x6e0>
+	WORD $0xf9401810 // ldr x16, [x0, #0x30]
+	WORD $0xa944300d // ldp x13, x12, [x0, #0x40]
+	WORD $0xd37cedcf // lsl x15, x14, #4
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400048b // b.lt 0x6a0 <k_attend_scores+0x6a0>
+	WORD $0x9279e1e9 // and x9, x15, #0xffffffffffffff80
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0xd37ef561 // lsl x1, x11, #2
-	WORD $0x9b0e7e10 // mul x16, x16, x14
+	WORD $0x9b107d29 // mul x9, x9, x16
 	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x927e01e5 // and x5, x15, #0x4
-	WORD $0x9100102f // add x15, x1, #0x4
+	WORD $0x927e01c5 // and x5, x14, #0x4
+	WORD $0x9100102e // add x14, x1, #0x4
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x9b0b7e22 // mul x2, x17, x11
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b0f0e2f // madd x15, x17, x15, x3
+	WORD $0x9b0e0e2e // madd x14, x17, x14, x3
 	WORD $0xd37cecb1 // lsl x17, x5, #4
-	WORD $0x8b110211 // add x17, x16, x17
-	WORD $0x8b020870 // add x16, x3, x2, lsl #2
-	WORD $0x8b040231 // add x17, x17, x4
-	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0xad7f9624 // ldp q4, q5, [x17, #-0x10]
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0x4ddfca06 // ld1r { v6.4s }, [x16], #4
-	WORD $0x91020231 // add x17, x17, #0x80
-	WORD $0x4ddfc9e7 // ld1r { v7.4s }, [x15], #4
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0x8b020871 // add x17, x3, x2, lsl #2
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0x91004121 // add x1, x9, #0x10
+	WORD $0x1400000b // b 0x688 <k_attend_scores+0x688>
+	WORD $0xad7f9424 // ldp q4, q5, [x1, #-0x10]
+	WORD $0xf1000610 // subs x16, x16, #0x1
+	WORD $0x4ddfca26 // ld1r { v6.4s }, [x17], #4
+	WORD $0x91020021 // add x1, x1, #0x80
+	WORD $0x4ddfc9c7 // ld1r { v7.4s }, [x14], #4
 	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
 	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
 	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
 	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
-	WORD $0x54fffee1 // b.ne 0x5c4 <k_attend_scores+0x5c4>
-	WORD $0x14000005 // b 0x600 <k_attend_scores+0x600>
+	WORD $0x54000160 // b.eq 0x6b0 <k_attend_scores+0x6b0>
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54fffea2 // b.hs 0x660 <k_attend_scores+0x660>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0x17fffff1 // b 0x660 <k_attend_scores+0x660>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
-	WORD $0xf940000f // ldr x15, [x0]
-	WORD $0x9b0b7dcb // mul x11, x14, x11
-	WORD $0x8b0b09f0 // add x16, x15, x11, lsl #2
-	WORD $0x8b0b01cb // add x11, x14, x11
-	WORD $0xb27c01ae // orr x14, x13, #0x10
-	WORD $0x8b0b09eb // add x11, x15, x11, lsl #2
-	WORD $0x3cad6a03 // str q3, [x16, x13]
-	WORD $0x3cae6a02 // str q2, [x16, x14]
-	WORD $0x3cad6961 // str q1, [x11, x13]
-	WORD $0x3cae6960 // str q0, [x11, x14]
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000b2a // b.ge 0x794 <k_attend_scores+0x794>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400066b // b.lt 0x704 <k_attend_scores+0x704>
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0x9b0b7d2b // mul x11, x9, x11
+	WORD $0x8b0b0129 // add x9, x9, x11
+	WORD $0x8b0b09d0 // add x16, x14, x11, lsl #2
+	WORD $0xb27c01eb // orr x11, x15, #0x10
+	WORD $0x8b0909c9 // add x9, x14, x9, lsl #2
+	WORD $0x3caf6a03 // str q3, [x16, x15]
+	WORD $0x3cab6a02 // str q2, [x16, x11]
+	WORD $0x3caf6921 // str q1, [x9, x15]
+	WORD $0x3cab6920 // str q0, [x9, x11]
+	WORD $0xa904300d // stp x13, x12, [x0, #0x40]
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xeb09015f // cmp x10, x9
+	WORD $0x54000d2a // b.ge 0x88c <k_attend_scores+0x88c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400076b // b.lt 0x7dc <k_attend_scores+0x7dc>
 	WORD $0xa941a40d // ldp x13, x9, [x0, #0x18]
-	WORD $0x2a1f03ea // mov w10, wzr
+	WORD $0x2a1f03eb // mov w11, wzr
 	WORD $0xa9403810 // ldp x16, x14, [x0]
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf9400811 // ldr x17, [x0, #0x10]
-	WORD $0x52800081 // mov w1, #0x4 // =4
-	WORD $0x9b0c7d29 // mul x9, x9, x12
-	WORD $0x91008231 // add x17, x17, #0x20
-	WORD $0x9b0c7daf // mul x15, x13, x12
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xf9400802 // ldr x2, [x0, #0x10]
+	WORD $0x52800083 // mov w3, #0x4 // =4
+	WORD $0x9b0a7daf // mul x15, x13, x10
 	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0x8b0909ce // add x14, x14, x9, lsl #2
+	WORD $0x91008042 // add x2, x2, #0x20
+	WORD $0x9b0a7d29 // mul x9, x9, x10
+	WORD $0xd379e1a1 // lsl x1, x13, #7
 	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0xd379e1b0 // lsl x16, x13, #7
-	WORD $0x1400000d // b 0x6a4 <k_attend_scores+0x6a4>
+	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
+	WORD $0x8b0909ce // add x14, x14, x9, lsl #2
+	WORD $0x1400000e // b 0x764 <k_attend_scores+0x764>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x8b0b11e2 // add x2, x15, x11, lsl #4
-	WORD $0x91001121 // add x1, x9, #0x4
-	WORD $0x9100116b // add x11, x11, #0x4
-	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x1100054a // add w10, w10, #0x1
-	WORD $0xad000843 // stp q3, q2, [x2]
-	WORD $0xad010041 // stp q1, q0, [x2, #0x20]
-	WORD $0x5400034c // b.gt 0x708 <k_attend_scores+0x708>
+	WORD $0x8b0c11e3 // add x3, x15, x12, lsl #4
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x1100056b // add w11, w11, #0x1
+	WORD $0xad000863 // stp q3, q2, [x3]
+	WORD $0xad010061 // stp q1, q0, [x3, #0x20]
+	WORD $0x91001123 // add x3, x9, #0x4
+	WORD $0xeb08007f // cmp x3, x8
+	WORD $0xa9044410 // stp x16, x17, [x0, #0x40]
+	WORD $0x5400040c // b.gt 0x7e0 <k_attend_scores+0x7e0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0103e9 // mov x9, x1
-	WORD $0x54fffe4b // b.lt 0x674 <k_attend_scores+0x674>
-	WORD $0xd343fd61 // lsr x1, x11, #3
-	WORD $0x92400142 // and x2, x10, #0x1
+	WORD $0xaa0303e9 // mov x9, x3
+	WORD $0x54fffe2b // b.lt 0x730 <k_attend_scores+0x730>
+	WORD $0xd343fd83 // lsr x3, x12, #3
+	WORD $0x92400164 // and x4, x11, #0x1
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b017e01 // mul x1, x16, x1
-	WORD $0xaa0d03e3 // mov x3, x13
-	WORD $0x8b021821 // add x1, x1, x2, lsl #6
-	WORD $0xaa0e03e2 // mov x2, x14
-	WORD $0x8b010221 // add x1, x17, x1
-	WORD $0xad7f1424 // ldp q4, q5, [x1, #-0x20]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0xacc41c26 // ldp q6, q7, [x1], #0x80
-	WORD $0x4ddfc850 // ld1r { v16.4s }, [x2], #4
+	WORD $0x9b037c23 // mul x3, x1, x3
+	WORD $0xaa0d03e5 // mov x5, x13
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0x8b030043 // add x3, x2, x3
+	WORD $0x1400000a // b 0x7c4 <k_attend_scores+0x7c4>
+	WORD $0xad7f1464 // ldp q4, q5, [x3, #-0x20]
+	WORD $0xf10004a5 // subs x5, x5, #0x1
+	WORD $0xacc41c66 // ldp q6, q7, [x3], #0x80
+	WORD $0x4ddfc890 // ld1r { v16.4s }, [x4], #4
 	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54ffff01 // b.ne 0x6dc <k_attend_scores+0x6dc>
-	WORD $0x17ffffe1 // b 0x684 <k_attend_scores+0x684>
+	WORD $0x54fffc00 // b.eq 0x740 <k_attend_scores+0x740>
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54fffec2 // b.hs 0x7a0 <k_attend_scores+0x7a0>
+	WORD $0xf9800202 // prfm pldl2keep, [x16]
+	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x17fffff2 // b 0x7a0 <k_attend_scores+0x7a0>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5400044a // b.ge 0x794 <k_attend_scores+0x794>
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540002eb // b.lt 0x774 <k_attend_scores+0x774>
-	WORD $0xd37ced2a // lsl x10, x9, #4
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0x927e012d // and x13, x9, #0x4
-	WORD $0xd37cedad // lsl x13, x13, #4
-	WORD $0xa940bc0e // ldp x14, x15, [x0, #0x8]
-	WORD $0x9279e14a // and x10, x10, #0xffffffffffffff80
-	WORD $0x9b0c7d6b // mul x11, x11, x12
+	WORD $0x5400054a // b.ge 0x88c <k_attend_scores+0x88c>
+	WORD $0xf940180c // ldr x12, [x0, #0x30]
+	WORD $0xa944200b // ldp x11, x8, [x0, #0x40]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540003ab // b.lt 0x868 <k_attend_scores+0x868>
+	WORD $0xd37ced2d // lsl x13, x9, #4
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0x927e012f // and x15, x9, #0x4
+	WORD $0xd37cedef // lsl x15, x15, #4
+	WORD $0xa940c410 // ldp x16, x17, [x0, #0x8]
+	WORD $0x9279e1ad // and x13, x13, #0xffffffffffffff80
+	WORD $0x9b0a7dce // mul x14, x14, x10
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b087d4a // mul x10, x10, x8
-	WORD $0x8b0d014d // add x13, x10, x13
-	WORD $0x8b0b09ca // add x10, x14, x11, lsl #2
-	WORD $0x8b0f01ab // add x11, x13, x15
-	WORD $0x9100416b // add x11, x11, #0x10
-	WORD $0xad7f8d62 // ldp q2, q3, [x11, #-0x10]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x4ddfc944 // ld1r { v4.4s }, [x10], #4
-	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x9b0c7dad // mul x13, x13, x12
+	WORD $0x8b0f01af // add x15, x13, x15
+	WORD $0x8b0e0a0d // add x13, x16, x14, lsl #2
+	WORD $0x8b1101ee // add x14, x15, x17
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x14000008 // b 0x850 <k_attend_scores+0x850>
+	WORD $0xad7f8dc2 // ldp q2, q3, [x14, #-0x10]
+	WORD $0xf100058c // subs x12, x12, #0x1
+	WORD $0x4ddfc9a4 // ld1r { v4.4s }, [x13], #4
+	WORD $0x910201ce // add x14, x14, #0x80
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0x754 <k_attend_scores+0x754>
-	WORD $0x14000003 // b 0x77c <k_attend_scores+0x77c>
+	WORD $0x54000120 // b.eq 0x870 <k_attend_scores+0x870>
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54ffff02 // b.hs 0x834 <k_attend_scores+0x834>
+	WORD $0xf9800162 // prfm pldl2keep, [x11]
+	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x17fffff4 // b 0x834 <k_attend_scores+0x834>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0x9b0c7d08 // mul x8, x8, x12
-	WORD $0x8b080948 // add x8, x10, x8, lsl #2
-	WORD $0x8b091108 // add x8, x8, x9, lsl #4
-	WORD $0xad000101 // stp q1, q0, [x8]
+	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
+	WORD $0x9b0a7d8a // mul x10, x12, x10
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x8b0a098a // add x10, x12, x10, lsl #2
+	WORD $0x8b091149 // add x9, x10, x9, lsl #4
+	WORD $0xad000121 // stp q1, q0, [x9]
+	WORD $0xa904200b // stp x11, x8, [x0, #0x40]
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
 	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
@@ -510,7 +572,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// attend_weights
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400236b // b.lt 0xc24 <k_attend_weights+0x474>
+	WORD $0x5400236b // b.lt 0xd1c <k_attend_weights+0x474>
 	WORD $0x6dba2beb // stp d11, d10, [sp, #-0x60]!
 	WORD $0x529589e4 // mov w4, #0xac4f // =44111
 	WORD $0xa941280d // ldp x13, x10, [x0, #0x10]
@@ -547,7 +609,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52955553 // mov w19, #0xaaaa // =43690
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x9100416e // add x14, x11, #0x10
-	WORD $0x1000b1a3 // adr x3, 0x1e80 <lanes>
+	WORD $0x1000bde3 // adr x3, 0x2100 <lanes>
 	WORD $0x72a72a04 // movk w4, #0x3950, lsl #16
 	WORD $0x72a756e5 // movk w5, #0x3ab7, lsl #16
 	WORD $0x72a78106 // movk w6, #0x3c08, lsl #16
@@ -558,7 +620,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
 	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
 	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0x14000011 // b 0x8bc <k_attend_weights+0x10c>
+	WORD $0x14000011 // b 0x9b4 <k_attend_weights+0x10c>
 	WORD $0x4e180695 // dup v21.2d, v20.d[1]
 	WORD $0x1e270036 // fmov s22, w1
 	WORD $0x8b0f01ce // add x14, x14, x15
@@ -574,7 +636,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc2979b4 // str s20, [x13, x9, lsl #2]
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54001aa0 // b.eq 0xc0c <k_attend_weights+0x45c>
+	WORD $0x54001aa0 // b.eq 0xd04 <k_attend_weights+0x45c>
 	WORD $0x9b097c55 // mul x21, x2, x9
 	WORD $0x8b1002b6 // add x22, x21, x16
 	WORD $0xeb1102df // cmp x22, x17
@@ -587,32 +649,32 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10002df // cmp x22, #0x0
 	WORD $0x9a97b3f6 // csel x22, xzr, x23, lt
 	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x5400026b // b.lt 0x938 <k_attend_weights+0x188>
+	WORD $0x5400026b // b.lt 0xa30 <k_attend_weights+0x188>
 	WORD $0xf10022bf // cmp x21, #0x8
-	WORD $0x54000062 // b.hs 0x900 <k_attend_weights+0x150>
+	WORD $0x54000062 // b.hs 0x9f8 <k_attend_weights+0x150>
 	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x1400000a // b 0x924 <k_attend_weights+0x174>
+	WORD $0x1400000a // b 0xa1c <k_attend_weights+0x174>
 	WORD $0x927deeb7 // and x23, x21, #0x7ffffffffffffff8
 	WORD $0xaa0e03f9 // mov x25, x14
 	WORD $0xaa1703f8 // mov x24, x23
 	WORD $0xf1002318 // subs x24, x24, #0x8
 	WORD $0xad3f8721 // stp q1, q1, [x25, #-0x10]
 	WORD $0x91008339 // add x25, x25, #0x20
-	WORD $0x54ffffa1 // b.ne 0x90c <k_attend_weights+0x15c>
+	WORD $0x54ffffa1 // b.ne 0xa04 <k_attend_weights+0x15c>
 	WORD $0xeb1702bf // cmp x21, x23
-	WORD $0x540000c0 // b.eq 0x938 <k_attend_weights+0x188>
+	WORD $0x540000c0 // b.eq 0xa30 <k_attend_weights+0x188>
 	WORD $0x8b170a98 // add x24, x20, x23, lsl #2
 	WORD $0xcb1702b7 // sub x23, x21, x23
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0xb8004701 // str w1, [x24], #0x4
-	WORD $0x54ffffc1 // b.ne 0x92c <k_attend_weights+0x17c>
+	WORD $0x54ffffc1 // b.ne 0xa24 <k_attend_weights+0x17c>
 	WORD $0xeb1502df // cmp x22, x21
 	WORD $0x6f03d7f3 // mvni v19.4s, #0x7f, msl #16
 	WORD $0x9a95c2d5 // csel x21, x22, x21, gt
 	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x5400006a // b.ge 0x954 <k_attend_weights+0x1a4>
+	WORD $0x5400006a // b.ge 0xa4c <k_attend_weights+0x1a4>
 	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x1400000a // b 0x978 <k_attend_weights+0x1c8>
+	WORD $0x1400000a // b 0xa70 <k_attend_weights+0x1c8>
 	WORD $0x927ef2b7 // and x23, x21, #0x7ffffffffffffffc
 	WORD $0xaa1403f6 // mov x22, x20
 	WORD $0x52800098 // mov w24, #0x4 // =4
@@ -621,18 +683,18 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb15031f // cmp x24, x21
 	WORD $0x6eb3e695 // fcmgt v21.4s, v20.4s, v19.4s
 	WORD $0x6eb51e93 // bit v19.16b, v20.16b, v21.16b
-	WORD $0x54ffff6d // b.le 0x960 <k_attend_weights+0x1b0>
+	WORD $0x54ffff6d // b.le 0xa58 <k_attend_weights+0x1b0>
 	WORD $0x9b097d56 // mul x22, x10, x9
 	WORD $0xeb1702b8 // subs x24, x21, x23
 	WORD $0x8b160976 // add x22, x11, x22, lsl #2
-	WORD $0x540001ed // b.le 0x9c0 <k_attend_weights+0x210>
+	WORD $0x540001ed // b.le 0xab8 <k_attend_weights+0x210>
 	WORD $0x8b170ad7 // add x23, x22, x23, lsl #2
 	WORD $0xf1000b1f // cmp x24, #0x2
 	WORD $0xbd4002f4 // ldr s20, [x23]
-	WORD $0x540000cb // b.lt 0x9ac <k_attend_weights+0x1fc>
+	WORD $0x540000cb // b.lt 0xaa4 <k_attend_weights+0x1fc>
 	WORD $0x910012f9 // add x25, x23, #0x4
 	WORD $0x0d409334 // ld1 { v20.s }[1], [x25]
-	WORD $0x54000060 // b.eq 0x9ac <k_attend_weights+0x1fc>
+	WORD $0x54000060 // b.eq 0xaa4 <k_attend_weights+0x1fc>
 	WORD $0x910022f7 // add x23, x23, #0x8
 	WORD $0x4d4082f4 // ld1 { v20.s }[2], [x23]
 	WORD $0xcb180877 // sub x23, x3, x24, lsl #2
@@ -661,10 +723,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e340c74 // fcsel s20, s3, s20, eq
 	WORD $0xf10012bf // cmp x21, #0x4
 	WORD $0x4e04069c // dup v28.4s, v20.s[0]
-	WORD $0x5400008a // b.ge 0xa24 <k_attend_weights+0x274>
+	WORD $0x5400008a // b.ge 0xb1c <k_attend_weights+0x274>
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0xaa1f03f9 // mov x25, xzr
-	WORD $0x1400002e // b 0xad8 <k_attend_weights+0x328>
+	WORD $0x1400002e // b 0xbd0 <k_attend_weights+0x328>
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0xaa1f03f8 // mov x24, xzr
 	WORD $0xaa1403f7 // mov x23, x20
@@ -709,19 +771,19 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e7f1fbd // bic v29.16b, v29.16b, v31.16b
 	WORD $0x4e3dd694 // fadd v20.4s, v20.4s, v29.4s
 	WORD $0x3c8106fd // str q29, [x23], #0x10
-	WORD $0x54fffaed // b.le 0xa30 <k_attend_weights+0x280>
+	WORD $0x54fffaed // b.le 0xb28 <k_attend_weights+0x280>
 	WORD $0xeb1902b7 // subs x23, x21, x25
-	WORD $0x540006ed // b.le 0xbb8 <k_attend_weights+0x408>
+	WORD $0x540006ed // b.le 0xcb0 <k_attend_weights+0x408>
 	WORD $0x8b190ad6 // add x22, x22, x25, lsl #2
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0xbd4002dd // ldr s29, [x22]
-	WORD $0x540000ab // b.lt 0xb00 <k_attend_weights+0x350>
+	WORD $0x540000ab // b.lt 0xbf8 <k_attend_weights+0x350>
 	WORD $0x910012d8 // add x24, x22, #0x4
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x0d40931d // ld1 { v29.s }[1], [x24]
-	WORD $0x54000061 // b.ne 0xb08 <k_attend_weights+0x358>
+	WORD $0x54000061 // b.ne 0xc00 <k_attend_weights+0x358>
 	WORD $0x2a1f03f8 // mov w24, wzr
-	WORD $0x14000004 // b 0xb14 <k_attend_weights+0x364>
+	WORD $0x14000004 // b 0xc0c <k_attend_weights+0x364>
 	WORD $0x910022d8 // add x24, x22, #0x8
 	WORD $0x4d40831d // ld1 { v29.s }[2], [x24]
 	WORD $0x52800038 // mov w24, #0x1 // =1
@@ -759,18 +821,18 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e7e1eb5 // bic v21.16b, v21.16b, v30.16b
 	WORD $0x4e361eb5 // and v21.16b, v21.16b, v22.16b
 	WORD $0xbd0002d5 // str s21, [x22]
-	WORD $0x5400006b // b.lt 0xba8 <k_attend_weights+0x3f8>
+	WORD $0x5400006b // b.lt 0xca0 <k_attend_weights+0x3f8>
 	WORD $0x910012d7 // add x23, x22, #0x4
 	WORD $0x0d0092f5 // st1 { v21.s }[1], [x23]
-	WORD $0x34000078 // cbz w24, 0xbb4 <k_attend_weights+0x404>
+	WORD $0x34000078 // cbz w24, 0xcac <k_attend_weights+0x404>
 	WORD $0x910022d6 // add x22, x22, #0x8
 	WORD $0x4d0082d5 // st1 { v21.s }[2], [x22]
 	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
 	WORD $0xeb150237 // subs x23, x17, x21
-	WORD $0x54ffe60d // b.le 0x87c <k_attend_weights+0xcc>
+	WORD $0x54ffe60d // b.le 0x974 <k_attend_weights+0xcc>
 	WORD $0xf10022ff // cmp x23, #0x8
 	WORD $0xaa1503f6 // mov x22, x21
-	WORD $0x54000183 // b.lo 0xbf8 <k_attend_weights+0x448>
+	WORD $0x54000183 // b.lo 0xcf0 <k_attend_weights+0x448>
 	WORD $0x927df2f8 // and x24, x23, #0xfffffffffffffff8
 	WORD $0xd37ef6b9 // lsl x25, x21, #2
 	WORD $0x8b1802b6 // add x22, x21, x24
@@ -779,14 +841,14 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10022b5 // subs x21, x21, #0x8
 	WORD $0x3cb969c6 // str q6, [x14, x25]
 	WORD $0x91008339 // add x25, x25, #0x20
-	WORD $0x54ffff81 // b.ne 0xbdc <k_attend_weights+0x42c>
+	WORD $0x54ffff81 // b.ne 0xcd4 <k_attend_weights+0x42c>
 	WORD $0xeb1802ff // cmp x23, x24
-	WORD $0x54ffe440 // b.eq 0x87c <k_attend_weights+0xcc>
+	WORD $0x54ffe440 // b.eq 0x974 <k_attend_weights+0xcc>
 	WORD $0xb8367a9f // str wzr, [x20, x22, lsl #2]
 	WORD $0x910006d6 // add x22, x22, #0x1
 	WORD $0xeb16023f // cmp x17, x22
-	WORD $0x54ffffa1 // b.ne 0xbf8 <k_attend_weights+0x448>
-	WORD $0x17ffff1d // b 0x87c <k_attend_weights+0xcc>
+	WORD $0x54ffffa1 // b.ne 0xcf0 <k_attend_weights+0x448>
+	WORD $0x17ffff1d // b 0x974 <k_attend_weights+0xcc>
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
 	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
@@ -797,206 +859,216 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 
 	// attend_values
 	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf940140c // ldr x12, [x0, #0x28]
 	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
 	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
-	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xf100219f // cmp x12, #0x8
 	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
 	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
 	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x5400014a // b.ge 0xc70 <k_attend_values+0x48>
+	WORD $0x540000ea // b.ge 0xd5c <k_attend_values+0x3c>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xb27e0109 // orr x9, x8, #0x4
+	WORD $0xeb0c013f // cmp x9, x12
+	WORD $0x540036cd // b.le 0x1428 <k_attend_values+0x708>
+	WORD $0xaa0803e9 // mov x9, x8
+	WORD $0x140002d1 // b 0x189c <k_attend_values+0xb7c>
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xb27e012a // orr x10, x9, #0x4
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x540033ed // b.le 0x12d4 <k_attend_values+0x6ac>
-	WORD $0xaa0903ea // mov x10, x9
-	WORD $0x91000929 // add x9, x9, #0x2
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5400528c // b.gt 0x16b8 <k_attend_values+0xa90>
-	WORD $0x140002ab // b 0x1718 <k_attend_values+0xaf0>
-	WORD $0xf940180b // ldr x11, [x0, #0x30]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x5280010f // mov w15, #0x8 // =8
-	WORD $0x528000ad // mov w13, #0x5 // =5
-	WORD $0xd37ef56c // lsl x12, x11, #2
-	WORD $0x14000024 // b 0xd18 <k_attend_values+0xf0>
-	WORD $0x9b0e7c30 // mul x16, x1, x14
-	WORD $0xb24001d1 // orr x17, x14, #0x1
-	WORD $0xb27f01c2 // orr x2, x14, #0x2
-	WORD $0xb24005c3 // orr x3, x14, #0x3
-	WORD $0xb27e01c4 // orr x4, x14, #0x4
-	WORD $0xaa0d01c5 // orr x5, x14, x13
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0x5280010d // mov w13, #0x8 // =8
+	WORD $0x528000aa // mov w10, #0x5 // =5
+	WORD $0x14000027 // b 0xe08 <k_attend_values+0xe8>
+	WORD $0x9b0b7c2e // mul x14, x1, x11
+	WORD $0xb240016f // orr x15, x11, #0x1
+	WORD $0xb27f0171 // orr x17, x11, #0x2
+	WORD $0xb2400562 // orr x2, x11, #0x3
+	WORD $0xb27e0163 // orr x3, x11, #0x4
+	WORD $0xaa0a0164 // orr x4, x11, x10
+	WORD $0x9b0f7c2f // mul x15, x1, x15
+	WORD $0xb27f0565 // orr x5, x11, #0x6
+	WORD $0xb240096b // orr x11, x11, #0x7
 	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0xb27f05c6 // orr x6, x14, #0x6
-	WORD $0xb24009ce // orr x14, x14, #0x7
-	WORD $0x9b027c22 // mul x2, x1, x2
-	WORD $0xd37ef610 // lsl x16, x16, #2
-	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0x3cb069e7 // str q7, [x15, x16]
-	WORD $0x9b047c24 // mul x4, x1, x4
-	WORD $0xd37ef450 // lsl x16, x2, #2
-	WORD $0x3cb169e6 // str q6, [x15, x17]
-	WORD $0x9b057c25 // mul x5, x1, x5
-	WORD $0xd37ef471 // lsl x17, x3, #2
-	WORD $0x3cb069e5 // str q5, [x15, x16]
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0xd37ef490 // lsl x16, x4, #2
-	WORD $0x3cb169e4 // str q4, [x15, x17]
-	WORD $0x9b0e7c2e // mul x14, x1, x14
-	WORD $0xd37ef4b1 // lsl x17, x5, #2
-	WORD $0x3cb069e3 // str q3, [x15, x16]
-	WORD $0xd37ef4d0 // lsl x16, x6, #2
-	WORD $0x3cb169e2 // str q2, [x15, x17]
 	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0x3cb069e1 // str q1, [x15, x16]
-	WORD $0x3cae69e0 // str q0, [x15, x14]
-	WORD $0x9100212f // add x15, x9, #0x8
-	WORD $0x9100814a // add x10, x10, #0x20
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff9ec // b.gt 0xc50 <k_attend_values+0x28>
-	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xaa0f03e9 // mov x9, x15
-	WORD $0x540007ca // b.ge 0xe1c <k_attend_values+0x1f4>
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xb27e01f9 // orr x25, x15, #0x4
-	WORD $0xeb0b033f // cmp x25, x11
-	WORD $0x540013ad // b.le 0xfa8 <k_attend_values+0x380>
-	WORD $0xaa0f03f0 // mov x16, x15
-	WORD $0xeb100171 // subs x17, x11, x16
-	WORD $0x54fffe4d // b.le 0xd08 <k_attend_values+0xe0>
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54001dab // b.lt 0x1100 <k_attend_values+0x4d8>
+	WORD $0x9b027c22 // mul x2, x1, x2
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x3cae6a07 // str q7, [x16, x14]
+	WORD $0x9b037c23 // mul x3, x1, x3
+	WORD $0xd37ef62e // lsl x14, x17, #2
+	WORD $0x3caf6a06 // str q6, [x16, x15]
+	WORD $0x9b047c24 // mul x4, x1, x4
+	WORD $0xd37ef44f // lsl x15, x2, #2
+	WORD $0x3cae6a05 // str q5, [x16, x14]
+	WORD $0x9b057c25 // mul x5, x1, x5
+	WORD $0xd37ef46e // lsl x14, x3, #2
+	WORD $0x3caf6a04 // str q4, [x16, x15]
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0xd37ef48f // lsl x15, x4, #2
+	WORD $0x3cae6a03 // str q3, [x16, x14]
+	WORD $0xd37ef4ae // lsl x14, x5, #2
+	WORD $0x3caf6a02 // str q2, [x16, x15]
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0x3cae6a01 // str q1, [x16, x14]
+	WORD $0x3cab6a00 // str q0, [x16, x11]
+	WORD $0xa904300d // stp x13, x12, [x0, #0x40]
+	WORD $0xf940140c // ldr x12, [x0, #0x28]
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54fffa2c // b.gt 0xd48 <k_attend_values+0x28>
+	WORD $0xf940180e // ldr x14, [x0, #0x30]
+	WORD $0xaa0d03e8 // mov x8, x13
+	WORD $0xf10021df // cmp x14, #0x8
+	WORD $0x540008aa // b.ge 0xf28 <k_attend_values+0x208>
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xb27e0199 // orr x25, x12, #0x4
+	WORD $0xeb0e033f // cmp x25, x14
+	WORD $0x540015cd // b.le 0x10dc <k_attend_values+0x3bc>
+	WORD $0xaa0c03ef // mov x15, x12
+	WORD $0xeb0f01d1 // subs x17, x14, x15
+	WORD $0x54fffe0d // b.le 0xdf0 <k_attend_values+0xd0>
+	WORD $0xa943b410 // ldp x16, x13, [x0, #0x38]
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540020eb // b.lt 0x125c <k_attend_values+0x53c>
 	WORD $0xf9401001 // ldr x1, [x0, #0x20]
 	WORD $0xa9408c02 // ldp x2, x3, [x0, #0x8]
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x9b0a0822 // madd x2, x1, x10, x2
+	WORD $0x9b090822 // madd x2, x1, x9, x2
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x8b100863 // add x3, x3, x16, lsl #2
-	WORD $0xd37ef424 // lsl x4, x1, #2
-	WORD $0x1400001b // b 0xdf0 <k_attend_values+0x1c8>
+	WORD $0x8b0f0863 // add x3, x3, x15, lsl #2
+	WORD $0xd37ef5c4 // lsl x4, x14, #2
+	WORD $0xd37ef425 // lsl x5, x1, #2
+	WORD $0x1400001b // b 0xee8 <k_attend_values+0x1c8>
 	WORD $0x3dc00070 // ldr q16, [x3]
-	WORD $0x8b010845 // add x5, x2, x1, lsl #2
+	WORD $0x8b010846 // add x6, x2, x1, lsl #2
 	WORD $0xbc404451 // ldr s17, [x2], #0x4
-	WORD $0xf10005ef // subs x15, x15, #0x1
-	WORD $0x8b0c0063 // add x3, x3, x12
-	WORD $0x8b0400a6 // add x6, x5, x4
-	WORD $0xbd4000b2 // ldr s18, [x5]
+	WORD $0xf1000610 // subs x16, x16, #0x1
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0x8b0500c7 // add x7, x6, x5
+	WORD $0xbd4000d2 // ldr s18, [x6]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x8b0400c5 // add x5, x6, x4
-	WORD $0xbd4000d3 // ldr s19, [x6]
-	WORD $0xbd4000b1 // ldr s17, [x5]
-	WORD $0x8b0400a5 // add x5, x5, x4
+	WORD $0x8b0500e6 // add x6, x7, x5
+	WORD $0xbd4000f3 // ldr s19, [x7]
+	WORD $0xbd4000d1 // ldr s17, [x6]
+	WORD $0x8b0500c6 // add x6, x6, x5
 	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0xbd4000b2 // ldr s18, [x5]
-	WORD $0x8b0400a5 // add x5, x5, x4
+	WORD $0xbd4000d2 // ldr s18, [x6]
+	WORD $0x8b0500c6 // add x6, x6, x5
 	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0xbd4000b3 // ldr s19, [x5]
-	WORD $0x8b0400a5 // add x5, x5, x4
+	WORD $0xbd4000d3 // ldr s19, [x6]
+	WORD $0x8b0500c6 // add x6, x6, x5
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xbd4000b1 // ldr s17, [x5]
-	WORD $0xbc6468b4 // ldr s20, [x5, x4]
+	WORD $0xbd4000d1 // ldr s17, [x6]
+	WORD $0xbc6568d4 // ldr s20, [x6, x5]
 	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
 	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x540019a0 // b.eq 0x1120 <k_attend_values+0x4f8>
-	WORD $0xeb10017f // cmp x11, x16
-	WORD $0x54fffca0 // b.eq 0xd88 <k_attend_values+0x160>
+	WORD $0x54001cc0 // b.eq 0x127c <k_attend_values+0x55c>
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54000082 // b.hs 0xefc <k_attend_values+0x1dc>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xeb0f01df // cmp x14, x15
+	WORD $0x54fffc00 // b.eq 0xe80 <k_attend_values+0x160>
 	WORD $0xbd400070 // ldr s16, [x3]
 	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fffc6b // b.lt 0xd8c <k_attend_values+0x164>
-	WORD $0x91001065 // add x5, x3, #0x4
-	WORD $0x0d4090b0 // ld1 { v16.s }[1], [x5]
-	WORD $0x54fffc00 // b.eq 0xd8c <k_attend_values+0x164>
-	WORD $0x91002065 // add x5, x3, #0x8
-	WORD $0x4d4080b0 // ld1 { v16.s }[2], [x5]
-	WORD $0x17ffffdd // b 0xd8c <k_attend_values+0x164>
-	WORD $0xa941980f // ldp x15, x6, [x0, #0x18]
-	WORD $0xb24001d1 // orr x17, x14, #0x1
-	WORD $0xb27f01c1 // orr x1, x14, #0x2
-	WORD $0xb24005c2 // orr x2, x14, #0x3
-	WORD $0xb27e01c3 // orr x3, x14, #0x4
-	WORD $0xaa0d01c4 // orr x4, x14, x13
-	WORD $0xb27f05c5 // orr x5, x14, #0x6
-	WORD $0xb24009c7 // orr x7, x14, #0x7
-	WORD $0x9b0e7df0 // mul x16, x15, x14
-	WORD $0xf9401c15 // ldr x21, [x0, #0x38]
-	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0x54fffbcb // b.lt 0xe84 <k_attend_values+0x164>
+	WORD $0x91001066 // add x6, x3, #0x4
+	WORD $0x0d4090d0 // ld1 { v16.s }[1], [x6]
+	WORD $0x54fffb60 // b.eq 0xe84 <k_attend_values+0x164>
+	WORD $0x91002066 // add x6, x3, #0x8
+	WORD $0x4d4080d0 // ld1 { v16.s }[2], [x6]
+	WORD $0x17ffffd8 // b 0xe84 <k_attend_values+0x164>
+	WORD $0xa941900c // ldp x12, x4, [x0, #0x18]
+	WORD $0xb240016f // orr x15, x11, #0x1
+	WORD $0xb27f0170 // orr x16, x11, #0x2
+	WORD $0xb2400571 // orr x17, x11, #0x3
+	WORD $0xb27e0161 // orr x1, x11, #0x4
+	WORD $0xaa0a0162 // orr x2, x11, x10
+	WORD $0xb27f0563 // orr x3, x11, #0x6
+	WORD $0xb2400965 // orr x5, x11, #0x7
+	WORD $0x9b0b7d8d // mul x13, x12, x11
+	WORD $0xa943d013 // ldp x19, x20, [x0, #0x38]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0xd37ef496 // lsl x22, x4, #2
 	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0x9b0f7d8f // mul x15, x12, x15
 	WORD $0x52800119 // mov w25, #0x8 // =8
-	WORD $0x9b117df1 // mul x17, x15, x17
-	WORD $0x9b017de1 // mul x1, x15, x1
-	WORD $0x9b027de2 // mul x2, x15, x2
-	WORD $0x9b037de3 // mul x3, x15, x3
-	WORD $0x9b047de4 // mul x4, x15, x4
-	WORD $0x9b057de5 // mul x5, x15, x5
-	WORD $0x9b077de7 // mul x7, x15, x7
-	WORD $0xa9403c13 // ldp x19, x15, [x0]
-	WORD $0x9b0a3cd4 // madd x20, x6, x10, x15
-	WORD $0xf940080f // ldr x15, [x0, #0x10]
-	WORD $0x910041f7 // add x23, x15, #0x10
-	WORD $0x14000017 // b 0xed8 <k_attend_values+0x2b0>
-	WORD $0x8b180a78 // add x24, x19, x24, lsl #2
+	WORD $0x9b107d90 // mul x16, x12, x16
+	WORD $0x9b117d91 // mul x17, x12, x17
+	WORD $0x9b017d81 // mul x1, x12, x1
+	WORD $0x9b027d82 // mul x2, x12, x2
+	WORD $0x9b037d83 // mul x3, x12, x3
+	WORD $0x9b057d85 // mul x5, x12, x5
+	WORD $0xa9403006 // ldp x6, x12, [x0]
+	WORD $0x9b093087 // madd x7, x4, x9, x12
+	WORD $0xf940080c // ldr x12, [x0, #0x10]
+	WORD $0x91004197 // add x23, x12, #0x10
+	WORD $0x14000019 // b 0xff0 <k_attend_values+0x2d0>
+	WORD $0x8b1808ce // add x14, x6, x24, lsl #2
 	WORD $0x910082f7 // add x23, x23, #0x20
-	WORD $0x8b100b19 // add x25, x24, x16, lsl #2
-	WORD $0x8b110b1a // add x26, x24, x17, lsl #2
-	WORD $0xad005f23 // stp q3, q23, [x25]
-	WORD $0x8b010b19 // add x25, x24, x1, lsl #2
-	WORD $0xad005b54 // stp q20, q22, [x26]
-	WORD $0x8b020b1a // add x26, x24, x2, lsl #2
-	WORD $0xad005732 // stp q18, q21, [x25]
-	WORD $0x8b030b19 // add x25, x24, x3, lsl #2
-	WORD $0xad004f50 // stp q16, q19, [x26]
-	WORD $0x8b040b1a // add x26, x24, x4, lsl #2
-	WORD $0xad004726 // stp q6, q17, [x25]
-	WORD $0x8b050b19 // add x25, x24, x5, lsl #2
-	WORD $0x8b070b18 // add x24, x24, x7, lsl #2
-	WORD $0xad001f44 // stp q4, q7, [x26]
+	WORD $0x8b0d09d8 // add x24, x14, x13, lsl #2
+	WORD $0x8b0f09d9 // add x25, x14, x15, lsl #2
+	WORD $0xad005f01 // stp q1, q23, [x24]
+	WORD $0x8b1009d8 // add x24, x14, x16, lsl #2
+	WORD $0xad005b34 // stp q20, q22, [x25]
+	WORD $0x8b1109d9 // add x25, x14, x17, lsl #2
+	WORD $0xad005712 // stp q18, q21, [x24]
+	WORD $0x8b0109d8 // add x24, x14, x1, lsl #2
+	WORD $0xad004f27 // stp q7, q19, [x25]
+	WORD $0x8b0209d9 // add x25, x14, x2, lsl #2
+	WORD $0xad004304 // stp q4, q16, [x24]
+	WORD $0x8b0309d8 // add x24, x14, x3, lsl #2
+	WORD $0x8b0509ce // add x14, x14, x5, lsl #2
 	WORD $0xad001722 // stp q2, q5, [x25]
-	WORD $0x910021f9 // add x25, x15, #0x8
-	WORD $0xeb0b033f // cmp x25, x11
-	WORD $0xad000700 // stp q0, q1, [x24]
-	WORD $0xaa0f03f8 // mov x24, x15
-	WORD $0x54fff2cc // b.gt 0xd2c <k_attend_values+0x104>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x91002199 // add x25, x12, #0x8
+	WORD $0xad000f00 // stp q0, q3, [x24]
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0xad0045c6 // stp q6, q17, [x14]
+	WORD $0xf940180e // ldr x14, [x0, #0x30]
+	WORD $0xa9045414 // stp x20, x21, [x0, #0x40]
+	WORD $0xeb0e033f // cmp x25, x14
+	WORD $0x54fff18c // b.gt 0xe1c <k_attend_values+0xfc>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xf100067f // cmp x19, #0x1
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0xaa1903ef // mov x15, x25
+	WORD $0xaa1903ec // mov x12, x25
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x54fffb0b // b.lt 0xe80 <k_attend_values+0x258>
-	WORD $0xaa1403f9 // mov x25, x20
-	WORD $0xaa1503fa // mov x26, x21
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x54fffacb // b.lt 0xf90 <k_attend_values+0x270>
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0xaa0703f9 // mov x25, x7
+	WORD $0xaa1303fa // mov x26, x19
 	WORD $0xaa1703fb // mov x27, x23
+	WORD $0x1400001e // b 0x10c4 <k_attend_values+0x3a4>
 	WORD $0xad7fe778 // ldp q24, q25, [x27, #-0x10]
-	WORD $0x8b060b3d // add x29, x25, x6, lsl #2
+	WORD $0x8b040b3d // add x29, x25, x4, lsl #2
 	WORD $0x4ddfcb3a // ld1r { v26.4s }, [x25], #4
 	WORD $0xf100075a // subs x26, x26, #0x1
 	WORD $0x4dd6cbbb // ld1r { v27.4s }, [x29], x22
-	WORD $0x8b0c037b // add x27, x27, x12
-	WORD $0x4e3acf03 // fmla v3.4s, v24.4s, v26.4s
+	WORD $0x8b0e037b // add x27, x27, x14
+	WORD $0x4e3acf01 // fmla v1.4s, v24.4s, v26.4s
 	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
 	WORD $0x4dd6cbba // ld1r { v26.4s }, [x29], x22
 	WORD $0x4e3bcf14 // fmla v20.4s, v24.4s, v27.4s
@@ -1006,84 +1078,94 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3acf12 // fmla v18.4s, v24.4s, v26.4s
 	WORD $0x4e3acf35 // fmla v21.4s, v25.4s, v26.4s
 	WORD $0x4dd6cbba // ld1r { v26.4s }, [x29], x22
-	WORD $0x4e3ccf10 // fmla v16.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
 	WORD $0x4e3ccf33 // fmla v19.4s, v25.4s, v28.4s
 	WORD $0x4dd6cbbc // ld1r { v28.4s }, [x29], x22
-	WORD $0x4e3bcf06 // fmla v6.4s, v24.4s, v27.4s
-	WORD $0x4e3bcf31 // fmla v17.4s, v25.4s, v27.4s
-	WORD $0x4e3acf04 // fmla v4.4s, v24.4s, v26.4s
-	WORD $0x4e3acf27 // fmla v7.4s, v25.4s, v26.4s
+	WORD $0x4e3bcf04 // fmla v4.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf30 // fmla v16.4s, v25.4s, v27.4s
+	WORD $0x4e3acf02 // fmla v2.4s, v24.4s, v26.4s
+	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
 	WORD $0xbd4003ba // ldr s26, [x29]
-	WORD $0x4e3ccf02 // fmla v2.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf25 // fmla v5.4s, v25.4s, v28.4s
-	WORD $0x4f9a1300 // fmla v0.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
-	WORD $0x54fffc81 // b.ne 0xf30 <k_attend_values+0x308>
-	WORD $0x17ffffb7 // b 0xe80 <k_attend_values+0x258>
-	WORD $0xa9414003 // ldp x3, x16, [x0, #0x10]
-	WORD $0xb24001d1 // orr x17, x14, #0x1
-	WORD $0xb24009c1 // orr x1, x14, #0x7
-	WORD $0xa9401002 // ldp x2, x4, [x0]
-	WORD $0x9b117e07 // mul x7, x16, x17
-	WORD $0xb27f01d1 // orr x17, x14, #0x2
-	WORD $0x8b0f0863 // add x3, x3, x15, lsl #2
-	WORD $0x9b117e13 // mul x19, x16, x17
-	WORD $0xb24005d1 // orr x17, x14, #0x3
-	WORD $0x9b117e14 // mul x20, x16, x17
-	WORD $0xb27e01d1 // orr x17, x14, #0x4
+	WORD $0x4e3ccf00 // fmla v0.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf23 // fmla v3.4s, v25.4s, v28.4s
+	WORD $0x4f9a1306 // fmla v6.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
+	WORD $0x54fff680 // b.eq 0xf90 <k_attend_values+0x270>
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x54fffc42 // b.hs 0x1050 <k_attend_values+0x330>
+	WORD $0xf9800282 // prfm pldl2keep, [x20]
+	WORD $0xf9802282 // prfm pldl2keep, [x20, #0x40]
+	WORD $0x91020294 // add x20, x20, #0x80
+	WORD $0x17ffffde // b 0x1050 <k_attend_values+0x330>
+	WORD $0xa9413c03 // ldp x3, x15, [x0, #0x10]
+	WORD $0xb240016d // orr x13, x11, #0x1
+	WORD $0xb2400970 // orr x16, x11, #0x7
+	WORD $0xa9438411 // ldp x17, x1, [x0, #0x38]
+	WORD $0xf9402402 // ldr x2, [x0, #0x48]
+	WORD $0x9b0d7de7 // mul x7, x15, x13
+	WORD $0xb27f016d // orr x13, x11, #0x2
+	WORD $0x8b0c0863 // add x3, x3, x12, lsl #2
+	WORD $0x9b0d7df3 // mul x19, x15, x13
+	WORD $0xb240056d // orr x13, x11, #0x3
+	WORD $0x9b0d7df4 // mul x20, x15, x13
+	WORD $0xb27e016d // orr x13, x11, #0x4
 	WORD $0xd37ef4e7 // lsl x7, x7, #2
-	WORD $0x9b117e15 // mul x21, x16, x17
-	WORD $0xaa0d01d1 // orr x17, x14, x13
+	WORD $0x9b0d7df5 // mul x21, x15, x13
+	WORD $0xaa0a016d // orr x13, x11, x10
 	WORD $0xd37ef673 // lsl x19, x19, #2
-	WORD $0x9b117e16 // mul x22, x16, x17
-	WORD $0xb27f05d1 // orr x17, x14, #0x6
+	WORD $0x9b0d7df6 // mul x22, x15, x13
+	WORD $0xb27f056d // orr x13, x11, #0x6
 	WORD $0xd37ef694 // lsl x20, x20, #2
-	WORD $0x9b0e7e06 // mul x6, x16, x14
+	WORD $0x9b0b7de6 // mul x6, x15, x11
 	WORD $0xd37ef6b5 // lsl x21, x21, #2
-	WORD $0x9b117e17 // mul x23, x16, x17
-	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x9b0d7df7 // mul x23, x15, x13
+	WORD $0xf940100d // ldr x13, [x0, #0x20]
 	WORD $0xd37ef6d6 // lsl x22, x22, #2
-	WORD $0x9b017e10 // mul x16, x16, x1
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xd37ef625 // lsl x5, x17, #2
+	WORD $0x9b107def // mul x15, x15, x16
+	WORD $0xa9401010 // ldp x16, x4, [x0]
+	WORD $0xd37ef5a5 // lsl x5, x13, #2
 	WORD $0xd37ef4c6 // lsl x6, x6, #2
-	WORD $0x9b0a1224 // madd x4, x17, x10, x4
+	WORD $0x9b0911a4 // madd x4, x13, x9, x4
 	WORD $0xd37ef6f7 // lsl x23, x23, #2
-	WORD $0xd37ef618 // lsl x24, x16, #2
-	WORD $0x1400000f // b 0x105c <k_attend_values+0x434>
-	WORD $0x8b0f085a // add x26, x2, x15, lsl #2
-	WORD $0x91001219 // add x25, x16, #0x4
+	WORD $0xd37ef5f8 // lsl x24, x15, #2
+	WORD $0x14000011 // b 0x119c <k_attend_values+0x47c>
+	WORD $0x8b0c0a0c // add x12, x16, x12, lsl #2
+	WORD $0x910011f9 // add x25, x15, #0x4
 	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xeb0b033f // cmp x25, x11
-	WORD $0xaa1003ef // mov x15, x16
-	WORD $0x3ca66b40 // str q0, [x26, x6]
-	WORD $0x3ca76b42 // str q2, [x26, x7]
-	WORD $0x3cb36b43 // str q3, [x26, x19]
-	WORD $0x3cb46b44 // str q4, [x26, x20]
-	WORD $0x3cb56b46 // str q6, [x26, x21]
-	WORD $0x3cb66b47 // str q7, [x26, x22]
-	WORD $0x3cb76b45 // str q5, [x26, x23]
-	WORD $0x3cb86b41 // str q1, [x26, x24]
-	WORD $0x54ffe72c // b.gt 0xd3c <k_attend_values+0x114>
+	WORD $0x3ca66980 // str q0, [x12, x6]
+	WORD $0x3ca76981 // str q1, [x12, x7]
+	WORD $0x3cb36982 // str q2, [x12, x19]
+	WORD $0x3cb46983 // str q3, [x12, x20]
+	WORD $0x3cb56984 // str q4, [x12, x21]
+	WORD $0x3cb66985 // str q5, [x12, x22]
+	WORD $0x3cb76986 // str q6, [x12, x23]
+	WORD $0x3cb86987 // str q7, [x12, x24]
+	WORD $0xaa0f03ec // mov x12, x15
+	WORD $0xf940180e // ldr x14, [x0, #0x30]
+	WORD $0xa9040801 // stp x1, x2, [x0, #0x40]
+	WORD $0xeb0e033f // cmp x25, x14
+	WORD $0x54ffe4ac // b.gt 0xe2c <k_attend_values+0x10c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1903ef // mov x15, x25
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x54fffd0b // b.lt 0x1024 <k_attend_values+0x3fc>
+	WORD $0x54fffccb // b.lt 0x115c <k_attend_values+0x43c>
+	WORD $0xd37ef5ce // lsl x14, x14, #2
 	WORD $0xaa0403f9 // mov x25, x4
-	WORD $0xaa0103fa // mov x26, x1
+	WORD $0xaa1103fa // mov x26, x17
 	WORD $0xaa0303fb // mov x27, x3
-	WORD $0x8b110b3d // add x29, x25, x17, lsl #2
+	WORD $0x1400001b // b 0x1244 <k_attend_values+0x524>
+	WORD $0x8b0d0b3d // add x29, x25, x13, lsl #2
 	WORD $0x3dc00370 // ldr q16, [x27]
 	WORD $0xf100075a // subs x26, x26, #0x1
 	WORD $0xbc404731 // ldr s17, [x25], #0x4
-	WORD $0x8b0c037b // add x27, x27, x12
+	WORD $0x8b0e037b // add x27, x27, x14
 	WORD $0x8b0503be // add x30, x29, x5
 	WORD $0xbd4003b2 // ldr s18, [x29]
 	WORD $0x8b0503dd // add x29, x30, x5
@@ -1091,21 +1173,26 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
 	WORD $0xbd4003b1 // ldr s17, [x29]
 	WORD $0x8b0503bd // add x29, x29, x5
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f921201 // fmla v1.4s, v16.4s, v18.s[0]
 	WORD $0xbd4003b2 // ldr s18, [x29]
 	WORD $0x8b0503bd // add x29, x29, x5
-	WORD $0x4f931203 // fmla v3.4s, v16.4s, v19.s[0]
+	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0xbd4003b3 // ldr s19, [x29]
 	WORD $0x8b0503bd // add x29, x29, x5
-	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
 	WORD $0xbd4003b1 // ldr s17, [x29]
 	WORD $0xbc656bb4 // ldr s20, [x29, x5]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x4f931207 // fmla v7.4s, v16.4s, v19.s[0]
-	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0x4f941201 // fmla v1.4s, v16.4s, v20.s[0]
-	WORD $0x54fffce1 // b.ne 0x1094 <k_attend_values+0x46c>
-	WORD $0x17ffffca // b 0x1024 <k_attend_values+0x3fc>
+	WORD $0x4f921204 // fmla v4.4s, v16.4s, v18.s[0]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
+	WORD $0x4f941207 // fmla v7.4s, v16.4s, v20.s[0]
+	WORD $0x54fff8e0 // b.eq 0x115c <k_attend_values+0x43c>
+	WORD $0xeb02003f // cmp x1, x2
+	WORD $0x54fffca2 // b.hs 0x11dc <k_attend_values+0x4bc>
+	WORD $0xf9800022 // prfm pldl2keep, [x1]
+	WORD $0xf9802022 // prfm pldl2keep, [x1, #0x40]
+	WORD $0x91020021 // add x1, x1, #0x80
+	WORD $0x17ffffe1 // b 0x11dc <k_attend_values+0x4bc>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -1114,231 +1201,239 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0xf9400010 // ldr x16, [x0]
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
-	WORD $0xeb10017f // cmp x11, x16
-	WORD $0x8b1009ef // add x15, x15, x16, lsl #2
-	WORD $0x54ffdae0 // b.eq 0xc8c <k_attend_values+0x64>
-	WORD $0x9b0e7c30 // mul x16, x1, x14
+	WORD $0xeb0f01df // cmp x14, x15
+	WORD $0x8b0f0a10 // add x16, x16, x15, lsl #2
+	WORD $0x54ffd720 // b.eq 0xd70 <k_attend_values+0x50>
+	WORD $0x9b0b7c2e // mul x14, x1, x11
+	WORD $0xb240016f // orr x15, x11, #0x1
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x8b1009f0 // add x16, x15, x16, lsl #2
-	WORD $0x5400042d // b.le 0x11c4 <k_attend_values+0x59c>
+	WORD $0x8b0e0a0e // add x14, x16, x14, lsl #2
+	WORD $0x5400040d // b.le 0x1320 <k_attend_values+0x600>
 	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x540006c1 // b.ne 0x1220 <k_attend_values+0x5f8>
-	WORD $0xb24001d1 // orr x17, x14, #0x1
-	WORD $0xb27f01c2 // orr x2, x14, #0x2
-	WORD $0xb24005c3 // orr x3, x14, #0x3
+	WORD $0x54000681 // b.ne 0x1378 <k_attend_values+0x658>
+	WORD $0xb27f0171 // orr x17, x11, #0x2
+	WORD $0x9b0f7c2f // mul x15, x1, x15
+	WORD $0xb2400562 // orr x2, x11, #0x3
+	WORD $0xb27e0163 // orr x3, x11, #0x4
+	WORD $0xaa0a0164 // orr x4, x11, x10
+	WORD $0xb27f0565 // orr x5, x11, #0x6
 	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0xb27e01c4 // orr x4, x14, #0x4
-	WORD $0xaa0d01c5 // orr x5, x14, x13
-	WORD $0xb27f05c6 // orr x6, x14, #0x6
-	WORD $0xb24009ce // orr x14, x14, #0x7
-	WORD $0xfd000207 // str d7, [x16]
+	WORD $0xb240096b // orr x11, x11, #0x7
+	WORD $0xfd0001c7 // str d7, [x14]
 	WORD $0x9b027c22 // mul x2, x1, x2
+	WORD $0xd37ef5ef // lsl x15, x15, #2
 	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0xd37ef62e // lsl x14, x17, #2
+	WORD $0xfc2f6a06 // str d6, [x16, x15]
 	WORD $0x9b047c24 // mul x4, x1, x4
-	WORD $0xd37ef450 // lsl x16, x2, #2
-	WORD $0xfc3169e6 // str d6, [x15, x17]
+	WORD $0xd37ef44f // lsl x15, x2, #2
+	WORD $0xfc2e6a05 // str d5, [x16, x14]
 	WORD $0x9b057c25 // mul x5, x1, x5
-	WORD $0xd37ef471 // lsl x17, x3, #2
-	WORD $0xfc3069e5 // str d5, [x15, x16]
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0xd37ef490 // lsl x16, x4, #2
-	WORD $0xfc3169e4 // str d4, [x15, x17]
-	WORD $0x9b0e7c2e // mul x14, x1, x14
-	WORD $0xd37ef4b1 // lsl x17, x5, #2
-	WORD $0xfc3069e3 // str d3, [x15, x16]
-	WORD $0xd37ef4d0 // lsl x16, x6, #2
-	WORD $0xfc3169e2 // str d2, [x15, x17]
-	WORD $0x8b0e09ee // add x14, x15, x14, lsl #2
-	WORD $0xfc3069e1 // str d1, [x15, x16]
-	WORD $0xfd0001c0 // str d0, [x14]
-	WORD $0x17fffed2 // b 0xd08 <k_attend_values+0xe0>
-	WORD $0xb24001d1 // orr x17, x14, #0x1
-	WORD $0xb27f01c2 // orr x2, x14, #0x2
-	WORD $0xb24005c3 // orr x3, x14, #0x3
-	WORD $0xb27e01c4 // orr x4, x14, #0x4
-	WORD $0xaa0d01c5 // orr x5, x14, x13
-	WORD $0xb27f05c6 // orr x6, x14, #0x6
-	WORD $0xb24009ce // orr x14, x14, #0x7
+	WORD $0xd37ef46e // lsl x14, x3, #2
+	WORD $0xfc2f6a04 // str d4, [x16, x15]
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0xd37ef48f // lsl x15, x4, #2
+	WORD $0xfc2e6a03 // str d3, [x16, x14]
+	WORD $0xd37ef4ae // lsl x14, x5, #2
+	WORD $0xfc2f6a02 // str d2, [x16, x15]
+	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
+	WORD $0xfc2e6a01 // str d1, [x16, x14]
+	WORD $0xfd000160 // str d0, [x11]
+	WORD $0x17fffeb4 // b 0xdec <k_attend_values+0xcc>
+	WORD $0xb27f0171 // orr x17, x11, #0x2
+	WORD $0xb2400562 // orr x2, x11, #0x3
+	WORD $0xb27e0163 // orr x3, x11, #0x4
+	WORD $0xaa0a0164 // orr x4, x11, x10
+	WORD $0xb27f0565 // orr x5, x11, #0x6
+	WORD $0xb240096b // orr x11, x11, #0x7
+	WORD $0x9b0f7c2f // mul x15, x1, x15
+	WORD $0xbd0001c7 // str s7, [x14]
 	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0xbd000207 // str s7, [x16]
 	WORD $0x9b027c22 // mul x2, x1, x2
+	WORD $0xbc2f7a06 // str s6, [x16, x15, lsl #2]
 	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0xbc3179e6 // str s6, [x15, x17, lsl #2]
+	WORD $0xbc317a05 // str s5, [x16, x17, lsl #2]
 	WORD $0x9b047c24 // mul x4, x1, x4
-	WORD $0xbc2279e5 // str s5, [x15, x2, lsl #2]
-	WORD $0x9b057c25 // mul x5, x1, x5
-	WORD $0xbc2379e4 // str s4, [x15, x3, lsl #2]
-	WORD $0x9b067c30 // mul x16, x1, x6
-	WORD $0xbc2479e3 // str s3, [x15, x4, lsl #2]
-	WORD $0x9b0e7c2e // mul x14, x1, x14
-	WORD $0xbc2579e2 // str s2, [x15, x5, lsl #2]
-	WORD $0xbc3079e1 // str s1, [x15, x16, lsl #2]
-	WORD $0xbc2e79e0 // str s0, [x15, x14, lsl #2]
-	WORD $0x17fffebb // b 0xd08 <k_attend_values+0xe0>
-	WORD $0xb24001d1 // orr x17, x14, #0x1
-	WORD $0xb27f01c2 // orr x2, x14, #0x2
-	WORD $0xb24005c3 // orr x3, x14, #0x3
+	WORD $0xbc227a04 // str s4, [x16, x2, lsl #2]
+	WORD $0x9b057c2e // mul x14, x1, x5
+	WORD $0xbc237a03 // str s3, [x16, x3, lsl #2]
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0xbc247a02 // str s2, [x16, x4, lsl #2]
+	WORD $0xbc2e7a01 // str s1, [x16, x14, lsl #2]
+	WORD $0xbc2b7a00 // str s0, [x16, x11, lsl #2]
+	WORD $0x17fffe9e // b 0xdec <k_attend_values+0xcc>
+	WORD $0x9b0f7c2f // mul x15, x1, x15
+	WORD $0xb27f0171 // orr x17, x11, #0x2
+	WORD $0x910021c3 // add x3, x14, #0x8
+	WORD $0xb2400562 // orr x2, x11, #0x3
+	WORD $0xfd0001c7 // str d7, [x14]
+	WORD $0xb27e016e // orr x14, x11, #0x4
 	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0x91002204 // add x4, x16, #0x8
-	WORD $0xfd000207 // str d7, [x16]
-	WORD $0x4d008087 // st1 { v7.s }[2], [x4]
-	WORD $0xb27e01d0 // orr x16, x14, #0x4
-	WORD $0xaa0d01c4 // orr x4, x14, x13
+	WORD $0x4d008067 // st1 { v7.s }[2], [x3]
+	WORD $0xaa0a0163 // orr x3, x11, x10
 	WORD $0x9b027c22 // mul x2, x1, x2
+	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
+	WORD $0x9b0e7c2e // mul x14, x1, x14
+	WORD $0x8b110a11 // add x17, x16, x17, lsl #2
+	WORD $0xfc0085e6 // str d6, [x15], #0x8
+	WORD $0x4d0081e6 // st1 { v6.s }[2], [x15]
 	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0x8b1109f1 // add x17, x15, x17, lsl #2
-	WORD $0x9b107c30 // mul x16, x1, x16
-	WORD $0x8b0209e2 // add x2, x15, x2, lsl #2
-	WORD $0xfc008626 // str d6, [x17], #0x8
-	WORD $0x4d008226 // st1 { v6.s }[2], [x17]
-	WORD $0x9b047c24 // mul x4, x1, x4
+	WORD $0x9100222f // add x15, x17, #0x8
+	WORD $0x8b020a02 // add x2, x16, x2, lsl #2
+	WORD $0xfd000225 // str d5, [x17]
+	WORD $0x4d0081e5 // st1 { v5.s }[2], [x15]
+	WORD $0xb27f056f // orr x15, x11, #0x6
+	WORD $0xb240096b // orr x11, x11, #0x7
+	WORD $0x9b0f7c2f // mul x15, x1, x15
+	WORD $0x8b0e0a0e // add x14, x16, x14, lsl #2
 	WORD $0x91002051 // add x17, x2, #0x8
-	WORD $0x8b0309e3 // add x3, x15, x3, lsl #2
-	WORD $0xfd000045 // str d5, [x2]
-	WORD $0x4d008225 // st1 { v5.s }[2], [x17]
-	WORD $0xb27f05d1 // orr x17, x14, #0x6
-	WORD $0xb24009ce // orr x14, x14, #0x7
-	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0x91002062 // add x2, x3, #0x8
-	WORD $0x8b1009f0 // add x16, x15, x16, lsl #2
-	WORD $0x4d008044 // st1 { v4.s }[2], [x2]
-	WORD $0x9b0e7c2e // mul x14, x1, x14
-	WORD $0x8b0409e2 // add x2, x15, x4, lsl #2
-	WORD $0xfd000064 // str d4, [x3]
-	WORD $0x91002201 // add x1, x16, #0x8
-	WORD $0xfd000203 // str d3, [x16]
-	WORD $0x91002050 // add x16, x2, #0x8
-	WORD $0x4d008023 // st1 { v3.s }[2], [x1]
-	WORD $0x8b1109f1 // add x17, x15, x17, lsl #2
-	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
-	WORD $0xfd000042 // str d2, [x2]
-	WORD $0x8b0e09ee // add x14, x15, x14, lsl #2
-	WORD $0x91002230 // add x16, x17, #0x8
-	WORD $0xfd000221 // str d1, [x17]
-	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
-	WORD $0x910021cf // add x15, x14, #0x8
-	WORD $0x4d0081e0 // st1 { v0.s }[2], [x15]
-	WORD $0xfd0001c0 // str d0, [x14]
-	WORD $0x17fffe8e // b 0xd08 <k_attend_values+0xe0>
-	WORD $0xf940180b // ldr x11, [x0, #0x30]
-	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x540006ca // b.ge 0x13b4 <k_attend_values+0x78c>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xb27e0194 // orr x20, x12, #0x4
-	WORD $0xeb0b029f // cmp x20, x11
-	WORD $0x54000f6d // b.le 0x14d8 <k_attend_values+0x8b0>
-	WORD $0xaa0c03ed // mov x13, x12
-	WORD $0xeb0d016c // subs x12, x11, x13
-	WORD $0x54001dad // b.le 0x16ac <k_attend_values+0xa84>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400168b // b.lt 0x15d4 <k_attend_values+0x9ac>
-	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0xd37ef521 // lsl x1, x9, #2
+	WORD $0x4d008224 // st1 { v4.s }[2], [x17]
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0x8b030a01 // add x1, x16, x3, lsl #2
+	WORD $0xfd000044 // str d4, [x2]
+	WORD $0x910021d1 // add x17, x14, #0x8
+	WORD $0xfd0001c3 // str d3, [x14]
+	WORD $0x9100202e // add x14, x1, #0x8
+	WORD $0x4d008223 // st1 { v3.s }[2], [x17]
+	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
+	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
+	WORD $0xfd000022 // str d2, [x1]
+	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
+	WORD $0x910021ee // add x14, x15, #0x8
+	WORD $0xfd0001e1 // str d1, [x15]
+	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
+	WORD $0x9100216e // add x14, x11, #0x8
+	WORD $0x4d0081c0 // st1 { v0.s }[2], [x14]
+	WORD $0xfd000160 // str d0, [x11]
+	WORD $0x17fffe72 // b 0xdec <k_attend_values+0xcc>
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf100215f // cmp x10, #0x8
+	WORD $0x5400078a // b.ge 0x1520 <k_attend_values+0x800>
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xb27e0174 // orr x20, x11, #0x4
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x5400114d // b.le 0x1668 <k_attend_values+0x948>
+	WORD $0xaa0b03ec // mov x12, x11
+	WORD $0xeb0c014e // subs x14, x10, x12
+	WORD $0x5400228d // b.le 0x189c <k_attend_values+0xb7c>
+	WORD $0xa943b40f // ldp x15, x13, [x0, #0x38]
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x5400196b // b.lt 0x1788 <k_attend_values+0xa68>
+	WORD $0xf9401001 // ldr x1, [x0, #0x20]
+	WORD $0xd37ef502 // lsl x2, x8, #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
+	WORD $0xa9409404 // ldp x4, x5, [x0, #0x8]
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b097e22 // mul x2, x17, x9
-	WORD $0x9100102f // add x15, x1, #0x4
-	WORD $0x91003030 // add x16, x1, #0xc
-	WORD $0x91002021 // add x1, x1, #0x8
+	WORD $0x9b087c23 // mul x3, x1, x8
+	WORD $0x91001050 // add x16, x2, #0x4
+	WORD $0x91003051 // add x17, x2, #0xc
+	WORD $0x91002042 // add x2, x2, #0x8
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b0f0e2f // madd x15, x17, x15, x3
-	WORD $0x9b100e30 // madd x16, x17, x16, x3
-	WORD $0x9b010e31 // madd x17, x17, x1, x3
-	WORD $0x8b020861 // add x1, x3, x2, lsl #2
-	WORD $0x8b0d0882 // add x2, x4, x13, lsl #2
-	WORD $0xd37ef563 // lsl x3, x11, #2
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x1400000e // b 0x1388 <k_attend_values+0x760>
-	WORD $0x3dc00044 // ldr q4, [x2]
-	WORD $0xbc647825 // ldr s5, [x1, x4, lsl #2]
-	WORD $0xbc6479e6 // ldr s6, [x15, x4, lsl #2]
-	WORD $0x8b030042 // add x2, x2, x3
-	WORD $0xbc647a27 // ldr s7, [x17, x4, lsl #2]
-	WORD $0xbc647a10 // ldr s16, [x16, x4, lsl #2]
-	WORD $0x91000484 // add x4, x4, #0x1
+	WORD $0x9b101030 // madd x16, x1, x16, x4
+	WORD $0x9b111031 // madd x17, x1, x17, x4
+	WORD $0x9b021021 // madd x1, x1, x2, x4
+	WORD $0x8b030882 // add x2, x4, x3, lsl #2
+	WORD $0x8b0c08a3 // add x3, x5, x12, lsl #2
+	WORD $0xd37ef544 // lsl x4, x10, #2
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x1400000e // b 0x14e0 <k_attend_values+0x7c0>
+	WORD $0x3dc00064 // ldr q4, [x3]
+	WORD $0xbc657845 // ldr s5, [x2, x5, lsl #2]
+	WORD $0xbc657a06 // ldr s6, [x16, x5, lsl #2]
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0xbc657827 // ldr s7, [x1, x5, lsl #2]
+	WORD $0xbc657a30 // ldr s16, [x17, x5, lsl #2]
+	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0xeb0401df // cmp x14, x4
+	WORD $0xeb0501ff // cmp x15, x5
 	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
 	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54001300 // b.eq 0x15e4 <k_attend_values+0x9bc>
-	WORD $0xeb0d017f // cmp x11, x13
-	WORD $0x54fffe40 // b.eq 0x1354 <k_attend_values+0x72c>
-	WORD $0xbd400044 // ldr s4, [x2]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54fffe0b // b.lt 0x1358 <k_attend_values+0x730>
-	WORD $0x91001045 // add x5, x2, #0x4
-	WORD $0x0d4090a4 // ld1 { v4.s }[1], [x5]
-	WORD $0x54fffda0 // b.eq 0x1358 <k_attend_values+0x730>
-	WORD $0x91002045 // add x5, x2, #0x8
-	WORD $0x4d4080a4 // ld1 { v4.s }[2], [x5]
-	WORD $0x17ffffea // b 0x1358 <k_attend_values+0x730>
-	WORD $0xa941b010 // ldp x16, x12, [x0, #0x18]
-	WORD $0xd37ef524 // lsl x4, x9, #2
-	WORD $0xb240012e // orr x14, x9, #0x1
-	WORD $0xb27f012f // orr x15, x9, #0x2
-	WORD $0xb2400531 // orr x17, x9, #0x3
-	WORD $0x91001081 // add x1, x4, #0x4
-	WORD $0x91003082 // add x2, x4, #0xc
-	WORD $0x91002084 // add x4, x4, #0x8
-	WORD $0x9b097d85 // mul x5, x12, x9
-	WORD $0xd37ef567 // lsl x7, x11, #2
+	WORD $0x540015e0 // b.eq 0x1798 <k_attend_values+0xa78>
+	WORD $0xeb0b01bf // cmp x13, x11
+	WORD $0x54000082 // b.hs 0x14f4 <k_attend_values+0x7d4>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x54fffda0 // b.eq 0x14ac <k_attend_values+0x78c>
+	WORD $0xbd400064 // ldr s4, [x3]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54fffd6b // b.lt 0x14b0 <k_attend_values+0x790>
+	WORD $0x91001066 // add x6, x3, #0x4
+	WORD $0x0d4090c4 // ld1 { v4.s }[1], [x6]
+	WORD $0x54fffd00 // b.eq 0x14b0 <k_attend_values+0x790>
+	WORD $0x91002066 // add x6, x3, #0x8
+	WORD $0x4d4080c4 // ld1 { v4.s }[2], [x6]
+	WORD $0x17ffffe5 // b 0x14b0 <k_attend_values+0x790>
+	WORD $0xa941ac0f // ldp x15, x11, [x0, #0x18]
+	WORD $0xd37ef502 // lsl x2, x8, #2
+	WORD $0xb240010d // orr x13, x8, #0x1
+	WORD $0xb27f010e // orr x14, x8, #0x2
+	WORD $0xb2400510 // orr x16, x8, #0x3
+	WORD $0x91001051 // add x17, x2, #0x4
+	WORD $0x91003041 // add x1, x2, #0xc
+	WORD $0x91002042 // add x2, x2, #0x8
+	WORD $0x9b087d64 // mul x4, x11, x8
+	WORD $0xf9402407 // ldr x7, [x0, #0x48]
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x52800114 // mov w20, #0x8 // =8
-	WORD $0x9b097e0d // mul x13, x16, x9
-	WORD $0x9b0e7e0e // mul x14, x16, x14
-	WORD $0x9b0f7e0f // mul x15, x16, x15
-	WORD $0x9b117e10 // mul x16, x16, x17
-	WORD $0xa9401811 // ldp x17, x6, [x0]
-	WORD $0x9b011981 // madd x1, x12, x1, x6
-	WORD $0x8b0508c5 // add x5, x6, x5, lsl #2
-	WORD $0x9b021982 // madd x2, x12, x2, x6
-	WORD $0x9b041984 // madd x4, x12, x4, x6
-	WORD $0xf940080c // ldr x12, [x0, #0x10]
-	WORD $0xf9401c06 // ldr x6, [x0, #0x38]
-	WORD $0x91004193 // add x19, x12, #0x10
-	WORD $0x1400000f // b 0x1450 <k_attend_values+0x828>
-	WORD $0x8b030a23 // add x3, x17, x3, lsl #2
+	WORD $0x9b087dec // mul x12, x15, x8
+	WORD $0x9b0d7ded // mul x13, x15, x13
+	WORD $0x9b0e7dee // mul x14, x15, x14
+	WORD $0x9b107def // mul x15, x15, x16
+	WORD $0xa9401410 // ldp x16, x5, [x0]
+	WORD $0x9b111571 // madd x17, x11, x17, x5
+	WORD $0x8b0408a4 // add x4, x5, x4, lsl #2
+	WORD $0x9b011561 // madd x1, x11, x1, x5
+	WORD $0x9b021562 // madd x2, x11, x2, x5
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xa9439805 // ldp x5, x6, [x0, #0x38]
+	WORD $0x91004173 // add x19, x11, #0x10
+	WORD $0x14000011 // b 0x15c4 <k_attend_values+0x8a4>
+	WORD $0x8b030a0a // add x10, x16, x3, lsl #2
 	WORD $0x91008273 // add x19, x19, #0x20
-	WORD $0x8b0d0874 // add x20, x3, x13, lsl #2
-	WORD $0x8b0e0875 // add x21, x3, x14, lsl #2
-	WORD $0xad001a87 // stp q7, q6, [x20]
-	WORD $0x8b0f0874 // add x20, x3, x15, lsl #2
-	WORD $0x8b100863 // add x3, x3, x16, lsl #2
-	WORD $0xad0012a5 // stp q5, q4, [x21]
-	WORD $0xad000a83 // stp q3, q2, [x20]
-	WORD $0x91002194 // add x20, x12, #0x8
-	WORD $0xeb0b029f // cmp x20, x11
-	WORD $0xad000061 // stp q1, q0, [x3]
-	WORD $0xaa0c03e3 // mov x3, x12
-	WORD $0x54fff4cc // b.gt 0x12e4 <k_attend_values+0x6bc>
+	WORD $0x8b0c0943 // add x3, x10, x12, lsl #2
+	WORD $0x8b0d0954 // add x20, x10, x13, lsl #2
+	WORD $0xad001867 // stp q7, q6, [x3]
+	WORD $0x8b0e0943 // add x3, x10, x14, lsl #2
+	WORD $0x8b0f094a // add x10, x10, x15, lsl #2
+	WORD $0xad001285 // stp q5, q4, [x20]
+	WORD $0x91002174 // add x20, x11, #0x8
+	WORD $0xad000863 // stp q3, q2, [x3]
+	WORD $0xaa0b03e3 // mov x3, x11
+	WORD $0xad000141 // stp q1, q0, [x10]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xa9041c06 // stp x6, x7, [x0, #0x40]
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54fff3cc // b.gt 0x1438 <k_attend_values+0x718>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0xf10004bf // cmp x5, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1403ec // mov x12, x20
+	WORD $0xaa1403eb // mov x11, x20
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x54fffd0b // b.lt 0x1418 <k_attend_values+0x7f0>
-	WORD $0xaa0503f4 // mov x20, x5
-	WORD $0xaa0403f5 // mov x21, x4
-	WORD $0xaa0203f6 // mov x22, x2
-	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0x54fffccb // b.lt 0x1584 <k_attend_values+0x864>
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0xaa0403f4 // mov x20, x4
+	WORD $0xaa0203f5 // mov x21, x2
+	WORD $0xaa0103f6 // mov x22, x1
+	WORD $0xaa0503f7 // mov x23, x5
 	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0xaa0103f9 // mov x25, x1
+	WORD $0xaa1103f9 // mov x25, x17
+	WORD $0x14000011 // b 0x1650 <k_attend_values+0x930>
 	WORD $0xad7fc710 // ldp q16, q17, [x24, #-0x10]
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0x4ddfca92 // ld1r { v18.4s }, [x20], #4
-	WORD $0x8b070318 // add x24, x24, x7
+	WORD $0x8b0a0318 // add x24, x24, x10
 	WORD $0x4ddfcb33 // ld1r { v19.4s }, [x25], #4
 	WORD $0x4ddfcab4 // ld1r { v20.4s }, [x21], #4
 	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
@@ -1350,58 +1445,67 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
 	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
 	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
-	WORD $0x54fffe21 // b.ne 0x1494 <k_attend_values+0x86c>
-	WORD $0x17ffffd1 // b 0x1418 <k_attend_values+0x7f0>
-	WORD $0xa941b40e // ldp x14, x13, [x0, #0x18]
-	WORD $0xb240012f // orr x15, x9, #0x1
-	WORD $0xd37ef531 // lsl x17, x9, #2
-	WORD $0xf9400803 // ldr x3, [x0, #0x10]
-	WORD $0xd37ef564 // lsl x4, x11, #2
-	WORD $0x9b0f7dc6 // mul x6, x14, x15
-	WORD $0xb27f012f // orr x15, x9, #0x2
-	WORD $0x91002230 // add x16, x17, #0x8
-	WORD $0x8b0c0863 // add x3, x3, x12, lsl #2
-	WORD $0x9b0f7dc7 // mul x7, x14, x15
-	WORD $0xb240052f // orr x15, x9, #0x3
-	WORD $0x9b097da1 // mul x1, x13, x9
+	WORD $0x54fff9c0 // b.eq 0x1584 <k_attend_values+0x864>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x54fffde2 // b.hs 0x1610 <k_attend_values+0x8f0>
+	WORD $0xf98000c2 // prfm pldl2keep, [x6]
+	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0x17ffffeb // b 0x1610 <k_attend_values+0x8f0>
+	WORD $0xa941b00d // ldp x13, x12, [x0, #0x18]
+	WORD $0xb240010e // orr x14, x8, #0x1
+	WORD $0xd37ef510 // lsl x16, x8, #2
+	WORD $0xf9400804 // ldr x4, [x0, #0x10]
+	WORD $0xf9402403 // ldr x3, [x0, #0x48]
+	WORD $0x9b0e7da6 // mul x6, x13, x14
+	WORD $0xb27f010e // orr x14, x8, #0x2
+	WORD $0x9100220f // add x15, x16, #0x8
+	WORD $0x8b0b0884 // add x4, x4, x11, lsl #2
+	WORD $0x9b087d91 // mul x17, x12, x8
+	WORD $0x9b0e7da7 // mul x7, x13, x14
+	WORD $0xb240050e // orr x14, x8, #0x3
 	WORD $0xd37ef4c6 // lsl x6, x6, #2
-	WORD $0x9b097dc5 // mul x5, x14, x9
+	WORD $0x9b087da5 // mul x5, x13, x8
+	WORD $0x9b0e7db3 // mul x19, x13, x14
+	WORD $0x9100320e // add x14, x16, #0xc
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xa940040d // ldp x13, x1, [x0]
 	WORD $0xd37ef4e7 // lsl x7, x7, #2
-	WORD $0x9b0f7dd3 // mul x19, x14, x15
-	WORD $0x9100322f // add x15, x17, #0xc
-	WORD $0x91001231 // add x17, x17, #0x4
-	WORD $0xa940080e // ldp x14, x2, [x0]
-	WORD $0x9b0f09af // madd x15, x13, x15, x2
+	WORD $0x9b0e058e // madd x14, x12, x14, x1
 	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0x9b1009b0 // madd x16, x13, x16, x2
-	WORD $0x8b010841 // add x1, x2, x1, lsl #2
+	WORD $0x9b0f058f // madd x15, x12, x15, x1
+	WORD $0x8b110831 // add x17, x1, x17, lsl #2
 	WORD $0xd37ef673 // lsl x19, x19, #2
-	WORD $0x9b1109b1 // madd x17, x13, x17, x2
-	WORD $0xf9401c02 // ldr x2, [x0, #0x38]
-	WORD $0x1400000b // b 0x156c <k_attend_values+0x944>
-	WORD $0x8b0c09d5 // add x21, x14, x12, lsl #2
-	WORD $0x910011b4 // add x20, x13, #0x4
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xeb0b029f // cmp x20, x11
-	WORD $0xaa0d03ec // mov x12, x13
-	WORD $0x3ca56aa3 // str q3, [x21, x5]
-	WORD $0x3ca66aa2 // str q2, [x21, x6]
-	WORD $0x3ca76aa1 // str q1, [x21, x7]
-	WORD $0x3cb36aa0 // str q0, [x21, x19]
-	WORD $0x54ffec6c // b.gt 0x12f4 <k_attend_values+0x6cc>
+	WORD $0x9b100590 // madd x16, x12, x16, x1
+	WORD $0xa9438801 // ldp x1, x2, [x0, #0x38]
+	WORD $0x1400000d // b 0x1704 <k_attend_values+0x9e4>
+	WORD $0x8b0b09aa // add x10, x13, x11, lsl #2
+	WORD $0x91001194 // add x20, x12, #0x4
+	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0xaa0c03eb // mov x11, x12
+	WORD $0x3ca56943 // str q3, [x10, x5]
+	WORD $0x3ca66942 // str q2, [x10, x6]
+	WORD $0x3ca76941 // str q1, [x10, x7]
+	WORD $0x3cb36940 // str q0, [x10, x19]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xa9040c02 // stp x2, x3, [x0, #0x40]
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54ffea4c // b.gt 0x1448 <k_attend_values+0x728>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1403ed // mov x13, x20
-	WORD $0x54fffe0b // b.lt 0x1544 <k_attend_values+0x91c>
-	WORD $0xaa1103f4 // mov x20, x17
-	WORD $0xaa0103f5 // mov x21, x1
-	WORD $0xaa1003f6 // mov x22, x16
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0xaa0203f8 // mov x24, x2
-	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xaa1403ec // mov x12, x20
+	WORD $0x54fffdcb // b.lt 0x16d4 <k_attend_values+0x9b4>
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0xaa1003f4 // mov x20, x16
+	WORD $0xaa1103f5 // mov x21, x17
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0xaa0e03f7 // mov x23, x14
+	WORD $0xaa0103f8 // mov x24, x1
+	WORD $0xaa0403f9 // mov x25, x4
+	WORD $0x1400000d // b 0x1770 <k_attend_values+0xa50>
 	WORD $0xbc4046a4 // ldr s4, [x21], #0x4
 	WORD $0x3dc00326 // ldr q6, [x25]
 	WORD $0xbc404685 // ldr s5, [x20], #0x4
@@ -1411,182 +1515,191 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc4046f0 // ldr s16, [x23], #0x4
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
 	WORD $0x4f8710c1 // fmla v1.4s, v6.4s, v7.s[0]
-	WORD $0x8b040339 // add x25, x25, x4
+	WORD $0x8b0a0339 // add x25, x25, x10
 	WORD $0x4f9010c0 // fmla v0.4s, v6.4s, v16.s[0]
-	WORD $0x54fffea1 // b.ne 0x15a0 <k_attend_values+0x978>
-	WORD $0x17ffffdd // b 0x1544 <k_attend_values+0x91c>
+	WORD $0x54fffb40 // b.eq 0x16d4 <k_attend_values+0x9b4>
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x54fffe62 // b.hs 0x1740 <k_attend_values+0xa20>
+	WORD $0xf9800042 // prfm pldl2keep, [x2]
+	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x17ffffef // b 0x1740 <k_attend_values+0xa20>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0xeb0d017f // cmp x11, x13
-	WORD $0x9b097e0f // mul x15, x16, x9
-	WORD $0x8b0d09ce // add x14, x14, x13, lsl #2
-	WORD $0x8b0f09cf // add x15, x14, x15, lsl #2
-	WORD $0x54000241 // b.ne 0x1644 <k_attend_values+0xa1c>
-	WORD $0xb240012b // orr x11, x9, #0x1
-	WORD $0xb27f012c // orr x12, x9, #0x2
-	WORD $0xb2400529 // orr x9, x9, #0x3
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0x3d8001e3 // str q3, [x15]
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0x9b097e09 // mul x9, x16, x9
-	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
+	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x9b087e30 // mul x16, x17, x8
+	WORD $0x8b0c09ef // add x15, x15, x12, lsl #2
+	WORD $0x8b1009f0 // add x16, x15, x16, lsl #2
+	WORD $0x540001e1 // b.ne 0x17ec <k_attend_values+0xacc>
+	WORD $0xb240010a // orr x10, x8, #0x1
+	WORD $0xb27f010c // orr x12, x8, #0x2
+	WORD $0xb2400508 // orr x8, x8, #0x3
+	WORD $0x9b0a7e2a // mul x10, x17, x10
+	WORD $0x3d800203 // str q3, [x16]
+	WORD $0x9b0c7e2c // mul x12, x17, x12
+	WORD $0x9b087e28 // mul x8, x17, x8
+	WORD $0xd37ef54a // lsl x10, x10, #2
 	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0x3cab69c2 // str q2, [x14, x11]
-	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0x3cac69c1 // str q1, [x14, x12]
-	WORD $0x3ca969c0 // str q0, [x14, x9]
-	WORD $0x91000949 // add x9, x10, #0x2
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x540003ec // b.gt 0x16b8 <k_attend_values+0xa90>
-	WORD $0x14000036 // b 0x1718 <k_attend_values+0xaf0>
-	WORD $0xb240012b // orr x11, x9, #0x1
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540001cb // b.lt 0x1684 <k_attend_values+0xa5c>
-	WORD $0xb27f012c // orr x12, x9, #0x2
-	WORD $0xb2400529 // orr x9, x9, #0x3
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0x9b097e09 // mul x9, x16, x9
-	WORD $0x54000321 // b.ne 0x16c8 <k_attend_values+0xaa0>
-	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0x3caa69e2 // str q2, [x15, x10]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x3cac69e1 // str q1, [x15, x12]
+	WORD $0x3ca869e0 // str q0, [x15, x8]
+	WORD $0x1400002c // b 0x1898 <k_attend_values+0xb78>
+	WORD $0xb240010a // orr x10, x8, #0x1
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540001cb // b.lt 0x182c <k_attend_values+0xb0c>
+	WORD $0xb27f010c // orr x12, x8, #0x2
+	WORD $0xb2400508 // orr x8, x8, #0x3
+	WORD $0x9b0a7e2a // mul x10, x17, x10
+	WORD $0x9b0c7e2c // mul x12, x17, x12
+	WORD $0x9b087e28 // mul x8, x17, x8
+	WORD $0x54000241 // b.ne 0x1854 <k_attend_values+0xb34>
+	WORD $0xd37ef54a // lsl x10, x10, #2
 	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0x8b0909c9 // add x9, x14, x9, lsl #2
-	WORD $0xfd0001e3 // str d3, [x15]
-	WORD $0xfc2b69c2 // str d2, [x14, x11]
-	WORD $0xfc2c69c1 // str d1, [x14, x12]
-	WORD $0x14000020 // b 0x1700 <k_attend_values+0xad8>
-	WORD $0xb240052c // orr x12, x9, #0x3
-	WORD $0xb27f0129 // orr x9, x9, #0x2
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0xbd0001e3 // str s3, [x15]
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0x9b097e0d // mul x13, x16, x9
-	WORD $0xbc2b79c2 // str s2, [x14, x11, lsl #2]
-	WORD $0x8b0c09c9 // add x9, x14, x12, lsl #2
-	WORD $0xbc2d79c1 // str s1, [x14, x13, lsl #2]
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x91000949 // add x9, x10, #0x2
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5400032d // b.le 0x1718 <k_attend_values+0xaf0>
-	WORD $0xaa0a03e9 // mov x9, x10
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x5400184b // b.lt 0x19c8 <k_attend_values+0xda0>
-	WORD $0x14000143 // b 0x1bd0 <k_attend_values+0xfa8>
-	WORD $0x8b0b09cb // add x11, x14, x11, lsl #2
-	WORD $0x8b0c09cc // add x12, x14, x12, lsl #2
-	WORD $0x910021ed // add x13, x15, #0x8
-	WORD $0x8b0909c9 // add x9, x14, x9, lsl #2
-	WORD $0xfd0001e3 // str d3, [x15]
-	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
-	WORD $0x9100216d // add x13, x11, #0x8
-	WORD $0xfd000162 // str d2, [x11]
-	WORD $0x9100218b // add x11, x12, #0x8
-	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x9100212b // add x11, x9, #0x8
+	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
+	WORD $0xfd000203 // str d3, [x16]
+	WORD $0xfc2a69e2 // str d2, [x15, x10]
+	WORD $0xfc2c69e1 // str d1, [x15, x12]
+	WORD $0x14000019 // b 0x188c <k_attend_values+0xb6c>
+	WORD $0xb240050c // orr x12, x8, #0x3
+	WORD $0xb27f0108 // orr x8, x8, #0x2
+	WORD $0x9b0a7e2a // mul x10, x17, x10
+	WORD $0xbd000203 // str s3, [x16]
+	WORD $0x9b0c7e2c // mul x12, x17, x12
+	WORD $0x9b087e2e // mul x14, x17, x8
+	WORD $0xbc2a79e2 // str s2, [x15, x10, lsl #2]
+	WORD $0x8b0c09e8 // add x8, x15, x12, lsl #2
+	WORD $0xbc2e79e1 // str s1, [x15, x14, lsl #2]
+	WORD $0x14000011 // b 0x1894 <k_attend_values+0xb74>
+	WORD $0x8b0a09ea // add x10, x15, x10, lsl #2
+	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
+	WORD $0x9100220e // add x14, x16, #0x8
+	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
+	WORD $0xfd000203 // str d3, [x16]
+	WORD $0x4d0081c3 // st1 { v3.s }[2], [x14]
+	WORD $0x9100214e // add x14, x10, #0x8
+	WORD $0xfd000142 // str d2, [x10]
+	WORD $0x9100218a // add x10, x12, #0x8
+	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
+	WORD $0x4d008141 // st1 { v1.s }[2], [x10]
+	WORD $0x9100210a // add x10, x8, #0x8
 	WORD $0xfd000181 // str d1, [x12]
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x9100112b // add x11, x9, #0x4
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x91000949 // add x9, x10, #0x2
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fffd2c // b.gt 0x16b8 <k_attend_values+0xa90>
-	WORD $0xf940180b // ldr x11, [x0, #0x30]
-	WORD $0xf100417f // cmp x11, #0x10
-	WORD $0x5400054a // b.ge 0x17c8 <k_attend_values+0xba0>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xb27e0185 // orr x5, x12, #0x4
-	WORD $0xeb0b00bf // cmp x5, x11
-	WORD $0x54000c2d // b.le 0x18b4 <k_attend_values+0xc8c>
-	WORD $0xaa0c03ed // mov x13, x12
-	WORD $0xeb0d016c // subs x12, x11, x13
-	WORD $0x5400142d // b.le 0x19c0 <k_attend_values+0xd98>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540010ab // b.lt 0x195c <k_attend_values+0xd34>
-	WORD $0xf940100f // ldr x15, [x0, #0x20]
-	WORD $0xd37ef550 // lsl x16, x10, #2
+	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
+	WORD $0x9100110a // add x10, x8, #0x4
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0xa9042c0d // stp x13, x11, [x0, #0x40]
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x91000928 // add x8, x9, #0x2
+	WORD $0xeb0a011f // cmp x8, x10
+	WORD $0x5400006d // b.le 0x18b4 <k_attend_values+0xb94>
+	WORD $0xaa0903e8 // mov x8, x9
+	WORD $0x140000cb // b 0x1bdc <k_attend_values+0xebc>
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf100415f // cmp x10, #0x10
+	WORD $0x5400060a // b.ge 0x197c <k_attend_values+0xc5c>
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xb27e0165 // orr x5, x11, #0x4
+	WORD $0xeb0a00bf // cmp x5, x10
+	WORD $0x54000e0d // b.le 0x1a8c <k_attend_values+0xd6c>
+	WORD $0xaa0b03ec // mov x12, x11
+	WORD $0xeb0c014e // subs x14, x10, x12
+	WORD $0x5400182d // b.le 0x1bdc <k_attend_values+0xebc>
+	WORD $0xa943b40f // ldp x15, x13, [x0, #0x38]
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x5400138b // b.lt 0x1b58 <k_attend_values+0xe38>
+	WORD $0xf9401010 // ldr x16, [x0, #0x20]
+	WORD $0xd37ef531 // lsl x17, x9, #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa9408801 // ldp x1, x2, [x0, #0x8]
+	WORD $0xa9408c02 // ldp x2, x3, [x0, #0x8]
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b0a7df1 // mul x17, x15, x10
-	WORD $0x91001210 // add x16, x16, #0x4
-	WORD $0x9b1005ef // madd x15, x15, x16, x1
-	WORD $0x8b110830 // add x16, x1, x17, lsl #2
-	WORD $0x8b0d0851 // add x17, x2, x13, lsl #2
-	WORD $0xd37ef561 // lsl x1, x11, #2
-	WORD $0x14000009 // b 0x179c <k_attend_values+0xb74>
-	WORD $0x3dc00222 // ldr q2, [x17]
-	WORD $0xbc404603 // ldr s3, [x16], #0x4
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xbc4045e4 // ldr s4, [x15], #0x4
-	WORD $0x8b010231 // add x17, x17, x1
+	WORD $0x9b097e01 // mul x1, x16, x9
+	WORD $0x91001231 // add x17, x17, #0x4
+	WORD $0x9b110a10 // madd x16, x16, x17, x2
+	WORD $0x8b010851 // add x17, x2, x1, lsl #2
+	WORD $0x8b0c0861 // add x1, x3, x12, lsl #2
+	WORD $0xd37ef542 // lsl x2, x10, #2
+	WORD $0x14000009 // b 0x193c <k_attend_values+0xc1c>
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0xbc404623 // ldr s3, [x17], #0x4
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xbc404604 // ldr s4, [x16], #0x4
+	WORD $0x8b020021 // add x1, x1, x2
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54000e60 // b.eq 0x1964 <k_attend_values+0xd3c>
-	WORD $0xeb0d017f // cmp x11, x13
-	WORD $0x54fffee0 // b.eq 0x177c <k_attend_values+0xb54>
-	WORD $0xbd400222 // ldr s2, [x17]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54fffeab // b.lt 0x1780 <k_attend_values+0xb58>
-	WORD $0x91001222 // add x2, x17, #0x4
-	WORD $0x0d409042 // ld1 { v2.s }[1], [x2]
-	WORD $0x54fffe40 // b.eq 0x1780 <k_attend_values+0xb58>
-	WORD $0x91002222 // add x2, x17, #0x8
-	WORD $0x4d408042 // ld1 { v2.s }[2], [x2]
-	WORD $0x17ffffef // b 0x1780 <k_attend_values+0xb58>
-	WORD $0xa941b003 // ldp x3, x12, [x0, #0x18]
-	WORD $0xd37ef54e // lsl x14, x10, #2
-	WORD $0xd37ef562 // lsl x2, x11, #2
-	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x54001140 // b.eq 0x1b60 <k_attend_values+0xe40>
+	WORD $0xeb0b01bf // cmp x13, x11
+	WORD $0x54000082 // b.hs 0x1950 <k_attend_values+0xc30>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x54fffe40 // b.eq 0x191c <k_attend_values+0xbfc>
+	WORD $0xbd400022 // ldr s2, [x1]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54fffe0b // b.lt 0x1920 <k_attend_values+0xc00>
+	WORD $0x91001023 // add x3, x1, #0x4
+	WORD $0x0d409062 // ld1 { v2.s }[1], [x3]
+	WORD $0x54fffda0 // b.eq 0x1920 <k_attend_values+0xc00>
+	WORD $0x91002023 // add x3, x1, #0x8
+	WORD $0x4d408062 // ld1 { v2.s }[2], [x3]
+	WORD $0x17ffffea // b 0x1920 <k_attend_values+0xc00>
+	WORD $0xa941ac02 // ldp x2, x11, [x0, #0x18]
+	WORD $0xd37ef52d // lsl x13, x9, #2
+	WORD $0xf9402401 // ldr x1, [x0, #0x48]
+	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0x52800205 // mov w5, #0x10 // =16
-	WORD $0x910011cf // add x15, x14, #0x4
-	WORD $0xa940440e // ldp x14, x17, [x0]
-	WORD $0x9b0a7d90 // mul x16, x12, x10
-	WORD $0x9b0a7c6d // mul x13, x3, x10
-	WORD $0x9b0f458f // madd x15, x12, x15, x17
-	WORD $0xf940080c // ldr x12, [x0, #0x10]
-	WORD $0x8b100a30 // add x16, x17, x16, lsl #2
-	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
-	WORD $0x91008184 // add x4, x12, #0x20
-	WORD $0x8b0d0063 // add x3, x3, x13
-	WORD $0x1400000d // b 0x1838 <k_attend_values+0xc10>
-	WORD $0x8b0109c1 // add x1, x14, x1, lsl #2
-	WORD $0x91010084 // add x4, x4, #0x40
-	WORD $0x8b0d0825 // add x5, x1, x13, lsl #2
-	WORD $0x8b030821 // add x1, x1, x3, lsl #2
-	WORD $0xad0018a7 // stp q7, q6, [x5]
-	WORD $0xad0110a5 // stp q5, q4, [x5, #0x20]
-	WORD $0x91004185 // add x5, x12, #0x10
-	WORD $0xad000823 // stp q3, q2, [x1]
-	WORD $0xeb0b00bf // cmp x5, x11
-	WORD $0xad010021 // stp q1, q0, [x1, #0x20]
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0x54fff7ac // b.gt 0x1728 <k_attend_values+0xb00>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0xa940400d // ldp x13, x16, [x0]
+	WORD $0x9b097d6f // mul x15, x11, x9
+	WORD $0x9b097c4c // mul x12, x2, x9
+	WORD $0x9b0e416e // madd x14, x11, x14, x16
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
+	WORD $0xa943c410 // ldp x16, x17, [x0, #0x38]
+	WORD $0x91008163 // add x3, x11, #0x20
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0x1400000f // b 0x19f4 <k_attend_values+0xcd4>
+	WORD $0x8b0409aa // add x10, x13, x4, lsl #2
+	WORD $0x91004165 // add x5, x11, #0x10
+	WORD $0x91010063 // add x3, x3, #0x40
+	WORD $0x8b0c0944 // add x4, x10, x12, lsl #2
+	WORD $0x8b02094a // add x10, x10, x2, lsl #2
+	WORD $0xad001887 // stp q7, q6, [x4]
+	WORD $0xad011085 // stp q5, q4, [x4, #0x20]
+	WORD $0xaa0b03e4 // mov x4, x11
+	WORD $0xad000943 // stp q3, q2, [x10]
+	WORD $0xad010141 // stp q1, q0, [x10, #0x20]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xa9040411 // stp x17, x1, [x0, #0x40]
+	WORD $0xeb0a00bf // cmp x5, x10
+	WORD $0x54fff6ac // b.gt 0x18c4 <k_attend_values+0xba4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa0503ec // mov x12, x5
+	WORD $0xaa0503eb // mov x11, x5
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x54fffd4b // b.lt 0x1808 <k_attend_values+0xbe0>
-	WORD $0xaa0403e5 // mov x5, x4
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0xaa1003e7 // mov x7, x16
-	WORD $0xaa0f03f3 // mov x19, x15
+	WORD $0x54fffd0b // b.lt 0x19bc <k_attend_values+0xc9c>
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0xaa0303e5 // mov x5, x3
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0xaa0f03e7 // mov x7, x15
+	WORD $0xaa0e03f3 // mov x19, x14
+	WORD $0x14000010 // b 0x1a74 <k_attend_values+0xd54>
 	WORD $0xad7f44b0 // ldp q16, q17, [x5, #-0x20]
 	WORD $0xf10004c6 // subs x6, x6, #0x1
 	WORD $0xad404cb2 // ldp q18, q19, [x5]
-	WORD $0x8b0200a5 // add x5, x5, x2
+	WORD $0x8b0a00a5 // add x5, x5, x10
 	WORD $0x4ddfc8f4 // ld1r { v20.4s }, [x7], #4
 	WORD $0x4ddfca75 // ld1r { v21.4s }, [x19], #4
 	WORD $0x4e34ce07 // fmla v7.4s, v16.4s, v20.4s
@@ -1597,207 +1710,255 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
 	WORD $0x4e35ce41 // fmla v1.4s, v18.4s, v21.4s
 	WORD $0x4e35ce60 // fmla v0.4s, v19.4s, v21.4s
-	WORD $0x54fffe41 // b.ne 0x1874 <k_attend_values+0xc4c>
-	WORD $0x17ffffd6 // b 0x1808 <k_attend_values+0xbe0>
-	WORD $0xa941b401 // ldp x1, x13, [x0, #0x18]
-	WORD $0xd37ef54e // lsl x14, x10, #2
-	WORD $0xa9408811 // ldp x17, x2, [x0, #0x8]
-	WORD $0x910011cf // add x15, x14, #0x4
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0x9b0a7c23 // mul x3, x1, x10
-	WORD $0x9b0a7db0 // mul x16, x13, x10
-	WORD $0x9b0f45af // madd x15, x13, x15, x17
-	WORD $0x8b03002d // add x13, x1, x3
-	WORD $0x8b0c0841 // add x1, x2, x12, lsl #2
-	WORD $0xd37ef562 // lsl x2, x11, #2
+	WORD $0x54fffa60 // b.eq 0x19bc <k_attend_values+0xc9c>
+	WORD $0xeb01023f // cmp x17, x1
+	WORD $0x54fffe02 // b.hs 0x1a38 <k_attend_values+0xd18>
+	WORD $0xf9800222 // prfm pldl2keep, [x17]
+	WORD $0xf9802222 // prfm pldl2keep, [x17, #0x40]
+	WORD $0x91020231 // add x17, x17, #0x80
+	WORD $0x17ffffec // b 0x1a38 <k_attend_values+0xd18>
+	WORD $0xa941b002 // ldp x2, x12, [x0, #0x18]
+	WORD $0xd37ef52d // lsl x13, x9, #2
+	WORD $0xf9402401 // ldr x1, [x0, #0x48]
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0xa940400d // ldp x13, x16, [x0]
+	WORD $0x9b097d8f // mul x15, x12, x9
+	WORD $0x9b097c43 // mul x3, x2, x9
+	WORD $0x9b0e418e // madd x14, x12, x14, x16
+	WORD $0xf940080c // ldr x12, [x0, #0x10]
+	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
+	WORD $0xa943c410 // ldp x16, x17, [x0, #0x38]
+	WORD $0x8b030044 // add x4, x2, x3
+	WORD $0x8b0b0982 // add x2, x12, x11, lsl #2
 	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0xd37ef5a4 // lsl x4, x13, #2
-	WORD $0x8b100a30 // add x16, x17, x16, lsl #2
-	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
-	WORD $0x14000009 // b 0x1914 <k_attend_values+0xcec>
-	WORD $0x8b0c09cc // add x12, x14, x12, lsl #2
-	WORD $0x910011a5 // add x5, x13, #0x4
-	WORD $0x91004021 // add x1, x1, #0x10
-	WORD $0xeb0b00bf // cmp x5, x11
-	WORD $0x3ca36981 // str q1, [x12, x3]
-	WORD $0x3ca46980 // str q0, [x12, x4]
-	WORD $0xaa0d03ec // mov x12, x13
-	WORD $0x54fff14c // b.gt 0x1738 <k_attend_values+0xb10>
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0x1400000b // b 0x1af4 <k_attend_values+0xdd4>
+	WORD $0x8b0b09aa // add x10, x13, x11, lsl #2
+	WORD $0x91001185 // add x5, x12, #0x4
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0xaa0c03eb // mov x11, x12
+	WORD $0x3ca36941 // str q1, [x10, x3]
+	WORD $0x3ca46940 // str q0, [x10, x4]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xa9040411 // stp x17, x1, [x0, #0x40]
+	WORD $0xeb0a00bf // cmp x5, x10
+	WORD $0x54ffef2c // b.gt 0x18d4 <k_attend_values+0xbb4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa0503ed // mov x13, x5
-	WORD $0x54fffe8b // b.lt 0x18f4 <k_attend_values+0xccc>
-	WORD $0xaa0f03e5 // mov x5, x15
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0xaa0103f3 // mov x19, x1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xaa0503ec // mov x12, x5
+	WORD $0x54fffe4b // b.lt 0x1acc <k_attend_values+0xdac>
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0xaa0e03e5 // mov x5, x14
+	WORD $0xaa0f03e6 // mov x6, x15
+	WORD $0xaa1003e7 // mov x7, x16
+	WORD $0xaa0203f3 // mov x19, x2
+	WORD $0x14000009 // b 0x1b40 <k_attend_values+0xe20>
 	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
 	WORD $0x3dc00263 // ldr q3, [x19]
 	WORD $0xbc4044a4 // ldr s4, [x5], #0x4
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
-	WORD $0x8b020273 // add x19, x19, x2
+	WORD $0x8b0a0273 // add x19, x19, x10
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54ffff21 // b.ne 0x1938 <k_attend_values+0xd10>
-	WORD $0x17ffffe7 // b 0x18f4 <k_attend_values+0xccc>
+	WORD $0x54fffc80 // b.eq 0x1acc <k_attend_values+0xdac>
+	WORD $0xeb01023f // cmp x17, x1
+	WORD $0x54fffee2 // b.hs 0x1b20 <k_attend_values+0xe00>
+	WORD $0xf9800222 // prfm pldl2keep, [x17]
+	WORD $0xf9802222 // prfm pldl2keep, [x17, #0x40]
+	WORD $0x91020231 // add x17, x17, #0x80
+	WORD $0x17fffff3 // b 0x1b20 <k_attend_values+0xe00>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0xf940000f // ldr x15, [x0]
-	WORD $0xeb0d017f // cmp x11, x13
-	WORD $0x9b0a7e0e // mul x14, x16, x10
-	WORD $0x8b0d09ef // add x15, x15, x13, lsl #2
-	WORD $0x9b0a420a // madd x10, x16, x10, x16
-	WORD $0x8b0e09ee // add x14, x15, x14, lsl #2
-	WORD $0x540000e1 // b.ne 0x199c <k_attend_values+0xd74>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0x3d8001c1 // str q1, [x14]
-	WORD $0x3caa69e0 // str q0, [x15, x10]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x540001ab // b.lt 0x19c8 <k_attend_values+0xda0>
-	WORD $0x1400008e // b 0x1bd0 <k_attend_values+0xfa8>
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540000ab // b.lt 0x19b4 <k_attend_values+0xd8c>
-	WORD $0x54001241 // b.ne 0x1bec <k_attend_values+0xfc4>
-	WORD $0x8b0a09ea // add x10, x15, x10, lsl #2
-	WORD $0xfd0001c1 // str d1, [x14]
-	WORD $0x14000095 // b 0x1c04 <k_attend_values+0xfdc>
-	WORD $0x8b0a09ea // add x10, x15, x10, lsl #2
-	WORD $0xbd0001c1 // str s1, [x14]
-	WORD $0xbd000140 // str s0, [x10]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5400106a // b.ge 0x1bd0 <k_attend_values+0xfa8>
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x5400048a // b.ge 0x1a60 <k_attend_values+0xe38>
+	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
+	WORD $0xf9400010 // ldr x16, [x0]
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x9b097e2f // mul x15, x17, x9
+	WORD $0x8b0c0a10 // add x16, x16, x12, lsl #2
+	WORD $0x9b094629 // madd x9, x17, x9, x17
+	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
+	WORD $0x540000a1 // b.ne 0x1b90 <k_attend_values+0xe70>
+	WORD $0xd37ef529 // lsl x9, x9, #2
+	WORD $0x3d8001e1 // str q1, [x15]
+	WORD $0x3ca96a00 // str q0, [x16, x9]
+	WORD $0x14000013 // b 0x1bd8 <k_attend_values+0xeb8>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000ab // b.lt 0x1ba8 <k_attend_values+0xe88>
+	WORD $0x540000e1 // b.ne 0x1bb4 <k_attend_values+0xe94>
+	WORD $0x8b090a09 // add x9, x16, x9, lsl #2
+	WORD $0xfd0001e1 // str d1, [x15]
+	WORD $0x1400000a // b 0x1bcc <k_attend_values+0xeac>
+	WORD $0x8b090a09 // add x9, x16, x9, lsl #2
+	WORD $0xbd0001e1 // str s1, [x15]
+	WORD $0x14000009 // b 0x1bd4 <k_attend_values+0xeb4>
+	WORD $0x8b090a09 // add x9, x16, x9, lsl #2
+	WORD $0x910021ea // add x10, x15, #0x8
+	WORD $0xfd0001e1 // str d1, [x15]
+	WORD $0x4d008141 // st1 { v1.s }[2], [x10]
+	WORD $0x9100212a // add x10, x9, #0x8
+	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0xa9042c0d // stp x13, x11, [x0, #0x40]
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x5400138a // b.ge 0x1e54 <k_attend_values+0x1134>
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
+	WORD $0xf100413f // cmp x9, #0x10
+	WORD $0x5400054a // b.ge 0x1c98 <k_attend_values+0xf78>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27e0151 // orr x17, x10, #0x4
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x5400094d // b.le 0x1b08 <k_attend_values+0xee0>
+	WORD $0xb27e0141 // orr x1, x10, #0x4
+	WORD $0xeb09003f // cmp x1, x9
+	WORD $0x54000b2d // b.le 0x1d64 <k_attend_values+0x1044>
 	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xeb0b010a // subs x10, x8, x11
-	WORD $0x54000f2d // b.le 0x1bd0 <k_attend_values+0xfa8>
-	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000c8b // b.lt 0x1b88 <k_attend_values+0xf60>
-	WORD $0xf940100d // ldr x13, [x0, #0x20]
-	WORD $0xa940bc0e // ldp x14, x15, [x0, #0x8]
+	WORD $0xeb0b012d // subs x13, x9, x11
+	WORD $0x5400124d // b.le 0x1e54 <k_attend_values+0x1134>
+	WORD $0xa943b00e // ldp x14, x12, [x0, #0x38]
+	WORD $0xf940240a // ldr x10, [x0, #0x48]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54000f6b // b.lt 0x1e08 <k_attend_values+0x10e8>
+	WORD $0xf940100f // ldr x15, [x0, #0x20]
+	WORD $0xa940c410 // ldp x16, x17, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x9b097dad // mul x13, x13, x9
-	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
-	WORD $0x8b0b09ee // add x14, x15, x11, lsl #2
-	WORD $0xd37ef50f // lsl x15, x8, #2
-	WORD $0x14000007 // b 0x1a34 <k_attend_values+0xe0c>
-	WORD $0x3dc001c1 // ldr q1, [x14]
-	WORD $0xbc4045a2 // ldr s2, [x13], #0x4
-	WORD $0xf100058c // subs x12, x12, #0x1
-	WORD $0x8b0f01ce // add x14, x14, x15
+	WORD $0x9b087def // mul x15, x15, x8
+	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
+	WORD $0x8b0b0a30 // add x16, x17, x11, lsl #2
+	WORD $0xd37ef531 // lsl x17, x9, #2
+	WORD $0x14000007 // b 0x1c58 <k_attend_values+0xf38>
+	WORD $0x3dc00201 // ldr q1, [x16]
+	WORD $0xbc4045e2 // ldr s2, [x15], #0x4
+	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0x8b110210 // add x16, x16, x17
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54000ae0 // b.eq 0x1b8c <k_attend_values+0xf64>
-	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x54ffff20 // b.eq 0x1a1c <k_attend_values+0xdf4>
-	WORD $0xbd4001c1 // ldr s1, [x14]
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x54fffeeb // b.lt 0x1a20 <k_attend_values+0xdf8>
-	WORD $0x910011d0 // add x16, x14, #0x4
-	WORD $0x0d409201 // ld1 { v1.s }[1], [x16]
-	WORD $0x54fffe80 // b.eq 0x1a20 <k_attend_values+0xdf8>
-	WORD $0x910021d0 // add x16, x14, #0x8
-	WORD $0x4d408201 // ld1 { v1.s }[2], [x16]
-	WORD $0x17fffff1 // b 0x1a20 <k_attend_values+0xdf8>
+	WORD $0x54000dc0 // b.eq 0x1e0c <k_attend_values+0x10ec>
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54000082 // b.hs 0x1c6c <k_attend_values+0xf4c>
+	WORD $0xf9800182 // prfm pldl2keep, [x12]
+	WORD $0xf9802182 // prfm pldl2keep, [x12, #0x40]
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0xeb0b013f // cmp x9, x11
+	WORD $0x54fffe80 // b.eq 0x1c40 <k_attend_values+0xf20>
+	WORD $0xbd400201 // ldr s1, [x16]
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54fffe4b // b.lt 0x1c44 <k_attend_values+0xf24>
+	WORD $0x91001201 // add x1, x16, #0x4
+	WORD $0x0d409021 // ld1 { v1.s }[1], [x1]
+	WORD $0x54fffde0 // b.eq 0x1c44 <k_attend_values+0xf24>
+	WORD $0x91002201 // add x1, x16, #0x8
+	WORD $0x4d408021 // ld1 { v1.s }[2], [x1]
+	WORD $0x17ffffec // b 0x1c44 <k_attend_values+0xf24>
 	WORD $0xa941a80b // ldp x11, x10, [x0, #0x18]
-	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xaa1f03f1 // mov x17, xzr
 	WORD $0xf9400810 // ldr x16, [x0, #0x10]
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x52800211 // mov w17, #0x10 // =16
-	WORD $0x9b097d4a // mul x10, x10, x9
+	WORD $0xf940240f // ldr x15, [x0, #0x48]
+	WORD $0x52800201 // mov w1, #0x10 // =16
+	WORD $0x9b087d6c // mul x12, x11, x8
+	WORD $0xa9402c0d // ldp x13, x11, [x0]
 	WORD $0x91008210 // add x16, x16, #0x20
-	WORD $0x9b097d6e // mul x14, x11, x9
-	WORD $0xa9402c0f // ldp x15, x11, [x0]
+	WORD $0x9b087d4a // mul x10, x10, x8
+	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
+	WORD $0xa943b80d // ldp x13, x14, [x0, #0x38]
 	WORD $0x8b0a096b // add x11, x11, x10, lsl #2
-	WORD $0x8b0e09ee // add x14, x15, x14, lsl #2
-	WORD $0xd37ef50f // lsl x15, x8, #2
-	WORD $0x14000009 // b 0x1ab4 <k_attend_values+0xe8c>
-	WORD $0x8b0c09c1 // add x1, x14, x12, lsl #2
-	WORD $0x91004151 // add x17, x10, #0x10
+	WORD $0x1400000b // b 0x1cf4 <k_attend_values+0xfd4>
+	WORD $0x8b110989 // add x9, x12, x17, lsl #2
+	WORD $0x91004141 // add x1, x10, #0x10
 	WORD $0x91010210 // add x16, x16, #0x40
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0xaa0a03ec // mov x12, x10
-	WORD $0xad000823 // stp q3, q2, [x1]
-	WORD $0xad010021 // stp q1, q0, [x1, #0x20]
-	WORD $0x54fff94c // b.gt 0x19d8 <k_attend_values+0xdb0>
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0xad000923 // stp q3, q2, [x9]
+	WORD $0xad010121 // stp q1, q0, [x9, #0x20]
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
+	WORD $0xa9043c0e // stp x14, x15, [x0, #0x40]
+	WORD $0xeb09003f // cmp x1, x9
+	WORD $0x54fff84c // b.gt 0x1bf8 <k_attend_values+0xed8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf10005bf // cmp x13, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1103ea // mov x10, x17
-	WORD $0x54fffe4b // b.lt 0x1a94 <k_attend_values+0xe6c>
-	WORD $0xaa1003f1 // mov x17, x16
-	WORD $0xaa0d03e1 // mov x1, x13
-	WORD $0xaa0b03e2 // mov x2, x11
-	WORD $0xad7f1624 // ldp q4, q5, [x17, #-0x20]
-	WORD $0xf1000421 // subs x1, x1, #0x1
-	WORD $0xad401e26 // ldp q6, q7, [x17]
-	WORD $0x8b0f0231 // add x17, x17, x15
-	WORD $0x4ddfc850 // ld1r { v16.4s }, [x2], #4
+	WORD $0xaa0103ea // mov x10, x1
+	WORD $0x54fffe0b // b.lt 0x1ccc <k_attend_values+0xfac>
+	WORD $0xd37ef529 // lsl x9, x9, #2
+	WORD $0xaa1003e1 // mov x1, x16
+	WORD $0xaa0d03e2 // mov x2, x13
+	WORD $0xaa0b03e3 // mov x3, x11
+	WORD $0x1400000b // b 0x1d4c <k_attend_values+0x102c>
+	WORD $0xad7f1424 // ldp q4, q5, [x1, #-0x20]
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0xad401c26 // ldp q6, q7, [x1]
+	WORD $0x8b090021 // add x1, x1, x9
+	WORD $0x4ddfc870 // ld1r { v16.4s }, [x3], #4
 	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54fffee1 // b.ne 0x1adc <k_attend_values+0xeb4>
-	WORD $0x17ffffe4 // b 0x1a94 <k_attend_values+0xe6c>
+	WORD $0x54fffc20 // b.eq 0x1ccc <k_attend_values+0xfac>
+	WORD $0xeb0f01df // cmp x14, x15
+	WORD $0x54fffea2 // b.hs 0x1d24 <k_attend_values+0x1004>
+	WORD $0xf98001c2 // prfm pldl2keep, [x14]
+	WORD $0xf98021c2 // prfm pldl2keep, [x14, #0x40]
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x17fffff1 // b 0x1d24 <k_attend_values+0x1004>
 	WORD $0xa941ac0c // ldp x12, x11, [x0, #0x18]
-	WORD $0xf9400010 // ldr x16, [x0]
-	WORD $0xa940bc0d // ldp x13, x15, [x0, #0x8]
-	WORD $0x9b097d6b // mul x11, x11, x9
-	WORD $0x8b0a09ef // add x15, x15, x10, lsl #2
-	WORD $0x9b097d8e // mul x14, x12, x9
-	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0x8b0b09ad // add x13, x13, x11, lsl #2
-	WORD $0x8b0e0a0e // add x14, x16, x14, lsl #2
-	WORD $0xd37ef510 // lsl x16, x8, #2
-	WORD $0x14000008 // b 0x1b50 <k_attend_values+0xf28>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0x91001171 // add x17, x11, #0x4
-	WORD $0x910041ef // add x15, x15, #0x10
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x3caa69c0 // str q0, [x14, x10]
+	WORD $0xf9400811 // ldr x17, [x0, #0x10]
+	WORD $0xf9402410 // ldr x16, [x0, #0x48]
+	WORD $0x8b0a0a31 // add x17, x17, x10, lsl #2
+	WORD $0x9b087d8d // mul x13, x12, x8
+	WORD $0xa940300e // ldp x14, x12, [x0]
+	WORD $0x9b087d6b // mul x11, x11, x8
+	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
+	WORD $0xa943bc0e // ldp x14, x15, [x0, #0x38]
+	WORD $0x8b0b098c // add x12, x12, x11, lsl #2
+	WORD $0x1400000a // b 0x1db4 <k_attend_values+0x1094>
+	WORD $0xd37ef549 // lsl x9, x10, #2
+	WORD $0x91001161 // add x1, x11, #0x4
+	WORD $0x91004231 // add x17, x17, #0x10
 	WORD $0xaa0b03ea // mov x10, x11
-	WORD $0x54fff4ec // b.gt 0x19e8 <k_attend_values+0xdc0>
+	WORD $0x3ca969a0 // str q0, [x13, x9]
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
+	WORD $0xa904400f // stp x15, x16, [x0, #0x40]
+	WORD $0xeb09003f // cmp x1, x9
+	WORD $0x54fff2cc // b.gt 0x1c08 <k_attend_values+0xee8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xaa1103eb // mov x11, x17
-	WORD $0x54fffecb // b.lt 0x1b34 <k_attend_values+0xf0c>
-	WORD $0xaa0d03f1 // mov x17, x13
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0103eb // mov x11, x1
+	WORD $0x54fffe8b // b.lt 0x1d90 <k_attend_values+0x1070>
+	WORD $0xd37ef529 // lsl x9, x9, #2
 	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0xaa0f03e2 // mov x2, x15
-	WORD $0x3dc00041 // ldr q1, [x2]
-	WORD $0xbc404622 // ldr s2, [x17], #0x4
-	WORD $0xf1000421 // subs x1, x1, #0x1
-	WORD $0x8b100042 // add x2, x2, x16
+	WORD $0xaa0e03e2 // mov x2, x14
+	WORD $0xaa1103e3 // mov x3, x17
+	WORD $0x14000007 // b 0x1df0 <k_attend_values+0x10d0>
+	WORD $0x3dc00061 // ldr q1, [x3]
+	WORD $0xbc404422 // ldr s2, [x1], #0x4
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x8b090063 // add x3, x3, x9
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x1b6c <k_attend_values+0xf44>
-	WORD $0x17ffffec // b 0x1b34 <k_attend_values+0xf0c>
+	WORD $0x54fffd20 // b.eq 0x1d90 <k_attend_values+0x1070>
+	WORD $0xeb1001ff // cmp x15, x16
+	WORD $0x54ffff22 // b.hs 0x1dd8 <k_attend_values+0x10b8>
+	WORD $0xf98001e2 // prfm pldl2keep, [x15]
+	WORD $0xf98021e2 // prfm pldl2keep, [x15, #0x40]
+	WORD $0x910201ef // add x15, x15, #0x80
+	WORD $0x17fffff5 // b 0x1dd8 <k_attend_values+0x10b8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x9b097d89 // mul x9, x12, x9
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0x8b090989 // add x9, x12, x9, lsl #2
-	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
-	WORD $0x54000061 // b.ne 0x1bb0 <k_attend_values+0xf88>
-	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x14000009 // b 0x1bd0 <k_attend_values+0xfa8>
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x540000cb // b.lt 0x1bcc <k_attend_values+0xfa4>
-	WORD $0x54000060 // b.eq 0x1bc4 <k_attend_values+0xf9c>
-	WORD $0x91002128 // add x8, x9, #0x8
-	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x91001128 // add x8, x9, #0x4
-	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0xbd000120 // str s0, [x9]
+	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0xeb0b013f // cmp x9, x11
+	WORD $0x9b087dc8 // mul x8, x14, x8
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0x8b0809c8 // add x8, x14, x8, lsl #2
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0x54000061 // b.ne 0x1e30 <k_attend_values+0x1110>
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x14000009 // b 0x1e50 <k_attend_values+0x1130>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x540000cb // b.lt 0x1e4c <k_attend_values+0x112c>
+	WORD $0x54000060 // b.eq 0x1e44 <k_attend_values+0x1124>
+	WORD $0x91002109 // add x9, x8, #0x8
+	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0xa904280c // stp x12, x10, [x0, #0x40]
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
 	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
@@ -1805,23 +1966,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9416ffe // ldp x30, x27, [sp, #0x10]
 	WORD $0xf84607fd // ldr x29, [sp], #0x60
 	WORD $0xd65f03c0 // ret
-	WORD $0x8b0a09ea // add x10, x15, x10, lsl #2
-	WORD $0x910021cb // add x11, x14, #0x8
-	WORD $0xfd0001c1 // str d1, [x14]
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x9100214b // add x11, x10, #0x8
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0xbd000140 // str s0, [x10]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffedab // b.lt 0x19c8 <k_attend_values+0xda0>
-	WORD $0x17ffffee // b 0x1bd0 <k_attend_values+0xfa8>
 
 	// attend_merge
 	WORD $0xf9402008 // ldr x8, [x0, #0x40]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540012cb // b.lt 0x1e7c <k_attend_merge+0x260>
+	WORD $0x540012cb // b.lt 0x20d0 <k_attend_merge+0x260>
 	WORD $0x529589eb // mov w11, #0xac4f // =44111
 	WORD $0x528e430c // mov w12, #0x7218 // =29208
 	WORD $0x5295476d // mov w13, #0xaa3b // =43579
@@ -1860,7 +2009,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000a // b 0x1ce8 <k_attend_merge+0xcc>
+	WORD $0x1400000a // b 0x1f3c <k_attend_merge+0xcc>
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0xbd4001b7 // ldr s23, [x13]
 	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
@@ -1869,10 +2018,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54000cc0 // b.eq 0x1e7c <k_attend_merge+0x260>
+	WORD $0x54000cc0 // b.eq 0x20d0 <k_attend_merge+0x260>
 	WORD $0xbc6a7975 // ldr s21, [x11, x10, lsl #2]
 	WORD $0x1e3422a0 // fcmp s21, s20
-	WORD $0x54ffff40 // b.eq 0x1cd8 <k_attend_merge+0xbc>
+	WORD $0x54ffff40 // b.eq 0x1f2c <k_attend_merge+0xbc>
 	WORD $0xa940340c // ldp x12, x13, [x0]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x4ea61cda // mov v26.16b, v6.16b
@@ -1925,9 +2074,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5fb592d6 // fmul s22, s22, v21.s[1]
 	WORD $0x1f175ab6 // fmadd s22, s21, s23, s22
 	WORD $0xbc2a7a36 // str s22, [x17, x10, lsl #2]
-	WORD $0x5400006a // b.ge 0x1dd0 <k_attend_merge+0x1b4>
+	WORD $0x5400006a // b.ge 0x2024 <k_attend_merge+0x1b4>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000e // b 0x1e04 <k_attend_merge+0x1e8>
+	WORD $0x1400000e // b 0x2058 <k_attend_merge+0x1e8>
 	WORD $0x9b0931c1 // madd x1, x14, x9, x12
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x9b0935e2 // madd x2, x15, x9, x13
@@ -1940,9 +2089,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1103e3 // mov x3, x17
 	WORD $0x4f9512f6 // fmla v22.4s, v23.4s, v21.s[0]
 	WORD $0x3c810436 // str q22, [x1], #0x10
-	WORD $0x54fffeed // b.le 0x1ddc <k_attend_merge+0x1c0>
+	WORD $0x54fffeed // b.le 0x2030 <k_attend_merge+0x1c0>
 	WORD $0xeb110210 // subs x16, x16, x17
-	WORD $0x54fff68d // b.le 0x1cd8 <k_attend_merge+0xbc>
+	WORD $0x54fff68d // b.le 0x1f2c <k_attend_merge+0xbc>
 	WORD $0x9b0a7dce // mul x14, x14, x10
 	WORD $0xf1000a1f // cmp x16, #0x2
 	WORD $0x9b0a7def // mul x15, x15, x10
@@ -1950,16 +2099,16 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11098c // add x12, x12, x17, lsl #2
 	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
 	WORD $0xbd400196 // ldr s22, [x12]
-	WORD $0x54fff4eb // b.lt 0x1cc4 <k_attend_merge+0xa8>
+	WORD $0x54fff4eb // b.lt 0x1f18 <k_attend_merge+0xa8>
 	WORD $0x9100118e // add x14, x12, #0x4
 	WORD $0x0d4091d6 // ld1 { v22.s }[1], [x14]
-	WORD $0x540000e1 // b.ne 0x1e50 <k_attend_merge+0x234>
+	WORD $0x540000e1 // b.ne 0x20a4 <k_attend_merge+0x234>
 	WORD $0xd37ef62e // lsl x14, x17, #2
 	WORD $0xfc6e69b7 // ldr d23, [x13, x14]
 	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
 	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
 	WORD $0xfd000197 // str d23, [x12]
-	WORD $0x17ffffa3 // b 0x1cd8 <k_attend_merge+0xbc>
+	WORD $0x17ffffa3 // b 0x1f2c <k_attend_merge+0xbc>
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0xfc4085b7 // ldr d23, [x13], #0x8
 	WORD $0x4d4081b7 // ld1 { v23.s }[2], [x13]
@@ -1970,8 +2119,19 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
 	WORD $0xfd000197 // str d23, [x12]
 	WORD $0x4d0081b7 // st1 { v23.s }[2], [x13]
-	WORD $0x17ffff98 // b 0x1cd8 <k_attend_merge+0xbc>
+	WORD $0x17ffff98 // b 0x1f2c <k_attend_merge+0xbc>
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff

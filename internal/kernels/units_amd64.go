@@ -52,15 +52,15 @@ var units = []unit{
 	}},
 	{cpu.AVX2, attendAVX2Addr(), []entry{
 		{fnAttendScores, 0x0},
-		{fnAttendWeights, 0xb40},
-		{fnAttendValues, 0x11f0},
-		{fnAttendMerge, 0x26a0},
+		{fnAttendWeights, 0xb50},
+		{fnAttendValues, 0x1200},
+		{fnAttendMerge, 0x2720},
 	}},
 	{cpu.AVX512, attendAVX512Addr(), []entry{
 		{fnAttendScores, 0x0},
-		{fnAttendWeights, 0xc90},
-		{fnAttendValues, 0x1420},
-		{fnAttendMerge, 0x2a00},
+		{fnAttendWeights, 0xc50},
+		{fnAttendValues, 0x13e0},
+		{fnAttendMerge, 0x2990},
 	}},
 	{cpu.AVX2, cacheAVX2Addr(), []entry{
 		{fnCachePutF32, 0x0},

@@ -34,9 +34,9 @@ var units = []unit{
 	}},
 	{cpu.NEON, attendNEONAddr(), []entry{
 		{fnAttendScores, 0x0},
-		{fnAttendWeights, 0x7b0},
-		{fnAttendValues, 0xc28},
-		{fnAttendMerge, 0x1c1c},
+		{fnAttendWeights, 0x8a8},
+		{fnAttendValues, 0xd20},
+		{fnAttendMerge, 0x1e70},
 	}},
 	{cpu.NEON, cacheNEONAddr(), []entry{
 		{fnCachePutF32, 0x0},
