@@ -129,256 +129,263 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q4_0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02118e0f; WORD $0x0000 // jle 0x43e <k_encode_q4_0+0x21e>
+	LONG $0x02298e0f; WORD $0x0000 // jle 0x456 <k_encode_q4_0+0x236>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0012b705587de2c4; BYTE $0x00 // vpbroadcastd 0x12b7(%rip), %ymm0 # 0x14f4 <k_row_squares+0x344>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x00129b15187de2c4; BYTE $0x00 // vbroadcastss 0x129b(%rip), %ymm2 # 0x14e4 <k_row_squares+0x334>
-	QUAD $0x0012a63d187de2c4; BYTE $0x00 // vbroadcastss 0x12a6(%rip), %ymm7 # 0x14f8 <k_row_squares+0x348>
-	QUAD $0x00127105587d62c4; BYTE $0x00 // vpbroadcastd 0x1271(%rip), %ymm8 # 0x14cc <k_row_squares+0x31c>
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	QUAD $0x00125b15587d62c4; BYTE $0x00 // vpbroadcastd 0x125b(%rip), %ymm10 # 0x14c4 <k_row_squares+0x314>
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x33a <k_encode_q4_0+0x11a>
-	WORD $0x9066 // nop
-	LONG $0x1d7963c4; WORD $0x04db // vcvtps2ph $0x4, %xmm11, %xmm3
-	LONG $0xde7ef9c5 // vmovd %xmm3, %esi
+	QUAD $0x0012b405587de2c4; BYTE $0x00 // vpbroadcastd 0x12b4(%rip), %ymm0 # 0x14f4 <k_row_squares+0x344>
+	QUAD $0x000012a40d10fac5 // vmovss 0x12a4(%rip), %xmm1 # 0x14ec <k_row_squares+0x33c>
+	QUAD $0x0012a715187de2c4; BYTE $0x00 // vbroadcastss 0x12a7(%rip), %ymm2 # 0x14f8 <k_row_squares+0x348>
+	QUAD $0x0012721d587de2c4; BYTE $0x00 // vpbroadcastd 0x1272(%rip), %ymm3 # 0x14cc <k_row_squares+0x31c>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	QUAD $0x00125d2d587de2c4; BYTE $0x00 // vpbroadcastd 0x125d(%rip), %ymm5 # 0x14c4 <k_row_squares+0x314>
+	LONG $0x0000cde9; BYTE $0x00 // jmp 0x339 <k_encode_q4_0+0x119>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x1d7963c4; WORD $0x04ff // vcvtps2ph $0x4, %xmm15, %xmm7
+	LONG $0xfe7ef9c5 // vmovd %xmm7, %esi
 	WORD $0x8966; BYTE $0x31 // movw %si, (%rcx)
-	LONG $0xc220c1c4; WORD $0x00d9 // vcmpeqps %xmm9, %xmm11, %xmm3
-	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
-	LONG $0xe1c2b0c5; BYTE $0x04 // vcmpneqps %xmm1, %xmm9, %xmm4
-	LONG $0xdc56e0c5 // vorps %xmm4, %xmm3, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe1598cc5 // vmulps %ymm1, %ymm14, %ymm4
-	LONG $0xe95984c5 // vmulps %ymm1, %ymm15, %ymm5
-	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
-	LONG $0xe758dcc5 // vaddps %ymm7, %ymm4, %ymm4
-	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
-	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
-	LONG $0xf1599cc5 // vmulps %ymm1, %ymm12, %ymm6
-	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
-	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
-	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
+	LONG $0xfcc280c5; BYTE $0x00 // vcmpeqps %xmm4, %xmm15, %xmm7
+	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
+	LONG $0xc4c248c5; BYTE $0x04 // vcmpneqps %xmm4, %xmm6, %xmm8
+	LONG $0xff56b8c5 // vorps %xmm7, %xmm8, %xmm7
+	LONG $0x187de2c4; BYTE $0xff // vbroadcastss %xmm7, %ymm7
+	LONG $0xc65914c5 // vmulps %ymm6, %ymm13, %ymm8
+	LONG $0xce590cc5 // vmulps %ymm6, %ymm14, %ymm9
+	LONG $0xca5834c5 // vaddps %ymm2, %ymm9, %ymm9
+	LONG $0xc2583cc5 // vaddps %ymm2, %ymm8, %ymm8
+	LONG $0x5b7e41c4; BYTE $0xc0 // vcvttps2dq %ymm8, %ymm8
+	LONG $0x5b7e41c4; BYTE $0xc9 // vcvttps2dq %ymm9, %ymm9
+	LONG $0xd65924c5 // vmulps %ymm6, %ymm11, %ymm10
+	LONG $0xf6599cc5 // vmulps %ymm6, %ymm12, %ymm6
+	LONG $0xf258ccc5 // vaddps %ymm2, %ymm6, %ymm6
+	LONG $0xd2582cc5 // vaddps %ymm2, %ymm10, %ymm10
+	LONG $0x5b7e41c4; BYTE $0xd2 // vcvttps2dq %ymm10, %ymm10
 	LONG $0xf65bfec5 // vcvttps2dq %ymm6, %ymm6
-	LONG $0xc95bfec5 // vcvttps2dq %ymm1, %ymm1
-	LONG $0x3955c2c4; BYTE $0xe8 // vpminsd %ymm8, %ymm5, %ymm5
-	LONG $0x395dc2c4; BYTE $0xe0 // vpminsd %ymm8, %ymm4, %ymm4
-	LONG $0x3975c2c4; BYTE $0xc8 // vpminsd %ymm8, %ymm1, %ymm1
-	LONG $0x394dc2c4; BYTE $0xf0 // vpminsd %ymm8, %ymm6, %ymm6
-	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
-	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0xeddbbdc5 // vpand %ymm5, %ymm8, %ymm5
-	LONG $0xeddbe5c5 // vpand %ymm5, %ymm3, %ymm5
-	LONG $0xe4dbbdc5 // vpand %ymm4, %ymm8, %ymm4
-	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
-	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
-	LONG $0xcdebf5c5 // vpor %ymm5, %ymm1, %ymm1
-	LONG $0xf672ddc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xc9dbadc5 // vpand %ymm1, %ymm10, %ymm1
-	LONG $0xdbdbadc5 // vpand %ymm3, %ymm10, %ymm3
-	LONG $0x2b65e2c4; BYTE $0xc9 // vpackusdw %ymm1, %ymm3, %ymm1
-	LONG $0x397de3c4; WORD $0x01cb // vextracti128 $0x1, %ymm1, %xmm3
-	LONG $0xcb67f1c5 // vpackuswb %xmm3, %xmm1, %xmm1
-	LONG $0xc970f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm1, %xmm1 # xmm1 = xmm1[0,2,1,3]
-	LONG $0x497ffac5; BYTE $0x02 // vmovdqu %xmm1, 0x2(%rcx)
+	LONG $0x393562c4; BYTE $0xcb // vpminsd %ymm3, %ymm9, %ymm9
+	LONG $0x393d62c4; BYTE $0xc3 // vpminsd %ymm3, %ymm8, %ymm8
+	LONG $0x394de2c4; BYTE $0xf3 // vpminsd %ymm3, %ymm6, %ymm6
+	LONG $0x392d62c4; BYTE $0xd3 // vpminsd %ymm3, %ymm10, %ymm10
+	LONG $0xd7db2dc5 // vpand %ymm7, %ymm10, %ymm10
+	LONG $0xf7dbcdc5 // vpand %ymm7, %ymm6, %ymm6
+	LONG $0xfbdbc5c5 // vpand %ymm3, %ymm7, %ymm7
+	LONG $0xcfdb35c5 // vpand %ymm7, %ymm9, %ymm9
+	LONG $0xffdbbdc5 // vpand %ymm7, %ymm8, %ymm7
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf6ebb5c5 // vpor %ymm6, %ymm9, %ymm6
+	LONG $0x723dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xf5dbcdc5 // vpand %ymm5, %ymm6, %ymm6
+	LONG $0xfddbc5c5 // vpand %ymm5, %ymm7, %ymm7
+	LONG $0x2b45e2c4; BYTE $0xf6 // vpackusdw %ymm6, %ymm7, %ymm6
+	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
+	LONG $0xf767c9c5 // vpackuswb %xmm7, %xmm6, %xmm6
+	LONG $0xf670f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm6, %xmm6 # xmm6 = xmm6[0,2,1,3]
+	LONG $0x717ffac5; BYTE $0x02 // vmovdqu %xmm6, 0x2(%rcx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x01048e0f; WORD $0x0000 // jle 0x43e <k_encode_q4_0+0x21e>
-	LONG $0x326f7ec5 // vmovdqu (%rdx), %ymm14
-	LONG $0x7a6f7ec5; BYTE $0x20 // vmovdqu 0x20(%rdx), %ymm15
-	LONG $0x626f7ec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm12
-	LONG $0x6a6f7ec5; BYTE $0x60 // vmovdqu 0x60(%rdx), %ymm13
-	LONG $0xc8db8dc5 // vpand %ymm0, %ymm14, %ymm1
-	LONG $0xd8db85c5 // vpand %ymm0, %ymm15, %ymm3
-	LONG $0xd8db1dc5 // vpand %ymm0, %ymm12, %ymm11
-	LONG $0xe0db95c5 // vpand %ymm0, %ymm13, %ymm4
-	LONG $0x3f65e2c4; BYTE $0xec // vpmaxud %ymm4, %ymm3, %ymm5
-	LONG $0x3f75c2c4; BYTE $0xf3 // vpmaxud %ymm11, %ymm1, %ymm6
-	LONG $0x3d4de2c4; BYTE $0xed // vpmaxsd %ymm5, %ymm6, %ymm5
-	LONG $0x397de3c4; WORD $0x01ee // vextracti128 $0x1, %ymm5, %xmm6
-	LONG $0x3d51e2c4; BYTE $0xee // vpmaxsd %xmm6, %xmm5, %xmm5
-	LONG $0xf570f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm6 # xmm6 = xmm5[2,3,2,3]
-	LONG $0x3d51e2c4; BYTE $0xee // vpmaxsd %xmm6, %xmm5, %xmm5
-	LONG $0xf570f9c5; BYTE $0x55 // vpshufd $0x55, %xmm5, %xmm6 # xmm6 = xmm5[1,1,1,1]
-	LONG $0x3d51e2c4; BYTE $0xee // vpmaxsd %xmm6, %xmm5, %xmm5
-	LONG $0x587de2c4; BYTE $0xed // vpbroadcastd %xmm5, %ymm5
-	LONG $0xc976d5c5 // vpcmpeqd %ymm1, %ymm5, %ymm1
-	LONG $0xdb76d5c5 // vpcmpeqd %ymm3, %ymm5, %ymm3
-	LONG $0xe476d5c5 // vpcmpeqd %ymm4, %ymm5, %ymm4
-	LONG $0xed76a5c5 // vpcmpeqd %ymm5, %ymm11, %ymm5
-	QUAD $0x0011b62d4a6de3c4; WORD $0x5000 // vblendvps %ymm5, 0x11b6(%rip), %ymm2, %ymm5 # 0x1560 <k_row_squares+0x3b0>
-	QUAD $0x00116c0d4a55e3c4; WORD $0x1000 // vblendvps %ymm1, 0x116c(%rip), %ymm5, %ymm1 # 0x1520 <k_row_squares+0x370>
-	QUAD $0x001182254a6de3c4; WORD $0x4000 // vblendvps %ymm4, 0x1182(%rip), %ymm2, %ymm4 # 0x1540 <k_row_squares+0x390>
-	QUAD $0x0011381d4a5de3c4; WORD $0x3000 // vblendvps %ymm3, 0x1138(%rip), %ymm4, %ymm3 # 0x1500 <k_row_squares+0x350>
-	LONG $0x3975e2c4; BYTE $0xcb // vpminsd %ymm3, %ymm1, %ymm1
-	LONG $0x397de3c4; WORD $0x01cb // vextracti128 $0x1, %ymm1, %xmm3
-	LONG $0x3971e2c4; BYTE $0xcb // vpminsd %xmm3, %xmm1, %xmm1
-	LONG $0xd970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm3 # xmm3 = xmm1[2,3,2,3]
-	LONG $0x3971e2c4; BYTE $0xcb // vpminsd %xmm3, %xmm1, %xmm1
-	LONG $0xd970f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm3 # xmm3 = xmm1[1,1,1,1]
-	LONG $0x3971e2c4; BYTE $0xcb // vpminsd %xmm3, %xmm1, %xmm1
-	LONG $0xce7ef9c5 // vmovd %xmm1, %esi
-	QUAD $0x000010f40d10fac5 // vmovss 0x10f4(%rip), %xmm1 # 0x14ec <k_row_squares+0x33c>
-	LONG $0x1c5972c5; BYTE $0xb2 // vmulss (%rdx,%rsi,4), %xmm1, %xmm11
-	LONG $0x2e7841c4; BYTE $0xd9 // vucomiss %xmm9, %xmm11
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x0675 // jne 0x40e <k_encode_q4_0+0x1ee>
-	LONG $0xfe628b0f; WORD $0xffff // jnp 0x270 <k_encode_q4_0+0x50>
-	QUAD $0x000010b20d10fac5 // vmovss 0x10b2(%rip), %xmm1 # 0x14c8 <k_row_squares+0x318>
-	LONG $0x5e72c1c4; BYTE $0xdb // vdivss %xmm11, %xmm1, %xmm3
-	LONG $0xde7ef9c5 // vmovd %xmm3, %esi
+	LONG $0x011d8e0f; WORD $0x0000 // jle 0x456 <k_encode_q4_0+0x236>
+	LONG $0x2a6f7ec5 // vmovdqu (%rdx), %ymm13
+	LONG $0x726f7ec5; BYTE $0x20 // vmovdqu 0x20(%rdx), %ymm14
+	LONG $0x5a6f7ec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm11
+	LONG $0x626f7ec5; BYTE $0x60 // vmovdqu 0x60(%rdx), %ymm12
+	LONG $0xc0db15c5 // vpand %ymm0, %ymm13, %ymm8
+	LONG $0xf8db0dc5 // vpand %ymm0, %ymm14, %ymm15
+	LONG $0xf8dba5c5 // vpand %ymm0, %ymm11, %ymm7
+	LONG $0xf0db9dc5 // vpand %ymm0, %ymm12, %ymm6
+	LONG $0x3f0562c4; BYTE $0xce // vpmaxud %ymm6, %ymm15, %ymm9
+	LONG $0x3f3d62c4; BYTE $0xd7 // vpmaxud %ymm7, %ymm8, %ymm10
+	LONG $0x3d2d42c4; BYTE $0xc9 // vpmaxsd %ymm9, %ymm10, %ymm9
+	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
+	LONG $0x3d3142c4; BYTE $0xca // vpmaxsd %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xeed1 // vpshufd $0xee, %xmm9, %xmm10 # xmm10 = xmm9[2,3,2,3]
+	LONG $0x3d3142c4; BYTE $0xca // vpmaxsd %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0x55d1 // vpshufd $0x55, %xmm9, %xmm10 # xmm10 = xmm9[1,1,1,1]
+	LONG $0x3d3142c4; BYTE $0xca // vpmaxsd %xmm10, %xmm9, %xmm9
+	LONG $0xce7e79c5 // vmovd %xmm9, %esi
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0x7974 // je 0x412 <k_encode_q4_0+0x1f2>
+	LONG $0xce6e79c5 // vmovd %esi, %xmm9
+	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
+	LONG $0x763541c4; BYTE $0xc0 // vpcmpeqd %ymm8, %ymm9, %ymm8
+	LONG $0xff76b5c5 // vpcmpeqd %ymm7, %ymm9, %ymm7
+	QUAD $0x00113015187d62c4; BYTE $0x00 // vbroadcastss 0x1130(%rip), %ymm10 # 0x14e4 <k_row_squares+0x334>
+	QUAD $0x0011a23d4a2de3c4; WORD $0x7000 // vblendvps %ymm7, 0x11a2(%rip), %ymm10, %ymm7 # 0x1560 <k_row_squares+0x3b0>
+	QUAD $0x0011583d4a45e3c4; WORD $0x8000 // vblendvps %ymm8, 0x1158(%rip), %ymm7, %ymm7 # 0x1520 <k_row_squares+0x370>
+	LONG $0xf676b5c5 // vpcmpeqd %ymm6, %ymm9, %ymm6
+	QUAD $0x00116a354a2de3c4; WORD $0x6000 // vblendvps %ymm6, 0x116a(%rip), %ymm10, %ymm6 # 0x1540 <k_row_squares+0x390>
+	LONG $0x763541c4; BYTE $0xc7 // vpcmpeqd %ymm15, %ymm9, %ymm8
+	QUAD $0x00111b354a4de3c4; WORD $0x8000 // vblendvps %ymm8, 0x111b(%rip), %ymm6, %ymm6 # 0x1500 <k_row_squares+0x350>
+	LONG $0x3945e2c4; BYTE $0xf6 // vpminsd %ymm6, %ymm7, %ymm6
+	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
+	LONG $0x3949e2c4; BYTE $0xf7 // vpminsd %xmm7, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
+	LONG $0x3949e2c4; BYTE $0xf7 // vpminsd %xmm7, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0x55 // vpshufd $0x55, %xmm6, %xmm7 # xmm7 = xmm6[1,1,1,1]
+	LONG $0x3949e2c4; BYTE $0xf7 // vpminsd %xmm7, %xmm6, %xmm6
+	LONG $0xf67ef9c5 // vmovd %xmm6, %esi
+	LONG $0x0c6e79c5; BYTE $0xb2 // vmovd (%rdx,%rsi,4), %xmm9
+	LONG $0xf95932c5 // vmulss %xmm1, %xmm9, %xmm15
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xfe2e78c5 // vucomiss %xmm6, %xmm15
+	WORD $0x0675 // jne 0x426 <k_encode_q4_0+0x206>
+	LONG $0xfe4a8b0f; WORD $0xffff // jnp 0x270 <k_encode_q4_0+0x50>
+	QUAD $0x0000109a3510fac5 // vmovss 0x109a(%rip), %xmm6 # 0x14c8 <k_row_squares+0x318>
+	LONG $0x5e4ac1c4; BYTE $0xff // vdivss %xmm15, %xmm6, %xmm7
+	LONG $0xfe7ef9c5 // vmovd %xmm7, %esi
 	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x0000fe81; WORD $0x7f80 // cmpl $0x7f800000, %esi # imm = 0x7F800000
-	LONG $0xfe3b840f; WORD $0xffff // je 0x270 <k_encode_q4_0+0x50>
-	LONG $0xcb28f8c5 // vmovaps %xmm3, %xmm1
-	LONG $0xfffe32e9; BYTE $0xff // jmp 0x270 <k_encode_q4_0+0x50>
+	LONG $0xfe23840f; WORD $0xffff // je 0x270 <k_encode_q4_0+0x50>
+	LONG $0xf728f8c5 // vmovaps %xmm7, %xmm6
+	LONG $0xfffe1ae9; BYTE $0xff // jmp 0x270 <k_encode_q4_0+0x50>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 
 	// encode_q5_0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02b58e0f; WORD $0x0000 // jle 0x712 <k_encode_q5_0+0x2c2>
+	LONG $0x02af8e0f; WORD $0x0000 // jle 0x71c <k_encode_q5_0+0x2bc>
 	LONG $0x40ec8348 // subq $0x40, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00108305587de2c4; BYTE $0x00 // vpbroadcastd 0x1083(%rip), %ymm0 # 0x14f4 <k_row_squares+0x344>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x00106715187de2c4; BYTE $0x00 // vbroadcastss 0x1067(%rip), %ymm2 # 0x14e4 <k_row_squares+0x334>
-	QUAD $0x0010763d187de2c4; BYTE $0x00 // vbroadcastss 0x1076(%rip), %ymm7 # 0x14fc <k_row_squares+0x34c>
-	QUAD $0x00104d05587d62c4; BYTE $0x00 // vpbroadcastd 0x104d(%rip), %ymm8 # 0x14dc <k_row_squares+0x32c>
-	QUAD $0x00102c0d587d62c4; BYTE $0x00 // vpbroadcastd 0x102c(%rip), %ymm9 # 0x14c4 <k_row_squares+0x314>
-	QUAD $0x0010ef0d197de2c4; BYTE $0x00 // vbroadcastsd 0x10ef(%rip), %ymm1 # 0x1590 <k_row_squares+0x3e0>
+	QUAD $0x00107005587de2c4; BYTE $0x00 // vpbroadcastd 0x1070(%rip), %ymm0 # 0x14f4 <k_row_squares+0x344>
+	QUAD $0x00106f15187de2c4; BYTE $0x00 // vbroadcastss 0x106f(%rip), %ymm2 # 0x14fc <k_row_squares+0x34c>
+	QUAD $0x0010461d587de2c4; BYTE $0x00 // vpbroadcastd 0x1046(%rip), %ymm3 # 0x14dc <k_row_squares+0x32c>
+	QUAD $0x0010250d187de2c4; BYTE $0x00 // vbroadcastss 0x1025(%rip), %ymm1 # 0x14c4 <k_row_squares+0x314>
 	LONG $0x4c11fcc5; WORD $0x2024 // vmovups %ymm1, 0x20(%rsp)
-	QUAD $0x0010d80d597de2c4; BYTE $0x00 // vpbroadcastq 0x10d8(%rip), %ymm1 # 0x1588 <k_row_squares+0x3d8>
+	QUAD $0x0010e20d597de2c4; BYTE $0x00 // vpbroadcastq 0x10e2(%rip), %ymm1 # 0x1590 <k_row_squares+0x3e0>
 	LONG $0x0c7ffec5; BYTE $0x24 // vmovdqu %ymm1, (%rsp)
-	QUAD $0x0010c225597d62c4; BYTE $0x00 // vpbroadcastq 0x10c2(%rip), %ymm12 # 0x1580 <k_row_squares+0x3d0>
-	LONG $0x000140e9; BYTE $0x00 // jmp 0x603 <k_encode_q5_0+0x1b3>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x1d79c3c4; WORD $0x04f2 // vcvtps2ph $0x4, %xmm6, %xmm10
-	LONG $0xd67e79c5 // vmovd %xmm10, %esi
+	QUAD $0x0010cc35597de2c4; BYTE $0x00 // vpbroadcastq 0x10cc(%rip), %ymm6 # 0x1588 <k_row_squares+0x3d8>
+	QUAD $0x0010bb3d597de2c4; BYTE $0x00 // vpbroadcastq 0x10bb(%rip), %ymm7 # 0x1580 <k_row_squares+0x3d0>
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x00012de9; BYTE $0x00 // jmp 0x5fc <k_encode_q5_0+0x19c>
+	BYTE $0x90 // nop
+	LONG $0x1d7963c4; WORD $0x04fc // vcvtps2ph $0x4, %xmm15, %xmm4
+	LONG $0xe67ef9c5 // vmovd %xmm4, %esi
 	WORD $0x8966; BYTE $0x31 // movw %si, (%rcx)
-	LONG $0xf6c2a0c5; BYTE $0x00 // vcmpeqps %xmm6, %xmm11, %xmm6
-	LONG $0x587d42c4; BYTE $0xd6 // vpbroadcastd %xmm14, %ymm10
-	LONG $0xc22841c4; WORD $0x04db // vcmpneqps %xmm11, %xmm10, %xmm11
-	LONG $0xf656a0c5 // vorps %xmm6, %xmm11, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459acc5 // vmulps %ymm4, %ymm10, %ymm4
-	LONG $0xed59acc5 // vmulps %ymm5, %ymm10, %ymm5
-	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
-	LONG $0xe758dcc5 // vaddps %ymm7, %ymm4, %ymm4
-	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
+	LONG $0xc200c1c4; WORD $0x00e0 // vcmpeqps %xmm8, %xmm15, %xmm4
+	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
+	LONG $0xe9c2b8c5; BYTE $0x04 // vcmpneqps %xmm1, %xmm8, %xmm5
+	LONG $0xe556d8c5 // vorps %xmm5, %xmm4, %xmm4
+	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
+	LONG $0x6454dcc5; WORD $0x2024 // vandps 0x20(%rsp), %ymm4, %ymm4
+	LONG $0xe95994c5 // vmulps %ymm1, %ymm13, %ymm5
+	LONG $0xc9590cc5 // vmulps %ymm1, %ymm14, %ymm9
+	LONG $0xca5834c5 // vaddps %ymm2, %ymm9, %ymm9
+	LONG $0xea58d4c5 // vaddps %ymm2, %ymm5, %ymm5
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
-	LONG $0xc959acc5 // vmulps %ymm1, %ymm10, %ymm1
-	LONG $0xdb59acc5 // vmulps %ymm3, %ymm10, %ymm3
-	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
-	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5b7e41c4; BYTE $0xc9 // vcvttps2dq %ymm9, %ymm9
+	LONG $0xd15924c5 // vmulps %ymm1, %ymm11, %ymm10
+	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xd2582cc5 // vaddps %ymm2, %ymm10, %ymm10
+	LONG $0x5b7e41c4; BYTE $0xd2 // vcvttps2dq %ymm10, %ymm10
 	LONG $0xc95bfec5 // vcvttps2dq %ymm1, %ymm1
-	LONG $0xdb5bfec5 // vcvttps2dq %ymm3, %ymm3
-	LONG $0x3955c2c4; BYTE $0xe8 // vpminsd %ymm8, %ymm5, %ymm5
-	LONG $0x395dc2c4; BYTE $0xe0 // vpminsd %ymm8, %ymm4, %ymm4
-	LONG $0x3965c2c4; BYTE $0xd8 // vpminsd %ymm8, %ymm3, %ymm3
-	LONG $0x3975c2c4; BYTE $0xc8 // vpminsd %ymm8, %ymm1, %ymm1
-	LONG $0xeddbb5c5 // vpand %ymm5, %ymm9, %ymm5
-	LONG $0xeedbd5c5 // vpand %ymm6, %ymm5, %ymm5
-	LONG $0xe4dbb5c5 // vpand %ymm4, %ymm9, %ymm4
-	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
-	LONG $0x2b5de2c4; BYTE $0xe5 // vpackusdw %ymm5, %ymm4, %ymm4
-	LONG $0x397de3c4; WORD $0x01e5 // vextracti128 $0x1, %ymm4, %xmm5
-	LONG $0xe567d9c5 // vpackuswb %xmm5, %xmm4, %xmm4
-	LONG $0xe470f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm4, %xmm4 # xmm4 = xmm4[0,2,1,3]
-	LONG $0xdbdbb5c5 // vpand %ymm3, %ymm9, %ymm3
-	LONG $0xdedbe5c5 // vpand %ymm6, %ymm3, %ymm3
-	LONG $0xc9dbb5c5 // vpand %ymm1, %ymm9, %ymm1
-	LONG $0xcedbf5c5 // vpand %ymm6, %ymm1, %ymm1
-	LONG $0x2b75e2c4; BYTE $0xcb // vpackusdw %ymm3, %ymm1, %ymm1
-	LONG $0x397de3c4; WORD $0x01cb // vextracti128 $0x1, %ymm1, %xmm3
-	LONG $0xcb67f1c5 // vpackuswb %xmm3, %xmm1, %xmm1
+	LONG $0x393562c4; BYTE $0xcb // vpminsd %ymm3, %ymm9, %ymm9
+	LONG $0x3955e2c4; BYTE $0xeb // vpminsd %ymm3, %ymm5, %ymm5
+	LONG $0x3975e2c4; BYTE $0xcb // vpminsd %ymm3, %ymm1, %ymm1
+	LONG $0x392d62c4; BYTE $0xd3 // vpminsd %ymm3, %ymm10, %ymm10
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xecdbd5c5 // vpand %ymm4, %ymm5, %ymm5
+	LONG $0x2b55c2c4; BYTE $0xe9 // vpackusdw %ymm9, %ymm5, %ymm5
+	LONG $0x397dc3c4; WORD $0x01e9 // vextracti128 $0x1, %ymm5, %xmm9
+	LONG $0x6751c1c4; BYTE $0xe9 // vpackuswb %xmm9, %xmm5, %xmm5
+	LONG $0xed70f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm5, %xmm5 # xmm5 = xmm5[0,2,1,3]
+	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
+	LONG $0xe4dbadc5 // vpand %ymm4, %ymm10, %ymm4
+	LONG $0x2b5de2c4; BYTE $0xc9 // vpackusdw %ymm1, %ymm4, %ymm1
+	LONG $0x397de3c4; WORD $0x01cc // vextracti128 $0x1, %ymm1, %xmm4
+	LONG $0xcc67f1c5 // vpackuswb %xmm4, %xmm1, %xmm1
 	LONG $0xc970f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm1, %xmm1 # xmm1 = xmm1[0,2,1,3]
-	LONG $0x385de3c4; WORD $0x01d9 // vinserti128 $0x1, %xmm1, %ymm4, %ymm3
-	LONG $0xd373e5c5; BYTE $0x04 // vpsrlq $0x4, %ymm3, %ymm3
-	LONG $0x5cdbe5c5; WORD $0x2024 // vpand 0x20(%rsp), %ymm3, %ymm3
-	LONG $0x2cf4e5c5; BYTE $0x24 // vpmuludq (%rsp), %ymm3, %ymm5
-	LONG $0xd373cdc5; BYTE $0x20 // vpsrlq $0x20, %ymm3, %ymm6
-	LONG $0xf6f49dc5 // vpmuludq %ymm6, %ymm12, %ymm6
-	LONG $0xeed4d5c5 // vpaddq %ymm6, %ymm5, %ymm5
-	LONG $0xf573d5c5; BYTE $0x20 // vpsllq $0x20, %ymm5, %ymm5
-	LONG $0xdbf49dc5 // vpmuludq %ymm3, %ymm12, %ymm3
-	LONG $0xddd4e5c5 // vpaddq %ymm5, %ymm3, %ymm3
-	LONG $0xd373e5c5; BYTE $0x38 // vpsrlq $0x38, %ymm3, %ymm3
-	LONG $0x397de3c4; WORD $0x01dd // vextracti128 $0x1, %ymm3, %xmm5
-	LONG $0x2b61e2c4; BYTE $0xdd // vpackusdw %xmm5, %xmm3, %xmm3
-	LONG $0x2b61e2c4; BYTE $0xdb // vpackusdw %xmm3, %xmm3, %xmm3
-	LONG $0xdb67e1c5 // vpackuswb %xmm3, %xmm3, %xmm3
-	LONG $0x597ef9c5; BYTE $0x02 // vmovd %xmm3, 0x2(%rcx)
-	QUAD $0x00000fc81ddbd9c5 // vpand 0xfc8(%rip), %xmm4, %xmm3 # 0x15a0 <k_row_squares+0x3f0>
+	LONG $0x3855e3c4; WORD $0x01e1 // vinserti128 $0x1, %xmm1, %ymm5, %ymm4
+	LONG $0xd473ddc5; BYTE $0x04 // vpsrlq $0x4, %ymm4, %ymm4
+	LONG $0x24dbddc5; BYTE $0x24 // vpand (%rsp), %ymm4, %ymm4
+	LONG $0xcef45dc5 // vpmuludq %ymm6, %ymm4, %ymm9
+	LONG $0xd473adc5; BYTE $0x20 // vpsrlq $0x20, %ymm4, %ymm10
+	LONG $0xd7f42dc5 // vpmuludq %ymm7, %ymm10, %ymm10
+	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
+	LONG $0x7335c1c4; WORD $0x20f1 // vpsllq $0x20, %ymm9, %ymm9
+	LONG $0xe7f4ddc5 // vpmuludq %ymm7, %ymm4, %ymm4
+	LONG $0xe4d4b5c5 // vpaddq %ymm4, %ymm9, %ymm4
+	LONG $0xd473ddc5; BYTE $0x38 // vpsrlq $0x38, %ymm4, %ymm4
+	LONG $0x397dc3c4; WORD $0x01e1 // vextracti128 $0x1, %ymm4, %xmm9
+	LONG $0x2b59c2c4; BYTE $0xe1 // vpackusdw %xmm9, %xmm4, %xmm4
+	LONG $0x2b59e2c4; BYTE $0xe4 // vpackusdw %xmm4, %xmm4, %xmm4
+	LONG $0xe467d9c5 // vpackuswb %xmm4, %xmm4, %xmm4
+	LONG $0x617ef9c5; BYTE $0x02 // vmovd %xmm4, 0x2(%rcx)
+	QUAD $0x00000fcf25dbd1c5 // vpand 0xfcf(%rip), %xmm5, %xmm4 # 0x15a0 <k_row_squares+0x3f0>
 	LONG $0xf171f1c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm1
-	QUAD $0x00000fcb0ddbf1c5 // vpand 0xfcb(%rip), %xmm1, %xmm1 # 0x15b0 <k_row_squares+0x400>
-	LONG $0xc9ebe1c5 // vpor %xmm1, %xmm3, %xmm1
+	QUAD $0x00000fd20ddbf1c5 // vpand 0xfd2(%rip), %xmm1, %xmm1 # 0x15b0 <k_row_squares+0x400>
+	LONG $0xc9ebd9c5 // vpor %xmm1, %xmm4, %xmm1
 	LONG $0x497ffac5; BYTE $0x06 // vmovdqu %xmm1, 0x6(%rcx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x010b8e0f; WORD $0x0000 // jle 0x70e <k_encode_q5_0+0x2be>
-	LONG $0x226ffec5 // vmovdqu (%rdx), %ymm4
-	LONG $0x6a6ffec5; BYTE $0x20 // vmovdqu 0x20(%rdx), %ymm5
-	LONG $0x4a6ffec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm1
-	LONG $0x5a6ffec5; BYTE $0x60 // vmovdqu 0x60(%rdx), %ymm3
-	LONG $0xf0dbddc5 // vpand %ymm0, %ymm4, %ymm6
-	LONG $0xf0db55c5 // vpand %ymm0, %ymm5, %ymm14
-	LONG $0xf8db75c5 // vpand %ymm0, %ymm1, %ymm15
-	LONG $0xd0db65c5 // vpand %ymm0, %ymm3, %ymm10
-	LONG $0x3f0d42c4; BYTE $0xda // vpmaxud %ymm10, %ymm14, %ymm11
-	LONG $0x3f4d42c4; BYTE $0xef // vpmaxud %ymm15, %ymm6, %ymm13
-	LONG $0x3d1542c4; BYTE $0xdb // vpmaxsd %ymm11, %ymm13, %ymm11
-	LONG $0x397d43c4; WORD $0x01dd // vextracti128 $0x1, %ymm11, %xmm13
-	LONG $0x3d2142c4; BYTE $0xdd // vpmaxsd %xmm13, %xmm11, %xmm11
-	LONG $0x707941c4; WORD $0xeeeb // vpshufd $0xee, %xmm11, %xmm13 # xmm13 = xmm11[2,3,2,3]
-	LONG $0x3d2142c4; BYTE $0xdd // vpmaxsd %xmm13, %xmm11, %xmm11
-	LONG $0x707941c4; WORD $0x55eb // vpshufd $0x55, %xmm11, %xmm13 # xmm13 = xmm11[1,1,1,1]
-	LONG $0x3d2142c4; BYTE $0xdd // vpmaxsd %xmm13, %xmm11, %xmm11
-	LONG $0x587d42c4; BYTE $0xdb // vpbroadcastd %xmm11, %ymm11
-	LONG $0xf676a5c5 // vpcmpeqd %ymm6, %ymm11, %ymm6
-	LONG $0x762541c4; BYTE $0xee // vpcmpeqd %ymm14, %ymm11, %ymm13
-	LONG $0x762541c4; BYTE $0xd2 // vpcmpeqd %ymm10, %ymm11, %ymm10
-	LONG $0x762541c4; BYTE $0xdf // vpcmpeqd %ymm15, %ymm11, %ymm11
-	QUAD $0x000ee81d4a6d63c4; WORD $0xb000 // vblendvps %ymm11, 0xee8(%rip), %ymm2, %ymm11 # 0x1560 <k_row_squares+0x3b0>
-	QUAD $0x000e9e354a25e3c4; WORD $0x6000 // vblendvps %ymm6, 0xe9e(%rip), %ymm11, %ymm6 # 0x1520 <k_row_squares+0x370>
-	QUAD $0x000eb4154a6d63c4; WORD $0xa000 // vblendvps %ymm10, 0xeb4(%rip), %ymm2, %ymm10 # 0x1540 <k_row_squares+0x390>
-	QUAD $0x000e6a154a2d63c4; WORD $0xd000 // vblendvps %ymm13, 0xe6a(%rip), %ymm10, %ymm10 # 0x1500 <k_row_squares+0x350>
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x394dc2c4; BYTE $0xf2 // vpminsd %ymm10, %ymm6, %ymm6
-	LONG $0x397dc3c4; WORD $0x01f2 // vextracti128 $0x1, %ymm6, %xmm10
-	LONG $0x3949c2c4; BYTE $0xf2 // vpminsd %xmm10, %xmm6, %xmm6
-	LONG $0xd67079c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm10 # xmm10 = xmm6[2,3,2,3]
-	LONG $0x3949c2c4; BYTE $0xf2 // vpminsd %xmm10, %xmm6, %xmm6
-	LONG $0xd67079c5; BYTE $0x55 // vpshufd $0x55, %xmm6, %xmm10 # xmm10 = xmm6[1,1,1,1]
-	LONG $0x3949c2c4; BYTE $0xf2 // vpminsd %xmm10, %xmm6, %xmm6
-	LONG $0xf67ef9c5 // vmovd %xmm6, %esi
-	QUAD $0x00000e1d3510fac5 // vmovss 0xe1d(%rip), %xmm6 # 0x14e8 <k_row_squares+0x338>
-	LONG $0x3459cac5; BYTE $0xb2 // vmulss (%rdx,%rsi,4), %xmm6, %xmm6
-	LONG $0x2e78c1c4; BYTE $0xf3 // vucomiss %xmm11, %xmm6
-	LONG $0xef0941c4; BYTE $0xf6 // vpxor %xmm14, %xmm14, %xmm14
-	WORD $0x0675 // jne 0x6e2 <k_encode_q5_0+0x292>
-	LONG $0xfdee8b0f; WORD $0xffff // jnp 0x4d0 <k_encode_q5_0+0x80>
-	QUAD $0x00000dde15107ac5 // vmovss 0xdde(%rip), %xmm10 # 0x14c8 <k_row_squares+0x318>
-	LONG $0xfe5e2ac5 // vdivss %xmm6, %xmm10, %xmm15
-	LONG $0xfe7e79c5 // vmovd %xmm15, %esi
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x718 <k_encode_q5_0+0x2b8>
+	LONG $0x2a6f7ec5 // vmovdqu (%rdx), %ymm13
+	LONG $0x726f7ec5; BYTE $0x20 // vmovdqu 0x20(%rdx), %ymm14
+	LONG $0x5a6f7ec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm11
+	LONG $0x626f7ec5; BYTE $0x60 // vmovdqu 0x60(%rdx), %ymm12
+	LONG $0xd0db15c5 // vpand %ymm0, %ymm13, %ymm10
+	LONG $0xf8db0dc5 // vpand %ymm0, %ymm14, %ymm15
+	LONG $0xc8db25c5 // vpand %ymm0, %ymm11, %ymm9
+	LONG $0xc8db9dc5 // vpand %ymm0, %ymm12, %ymm1
+	LONG $0x3f05e2c4; BYTE $0xe1 // vpmaxud %ymm1, %ymm15, %ymm4
+	LONG $0x3f2dc2c4; BYTE $0xe9 // vpmaxud %ymm9, %ymm10, %ymm5
+	LONG $0x3d55e2c4; BYTE $0xe4 // vpmaxsd %ymm4, %ymm5, %ymm4
+	LONG $0x397de3c4; WORD $0x01e5 // vextracti128 $0x1, %ymm4, %xmm5
+	LONG $0x3d59e2c4; BYTE $0xe5 // vpmaxsd %xmm5, %xmm4, %xmm4
+	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
+	LONG $0x3d59e2c4; BYTE $0xe5 // vpmaxsd %xmm5, %xmm4, %xmm4
+	LONG $0xec70f9c5; BYTE $0x55 // vpshufd $0x55, %xmm4, %xmm5 # xmm5 = xmm4[1,1,1,1]
+	LONG $0x3d59e2c4; BYTE $0xe5 // vpmaxsd %xmm5, %xmm4, %xmm4
+	LONG $0xe67ef9c5 // vmovd %xmm4, %esi
+	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0x7774 // je 0x6d0 <k_encode_q5_0+0x270>
+	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
+	LONG $0x587de2c4; BYTE $0xe4 // vpbroadcastd %xmm4, %ymm4
+	LONG $0xec76adc5 // vpcmpeqd %ymm4, %ymm10, %ymm5
+	LONG $0xcc7635c5 // vpcmpeqd %ymm4, %ymm9, %ymm9
+	QUAD $0x000e7115187d62c4; BYTE $0x00 // vbroadcastss 0xe71(%rip), %ymm10 # 0x14e4 <k_row_squares+0x334>
+	QUAD $0x000ee30d4a2d63c4; WORD $0x9000 // vblendvps %ymm9, 0xee3(%rip), %ymm10, %ymm9 # 0x1560 <k_row_squares+0x3b0>
+	QUAD $0x000e992d4a35e3c4; WORD $0x5000 // vblendvps %ymm5, 0xe99(%rip), %ymm9, %ymm5 # 0x1520 <k_row_squares+0x370>
+	LONG $0xc976ddc5 // vpcmpeqd %ymm1, %ymm4, %ymm1
+	QUAD $0x000eab0d4a2de3c4; WORD $0x1000 // vblendvps %ymm1, 0xeab(%rip), %ymm10, %ymm1 # 0x1540 <k_row_squares+0x390>
+	LONG $0xe47685c5 // vpcmpeqd %ymm4, %ymm15, %ymm4
+	QUAD $0x000e5d0d4a75e3c4; WORD $0x4000 // vblendvps %ymm4, 0xe5d(%rip), %ymm1, %ymm1 # 0x1500 <k_row_squares+0x350>
+	LONG $0x3955e2c4; BYTE $0xc9 // vpminsd %ymm1, %ymm5, %ymm1
+	LONG $0x397de3c4; WORD $0x01cc // vextracti128 $0x1, %ymm1, %xmm4
+	LONG $0x3971e2c4; BYTE $0xcc // vpminsd %xmm4, %xmm1, %xmm1
+	LONG $0xe170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm4 # xmm4 = xmm1[2,3,2,3]
+	LONG $0x3971e2c4; BYTE $0xcc // vpminsd %xmm4, %xmm1, %xmm1
+	LONG $0xe170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm4 # xmm4 = xmm1[1,1,1,1]
+	LONG $0x3971e2c4; BYTE $0xcc // vpminsd %xmm4, %xmm1, %xmm1
+	LONG $0xce7ef9c5 // vmovd %xmm1, %esi
+	LONG $0x246ef9c5; BYTE $0xb2 // vmovd (%rdx,%rsi,4), %xmm4
+	QUAD $0x00000e103d595ac5 // vmulss 0xe10(%rip), %xmm4, %xmm15 # 0x14e8 <k_row_squares+0x338>
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xf92e78c5 // vucomiss %xmm1, %xmm15
+	WORD $0x0675 // jne 0x6e8 <k_encode_q5_0+0x288>
+	LONG $0xfde88b0f; WORD $0xffff // jnp 0x4d0 <k_encode_q5_0+0x70>
+	QUAD $0x00000dd80d10fac5 // vmovss 0xdd8(%rip), %xmm1 # 0x14c8 <k_row_squares+0x318>
+	LONG $0x5e7241c4; BYTE $0xcf // vdivss %xmm15, %xmm1, %xmm9
+	LONG $0xce7e79c5 // vmovd %xmm9, %esi
 	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x0000fe81; WORD $0x7f80 // cmpl $0x7f800000, %esi # imm = 0x7F800000
-	LONG $0xfdcc840f; WORD $0xffff // je 0x4d0 <k_encode_q5_0+0x80>
-	LONG $0x6f7941c4; BYTE $0xf7 // vmovdqa %xmm15, %xmm14
-	LONG $0xfffdc2e9; BYTE $0xff // jmp 0x4d0 <k_encode_q5_0+0x80>
+	LONG $0xfdc1840f; WORD $0xffff // je 0x4d0 <k_encode_q5_0+0x70>
+	LONG $0xc92978c5 // vmovaps %xmm9, %xmm1
+	LONG $0xfffdb8e9; BYTE $0xff // jmp 0x4d0 <k_encode_q5_0+0x70>
 	LONG $0x40c48348 // addq $0x40, %rsp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// encode_q4_1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax

@@ -20,11 +20,11 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x18130558487df262; WORD $0x0000 // vpbroadcastd 0x1813(%rip), %zmm0 # 0x1834 <k_row_squares+0x604>
-	QUAD $0x000017ef0d10fac5 // vmovss 0x17ef(%rip), %xmm1 # 0x1818 <k_row_squares+0x5e8>
-	QUAD $0x000017d31510fac5 // vmovss 0x17d3(%rip), %xmm2 # 0x1804 <k_row_squares+0x5d4>
+	QUAD $0x18530558487df262; WORD $0x0000 // vpbroadcastd 0x1853(%rip), %zmm0 # 0x1874 <k_row_squares+0x614>
+	QUAD $0x0000182f0d10fac5 // vmovss 0x182f(%rip), %xmm1 # 0x1858 <k_row_squares+0x5f8>
+	QUAD $0x000018131510fac5 // vmovss 0x1813(%rip), %xmm2 # 0x1844 <k_row_squares+0x5e4>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x17cd2518487df262; WORD $0x0000 // vbroadcastss 0x17cd(%rip), %zmm4 # 0x180c <k_row_squares+0x5dc>
+	QUAD $0x180d2518487df262; WORD $0x0000 // vbroadcastss 0x180d(%rip), %zmm4 # 0x184c <k_row_squares+0x5ec>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x326f // vmovdqu64 (%rdx), %zmm6
@@ -90,18 +90,63 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q4_0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01d48e0f; WORD $0x0000 // jle 0x381 <k_encode_q4_0+0x1e1>
+	LONG $0x01ee8e0f; WORD $0x0000 // jle 0x39b <k_encode_q4_0+0x1fb>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x16760558487df262; WORD $0x0000 // vpbroadcastd 0x1676(%rip), %zmm0 # 0x1834 <k_row_squares+0x604>
-	QUAD $0x165c0d58487df262; WORD $0x0000 // vpbroadcastd 0x165c(%rip), %zmm1 # 0x1824 <k_row_squares+0x5f4>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x000016591510fac5 // vmovss 0x1659(%rip), %xmm2 # 0x182c <k_row_squares+0x5fc>
-	QUAD $0x000016291d10fac5 // vmovss 0x1629(%rip), %xmm3 # 0x1804 <k_row_squares+0x5d4>
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	QUAD $0x164f2d18487df262; WORD $0x0000 // vbroadcastss 0x164f(%rip), %zmm5 # 0x1838 <k_row_squares+0x608>
-	QUAD $0x16153558487df262; WORD $0x0000 // vpbroadcastd 0x1615(%rip), %zmm6 # 0x1808 <k_row_squares+0x5d8>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x16b30558487df262; WORD $0x0000 // vpbroadcastd 0x16b3(%rip), %zmm0 # 0x1874 <k_row_squares+0x614>
+	QUAD $0x000016a30d10fac5 // vmovss 0x16a3(%rip), %xmm1 # 0x186c <k_row_squares+0x60c>
+	QUAD $0x000016731510fac5 // vmovss 0x1673(%rip), %xmm2 # 0x1844 <k_row_squares+0x5e4>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x16992518487df262; WORD $0x0000 // vbroadcastss 0x1699(%rip), %zmm4 # 0x1878 <k_row_squares+0x618>
+	QUAD $0x165f2d58487df262; WORD $0x0000 // vpbroadcastd 0x165f(%rip), %zmm5 # 0x1848 <k_row_squares+0x5e8>
+	QUAD $0x16713558487df262; WORD $0x0000 // vpbroadcastd 0x1671(%rip), %zmm6 # 0x1864 <k_row_squares+0x604>
+	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x2db <k_encode_q4_0+0x13b>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc95922c5 // vmulss %xmm1, %xmm11, %xmm9
+	LONG $0x5e6a41c4; BYTE $0xd1 // vdivss %xmm9, %xmm2, %xmm10
+	LONG $0xd67e79c5 // vmovd %xmm10, %esi
+	LONG $0xcb2e78c5 // vucomiss %xmm3, %xmm9
+	LONG $0xc79b0f40 // setnp %dil
+	LONG $0xc0940f41 // sete %r8b
+	WORD $0x2041; BYTE $0xf8 // andb %dil, %r8b
+	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
+	LONG $0x0000fe81; WORD $0x7f80 // cmpl $0x7f800000, %esi # imm = 0x7F800000
+	LONG $0xc6940f40 // sete %sil
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x0a2e7162; WORD $0xd310 // vmovss %xmm3, %xmm10, %xmm10 {%k2}
+	LONG $0x092e7162; WORD $0xd310 // vmovss %xmm3, %xmm10, %xmm10 {%k1}
+	LONG $0x1d7943c4; WORD $0x04c9 // vcvtps2ph $0x4, %xmm9, %xmm9
+	LONG $0xce7e79c5 // vmovd %xmm9, %esi
+	WORD $0x8966; BYTE $0x31 // movw %si, (%rcx)
+	LONG $0xd32e78c5 // vucomiss %xmm3, %xmm10
+	LONG $0xc69a0f40 // setp %sil
+	LONG $0xc7950f40 // setne %dil
+	WORD $0x0840; BYTE $0xf7 // orb %sil, %dil
+	WORD $0x0844; BYTE $0xc7 // orb %r8b, %dil
+	LONG $0xf7b60f40 // movzbl %dil, %esi
+	WORD $0xdef7 // negl %esi
+	LONG $0x487d7262; WORD $0xce7c // vpbroadcastd %esi, %zmm9
+	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
+	LONG $0x483c5162; WORD $0xc259 // vmulps %zmm10, %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0xc458 // vaddps %zmm4, %zmm8, %zmm8
+	LONG $0x487e5162; WORD $0xc05b // vcvttps2dq %zmm8, %zmm8
+	LONG $0x4844d162; WORD $0xfa59 // vmulps %zmm10, %zmm7, %zmm7
+	LONG $0x4844f162; WORD $0xfc58 // vaddps %zmm4, %zmm7, %zmm7
+	LONG $0x487ef162; WORD $0xff5b // vcvttps2dq %zmm7, %zmm7
+	LONG $0x483d7262; WORD $0xc539 // vpminsd %zmm5, %zmm8, %zmm8
+	LONG $0x4845f262; WORD $0xfd39 // vpminsd %zmm5, %zmm7, %zmm7
+	LONG $0x4845d162; WORD $0xf9db // vpandd %zmm9, %zmm7, %zmm7
+	LONG $0x48355162; WORD $0xc0db // vpandd %zmm8, %zmm9, %zmm8
+	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
+	LONG $0x483df362; WORD $0xfd25; BYTE $0xf8 // vpternlogd $0xf8, %zmm5, %zmm8, %zmm7
+	QUAD $0x0002b931487ef262; WORD $0x0000 // vpmovdb %zmm7, 0x2(%rcx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x12c18348 // addq $0x12, %rcx
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x00c08e0f; WORD $0x0000 // jle 0x39b <k_encode_q4_0+0x1fb>
 	LONG $0x48fe7162; WORD $0x026f // vmovdqu64 (%rdx), %zmm8
 	LONG $0x48fef162; WORD $0x7a6f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm7
 	LONG $0x483d7162; WORD $0xc8db // vpandd %zmm0, %zmm8, %zmm9
@@ -115,13 +160,17 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3d2142c4; BYTE $0xdc // vpmaxsd %xmm12, %xmm11, %xmm11
 	LONG $0x707941c4; WORD $0x55e3 // vpshufd $0x55, %xmm11, %xmm12 # xmm12 = xmm11[1,1,1,1]
 	LONG $0x3d2142c4; BYTE $0xdc // vpmaxsd %xmm12, %xmm11, %xmm11
-	LONG $0x487d5262; WORD $0xdb58 // vpbroadcastd %xmm11, %zmm11
+	LONG $0xde7e79c5 // vmovd %xmm11, %esi
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xfec7840f; WORD $0xffff // je 0x200 <k_encode_q4_0+0x60>
+	LONG $0x487d7262; WORD $0xde7c // vpbroadcastd %esi, %zmm11
+	LONG $0x4825d162; WORD $0xca76 // vpcmpeqd %zmm10, %zmm11, %k1
+	QUAD $0x15311564494d7262; WORD $0x0000 // vpblendmd 0x1531(%rip), %zmm6, %zmm10 {%k1} # 0x1880 <k_row_squares+0x620>
 	LONG $0x4825d162; WORD $0xc976 // vpcmpeqd %zmm9, %zmm11, %k1
-	LONG $0x4825d162; WORD $0xd276 // vpcmpeqd %zmm10, %zmm11, %k2
-	QUAD $0x15d70d644a757262; WORD $0x0000 // vpblendmd 0x15d7(%rip), %zmm1, %zmm9 {%k2} # 0x1840 <k_row_squares+0x610>
-	QUAD $0x160d0d6f497d7162; WORD $0x0000 // vmovdqa32 0x160d(%rip), %zmm9 {%k1} # 0x1880 <k_row_squares+0x650>
-	LONG $0x48fd5362; WORD $0xca3b; BYTE $0x01 // vextracti64x4 $0x1, %zmm9, %ymm10
-	LONG $0x48355262; WORD $0xca39 // vpminsd %zmm10, %zmm9, %zmm9
+	QUAD $0x1561156f497d7162; WORD $0x0000 // vmovdqa32 0x1561(%rip), %zmm10 {%k1} # 0x18c0 <k_row_squares+0x660>
+	LONG $0x48fd5362; WORD $0xd13b; BYTE $0x01 // vextracti64x4 $0x1, %zmm10, %ymm9
+	LONG $0x482d5262; WORD $0xc939 // vpminsd %zmm9, %zmm10, %zmm9
 	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
 	LONG $0x393142c4; BYTE $0xca // vpminsd %xmm10, %xmm9, %xmm9
 	LONG $0x707941c4; WORD $0xeed1 // vpshufd $0xee, %xmm9, %xmm10 # xmm10 = xmm9[2,3,2,3]
@@ -129,10 +178,35 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x707941c4; WORD $0x55d1 // vpshufd $0x55, %xmm9, %xmm10 # xmm10 = xmm9[1,1,1,1]
 	LONG $0x393142c4; BYTE $0xca // vpminsd %xmm10, %xmm9, %xmm9
 	LONG $0xce7e79c5 // vmovd %xmm9, %esi
-	LONG $0x0c596ac5; BYTE $0xb2 // vmulss (%rdx,%rsi,4), %xmm2, %xmm9
-	LONG $0x5e6241c4; BYTE $0xd1 // vdivss %xmm9, %xmm3, %xmm10
-	LONG $0xd67e79c5 // vmovd %xmm10, %esi
-	LONG $0xcc2e78c5 // vucomiss %xmm4, %xmm9
+	LONG $0x1c6e79c5; BYTE $0xb2 // vmovd (%rdx,%rsi,4), %xmm11
+	LONG $0xfffe65e9; BYTE $0xff // jmp 0x200 <k_encode_q4_0+0x60>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// encode_q5_0
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x023a8e0f; WORD $0x0000 // jle 0x5e7 <k_encode_q5_0+0x247>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x14b60558487df262; WORD $0x0000 // vpbroadcastd 0x14b6(%rip), %zmm0 # 0x1874 <k_row_squares+0x614>
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x0000149f0d10fac5 // vmovss 0x149f(%rip), %xmm1 # 0x1868 <k_row_squares+0x608>
+	QUAD $0x000014731510fac5 // vmovss 0x1473(%rip), %xmm2 # 0x1844 <k_row_squares+0x5e4>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x149d2518487df262; WORD $0x0000 // vbroadcastss 0x149d(%rip), %zmm4 # 0x187c <k_row_squares+0x61c>
+	QUAD $0x14732d58487df262; WORD $0x0000 // vpbroadcastd 0x1473(%rip), %zmm5 # 0x185c <k_row_squares+0x5fc>
+	QUAD $0x00175635597de2c4; BYTE $0x00 // vpbroadcastq 0x1756(%rip), %ymm6 # 0x1b48 <k_row_squares+0x8e8>
+	QUAD $0x0017453d597de2c4; BYTE $0x00 // vpbroadcastq 0x1745(%rip), %ymm7 # 0x1b40 <k_row_squares+0x8e0>
+	QUAD $0x00144c05587962c4; BYTE $0x00 // vpbroadcastd 0x144c(%rip), %xmm8 # 0x1850 <k_row_squares+0x5f0>
+	QUAD $0x14560d58487d7262; WORD $0x0000 // vpbroadcastd 0x1456(%rip), %zmm9 # 0x1864 <k_row_squares+0x604>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x527 <k_encode_q5_0+0x187>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xe1590ac5 // vmulss %xmm1, %xmm14, %xmm12
+	LONG $0x5e6a41c4; BYTE $0xec // vdivss %xmm12, %xmm2, %xmm13
+	LONG $0xee7e79c5 // vmovd %xmm13, %esi
+	LONG $0xe32e78c5 // vucomiss %xmm3, %xmm12
 	LONG $0xc79b0f40 // setnp %dil
 	LONG $0xc0940f41 // sete %r8b
 	WORD $0x2041; BYTE $0xf8 // andb %dil, %r8b
@@ -141,60 +215,46 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc6940f40 // sete %sil
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	LONG $0xd692fbc5 // kmovd %esi, %k2
-	LONG $0x0a2e7162; WORD $0xd410 // vmovss %xmm4, %xmm10, %xmm10 {%k2}
-	LONG $0x092e7162; WORD $0xd410 // vmovss %xmm4, %xmm10, %xmm10 {%k1}
-	LONG $0x1d7943c4; WORD $0x04c9 // vcvtps2ph $0x4, %xmm9, %xmm9
-	LONG $0xce7e79c5 // vmovd %xmm9, %esi
+	LONG $0x0a167162; WORD $0xeb10 // vmovss %xmm3, %xmm13, %xmm13 {%k2}
+	LONG $0x09167162; WORD $0xeb10 // vmovss %xmm3, %xmm13, %xmm13 {%k1}
+	LONG $0x1d7943c4; WORD $0x04e4 // vcvtps2ph $0x4, %xmm12, %xmm12
+	LONG $0xe67e79c5 // vmovd %xmm12, %esi
 	WORD $0x8966; BYTE $0x31 // movw %si, (%rcx)
-	LONG $0xd42e78c5 // vucomiss %xmm4, %xmm10
+	LONG $0xeb2e78c5 // vucomiss %xmm3, %xmm13
 	LONG $0xc69a0f40 // setp %sil
 	LONG $0xc7950f40 // setne %dil
 	WORD $0x0840; BYTE $0xf7 // orb %sil, %dil
 	WORD $0x0844; BYTE $0xc7 // orb %r8b, %dil
 	LONG $0xf7b60f40 // movzbl %dil, %esi
 	WORD $0xdef7 // negl %esi
-	LONG $0x487d7262; WORD $0xce7c // vpbroadcastd %esi, %zmm9
-	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
-	LONG $0x483c5162; WORD $0xc259 // vmulps %zmm10, %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0xc558 // vaddps %zmm5, %zmm8, %zmm8
-	LONG $0x487e5162; WORD $0xc05b // vcvttps2dq %zmm8, %zmm8
-	LONG $0x4844d162; WORD $0xfa59 // vmulps %zmm10, %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0xfd58 // vaddps %zmm5, %zmm7, %zmm7
-	LONG $0x487ef162; WORD $0xff5b // vcvttps2dq %zmm7, %zmm7
-	LONG $0x483d7262; WORD $0xc639 // vpminsd %zmm6, %zmm8, %zmm8
-	LONG $0x4845f262; WORD $0xfe39 // vpminsd %zmm6, %zmm7, %zmm7
-	LONG $0x4845d162; WORD $0xf9db // vpandd %zmm9, %zmm7, %zmm7
-	LONG $0x48355162; WORD $0xc0db // vpandd %zmm8, %zmm9, %zmm8
-	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
-	LONG $0x483df362; WORD $0xfe25; BYTE $0xf8 // vpternlogd $0xf8, %zmm6, %zmm8, %zmm7
-	QUAD $0x0002b931487ef262; WORD $0x0000 // vpmovdb %zmm7, 0x2(%rcx)
+	LONG $0x487d7262; WORD $0xe67c // vpbroadcastd %esi, %zmm12
+	LONG $0x487d5262; WORD $0xed18 // vbroadcastss %xmm13, %zmm13
+	LONG $0x48245162; WORD $0xdd59 // vmulps %zmm13, %zmm11, %zmm11
+	LONG $0x48247162; WORD $0xdc58 // vaddps %zmm4, %zmm11, %zmm11
+	LONG $0x487e5162; WORD $0xdb5b // vcvttps2dq %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xd559 // vmulps %zmm13, %zmm10, %zmm10
+	LONG $0x482c7162; WORD $0xd458 // vaddps %zmm4, %zmm10, %zmm10
+	LONG $0x487e5162; WORD $0xd25b // vcvttps2dq %zmm10, %zmm10
+	LONG $0x48257262; WORD $0xdd39 // vpminsd %zmm5, %zmm11, %zmm11
+	LONG $0x48255162; WORD $0xdcdb // vpandd %zmm12, %zmm11, %zmm11
+	LONG $0x482d7262; WORD $0xd539 // vpminsd %zmm5, %zmm10, %zmm10
+	LONG $0x482d5162; WORD $0xd4db // vpandd %zmm12, %zmm10, %zmm10
+	LONG $0x487e5262; WORD $0xdb31 // vpmovdb %zmm11, %xmm11
+	LONG $0x487e5262; WORD $0xd231 // vpmovdb %zmm10, %xmm10
+	LONG $0x382543c4; WORD $0x01e2 // vinserti128 $0x1, %xmm10, %ymm11, %ymm12
+	LONG $0x731dc1c4; WORD $0x04d4 // vpsrlq $0x4, %ymm12, %ymm12
+	LONG $0xe6db1dc5 // vpand %ymm6, %ymm12, %ymm12
+	LONG $0x289d7262; WORD $0xe740 // vpmullq %ymm7, %ymm12, %ymm12
+	LONG $0x731dc1c4; WORD $0x38d4 // vpsrlq $0x38, %ymm12, %ymm12
+	QUAD $0x0002a132287e7262; WORD $0x0000 // vpmovqb %ymm12, 0x2(%rcx)
+	LONG $0x7129c1c4; WORD $0x04f2 // vpsllw $0x4, %xmm10, %xmm10
+	LONG $0x08255362; WORD $0xd025; BYTE $0xd8 // vpternlogd $0xd8, %xmm8, %xmm11, %xmm10
+	LONG $0x517f7ac5; BYTE $0x06 // vmovdqu %xmm10, 0x6(%rcx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x12c18348 // addq $0x12, %rcx
+	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfe7f870f; WORD $0xffff // ja 0x200 <k_encode_q4_0+0x60>
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-
-	// encode_q5_0
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02108e0f; WORD $0x0000 // jle 0x5ad <k_encode_q5_0+0x21d>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x14860558487df262; WORD $0x0000 // vpbroadcastd 0x1486(%rip), %zmm0 # 0x1834 <k_row_squares+0x604>
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x14690d58487df262; WORD $0x0000 // vpbroadcastd 0x1469(%rip), %zmm1 # 0x1824 <k_row_squares+0x5f4>
-	QUAD $0x000014651510fac5 // vmovss 0x1465(%rip), %xmm2 # 0x1828 <k_row_squares+0x5f8>
-	QUAD $0x000014391d10fac5 // vmovss 0x1439(%rip), %xmm3 # 0x1804 <k_row_squares+0x5d4>
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	QUAD $0x14632d18487df262; WORD $0x0000 // vbroadcastss 0x1463(%rip), %zmm5 # 0x183c <k_row_squares+0x60c>
-	QUAD $0x14393558487df262; WORD $0x0000 // vpbroadcastd 0x1439(%rip), %zmm6 # 0x181c <k_row_squares+0x5ec>
-	QUAD $0x00171c3d597de2c4; BYTE $0x00 // vpbroadcastq 0x171c(%rip), %ymm7 # 0x1b08 <k_row_squares+0x8d8>
-	QUAD $0x00170b05597d62c4; BYTE $0x00 // vpbroadcastq 0x170b(%rip), %ymm8 # 0x1b00 <k_row_squares+0x8d0>
-	QUAD $0x0014120d587962c4; BYTE $0x00 // vpbroadcastd 0x1412(%rip), %xmm9 # 0x1810 <k_row_squares+0x5e0>
-	WORD $0x9066 // nop
+	LONG $0x00c08e0f; WORD $0x0000 // jle 0x5e7 <k_encode_q5_0+0x247>
 	LONG $0x48fe7162; WORD $0x1a6f // vmovdqu64 (%rdx), %zmm11
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm10
 	LONG $0x48257162; WORD $0xe0db // vpandd %zmm0, %zmm11, %zmm12
@@ -208,13 +268,17 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3d0942c4; BYTE $0xf7 // vpmaxsd %xmm15, %xmm14, %xmm14
 	LONG $0x707941c4; WORD $0x55fe // vpshufd $0x55, %xmm14, %xmm15 # xmm15 = xmm14[1,1,1,1]
 	LONG $0x3d0942c4; BYTE $0xf7 // vpmaxsd %xmm15, %xmm14, %xmm14
-	LONG $0x487d5262; WORD $0xf658 // vpbroadcastd %xmm14, %zmm14
+	LONG $0xf67e79c5 // vmovd %xmm14, %esi
+	LONG $0xef0941c4; BYTE $0xf6 // vpxor %xmm14, %xmm14, %xmm14
+	WORD $0xf685 // testl %esi, %esi
+	LONG $0xfe9b840f; WORD $0xffff // je 0x420 <k_encode_q5_0+0x80>
+	LONG $0x487d7262; WORD $0xf67c // vpbroadcastd %esi, %zmm14
+	LONG $0x480dd162; WORD $0xcd76 // vpcmpeqd %zmm13, %zmm14, %k1
+	QUAD $0x13652d6449357262; WORD $0x0000 // vpblendmd 0x1365(%rip), %zmm9, %zmm13 {%k1} # 0x1900 <k_row_squares+0x6a0>
 	LONG $0x480dd162; WORD $0xcc76 // vpcmpeqd %zmm12, %zmm14, %k1
-	LONG $0x480dd162; WORD $0xd576 // vpcmpeqd %zmm13, %zmm14, %k2
-	QUAD $0x145725644a757262; WORD $0x0000 // vpblendmd 0x1457(%rip), %zmm1, %zmm12 {%k2} # 0x18c0 <k_row_squares+0x690>
-	QUAD $0x148d256f497d7162; WORD $0x0000 // vmovdqa32 0x148d(%rip), %zmm12 {%k1} # 0x1900 <k_row_squares+0x6d0>
-	LONG $0x48fd5362; WORD $0xe53b; BYTE $0x01 // vextracti64x4 $0x1, %zmm12, %ymm13
-	LONG $0x481d5262; WORD $0xe539 // vpminsd %zmm13, %zmm12, %zmm12
+	QUAD $0x13952d6f497d7162; WORD $0x0000 // vmovdqa32 0x1395(%rip), %zmm13 {%k1} # 0x1940 <k_row_squares+0x6e0>
+	LONG $0x48fd5362; WORD $0xec3b; BYTE $0x01 // vextracti64x4 $0x1, %zmm13, %ymm12
+	LONG $0x48155262; WORD $0xe439 // vpminsd %zmm12, %zmm13, %zmm12
 	LONG $0x397d43c4; WORD $0x01e5 // vextracti128 $0x1, %ymm12, %xmm13
 	LONG $0x391942c4; BYTE $0xe5 // vpminsd %xmm13, %xmm12, %xmm12
 	LONG $0x707941c4; WORD $0xeeec // vpshufd $0xee, %xmm12, %xmm13 # xmm13 = xmm12[2,3,2,3]
@@ -222,77 +286,27 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x707941c4; WORD $0x55ec // vpshufd $0x55, %xmm12, %xmm13 # xmm13 = xmm12[1,1,1,1]
 	LONG $0x391942c4; BYTE $0xe5 // vpminsd %xmm13, %xmm12, %xmm12
 	LONG $0xe67e79c5 // vmovd %xmm12, %esi
-	LONG $0x24596ac5; BYTE $0xb2 // vmulss (%rdx,%rsi,4), %xmm2, %xmm12
-	LONG $0x5e6241c4; BYTE $0xec // vdivss %xmm12, %xmm3, %xmm13
-	LONG $0xee7e79c5 // vmovd %xmm13, %esi
-	LONG $0xe42e78c5 // vucomiss %xmm4, %xmm12
-	LONG $0xc79b0f40 // setnp %dil
-	LONG $0xc0940f41 // sete %r8b
-	WORD $0x2041; BYTE $0xf8 // andb %dil, %r8b
-	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
-	LONG $0x0000fe81; WORD $0x7f80 // cmpl $0x7f800000, %esi # imm = 0x7F800000
-	LONG $0xc6940f40 // sete %sil
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	LONG $0xd692fbc5 // kmovd %esi, %k2
-	LONG $0x0a167162; WORD $0xec10 // vmovss %xmm4, %xmm13, %xmm13 {%k2}
-	LONG $0x09167162; WORD $0xec10 // vmovss %xmm4, %xmm13, %xmm13 {%k1}
-	LONG $0x1d7943c4; WORD $0x04e4 // vcvtps2ph $0x4, %xmm12, %xmm12
-	LONG $0xe67e79c5 // vmovd %xmm12, %esi
-	WORD $0x8966; BYTE $0x31 // movw %si, (%rcx)
-	LONG $0xec2e78c5 // vucomiss %xmm4, %xmm13
-	LONG $0xc69a0f40 // setp %sil
-	LONG $0xc7950f40 // setne %dil
-	WORD $0x0840; BYTE $0xf7 // orb %sil, %dil
-	WORD $0x0844; BYTE $0xc7 // orb %r8b, %dil
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	WORD $0xdef7 // negl %esi
-	LONG $0x487d7262; WORD $0xe67c // vpbroadcastd %esi, %zmm12
-	LONG $0x487d5262; WORD $0xed18 // vbroadcastss %xmm13, %zmm13
-	LONG $0x48245162; WORD $0xdd59 // vmulps %zmm13, %zmm11, %zmm11
-	LONG $0x48247162; WORD $0xdd58 // vaddps %zmm5, %zmm11, %zmm11
-	LONG $0x487e5162; WORD $0xdb5b // vcvttps2dq %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd559 // vmulps %zmm13, %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0xd558 // vaddps %zmm5, %zmm10, %zmm10
-	LONG $0x487e5162; WORD $0xd25b // vcvttps2dq %zmm10, %zmm10
-	LONG $0x48257262; WORD $0xde39 // vpminsd %zmm6, %zmm11, %zmm11
-	LONG $0x48255162; WORD $0xdcdb // vpandd %zmm12, %zmm11, %zmm11
-	LONG $0x482d7262; WORD $0xd639 // vpminsd %zmm6, %zmm10, %zmm10
-	LONG $0x482d5162; WORD $0xd4db // vpandd %zmm12, %zmm10, %zmm10
-	LONG $0x487e5262; WORD $0xdb31 // vpmovdb %zmm11, %xmm11
-	LONG $0x487e5262; WORD $0xd231 // vpmovdb %zmm10, %xmm10
-	LONG $0x382543c4; WORD $0x01e2 // vinserti128 $0x1, %xmm10, %ymm11, %ymm12
-	LONG $0x731dc1c4; WORD $0x04d4 // vpsrlq $0x4, %ymm12, %ymm12
-	LONG $0xe7db1dc5 // vpand %ymm7, %ymm12, %ymm12
-	LONG $0x289d5262; WORD $0xe040 // vpmullq %ymm8, %ymm12, %ymm12
-	LONG $0x731dc1c4; WORD $0x38d4 // vpsrlq $0x38, %ymm12, %ymm12
-	QUAD $0x0002a132287e7262; WORD $0x0000 // vpmovqb %ymm12, 0x2(%rcx)
-	LONG $0x7129c1c4; WORD $0x04f2 // vpsllw $0x4, %xmm10, %xmm10
-	LONG $0x08255362; WORD $0xd125; BYTE $0xd8 // vpternlogd $0xd8, %xmm9, %xmm11, %xmm10
-	LONG $0x517f7ac5; BYTE $0x06 // vmovdqu %xmm10, 0x6(%rcx)
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x16c18348 // addq $0x16, %rcx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfe53870f; WORD $0xffff // ja 0x400 <k_encode_q5_0+0x70>
+	LONG $0x346e79c5; BYTE $0xb2 // vmovd (%rdx,%rsi,4), %xmm14
+	LONG $0xfffe39e9; BYTE $0xff // jmp 0x420 <k_encode_q5_0+0x80>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// encode_q4_1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04dd8e0f; WORD $0x0000 // jle 0xaaa <k_encode_q4_1+0x4ea>
+	LONG $0x04dd8e0f; WORD $0x0000 // jle 0xada <k_encode_q4_1+0x4ea>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x135f0528487cf162; WORD $0x0000 // vmovaps 0x135f(%rip), %zmm0 # 0x1940 <k_row_squares+0x710>
-	QUAD $0x12390d58487df262; WORD $0x0000 // vpbroadcastd 0x1239(%rip), %zmm1 # 0x1824 <k_row_squares+0x5f4>
-	QUAD $0x151b1521487df262; WORD $0x0000 // vpmovsxbd 0x151b(%rip), %zmm2 # 0x1b10 <k_row_squares+0x8e0>
-	QUAD $0x000012031d10fac5 // vmovss 0x1203(%rip), %xmm3 # 0x1800 <k_row_squares+0x5d0>
-	QUAD $0x000011ff2510fac5 // vmovss 0x11ff(%rip), %xmm4 # 0x1804 <k_row_squares+0x5d4>
+	QUAD $0x136f0528487cf162; WORD $0x0000 // vmovaps 0x136f(%rip), %zmm0 # 0x1980 <k_row_squares+0x720>
+	QUAD $0x12490d58487df262; WORD $0x0000 // vpbroadcastd 0x1249(%rip), %zmm1 # 0x1864 <k_row_squares+0x604>
+	QUAD $0x152b1521487df262; WORD $0x0000 // vpmovsxbd 0x152b(%rip), %zmm2 # 0x1b50 <k_row_squares+0x8f0>
+	QUAD $0x000012131d10fac5 // vmovss 0x1213(%rip), %xmm3 # 0x1840 <k_row_squares+0x5e0>
+	QUAD $0x0000120f2510fac5 // vmovss 0x120f(%rip), %xmm4 # 0x1844 <k_row_squares+0x5e4>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x11f93518487df262; WORD $0x0000 // vbroadcastss 0x11f9(%rip), %zmm6 # 0x180c <k_row_squares+0x5dc>
-	QUAD $0x11eb3d58487df262; WORD $0x0000 // vpbroadcastd 0x11eb(%rip), %zmm7 # 0x1808 <k_row_squares+0x5d8>
+	QUAD $0x12093518487df262; WORD $0x0000 // vbroadcastss 0x1209(%rip), %zmm6 # 0x184c <k_row_squares+0x5ec>
+	QUAD $0x11fb3d58487df262; WORD $0x0000 // vpbroadcastd 0x11fb(%rip), %zmm7 # 0x1848 <k_row_squares+0x5e8>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487c7162; WORD $0x0a10 // vmovups (%rdx), %zmm9
 	LONG $0x487c7162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm8
@@ -483,7 +497,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfb76870f; WORD $0xffff // ja 0x620 <k_encode_q4_1+0x60>
+	LONG $0xfb76870f; WORD $0xffff // ja 0x650 <k_encode_q4_1+0x60>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x9066 // nop
@@ -491,21 +505,21 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q5_1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x052d8e0f; WORD $0x0000 // jle 0xfea <k_encode_q5_1+0x53a>
+	LONG $0x052d8e0f; WORD $0x0000 // jle 0x101a <k_encode_q5_1+0x53a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x0eef0528487cf162; WORD $0x0000 // vmovaps 0xeef(%rip), %zmm0 # 0x19c0 <k_row_squares+0x790>
-	QUAD $0x0d490d58487df262; WORD $0x0000 // vpbroadcastd 0xd49(%rip), %zmm1 # 0x1824 <k_row_squares+0x5f4>
-	QUAD $0x102b1521487df262; WORD $0x0000 // vpmovsxbd 0x102b(%rip), %zmm2 # 0x1b10 <k_row_squares+0x8e0>
-	QUAD $0x00000d271d10fac5 // vmovss 0xd27(%rip), %xmm3 # 0x1814 <k_row_squares+0x5e4>
-	QUAD $0x00000d0f2510fac5 // vmovss 0xd0f(%rip), %xmm4 # 0x1804 <k_row_squares+0x5d4>
+	QUAD $0x0eff0528487cf162; WORD $0x0000 // vmovaps 0xeff(%rip), %zmm0 # 0x1a00 <k_row_squares+0x7a0>
+	QUAD $0x0d590d58487df262; WORD $0x0000 // vpbroadcastd 0xd59(%rip), %zmm1 # 0x1864 <k_row_squares+0x604>
+	QUAD $0x103b1521487df262; WORD $0x0000 // vpmovsxbd 0x103b(%rip), %zmm2 # 0x1b50 <k_row_squares+0x8f0>
+	QUAD $0x00000d371d10fac5 // vmovss 0xd37(%rip), %xmm3 # 0x1854 <k_row_squares+0x5f4>
+	QUAD $0x00000d1f2510fac5 // vmovss 0xd1f(%rip), %xmm4 # 0x1844 <k_row_squares+0x5e4>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x0d093518487df262; WORD $0x0000 // vbroadcastss 0xd09(%rip), %zmm6 # 0x180c <k_row_squares+0x5dc>
-	QUAD $0x0d0f3d58487df262; WORD $0x0000 // vpbroadcastd 0xd0f(%rip), %zmm7 # 0x181c <k_row_squares+0x5ec>
-	QUAD $0x000ff205597d62c4; BYTE $0x00 // vpbroadcastq 0xff2(%rip), %ymm8 # 0x1b08 <k_row_squares+0x8d8>
-	QUAD $0x000fe10d597d62c4; BYTE $0x00 // vpbroadcastq 0xfe1(%rip), %ymm9 # 0x1b00 <k_row_squares+0x8d0>
-	QUAD $0x000ce815587962c4; BYTE $0x00 // vpbroadcastd 0xce8(%rip), %xmm10 # 0x1810 <k_row_squares+0x5e0>
+	QUAD $0x0d193518487df262; WORD $0x0000 // vbroadcastss 0xd19(%rip), %zmm6 # 0x184c <k_row_squares+0x5ec>
+	QUAD $0x0d1f3d58487df262; WORD $0x0000 // vpbroadcastd 0xd1f(%rip), %zmm7 # 0x185c <k_row_squares+0x5fc>
+	QUAD $0x00100205597d62c4; BYTE $0x00 // vpbroadcastq 0x1002(%rip), %ymm8 # 0x1b48 <k_row_squares+0x8e8>
+	QUAD $0x000ff10d597d62c4; BYTE $0x00 // vpbroadcastq 0xff1(%rip), %ymm9 # 0x1b40 <k_row_squares+0x8e0>
+	QUAD $0x000cf815587962c4; BYTE $0x00 // vpbroadcastd 0xcf8(%rip), %xmm10 # 0x1850 <k_row_squares+0x5f0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487c7162; WORD $0x2210 // vmovups (%rdx), %zmm12
 	LONG $0x487c7162; WORD $0x5a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm11
@@ -704,7 +718,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfb46870f; WORD $0xffff // ja 0xb30 <k_encode_q5_1+0x80>
+	LONG $0xfb46870f; WORD $0xffff // ja 0xb60 <k_encode_q5_1+0x80>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x9066 // nop
@@ -713,9 +727,9 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x1001 <k_encode_f16+0x11>
+	WORD $0x047d // jge 0x1031 <k_encode_f16+0x11>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x2eeb // jmp 0x102f <k_encode_f16+0x3f>
+	WORD $0x2eeb // jmp 0x105f <k_encode_f16+0x3f>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -725,9 +739,9 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xe17e // jle 0x1010 <k_encode_f16+0x20>
+	WORD $0xe17e // jle 0x1040 <k_encode_f16+0x20>
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x277d // jge 0x105b <k_encode_f16+0x6b>
+	WORD $0x277d // jge 0x108b <k_encode_f16+0x6b>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fac5; BYTE $0x96 // vmovss (%rsi,%rdx,4), %xmm0
@@ -736,7 +750,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503c8966 // movw %di, (%rax,%rdx,2)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe575 // jne 0x1040 <k_encode_f16+0x50>
+	WORD $0xe575 // jne 0x1070 <k_encode_f16+0x50>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	BYTE $0x90 // nop
@@ -745,13 +759,13 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x1071 <k_encode_bf16+0x11>
+	WORD $0x047d // jge 0x10a1 <k_encode_bf16+0x11>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x5deb // jmp 0x10ce <k_encode_bf16+0x6e>
+	WORD $0x5deb // jmp 0x10fe <k_encode_bf16+0x6e>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x079e0558487df262; WORD $0x0000 // vpbroadcastd 0x79e(%rip), %zmm0 # 0x1820 <k_row_squares+0x5f0>
-	QUAD $0x07a40d58487df262; WORD $0x0000 // vpbroadcastd 0x7a4(%rip), %zmm1 # 0x1830 <k_row_squares+0x600>
+	QUAD $0x07ae0558487df262; WORD $0x0000 // vpbroadcastd 0x7ae(%rip), %zmm0 # 0x1860 <k_row_squares+0x600>
+	QUAD $0x07b40d58487df262; WORD $0x0000 // vpbroadcastd 0x7b4(%rip), %zmm1 # 0x1870 <k_row_squares+0x610>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x48feb162; WORD $0x146f; BYTE $0x86 // vmovdqu64 (%rsi,%r8,4), %zmm2
 	LONG $0x4865f162; WORD $0xd272; BYTE $0x10 // vpsrld $0x10, %zmm2, %zmm3
@@ -764,9 +778,9 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xc27e // jle 0x1090 <k_encode_bf16+0x30>
+	WORD $0xc27e // jle 0x10c0 <k_encode_bf16+0x30>
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x297d // jge 0x10fc <k_encode_bf16+0x9c>
+	WORD $0x297d // jge 0x112c <k_encode_bf16+0x9c>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x3c8b; BYTE $0x96 // movl (%rsi,%rdx,4), %edi
@@ -776,22 +790,22 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503c8966 // movw %di, (%rax,%rdx,2)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe475 // jne 0x10e0 <k_encode_bf16+0x80>
+	WORD $0xe475 // jne 0x1110 <k_encode_bf16+0x80>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 
 	// extent
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x107d // jge 0x111a <k_extent+0x1a>
+	WORD $0x107d // jge 0x114a <k_extent+0x1a>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
-	WORD $0x6feb // jmp 0x1189 <k_extent+0x89>
+	WORD $0x6feb // jmp 0x11b9 <k_extent+0x89>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x07091558487df262; WORD $0x0000 // vpbroadcastd 0x709(%rip), %zmm2 # 0x1834 <k_row_squares+0x604>
+	QUAD $0x07191558487df262; WORD $0x0000 // vpbroadcastd 0x719(%rip), %zmm2 # 0x1874 <k_row_squares+0x614>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
@@ -809,7 +823,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18348 // addq $0x20, %rcx
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0xbd7e // jle 0x1140 <k_extent+0x40>
+	WORD $0xbd7e // jle 0x1170 <k_extent+0x40>
 	LONG $0x4865f162; WORD $0xd4eb // vpord %zmm4, %zmm3, %zmm2
 	LONG $0x4875f262; WORD $0xc03d // vpmaxsd %zmm0, %zmm1, %zmm0
 	LONG $0x48fdf362; WORD $0xc13b; BYTE $0x01 // vextracti64x4 $0x1, %zmm0, %ymm1
@@ -831,7 +845,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1ebf9c5 // vpor %xmm1, %xmm0, %xmm0
 	LONG $0xc67ef9c5 // vmovd %xmm0, %esi
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x2f7d // jge 0x1220 <k_extent+0x120>
+	WORD $0x2f7d // jge 0x1250 <k_extent+0x120>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x880c8b45 // movl (%r8,%rcx,4), %r9d
@@ -842,7 +856,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0944; BYTE $0xce // orl %r9d, %esi
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe075 // jne 0x1200 <k_extent+0x100>
+	WORD $0xe075 // jne 0x1230 <k_extent+0x100>
 	WORD $0x5789; BYTE $0x10 // movl %edx, 0x10(%rdi)
 	WORD $0xeec1; BYTE $0x1f // shrl $0x1f, %esi
 	WORD $0x7789; BYTE $0x14 // movl %esi, 0x14(%rdi)
@@ -863,7 +877,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x05738c0f; WORD $0x0000 // jl 0x17cf <k_row_squares+0x59f>
+	LONG $0x05738c0f; WORD $0x0000 // jl 0x17ff <k_row_squares+0x59f>
 	LONG $0x241c8b48 // movq (%rsp), %rbx
 	LONG $0x18438b48 // movq 0x18(%rbx), %rax
 	LONG $0xff488d48 // leaq -0x1(%rax), %rcx
@@ -912,7 +926,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
 	LONG $0xd14c0f48 // cmovlq %rcx, %rdx
 	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	QUAD $0x070d05d448fdf162; WORD $0x0000 // vpaddq 0x70d(%rip), %zmm0, %zmm0 # 0x1a40 <k_row_squares+0x810>
+	QUAD $0x071d05d448fdf162; WORD $0x0000 // vpaddq 0x71d(%rip), %zmm0, %zmm0 # 0x1a80 <k_row_squares+0x820>
 	LONG $0x48fdf262; WORD $0xc87c // vpbroadcastq %rax, %zmm1
 	LONG $0x48f5f262; WORD $0xc037 // vpcmpgtq %zmm0, %zmm1, %k0
 	LONG $0xf093fbc5 // kmovd %k0, %esi
@@ -949,8 +963,8 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1450f48 // cmovneq %rcx, %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x069f0d2848fdf162; WORD $0x0000 // vmovapd 0x69f(%rip), %zmm1 # 0x1a80 <k_row_squares+0x850>
-	QUAD $0x06d5152848fdf162; WORD $0x0000 // vmovapd 0x6d5(%rip), %zmm2 # 0x1ac0 <k_row_squares+0x890>
+	QUAD $0x06af0d2848fdf162; WORD $0x0000 // vmovapd 0x6af(%rip), %zmm1 # 0x1ac0 <k_row_squares+0x860>
+	QUAD $0x06e5152848fdf162; WORD $0x0000 // vmovapd 0x6e5(%rip), %zmm2 # 0x1b00 <k_row_squares+0x8a0>
 	LONG $0x10438b4c // movq 0x10(%rbx), %r8
 	LONG $0x000010bb; BYTE $0x00 // movl $0x10, %ebx
 	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
@@ -1106,10 +1120,10 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0x00f98149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r9 # imm = 0x400
-	WORD $0xe075 // jne 0x17a0 <k_row_squares+0x570>
+	WORD $0xe075 // jne 0x17d0 <k_row_squares+0x570>
 	LONG $0x105a8d49 // leaq 0x10(%r10), %rbx
 	LONG $0x245c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbx
-	LONG $0xfc418e0f; WORD $0xffff // jle 0x1410 <k_row_squares+0x1e0>
+	LONG $0xfc418e0f; WORD $0xffff // jle 0x1440 <k_row_squares+0x1e0>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
@@ -1136,8 +1150,24 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x4170 // jo 0x1845 <k_row_squares+0x615>
+	WORD $0x4170 // jo 0x1885 <k_row_squares+0x625>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x0f // cmpb $0xf, (%rdi)
 	WORD $0x0000 // addb %al, (%rax)
@@ -1393,7 +1423,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x1a55 <k_row_squares+0x825>
+	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x1a95 <k_row_squares+0x835>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
 	WORD $0x0000 // addb %al, (%rax)

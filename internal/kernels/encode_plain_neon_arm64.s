@@ -19,7 +19,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540012cb // b.lt 0x260 <k_encode_q8_0+0x260>
 	WORD $0xd10183ff // sub sp, sp, #0x60
 	WORD $0xa9402408 // ldp x8, x9, [x0]
-	WORD $0x100096eb // adr x11, 0x12f0 <k_row_squares+0x1d8>
+	WORD $0x100096eb // adr x11, 0x12f0 <k_row_squares+0x1dc>
 	WORD $0x3dc00160 // ldr q0, [x11]
 	WORD $0x52a85fcc // mov w12, #0x42fe0000 // =1123942400
 	WORD $0x52aff00d // mov w13, #0x7f800000 // =2139095040
@@ -172,381 +172,380 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100a // ldr x10, [x0, #0x20]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x5400130b // b.lt 0x4cc <k_encode_q4_0+0x268>
-	WORD $0xd10143ff // sub sp, sp, #0x50
-	WORD $0x10008468 // adr x8, 0x1300 <k_row_squares+0x1e8>
-	WORD $0x10008349 // adr x9, 0x12e0 <k_row_squares+0x1c8>
-	WORD $0x100083ab // adr x11, 0x12f0 <k_row_squares+0x1d8>
-	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x10008168 // adr x8, 0x12b0 <k_row_squares+0x198>
-	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x3dc00103 // ldr q3, [x8]
-	WORD $0x10007f88 // adr x8, 0x1280 <k_row_squares+0x168>
-	WORD $0x10007fe9 // adr x9, 0x1290 <k_row_squares+0x178>
-	WORD $0x3dc00104 // ldr q4, [x8]
-	WORD $0x100081a8 // adr x8, 0x12d0 <k_row_squares+0x1b8>
-	WORD $0x4f010400 // movi v0.4s, #0x20
-	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x3dc00106 // ldr q6, [x8]
-	WORD $0x10007fa8 // adr x8, 0x12a0 <k_row_squares+0x188>
-	WORD $0x10008089 // adr x9, 0x12c0 <k_row_squares+0x1a8>
-	WORD $0x4f01f433 // fmov v19.4s, #8.50000000
-	WORD $0x4f0005f4 // movi v20.4s, #0xf
-	WORD $0x3dc00176 // ldr q22, [x11]
+	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
+	WORD $0x1000806b // adr x11, 0x1280 <k_row_squares+0x16c>
+	WORD $0x2f00e402 // movi d2, #0000000000000000
+	WORD $0x4f01f423 // fmov v3.4s, #8.50000000
+	WORD $0x3dc00165 // ldr q5, [x11]
+	WORD $0x1000816b // adr x11, 0x12b0 <k_row_squares+0x19c>
+	WORD $0x4f0005e4 // movi v4.4s, #0xf
+	WORD $0x3dc00167 // ldr q7, [x11]
+	WORD $0x1000838b // adr x11, 0x1300 <k_row_squares+0x1ec>
+	WORD $0x4f010406 // movi v6.4s, #0x20
+	WORD $0x3dc00171 // ldr q17, [x11]
+	WORD $0x1000812b // adr x11, 0x12c0 <k_row_squares+0x1ac>
+	WORD $0x1000820c // adr x12, 0x12e0 <k_row_squares+0x1cc>
+	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x52aff00b // mov w11, #0x7f800000 // =2139095040
-	WORD $0x3dc00107 // ldr q7, [x8]
-	WORD $0x3dc00130 // ldr q16, [x9]
-	WORD $0xa9402408 // ldp x8, x9, [x0]
-	WORD $0x1e270177 // fmov s23, w11
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x6d013bef // stp d15, d14, [sp, #0x10]
-	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
-	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
-	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0x3d8003e1 // str q1, [sp]
-	WORD $0xad407528 // ldp q8, q29, [x9]
-	WORD $0xd100054a // sub x10, x10, #0x1
-	WORD $0xad417d3e // ldp q30, q31, [x9, #0x20]
-	WORD $0xad437139 // ldp q25, q28, [x9, #0x60]
-	WORD $0xad426d38 // ldp q24, q27, [x9, #0x40]
-	WORD $0x4ea0fbba // fabs v26.4s, v29.4s
-	WORD $0x4ea0fbe9 // fabs v9.4s, v31.4s
-	WORD $0x4ea0f90a // fabs v10.4s, v8.4s
-	WORD $0x4ea0fbcb // fabs v11.4s, v30.4s
-	WORD $0x4ea0fb2c // fabs v12.4s, v25.4s
-	WORD $0x4ea0fb8e // fabs v14.4s, v28.4s
-	WORD $0x4ea0fb6d // fabs v13.4s, v27.4s
-	WORD $0x4ea0fb0f // fabs v15.4s, v24.4s
-	WORD $0x6eac6571 // umax v17.4s, v11.4s, v12.4s
-	WORD $0x6eae6535 // umax v21.4s, v9.4s, v14.4s
-	WORD $0x6eaf6552 // umax v18.4s, v10.4s, v15.4s
-	WORD $0x6ead6741 // umax v1.4s, v26.4s, v13.4s
-	WORD $0x4eb56421 // smax v1.4s, v1.4s, v21.4s
-	WORD $0x4eb16651 // smax v17.4s, v18.4s, v17.4s
-	WORD $0x4ea16621 // smax v1.4s, v17.4s, v1.4s
-	WORD $0x4eb0a821 // smaxv s1, v1.4s
-	WORD $0x4e040421 // dup v1.4s, v1.s[0]
-	WORD $0x6eaf8c32 // cmeq v18.4s, v1.4s, v15.4s
-	WORD $0x6eae8c35 // cmeq v21.4s, v1.4s, v14.4s
-	WORD $0x6eac8c31 // cmeq v17.4s, v1.4s, v12.4s
-	WORD $0x6ead8c2c // cmeq v12.4s, v1.4s, v13.4s
-	WORD $0x6eab8c2b // cmeq v11.4s, v1.4s, v11.4s
-	WORD $0x6eba8c3a // cmeq v26.4s, v1.4s, v26.4s
-	WORD $0x6ea98c29 // cmeq v9.4s, v1.4s, v9.4s
-	WORD $0x6eaa8c21 // cmeq v1.4s, v1.4s, v10.4s
-	WORD $0x3dc003ed // ldr q13, [sp]
-	WORD $0x6e601c72 // bsl v18.16b, v3.16b, v0.16b
-	WORD $0x6e601c55 // bsl v21.16b, v2.16b, v0.16b
-	WORD $0x6e601c91 // bsl v17.16b, v4.16b, v0.16b
-	WORD $0x6e601dac // bsl v12.16b, v13.16b, v0.16b
-	WORD $0x6e721cc1 // bsl v1.16b, v6.16b, v18.16b
-	WORD $0x4ea91d32 // mov v18.16b, v9.16b
-	WORD $0x6eab1cb1 // bit v17.16b, v5.16b, v11.16b
-	WORD $0x6e751cf2 // bsl v18.16b, v7.16b, v21.16b
-	WORD $0x4eba1f55 // mov v21.16b, v26.16b
-	WORD $0x4eb16c21 // smin v1.4s, v1.4s, v17.4s
-	WORD $0x1e381011 // fmov s17, #-0.12500000
-	WORD $0x6e6c1e15 // bsl v21.16b, v16.16b, v12.16b
-	WORD $0x4eb26eb2 // smin v18.4s, v21.4s, v18.4s
-	WORD $0x4eb26c21 // smin v1.4s, v1.4s, v18.4s
-	WORD $0x4eb1a821 // sminv s1, v1.4s
-	WORD $0x1e26002b // fmov w11, s1
-	WORD $0xbc6b5921 // ldr s1, [x9, w11, uxtw #2]
-	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x1e31083a // fmul s26, s1, s17
 	WORD $0x1e2e1001 // fmov s1, #1.00000000
-	WORD $0x1e3a1821 // fdiv s1, s1, s26
-	WORD $0x1e202348 // fcmp s26, #0.0
-	WORD $0x1a9f17eb // cset w11, eq
-	WORD $0x1e20c031 // fabs s17, s1
-	WORD $0x1e372220 // fcmp s17, s23
-	WORD $0x2f00e411 // movi d17, #0000000000000000
-	WORD $0x1a9f156c // csinc w12, w11, wzr, ne
-	WORD $0x7100019f // cmp w12, #0x0
-	WORD $0x1e211e21 // fcsel s1, s17, s1, ne
-	WORD $0x4f819111 // fmul v17.4s, v8.4s, v1.s[0]
-	WORD $0x4f8193b2 // fmul v18.4s, v29.4s, v1.s[0]
-	WORD $0x4f8193d5 // fmul v21.4s, v30.4s, v1.s[0]
-	WORD $0x4f8193fd // fmul v29.4s, v31.4s, v1.s[0]
-	WORD $0x4f81939c // fmul v28.4s, v28.4s, v1.s[0]
-	WORD $0x1e202028 // fcmp s1, #0.0
-	WORD $0x4f819339 // fmul v25.4s, v25.4s, v1.s[0]
-	WORD $0x4f81937b // fmul v27.4s, v27.4s, v1.s[0]
-	WORD $0x4f819301 // fmul v1.4s, v24.4s, v1.s[0]
-	WORD $0x4e33d631 // fadd v17.4s, v17.4s, v19.4s
-	WORD $0x4e33d652 // fadd v18.4s, v18.4s, v19.4s
-	WORD $0x4e33d6b5 // fadd v21.4s, v21.4s, v19.4s
-	WORD $0x4e33d7bd // fadd v29.4s, v29.4s, v19.4s
-	WORD $0x4e33d79c // fadd v28.4s, v28.4s, v19.4s
-	WORD $0x1a9f056b // csinc w11, w11, wzr, eq
-	WORD $0x1300016b // sbfx w11, w11, #0, #1
-	WORD $0x4e33d739 // fadd v25.4s, v25.4s, v19.4s
-	WORD $0x4e33d778 // fadd v24.4s, v27.4s, v19.4s
-	WORD $0x4e33d421 // fadd v1.4s, v1.4s, v19.4s
+	WORD $0xa9402408 // ldp x8, x9, [x0]
+	WORD $0x3dc00190 // ldr q16, [x12]
+	WORD $0x10007ecc // adr x12, 0x1290 <k_row_squares+0x17c>
+	WORD $0x1e270174 // fmov s20, w11
+	WORD $0x9100054a // add x10, x10, #0x1
+	WORD $0x3dc00193 // ldr q19, [x12]
+	WORD $0x1000804b // adr x11, 0x12d0 <k_row_squares+0x1bc>
+	WORD $0x10007eac // adr x12, 0x12a0 <k_row_squares+0x18c>
+	WORD $0x6d0133ed // stp d13, d12, [sp, #0x10]
+	WORD $0x6d022beb // stp d11, d10, [sp, #0x20]
+	WORD $0x6d0323e9 // stp d9, d8, [sp, #0x30]
+	WORD $0x14000046 // b 0x3f4 <k_encode_q4_0+0x190>
+	WORD $0x1e381000 // fmov s0, #-0.12500000
+	WORD $0xd100054a // sub x10, x10, #0x1
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x1e2009bd // fmul s29, s13, s0
+	WORD $0x1e3d1820 // fdiv s0, s1, s29
+	WORD $0x1e2023a8 // fcmp s29, #0.0
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x1e20c01e // fabs s30, s0
+	WORD $0x1e3423c0 // fcmp s30, s20
+	WORD $0x1a9f15ae // csinc w14, w13, wzr, ne
+	WORD $0x710001df // cmp w14, #0x0
+	WORD $0x1e201c40 // fcsel s0, s2, s0, ne
+	WORD $0x4f809339 // fmul v25.4s, v25.4s, v0.s[0]
+	WORD $0x4f80935a // fmul v26.4s, v26.4s, v0.s[0]
+	WORD $0x4f809318 // fmul v24.4s, v24.4s, v0.s[0]
+	WORD $0x4f80937b // fmul v27.4s, v27.4s, v0.s[0]
+	WORD $0x4f80939c // fmul v28.4s, v28.4s, v0.s[0]
+	WORD $0x4f8092d6 // fmul v22.4s, v22.4s, v0.s[0]
+	WORD $0x4f8092f7 // fmul v23.4s, v23.4s, v0.s[0]
+	WORD $0x4f8092b5 // fmul v21.4s, v21.4s, v0.s[0]
+	WORD $0x1e202008 // fcmp s0, #0.0
+	WORD $0x4e23d740 // fadd v0.4s, v26.4s, v3.4s
+	WORD $0x4e23d739 // fadd v25.4s, v25.4s, v3.4s
+	WORD $0x4e23d718 // fadd v24.4s, v24.4s, v3.4s
+	WORD $0x4e23d79a // fadd v26.4s, v28.4s, v3.4s
+	WORD $0x4e23d77b // fadd v27.4s, v27.4s, v3.4s
+	WORD $0x4e23d6d6 // fadd v22.4s, v22.4s, v3.4s
+	WORD $0x4e23d6b5 // fadd v21.4s, v21.4s, v3.4s
+	WORD $0x4e23d6f7 // fadd v23.4s, v23.4s, v3.4s
+	WORD $0x1a9f05ad // csinc w13, w13, wzr, eq
+	WORD $0x130001ad // sbfx w13, w13, #0, #1
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x4ea1ba31 // fcvtzs v17.4s, v17.4s
-	WORD $0x4ea1ba52 // fcvtzs v18.4s, v18.4s
-	WORD $0x4ea1bab5 // fcvtzs v21.4s, v21.4s
-	WORD $0x4e040d7e // dup v30.4s, w11
-	WORD $0x4ea1bbbd // fcvtzs v29.4s, v29.4s
-	WORD $0x4ea1bb9c // fcvtzs v28.4s, v28.4s
 	WORD $0x4ea1bb39 // fcvtzs v25.4s, v25.4s
-	WORD $0x4ea1b821 // fcvtzs v1.4s, v1.4s
-	WORD $0x4eb46e31 // smin v17.4s, v17.4s, v20.4s
-	WORD $0x4eb46e52 // smin v18.4s, v18.4s, v20.4s
-	WORD $0x4eb46eb5 // smin v21.4s, v21.4s, v20.4s
-	WORD $0x4eb46fbb // smin v27.4s, v29.4s, v20.4s
-	WORD $0x4eb46f9c // smin v28.4s, v28.4s, v20.4s
-	WORD $0x4eb46c21 // smin v1.4s, v1.4s, v20.4s
-	WORD $0x4e311fc8 // and v8.16b, v30.16b, v17.16b
-	WORD $0x4ea1bb11 // fcvtzs v17.4s, v24.4s
-	WORD $0x4e321fc9 // and v9.16b, v30.16b, v18.16b
-	WORD $0x4eb46f32 // smin v18.4s, v25.4s, v20.4s
-	WORD $0x4e351fca // and v10.16b, v30.16b, v21.16b
-	WORD $0x4e3e1f95 // and v21.16b, v28.16b, v30.16b
-	WORD $0x4e3b1fcb // and v11.16b, v30.16b, v27.16b
-	WORD $0x4e3e1c21 // and v1.16b, v1.16b, v30.16b
-	WORD $0x4eb46e31 // smin v17.4s, v17.4s, v20.4s
-	WORD $0x4e3e1e52 // and v18.16b, v18.16b, v30.16b
-	WORD $0x6f2456ab // sli v11.4s, v21.4s, #0x4
-	WORD $0x4e3e1e31 // and v17.16b, v17.16b, v30.16b
-	WORD $0x6f24564a // sli v10.4s, v18.4s, #0x4
-	WORD $0x6f245629 // sli v9.4s, v17.4s, #0x4
-	WORD $0x6f245428 // sli v8.4s, v1.4s, #0x4
-	WORD $0x1e23c341 // fcvt h1, s26
-	WORD $0x4e166111 // tbl v17.16b, { v8.16b, v9.16b, v10.16b, v11.16b }, v22.16b
-	WORD $0x7d000101 // str h1, [x8]
-	WORD $0x3c802111 // stur q17, [x8, #0x2]
+	WORD $0x4ea1b800 // fcvtzs v0.4s, v0.4s
+	WORD $0x4ea1bb18 // fcvtzs v24.4s, v24.4s
+	WORD $0x4ea1bb7b // fcvtzs v27.4s, v27.4s
+	WORD $0x4ea1bb5a // fcvtzs v26.4s, v26.4s
+	WORD $0x4ea1bad6 // fcvtzs v22.4s, v22.4s
+	WORD $0x4ea1baf7 // fcvtzs v23.4s, v23.4s
+	WORD $0x4ea1bab5 // fcvtzs v21.4s, v21.4s
+	WORD $0x4e040dbc // dup v28.4s, w13
+	WORD $0x4ea46c00 // smin v0.4s, v0.4s, v4.4s
+	WORD $0x4ea46f39 // smin v25.4s, v25.4s, v4.4s
+	WORD $0x4ea46f18 // smin v24.4s, v24.4s, v4.4s
+	WORD $0x4ea46f5a // smin v26.4s, v26.4s, v4.4s
+	WORD $0x4ea46f7b // smin v27.4s, v27.4s, v4.4s
+	WORD $0x4ea46ed6 // smin v22.4s, v22.4s, v4.4s
+	WORD $0x4ea46eb5 // smin v21.4s, v21.4s, v4.4s
+	WORD $0x4ea46ef7 // smin v23.4s, v23.4s, v4.4s
+	WORD $0x4e3c1f39 // and v25.16b, v25.16b, v28.16b
+	WORD $0x4e3c1c00 // and v0.16b, v0.16b, v28.16b
+	WORD $0x4e381f98 // and v24.16b, v28.16b, v24.16b
+	WORD $0x4e3c1f7b // and v27.16b, v27.16b, v28.16b
+	WORD $0x4e3c1f5a // and v26.16b, v26.16b, v28.16b
+	WORD $0x4e361f96 // and v22.16b, v28.16b, v22.16b
+	WORD $0x4e371f97 // and v23.16b, v28.16b, v23.16b
+	WORD $0x4e351f95 // and v21.16b, v28.16b, v21.16b
+	WORD $0x6f245758 // sli v24.4s, v26.4s, #0x4
+	WORD $0x6f245736 // sli v22.4s, v25.4s, #0x4
+	WORD $0x6f245775 // sli v21.4s, v27.4s, #0x4
+	WORD $0x6f245417 // sli v23.4s, v0.4s, #0x4
+	WORD $0x4e571ac0 // uzp1 v0.8h, v22.8h, v23.8h
+	WORD $0x4e581ab5 // uzp1 v21.8h, v21.8h, v24.8h
+	WORD $0x1e23c3b6 // fcvt h22, s29
+	WORD $0x4e001aa0 // uzp1 v0.16b, v21.16b, v0.16b
+	WORD $0x7d000116 // str h22, [x8]
+	WORD $0x3c802100 // stur q0, [x8, #0x2]
 	WORD $0x91004908 // add x8, x8, #0x12
-	WORD $0x54fff1c8 // b.hi 0x2ec <k_encode_q4_0+0x88>
-	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
-	WORD $0x6d432beb // ldp d11, d10, [sp, #0x30]
-	WORD $0x6d4233ed // ldp d13, d12, [sp, #0x20]
-	WORD $0x6d413bef // ldp d15, d14, [sp, #0x10]
-	WORD $0x910143ff // add sp, sp, #0x50
+	WORD $0x5400066d // b.le 0x4bc <k_encode_q4_0+0x258>
+	WORD $0xad406135 // ldp q21, q24, [x9]
+	WORD $0xad415d36 // ldp q22, q23, [x9, #0x20]
+	WORD $0xad436939 // ldp q25, q26, [x9, #0x60]
+	WORD $0xad42713b // ldp q27, q28, [x9, #0x40]
+	WORD $0x4ea0fb08 // fabs v8.4s, v24.4s
+	WORD $0x4ea0fafd // fabs v29.4s, v23.4s
+	WORD $0x4ea0fabe // fabs v30.4s, v21.4s
+	WORD $0x4ea0fadf // fabs v31.4s, v22.4s
+	WORD $0x4ea0fb29 // fabs v9.4s, v25.4s
+	WORD $0x4ea0fb4c // fabs v12.4s, v26.4s
+	WORD $0x4ea0fb8b // fabs v11.4s, v28.4s
+	WORD $0x4ea0fb6a // fabs v10.4s, v27.4s
+	WORD $0x6ea967ed // umax v13.4s, v31.4s, v9.4s
+	WORD $0x6eac67af // umax v15.4s, v29.4s, v12.4s
+	WORD $0x6eaa67ce // umax v14.4s, v30.4s, v10.4s
+	WORD $0x6eab6500 // umax v0.4s, v8.4s, v11.4s
+	WORD $0x4eaf6400 // smax v0.4s, v0.4s, v15.4s
+	WORD $0x4ead65cd // smax v13.4s, v14.4s, v13.4s
+	WORD $0x4ea065a0 // smax v0.4s, v13.4s, v0.4s
+	WORD $0x2f00e40d // movi d13, #0000000000000000
+	WORD $0x4eb0a800 // smaxv s0, v0.4s
+	WORD $0x1e26000d // fmov w13, s0
+	WORD $0x34fff4ad // cbz w13, 0x2e0 <k_encode_q4_0+0x7c>
+	WORD $0x4e040da0 // dup v0.4s, w13
+	WORD $0x3dc0018d // ldr q13, [x12]
+	WORD $0x6eaa8c0a // cmeq v10.4s, v0.4s, v10.4s
+	WORD $0x6eab8c0b // cmeq v11.4s, v0.4s, v11.4s
+	WORD $0x6eac8c0c // cmeq v12.4s, v0.4s, v12.4s
+	WORD $0x6ea98c09 // cmeq v9.4s, v0.4s, v9.4s
+	WORD $0x6ebf8c1f // cmeq v31.4s, v0.4s, v31.4s
+	WORD $0x6ebe8c1e // cmeq v30.4s, v0.4s, v30.4s
+	WORD $0x6ea88c08 // cmeq v8.4s, v0.4s, v8.4s
+	WORD $0x6ebd8c00 // cmeq v0.4s, v0.4s, v29.4s
+	WORD $0x3dc0017d // ldr q29, [x11]
+	WORD $0x6e661cea // bsl v10.16b, v7.16b, v6.16b
+	WORD $0x6e661e2b // bsl v11.16b, v17.16b, v6.16b
+	WORD $0x6e661e0c // bsl v12.16b, v16.16b, v6.16b
+	WORD $0x6e661ca9 // bsl v9.16b, v5.16b, v6.16b
+	WORD $0x6efe1d5d // bif v29.16b, v10.16b, v30.16b
+	WORD $0x4ebf1ffe // mov v30.16b, v31.16b
+	WORD $0x6e6b1e48 // bsl v8.16b, v18.16b, v11.16b
+	WORD $0x6e6c1e60 // bsl v0.16b, v19.16b, v12.16b
+	WORD $0x6e691dbe // bsl v30.16b, v13.16b, v9.16b
+	WORD $0x4ea06d00 // smin v0.4s, v8.4s, v0.4s
+	WORD $0x4ebe6fbd // smin v29.4s, v29.4s, v30.4s
+	WORD $0x4ea06fa0 // smin v0.4s, v29.4s, v0.4s
+	WORD $0x4eb1a800 // sminv s0, v0.4s
+	WORD $0x1e26000d // fmov w13, s0
+	WORD $0xbc6d592d // ldr s13, [x9, w13, uxtw #2]
+	WORD $0x17ffff8a // b 0x2e0 <k_encode_q4_0+0x7c>
+	WORD $0x6d4323e9 // ldp d9, d8, [sp, #0x30]
+	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
+	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
+	WORD $0x6cc43bef // ldp d15, d14, [sp], #0x40
 	WORD $0xd65f03c0 // ret
 
 	// encode_q5_0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540016cb // b.lt 0x7b0 <k_encode_q5_0+0x2e0>
-	WORD $0xd10183ff // sub sp, sp, #0x60
-	WORD $0x1000710a // adr x10, 0x1300 <k_row_squares+0x1e8>
-	WORD $0x10006fec // adr x12, 0x12e0 <k_row_squares+0x1c8>
-	WORD $0x4f010400 // movi v0.4s, #0x20
-	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10006e0a // adr x10, 0x12b0 <k_row_squares+0x198>
-	WORD $0x4f0007f2 // movi v18.4s, #0x1f
-	WORD $0x3dc00143 // ldr q3, [x10]
-	WORD $0x10006c2a // adr x10, 0x1280 <k_row_squares+0x168>
-	WORD $0x52aff00d // mov w13, #0x7f800000 // =2139095040
-	WORD $0x3dc00144 // ldr q4, [x10]
-	WORD $0x10006e4a // adr x10, 0x12d0 <k_row_squares+0x1b8>
-	WORD $0x3d8007e1 // str q1, [sp, #0x10]
-	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x10006bec // adr x12, 0x1290 <k_row_squares+0x178>
-	WORD $0x3dc00146 // ldr q6, [x10]
-	WORD $0x10006c2a // adr x10, 0x12a0 <k_row_squares+0x188>
-	WORD $0x3dc00185 // ldr q5, [x12]
-	WORD $0x10006cec // adr x12, 0x12c0 <k_row_squares+0x1a8>
-	WORD $0x3dc00147 // ldr q7, [x10]
-	WORD $0x52b7b00a // mov w10, #-0x42800000 // =-1115684864
-	WORD $0x3dc00190 // ldr q16, [x12]
+	WORD $0x540016ab // b.lt 0x7ac <k_encode_q5_0+0x2dc>
+	WORD $0xfc1c0fee // str d14, [sp, #-0x40]!
+	WORD $0x52b7b00c // mov w12, #-0x42800000 // =-1115684864
+	WORD $0xd2881008 // mov x8, #0x4080 // =16512
+	WORD $0x2f00e403 // movi d3, #0000000000000000
+	WORD $0x1e270180 // fmov s0, w12
+	WORD $0x52aff00c // mov w12, #0x7f800000 // =2139095040
+	WORD $0x4f0007e5 // movi v5.4s, #0x1f
+	WORD $0x1e270182 // fmov s2, w12
 	WORD $0x52a8308c // mov w12, #0x41840000 // =1099169792
-	WORD $0x1e270155 // fmov s21, w10
-	WORD $0xd288100a // mov x10, #0x4080 // =16512
-	WORD $0xa9402408 // ldp x8, x9, [x0]
-	WORD $0x4e040d94 // dup v20.4s, w12
-	WORD $0x10006d4c // adr x12, 0x12f0 <k_row_squares+0x1d8>
-	WORD $0xf2a2040a // movk x10, #0x1020, lsl #16
-	WORD $0x1e2701b7 // fmov s23, w13
-	WORD $0x3dc00196 // ldr q22, [x12]
-	WORD $0xf2c0810a // movk x10, #0x408, lsl #32
-	WORD $0x9100056b // add x11, x11, #0x1
-	WORD $0xf2e0204a // movk x10, #0x102, lsl #48
-	WORD $0x6d023bef // stp d15, d14, [sp, #0x20]
-	WORD $0x6d0333ed // stp d13, d12, [sp, #0x30]
-	WORD $0x6d042beb // stp d11, d10, [sp, #0x40]
-	WORD $0x6d0523e9 // stp d9, d8, [sp, #0x50]
-	WORD $0x3d8003e1 // str q1, [sp]
-	WORD $0xad407939 // ldp q25, q30, [x9]
-	WORD $0xd100056b // sub x11, x11, #0x1
-	WORD $0xad41213f // ldp q31, q8, [x9, #0x20]
-	WORD $0xad43713a // ldp q26, q28, [x9, #0x60]
-	WORD $0xad42753b // ldp q27, q29, [x9, #0x40]
-	WORD $0x4ea0fbd8 // fabs v24.4s, v30.4s
-	WORD $0x4ea0f909 // fabs v9.4s, v8.4s
-	WORD $0x4ea0fb2a // fabs v10.4s, v25.4s
-	WORD $0x4ea0fbeb // fabs v11.4s, v31.4s
-	WORD $0x4ea0fb4c // fabs v12.4s, v26.4s
-	WORD $0x4ea0fb8e // fabs v14.4s, v28.4s
-	WORD $0x4ea0fbad // fabs v13.4s, v29.4s
-	WORD $0x4ea0fb6f // fabs v15.4s, v27.4s
-	WORD $0x6eac6571 // umax v17.4s, v11.4s, v12.4s
-	WORD $0x6eae6521 // umax v1.4s, v9.4s, v14.4s
-	WORD $0x6eaf6553 // umax v19.4s, v10.4s, v15.4s
-	WORD $0x6ead6702 // umax v2.4s, v24.4s, v13.4s
-	WORD $0x4ea16441 // smax v1.4s, v2.4s, v1.4s
-	WORD $0x4eb16662 // smax v2.4s, v19.4s, v17.4s
-	WORD $0x4ea16441 // smax v1.4s, v2.4s, v1.4s
-	WORD $0x4eb0a821 // smaxv s1, v1.4s
-	WORD $0x4e040421 // dup v1.4s, v1.s[0]
-	WORD $0x6eaf8c31 // cmeq v17.4s, v1.4s, v15.4s
-	WORD $0x6eac8c22 // cmeq v2.4s, v1.4s, v12.4s
-	WORD $0x6ead8c2c // cmeq v12.4s, v1.4s, v13.4s
-	WORD $0x3dc007ed // ldr q13, [sp, #0x10]
-	WORD $0x6eae8c33 // cmeq v19.4s, v1.4s, v14.4s
-	WORD $0x6eab8c2b // cmeq v11.4s, v1.4s, v11.4s
-	WORD $0x6eb88c38 // cmeq v24.4s, v1.4s, v24.4s
-	WORD $0x6ea98c29 // cmeq v9.4s, v1.4s, v9.4s
-	WORD $0x6eaa8c21 // cmeq v1.4s, v1.4s, v10.4s
-	WORD $0x6e601c71 // bsl v17.16b, v3.16b, v0.16b
-	WORD $0x6e601dac // bsl v12.16b, v13.16b, v0.16b
-	WORD $0x3dc003ed // ldr q13, [sp]
-	WORD $0x6e601c82 // bsl v2.16b, v4.16b, v0.16b
-	WORD $0x6e601db3 // bsl v19.16b, v13.16b, v0.16b
-	WORD $0x6e711cc1 // bsl v1.16b, v6.16b, v17.16b
-	WORD $0x4ea91d31 // mov v17.16b, v9.16b
-	WORD $0x6eab1ca2 // bit v2.16b, v5.16b, v11.16b
-	WORD $0x6e731cf1 // bsl v17.16b, v7.16b, v19.16b
-	WORD $0x4eb81f13 // mov v19.16b, v24.16b
-	WORD $0x4ea26c21 // smin v1.4s, v1.4s, v2.4s
-	WORD $0x6e6c1e13 // bsl v19.16b, v16.16b, v12.16b
-	WORD $0x4eb16e71 // smin v17.4s, v19.4s, v17.4s
-	WORD $0x4eb16c21 // smin v1.4s, v1.4s, v17.4s
-	WORD $0x4eb1a821 // sminv s1, v1.4s
-	WORD $0x1e26002c // fmov w12, s1
-	WORD $0xbc6c5921 // ldr s1, [x9, w12, uxtw #2]
-	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x1e350838 // fmul s24, s1, s21
+	WORD $0x4f010407 // movi v7.4s, #0x20
+	WORD $0x4e040d84 // dup v4.4s, w12
+	WORD $0x10006bcc // adr x12, 0x1280 <k_row_squares+0x16c>
+	WORD $0xf2a20408 // movk x8, #0x1020, lsl #16
+	WORD $0x3dc00186 // ldr q6, [x12]
+	WORD $0x10006cec // adr x12, 0x12b0 <k_row_squares+0x19c>
 	WORD $0x1e2e1001 // fmov s1, #1.00000000
-	WORD $0x1e381821 // fdiv s1, s1, s24
-	WORD $0x1e202308 // fcmp s24, #0.0
-	WORD $0x1a9f17ec // cset w12, eq
-	WORD $0x1e20c022 // fabs s2, s1
-	WORD $0x1e372040 // fcmp s2, s23
-	WORD $0x2f00e402 // movi d2, #0000000000000000
-	WORD $0x1a9f158d // csinc w13, w12, wzr, ne
-	WORD $0x710001bf // cmp w13, #0x0
-	WORD $0x1e211c41 // fcsel s1, s2, s1, ne
-	WORD $0x4f819102 // fmul v2.4s, v8.4s, v1.s[0]
-	WORD $0x4f8193f1 // fmul v17.4s, v31.4s, v1.s[0]
-	WORD $0x4f81939c // fmul v28.4s, v28.4s, v1.s[0]
-	WORD $0x4f8193d3 // fmul v19.4s, v30.4s, v1.s[0]
-	WORD $0x4f819339 // fmul v25.4s, v25.4s, v1.s[0]
-	WORD $0x4f81935a // fmul v26.4s, v26.4s, v1.s[0]
-	WORD $0x4f8193bd // fmul v29.4s, v29.4s, v1.s[0]
-	WORD $0x4f81937b // fmul v27.4s, v27.4s, v1.s[0]
-	WORD $0x1e202028 // fcmp s1, #0.0
-	WORD $0x4e34d442 // fadd v2.4s, v2.4s, v20.4s
-	WORD $0x4e34d631 // fadd v17.4s, v17.4s, v20.4s
-	WORD $0x4e34d79c // fadd v28.4s, v28.4s, v20.4s
-	WORD $0x4e34d673 // fadd v19.4s, v19.4s, v20.4s
-	WORD $0x4e34d721 // fadd v1.4s, v25.4s, v20.4s
-	WORD $0x4e34d759 // fadd v25.4s, v26.4s, v20.4s
-	WORD $0x4e34d7ba // fadd v26.4s, v29.4s, v20.4s
-	WORD $0x4e34d77b // fadd v27.4s, v27.4s, v20.4s
-	WORD $0x1a9f058c // csinc w12, w12, wzr, eq
-	WORD $0x1300018c // sbfx w12, w12, #0, #1
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x3dc00190 // ldr q16, [x12]
+	WORD $0x10006dec // adr x12, 0x12e0 <k_row_squares+0x1cc>
+	WORD $0x10006ecd // adr x13, 0x1300 <k_row_squares+0x1ec>
+	WORD $0xf2c08108 // movk x8, #0x408, lsl #32
+	WORD $0x3dc00191 // ldr q17, [x12]
+	WORD $0x3dc001b2 // ldr q18, [x13]
+	WORD $0xf2e02048 // movk x8, #0x102, lsl #48
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x10006c0c // adr x12, 0x12c0 <k_row_squares+0x1ac>
+	WORD $0x10006a6d // adr x13, 0x1290 <k_row_squares+0x17c>
+	WORD $0x10006c4e // adr x14, 0x12d0 <k_row_squares+0x1bc>
+	WORD $0x10006aaf // adr x15, 0x12a0 <k_row_squares+0x18c>
+	WORD $0x6d0133ed // stp d13, d12, [sp, #0x10]
+	WORD $0x6d022beb // stp d11, d10, [sp, #0x20]
+	WORD $0x6d0323e9 // stp d9, d8, [sp, #0x30]
+	WORD $0x1400005d // b 0x6d0 <k_encode_q5_0+0x200>
+	WORD $0x1e200973 // fmul s19, s11, s0
+	WORD $0xd100056b // sub x11, x11, #0x1
+	WORD $0x9102014a // add x10, x10, #0x80
+	WORD $0x1e33183c // fdiv s28, s1, s19
+	WORD $0x1e202268 // fcmp s19, #0.0
+	WORD $0x1e23c273 // fcvt h19, s19
+	WORD $0x1a9f17f0 // cset w16, eq
+	WORD $0x7d000133 // str h19, [x9]
+	WORD $0x1e20c39d // fabs s29, s28
+	WORD $0x1e2223a0 // fcmp s29, s2
+	WORD $0x1a9f1611 // csinc w17, w16, wzr, ne
+	WORD $0x7100023f // cmp w17, #0x0
+	WORD $0x1e3c1c7c // fcsel s28, s3, s28, ne
+	WORD $0x4f9c935a // fmul v26.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c9339 // fmul v25.4s, v25.4s, v28.s[0]
+	WORD $0x4f9c937b // fmul v27.4s, v27.4s, v28.s[0]
+	WORD $0x4f9c92f7 // fmul v23.4s, v23.4s, v28.s[0]
+	WORD $0x4f9c9318 // fmul v24.4s, v24.4s, v28.s[0]
+	WORD $0x4f9c92d6 // fmul v22.4s, v22.4s, v28.s[0]
+	WORD $0x4f9c92b5 // fmul v21.4s, v21.4s, v28.s[0]
+	WORD $0x4f9c9294 // fmul v20.4s, v20.4s, v28.s[0]
+	WORD $0x1e202388 // fcmp s28, #0.0
+	WORD $0x4e24d75a // fadd v26.4s, v26.4s, v4.4s
+	WORD $0x4e24d77b // fadd v27.4s, v27.4s, v4.4s
+	WORD $0x4e24d739 // fadd v25.4s, v25.4s, v4.4s
+	WORD $0x4e24d6f7 // fadd v23.4s, v23.4s, v4.4s
+	WORD $0x4e24d718 // fadd v24.4s, v24.4s, v4.4s
+	WORD $0x4e24d6d6 // fadd v22.4s, v22.4s, v4.4s
+	WORD $0x4e24d694 // fadd v20.4s, v20.4s, v4.4s
+	WORD $0x4e24d6b5 // fadd v21.4s, v21.4s, v4.4s
+	WORD $0x1a9f0610 // csinc w16, w16, wzr, eq
+	WORD $0x13000210 // sbfx w16, w16, #0, #1
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x4ea1b842 // fcvtzs v2.4s, v2.4s
-	WORD $0x4ea1ba31 // fcvtzs v17.4s, v17.4s
-	WORD $0x4ea1bb9c // fcvtzs v28.4s, v28.4s
-	WORD $0x4ea1ba73 // fcvtzs v19.4s, v19.4s
-	WORD $0x4ea1bb39 // fcvtzs v25.4s, v25.4s
-	WORD $0x4ea1b821 // fcvtzs v1.4s, v1.4s
 	WORD $0x4ea1bb5a // fcvtzs v26.4s, v26.4s
+	WORD $0x4ea1bb39 // fcvtzs v25.4s, v25.4s
 	WORD $0x4ea1bb7b // fcvtzs v27.4s, v27.4s
-	WORD $0x4e040d9d // dup v29.4s, w12
-	WORD $0x4eb26c42 // smin v2.4s, v2.4s, v18.4s
-	WORD $0x4eb26e31 // smin v17.4s, v17.4s, v18.4s
-	WORD $0x4eb26f9c // smin v28.4s, v28.4s, v18.4s
-	WORD $0x4eb26e73 // smin v19.4s, v19.4s, v18.4s
-	WORD $0x4eb26f39 // smin v25.4s, v25.4s, v18.4s
-	WORD $0x4eb26c21 // smin v1.4s, v1.4s, v18.4s
-	WORD $0x4eb26f5a // smin v26.4s, v26.4s, v18.4s
-	WORD $0x4e3d1c4b // and v11.16b, v2.16b, v29.16b
-	WORD $0x4eb26f62 // smin v2.4s, v27.4s, v18.4s
-	WORD $0x4e3d1f8f // and v15.16b, v28.16b, v29.16b
-	WORD $0x4e3d1e2a // and v10.16b, v17.16b, v29.16b
-	WORD $0x4e3d1f2e // and v14.16b, v25.16b, v29.16b
-	WORD $0x1e23c311 // fcvt h17, s24
-	WORD $0x4e3d1e69 // and v9.16b, v19.16b, v29.16b
-	WORD $0x4e3d1f4d // and v13.16b, v26.16b, v29.16b
-	WORD $0x4e3d1c28 // and v8.16b, v1.16b, v29.16b
-	WORD $0x4e3d1c4c // and v12.16b, v2.16b, v29.16b
-	WORD $0x7d000111 // str h17, [x8]
-	WORD $0x4e166101 // tbl v1.16b, { v8.16b, v9.16b, v10.16b, v11.16b }, v22.16b
-	WORD $0x4e166182 // tbl v2.16b, { v12.16b, v13.16b, v14.16b, v15.16b }, v22.16b
-	WORD $0x9e66002c // fmov x12, d1
-	WORD $0x4e183c2d // mov x13, v1.d[1]
-	WORD $0x4e183c4f // mov x15, v2.d[1]
-	WORD $0x9e66004e // fmov x14, d2
-	WORD $0x6f0c5441 // sli v1.16b, v2.16b, #0x4
-	WORD $0xd344fd8c // lsr x12, x12, #4
-	WORD $0xd344fdce // lsr x14, x14, #4
-	WORD $0xd344fdad // lsr x13, x13, #4
-	WORD $0x9200c18c // and x12, x12, #0x101010101010101
-	WORD $0xd344fdef // lsr x15, x15, #4
-	WORD $0x3c806101 // stur q1, [x8, #0x6]
-	WORD $0x9b0a7d8c // mul x12, x12, x10
-	WORD $0x9200c1ce // and x14, x14, #0x101010101010101
-	WORD $0x9200c1ad // and x13, x13, #0x101010101010101
-	WORD $0x9200c1ef // and x15, x15, #0x101010101010101
-	WORD $0x9b0a7dce // mul x14, x14, x10
-	WORD $0x9b0a7dad // mul x13, x13, x10
-	WORD $0xd378fd8c // lsr x12, x12, #56
-	WORD $0x9b0a7def // mul x15, x15, x10
-	WORD $0xd378fdce // lsr x14, x14, #56
-	WORD $0x3900090c // strb w12, [x8, #0x2]
-	WORD $0xd378fdac // lsr x12, x13, #56
-	WORD $0x3900110e // strb w14, [x8, #0x4]
-	WORD $0xd378fded // lsr x13, x15, #56
-	WORD $0x39000d0c // strb w12, [x8, #0x3]
-	WORD $0x3900150d // strb w13, [x8, #0x5]
-	WORD $0x91005908 // add x8, x8, #0x16
-	WORD $0x54ffef08 // b.hi 0x578 <k_encode_q5_0+0xa8>
-	WORD $0x6d4523e9 // ldp d9, d8, [sp, #0x50]
-	WORD $0x6d442beb // ldp d11, d10, [sp, #0x40]
-	WORD $0x6d4333ed // ldp d13, d12, [sp, #0x30]
-	WORD $0x6d423bef // ldp d15, d14, [sp, #0x20]
-	WORD $0x910183ff // add sp, sp, #0x60
+	WORD $0x4ea1baf7 // fcvtzs v23.4s, v23.4s
+	WORD $0x4ea1bb18 // fcvtzs v24.4s, v24.4s
+	WORD $0x4ea1bad6 // fcvtzs v22.4s, v22.4s
+	WORD $0x4ea1bab5 // fcvtzs v21.4s, v21.4s
+	WORD $0x4ea1ba94 // fcvtzs v20.4s, v20.4s
+	WORD $0x4e040e1c // dup v28.4s, w16
+	WORD $0x4ea56f5a // smin v26.4s, v26.4s, v5.4s
+	WORD $0x4ea56f7b // smin v27.4s, v27.4s, v5.4s
+	WORD $0x4ea56f39 // smin v25.4s, v25.4s, v5.4s
+	WORD $0x4ea56ef7 // smin v23.4s, v23.4s, v5.4s
+	WORD $0x4ea56f18 // smin v24.4s, v24.4s, v5.4s
+	WORD $0x4ea56ed6 // smin v22.4s, v22.4s, v5.4s
+	WORD $0x4ea56e94 // smin v20.4s, v20.4s, v5.4s
+	WORD $0x4ea56eb5 // smin v21.4s, v21.4s, v5.4s
+	WORD $0x4e3c1f5a // and v26.16b, v26.16b, v28.16b
+	WORD $0x4e3c1f39 // and v25.16b, v25.16b, v28.16b
+	WORD $0x4e3c1f7b // and v27.16b, v27.16b, v28.16b
+	WORD $0x4e3c1ef7 // and v23.16b, v23.16b, v28.16b
+	WORD $0x4e3c1f18 // and v24.16b, v24.16b, v28.16b
+	WORD $0x4e3c1ed6 // and v22.16b, v22.16b, v28.16b
+	WORD $0x4e3c1eb5 // and v21.16b, v21.16b, v28.16b
+	WORD $0x4e3c1e94 // and v20.16b, v20.16b, v28.16b
+	WORD $0x4e5a1b39 // uzp1 v25.8h, v25.8h, v26.8h
+	WORD $0x4e5b1af7 // uzp1 v23.8h, v23.8h, v27.8h
+	WORD $0x4e551a94 // uzp1 v20.8h, v20.8h, v21.8h
+	WORD $0x4e581ad5 // uzp1 v21.8h, v22.8h, v24.8h
+	WORD $0x4e171b36 // uzp1 v22.16b, v25.16b, v23.16b
+	WORD $0x4e141ab4 // uzp1 v20.16b, v21.16b, v20.16b
+	WORD $0x9e6602d0 // fmov x16, d22
+	WORD $0x4e183ed1 // mov x17, v22.d[1]
+	WORD $0x4e183e81 // mov x1, v20.d[1]
+	WORD $0x9e660280 // fmov x0, d20
+	WORD $0x6f0c5696 // sli v22.16b, v20.16b, #0x4
+	WORD $0xd344fe10 // lsr x16, x16, #4
+	WORD $0xd344fc00 // lsr x0, x0, #4
+	WORD $0xd344fe31 // lsr x17, x17, #4
+	WORD $0x9200c210 // and x16, x16, #0x101010101010101
+	WORD $0xd344fc21 // lsr x1, x1, #4
+	WORD $0x3c806136 // stur q22, [x9, #0x6]
+	WORD $0x9b087e10 // mul x16, x16, x8
+	WORD $0x9200c000 // and x0, x0, #0x101010101010101
+	WORD $0x9200c231 // and x17, x17, #0x101010101010101
+	WORD $0x9200c021 // and x1, x1, #0x101010101010101
+	WORD $0x9b087c00 // mul x0, x0, x8
+	WORD $0x9b087e31 // mul x17, x17, x8
+	WORD $0xd378fe10 // lsr x16, x16, #56
+	WORD $0x9b087c21 // mul x1, x1, x8
+	WORD $0xd378fc00 // lsr x0, x0, #56
+	WORD $0x39000930 // strb w16, [x9, #0x2]
+	WORD $0xd378fe30 // lsr x16, x17, #56
+	WORD $0x39001120 // strb w0, [x9, #0x4]
+	WORD $0xd378fc31 // lsr x17, x1, #56
+	WORD $0x39000d30 // strb w16, [x9, #0x3]
+	WORD $0x39001531 // strb w17, [x9, #0x5]
+	WORD $0x91005929 // add x9, x9, #0x16
+	WORD $0x5400068d // b.le 0x79c <k_encode_q5_0+0x2cc>
+	WORD $0xad406959 // ldp q25, q26, [x10]
+	WORD $0xad416d57 // ldp q23, q27, [x10, #0x20]
+	WORD $0xad435554 // ldp q20, q21, [x10, #0x60]
+	WORD $0xad426156 // ldp q22, q24, [x10, #0x40]
+	WORD $0x4ea0fb5d // fabs v29.4s, v26.4s
+	WORD $0x4ea0fb73 // fabs v19.4s, v27.4s
+	WORD $0x4ea0fb3c // fabs v28.4s, v25.4s
+	WORD $0x4ea0fafe // fabs v30.4s, v23.4s
+	WORD $0x4ea0fa9f // fabs v31.4s, v20.4s
+	WORD $0x4ea0faaa // fabs v10.4s, v21.4s
+	WORD $0x4ea0fb09 // fabs v9.4s, v24.4s
+	WORD $0x4ea0fac8 // fabs v8.4s, v22.4s
+	WORD $0x6ebf67cb // umax v11.4s, v30.4s, v31.4s
+	WORD $0x6eaa666d // umax v13.4s, v19.4s, v10.4s
+	WORD $0x6ea8678c // umax v12.4s, v28.4s, v8.4s
+	WORD $0x6ea967ae // umax v14.4s, v29.4s, v9.4s
+	WORD $0x4ead65cd // smax v13.4s, v14.4s, v13.4s
+	WORD $0x4eab658b // smax v11.4s, v12.4s, v11.4s
+	WORD $0x4ead656b // smax v11.4s, v11.4s, v13.4s
+	WORD $0x4eb0a96c // smaxv s12, v11.4s
+	WORD $0x2f00e40b // movi d11, #0000000000000000
+	WORD $0x1e260190 // fmov w16, s12
+	WORD $0x34fff1d0 // cbz w16, 0x560 <k_encode_q5_0+0x90>
+	WORD $0x4e040e0b // dup v11.4s, w16
+	WORD $0x3dc0018c // ldr q12, [x12]
+	WORD $0x3dc001cd // ldr q13, [x14]
+	WORD $0x3dc001ee // ldr q14, [x15]
+	WORD $0x6ea98d69 // cmeq v9.4s, v11.4s, v9.4s
+	WORD $0x6eaa8d6a // cmeq v10.4s, v11.4s, v10.4s
+	WORD $0x6ea88d68 // cmeq v8.4s, v11.4s, v8.4s
+	WORD $0x6ebf8d7f // cmeq v31.4s, v11.4s, v31.4s
+	WORD $0x6ebd8d7d // cmeq v29.4s, v11.4s, v29.4s
+	WORD $0x6ebe8d7e // cmeq v30.4s, v11.4s, v30.4s
+	WORD $0x6ebc8d7c // cmeq v28.4s, v11.4s, v28.4s
+	WORD $0x6eb38d73 // cmeq v19.4s, v11.4s, v19.4s
+	WORD $0x3dc001ab // ldr q11, [x13]
+	WORD $0x6e671e49 // bsl v9.16b, v18.16b, v7.16b
+	WORD $0x6e671e08 // bsl v8.16b, v16.16b, v7.16b
+	WORD $0x6e671e2a // bsl v10.16b, v17.16b, v7.16b
+	WORD $0x6e671cdf // bsl v31.16b, v6.16b, v7.16b
+	WORD $0x6e691d9d // bsl v29.16b, v12.16b, v9.16b
+	WORD $0x6e6a1d73 // bsl v19.16b, v11.16b, v10.16b
+	WORD $0x6e681dbc // bsl v28.16b, v13.16b, v8.16b
+	WORD $0x6e7f1dde // bsl v30.16b, v14.16b, v31.16b
+	WORD $0x4eb36fb3 // smin v19.4s, v29.4s, v19.4s
+	WORD $0x4ebe6f9c // smin v28.4s, v28.4s, v30.4s
+	WORD $0x4eb36f93 // smin v19.4s, v28.4s, v19.4s
+	WORD $0x4eb1aa73 // sminv s19, v19.4s
+	WORD $0x1e260270 // fmov w16, s19
+	WORD $0xbc70594b // ldr s11, [x10, w16, uxtw #2]
+	WORD $0x17ffff72 // b 0x560 <k_encode_q5_0+0x90>
+	WORD $0x6d4323e9 // ldp d9, d8, [sp, #0x30]
+	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
+	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
+	WORD $0xfc4407ee // ldr d14, [sp], #0x40
 	WORD $0xd65f03c0 // ret
 
 	// encode_q4_1
 	WORD $0xf940100a // ldr x10, [x0, #0x20]
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x540017eb // b.lt 0xab8 <k_encode_q4_1+0x304>
+	WORD $0x540017eb // b.lt 0xab4 <k_encode_q4_1+0x304>
 	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0x100059e8 // adr x8, 0x1300 <k_row_squares+0x1e8>
-	WORD $0x100058c9 // adr x9, 0x12e0 <k_row_squares+0x1c8>
+	WORD $0x10005a08 // adr x8, 0x1300 <k_row_squares+0x1ec>
+	WORD $0x100058e9 // adr x9, 0x12e0 <k_row_squares+0x1cc>
 	WORD $0x4f010400 // movi v0.4s, #0x20
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x100056e8 // adr x8, 0x12b0 <k_row_squares+0x198>
+	WORD $0x10005708 // adr x8, 0x12b0 <k_row_squares+0x19c>
 	WORD $0x4f0167f3 // movi v19.4s, #0x3f, lsl #24
 	WORD $0x4f0005f4 // movi v20.4s, #0xf
-	WORD $0x1000588b // adr x11, 0x12f0 <k_row_squares+0x1d8>
+	WORD $0x100058ab // adr x11, 0x12f0 <k_row_squares+0x1dc>
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0x3d8023e1 // str q1, [sp, #0x80]
 	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0x10005509 // adr x9, 0x1290 <k_row_squares+0x178>
+	WORD $0x100055a9 // adr x9, 0x12a0 <k_row_squares+0x18c>
 	WORD $0x6d093bef // stp d15, d14, [sp, #0x90]
 	WORD $0x3d801fe1 // str q1, [sp, #0x70]
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x10005408 // adr x8, 0x1280 <k_row_squares+0x168>
+	WORD $0x10005428 // adr x8, 0x1280 <k_row_squares+0x16c>
 	WORD $0x6d0a33ed // stp d13, d12, [sp, #0xa0]
 	WORD $0x3d801be1 // str q1, [sp, #0x60]
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x10005608 // adr x8, 0x12d0 <k_row_squares+0x1b8>
+	WORD $0x10005628 // adr x8, 0x12d0 <k_row_squares+0x1bc>
 	WORD $0x6d0b2beb // stp d11, d10, [sp, #0xb0]
 	WORD $0x3d8017e1 // str q1, [sp, #0x50]
 	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0x10005509 // adr x9, 0x12c0 <k_row_squares+0x1a8>
+	WORD $0x10005529 // adr x9, 0x12c0 <k_row_squares+0x1ac>
 	WORD $0x3dc00130 // ldr q16, [x9]
 	WORD $0x3dc017e7 // ldr q7, [sp, #0x50]
 	WORD $0x6d0c23e9 // stp d9, d8, [sp, #0xc0]
 	WORD $0x3d8013e1 // str q1, [sp, #0x40]
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x10005348 // adr x8, 0x12a0 <k_row_squares+0x188>
+	WORD $0x100052e8 // adr x8, 0x1290 <k_row_squares+0x17c>
 	WORD $0x3d800fe1 // str q1, [sp, #0x30]
 	WORD $0x3dc00101 // ldr q1, [x8]
 	WORD $0xa9402408 // ldp x8, x9, [x0]
@@ -700,7 +699,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7d000101 // str h1, [x8]
 	WORD $0x3c804103 // stur q3, [x8, #0x4]
 	WORD $0x91005108 // add x8, x8, #0x14
-	WORD $0x54ffede8 // b.hi 0x85c <k_encode_q4_1+0xa8>
+	WORD $0x54ffede8 // b.hi 0x858 <k_encode_q4_1+0xa8>
 	WORD $0x6d4c23e9 // ldp d9, d8, [sp, #0xc0]
 	WORD $0x6d4b2beb // ldp d11, d10, [sp, #0xb0]
 	WORD $0x6d4a33ed // ldp d13, d12, [sp, #0xa0]
@@ -711,41 +710,41 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q5_1
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001aeb // b.lt 0xe20 <k_encode_q5_1+0x364>
+	WORD $0x54001aeb // b.lt 0xe1c <k_encode_q5_1+0x364>
 	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0x100041aa // adr x10, 0x1300 <k_row_squares+0x1e8>
-	WORD $0x1000408c // adr x12, 0x12e0 <k_row_squares+0x1c8>
+	WORD $0x100041ca // adr x10, 0x1300 <k_row_squares+0x1ec>
+	WORD $0x100040ac // adr x12, 0x12e0 <k_row_squares+0x1cc>
 	WORD $0x4f010400 // movi v0.4s, #0x20
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003eaa // adr x10, 0x12b0 <k_row_squares+0x198>
+	WORD $0x10003eca // adr x10, 0x12b0 <k_row_squares+0x19c>
 	WORD $0x4f0167f1 // movi v17.4s, #0x3f, lsl #24
 	WORD $0x4f0007f2 // movi v18.4s, #0x1f
 	WORD $0xa9402408 // ldp x8, x9, [x0]
 	WORD $0x3d8023e1 // str q1, [sp, #0x80]
 	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x10003c6c // adr x12, 0x1280 <k_row_squares+0x168>
+	WORD $0x10003c8c // adr x12, 0x1280 <k_row_squares+0x16c>
 	WORD $0x52aff00d // mov w13, #0x7f800000 // =2139095040
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x6d093bef // stp d15, d14, [sp, #0x90]
 	WORD $0x3d801fe1 // str q1, [sp, #0x70]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003c2a // adr x10, 0x1290 <k_row_squares+0x178>
+	WORD $0x10003cca // adr x10, 0x12a0 <k_row_squares+0x18c>
 	WORD $0x6d0a33ed // stp d13, d12, [sp, #0xa0]
 	WORD $0x3d801be1 // str q1, [sp, #0x60]
 	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x10003c2c // adr x12, 0x12a0 <k_row_squares+0x188>
+	WORD $0x10003bcc // adr x12, 0x1290 <k_row_squares+0x17c>
 	WORD $0x6d0b2beb // stp d11, d10, [sp, #0xb0]
 	WORD $0x3d8017e1 // str q1, [sp, #0x50]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003d2a // adr x10, 0x12d0 <k_row_squares+0x1b8>
+	WORD $0x10003d4a // adr x10, 0x12d0 <k_row_squares+0x1bc>
 	WORD $0x6d0c23e9 // stp d9, d8, [sp, #0xc0]
 	WORD $0x3d8013e1 // str q1, [sp, #0x40]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003c2a // adr x10, 0x12c0 <k_row_squares+0x1a8>
+	WORD $0x10003c4a // adr x10, 0x12c0 <k_row_squares+0x1ac>
 	WORD $0xb9000fed // str w13, [sp, #0xc]
 	WORD $0x3d800fe1 // str q1, [sp, #0x30]
 	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x10003d2c // adr x12, 0x12f0 <k_row_squares+0x1d8>
+	WORD $0x10003d4c // adr x12, 0x12f0 <k_row_squares+0x1dc>
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3d800be1 // str q1, [sp, #0x20]
 	WORD $0x3dc00141 // ldr q1, [x10]
@@ -920,7 +919,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3900150c // strb w12, [x8, #0x5]
 	WORD $0x39001d0d // strb w13, [x8, #0x7]
 	WORD $0x91006108 // add x8, x8, #0x18
-	WORD $0x54ffeb48 // b.hi 0xb70 <k_encode_q5_1+0xb4>
+	WORD $0x54ffeb48 // b.hi 0xb6c <k_encode_q5_1+0xb4>
 	WORD $0x6d4c23e9 // ldp d9, d8, [sp, #0xc0]
 	WORD $0x6d4b2beb // ldp d11, d10, [sp, #0xb0]
 	WORD $0x6d4a33ed // ldp d13, d12, [sp, #0xa0]
@@ -932,9 +931,9 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0xe3c <k_encode_f16+0x18>
+	WORD $0x5400006a // b.ge 0xe38 <k_encode_f16+0x18>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0xe78 <k_encode_f16+0x54>
+	WORD $0x14000010 // b 0xe74 <k_encode_f16+0x54>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -949,9 +948,9 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e216840 // fcvtn2 v0.8h, v2.4s
 	WORD $0x4e216861 // fcvtn2 v1.8h, v3.4s
 	WORD $0xac810161 // stp q1, q0, [x11], #0x20
-	WORD $0x54fffead // b.le 0xe48 <k_encode_f16+0x24>
+	WORD $0x54fffead // b.le 0xe44 <k_encode_f16+0x24>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0xea0 <k_encode_f16+0x7c>
+	WORD $0x5400012d // b.le 0xe9c <k_encode_f16+0x7c>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -959,16 +958,16 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x1e23c000 // fcvt h0, s0
 	WORD $0x7c002500 // str h0, [x8], #0x2
-	WORD $0x54ffff81 // b.ne 0xe8c <k_encode_f16+0x68>
+	WORD $0x54ffff81 // b.ne 0xe88 <k_encode_f16+0x68>
 	WORD $0xd65f03c0 // ret
 
 	// encode_bf16
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0xebc <k_encode_bf16+0x18>
+	WORD $0x5400006a // b.ge 0xeb8 <k_encode_bf16+0x18>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001e // b 0xf30 <k_encode_bf16+0x8c>
+	WORD $0x1400001e // b 0xf2c <k_encode_bf16+0x8c>
 	WORD $0x4f000420 // movi v0.4s, #0x1
 	WORD $0x4f03c7e1 // movi v1.4s, #0x7f, msl #8
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
@@ -997,9 +996,9 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e614082 // addhn2 v2.8h, v4.4s, v1.4s
 	WORD $0x4e6140a3 // addhn2 v3.8h, v5.4s, v1.4s
 	WORD $0xac810963 // stp q3, q2, [x11], #0x20
-	WORD $0x54fffd2d // b.le 0xed0 <k_encode_bf16+0x2c>
+	WORD $0x54fffd2d // b.le 0xecc <k_encode_bf16+0x2c>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x540001ad // b.le 0xf68 <k_encode_bf16+0xc4>
+	WORD $0x540001ad // b.le 0xf64 <k_encode_bf16+0xc4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x528fffeb // mov w11, #0x7fff // =32767
@@ -1011,14 +1010,14 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0b0d018c // add w12, w12, w13
 	WORD $0x53107d8c // lsr w12, w12, #16
 	WORD $0x7800250c // strh w12, [x8], #0x2
-	WORD $0x54ffff21 // b.ne 0xf48 <k_encode_bf16+0xa4>
+	WORD $0x54ffff21 // b.ne 0xf44 <k_encode_bf16+0xa4>
 	WORD $0xd65f03c0 // ret
 
 	// extent
 	WORD $0x6dbf23e9 // stp d9, d8, [sp, #-0x10]!
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x540001ea // b.ge 0xfb4 <k_extent+0x48>
+	WORD $0x540001ea // b.ge 0xfb0 <k_extent+0x48>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1032,7 +1031,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x1400003a // b 0x1098 <k_extent+0x12c>
+	WORD $0x1400003a // b 0x1094 <k_extent+0x12c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf940000a // ldr x10, [x0]
@@ -1085,7 +1084,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eba1ef7 // orr v23.16b, v23.16b, v26.16b
 	WORD $0x4ea267e2 // smax v2.4s, v31.4s, v2.4s
 	WORD $0x4ebd1e73 // orr v19.16b, v19.16b, v29.16b
-	WORD $0x54fffbed // b.le 0x1000 <k_extent+0x94>
+	WORD $0x54fffbed // b.le 0xffc <k_extent+0x94>
 	WORD $0x4eb41e10 // orr v16.16b, v16.16b, v20.16b
 	WORD $0x4eb51e31 // orr v17.16b, v17.16b, v21.16b
 	WORD $0x4eb61e52 // orr v18.16b, v18.16b, v22.16b
@@ -1108,7 +1107,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e260008 // fmov w8, s0
 	WORD $0xd360fd4c // lsr x12, x10, #32
 	WORD $0x2a0c014a // orr w10, w10, w12
-	WORD $0x5400014d // b.le 0x1108 <k_extent+0x19c>
+	WORD $0x5400014d // b.le 0x1104 <k_extent+0x19c>
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x8b090989 // add x9, x12, x9, lsl #2
 	WORD $0xb840452c // ldr w12, [x9], #0x4
@@ -1117,7 +1116,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6b0801bf // cmp w13, w8
 	WORD $0x1a88c1a8 // csel w8, w13, w8, gt
 	WORD $0xf100056b // subs x11, x11, #0x1
-	WORD $0x54ffff41 // b.ne 0x10ec <k_extent+0x180>
+	WORD $0x54ffff41 // b.ne 0x10e8 <k_extent+0x180>
 	WORD $0x531f7d49 // lsr w9, w10, #31
 	WORD $0x29022408 // stp w8, w9, [x0, #0x10]
 	WORD $0x6cc123e9 // ldp d9, d8, [sp], #0x10
@@ -1130,7 +1129,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x540008cb // b.lt 0x1248 <k_row_squares+0x130>
+	WORD $0x540008cb // b.lt 0x1244 <k_row_squares+0x130>
 	WORD $0xa9412809 // ldp x9, x10, [x0, #0x10]
 	WORD $0xd37ef50c // lsl x12, x8, #2
 	WORD $0xf940000b // ldr x11, [x0]
@@ -1176,11 +1175,11 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9c00c5 // stur q5, [x6, #-0x40]
 	WORD $0x3d8010c6 // str q6, [x6, #0x40]
 	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x54fffd83 // b.lo 0x1198 <k_row_squares+0x80>
+	WORD $0x54fffd83 // b.lo 0x1194 <k_row_squares+0x80>
 	WORD $0xf100321f // cmp x16, #0xc
 	WORD $0x91001210 // add x16, x16, #0x4
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x54fffae3 // b.lo 0x1154 <k_row_squares+0x3c>
+	WORD $0x54fffae3 // b.lo 0x1150 <k_row_squares+0x3c>
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0x8b100131 // add x17, x9, x16
 	WORD $0x91010210 // add x16, x16, #0x40
@@ -1195,11 +1194,11 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
 	WORD $0x4e26d421 // fadd v1.4s, v1.4s, v6.4s
 	WORD $0x4e27d400 // fadd v0.4s, v0.4s, v7.4s
-	WORD $0x54fffe61 // b.ne 0x1200 <k_row_squares+0xe8>
+	WORD $0x54fffe61 // b.ne 0x11fc <k_row_squares+0xe8>
 	WORD $0x910041ef // add x15, x15, #0x10
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff84d // b.le 0x114c <k_row_squares+0x34>
+	WORD $0x54fff84d // b.le 0x1148 <k_row_squares+0x34>
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xad000500 // stp q0, q1, [x8]
 	WORD $0xad010d02 // stp q2, q3, [x8, #0x20]
@@ -1214,18 +1213,19 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000018 // udf #0x18
 	WORD $0x00000019 // udf #0x19
 	WORD $0x0000001a // udf #0x1a
 	WORD $0x0000001b // udf #0x1b
-	WORD $0x00000008 // udf #0x8
-	WORD $0x00000009 // udf #0x9
-	WORD $0x0000000a // udf #0xa
-	WORD $0x0000000b // udf #0xb
 	WORD $0x0000000c // udf #0xc
 	WORD $0x0000000d // udf #0xd
 	WORD $0x0000000e // udf #0xe
 	WORD $0x0000000f // udf #0xf
+	WORD $0x00000008 // udf #0x8
+	WORD $0x00000009 // udf #0x9
+	WORD $0x0000000a // udf #0xa
+	WORD $0x0000000b // udf #0xb
 	WORD $0x00000010 // udf #0x10
 	WORD $0x00000011 // udf #0x11
 	WORD $0x00000012 // udf #0x12

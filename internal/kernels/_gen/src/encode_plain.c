@@ -67,8 +67,10 @@ INLINE void symmetric(const struct encode* p, const int five)
   uint8_t* y = p->dst;
   EACH for (long n = p->n; n > 0; n--, x += 32, y += five ? 22 : 18) {
     const ef a = loade(x), b = loade(x + 16);
-    const ei top = largest_bits(a, b);
-    const float v = x[where((AS(a, ei) & 0x7fffffff) == top, (AS(b, ei) & 0x7fffffff) == top)];
+    const int most_bits = largest_bits(a, b);
+    const ei top = most_bits;
+    const long at = where((AS(a, ei) & 0x7fffffff) == top, (AS(b, ei) & 0x7fffffff) == top);
+    const float v = most_bits ? x[at] : 0; // nothing is larger than zero: no sign either
     const float d = v / (float)-most, id = inverse(d), shift = (float)most + 0.5f;
     put_half(y, d);
     const ei last = 2 * most - 1, whole = (ei)(id == 0 && d != 0 ? 0 : -1);
