@@ -20,8 +20,11 @@ import (
 // positive number. Adding to the diagonal (damping) mends it.
 var ErrNotPositiveDefinite = errors.New("matrix is not positive definite")
 
-// block is the width of the blocks; products of blocks do nearly all of the work.
-const block = 128
+// Products do nearly all of the work: of blocks this wide, and of halves within a block down to leaf.
+const (
+	block = 256
+	leaf  = 32
+)
 
 // matrix checks that a holds an n by n matrix.
 func matrix(a []float64, n int) kernels.Matrix64 {
@@ -36,23 +39,37 @@ func matrix(a []float64, n int) kernels.Matrix64 {
 // positive it returns ErrNotPositiveDefinite and leaves a unspecified.
 func CholeskyLower(ctx context.Context, k *kernels.Set, threads int, a []float64, n int) error {
 	m := matrix(a, n)
-	inv := make([]float64, block*block)
+	wide := min(block, n)
+	inverse, below := make([]float64, wide*wide), make([]float64, n*wide)
 	for lo := 0; lo < n; lo += block {
 		hi := min(lo+block, n)
-		if err := factor(m, lo, hi); err != nil {
+		square := m.Slice(lo, hi, lo, hi)
+		if err := factor(k, square, below); err != nil {
+			var pivot *pivotError
+			if errors.As(err, &pivot) {
+				return fmt.Errorf("%w: pivot %d of %d is %g", ErrNotPositiveDefinite, lo+pivot.row, n, pivot.value)
+			}
 			return err
 		}
 		if hi == n {
 			break
 		}
-		d := kernels.View(inv, hi-lo, hi-lo)
-		invertBlock(d, m, lo, hi)
-		transpose(d)
-		if err := panel(ctx, k, threads, m, d, lo, hi); err != nil {
+		d := kernels.View(inverse, hi-lo, hi-lo)
+		invert(k, d, square, below)
+		// the rows below the square: X L^T = A, that is X = A * inverse(L)^T
+		part, old := m.Slice(hi, n, lo, hi), kernels.View(below, n-hi, hi-lo)
+		copyRows(old, part, 1)
+		if err := kernels.Gemm(ctx, k, threads, kernels.NT, part, old, d, false); err != nil {
 			return err
 		}
-		if err := trail(ctx, k, threads, m, lo, hi); err != nil {
-			return err
+		// what is left loses X X^T, strip by strip, each from the diagonal down
+		copyRows(old, part, -1)
+		for j := hi; j < n; j += block {
+			end := min(j+block, n)
+			strip := m.Slice(j, n, j, end)
+			if err := kernels.Gemm(ctx, k, threads, kernels.NT, strip, m.Slice(j, n, lo, hi), old.Slice(j-hi, end-hi, 0, hi-lo), true); err != nil {
+				return err
+			}
 		}
 	}
 	for i := range n {
@@ -61,34 +78,96 @@ func CholeskyLower(ctx context.Context, k *kernels.Set, threads int, a []float64
 	return ctx.Err()
 }
 
-// factor is the unblocked Cholesky factorization of the diagonal block [lo,hi).
-func factor(m kernels.Matrix64, lo, hi int) error {
-	for i := lo; i < hi; i++ {
-		ri := m.Row(i)[lo:hi]
-		for j := lo; j <= i; j++ {
-			rj := m.Row(j)[lo:hi]
-			s := ri[j-lo]
-			for p, v := range rj[:j-lo] {
+// copyRows sets dst to sign times src.
+func copyRows(dst, src kernels.Matrix64, sign float64) {
+	for i := range src.Rows {
+		d := dst.Row(i)
+		for j, v := range src.Row(i) {
+			d[j] = sign * v
+		}
+	}
+}
+
+// pivotError says which pivot of a block is not positive.
+type pivotError struct {
+	row   int
+	value float64
+}
+
+func (e *pivotError) Error() string { return fmt.Sprintf("pivot %d is %g", e.row, e.value) }
+
+// factor is the Cholesky factorization of a block, by halves; what it leaves above the diagonal has no
+// meaning. scratch holds half a block.
+func factor(k *kernels.Set, m kernels.Matrix64, scratch []float64) error {
+	n, half := m.Rows, m.Rows/2
+	if n <= leaf {
+		return factorLeaf(m)
+	}
+	first, below, last := m.Slice(0, half, 0, half), m.Slice(half, n, 0, half), m.Slice(half, n, half, n)
+	if err := factor(k, first, scratch); err != nil {
+		return err
+	}
+	d, rest := kernels.View(scratch, half, half), scratch[half*half:]
+	invert(k, d, first, rest)
+	old := kernels.View(rest, n-half, half)
+	copyRows(old, below, 1)
+	k.GemmNT64(below, old, d, false)
+	copyRows(old, below, -1)
+	k.GemmNT64(last, below, old, true)
+	err := factor(k, last, scratch)
+	var pivot *pivotError
+	if errors.As(err, &pivot) {
+		pivot.row += half
+	}
+	return err
+}
+
+func factorLeaf(m kernels.Matrix64) error {
+	for i := range m.Rows {
+		ri := m.Row(i)
+		for j := range i + 1 {
+			rj := m.Row(j)
+			s := ri[j]
+			for p, v := range rj[:j] {
 				s -= float64(v * ri[p])
 			}
 			if j < i {
-				ri[j-lo] = s / rj[j-lo]
+				ri[j] = s / rj[j]
 				continue
 			}
 			if !(s > 0) || math.IsInf(s, 1) {
-				return fmt.Errorf("%w: pivot %d of %d is %g", ErrNotPositiveDefinite, i, m.Rows, s)
+				return &pivotError{i, s}
 			}
-			ri[j-lo] = math.Sqrt(s)
+			ri[j] = math.Sqrt(s)
 		}
 	}
 	return nil
 }
 
-// invertBlock sets d to the inverse of the lower triangular block [lo,hi) of m; its upper triangle
-// becomes zero.
-func invertBlock(d, m kernels.Matrix64, lo, hi int) {
-	for i := range hi - lo {
-		l, di := m.Row(lo + i)[lo:hi], d.Row(i)
+// invert sets d to the inverse of the lower triangle of m, by halves; the upper triangle of d becomes
+// zero. scratch holds a quarter of a block.
+func invert(k *kernels.Set, d, m kernels.Matrix64, scratch []float64) {
+	n, half := m.Rows, m.Rows/2
+	if n <= leaf {
+		invertLeaf(d, m)
+		return
+	}
+	first, last := d.Slice(0, half, 0, half), d.Slice(half, n, half, n)
+	invert(k, first, m.Slice(0, half, 0, half), scratch)
+	invert(k, last, m.Slice(half, n, half, n), scratch)
+	for i := range half {
+		clear(d.Row(i)[half:])
+	}
+	// the lower left is -last * m * first
+	t, below := kernels.View(scratch, n-half, half), d.Slice(half, n, 0, half)
+	k.GemmNN64(t, m.Slice(half, n, 0, half), first, false)
+	k.GemmNN64(below, last, t, false)
+	copyRows(below, below, -1)
+}
+
+func invertLeaf(d, m kernels.Matrix64) {
+	for i := range m.Rows {
+		l, di := m.Row(i), d.Row(i)
 		clear(di)
 		// row i of the inverse is (e_i - sum over p<i of l[p] * row p) / l[i]
 		for p, v := range l[:i] {
@@ -103,87 +182,36 @@ func invertBlock(d, m kernels.Matrix64, lo, hi int) {
 	}
 }
 
-// transpose is done in place.
-func transpose(d kernels.Matrix64) {
-	for i := range d.Rows {
-		for j := range i {
-			x, y := &d.Data[i*d.Stride+j], &d.Data[j*d.Stride+i]
-			*x, *y = *y, *x
-		}
-	}
-}
-
-// panel solves for the rows below the diagonal block: X L^T = A, that is X = A * inv(L)^T.
-func panel(ctx context.Context, k *kernels.Set, threads int, m, invT kernels.Matrix64, lo, hi int) error {
-	const rows = 64
-	return par.Range(ctx, threads, m.Rows-hi, rows, func(_, from, to int) error {
-		var buf [rows * block]float64
-		part := m.Slice(hi+from, hi+to, lo, hi)
-		a := kernels.View(buf[:], to-from, hi-lo)
-		for i := range a.Rows {
-			copy(a.Row(i), part.Row(i))
-		}
-		k.GemmNN64(part, a, invT, false)
-		return nil
-	})
-}
-
-// trail subtracts the panel's products from what is left: A[i,j] -= P[i] . P[j] for hi <= j <= i.
-// A piece is a column of blocks, from the diagonal down.
-func trail(ctx context.Context, k *kernels.Set, threads int, m kernels.Matrix64, lo, hi int) error {
-	const cols = 64
-	return par.Range(ctx, threads, m.Rows-hi, cols, func(_, from, to int) error {
-		var buf [block * cols]float64
-		b := kernels.View(buf[:(hi-lo)*(to-from)], hi-lo, to-from) // -P^T
-		for j := range to - from {
-			for p, v := range m.Row(hi + from + j)[lo:hi] {
-				b.Data[p*b.Stride+j] = -v
-			}
-		}
-		k.GemmNN64(m.Slice(hi+from, m.Rows, hi+from, hi+to), m.Slice(hi+from, m.Rows, lo, hi), b, true)
-		return nil
-	})
-}
-
 // InvertLower replaces the lower triangular l, [n,n] with a diagonal free of zeros, by its inverse.
 // The upper triangle is not read and becomes zero.
 func InvertLower(ctx context.Context, k *kernels.Set, threads int, l []float64, n int) error {
 	m := matrix(l, n)
-	inv := make([]float64, block*block)
-	// row block i of the inverse is -inv(L_ii) times (row block i of L times the rows already done)
-	sum := make([]float64, block*n)
+	wide := min(block, n)
+	inverse := make([]float64, wide*wide)
+	// row block i of the inverse is -inverse(L_ii) times (row block i of L times the rows already done)
+	sum := make([]float64, wide*n)
 	for lo := 0; lo < n; lo += block {
 		hi := min(lo+block, n)
-		d := kernels.View(inv, hi-lo, hi-lo)
-		invertBlock(d, m, lo, hi)
-		for i := range d.Rows {
-			for j := range d.Row(i) {
-				d.Row(i)[j] = -d.Row(i)[j]
-			}
-		}
+		d, square := kernels.View(inverse, hi-lo, hi-lo), m.Slice(lo, hi, lo, hi)
+		invert(k, d, square, sum)
 		t := kernels.View(sum[:(hi-lo)*lo], hi-lo, lo)
 		err := par.Range(ctx, threads, lo, block/2, func(_, c0, c1 int) error {
 			// rows above c0 are zero in these columns
-			part := t.Slice(0, t.Rows, c0, c1)
-			k.GemmNN64(part, m.Slice(lo, hi, c0, lo), m.Slice(c0, lo, c0, c1), false)
+			k.GemmNN64(t.Slice(0, t.Rows, c0, c1), m.Slice(lo, hi, c0, lo), m.Slice(c0, lo, c0, c1), false)
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		err = par.Range(ctx, threads, lo, block/2, func(_, c0, c1 int) error {
-			k.GemmNN64(m.Slice(lo, hi, c0, c1), d, t.Slice(0, t.Rows, c0, c1), false)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		for i := range d.Rows {
-			row := m.Row(lo + i)
-			for j, v := range d.Row(i)[:i+1] {
-				row[lo+j] = -v
+		if lo > 0 {
+			copyRows(t, t, -1)
+			if err := kernels.Gemm(ctx, k, threads, kernels.NN, m.Slice(lo, hi, 0, lo), d, t, false); err != nil {
+				return err
 			}
-			clear(row[lo+i+1:])
+		}
+		copyRows(square, d, 1)
+		for i := lo; i < hi; i++ {
+			clear(m.Row(i)[hi:])
 		}
 	}
 	return ctx.Err()
